@@ -1,0 +1,62 @@
+"""What a model is made of, in words: the names and sizes of its weights, without torch. Floor 0.
+
+`models.anatomy` fills it from a `config.json`; `methods` count trainable parameters on it; `plan` sizes memory by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One linear map of the decoder: `weight` is (out_features, in_features) whatever the storage order.
+
+    `name` is the module's full name as `named_modules()` of the loaded `AutoModelForCausalLM` gives it,
+    e.g. `model.layers.0.self_attn.q_proj`; `layer` its decoder layer from 0, None outside the layers.
+    """
+
+    name: str
+    out_features: int
+    in_features: int
+    bias: bool
+    layer: int | None
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases, as a count."""
+        return self.out_features * self.in_features + self.out_features * self.bias
+
+    @property
+    def leaf(self) -> str:
+        """The last part of the name, which is what `target_modules` matches: `q_proj`."""
+        return self.name.rsplit(".", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The sizes of one causal language model. All counts are of numbers, not bytes."""
+
+    family: str  # config.json's model_type
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    positions: int  # longest sequence the model was made for, in tokens
+    tied: bool  # the head shares the input embedding
+    gated: bool  # the feed-forward has gate and up projections
+    linears: tuple[Matrix, ...]  # every linear map inside the decoder layers, in module order; no head
+    embedding_parameters: int  # token (and learned position) embeddings
+    head_parameters: int  # 0 where tied
+    norm_parameters: int  # norms, scales and their biases, in total
+    norm_parameters_by_layer: int  # those of one decoder layer
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, a tied head counted once."""
+        return (
+            sum(m.parameters for m in self.linears) + self.embedding_parameters + self.head_parameters + self.norm_parameters
+        )

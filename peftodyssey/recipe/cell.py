@@ -1,0 +1,103 @@
+"""One point of a recipe's grid, with every number resolved: what is trained, on what, how it is scored.
+
+`recipe.grid` makes them, `recipe.identity` hashes them, everything above reads them. Plain frozen data: no torch, no pydantic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ModelPoint:
+    """A base model at one revision, before quantisation."""
+
+    name: str  # bundled/..., Hub id, local path, random/<shape>
+    revision: str | None = None
+    max_position_embeddings: int | None = None  # tokens; overrides config (random/ shapes)
+
+
+@dataclass(frozen=True)
+class CorpusPoint:
+    """One text source: where it is and how it is read."""
+
+    name: str  # short name, unique in the recipe; names folders and rows
+    source: str  # bundled/<name>, m2d2/<config>, hub:<data set>, or a path (absolute)
+    field: str | None = None  # text field of jsonl, parquet, Hub rows; None: "text", or the only string field
+    config: str | None = None  # Hub data set configuration
+    split: dict[str, Any] = field(default_factory=dict)  # {} or {"valid": 0.05, "test": 0.1} shares, or {"test": "validation"} names
+    newline: str = "keep"  # keep | strip | collapse | mismatch (train stripped, score kept)
+    revision: str | None = None  # Hub data set revision
+
+
+@dataclass(frozen=True)
+class QuantPoint:
+    """How the frozen base is stored: bitsandbytes 4-bit or 8-bit."""
+
+    kind: str  # nf4 | fp4 | int8
+    double_quant: bool = True
+
+
+@dataclass(frozen=True)
+class MethodPoint:
+    """One constraint on the update with all its numbers."""
+
+    method: str  # full | lora | qlora | bitfit | last_layers | ia3 | peft | saved
+    label: str  # what tables and legends print, e.g. "lora r=8"
+    lr: float | None = None  # None for saved
+    tuned: bool = False  # lr is one of a tuned set: selected on validation
+    rank: int | None = None
+    alpha: float | None = None  # resolved number (2r -> 2 * rank)
+    targets: str | tuple[str, ...] | None = None  # "all-linear", leaf names, or None: the method's default
+    dropout: float = 0.0
+    quant: QuantPoint | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    # the method's further fields, only those that it reads: rslora, dora, init (lora/qlora); layers (last_layers);
+    # peft_type + config (peft); path (saved); master_weights (full)
+
+
+@dataclass(frozen=True)
+class TrainPoint:
+    """How long and how a cell is trained. What changes the result; micro-batch and the like are chosen by the plan."""
+
+    budget_tokens: int | None  # exactly one of the three budgets is set
+    budget_epochs: float | None
+    budget_steps: int | None
+    seq_len: int  # tokens of a block
+    batch_tokens: int  # tokens of one optimiser step; a multiple of seq_len
+    schedule: str  # constant | linear | cosine | wsd
+    warmup: float  # share of the steps, 0..1
+    weight_decay: float
+    grad_clip: float  # 0: off
+    betas: tuple[float, float]
+    objective: str  # text | sft
+    score_at: tuple[float, ...]  # shares of the budget, ascending, last 1.0
+    precision: str  # auto | fp32 | bf16 | fp16
+    optimizer: str  # auto | adamw
+    engine: str  # own | trl
+
+
+@dataclass(frozen=True)
+class ScorePoint:
+    """How a text is scored."""
+
+    context: int  # tokens a window holds
+    stride: int  # tokens newly scored by every window after the first
+    tokens: int | None  # cap on the tokens of a split, by whole documents chosen by hash; None: all
+    first_token: str  # bos | skip
+    mode: str  # documents | stream
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid: one training (or one saved adapter) and its scores."""
+
+    recipe: str
+    model: ModelPoint
+    domain: CorpusPoint
+    general: tuple[CorpusPoint, ...]
+    method: MethodPoint
+    seed: int
+    train: TrainPoint
+    score: ScorePoint

@@ -1,0 +1,1 @@
+"""Floor 2: one training loop for every method, and the bridge to TRL that is its oracle."""
