@@ -1,0 +1,45 @@
+"""Where everything lies below an output directory. Called by whoever reads or writes one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+RECIPE = "recipe.yaml"
+RESOLVED = "resolved.yaml"
+RESULTS = "results.parquet"
+POINTS = "points.parquet"
+PLANS = "plans"
+CELLS = "cells"
+SCORES = "scores"
+CORPORA = "corpora"
+REPORT = "report"
+LOCK = ".lock"
+
+MANIFEST = "manifest.json"
+FAILURE = "failure.json"
+ADAPTER = "adapter"
+WEIGHTS = "weights"
+CHECKPOINT = "checkpoint"
+LOG = "log.parquet"
+NLL = "nll.parquet"
+INDEX = "index.parquet"
+DOCUMENTS = "documents.parquet"
+
+SLUG_LIMIT = 72  # characters; keeps paths usable on file systems with 255-byte names
+
+
+def slug(*parts: object) -> str:
+    """A readable, file-system-safe name made of the parts that are not None."""
+    text = "-".join(str(p) for p in parts if p is not None)
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:SLUG_LIMIT].rstrip("-.")
+
+
+def folder_name(name: str, digest: str) -> str:
+    """`<slug>-<hash8>`: readable first, unique by the first eight hex digits of the identity."""
+    return f"{slug(name)}-{digest[:8]}"
+
+
+def is_store(folder: Path) -> bool:
+    """Whether an output directory of this tool lies there."""
+    return (folder / PLANS).is_dir()

@@ -1,0 +1,47 @@
+"""One writer per output directory, so that two runs cannot undo each other."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from peftodyssey.errors import StoreError
+from peftodyssey.store import atomic, layout
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the directory while the block runs; StoreError where another process holds it.
+
+    The operating system frees the lock when the process ends, however it ends.
+    """
+    with atomic.explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / layout.LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not _take(handle):
+            owner = os.pread(handle, 32, 0).decode(errors="replace").strip() if hasattr(os, "pread") else "?"
+            raise StoreError(f"{folder} is in use by process {owner}", "wait for it, or choose another --out")
+        with atomic.explained(folder):
+            os.ftruncate(handle, 0)
+            os.write(handle, str(os.getpid()).encode())
+        yield
+    finally:
+        os.close(handle)
+
+
+def _take(handle: int) -> bool:
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

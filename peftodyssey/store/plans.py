@@ -1,0 +1,40 @@
+"""What each recipe asked of this directory: one JSON file a recipe, from which every table is collected.
+
+`run` writes them before the first task; `report` and `status` read them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peftodyssey.errors import StoreError
+from peftodyssey.store import atomic, layout, manifest
+
+
+def write(folder: Path, name: str, digest: str, plan: Mapping[str, Any]) -> Path:
+    """Record a plan under the recipe's name and the hash of what it asks for."""
+    path = folder / layout.PLANS / f"{layout.folder_name(name, digest)}.json"
+    atomic.write_text(path, manifest.to_json(plan))
+    return path
+
+
+def read_all(folder: Path) -> list[dict[str, Any]]:
+    """Every plan of the directory, by file name; StoreError where it is no output directory."""
+    if not layout.is_store(folder):
+        raise StoreError(
+            f"{folder} holds no results", "give the directory that `peftodyssey run` wrote, see its --out"
+        )
+    plans = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / layout.PLANS).glob("*.json"))]
+    return sorted(plans, key=lambda plan: plan.get("created", ""))
+
+
+def cells(folder: Path) -> list[dict[str, Any]]:
+    """The cells of every plan, each once (the newest recipe that asks for it names it)."""
+    found: dict[str, dict[str, Any]] = {}
+    for plan in read_all(folder):
+        for cell in plan["cells"]:
+            found[cell["cell"]] = {**cell, "recipe": plan["recipe"]}
+    return list(found.values())

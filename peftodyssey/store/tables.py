@@ -1,0 +1,120 @@
+"""Every table that is written, defined once: name, type and a sentence per column. Documentation is made of this.
+
+Columns are added to, never renamed. NLL in nats per token, differences are after - before (positive: worse),
+`_lo` and `_hi` the ends of 95 % intervals from a paired bootstrap over documents.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Columns = dict[str, tuple[str, str]]
+
+RESULTS: Columns = {
+    "cell": ("string", "first 16 hex digits of the cell's identity"),
+    "label": ("string", "the method with the options that tell it from the others of its recipe"),
+    "recipe": ("string", "name of the recipe that asked for the cell"),
+    "model": ("string", "name of the base model"),
+    "revision": ("string", "revision of the base model, or the default one"),
+    "pretrain_tokens": ("int64", "tokens that the base was pretrained on, where known"),
+    "arm": ("string", "ladder arm of the base (trunk, annealed), where known"),
+    "method": ("string", "constraint on the update: full, lora, qlora, ..."),
+    "rank": ("int32", "rank of the adapter, where there is one"),
+    "alpha": ("float64", "alpha of the adapter, where there is one"),
+    "targets": ("string", "which modules are adapted"),
+    "quant": ("string", "storage of the frozen base: nf4, nf4+dq, fp4, int8, or empty"),
+    "precision": ("string", "precision of the arithmetic: fp32, bf16, fp16"),
+    "optimizer": ("string", "optimiser and the precision of its state"),
+    "lr": ("float64", "peak learning rate"),
+    "domain": ("string", "the text adapted to"),
+    "newline": ("string", "newline policy of the domain: keep, strip, collapse, mismatch"),
+    "objective": ("string", "text: every token is trained; sft: completions only"),
+    "seed": ("int64", "seed of data order, adapter start and dropout"),
+    "tokens": ("int64", "tokens trained on"),
+    "steps": ("int64", "optimiser steps"),
+    "trainable_params": ("int64", "numbers that were trained"),
+    "context": ("int32", "tokens of a scoring window"),
+    "selected": ("bool", "this learning rate was best on validation within its group"),
+    "nll_before": ("float64", "test NLL of the unquantised base, nats per token"),
+    "nll_quantised": ("float64", "test NLL of the quantised base where there is one, nats per token"),
+    "nll_after": ("float64", "test NLL after adaptation, nats per token"),
+    "valid_nll_before": ("float64", "validation NLL of the unquantised base, nats per token"),
+    "valid_nll_after": ("float64", "validation NLL after adaptation, nats per token"),
+    "ppl_before": ("float64", "exp(nll_before)"),
+    "ppl_after": ("float64", "exp(nll_after)"),
+    "delta_nll": ("float64", "nll_after - nll_before on test; positive: worse"),
+    "delta_lo": ("float64", "lower end of the 95 % interval of delta_nll"),
+    "delta_hi": ("float64", "upper end of the 95 % interval of delta_nll"),
+    "bpb_before": ("float64", "test bits per byte of the unquantised base"),
+    "bpb_after": ("float64", "test bits per byte after adaptation"),
+    "general_nll_before": ("float64", "NLL of the unquantised base on the general text, nats per token"),
+    "general_nll_after": ("float64", "NLL after adaptation on the general text, nats per token"),
+    "forgetting": ("float64", "general_nll_after - general_nll_before; positive: worse"),
+    "forgetting_lo": ("float64", "lower end of the 95 % interval of forgetting"),
+    "forgetting_hi": ("float64", "upper end of the 95 % interval of forgetting"),
+    "engine": ("string", "own, trl, or none where nothing was trained"),
+    "fleet_size": ("int32", "cells that were trained together"),
+    "seconds": ("float64", "wall time of training, scoring left out"),
+    "tokens_per_second": ("float64", "tokens trained on per second of training"),
+    "peak_memory_bytes": ("int64", "highest memory of the process (CPU) or of the allocator (GPU) while training"),
+    "planned_memory_bytes": ("int64", "what the plan expected"),
+    "status": ("string", "done, failed, pending"),
+    "reason": ("string", "why it failed, or a remark such as too few documents"),
+    "lr_edge": ("string", "low or high where the selected learning rate is the end of its grid"),
+    "test_tokens": ("int64", "tokens scored on test"),
+    "test_documents": ("int64", "documents scored on test"),
+    "general_documents": ("int64", "documents scored on the general text"),
+    "versions": ("string", "library versions that trained the cell"),
+}
+
+POINTS: Columns = {
+    "cell": ("string", "first 16 hex digits of the cell's identity"),
+    "tokens_seen": ("int64", "tokens trained on so far"),
+    "step": ("int64", "optimiser steps so far"),
+    "corpus": ("string", "name of the text scored"),
+    "split": ("string", "valid or test"),
+    "nll_nats": ("float64", "mean NLL there, nats per token"),
+    "tokens": ("int64", "tokens scored"),
+}
+
+LOG: Columns = {
+    "step": ("int64", "optimiser steps done"),
+    "tokens": ("int64", "tokens trained on so far"),
+    "loss_nats": ("float64", "training loss of the step, nats per trained token"),
+    "lr": ("float64", "learning rate of the step"),
+    "grad_norm": ("float64", "global gradient norm before clipping"),
+    "seconds": ("float64", "wall seconds since training began"),
+}
+
+NLL: Columns = {
+    "nll_nats": ("float32", "negative log-likelihood of the token, nats; NaN where the policy does not score it"),
+    "rank": ("int32", "rank of the true token among the vocabulary, from 1; -1 where not scored"),
+}
+
+# What two runs of the same recipe on the same machine may differ in.
+MEASURED = ("seconds", "tokens_per_second", "peak_memory_bytes")
+
+TABLES: dict[str, Columns] = {"results.parquet": RESULTS, "points.parquet": POINTS, "log.parquet": LOG, "nll.parquet": NLL}
+
+
+def schema(columns: Columns) -> pa.Schema:
+    """The pyarrow schema of a table, each column's sentence in its field's metadata."""
+    import pyarrow as pa
+
+    types = {
+        "string": pa.string(), "int32": pa.int32(), "int64": pa.int64(), "float32": pa.float32(),
+        "float64": pa.float64(), "bool": pa.bool_(),
+    }  # fmt: skip
+    return pa.schema([pa.field(name, types[kind], metadata={"doc": text}) for name, (kind, text) in columns.items()])
+
+
+def markdown() -> str:
+    """The tables as Markdown, for `docs/tables.md`."""
+    lines = ["# Tables", "", "Generated from `peftodyssey/store/tables.py`."]
+    for name, columns in TABLES.items():
+        lines += ["", f"## `{name}`", "", "| column | type | what it is |", "|---|---|---|"]
+        lines += [f"| `{column}` | {kind} | {text} |" for column, (kind, text) in columns.items()]
+    return "\n".join(lines) + "\n"
