@@ -1,0 +1,121 @@
+"""Models on the Hugging Face Hub: config and tokenizer when a model is named, weights when it is loaded.
+
+Called by `models.source`. Downloads land in the user's Hub cache; whatever is there already is used without a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from peftodyssey.errors import ModelError
+
+SMALL = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+]
+WEIGHTS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """One commit of a Hub repository, its small files present locally."""
+
+    folder: Path  # snapshot folder in the cache
+    commit: str  # sha of the commit
+    weight_bytes: int  # of all safetensors; 0 where offline and not downloaded
+
+
+def find(name: str, revision: str | None) -> HubModel:
+    """The commit that `revision` (branch, tag or sha; None: the default branch) means now, small files downloaded.
+
+    Raises ModelError: no such repository or revision, gated, offline and not cached, no safetensors.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    path = Path(_ask(name, revision, lambda: hf_hub_download(name, "config.json", revision=revision)))
+    commit = path.parent.name
+    files = _listing(name, commit)
+    if files and not any(file.endswith(".safetensors") for file in files):
+        raise ModelError(
+            f"{name} has no safetensors weights; pickles can run code and are never opened",
+            "look for a converted revision (refs/pr/...) of the repository, or convert it where you trust it",
+        )
+    _ask(name, commit, lambda: snapshot_download(name, revision=commit, allow_patterns=SMALL))
+    return HubModel(path.parent, commit, sum(size for file, size in files.items() if file.endswith(".safetensors")))
+
+
+def download_weights(name: str, commit: str) -> Path:
+    """Snapshot folder of `commit` with all safetensors in it, checked to be whole; downloads what is missing."""
+    from huggingface_hub import snapshot_download
+
+    from peftodyssey.models.folder import check_weights
+
+    folder = Path(_ask(name, commit, lambda: snapshot_download(name, revision=commit, allow_patterns=SMALL + WEIGHTS)))
+    check_weights(folder)
+    return folder
+
+
+def _listing(name: str, commit: str) -> dict[str, int]:
+    """Bytes of every file of a commit: from the Hub, else (offline) of the files in the cache that are weights."""
+    import httpx
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        info = HfApi().model_info(name, revision=commit, files_metadata=True, timeout=10)
+        return {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
+    except (OfflineModeIsEnabled, HfHubHTTPError, httpx.HTTPError, OSError):
+        config = try_to_load_from_cache(name, "config.json", revision=commit)
+        assert isinstance(config, str), "config.json was downloaded before this is asked"
+        return {path.name: path.stat().st_size for path in Path(config).parent.glob("*.safetensors")}
+
+
+def _ask(name: str, revision: str | None, question: Callable[[], T]) -> T:
+    """The answer of the Hub, its many errors turned into sentences."""
+    import httpx
+    from huggingface_hub import errors
+
+    try:
+        return question()
+    except errors.HFValidationError as error:
+        raise ModelError(
+            f"{name!r} is neither a folder here nor a possible Hub id",
+            "write bundled/<model>, random/<shape>, an existing folder, or owner/model",
+        ) from error
+    except errors.GatedRepoError as error:
+        raise ModelError(f"{name} is gated", "accept its terms on its Hub page, then `hf auth login`") from error
+    except errors.RevisionNotFoundError as error:
+        raise ModelError(
+            f"{name} has no revision {revision!r} on the Hub", "see its branches and tags on its Hub page"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ModelError(
+            f"{name} is neither a folder here nor a repository on the Hub that you may read",
+            "check the spelling; for a private one `hf auth login`; for a folder write ./" + name,
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise _unreachable(name, revision) from error
+    except errors.EntryNotFoundError as error:
+        raise ModelError(
+            f"{name} has no config.json on the Hub", "give a repository of a transformers model, not of an adapter or GGUF"
+        ) from error
+    except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError, httpx.HTTPError, ConnectionError) as error:
+        raise _unreachable(name, revision) from error
+
+
+def _unreachable(name: str, revision: str | None) -> ModelError:
+    at = f" at {revision}" if revision else ""
+    return ModelError(
+        f"{name}{at} is not in the local Hub cache and the Hub cannot be reached",
+        "connect once (unset HF_HUB_OFFLINE), or give a local folder; bundled/odyssey-3m needs no network",
+    )

@@ -1,0 +1,161 @@
+"""Base models loaded: unquantised or in bitsandbytes 4 or 8 bits, frozen, without dropout, quiet. Called by every job.
+
+Also which of a loaded model's modules are its linear maps, and the mode it is scored in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from peftodyssey.errors import ModelError
+from peftodyssey.models.quantised import bnb_config, is_4bit, random_quantised
+from peftodyssey.models.source import RANDOM_SEED, ModelSource, weights_folder
+from peftodyssey.recipe.cell import QuantPoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def load(
+    source: ModelSource,
+    *,
+    precision: str,
+    quant: QuantPoint | None = None,
+    device: str | torch.device = "cpu",
+    attn: str = "sdpa",
+) -> PreTrainedModel:
+    """The base of `source`, frozen, dropout 0, no cache, in training mode (4-bit modules on a CPU must stay in it).
+
+    `precision` (fp32 | bf16 | fp16) is the type of all weights that `quant` does not store, and of 4-bit arithmetic.
+    Raises ModelError for weights that are missing, pickled or truncated, and where bitsandbytes cannot do `quant`.
+    """
+    dtype, device = DTYPES[precision], torch.device(device)
+    with quiet():
+        config = _config(source, attn)
+        if source.kind == "random":
+            model = _random(config, dtype, quant, device)
+        else:
+            model = _pretrained(source, config, dtype, quant, device)
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    return model.train()
+
+
+def pin_mode(model: nn.Module) -> nn.Module:
+    """Sets the mode for scoring: evaluation, but 4-bit modules on a CPU stay in training mode.
+
+    bitsandbytes 0.50 repacks their bytes in an evaluation-mode forward on CPUs with AVX512-BF16, after which gradients
+    are wrong. Adapters' dropout is off: only the 4-bit modules themselves are switched, not what wraps them.
+    """
+    model.eval()
+    for module in model.modules():
+        if is_4bit(module) and module.weight.device.type == "cpu":
+            module.training = True
+    return model
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """Names of the linear maps of the decoder layers in module order: Linear, Conv1D and bitsandbytes' own; no head."""
+    from transformers.pytorch_utils import Conv1D
+
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and any(part.isdigit() for part in name.split("."))
+    ]
+
+
+def _config(source: ModelSource, attn: str) -> PreTrainedConfig:
+    """transformers' config of the source with every dropout at 0."""
+    from transformers import AutoConfig
+
+    try:
+        if source.folder is None:
+            config = AutoConfig.for_model(**source.config)
+        else:
+            config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelError(
+            f"transformers does not know the model family {source.config.get('model_type')!r} of {source.name}: "
+            f"{str(error).splitlines()[0]}",
+            "upgrade transformers; families that need code from the repository are not supported",
+        ) from error
+    config._attn_implementation = attn
+    for part in {id(c): c for c in (config, config.get_text_config())}.values():
+        zero_dropout(part)
+    return config
+
+
+def zero_dropout(config: PreTrainedConfig) -> None:
+    """Sets every dropout probability in `config` to 0: a base is scored in training mode and must not vary."""
+    for key, value in config.to_dict().items():
+        if isinstance(value, float | int) and not isinstance(value, bool) and ("dropout" in key or "pdrop" in key):
+            setattr(config, key, 0.0)
+
+
+def _pretrained(
+    source: ModelSource, config: PreTrainedConfig, dtype: torch.dtype, quant: QuantPoint | None, device: torch.device
+) -> PreTrainedModel:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"quantization_config": bnb_config(quant, dtype, device)} if quant else {}
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            weights_folder(source),
+            config=config,
+            dtype=dtype,
+            device_map={"": device},
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            **options,
+        )
+    except SafetensorError as error:
+        raise ModelError(f"the weights of {source.name} are damaged: {error}", "download or copy them again") from error
+    except (ValueError, OSError, ImportError) as error:
+        raise ModelError(
+            f"{source.name} cannot be loaded as a causal language model: {str(error).splitlines()[0]}",
+            "check that config.json and the weights belong together (`peftodyssey doctor` shows versions)",
+        ) from error
+
+
+def _random(
+    config: PreTrainedConfig, dtype: torch.dtype, quant: QuantPoint | None, device: torch.device
+) -> PreTrainedModel:
+    """Initial weights at a fixed seed, made on the device in their final type."""
+    from transformers import AutoModelForCausalLM
+
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(RANDOM_SEED)
+        if quant:
+            return random_quantised(config, dtype, quant, device)
+        with device:
+            return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """transformers' and bitsandbytes' progress bars and advice, off while the body runs and afterwards as before."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(transformers|bitsandbytes|accelerate|peft)(\.|$)")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,195 @@
+"""Where a base model comes from, found without torch: bundled, a local folder, the Hub, or random numbers of a known shape.
+
+`resolve` is called by `check`, `plan` and every job; `weights_folder` by `models.load` alone, when weights are needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from peftodyssey import assets
+from peftodyssey.errors import ModelError
+from peftodyssey.models import folder as on_disk
+from peftodyssey.models import hub, shapes
+from peftodyssey.models.ladder import DEFAULT_RUNG, Rung, read_rungs
+
+BUNDLED_TOKENIZER = "odyssey-3m"
+RANDOM_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSource:
+    """One base model, identified but not loaded."""
+
+    name: str  # as the user wrote it
+    revision: str | None  # rung, Hub revision, or None
+    kind: str  # bundled | local | hub | random
+    folder: Path | None  # where config.json lies; None for random
+    config: dict[str, Any]  # config.json
+    fingerprint: str  # of what the weights are: content hash, commit, or config and seed
+    tokenizer_folder: Path | None
+    pretrain_tokens: int | None  # tokens seen in pretraining, where a ladder says so
+    arm: str | None  # arm of the ladder: init, trunk, annealed
+    default_dtype: str  # type the weights are stored in: float32, bfloat16, float16
+    weight_bytes_on_disk: int  # bytes of the weight files (to download, unpack or read); 0 for random
+
+
+def resolve(name: str, revision: str | None = None, max_position_embeddings: int | None = None) -> ModelSource:
+    """What `name` is: `bundled/<model>`, `random/<shape>`, a local folder, or a Hub id.
+
+    `max_position_embeddings` (tokens) overrides the shape's, for random models only.
+    Raises ModelError for what is missing, unknown, pickled, truncated or not a causal language model.
+    """
+    if max_position_embeddings is not None and not name.startswith("random/"):
+        raise ModelError(
+            f"max_position_embeddings applies to random/<shape> models; {name} has trained positions of its own",
+            "remove max_position_embeddings, or rehearse the length with a random/<shape> model",
+        )
+    if name.startswith("bundled/"):
+        source = _bundled(name, revision)
+    elif name.startswith("random/"):
+        source = _random(name, revision, max_position_embeddings)
+    elif on_disk.looks_local(name):
+        source = _local(name, revision)
+    else:
+        source = _hub(name, revision)
+    _check_causal(source.name, source.config)
+    return source
+
+
+def weights_folder(source: ModelSource) -> Path:
+    """Folder with config.json and safetensors of `source`, unpacked or downloaded now if need be; not for random."""
+    if source.kind == "bundled":
+        return assets.unpack_model(source.name.removeprefix("bundled/"), source.revision)
+    if source.kind == "hub":
+        return hub.download_weights(source.name, source.fingerprint)
+    assert source.folder is not None, "a random model has no weights on disk"
+    on_disk.check_weights(source.folder)
+    return source.folder
+
+
+def _bundled(name: str, revision: str | None) -> ModelSource:
+    model = name.removeprefix("bundled/")
+    if model not in assets.models():
+        raise ModelError(f"no bundled model {model!r}", did_you_mean(model, assets.models(), "bundled models"))
+    files = assets.model_files(model)
+    rungs = read_rungs(files / "ladder.json")
+    rung = _rung(name, revision or DEFAULT_RUNG, rungs)
+    config = on_disk.read_config(files)
+    return ModelSource(
+        name=name,
+        revision=rung.name,
+        kind="bundled",
+        folder=files,
+        config=config,
+        fingerprint=assets.model_sha256(model, rung.name),
+        tokenizer_folder=files,
+        pretrain_tokens=rung.tokens,
+        arm=rung.arm,
+        default_dtype="bfloat16",
+        weight_bytes_on_disk=assets.model_bytes(model, rung.name),
+    )
+
+
+def _rung(name: str, wanted: str, rungs: Iterable[Rung]) -> Rung:
+    by_name = {rung.name: rung for rung in rungs}
+    if wanted not in by_name:
+        raise ModelError(f"{name} has no rung {wanted!r}", did_you_mean(wanted, by_name, "rungs"))
+    return by_name[wanted]
+
+
+def _random(name: str, revision: str | None, max_position_embeddings: int | None) -> ModelSource:
+    shape, known = name.removeprefix("random/"), shapes.named()
+    if shape not in known:
+        raise ModelError(f"no shape {shape!r} is known", did_you_mean(shape, known, "shapes"))
+    if revision is not None:
+        raise ModelError(f"{name} has no revisions, got {revision!r}", "remove the revision: random weights have one")
+    config = known[shape]
+    if max_position_embeddings is not None:
+        key = "n_positions" if "n_positions" in config else "max_position_embeddings"
+        config[key] = max_position_embeddings
+    return ModelSource(
+        name=name,
+        revision=None,
+        kind="random",
+        folder=None,
+        config=config,
+        fingerprint=_digest({"config": config, "seed": RANDOM_SEED}),
+        tokenizer_folder=assets.model_files(BUNDLED_TOKENIZER),
+        pretrain_tokens=0,
+        arm=None,
+        default_dtype="float32",
+        weight_bytes_on_disk=0,
+    )
+
+
+def _local(name: str, revision: str | None) -> ModelSource:
+    root = Path(name).expanduser()
+    place, rung = on_disk.locate(root, revision)
+    config = on_disk.read_config(place)
+    files = on_disk.check_weights(place)
+    return ModelSource(
+        name=name,
+        revision=revision,
+        kind="local",
+        folder=place,
+        config=config,
+        fingerprint=on_disk.fingerprint(config, files),
+        tokenizer_folder=on_disk.tokenizer_folder(place, root),
+        pretrain_tokens=rung.tokens if rung else None,
+        arm=rung.arm if rung else None,
+        default_dtype=on_disk.stored_dtype(files),
+        weight_bytes_on_disk=sum(file.stat().st_size for file in files),
+    )
+
+
+def _hub(name: str, revision: str | None) -> ModelSource:
+    found = hub.find(name, revision)
+    config = on_disk.read_config(found.folder)
+    return ModelSource(
+        name=name,
+        revision=revision,
+        kind="hub",
+        folder=found.folder,
+        config=config,
+        fingerprint=found.commit,
+        tokenizer_folder=found.folder,
+        pretrain_tokens=None,
+        arm=None,
+        default_dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
+        weight_bytes_on_disk=found.weight_bytes,
+    )
+
+
+def _check_causal(name: str, config: Mapping[str, Any]) -> None:
+    """Refuses what no causal head fits, as far as config.json says so."""
+    heads = config.get("architectures") or []
+    if config.get("is_encoder_decoder") or any(head.endswith("MaskedLM") for head in heads):
+        raise ModelError(
+            f"{name} is not a causal language model (architectures: {', '.join(heads) or config.get('model_type')})",
+            "choose a decoder that predicts the next token: Llama, GPT-2, GPT-NeoX, OLMo, Qwen, Gemma, ...",
+        )
+    if "quantization_config" in config:
+        method = config["quantization_config"].get("quant_method", "an unknown method")
+        raise ModelError(
+            f"{name} is stored quantised ({method}); its unquantised losses cannot be measured",
+            "give the full-precision model and let `quant: nf4` quantise it when it is loaded",
+        )
+
+
+def did_you_mean(got: str, allowed: Iterable[str], what: str) -> str:
+    """Next step for a name that is not in a list: the nearest one first, then all of them."""
+    names = list(allowed)
+    near = difflib.get_close_matches(got, names, n=1, cutoff=0.4)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"{what}: {', '.join(names)}"
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

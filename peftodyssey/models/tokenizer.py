@@ -1,0 +1,129 @@
+"""The tokenizer of a base model, with character offsets and without special tokens. Called by corpora, `check` and jobs.
+
+`tokenizers` alone is imported where the model has a tokenizer.json; transformers only where one must be converted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftodyssey.errors import ModelError
+from peftodyssey.models.source import ModelSource
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTokenizer:
+    """A tokenizer and the ids that frame a document."""
+
+    backend: Tokenizer
+    bos: int | None
+    eos: int | None
+    pad: int | None
+    fingerprint: str  # of the vocabulary, merges and special ids
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """Number of ids, added tokens included."""
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def prefix(self) -> int | None:
+        """The id put before the first token of a document: bos, else eos."""
+        return self.bos if self.bos is not None else self.eos
+
+    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids and (start, end) character offsets of `text`, no special tokens added."""
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of `ids`, special tokens written out."""
+        return self.backend.decode(ids, skip_special_tokens=False)
+
+
+def load_tokenizer(source: ModelSource) -> TextTokenizer:
+    """The tokenizer of `source`. Raises ModelError if there is none or it has more ids than the model has rows."""
+    folder = source.tokenizer_folder
+    assert folder is not None, "resolve always names a tokenizer folder"
+    backend, content = _backend(folder, source.name)
+    backend.no_truncation()
+    backend.no_padding()
+    ids = {name: _special_id(name, folder, source.config, backend) for name in ("bos", "eos", "pad")}
+    _check_fits(backend, source)
+    fingerprint = hashlib.sha256(content + json.dumps(ids, sort_keys=True).encode()).hexdigest()
+    return TextTokenizer(backend, **ids, fingerprint=fingerprint)
+
+
+def _backend(folder: Path, name: str) -> tuple[Tokenizer, bytes]:
+    """The fast tokenizer and the bytes that define it."""
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        backend = _converted(folder, name)
+        return backend, backend.to_str().encode()
+    content = path.read_bytes()
+    try:
+        return Tokenizer.from_buffer(content), content
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} cannot be read: {error}", "copy the file again, or upgrade `tokenizers`") from error
+
+
+def _converted(folder: Path, name: str) -> Tokenizer:
+    """The fast form of an older tokenizer (SentencePiece, vocab.json + merges.txt), converted by transformers."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{name} has no tokenizer that can be read in {folder}: {error}",
+            "put tokenizer.json beside config.json (AutoTokenizer.from_pretrained(...).save_pretrained(folder))",
+        ) from error
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(f"the tokenizer of {name} has no fast form, so no character offsets", "choose another model")
+    return backend
+
+
+def _special_id(name: str, folder: Path, config: dict[str, Any], backend: Tokenizer) -> int | None:
+    """Id of `bos`, `eos` or `pad`: as tokenizer_config.json says, null meaning none; else as config.json says."""
+    key = f"{name}_token"
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        settings = _read_json(folder / file)
+        if key in settings:
+            token = settings[key]
+            text = token.get("content") if isinstance(token, dict) else token
+            return backend.token_to_id(text) if text is not None else None
+    ids = config.get(f"{key}_id")
+    first = (ids[0] if ids else None) if isinstance(ids, list) else ids
+    return first if isinstance(first, int) and backend.id_to_token(first) is not None else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}", "copy the file again") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _check_fits(backend: Tokenizer, source: ModelSource) -> None:
+    """Added tokens may lie beyond the rows (Gemma 3's image token does): only text that spells them would hit them."""
+    rows = (source.config.get("text_config") or source.config).get("vocab_size")
+    ids = backend.get_vocab_size(with_added_tokens=False)
+    if rows is not None and ids > rows:
+        raise ModelError(
+            f"the tokenizer of {source.name} has {ids} ids, the model's vocabulary only {rows} rows",
+            "use the tokenizer that belongs to the model",
+        )
