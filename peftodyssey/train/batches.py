@@ -1,0 +1,54 @@
+"""Which blocks a step trains on, in which order, and how many of their tokens are trained. For both training engines.
+
+The order is `corpora.blocks.order` of one epoch after the other, read as one endless row: step s takes the places
+s * batch_blocks and following, so a position in the data is just the number of steps done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from peftodyssey.corpora.blocks import order
+from peftodyssey.errors import TrainingError
+
+if TYPE_CHECKING:
+    from peftodyssey.corpora.blocks import Blocks
+
+IGNORED = -100
+
+
+def step_blocks(n_blocks: int, batch_blocks: int, seed: int, step: int) -> np.ndarray:
+    """Block numbers of one step's batch (int64 [batch_blocks]); `step` counts from 0."""
+    places = np.arange(step * batch_blocks, (step + 1) * batch_blocks)
+    epochs = {int(epoch): order(n_blocks, seed, int(epoch)) for epoch in np.unique(places // n_blocks)}
+    return np.array([epochs[int(place // n_blocks)][place % n_blocks] for place in places], dtype=np.int64)
+
+
+def micro_batches(chosen: np.ndarray, micro_blocks: int) -> list[np.ndarray]:
+    """The batch in consecutive pieces of `micro_blocks`; the last may be smaller."""
+    return [chosen[begin : begin + micro_blocks] for begin in range(0, len(chosen), micro_blocks)]
+
+
+def trained_tokens(blocks: Blocks, chosen: np.ndarray) -> int:
+    """Labels of these blocks that are trained."""
+    return int(np.count_nonzero(blocks.labels[chosen] != IGNORED))
+
+
+def require_trained_tokens(blocks: Blocks) -> None:
+    """Raises TrainingError where no label of the whole corpus is trained, or there is no block."""
+    if not len(blocks.labels) or not np.any(blocks.labels != IGNORED):
+        raise TrainingError(
+            f"there is nothing to train on: {len(blocks.labels)} blocks with not one trained token",
+            "look at the tokens with `peftodyssey check --show 3`; under `objective: sft` only answers are trained",
+        )
+
+
+def digest(blocks: Blocks) -> str:
+    """SHA-256 hex of what is trained on: a saved state goes on only with the same blocks."""
+    found = hashlib.sha256(repr(blocks.labels.shape).encode())
+    for array in (blocks.input_ids, blocks.labels, blocks.position_ids, blocks.segments):
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()

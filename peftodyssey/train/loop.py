@@ -1,0 +1,180 @@
+"""The training loop: every method, one device, to be read from top to bottom. `jobs.adapt` calls `train`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from peftodyssey.errors import TrainingError
+from peftodyssey.models.head import split
+from peftodyssey.train import batches, checkpoint, optim, schedule
+from peftodyssey.train.gradients import accumulate
+from peftodyssey.train.settings import OnPoint, OnStep, ShouldStop, StepRecord, TrainResult, TrainSettings
+
+if TYPE_CHECKING:
+    from peftodyssey.corpora.blocks import Blocks
+
+SEED_OFFSET = 1_000_003  # dropout draws other numbers than the adapters' start did
+SMALLEST_LOSS_SCALE = 1.0  # fp16: below this the gradients overflow on their own, not by the scale
+
+
+def train(
+    model: nn.Module,
+    trainable: Mapping[str, nn.Parameter],
+    blocks: Blocks,
+    settings: TrainSettings,
+    *,
+    device: str | torch.device,
+    state_folder: Path | None = None,
+    checkpoint_every_s: float | None = None,
+    on_step: OnStep | None = None,
+    on_point: OnPoint | None = None,
+    should_stop: ShouldStop | None = None,
+) -> TrainResult:
+    """Trains the parameters in `trainable` on `blocks`, in place, from where `state_folder` stands or from step 0.
+
+    `on_point(index, step, tokens)` is called after the steps in `settings.score_at_steps`; it may score the model in
+    any mode, and has to write its result before it returns: a resumed training does not call it for that point again.
+    `should_stop()` is asked before every step: where it says True the state is saved and the result is `interrupted`.
+    Raises TrainingError: settings, nothing to train on, loss not finite, no memory for one block, a foreign state.
+    """
+    device = torch.device(device)
+    settings.check()
+    batches.require_trained_tokens(blocks)
+    _require_same_parameters(model, trainable)
+    belongs_to = _belongs_to(trainable, blocks, settings)
+    state, note = checkpoint.read(state_folder, belongs_to)
+
+    torch.manual_seed(settings.seed + SEED_OFFSET)
+    optimizer = optim.adamw(trainable, settings)
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+    micro_blocks = min(settings.micro_blocks, settings.batch_blocks)
+    log: list[StepRecord] = []
+    if state:
+        _restore(state, trainable, optimizer, scaler, device)
+        log, micro_blocks = list(state.log), min(micro_blocks, state.micro_blocks)
+    resumed_from, last_saved, interrupted = len(log), time.monotonic(), False
+
+    def save() -> None:
+        tensors = {
+            **{f"parameter/{name}": parameter for name, parameter in trainable.items()},
+            **optim.state_tensors(optimizer, trainable),
+            **checkpoint.random_state(device),
+        }
+        scale = scaler.state_dict()
+        checkpoint.save(state_folder, checkpoint.SavedState(len(log), micro_blocks, belongs_to, scale, tuple(log), tensors))
+
+    parts = split(model)
+    with _training_mode(model, settings):
+        for step in range(resumed_from, settings.steps):
+            if interrupted := bool(should_stop and should_stop()):
+                break
+            begun = time.perf_counter()
+            lr = settings.lr * schedule.factor(
+                step, steps=settings.steps, warmup_steps=settings.warmup_steps, schedule=settings.schedule
+            )
+            chosen = batches.step_blocks(len(blocks.labels), settings.batch_blocks, settings.seed, step)
+            tokens = batches.trained_tokens(blocks, chosen)
+
+            loss, micro_blocks = accumulate(model, parts, blocks, chosen, tokens, micro_blocks, scaler, settings, device)
+            scaler.unscale_(optimizer)
+            norm = optim.clip(trainable.values(), settings.grad_clip)
+            loss_nats, grad_norm = torch.stack([loss, norm.to(loss)]).tolist()  # one wait for the device a step
+            _require_finite(step + 1, loss_nats, grad_norm, lr, scaler)
+
+            optim.set_lr(optimizer, lr)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+
+            seconds = time.perf_counter() - begun
+            tokens += log[-1].tokens if log else 0
+            log.append(StepRecord(step + 1, tokens, loss_nats, lr, grad_norm, seconds))
+            if on_step:
+                on_step(log[-1])
+            if on_point and step + 1 in settings.score_at_steps:
+                with _aside(model, device):
+                    on_point(settings.score_at_steps.index(step + 1), step + 1, tokens)
+            if checkpoint_every_s is not None and state_folder and time.monotonic() - last_saved >= checkpoint_every_s:
+                save()
+                last_saved = time.monotonic()
+        if interrupted and state_folder and len(log) > resumed_from:
+            save()
+    return TrainResult(
+        steps=len(log),
+        tokens=log[-1].tokens if log else 0,
+        log=tuple(log),
+        final_loss=log[-1].loss_nats if log else math.nan,
+        seconds=math.fsum(record.seconds for record in log),
+        interrupted=interrupted,
+        resumed_from=resumed_from,
+        micro_blocks_used=micro_blocks,
+        resume_note=note,
+    )
+
+
+@contextlib.contextmanager
+def _training_mode(model: nn.Module, settings: TrainSettings) -> Iterator[None]:
+    """Dropout on, and activations recomputed in the backward pass where the settings say so."""
+    model.train()
+    if settings.recompute == "full":
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    try:
+        yield
+    finally:
+        if settings.recompute == "full":
+            model.gradient_checkpointing_disable()
+
+
+@contextlib.contextmanager
+def _aside(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Scoring in between leaves no trace: modes and random states are afterwards what they were."""
+    states = checkpoint.random_state(device)
+    try:
+        yield
+    finally:
+        checkpoint.set_random_state(states, device)
+        model.train()
+
+
+def _restore(state: checkpoint.SavedState, trainable: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer,
+             scaler: torch.amp.GradScaler, device: torch.device) -> None:
+    with torch.no_grad():
+        for name, parameter in trainable.items():
+            parameter.copy_(state.tensors[f"parameter/{name}"])
+    optim.load_state_tensors(optimizer, trainable, state.tensors)
+    if state.scaler:
+        scaler.load_state_dict(state.scaler)
+    checkpoint.set_random_state(state.tensors, device)
+
+
+def _belongs_to(trainable: Mapping[str, nn.Parameter], blocks: Blocks, settings: TrainSettings) -> str:
+    weights = [(name, tuple(p.shape), str(p.dtype)) for name, p in trainable.items()]
+    return hashlib.sha256(repr((settings.digest(), batches.digest(blocks), weights)).encode()).hexdigest()
+
+
+def _require_same_parameters(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> None:
+    asked = {id(parameter) for parameter in trainable.values()}
+    open_ids = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    assert asked == open_ids, "requires_grad and the trainable parameters must be the same set"
+    assert asked, "a method that trains nothing is not to be trained"
+
+
+def _require_finite(step: int, loss_nats: float, grad_norm: float, lr: float, scaler: torch.amp.GradScaler) -> None:
+    """Raises TrainingError before a broken update is applied; fp16 may overflow while its loss scale is still falling."""
+    overflow_expected = scaler.is_enabled() and scaler.get_scale() >= SMALLEST_LOSS_SCALE
+    if math.isfinite(loss_nats) and (math.isfinite(grad_norm) or overflow_expected):
+        return
+    what = "loss" if not math.isfinite(loss_nats) else "gradient norm"
+    raise TrainingError(
+        f"the {what} is {loss_nats if what == 'loss' else grad_norm} at step {step} (learning rate {lr:.3g})",
+        "try a smaller lr or a longer warmup" + ("; or precision bf16 or fp32" if scaler.is_enabled() else ""),
+    )

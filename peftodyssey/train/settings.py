@@ -1,0 +1,110 @@
+"""What a training is told, what it logs per step and what it returns: plain frozen data, no torch.
+
+`jobs.adapt` fills `TrainSettings` from a cell, `train.loop` and `train.trl_bridge` read it; `plan` may import this file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+
+from peftodyssey.errors import TrainingError
+
+SCHEDULES = ("constant", "linear", "cosine", "wsd")
+PRECISIONS = ("fp32", "bf16", "fp16")
+RECOMPUTE = ("none", "full")
+OPTIMIZERS = ("adamw",)
+HOW = frozenset({"micro_blocks", "recompute", "score_at_steps"})  # fields that do not change the trained weights
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One training's numbers, with every `auto` resolved. A block is `seq_len` tokens, a step `batch_blocks` blocks."""
+
+    lr: float  # peak learning rate
+    steps: int  # optimiser steps in all
+    batch_blocks: int  # blocks of one optimiser step
+    micro_blocks: int = 1  # blocks of one forward and backward; does not change the result
+    schedule: str = "cosine"  # constant | linear | cosine | wsd
+    warmup: float = 0.0  # share of the steps, 0..1
+    weight_decay: float = 0.0  # on matrices (two or more dimensions) only
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    grad_clip: float = 1.0  # largest global gradient norm; 0: off
+    precision: str = "fp32"  # fp32: no autocast; bf16, fp16: autocast, fp16 with a scaled loss
+    recompute: str = "none"  # none | full: activations are computed again in the backward pass
+    seed: int = 0  # data order and dropout
+    optimizer: str = "adamw"
+    score_at_steps: tuple[int, ...] = ()  # after how many steps `on_point` is called, ascending
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of rising learning rate; a share is rounded up, as transformers' `warmup_ratio` is."""
+        return math.ceil(self.steps * self.warmup)
+
+    def digest(self) -> str:
+        """SHA-256 hex of the fields that change the trained weights; tells whether a saved state belongs here."""
+        science = {name: value for name, value in asdict(self).items() if name not in HOW}
+        return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong with the values, in words; empty where all is well."""
+        found = [
+            f"{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}"
+            for name, allowed in (
+                ("schedule", SCHEDULES), ("precision", PRECISIONS), ("recompute", RECOMPUTE), ("optimizer", OPTIMIZERS),
+            )
+            if getattr(self, name) not in allowed
+        ]
+        found += [f"{name} is {getattr(self, name)}; it must be at least 1"
+                  for name in ("steps", "batch_blocks", "micro_blocks") if getattr(self, name) < 1]
+        found += [f"{name} is {getattr(self, name)}; it must be finite and not negative"
+                  for name in ("weight_decay", "grad_clip", "warmup", "eps") if not 0 <= getattr(self, name) < math.inf]
+        if not 0 < self.lr < math.inf:
+            found.append(f"lr is {self.lr}; it must be finite and above 0")
+        if self.warmup > 1:
+            found.append(f"warmup is {self.warmup}; it is a share of the steps, 0..1")
+        return found
+
+    def check(self) -> None:
+        """Raises TrainingError that lists all `problems`."""
+        if found := self.problems():
+            raise TrainingError("these training settings cannot be used: " + "; ".join(found), "mend them in the recipe")
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimiser step, as it is written to log.parquet."""
+
+    step: int  # from 1
+    tokens: int  # trained tokens (labels) so far, this step included
+    loss_nats: float  # mean negative log-likelihood per trained token of the step's batch, before the update
+    lr: float  # learning rate of this update
+    grad_norm: float  # global norm before clipping; inf where fp16 overflowed and the update was skipped
+    seconds: float  # wall time of the step, without scoring and checkpoints
+
+
+LOG_FIELDS = tuple(field.name for field in fields(StepRecord))
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training did. `seconds` is the sum over all its steps, those before a resume included, without scoring."""
+
+    steps: int
+    tokens: int
+    log: tuple[StepRecord, ...]
+    final_loss: float  # nats per token of the last step's batch
+    seconds: float
+    interrupted: bool
+    resumed_from: int  # the step it went on from; 0: from the start
+    micro_blocks_used: int  # smaller than asked for where memory ran out
+    resume_note: str = ""  # why a saved state was not used, or ""
+
+
+OnStep = Callable[[StepRecord], None]
+OnPoint = Callable[[int, int, int], None]  # index into score_at_steps, step, trained tokens so far
+ShouldStop = Callable[[], bool]
