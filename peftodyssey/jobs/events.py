@@ -1,0 +1,37 @@
+"""What a job says while it works and asks of whoever started it. `run.progress` listens; tests listen too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from peftodyssey.train.settings import StepRecord
+
+
+class Events(Protocol):
+    """Callbacks of a job; every one returns at once."""
+
+    def step(self, record: StepRecord, steps: int) -> None:
+        """A training step of `steps` is done."""
+
+    def scored(self, name: str, done: int, total: int) -> None:
+        """`done` of `total` tokens of the column `name` are scored."""
+
+    def point(self, share: float, corpus: str, nll_nats: float) -> None:
+        """The held-out text stands at `nll_nats` after `share` of the budget."""
+
+    def note(self, text: str) -> None:
+        """Something that the user should know, in one line."""
+
+    def should_stop(self) -> bool:
+        """Whether the user wants the work to end cleanly now."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How work is done, none of which changes a result."""
+
+    device: str  # cpu | cuda
+    checkpoint_every_s: float
+    keep: str  # adapters | best | all
+    memory_bytes: int | None  # cap on a card's memory; None: no cap

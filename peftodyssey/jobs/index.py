@@ -1,0 +1,32 @@
+"""Job: tokenise one split of one text and commit its index."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from peftodyssey.corpora.documents import documents
+from peftodyssey.corpora.index import Index, build_index, read_index
+from peftodyssey.models.tokenizer import TextTokenizer
+from peftodyssey.plan.graph import IndexTask
+from peftodyssey.store import manifest
+
+
+def index(task: IndexTask, root: Path, tokenizer: TextTokenizer) -> None:
+    """Write `index.parquet` and `documents.parquet` of `task`; CorpusError where the text cannot be used."""
+    folder = manifest.fresh(root / task.folder)
+    counts = build_index(
+        documents(task.corpus, task.split),
+        tokenizer,
+        folder,
+        max_tokens=task.max_tokens,
+        newline=task.newline,
+    )
+    facts = {**counts, "split": task.split, "name": task.corpus.name, "tokenizer": tokenizer.fingerprint}
+    manifest.commit(folder, {"kind": "index", "identity": task.identity, "status": "done", "facts": facts})
+
+
+@functools.lru_cache(maxsize=16)
+def opened(folder: Path) -> Index:
+    """The committed index in `folder`; kept, because many cells read the same one."""
+    return read_index(folder)

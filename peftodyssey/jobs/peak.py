@@ -1,0 +1,58 @@
+"""The highest memory that a stretch of work took: resident bytes of the process, or the card's reserved bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+SAMPLE_EVERY_S = 0.05
+
+
+@dataclass
+class Peak:
+    """Filled when the block ends."""
+
+    peak_bytes: int = 0
+
+
+@contextlib.contextmanager
+def watched(device: str) -> Iterator[Peak]:
+    """Measure the block: on a card exactly, on the CPU by sampling the resident size twenty times a second."""
+    peak = Peak()
+    watch = _card(peak) if device == "cuda" else _process(peak)
+    with watch:
+        yield peak
+
+
+@contextlib.contextmanager
+def _card(peak: Peak) -> Iterator[None]:
+    import torch
+
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        yield
+    finally:
+        peak.peak_bytes = torch.cuda.max_memory_reserved()
+
+
+@contextlib.contextmanager
+def _process(peak: Peak) -> Iterator[None]:
+    import psutil
+
+    process, done = psutil.Process(), threading.Event()
+
+    def sample() -> None:
+        while True:
+            peak.peak_bytes = max(peak.peak_bytes, process.memory_info().rss)
+            if done.wait(SAMPLE_EVERY_S):
+                return
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

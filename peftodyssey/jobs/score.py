@@ -1,0 +1,40 @@
+"""Job: score one model, as it stands in memory, on one index and commit the column."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftodyssey.errors import Interrupted
+from peftodyssey.jobs.events import Events
+from peftodyssey.jobs.index import opened
+from peftodyssey.plan.graph import ScoreTask
+from peftodyssey.score.nll import ScoreResult, mean_nats, score_index
+from peftodyssey.store import manifest, parquet
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def column(task: ScoreTask, root: Path, model: nn.Module, prefix: int | None, device: str, events: Events) -> None:
+    """Write `nll.parquet` of `task`, row for row with its index."""
+    result = scored(task, root, model, prefix, device, events)
+    folder = manifest.fresh(root / task.folder)
+    parquet.write_nll(folder, result.nll_nats, result.rank)
+    facts = {"nll_nats_mean": mean_nats(result.nll_nats), "prefix": prefix, **result.facts}
+    manifest.commit(folder, {"kind": "score", "identity": task.identity, "status": "done", "facts": facts})
+
+
+def scored(
+    task: ScoreTask, root: Path, model: nn.Module, prefix: int | None, device: str, events: Events
+) -> ScoreResult:
+    """The column of `task`, not yet written; Interrupted where the user wants to stop."""
+    index = opened(root / task.index)
+    name = Path(task.index).name
+
+    def progress(done: int, total: int) -> None:
+        events.scored(name, done, total)
+        if events.should_stop():
+            raise Interrupted("stopped while scoring", "start the same command again, it goes on from here")
+
+    return score_index(model, index, task.settings, prefix=prefix, device=device, on_progress=progress)

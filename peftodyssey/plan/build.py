@@ -1,0 +1,283 @@
+"""Recipe -> Plan: resolve every source, count and size every cell, name every folder. Imports no torch.
+
+Called by `check`, `plan` and `run`. Everything wrong is raised together, as one RecipeError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from peftodyssey.anatomy import Anatomy
+from peftodyssey.corpora import source as corpus_source
+from peftodyssey.corpora.source import Corpus
+from peftodyssey.errors import InputError, OdysseyError, Problem, RecipeError
+from peftodyssey.methods.table import METHODS
+from peftodyssey.models import source as model_source
+from peftodyssey.models.anatomy import anatomy as anatomy_of
+from peftodyssey.models.source import ModelSource
+from peftodyssey.models.tokenizer import TextTokenizer, load_tokenizer
+from peftodyssey.plan import entry, memory
+from peftodyssey.plan.device import Device
+from peftodyssey.plan.graph import BaseKey, CellTask, IndexTask, Plan, ScoreTask
+from peftodyssey.plan.resolve import autos
+from peftodyssey.recipe import grid, identity
+from peftodyssey.recipe.cell import Cell, CorpusPoint, ModelPoint
+from peftodyssey.recipe.schema import Recipe
+from peftodyssey.store import layout
+
+TRAIN_TOKENS_CAP = 20_000_000  # tokens indexed of a training split, unless the budget is larger
+
+
+@dataclass
+class Sources:
+    """What the recipe names, found once each."""
+
+    models: dict[ModelPoint, ModelSource]
+    anatomies: dict[ModelPoint, Anatomy]
+    tokenizers: dict[ModelPoint, TextTokenizer]
+    corpora: dict[str, Corpus]  # by CorpusPoint.name
+
+
+def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Plan:
+    """The plan of `recipe` on `device` within `budget_bytes`; RecipeError with every problem found."""
+    cells = grid.cells(recipe)
+    problems: list[Problem] = []
+    sources = _resolve(recipe, cells, problems)
+    if not problems:
+        _check_cells(recipe, cells, sources, device, problems)
+    if problems:
+        raise RecipeError(problems)
+    builder = _Builder(sources, device, device.budget_bytes if budget_bytes is None else budget_bytes)
+    tasks = [builder.cell(cell) for cell in cells]
+    return Plan(
+        recipe=recipe,
+        device=device,
+        budget_bytes=builder.budget_bytes,
+        indexes=tuple(builder.indexes.values()),
+        base_scores=tuple(sorted(builder.base_scores.values(), key=lambda task: task.base.sort_key)),
+        cells=tuple(sorted(tasks, key=lambda task: task.base.sort_key)),
+        warnings=tuple(_warnings(sources)),
+        digest=identity.digest({"cells": [task.entry for task in tasks]}),
+    )
+
+
+def _resolve(recipe: Recipe, cells: list[Cell], problems: list[Problem]) -> Sources:
+    sources = Sources({}, {}, {}, {})
+
+    def attempt(key: str, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except OdysseyError as error:
+            problems.append(_problem(recipe, key, error))
+
+    for point in dict.fromkeys(cell.model for cell in cells):
+        attempt("model", lambda point=point: _resolve_model(point, sources))
+    for cell in {c.domain.name: c for c in cells}.values():
+        attempt("domains", lambda cell=cell: _resolve_corpus(cell.domain, cell.train.objective, sources))
+    for general in {g.name: g for c in cells for g in c.general}.values():
+        attempt("general", lambda general=general: _resolve_corpus(general, "any", sources))
+    return sources
+
+
+def _resolve_model(point: ModelPoint, sources: Sources) -> None:
+    found = model_source.resolve(point.name, point.revision, point.max_position_embeddings)
+    sources.models[point] = found
+    sources.anatomies[point] = anatomy_of(found.config)
+    sources.tokenizers[point] = load_tokenizer(found)
+
+
+def _resolve_corpus(point: CorpusPoint, objective: str, sources: Sources) -> None:
+    corpus = corpus_source.resolve(point)
+    if objective != "any":
+        corpus_source.check_objective(corpus, objective)
+    sources.corpora[point.name] = corpus
+
+
+def _problem(recipe: Recipe, key: str, error: OdysseyError, place: tuple[int, int] | None = None) -> Problem:
+    line, column = place or recipe.place((key,))
+    return Problem(recipe.where, line, column, key, error.message, next_step=error.next_step)
+
+
+def _check_cells(
+    recipe: Recipe, cells: list[Cell], sources: Sources, device: Device, problems: list[Problem]
+) -> None:
+    """What can be known of a cell beforehand: the method fits the model, blocks fit its positions, auto resolves."""
+    seen: set[str] = set()
+
+    def report(key: str, message: str, next_step: str = "") -> None:
+        if message not in seen:
+            seen.add(message)
+            problems.append(_problem(recipe, key, InputError(message, next_step)))
+
+    for cell in cells:
+        anatomy = sources.anatomies[cell.model]
+        for message in METHODS[cell.method.method].check(cell.method, anatomy):
+            report("methods", f"{cell.method.label} on {cell.model.name}: {message}")
+        for key, tokens in (("train", cell.train.seq_len), ("score", cell.score.context)):
+            if tokens > anatomy.positions:
+                what = "train.seq_len" if key == "train" else "score.context"
+                report(
+                    key,
+                    f"{what} is {tokens:,} tokens, and {cell.model.name} has {anatomy.positions:,} positions",
+                    f"set {what} to at most {anatomy.positions:,}",
+                )
+        try:
+            autos(cell, device)
+        except InputError as error:
+            report("train", error.message, error.next_step)
+
+
+def _warnings(sources: Sources) -> list[str]:
+    from peftodyssey.corpora.audit import audit
+
+    found: dict[str, None] = {}
+    for point, tokenizer in sources.tokenizers.items():
+        for warning in audit(tokenizer):
+            found[f"{point.name}: {warning}"] = None
+    return list(found)
+
+
+class _Builder:
+    """Gathers the tasks of a grid, each folder once."""
+
+    def __init__(self, sources: Sources, device: Device, budget_bytes: int) -> None:
+        self.sources = sources
+        self.device = device
+        self.budget_bytes = budget_bytes
+        self.indexes: dict[str, IndexTask] = {}
+        self.base_scores: dict[str, ScoreTask] = {}
+
+    def cell(self, cell: Cell) -> CellTask:
+        """The task of one cell, with the indexes and base columns that it stands on."""
+        method = METHODS[cell.method.method]
+        anatomy = self.sources.anatomies[cell.model]
+        resolved = autos(cell, self.device)
+        base = BaseKey(self.sources.models[cell.model], str(resolved["precision"]), cell.method.quant)
+        train = self._index(cell, cell.domain, "train") if method.trains else None
+        valid = self._index(cell, cell.domain, "valid")
+        test = self._index(cell, cell.domain, "test")
+        general = [(point.name, self._index(cell, point, "test")) for point in cell.general]
+        told = identity.identity(cell, self._facts(cell, resolved, train))
+        digest = identity.digest(told)
+        trainable = method.count(cell.method, anatomy)
+        step, bill = self._size(cell, anatomy, trainable, str(resolved["precision"]))
+        texts = [("test", test), ("valid", valid), *general]
+        columns = {name: self._columns(cell, base, index, digest) for name, index in texts}
+        folder = f"{layout.CELLS}/{layout.folder_name(_slug(cell), digest)}"
+        return CellTask(
+            cell=cell, hash=digest, folder=folder, identity=told, base=base, anatomy=anatomy, trainable=trainable,
+            train_index=train.folder if train else None, valid_index=valid.folder,
+            general_indexes=tuple(index.folder for _, index in general),
+            scores=tuple(column["after"] for column in columns.values()),
+            step=step, memory=bill, autos=resolved,
+            entry=entry.entry(
+                cell, digest, folder, base, resolved, trainable, bill, train.folder if train else None, texts, columns
+            ),
+        )  # fmt: skip
+
+    def _facts(self, cell: Cell, resolved: Mapping[str, Any], train: IndexTask | None) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            **resolved,
+            "model": self.sources.models[cell.model].fingerprint,
+            "tokenizer": self.sources.tokenizers[cell.model].fingerprint,
+            "domain": self.sources.corpora[cell.domain.name].fingerprint,
+            "general": [self.sources.corpora[g.name].fingerprint for g in cell.general],
+            "train_tokens_cap": train.max_tokens if train else None,
+        }
+        if cell.method.method == "saved":
+            facts["adapter"] = METHODS["saved"].fingerprint(cell.method)
+        return facts
+
+    def _index(self, cell: Cell, point: CorpusPoint, split: str) -> IndexTask:
+        corpus = self.sources.corpora[point.name]
+        tokenizer = self.sources.tokenizers[cell.model]
+        told = {
+            "text": corpus.fingerprint,
+            "split": split,
+            "shares": dict(point.split),
+            "newline": _newline(point.newline, split),
+            "tokenizer": tokenizer.fingerprint,
+            "max_tokens": _cap(cell, split, point is not cell.domain),
+            "objective": cell.train.objective,
+        }
+        digest = identity.digest(told)
+        folder = f"{layout.CORPORA}/{layout.folder_name(f'{point.name}-{split}', digest)}"
+        task = IndexTask(
+            folder, corpus, split, self.sources.models[cell.model], told["max_tokens"], told["newline"],
+            cell.train.objective, told,
+        )  # fmt: skip
+        return self.indexes.setdefault(folder, task)
+
+    def _columns(self, cell: Cell, base: BaseKey, index: IndexTask, digest: str) -> dict[str, ScoreTask | None]:
+        """The before, quantised and after columns of one index; the first two are shared between cells."""
+        plain = replace(base, quant=None)
+        before = self._base_score(cell, plain, index)
+        quantised = self._base_score(cell, base, index) if base.quant else None
+        return {"before": before, "quantised": quantised, "after": self._score(cell, base, index, digest)}
+
+    def _base_score(self, cell: Cell, base: BaseKey, index: IndexTask) -> ScoreTask:
+        task = self._score(cell, base, index, None)
+        return self.base_scores.setdefault(task.folder, task)
+
+    def _score(self, cell: Cell, base: BaseKey, index: IndexTask, digest: str | None) -> ScoreTask:
+        told = {
+            "index": index.identity,
+            "model": base.source.fingerprint,
+            "precision": base.precision,
+            "quant": [base.quant.kind, base.quant.double_quant] if base.quant else None,
+            "cell": digest,
+            "context": cell.score.context,
+            "stride": cell.score.stride,
+            "first_token": cell.score.first_token,
+            "mode": cell.score.mode,
+        }
+        who = cell.method.label if digest else (base.quant.kind if base.quant else "base")
+        name = layout.slug(index.corpus.name, index.split, _short(cell.model), who)
+        folder = f"{layout.SCORES}/{layout.folder_name(name, identity.digest(told))}"
+        return ScoreTask(folder, index.folder, base, cell.score, digest, told)
+
+    def _size(
+        self, cell: Cell, anatomy: Anatomy, trainable: int, precision: str
+    ) -> tuple[memory.Step, memory.MemoryPlan]:
+        step = memory.Step(
+            precision=precision,
+            quant=cell.method.quant,
+            trainable=trainable,
+            full=METHODS[cell.method.method].full_size,
+            adapter_rank=cell.method.rank or 0,
+            seq_len=cell.train.seq_len,
+            micro_blocks=1,
+            recompute="full",
+            engine=cell.train.engine,
+            device=self.device.kind,
+        )
+        batch_blocks = cell.train.batch_tokens // cell.train.seq_len
+        chosen = memory.choose(anatomy, step, batch_blocks, self.budget_bytes)
+        return chosen or (step, memory.estimate(anatomy, step))
+
+
+def _newline(policy: str, split: str) -> str:
+    """The policy of one split: a mismatch strips the training text only."""
+    if policy == "mismatch":
+        return "strip" if split == "train" else "keep"
+    return policy
+
+
+def _cap(cell: Cell, split: str, general: bool) -> int | None:
+    """Tokens to index: the score's cap, half of it for validation, a generous one for training."""
+    if split == "train":
+        return max(TRAIN_TOKENS_CAP, cell.train.budget_tokens or 0)
+    if cell.score.tokens is None:
+        return None
+    return cell.score.tokens if split == "test" or general else max(1, cell.score.tokens // 2)
+
+
+def _short(point: ModelPoint) -> str:
+    return layout.slug(point.name.rsplit("/", 1)[-1], point.revision)
+
+
+def _slug(cell: Cell) -> str:
+    lr = None if cell.method.lr is None else f"lr{cell.method.lr:g}"
+    return layout.slug(cell.domain.name, _short(cell.model), cell.method.label, lr, f"s{cell.seed}")

@@ -1,0 +1,108 @@
+"""What there is to compute on, found out without torch: the card by the CUDA driver, the memory by the system.
+
+Called by `check`, `plan` and `run` to resolve `auto` and to know the budget.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import importlib.util
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftodyssey.errors import InputError
+
+CHOICES = ("auto", "cpu", "cuda")
+DESKTOP_MARGIN_BYTES = 512 << 20  # a desktop session and other programs take this and more of a card
+HOST_SHARE = 0.9  # of the free host memory may be planned for
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device: `kind` cpu or cuda, memory in bytes, and whether it multiplies bf16 at speed."""
+
+    kind: str
+    name: str
+    total_bytes: int
+    free_bytes: int
+    bf16: bool
+
+    @property
+    def budget_bytes(self) -> int:
+        """What a run may plan for when the user sets no --memory."""
+        if self.kind == "cuda":
+            return max(0, self.free_bytes - DESKTOP_MARGIN_BYTES)
+        return int(self.free_bytes * HOST_SHARE)
+
+
+def detect(choice: str = "auto") -> Device:
+    """The device that `--device` means here; InputError where cuda is asked for and cannot be used."""
+    if choice not in CHOICES:
+        raise InputError(f"--device {choice}: no such device", f"one of {', '.join(CHOICES)}")
+    if choice == "cpu":
+        return _cpu()
+    card = _card() if torch_has_cuda() else None
+    if card is None and choice == "cuda":
+        raise InputError(f"--device cuda: {_why_no_card()}", "`peftodyssey doctor` says more; `--device cpu` works")
+    return card or _cpu()
+
+
+def torch_has_cuda() -> bool:
+    """Whether the installed torch was built for CUDA, read from its version file without importing it."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    version = Path(spec.origin).with_name("version.py")
+    text = version.read_text(encoding="utf-8") if version.is_file() else ""
+    return re.search(r"^cuda\b[^=]*=\s*['\"]", text, re.MULTILINE) is not None
+
+
+def _why_no_card() -> str:
+    return "no NVIDIA card or driver was found" if torch_has_cuda() else "the installed torch has no CUDA in it"
+
+
+def _cpu() -> Device:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return Device("cpu", "CPU", memory.total, memory.available, False)
+
+
+def _card() -> Device | None:
+    """The first visible card, asked of the driver itself; None where there is none."""
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        cuda = ctypes.CDLL(library)
+    except OSError:
+        return None
+    count, handle = ctypes.c_int(), ctypes.c_int()
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return None
+    if cuda.cuDeviceGet(ctypes.byref(handle), 0):
+        return None
+    name = ctypes.create_string_buffer(128)
+    total, major = ctypes.c_size_t(), ctypes.c_int()
+    cuda.cuDeviceGetName(name, len(name), handle)
+    cuda.cuDeviceTotalMem_v2(ctypes.byref(total), handle)
+    cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, handle)  # compute capability, major
+    return Device("cuda", name.value.decode(), total.value, _free_on_card(total.value), major.value >= 8)
+
+
+def _free_on_card(total_bytes: int) -> int:
+    """Bytes free on the first card by NVML, which needs no context; all of them where NVML is missing."""
+
+    class Memory(ctypes.Structure):
+        _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
+
+    try:
+        nvml = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+    except OSError:
+        return total_bytes
+    device, memory = ctypes.c_void_p(), Memory()
+    if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(device)):
+        return total_bytes
+    failed = nvml.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory))
+    return total_bytes if failed else min(total_bytes, memory.free)

@@ -1,0 +1,103 @@
+"""The inert result of planning: which texts to index, which bases to score, which cells to train, and where each lands.
+
+`plan.build` makes it, `run.scheduler` walks it, `check` and `plan` print it. Nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from peftodyssey.anatomy import Anatomy
+from peftodyssey.corpora.source import Corpus
+from peftodyssey.models.source import ModelSource
+from peftodyssey.plan.device import Device
+from peftodyssey.plan.memory import MemoryPlan, Step
+from peftodyssey.recipe.cell import Cell, QuantPoint, ScorePoint
+from peftodyssey.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class BaseKey:
+    """One way of holding a base model in memory; cells with equal keys share it."""
+
+    source: ModelSource
+    precision: str
+    quant: QuantPoint | None
+
+    @property
+    def sort_key(self) -> tuple[str, str, str]:
+        """Neighbours share weights, the unquantised one first."""
+        quant = "" if self.quant is None else f"{self.quant.kind}{self.quant.double_quant}"
+        return (self.source.name, str(self.source.revision), quant)
+
+
+@dataclass(frozen=True)
+class IndexTask:
+    """Tokenise one split of one text with one tokenizer."""
+
+    folder: str  # below the output directory
+    corpus: Corpus
+    split: str
+    tokenizer_of: ModelSource
+    max_tokens: int | None
+    newline: str
+    objective: str
+    identity: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """One column of NLL: a base (alone, or as a cell changed it) on one index."""
+
+    folder: str
+    index: str
+    base: BaseKey
+    settings: ScorePoint
+    cell: str | None  # hash of the cell whose weights are scored; None: the base itself
+    identity: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CellTask:
+    """Train one cell (or load a saved one) and fill the columns that stand on it."""
+
+    cell: Cell
+    hash: str  # 64 hex digits
+    folder: str
+    identity: dict[str, Any]
+    base: BaseKey
+    anatomy: Anatomy
+    trainable: int
+    train_index: str | None
+    valid_index: str
+    general_indexes: tuple[str, ...]
+    scores: tuple[ScoreTask, ...]  # columns after adaptation
+    step: Step
+    memory: MemoryPlan
+    autos: dict[str, Any]
+    entry: dict[str, Any]  # what the store's plan file says of it
+
+    @property
+    def short(self) -> str:
+        """The hash as tables print it."""
+        return self.hash[:16]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a recipe asks for, in the order in which it is best done."""
+
+    recipe: Recipe
+    device: Device
+    budget_bytes: int
+    indexes: tuple[IndexTask, ...]
+    base_scores: tuple[ScoreTask, ...]
+    cells: tuple[CellTask, ...]
+    warnings: tuple[str, ...]
+    digest: str
+
+    @property
+    def too_large(self) -> tuple[CellTask, ...]:
+        """Cells whose step stays above the budget whatever is chosen."""
+        return tuple(task for task in self.cells if not task.memory.fits(self.budget_bytes))

@@ -1,0 +1,21 @@
+"""Which libraries made a result. Recorded with every cell; `run --refresh stale` compares them. Imports none of them."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "accelerate", "tokenizers", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of the libraries that shape a result; missing ones are left out."""
+    from peftodyssey import __version__
+
+    found = {"python": platform.python_version(), "peftodyssey": __version__}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
