@@ -88,7 +88,7 @@ def train(
             scaler.unscale_(optimizer)
             norm = optim.clip(trainable.values(), settings.grad_clip)
             loss_nats, grad_norm = torch.stack([loss, norm.to(loss)]).tolist()  # one wait for the device a step
-            _require_finite(step + 1, loss_nats, grad_norm, lr, scaler)
+            require_finite(step + 1, loss_nats, grad_norm, lr, scaler.is_enabled() and scaler.get_scale() >= SMALLEST_LOSS_SCALE)
 
             optim.set_lr(optimizer, lr)
             scaler.step(optimizer)
@@ -101,7 +101,7 @@ def train(
             if on_step:
                 on_step(log[-1])
             if on_point and step + 1 in settings.score_at_steps:
-                with _aside(model, device):
+                with aside(model, device):
                     on_point(settings.score_at_steps.index(step + 1), step + 1, tokens)
             if checkpoint_every_s is not None and state_folder and time.monotonic() - last_saved >= checkpoint_every_s:
                 save()
@@ -135,7 +135,7 @@ def _training_mode(model: nn.Module, settings: TrainSettings) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _aside(model: nn.Module, device: torch.device) -> Iterator[None]:
+def aside(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Scoring in between leaves no trace: modes and random states are afterwards what they were."""
     states = checkpoint.random_state(device)
     try:
@@ -168,13 +168,12 @@ def _require_same_parameters(model: nn.Module, trainable: Mapping[str, nn.Parame
     assert asked, "a method that trains nothing is not to be trained"
 
 
-def _require_finite(step: int, loss_nats: float, grad_norm: float, lr: float, scaler: torch.amp.GradScaler) -> None:
+def require_finite(step: int, loss_nats: float, grad_norm: float, lr: float, overflow_expected: bool) -> None:
     """Raises TrainingError before a broken update is applied; fp16 may overflow while its loss scale is still falling."""
-    overflow_expected = scaler.is_enabled() and scaler.get_scale() >= SMALLEST_LOSS_SCALE
     if math.isfinite(loss_nats) and (math.isfinite(grad_norm) or overflow_expected):
         return
-    what = "loss" if not math.isfinite(loss_nats) else "gradient norm"
+    what, value = ("gradient norm", grad_norm) if math.isfinite(loss_nats) else ("loss", loss_nats)
     raise TrainingError(
-        f"the {what} is {loss_nats if what == 'loss' else grad_norm} at step {step} (learning rate {lr:.3g})",
-        "try a smaller lr or a longer warmup" + ("; or precision bf16 or fp32" if scaler.is_enabled() else ""),
+        f"the {what} is {value} at step {step} (learning rate {lr:.3g})",
+        "try a smaller lr or a longer warmup; with precision fp16, try bf16 or fp32",
     )
