@@ -1,0 +1,227 @@
+"""PEFT's side of a method: put a PEFT config on a model, write the adapter, read one, merge, take it off again.
+
+Called by `lora`, `ia3`, `peft` and `saved`. What a start such as PiSSA does to the base's own weights is undone on `detach`,
+and such an adapter is written as a plain LoRA of twice the rank that stands on the original base.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftodyssey.errors import MethodError
+from peftodyssey.methods.protocol import Attached
+from peftodyssey.methods.weights import copies, stored_as
+from peftodyssey.recipe.cell import MethodPoint
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig, PeftModel
+    from transformers import PreTrainedModel
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+@contextlib.contextmanager
+def seeded(model: torch.nn.Module, seed: int) -> Iterator[None]:
+    """The body draws from `seed` alone, on every device of the model; the generators outside are left as they were."""
+    import torch
+
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def modes_kept(model: torch.nn.Module) -> Iterator[None]:
+    """Each module that is there now has its mode back afterwards: PEFT calls eval(), which 4-bit modules on a CPU must not see."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def attach_config(
+    model: PreTrainedModel, config: PeftConfig, point: MethodPoint, seed: int, rewrites: tuple[str, ...] = ()
+) -> Attached:
+    """`config`'s adapter on `model`, in place, drawn from `seed`; adapters are float32 whatever the base's type.
+
+    `rewrites` names the modules of the base whose own weights the start changes; they are remembered.
+    Raises MethodError with PEFT's reason where it refuses.
+    """
+    from peft import get_peft_model
+
+    kept = copies({f"{name}.weight": model.get_parameter(f"{name}.weight") for name in rewrites})
+    model.requires_grad_(False)
+    try:
+        with seeded(model, seed), modes_kept(model), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
+            wrapped = get_peft_model(model, config)
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError) as error:
+        raise MethodError(f"{point.label}: PEFT cannot put this adapter on the model: {error}", "change its fields") from error
+    trainable = {name: p for name, p in wrapped.named_parameters() if p.requires_grad}
+    return Attached(point.method, point, wrapped, model, trainable, True, copies(trainable), kept)
+
+
+def detach_adapter(attached: Attached) -> PreTrainedModel:
+    """The base without its adapter, bit for bit as it was: weights that the start changed are put back."""
+    base = attached.model.unload()
+    for name, stored in attached.base_weights.items():
+        weight = base.get_parameter(name)
+        weight.data = stored.to(weight.device, copy=True)
+    return _cleared(base)
+
+
+def _cleared(base: PreTrainedModel) -> PreTrainedModel:
+    """`base` without the marks that PEFT leaves on it, which would make the next adapter look like a second one."""
+    for mark in ("peft_config", "_hf_peft_config_loaded"):
+        if mark in vars(base):
+            delattr(base, mark)
+    base.requires_grad_(False)
+    return base
+
+
+def export_adapter(attached: Attached, folder: Path, base_name: str | None = None) -> None:
+    """Writes adapter_config.json and adapter_model.safetensors, which plain `peft` loads on the original base."""
+    wrapped: PeftModel = attached.model
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with modes_kept(wrapped), tempfile.TemporaryDirectory() as scratch:
+        initial = _initial_adapter(attached, Path(scratch)) if attached.base_weights else None
+        with seeded(wrapped, 0):  # the conversion makes an adapter for a moment, which must not move the generators
+            wrapped.save_pretrained(
+                str(folder), save_embedding_layers=False, path_initial_model_for_weight_conversion=initial
+            )
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the export verb writes a real one
+    _say_base(folder / CONFIG, base_name)
+
+
+def _initial_adapter(attached: Attached, folder: Path) -> str:
+    """The adapter as it was before training, in a folder: what PEFT subtracts to make a plain LoRA of it."""
+    from safetensors.torch import save_file
+
+    # PEFT refuses names that do not start like one of its own starts, and the folder's name is the adapter's name
+    initial = folder / "pissa_start"
+    initial.mkdir()
+    save_file({name.replace(".default.", "."): t.contiguous() for name, t in attached.start.items()}, initial / WEIGHTS)
+    attached.model.peft_config["default"].save_pretrained(initial)
+    return str(initial)
+
+
+def _say_base(config_file: Path, base_name: str | None) -> None:
+    """Writes `base_name` (null where unknown) into an adapter's config as the base it belongs to."""
+    config = json.loads(config_file.read_text())
+    config["base_model_name_or_path"] = base_name
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def load_adapter_folder(model: PreTrainedModel, folder: Path, point: MethodPoint) -> Attached:
+    """The adapter in `folder` on `model`, in place, for scoring. Raises MethodError where it belongs to another base."""
+    from peft import PeftConfig, get_peft_model
+    from safetensors import SafetensorError
+
+    folder = Path(folder)
+    _refuse_unreadable(folder)
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        config.inference_mode = True
+        refuse_unscorable(config, folder)
+        rewrites = _rewritten(model, config)
+        with seeded(model, 0), modes_kept(model), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wrapped = get_peft_model(model, config)
+            result = wrapped.load_adapter(str(folder), "default", is_trainable=False)
+    except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()
+        raise MethodError(
+            f"the adapter in {folder} cannot be put on this model: {' '.join(reason[:3])}", "score it on the base it was made for"
+        ) from error
+    _refuse_other_base(folder, result)
+    wrapped.requires_grad_(False)
+    return Attached(point.method, point, wrapped, model, {}, True, {}, rewrites)
+
+
+def _rewritten(model: PreTrainedModel, config: PeftConfig) -> dict[str, torch.Tensor]:
+    """Copies of all linear weights where loading this adapter changes them: a PiSSA-like one saved without conversion."""
+    init = str(getattr(config, "init_lora_weights", ""))
+    if not init.startswith(("pissa", "olora", "corda", "orthogonal_base")):
+        return {}
+    return copies({name: p for name, p in model.named_parameters() if p.ndim == 2 and name.endswith(".weight")})
+
+
+def _refuse_unreadable(folder: Path) -> None:
+    for name, fix in ((CONFIG, "give the folder that holds it"), (WEIGHTS, "save it with safe_serialization=True")):
+        if not (folder / name).exists():
+            pickled = " (pickled weights are not read)" if (folder / "adapter_model.bin").exists() else ""
+            raise MethodError(f"{folder} has no {name}{pickled}", fix)
+
+
+def refuse_unscorable(config: PeftConfig, where: Any) -> None:
+    """Raises MethodError for prompt learning: its virtual tokens stand before each sequence, so rows and positions shift."""
+    if config.is_prompt_learning:
+        raise MethodError(
+            f"{where}: {config.peft_type.value} puts virtual tokens before each sequence, which packing, windows and "
+            "per-token scores do not allow",
+            "use an adapter that sits in the layers",
+        )
+
+
+def _refuse_other_base(folder: Path, result: Any) -> None:
+    """Raises MethodError for keys of the file that found no place and for places that found no key; PEFT only warns."""
+    missing = [key for key in result.missing_keys if "default" in key]
+    for what, keys in (("weights without a place in this model", result.unexpected_keys), ("places without a weight", missing)):
+        if keys:
+            raise MethodError(
+                f"the adapter in {folder} does not belong to this model: {len(keys)} {what}, first {keys[0]}",
+                "score it on the base it was made for",
+            )
+
+
+def merge_adapter(attached: Attached, base: PreTrainedModel | None = None) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A plain model with the adapter in its weights, and what rounding cost.
+
+    Facts: `matrices` merged, `stored_as` type, `rounding_share` = |merged - (weight + update)| / |update| in Frobenius norm
+    over all of them (None where the update is not additive). Into `base` where given, which a quantised base needs;
+    else `attached` is used up. Raises MethodError for a quantised base without `base`.
+    """
+    if base is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            export_adapter(attached, Path(scratch))
+            return merge_adapter(load_adapter_folder(base, Path(scratch), attached.point))
+    if getattr(attached.base, "is_quantized", False):
+        raise MethodError("an adapter is not merged into quantised weights", "give the unquantised base to merge into")
+    facts = _merge_layers(attached.model)
+    try:
+        merged = attached.model.merge_and_unload()
+    except (ValueError, NotImplementedError, AttributeError) as error:
+        raise MethodError(f"{attached.point.label} cannot be merged: {error}", "export the adapter instead") from error
+    return _cleared(merged), facts
+
+
+def _merge_layers(wrapped: PeftModel) -> dict[str, Any]:
+    """Merges one layer at a time and measures the rounding of each; what is left, `merge_and_unload` does."""
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    layers = [m for m in wrapped.modules() if isinstance(m, LoraLayer) and "default" in m.lora_A]
+    error, size = 0.0, 0.0
+    additive = bool(layers) and not any(layer.lora_variant for layer in layers)
+    for layer in layers if additive else ():
+        with torch.no_grad():
+            weight = layer.get_base_layer().weight
+            update = layer.get_delta_weight("default").float()
+            exact = weight.float() + update
+            layer.merge()
+            error += float((layer.get_base_layer().weight.float() - exact).double().square().sum())
+            size += float(update.double().square().sum())
+    share = (error / size) ** 0.5 if size else (0.0 if additive else None)
+    return {"matrices": len(layers), "stored_as": stored_as(wrapped.get_base_model().parameters()), "rounding_share": share}

@@ -1,0 +1,143 @@
+"""A model's own weights as a method's subject: train some, remember them, put them back, write the whole model, read one.
+
+Called by the methods that train the model itself (`full`, `bitfit`, `last_layers`) and by those that score or restore it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftodyssey.errors import MethodError
+from peftodyssey.methods.protocol import Attached
+from peftodyssey.recipe.cell import MethodPoint
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+def copies(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+    """Copies on the CPU, in the type they are stored in."""
+    return {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
+
+
+def attach_weights(model: PreTrainedModel, names: Collection[str], point: MethodPoint) -> Attached:
+    """Makes the parameters `names` of `model` trainable and freezes the rest.
+
+    Trained weights become float32 unless `master_weights: same` (half-precision steps below their resolution are lost);
+    the forward pass then needs autocast for a base in half precision. A copy on the CPU undoes it.
+    """
+    model.requires_grad_(False)
+    chosen = {name: p for name, p in model.named_parameters() if name in names}
+    before = copies(chosen)
+    for parameter in chosen.values():
+        if point.options.get("master_weights", "fp32") == "fp32":
+            parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    return Attached(point.method, point, model, model, chosen, adapter=False, start=before, base_weights=before)
+
+
+def detach_weights(attached: Attached) -> PreTrainedModel:
+    """The base with its weights put back in their own type, bit for bit, and nothing trainable."""
+    parameters = dict(attached.base.named_parameters())
+    for name, stored in attached.base_weights.items():
+        parameters[name].data = stored.to(parameters[name].device, copy=True)
+        parameters[name].grad = None
+    attached.base.requires_grad_(False)
+    return attached.base
+
+
+def export_model(attached: Attached, folder: Path, base_name: str | None = None) -> None:
+    """Writes the whole model as transformers loads it: config.json and safetensors, in the type it was trained in."""
+    attached.base.save_pretrained(folder, safe_serialization=True)
+
+
+def merge_weights(attached: Attached, base: PreTrainedModel | None = None) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model itself: its weights are the update, so nothing is rounded."""
+    attached.base.requires_grad_(False)
+    return attached.base, {"matrices": 0, "stored_as": stored_as(attached.base.parameters()), "rounding_share": 0.0}
+
+
+def stored_as(parameters: Iterable[torch.nn.Parameter]) -> str:
+    """The type of the parameters' numbers, e.g. `float32`; several joined by `+`."""
+    return "+".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters}))
+
+
+def load_model_folder(model: PreTrainedModel, folder: Path, point: MethodPoint) -> Attached:
+    """The weights in `folder` on `model`, in place, for scoring; they must have the model's names and shapes."""
+    if getattr(model, "is_quantized", False):
+        raise MethodError(
+            f"{folder} holds a whole model, which cannot be put on a quantised base", "drop `quant` for it"
+        )
+    found = _tensors(folder)
+    parameters = dict(model.named_parameters())
+    _refuse_other_model(folder, model, parameters, found)
+    before = copies({name: p for name, p in parameters.items() if name in found})
+    for name in before:
+        parameters[name].data = found[name].to(parameters[name].device, parameters[name].dtype)
+    model.requires_grad_(False)
+    return Attached(point.method, point, model, model, {}, adapter=False, start=before, base_weights=before)
+
+
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a folder's safetensors files by name, on the CPU."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    index = folder / "model.safetensors.index.json"
+    files = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    tensors: dict[str, torch.Tensor] = {}
+    for file in files:
+        if not (folder / file).exists():
+            raise MethodError(f"{folder} has no {file}", "only safetensors are read: save the model with safe_serialization")
+        try:
+            tensors |= load_file(folder / file)
+        except SafetensorError as error:
+            raise MethodError(f"{folder / file} is damaged: {error}", "copy or save it again") from error
+    return tensors
+
+
+def _refuse_other_model(folder: Path, model: PreTrainedModel, parameters: dict[str, Any], found: dict[str, Any]) -> None:
+    """Raises MethodError unless every parameter of `model` is found with its shape."""
+    missing = [name for name in parameters if name not in found]
+    extra = [name for name in found if name not in model.state_dict() and not name.endswith(".rotary_emb.inv_freq")]
+    shapes = [
+        f"{name}: {tuple(found[name].shape)} for {tuple(p.shape)}"
+        for name, p in parameters.items()
+        if name in found and found[name].shape != p.shape
+    ]
+    for what, names in (("lacks", missing), ("has no place for", extra), ("has other shapes", shapes)):
+        if names:
+            raise MethodError(
+                f"{folder} does not hold the weights of this model: {what} {len(names)}, first {names[0]}",
+                "score it on the base it was made from, or give it as `model` of its own",
+            )
+
+
+def frozen_digest(model: torch.nn.Module, trainable: Collection[str] = ()) -> str:
+    """sha256 over the bytes of all parameters and persistent buffers not named in `trainable`, quantised storage included."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name in trainable or not isinstance(tensor, torch.Tensor):
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def moved(attached: Attached) -> float:
+    """The largest change of one trained number since `attach`: 0 means that nothing was trained. NaN where one became NaN."""
+    import torch
+
+    furthest = 0.0
+    for name, parameter in attached.trainable.items():
+        change = (parameter.detach().cpu().float() - attached.start[name].float()).abs().max() if parameter.numel() else None
+        if change is not None:
+            furthest = float(torch.maximum(torch.tensor(furthest), change))  # keeps NaN, which max() would lose
+    return furthest
