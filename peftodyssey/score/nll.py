@@ -1,0 +1,177 @@
+"""Negative log-likelihood and rank of every token of an index under one model. Called by the score and adapt jobs.
+
+The logits of a corpus never exist at once: the head is applied to the scored places only, some rows at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from peftodyssey.errors import DoesNotFit, InputError, TrainingError
+from peftodyssey.models.head import split
+from peftodyssey.models.load import pin_mode
+from peftodyssey.models.packing import packed_inputs
+from peftodyssey.recipe.cell import ScorePoint
+from peftodyssey.score.batches import LAYOUTS, Batch, batch, rows_of_windows, take
+from peftodyssey.score.windows import WindowTable, corpus_windows
+
+if TYPE_CHECKING:
+    from peftodyssey.corpora.index import Index
+
+CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}  # of float32 logits: on a CPU they stay in the cache
+MIN_CHUNK_ROWS = 64  # fewer, and reading the head's weights costs more than the logits
+
+
+class ScoreResult(NamedTuple):
+    """One scored column. Row for row with the index; NaN and -1 where the policy does not score."""
+
+    nll_nats: np.ndarray  # float32[n_rows]
+    rank: np.ndarray  # int32[n_rows]: 1 + number of tokens with a strictly greater logit; ties share the best rank
+    facts: dict[str, Any]  # tokens, windows, forward_tokens, layout, batch_tokens (as it ended), out_of_memory, seconds
+
+
+def score_index(
+    model: nn.Module,
+    index: Index,
+    settings: ScorePoint,
+    *,
+    prefix: int | None,
+    device: str | torch.device,
+    batch_tokens: int = 8192,
+    layout: str = "padded",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ScoreResult:
+    """NLL in nats and rank of each token of `index` under `model`, each token once, by the windows of `settings`.
+
+    `prefix` is the token before every text under first_token bos. `on_progress(tokens scored, tokens in all)` after
+    every batch. Batches hold `batch_tokens` places, halved where CUDA runs out of memory. Modules that were in
+    training mode are in it again afterwards. Raises InputError for a context the model cannot hold, DoesNotFit where
+    one window does not fit the memory, TrainingError where the model's logits are not finite.
+    """
+    _check(model, settings, layout)
+    table = corpus_windows(index.token, index.starts, settings, prefix)
+    nll_nats, rank = np.full(len(index.token), np.nan, np.float32), np.full(len(index.token), -1, np.int32)
+    facts = {"layout": layout, "windows": len(table), "tokens": int(table.scored.sum()), "forward_tokens": 0}
+    done, began = 0, time.perf_counter()
+    with _scoring_mode(model):
+        for scored, nll, ranks, state in _scored_batches(model, table, layout, batch_tokens, torch.device(device)):
+            nll_nats[scored.row], rank[scored.row] = nll, ranks
+            facts |= state | {"forward_tokens": facts["forward_tokens"] + scored.input_ids_bt.size}
+            done += len(scored.row)
+            if on_progress:
+                on_progress(done, facts["tokens"])
+    _check_finite(nll_nats, done)
+    return ScoreResult(nll_nats, rank, facts | {"seconds": time.perf_counter() - began})
+
+
+def mean_nats(nll_nats: np.ndarray) -> float:
+    """Mean NLL in nats per scored token, summed in float64; NaN rows are not scored and left out."""
+    kept = nll_nats[~np.isnan(nll_nats)]
+    return float(kept.sum(dtype=np.float64) / len(kept)) if len(kept) else float("nan")
+
+
+def _check(model: nn.Module, settings: ScorePoint, layout: str) -> None:
+    assert layout in LAYOUTS, layout
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions and settings.context > positions:
+        raise InputError(
+            f"score.context is {settings.context} tokens, the model holds {positions}",
+            f"set score.context to {positions} or less",
+        )
+
+
+def _check_finite(nll_nats: np.ndarray, scored: int) -> None:
+    bad = scored - int(np.isfinite(nll_nats).sum())
+    if bad:
+        raise TrainingError(
+            f"the model gives no finite likelihood to {bad} of {scored} tokens",
+            "the weights have diverged or overflowed: lower the learning rate, or use bf16 or fp32 in place of fp16",
+        )
+
+
+@contextlib.contextmanager
+def _scoring_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation without gradients, 4-bit modules as `pin_mode` wants them; training flags are set back at the end."""
+    training = [module for module in model.modules() if module.training]
+    pin_mode(model)
+    try:
+        with torch.no_grad():  # not inference_mode: what modules cache there could not be trained through later
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _scored_batches(
+    model: nn.Module, table: WindowTable, layout: str, batch_tokens: int, device: torch.device
+) -> Iterator[tuple[Batch, np.ndarray, np.ndarray, dict[str, int]]]:
+    """Batches with their NLL and ranks and the state of the batch size; a batch that did not fit is tried in halves."""
+    parts, rows, failures = split(model), rows_of_windows(table, layout), 0
+    while rows:
+        count = take(table, rows, batch_tokens)
+        current = batch(table, rows[:count])
+        try:
+            nll, ranks = _score_batch(model, parts, current, layout, device)
+        except torch.OutOfMemoryError as error:
+            if count == 1:
+                raise DoesNotFit(
+                    f"scoring one window of {current.input_ids_bt.size} tokens does not fit {device}: {error}",
+                    "lower score.context, or free memory on the card",
+                ) from error
+            failures, batch_tokens = failures + 1, max(current.input_ids_bt.size // 2, 1)
+            torch.cuda.empty_cache()
+            continue
+        yield current, nll, ranks, {"batch_tokens": batch_tokens, "out_of_memory": failures}
+        rows = rows[count:]
+
+
+def _score_batch(
+    model: nn.Module, parts: tuple[nn.Module, nn.Module] | None, current: Batch, layout: str, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    ids, positions, segments, place, target = (
+        torch.from_numpy(a).to(device)
+        for a in (current.input_ids_bt, current.position_ids_bt, current.segments_bt, current.place, current.target)
+    )
+    inputs = packed_inputs(model, ids, positions, segments) if layout == "packed" else {"input_ids": ids}
+    with _autocast(model, device):
+        if parts is None:
+            logits = model(**inputs, use_cache=False).logits
+            nll, ranks = _in_chunks(logits.flatten(0, 1), place, target, lambda rows: rows, logits.shape[-1])
+        else:
+            backbone, head = parts
+            hidden = backbone(**inputs, use_cache=False)[0]
+            nll, ranks = _in_chunks(hidden.flatten(0, 1), place, target, head, int(model.config.vocab_size))
+    return nll.cpu().numpy(), ranks.cpu().numpy()
+
+
+def _autocast(model: nn.Module, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """On CUDA, mixed types (float32 adapters on a 16-bit base) compute in the base's type."""
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    on = device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+    return torch.autocast(device.type, dtype) if on else contextlib.nullcontext()
+
+
+def _in_chunks(
+    source_nd: torch.Tensor, place: torch.Tensor, target: torch.Tensor, head: Callable, vocabulary: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """NLL float32[m] and rank int32[m] of `target` at the `place` rows of `source_nd`, by chunks of rows through `head`."""
+    step = max(CHUNK_BYTES.get(source_nd.device.type, 4 << 20) // (4 * vocabulary), MIN_CHUNK_ROWS)
+    out = [
+        nll_and_rank(head(source_nd[p]).float(), t) for p, t in zip(place.split(step), target.split(step), strict=True)
+    ]
+    nll, ranks = zip(*out, strict=True)
+    return torch.cat(nll), torch.cat(ranks)
+
+
+def nll_and_rank(logits_nv: torch.Tensor, target_n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """NLL in nats (float32) and rank from 1 (int32: 1 + strictly greater logits) of each row's target token."""
+    true = logits_nv.gather(1, target_n[:, None])
+    nll = (logits_nv.logsumexp(1) - true[:, 0]).clamp_min(0)
+    return nll, (logits_nv > true).sum(1, dtype=torch.int32) + 1
