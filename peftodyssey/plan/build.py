@@ -245,7 +245,7 @@ class _Builder:
             precision=precision,
             quant=cell.method.quant,
             trainable=trainable,
-            full=METHODS[cell.method.method].full_size,
+            full=cell.method.method == "full",
             adapter_rank=cell.method.rank or 0,
             seq_len=cell.train.seq_len,
             micro_blocks=1,

@@ -16,6 +16,7 @@ from peftodyssey.errors import StoreError
 from peftodyssey.store import atomic, layout
 
 UNLISTED = {layout.MANIFEST, layout.FAILURE}
+SURVIVORS = {".progress.json"}  # how far an interrupted training was
 
 
 def fresh(folder: Path, keep: tuple[str, ...] = ()) -> Path:
@@ -23,13 +24,17 @@ def fresh(folder: Path, keep: tuple[str, ...] = ()) -> Path:
     with atomic.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for entry in folder.iterdir():
-            if entry.name in keep:
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+            if entry.name not in keep and entry.name not in SURVIVORS:
+                remove(entry)
     return folder
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def commit(folder: Path, payload: Mapping[str, Any], *, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -1,0 +1,199 @@
+"""The public Python functions. Floor 6; the command line calls these and nothing below them that they cover.
+
+    import peftodyssey
+    run = peftodyssey.run("recipes/quickstart.yaml", "runs/quickstart")
+    run.results.to_pandas()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftodyssey.errors import InputError, StoreError
+from peftodyssey.plan.device import detect
+from peftodyssey.recipe.load import load_recipe
+from peftodyssey.recipe.numbers import parse_bytes, parse_duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from peftodyssey.plan.graph import Plan
+    from peftodyssey.recipe.schema import Recipe
+    from peftodyssey.run.scheduler import Outcome
+    from peftodyssey.run.start import Options
+    from peftodyssey.score.texts import Scored
+    from peftodyssey.store.opened import Run
+
+DEFAULT_ROOT = Path("runs")
+
+
+def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from a file, from the name of a shipped one, or from YAML text, with `key=value` overrides.
+
+    Raises RecipeError with every problem found.
+    """
+    from peftodyssey.recipe import shipped
+
+    text = str(recipe)
+    if "\n" not in text and not Path(text).exists() and text in dict(shipped.names()):
+        return load_recipe(shipped.read(text), overrides, where=f"{text}.yaml (shipped)")
+    return load_recipe(recipe, overrides)
+
+
+def plan(recipe: str | Path | Recipe, *, device: str = "auto", memory: str | int | None = None) -> Plan:
+    """What a recipe asks for, sized: cells, memory, folders. Loads no weights and no torch."""
+    from peftodyssey.plan.build import build
+
+    loaded = recipe if hasattr(recipe, "model_fields_set") else load(recipe)
+    found = detect(device)
+    return build(loaded, found, size_bytes(memory))
+
+
+def run(
+    recipe: str | Path | Recipe,
+    out: str | Path | None = None,
+    *,
+    device: str = "auto",
+    memory: str | int | None = None,
+    options: Options | None = None,
+    console: Console | None = None,
+) -> Run:
+    """Train and score what is missing of `recipe` below `out` (default `runs/<name>`), write the report, open it.
+
+    Raises RecipeError, DoesNotFit, Interrupted or StoreError; failed cells are in `results` with their reason.
+    """
+    from peftodyssey.errors import Interrupted
+
+    made, outcome, folder = run_plan(plan(recipe, device=device, memory=memory), out, options=options, console=console)
+    if outcome.interrupted:
+        raise Interrupted(outcome.interrupted)
+    return made if made is not None else open(folder)
+
+
+def run_plan(
+    asked: Plan, out: str | Path | None = None, *, options: Options | None = None, console: Console | None = None
+) -> tuple[Run | None, Outcome, Path]:
+    """`run` for a plan in hand: the opened run (None where it was interrupted), what was done, and where."""
+    from rich.console import Console as RichConsole
+
+    from peftodyssey.run import keep
+    from peftodyssey.run.start import Options, start
+
+    options = options or Options()
+    root = Path(out) if out is not None else DEFAULT_ROOT / asked.recipe.name
+    outcome = start(asked, root, options, console or RichConsole(stderr=True))
+    if outcome.interrupted:
+        return None, outcome, root
+    if outcome.worked or not _reported(root):
+        report([root])
+    opened = open(root)
+    if options.keep == "best":
+        keep.prune(root, asked.cells, opened.results.to_pylist())
+    return opened, outcome, root
+
+
+def report(folders: Sequence[str | Path], out: str | Path | None = None) -> Path:
+    """Rebuild tables, figures and page of one run, or one page that compares several; returns the page's path."""
+    from peftodyssey import report as report_floor
+
+    return report_floor.build([Path(folder) for folder in folders], Path(out) if out else None)
+
+
+def open(folder: str | Path) -> Run:
+    """A finished or half-finished run, for reading: `.results`, `.points`, `.cells`, `.nll(cell)`, `.query(sql)`."""
+    from peftodyssey.store.opened import open_run
+
+    return open_run(Path(folder))
+
+
+def score(
+    model: str,
+    corpus: str,
+    adapters: Sequence[str | Path] = (),
+    *,
+    revision: str | None = None,
+    split: str = "test",
+    out: str | Path | None = None,
+    device: str = "auto",
+    quant: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> Scored:
+    """Per-token NLL of a model on a text, alone and with each adapter, with 95 % intervals of the differences."""
+    from peftodyssey.run.scoring import score_anything
+
+    return score_anything(
+        model, corpus, [Path(adapter) for adapter in adapters], revision=revision, split=split,
+        out=Path(out) if out else None, device=detect(device), quant=quant, settings=dict(settings or {}), console=console,
+    )  # fmt: skip
+
+
+def adapt(
+    model: str,
+    domain: str,
+    method: str | Mapping[str, Any] = "lora",
+    *,
+    out: str | Path | None = None,
+    seed: int = 0,
+    general: Sequence[str] = (),
+    train: Mapping[str, Any] | None = None,
+    score: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    console: Console | None = None,
+) -> Run:
+    """One model on one text by one method: a recipe of one cell, run. Values are those of the recipe's keys."""
+    import yaml
+
+    content: dict[str, Any] = {
+        "version": 1,
+        "name": f"adapt-{Path(str(domain)).name or 'text'}"[:64],
+        "seeds": [seed],
+        "model": model,
+        "domains": [domain],
+        "general": list(general),
+        "methods": [dict(method) if isinstance(method, Mapping) else {"method": method}],
+        "train": dict(train or {}),
+        "score": dict(score or {}),
+    }
+    text = yaml.safe_dump({key: value for key, value in content.items() if value not in ([], {})}, sort_keys=False)
+    return run(load_recipe(text, where="adapt"), out, device=device, console=console)
+
+
+def export(
+    folder: str | Path, cell: str, *, to: str | Path | None = None, merge: bool = False, push: str | None = None
+) -> Path:
+    """A PEFT adapter (or a merged model) of one cell with a model card of its measured results; returns its folder."""
+    from peftodyssey.run.exporting import export_cell
+
+    return export_cell(Path(folder), cell, to=Path(to) if to else None, merge=merge, push=push)
+
+
+def seconds(text: str | None) -> float | None:
+    """Seconds of a duration such as `10m` or `8h`; InputError where it is none."""
+    if text is None:
+        return None
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise InputError(f"{text!r} is no duration: {error}", "write 30s, 10m or 8h") from error
+
+
+def size_bytes(memory: str | int | None) -> int | None:
+    if memory is None or isinstance(memory, int):
+        return memory
+    try:
+        return parse_bytes(memory)
+    except ValueError as error:
+        raise InputError(f"--memory {memory}: {error}", "write 8GiB, 22GiB or 24GB") from error
+
+
+def _reported(root: Path) -> bool:
+    """Whether tables and page of the run are there."""
+    from peftodyssey.store import layout
+
+    try:
+        return all((root / name).is_file() for name in (layout.RESULTS, layout.POINTS, f"{layout.REPORT}/index.html"))
+    except OSError as error:
+        raise StoreError(f"cannot read {root}: {error}", "check the path") from error

@@ -1,0 +1,212 @@
+"""Job: train one cell on a base in memory, keep its adapter, fill its columns, commit.
+
+The order is: training (resumed where it stood), weights, columns, manifest. Killed in between, the next start goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftodyssey.corpora.blocks import pack
+from peftodyssey.errors import Interrupted, TrainingError
+from peftodyssey.jobs import heartbeat, points, score
+from peftodyssey.jobs.events import Events, How
+from peftodyssey.jobs.index import opened
+from peftodyssey.jobs.peak import watched
+from peftodyssey.methods.protocol import Attached
+from peftodyssey.methods.table import METHODS
+from peftodyssey.models.tokenizer import TextTokenizer
+from peftodyssey.plan.graph import CellTask
+from peftodyssey.recipe.cell import TrainPoint
+from peftodyssey.store import layout, manifest, parquet, tables
+from peftodyssey.store.versions import versions
+from peftodyssey.train.settings import TrainResult, TrainSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training left: its result, the peak of memory and the settings it ran under."""
+
+    result: TrainResult
+    peak_bytes: int
+    settings: TrainSettings
+
+
+def adapt(
+    task: CellTask, root: Path, base: PreTrainedModel, tokenizer: TextTokenizer, how: How, events: Events
+) -> None:
+    """Do all of one cell and commit it; `base` is afterwards what it was before.
+
+    Raises TrainingError, MethodError or CorpusError where the cell cannot be done, Interrupted where the user stops.
+    """
+    folder = manifest.fresh(root / task.folder, keep=(layout.CHECKPOINT,))
+    with _attached(task, base) as attached:
+        trained = _train(task, root, attached, tokenizer, how, events) if task.train_index else None
+        facts = _facts(task, trained, how)
+        if trained:
+            _keep_weights(attached, folder, task)
+            parquet.write_rows(folder / layout.LOG, [vars(record) for record in trained.result.log], tables.LOG)
+        for column in task.scores:
+            if manifest.read(root / column.folder) is None:
+                score.column(column, root, attached.model, tokenizer.prefix, how.device, events)
+    points.write(folder, task, root, trained.result if trained else None)
+    _commit(task, folder, facts, how)
+
+
+def rescore(
+    task: CellTask, root: Path, base: PreTrainedModel, tokenizer: TextTokenizer, how: How, events: Events
+) -> None:
+    """Fill the columns that a finished cell lacks from the weights that it kept."""
+    kept = weights_of(task, root)
+    assert kept is not None, "the scheduler asks for a new training where the weights are gone"
+    with _attached(task, base, kept) as attached:
+        for column in task.scores:
+            if manifest.read(root / column.folder) is None:
+                score.column(column, root, attached.model, tokenizer.prefix, how.device, events)
+
+
+def weights_of(task: CellTask, root: Path) -> Path | None:
+    """Where the trained weights of a finished cell lie, None where they were dropped."""
+    if task.train_index is None:
+        return Path(task.cell.method.options["path"])
+    places = (root / task.folder / name for name in (layout.ADAPTER, layout.WEIGHTS))
+    return next((place for place in places if place.is_dir()), None)
+
+
+@contextmanager
+def _attached(task: CellTask, base: PreTrainedModel, kept: Path | None = None) -> Iterator[Attached]:
+    """The method on the base: fresh, or as it was left in the folder `kept`; taken off again at the end."""
+    method, point = METHODS[task.cell.method.method], task.cell.method
+    attached = method.load(base, kept, point) if kept else method.attach(base, point, task.cell.seed)
+    try:
+        yield attached
+    finally:
+        method.detach(attached)
+
+
+def _train(
+    task: CellTask, root: Path, attached: Attached, tokenizer: TextTokenizer, how: How, events: Events
+) -> Trained:
+    if task.cell.train.engine == "trl":
+        from peftodyssey.train.trl_bridge import train_trl as train
+    else:
+        from peftodyssey.train.loop import train
+    point = task.cell.train
+    index = opened(root / str(task.train_index))
+    blocks = pack(
+        index, seq_len=point.seq_len, bos=tokenizer.bos, eos=tokenizer.eos, seed=task.cell.seed, objective=point.objective
+    )
+    settings = settings_of(task, len(blocks.input_ids))
+    state = root / task.folder / layout.CHECKPOINT
+    recorder = points.Recorder(task, root, attached.model, tokenizer.prefix, how, events)
+    beat = heartbeat.Beat(root / task.folder)
+    heartbeat.tell_of_loss(root / task.folder, state, events)
+
+    def on_step(record: Any) -> None:
+        beat.step(record)
+        events.step(record, settings.steps)
+
+    with watched(how.device) as peak:
+        result = train(
+            attached.model, attached.trainable, blocks, settings, device=how.device, state_folder=state,
+            checkpoint_every_s=how.checkpoint_every_s, on_step=on_step, on_point=recorder, should_stop=events.should_stop,
+        )  # fmt: skip
+    if result.resume_note:
+        events.note(result.resume_note)
+    if result.interrupted:
+        raise Interrupted(
+            f"{task.folder}: stopped after step {result.steps} of {settings.steps}",
+            "start the same command again, it goes on from there",
+        )
+    _require_moved(task, attached)
+    return Trained(result, peak.peak_bytes, settings)
+
+
+def settings_of(task: CellTask, blocks: int) -> TrainSettings:
+    """The settings of a cell whose text packs into `blocks` blocks."""
+    point = task.cell.train
+    batch_blocks = point.batch_tokens // point.seq_len
+    steps = steps_of(point, blocks, batch_blocks)
+    inner = tuple(sorted({max(1, round(share * steps)) for share in point.score_at if share < 1}))
+    assert task.cell.method.lr is not None, "a method that trains has a learning rate"
+    return TrainSettings(
+        lr=task.cell.method.lr, steps=steps, batch_blocks=batch_blocks, micro_blocks=task.step.micro_blocks,
+        schedule=point.schedule, warmup=point.warmup, weight_decay=point.weight_decay, betas=point.betas,
+        grad_clip=point.grad_clip, precision=task.autos["precision"], recompute=task.step.recompute,
+        seed=task.cell.seed, optimizer=task.autos["optimizer"], score_at_steps=inner,
+    )  # fmt: skip
+
+
+def steps_of(point: TrainPoint, blocks: int, batch_blocks: int) -> int:
+    """Optimiser steps of a budget in tokens, epochs or steps; at least one."""
+    if point.budget_steps is not None:
+        return point.budget_steps
+    if point.budget_epochs is not None:
+        return max(1, math.ceil(point.budget_epochs * blocks / batch_blocks))
+    assert point.budget_tokens is not None
+    return max(1, math.ceil(point.budget_tokens / point.batch_tokens))
+
+
+def _require_moved(task: CellTask, attached: Attached) -> None:
+    """An adapter that did not move after training was not connected: say so instead of reporting a change of nothing."""
+    from peftodyssey.methods.protocol import moved
+
+    if moved(attached) == 0.0:
+        raise TrainingError(
+            f"{task.cell.method.label}: training left every trained weight where it was",
+            "raise lr; in bf16 a tiny lr is rounded away",
+        )
+
+
+def _keep_weights(attached: Attached, folder: Path, task: CellTask) -> None:
+    name = layout.ADAPTER if attached.adapter else layout.WEIGHTS
+    METHODS[task.cell.method.method].export(attached, folder / name, task.cell.model.name)
+
+
+def _facts(task: CellTask, trained: Trained | None, how: How) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "trainable_params": task.trainable,
+        "planned_memory_bytes": task.memory.peak_reserved_bytes,
+        "fleet_size": 1,
+        "engine": task.cell.train.engine if trained else "none",
+        "device": how.device,
+        "versions": versions(),
+        **task.autos,
+    }
+    if trained is None:
+        return {**facts, "steps": 0, "tokens": 0, "seconds": 0.0, "tokens_per_second": None, "peak_memory_bytes": None}
+    result = trained.result
+    return {
+        **facts,
+        "steps": result.steps,
+        "tokens": result.tokens,
+        "seconds": result.seconds,
+        "tokens_per_second": result.tokens / result.seconds if result.seconds else None,
+        "peak_memory_bytes": trained.peak_bytes,
+        "final_loss_nats": result.final_loss,
+        "micro_blocks": result.micro_blocks_used,
+        "recompute": trained.settings.recompute,
+        "resumed_from": result.resumed_from,
+    }
+
+
+def _commit(task: CellTask, folder: Path, facts: dict[str, Any], how: How) -> None:
+    """Commit the cell; full-size weights and the training state go before, so that the manifest says what is there."""
+    drop = (folder / layout.WEIGHTS).is_dir() and how.keep == "adapters"
+    if drop:
+        manifest.remove(folder / layout.WEIGHTS)
+    facts["weights"] = "dropped" if drop else "kept"
+    payload = {"kind": "cell", "hash": task.hash, "identity": task.identity, "status": "done", "facts": facts}
+    manifest.commit(folder, payload, leave_out=(layout.CHECKPOINT,))
+    manifest.remove(folder / layout.CHECKPOINT)
+    heartbeat.remove(folder)
+
+

@@ -1,0 +1,193 @@
+"""Walks a plan: what is finished is skipped, what fails is recorded, neighbours share a base in memory.
+
+Called by `api.run`. Order: every index; then, base by base, its own columns and its cells.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from peftodyssey.errors import Interrupted, OdysseyError, StoreError
+from peftodyssey.jobs import adapt as adapt_job
+from peftodyssey.jobs import index as index_job
+from peftodyssey.jobs import score as score_job
+from peftodyssey.jobs.bases import Bases
+from peftodyssey.jobs.events import How
+from peftodyssey.plan.graph import BaseKey, CellTask, Plan, ScoreTask
+from peftodyssey.run.progress import Narrator
+from peftodyssey.store import manifest
+from peftodyssey.store.versions import versions
+
+REFRESHED_BY = ("torch", "transformers", "peft", "bitsandbytes", "trl", "peftodyssey")
+
+
+@dataclass
+class Outcome:
+    """What a run did, as counts and the reasons of what failed, by cell folder."""
+
+    done: int = 0
+    skipped: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    interrupted: str = ""
+
+    @property
+    def worked(self) -> bool:
+        """Whether anything on disk changed."""
+        return bool(self.done or self.failed)
+
+
+def execute(plan: Plan, root: Path, how: How, narrator: Narrator, only: Mapping[str, str], refresh: bool) -> Outcome:
+    """Do what of `plan` is missing below `root`; StoreError ends the run, everything else a cell alone."""
+    cells = [task for task in plan.cells if matches(task, only)]
+    if refresh:
+        _forget_stale(cells, root)
+    todo = [task for task in cells if not finished(task, root)]
+    outcome = Outcome(skipped=len(cells) - len(todo))
+    walk = _Walk(plan, root, how, narrator, outcome)
+    try:
+        with narrator.showing(walk.count(todo)):
+            walk.indexes(todo)
+            walk.bases(todo)
+    except Interrupted as stop:
+        outcome.interrupted = str(stop)
+    return outcome
+
+
+def matches(task: CellTask, only: Mapping[str, str]) -> bool:
+    """Whether a cell's coordinates are those that `--only` names."""
+    coordinates = task.entry["coordinates"]
+    return all(str(coordinates.get(key)) == value or _equal(coordinates.get(key), value) for key, value in only.items())
+
+
+def _equal(have: object, wanted: str) -> bool:
+    try:
+        return isinstance(have, int | float) and float(have) == float(wanted)
+    except ValueError:
+        return False
+
+
+def finished(task: CellTask, root: Path) -> bool:
+    """Whether the cell and every column that its row is made of are whole."""
+    folders = [task.folder, *(folder for folder in _needed(task))]
+    return all(manifest.read(root / folder) is not None for folder in folders)
+
+
+def _needed(task: CellTask) -> Iterator[str]:
+    scores = task.entry["scores"]
+    for text in (scores["test"], scores["valid"], *scores["general"]):
+        yield from (text[name] for name in ("index", "before", "quantised", "after") if text[name])
+
+
+def _forget_stale(cells: list[CellTask], root: Path) -> None:
+    """Remove the manifests of cells that other library versions made, so that they are done again."""
+    now = versions()
+    for task in cells:
+        made = (manifest.read(root / task.folder) or {}).get("facts", {}).get("versions")
+        if made is not None and any(made.get(name) != now.get(name) for name in REFRESHED_BY):
+            manifest.fresh(root / task.folder)
+            for column in task.scores:
+                manifest.fresh(root / column.folder)
+
+
+class _Walk:
+    """One pass over the missing tasks; holds the base in memory and the reasons of failed inputs."""
+
+    def __init__(self, plan: Plan, root: Path, how: How, narrator: Narrator, outcome: Outcome) -> None:
+        self.plan, self.root, self.how, self.narrator, self.outcome = plan, root, how, narrator, outcome
+        self.held = Bases(how.device)
+        self.broken: dict[str, str] = {}  # folder of an index or a column -> why it could not be made
+
+    def count(self, todo: list[CellTask]) -> int:
+        """How many tasks are to be done."""
+        return len(self._missing_indexes(todo)) + len(self._missing_columns(todo)) + len(todo)
+
+    def indexes(self, todo: list[CellTask]) -> None:
+        """Tokenise what is not."""
+        for folder in self._missing_indexes(todo):
+            task = next(index for index in self.plan.indexes if index.folder == folder)
+            key = BaseKey(task.tokenizer_of, "fp32", None)
+            self._input(folder, lambda task=task, key=key: index_job.index(task, self.root, self.held.tokenizer(key)))
+
+    def bases(self, todo: list[CellTask]) -> None:
+        """Base by base: its own columns, then its cells."""
+        columns = self._missing_columns(todo)
+        tasks: list[ScoreTask | CellTask] = [*columns, *todo]
+        tasks.sort(key=lambda task: (task.base.sort_key, isinstance(task, CellTask)))
+        for task in tasks:
+            if isinstance(task, ScoreTask):
+                self._input(task.folder, lambda task=task: self._column(task))
+            else:
+                self._cell(task)
+        self.held.drop()
+
+    def _missing_indexes(self, todo: list[CellTask]) -> list[str]:
+        wanted = {task.train_index for task in todo if task.train_index and manifest.read(self.root / task.folder) is None}
+        wanted |= {folder for task in todo for folder in _needed(task) if folder.startswith("corpora/")}
+        return [index.folder for index in self.plan.indexes if index.folder in wanted and not self._whole(index.folder)]
+
+    def _missing_columns(self, todo: list[CellTask]) -> list[ScoreTask]:
+        wanted = {folder for task in todo for folder in _needed(task)}
+        return [column for column in self.plan.base_scores if column.folder in wanted and not self._whole(column.folder)]
+
+    def _whole(self, folder: str) -> bool:
+        return manifest.read(self.root / folder) is not None
+
+    def _input(self, folder: str, act: Callable[[], None]) -> None:
+        """Something that cells stand on: if it fails, they fail with its reason."""
+        self._stop_if_asked()
+        self.narrator.task(folder)
+        why = self._tried(act)
+        if why:
+            self.broken[folder] = why
+        self.narrator.finished(folder, "failed" if why else "done")
+
+    def _column(self, task: ScoreTask) -> None:
+        if task.index in self.broken:
+            raise StoredReason(self.broken[task.index])
+        model, tokenizer = self.held.get(task.base), self.held.tokenizer(task.base)
+        score_job.column(task, self.root, model, tokenizer.prefix, self.how.device, self.narrator)
+
+    def _cell(self, task: CellTask) -> None:
+        self._stop_if_asked()
+        self.narrator.task(task.folder.split("/", 1)[1])
+        why = next((self.broken[folder] for folder in (task.train_index, *_needed(task)) if folder in self.broken), "")
+        why = why or self._tried(lambda: self._adapt(task))
+        if why:
+            manifest.fresh(self.root / task.folder)
+            manifest.fail(self.root / task.folder, why, task.folder)
+            self.outcome.failed[task.folder] = why
+            self.narrator.say(f"  {why}")
+            self.held.drop()  # whatever went wrong may have left the base changed
+        else:
+            self.outcome.done += 1
+        self.narrator.finished(task.folder.split("/", 1)[1], "failed" if why else "done")
+
+    def _adapt(self, task: CellTask) -> None:
+        base, tokenizer = self.held.get(task.base), self.held.tokenizer(task.base)
+        trained = manifest.read(self.root / task.folder) is not None
+        job = adapt_job.rescore if trained and adapt_job.weights_of(task, self.root) else adapt_job.adapt
+        job(task, self.root, base, tokenizer, self.how, self.narrator)
+
+    def _tried(self, act: Callable[[], None]) -> str:
+        """"" where `act` worked, else why not; a broken store and the user's wish to stop end the run."""
+        try:
+            act()
+        except (Interrupted, StoreError, KeyboardInterrupt):
+            raise
+        except OdysseyError as error:
+            return str(error)
+        except Exception as error:  # one cell's failure, whatever it is, must not cost the night: it is recorded
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            return f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+        return ""
+
+    def _stop_if_asked(self) -> None:
+        if self.narrator.should_stop():
+            raise Interrupted("stopped between tasks", "start the same command again, it goes on from here")
+
+
+class StoredReason(OdysseyError):
+    """A task cannot be done because what it stands on could not; the message is the first reason."""

@@ -1,0 +1,95 @@
+"""A run from a plan to finished cells: lock, record what was asked, walk, prune. Called by `api.run`."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from peftodyssey.errors import DoesNotFit
+from peftodyssey.jobs.events import How
+from peftodyssey.plan.graph import CellTask, Plan
+from peftodyssey.run import interrupt
+from peftodyssey.run.progress import Narrator
+from peftodyssey.run.scheduler import Outcome, execute, matches
+from peftodyssey.store import atomic, layout, lock, plans
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is done; nothing here changes a result."""
+
+    only: Mapping[str, str] = field(default_factory=dict)
+    keep: str = "adapters"  # adapters | best | all
+    stop_after_s: float | None = None
+    checkpoint_every_s: float = 600.0
+    refresh: bool = False  # do again what other library versions did
+    allow_oom: bool = False  # start although the plan says that it does not fit
+    memory_bytes: int | None = None  # the user's --memory; caps a card
+
+
+def start(plan: Plan, root: Path, options: Options, console: Console) -> Outcome:
+    """Do what is missing of `plan` below `root`; DoesNotFit before anything starts that cannot finish."""
+    wanted = [task for task in plan.cells if matches(task, options.only)]
+    if not options.allow_oom:
+        refuse_too_large([task for task in wanted if not task.memory.fits(plan.budget_bytes)], plan)
+    stop = interrupt.Stop(options.stop_after_s)
+    how = How(plan.device.kind, options.checkpoint_every_s, options.keep, options.memory_bytes)
+    narrator = Narrator(console, stop)
+    with lock.exclusive(root):
+        record(plan, root)
+        cap_card(plan, options.memory_bytes)
+        with interrupt.listening(stop, narrator.say):
+            return execute(plan, root, how, narrator, options.only, options.refresh)
+
+
+def refuse_too_large(tasks: list[CellTask], plan: Plan) -> None:
+    """DoesNotFit with the largest of `tasks`, what it needs and what would help."""
+    if not tasks:
+        return
+    worst = max(tasks, key=lambda task: task.memory.peak_reserved_bytes)
+    need, have = worst.memory.peak_reserved_bytes / 2**30, plan.budget_bytes / 2**30
+    raise DoesNotFit(
+        f"{len(tasks)} of {len(plan.cells)} cells do not fit: {worst.cell.method.label} on {worst.cell.model.name} "
+        f"needs {need:.2f} GiB even with one block and recomputed activations, the budget is {have:.2f} GiB",
+        "use qlora, a shorter train.seq_len or a larger --memory; `peftodyssey plan` shows the terms; "
+        "--allow-oom starts all the same",
+    )
+
+
+def record(plan: Plan, root: Path) -> None:
+    """Write what was asked and what was understood, before the first task."""
+    recipe = plan.recipe
+    atomic.write_text(root / layout.RECIPE, recipe.source_text)
+    atomic.write_text(root / layout.RESOLVED, resolved(plan))
+    name = layout.folder_name(recipe.name, plan.digest)
+    earlier = next((p for p in plans.read_all(root) if p.get("id") == name), {}) if layout.is_store(root) else {}
+    created = earlier.get("created") or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    cells = [task.entry for task in plan.cells]
+    measured = list(recipe.measure)
+    plans.write(
+        root, recipe.name, plan.digest,
+        {"id": name, "recipe": recipe.name, "created": created, "measure": measured, "cells": cells},
+    )  # fmt: skip
+
+
+def resolved(plan: Plan) -> str:
+    """The recipe as understood, as YAML: every default written out, and what each cell became."""
+    cells = [{"folder": task.folder, **task.entry["coordinates"]} for task in plan.cells]
+    content = {"recipe": plan.recipe.model_dump(mode="json"), "device": plan.device.kind, "cells": cells}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def cap_card(plan: Plan, memory_bytes: int | None) -> None:
+    """Keep PyTorch's allocator below --memory, so that an overflow raises instead of spilling over."""
+    if plan.device.kind != "cuda" or memory_bytes is None:
+        return
+    import torch
+
+    torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / plan.device.total_bytes))
+
+
