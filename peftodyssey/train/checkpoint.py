@@ -26,7 +26,6 @@ from peftodyssey.train.settings import LOG_FIELDS, StepRecord
 
 STATE_VERSION = 1
 STATE_FILE = "state.json"
-INTEGER_FIELDS = frozenset({"step", "tokens"})
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,15 @@ def save(folder: Path, state: SavedState) -> None:
         digest = sha256(incoming)
         final = folder / f"state-{digest[:16]}.safetensors"
         os.replace(incoming, final)
-    numbers = {"version": STATE_VERSION, "file": final.name, "sha256": digest, "step": state.step,
-               "micro_blocks": state.micro_blocks, "belongs_to": state.belongs_to, "scaler": state.scaler}
+    numbers = {
+        "version": STATE_VERSION,
+        "file": final.name,
+        "sha256": digest,
+        "step": state.step,
+        "micro_blocks": state.micro_blocks,
+        "belongs_to": state.belongs_to,
+        "scaler": state.scaler,
+    }
     write_text(folder / STATE_FILE, json.dumps(numbers, indent=1))
     _remove_others(folder, keep=final.name)
 
@@ -110,8 +116,9 @@ def _read(folder: Path) -> SavedState:
     log = _log_records(tensors.pop("log"))
     if len(log) != numbers["step"]:
         raise ValueError(f"{len(log)} logged steps for step {numbers['step']}")
-    return SavedState(numbers["step"], numbers["micro_blocks"], numbers["belongs_to"], numbers["scaler"],
-                      log, tensors)
+    return SavedState(
+        numbers["step"], numbers["micro_blocks"], numbers["belongs_to"], numbers["scaler"], log, tensors
+    )
 
 
 def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -123,12 +130,13 @@ def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _log_tensor(log: tuple[StepRecord, ...]) -> Tensor:
-    return torch.tensor([astuple(record) for record in log], dtype=torch.float64).reshape(len(log), len(LOG_FIELDS))
+    return torch.tensor([astuple(record) for record in log], dtype=torch.float64).reshape(
+        len(log), len(LOG_FIELDS)
+    )
 
 
 def _log_records(rows: Tensor) -> tuple[StepRecord, ...]:
-    kinds = [int if name in INTEGER_FIELDS else float for name in LOG_FIELDS]
-    return tuple(StepRecord(*(kind(value) for kind, value in zip(kinds, row, strict=True))) for row in rows.tolist())
+    return tuple(StepRecord(int(step), int(tokens), *rest) for step, tokens, *rest in rows.tolist())
 
 
 def _remove_others(folder: Path, keep: str) -> None:

@@ -20,11 +20,20 @@ if TYPE_CHECKING:
     from peftodyssey.corpora.blocks import Blocks
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-Parts = tuple[nn.Module, nn.Module] | None
+Parts = tuple[nn.Module, nn.Linear] | None
 
 
-def accumulate(model: nn.Module, parts: Parts, blocks: Blocks, chosen: np.ndarray, tokens: int, micro_blocks: int,
-               scaler: torch.amp.GradScaler, settings: TrainSettings, device: torch.device) -> tuple[Tensor, int]:
+def accumulate(
+    model: nn.Module,
+    parts: Parts,
+    blocks: Blocks,
+    chosen: np.ndarray,
+    tokens: int,
+    micro_blocks: int,
+    scaler: torch.amp.GradScaler,
+    settings: TrainSettings,
+    device: torch.device,
+) -> tuple[Tensor, int]:
     """Adds the gradient of the batch's mean loss to `.grad`; returns that loss (nats a token) and the micro-batch used.
 
     Where a GPU's memory runs out, what was added is dropped, the micro-batch halved and the batch begun again with the
@@ -59,9 +68,14 @@ def _nll(model: nn.Module, parts: Parts, blocks: Blocks, piece: np.ndarray, devi
     labels = blocks.labels[piece]
     kept = np.flatnonzero(labels != IGNORED)
     inputs = packed_inputs(
-        model, on_device(blocks.input_ids[piece]), on_device(blocks.position_ids[piece]), on_device(blocks.segments[piece])
+        model,
+        on_device(blocks.input_ids[piece]),
+        on_device(blocks.position_ids[piece]),
+        on_device(blocks.segments[piece]),
     )
-    return token_nll_sum(model, parts, inputs, on_device(labels), None if kept.size == labels.size else on_device(kept))
+    return token_nll_sum(
+        model, parts, inputs, on_device(labels), None if kept.size == labels.size else on_device(kept)
+    )
 
 
 def _autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -63,14 +63,16 @@ def train(
         log, micro_blocks = list(state.log), min(micro_blocks, state.micro_blocks)
     resumed_from, last_saved, interrupted = len(log), time.monotonic(), False
 
-    def save() -> None:
+    def save(folder: Path) -> None:
         tensors = {
             **{f"parameter/{name}": parameter for name, parameter in trainable.items()},
             **optim.state_tensors(optimizer, trainable),
             **checkpoint.random_state(device),
         }
         scale = scaler.state_dict()
-        checkpoint.save(state_folder, checkpoint.SavedState(len(log), micro_blocks, belongs_to, scale, tuple(log), tensors))
+        checkpoint.save(
+            folder, checkpoint.SavedState(len(log), micro_blocks, belongs_to, scale, tuple(log), tensors)
+        )
 
     parts = split(model)
     with _training_mode(model, settings):
@@ -84,11 +86,21 @@ def train(
             chosen = batches.step_blocks(len(blocks.labels), settings.batch_blocks, settings.seed, step)
             tokens = batches.trained_tokens(blocks, chosen)
 
-            loss, micro_blocks = accumulate(model, parts, blocks, chosen, tokens, micro_blocks, scaler, settings, device)
+            loss, micro_blocks = accumulate(
+                model, parts, blocks, chosen, tokens, micro_blocks, scaler, settings, device
+            )
             scaler.unscale_(optimizer)
             norm = optim.clip(trainable.values(), settings.grad_clip)
-            loss_nats, grad_norm = torch.stack([loss, norm.to(loss)]).tolist()  # one wait for the device a step
-            require_finite(step + 1, loss_nats, grad_norm, lr, scaler.is_enabled() and scaler.get_scale() >= SMALLEST_LOSS_SCALE)
+            loss_nats, grad_norm = torch.stack(
+                [loss, norm.to(loss)]
+            ).tolist()  # one wait for the device a step
+            require_finite(
+                step + 1,
+                loss_nats,
+                grad_norm,
+                lr,
+                scaler.is_enabled() and scaler.get_scale() >= SMALLEST_LOSS_SCALE,
+            )
 
             optim.set_lr(optimizer, lr)
             scaler.step(optimizer)
@@ -103,11 +115,12 @@ def train(
             if on_point and step + 1 in settings.score_at_steps:
                 with aside(model, device):
                     on_point(settings.score_at_steps.index(step + 1), step + 1, tokens)
-            if checkpoint_every_s is not None and state_folder and time.monotonic() - last_saved >= checkpoint_every_s:
-                save()
+            due = checkpoint_every_s is not None and time.monotonic() - last_saved >= checkpoint_every_s
+            if due and state_folder:
+                save(state_folder)
                 last_saved = time.monotonic()
         if interrupted and state_folder and len(log) > resumed_from:
-            save()
+            save(state_folder)
     return TrainResult(
         steps=len(log),
         tokens=log[-1].tokens if log else 0,
@@ -124,14 +137,15 @@ def train(
 @contextlib.contextmanager
 def _training_mode(model: nn.Module, settings: TrainSettings) -> Iterator[None]:
     """Dropout on, and activations recomputed in the backward pass where the settings say so."""
+    pretrained: Any = model
     model.train()
     if settings.recompute == "full":
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        pretrained.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     try:
         yield
     finally:
         if settings.recompute == "full":
-            model.gradient_checkpointing_disable()
+            pretrained.gradient_checkpointing_disable()
 
 
 @contextlib.contextmanager
@@ -145,8 +159,13 @@ def aside(model: nn.Module, device: torch.device) -> Iterator[None]:
         model.train()
 
 
-def _restore(state: checkpoint.SavedState, trainable: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer,
-             scaler: torch.amp.GradScaler, device: torch.device) -> None:
+def _restore(
+    state: checkpoint.SavedState,
+    trainable: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    device: torch.device,
+) -> None:
     with torch.no_grad():
         for name, parameter in trainable.items():
             parameter.copy_(state.tensors[f"parameter/{name}"])
@@ -164,7 +183,7 @@ def _belongs_to(trainable: Mapping[str, nn.Parameter], blocks: Blocks, settings:
 def _require_same_parameters(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> None:
     asked = {id(parameter) for parameter in trainable.values()}
     open_ids = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-    assert asked == open_ids, "requires_grad and the trainable parameters must be the same set"
+    assert asked == open_ids, "what requires gradients must be what is trained"
     assert asked, "a method that trains nothing is not to be trained"
 
 

@@ -22,8 +22,13 @@ def chunk_rows(vocabulary: int, device_type: str) -> int:
     return max(16, LOGIT_BYTES.get(device_type, LOGIT_BYTES["cuda"]) // (4 * vocabulary))
 
 
-def token_nll_sum(model: nn.Module, parts: tuple[nn.Module, nn.Module] | None, inputs: dict[str, Any], labels_bt: Tensor,
-                  kept_rows: Tensor | None = None) -> Tensor:
+def token_nll_sum(
+    model: nn.Module,
+    parts: tuple[nn.Module, nn.Linear] | None,
+    inputs: dict[str, Any],
+    labels_bt: Tensor,
+    kept_rows: Tensor | None = None,
+) -> Tensor:
     """Sum over trained positions of the negative log-likelihood in nats, as a float32 (or float64) scalar with gradient.
 
     `parts` is (backbone, linear head) with `head(backbone(x)) == model(x).logits`, or None where there is no such pair:
@@ -50,7 +55,9 @@ def linear_nll_sum(hidden_nd: Tensor, weight_vd: Tensor, bias_v: Tensor | None, 
     The targets are all trained (no -100 among them). Differentiable once, by hidden, weight and bias.
     """
     device_type = hidden_nd.device.type
-    compute = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else weight_vd.dtype
+    compute = (
+        torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else weight_vd.dtype
+    )
     return _LinearNLL.apply(hidden_nd, weight_vd, bias_v, targets_n, compute, torch.is_grad_enabled())
 
 
@@ -58,15 +65,22 @@ class _LinearNLL(torch.autograd.Function):
     """The gradients are formed in `forward`, for an upstream gradient of 1; `backward` scales them."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_nd: Tensor, weight_vd: Tensor, bias_v: Tensor | None, targets_n: Tensor,
-                compute: torch.dtype, with_grad: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden_nd: Tensor,
+        weight_vd: Tensor,
+        bias_v: Tensor | None,
+        targets_n: Tensor,
+        compute: torch.dtype,
+        with_grad: bool,
+    ) -> Tensor:
         wants_hidden, wants_weight, wants_bias = (with_grad and wanted for wanted in ctx.needs_input_grad[:3])
         with torch.autocast(hidden_nd.device.type, enabled=False):
             weight = weight_vd.to(compute)
             wide = torch.promote_types(compute, torch.float32)
             grad_hidden = torch.empty_like(hidden_nd) if wants_hidden else None
             grad_weight = torch.zeros_like(weight_vd, dtype=wide) if wants_weight else None
-            grad_bias = torch.zeros_like(bias_v, dtype=wide) if wants_bias else None
+            grad_bias = torch.zeros_like(bias_v, dtype=wide) if bias_v is not None and wants_bias else None
             total = torch.zeros((), dtype=wide, device=hidden_nd.device)
             rows = chunk_rows(weight.shape[0], hidden_nd.device.type)
             for begin in range(0, hidden_nd.shape[0], rows):
@@ -96,7 +110,9 @@ class _LinearNLL(torch.autograd.Function):
             None if grad_hidden is None else grad_hidden * upstream.to(grad_hidden.dtype),
             None if grad_weight is None else (grad_weight * upstream).to(weight_dtype),
             None if grad_bias is None else (grad_bias * upstream).to(bias_dtype),
-            None, None, None,
+            None,
+            None,
+            None,
         )
 
 

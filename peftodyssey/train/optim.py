@@ -20,11 +20,17 @@ def adamw(trainable: Mapping[str, nn.Parameter], settings: TrainSettings) -> tor
     """
     matrices = [p for p in trainable.values() if p.ndim >= 2]
     others = [p for p in trainable.values() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trainable.values())
     optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]],
-        lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=fused,
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        fused=fused,
     )
     for parameter in trainable.values():
         device = parameter.device if fused else "cpu"
@@ -44,20 +50,25 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def clip(parameters: Iterable[nn.Parameter], grad_clip: float) -> Tensor:
     """Scales all gradients so that their global norm is at most `grad_clip` (0: never); returns the norm before."""
     held = [p for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in held])
+    norm = torch.nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
     if grad_clip > 0:
         torch.nn.utils.clip_grads_with_norm_(held, grad_clip, norm)
     return norm
 
 
-def state_tensors(optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+def state_tensors(
+    optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]
+) -> dict[str, Tensor]:
     """The optimiser's whole state as named tensors, that `load_state_tensors` takes back bit for bit."""
     names = ("step", *MOMENTS)
-    return {f"adam.{kind}/{name}": optimizer.state[p][kind] for name, p in trainable.items() for kind in names}
+    return {
+        f"adam.{kind}/{name}": optimizer.state[p][kind] for name, p in trainable.items() for kind in names
+    }
 
 
-def load_state_tensors(optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter],
-                       tensors: Mapping[str, Tensor]) -> None:
+def load_state_tensors(
+    optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
+) -> None:
     """Copies what `state_tensors` gave into the optimiser, in place."""
     for kind in ("step", *MOMENTS):
         for name, parameter in trainable.items():

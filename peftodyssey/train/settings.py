@@ -17,7 +17,9 @@ SCHEDULES = ("constant", "linear", "cosine", "wsd")
 PRECISIONS = ("fp32", "bf16", "fp16")
 RECOMPUTE = ("none", "full")
 OPTIMIZERS = ("adamw",)
-HOW = frozenset({"micro_blocks", "recompute", "score_at_steps"})  # fields that do not change the trained weights
+HOW = frozenset(
+    {"micro_blocks", "recompute", "score_at_steps"}
+)  # fields that do not change the trained weights
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,23 @@ class TrainSettings:
         found = [
             f"{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}"
             for name, allowed in (
-                ("schedule", SCHEDULES), ("precision", PRECISIONS), ("recompute", RECOMPUTE), ("optimizer", OPTIMIZERS),
+                ("schedule", SCHEDULES),
+                ("precision", PRECISIONS),
+                ("recompute", RECOMPUTE),
+                ("optimizer", OPTIMIZERS),
             )
             if getattr(self, name) not in allowed
         ]
-        found += [f"{name} is {getattr(self, name)}; it must be at least 1"
-                  for name in ("steps", "batch_blocks", "micro_blocks") if getattr(self, name) < 1]
-        found += [f"{name} is {getattr(self, name)}; it must be finite and not negative"
-                  for name in ("weight_decay", "grad_clip", "warmup", "eps") if not 0 <= getattr(self, name) < math.inf]
+        found += [
+            f"{name} is {getattr(self, name)}; it must be at least 1"
+            for name in ("steps", "batch_blocks", "micro_blocks")
+            if getattr(self, name) < 1
+        ]
+        found += [
+            f"{name} is {getattr(self, name)}; it must be finite and not negative"
+            for name in ("weight_decay", "grad_clip", "warmup", "eps")
+            if not 0 <= getattr(self, name) < math.inf
+        ]
         if not 0 < self.lr < math.inf:
             found.append(f"lr is {self.lr}; it must be finite and above 0")
         if self.warmup > 1:
@@ -72,7 +83,9 @@ class TrainSettings:
     def check(self) -> None:
         """Raises TrainingError that lists all `problems`."""
         if found := self.problems():
-            raise TrainingError("these training settings cannot be used: " + "; ".join(found), "mend them in the recipe")
+            raise TrainingError(
+                "these training settings cannot be used: " + "; ".join(found), "mend them in the recipe"
+            )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from peftodyssey.corpora.blocks import Blocks
 
 TRAINER_SCHEDULES = {
-    "constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine", "wsd": "warmup_stable_decay",
+    "constant": "constant_with_warmup",
+    "linear": "linear",
+    "cosine": "cosine",
+    "wsd": "warmup_stable_decay",
 }
 
 
@@ -68,10 +71,23 @@ def train_trl(
     )
 
 
-def _trainer(model: nn.Module, blocks: Blocks, settings: TrainSettings, device: torch.device, micro_blocks: int,
-             folder: str, follower: Any) -> Any:
+def _trainer(
+    model: nn.Module,
+    blocks: Blocks,
+    settings: TrainSettings,
+    device: torch.device,
+    micro_blocks: int,
+    folder: str,
+    follower: Any,
+) -> Any:
     from datasets import Dataset
     from trl import SFTTrainer
+
+    rows = [
+        batches.step_blocks(len(blocks.labels), settings.batch_blocks, settings.seed, step)
+        for step in range(settings.steps)
+    ]
+    chosen = Dataset.from_dict({"block": np.concatenate(rows)})
 
     class Trainer(SFTTrainer):
         """Weight decay on matrices only, as in `train.optim`; batches in the order of the data set's rows."""
@@ -80,14 +96,15 @@ def _trainer(model: nn.Module, blocks: Blocks, settings: TrainSettings, device: 
             return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
 
         def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler:
-            return torch.utils.data.SequentialSampler(self.train_dataset)
+            return torch.utils.data.SequentialSampler(chosen)
 
-    rows = [batches.step_blocks(len(blocks.labels), settings.batch_blocks, settings.seed, step) for step in range(settings.steps)]
     trainer = Trainer(
-        model=model,
+        model=cast(Any, model),
         args=_arguments(settings, device, micro_blocks, folder),
-        data_collator=lambda features: _collate(model, blocks, np.array([feature["block"] for feature in features])),
-        train_dataset=Dataset.from_dict({"block": np.concatenate(rows)}),
+        data_collator=lambda features: _collate(
+            model, blocks, np.array([feature["block"] for feature in features])
+        ),
+        train_dataset=chosen,
         processing_class=_no_tokenizer(),
         callbacks=[follower],
     )
@@ -106,7 +123,9 @@ def _arguments(settings: TrainSettings, device: torch.device, micro_blocks: int,
         gradient_accumulation_steps=settings.batch_blocks // micro_blocks,
         learning_rate=settings.lr,
         lr_scheduler_type=TRAINER_SCHEDULES[settings.schedule],
-        lr_scheduler_kwargs={"num_decay_steps": decay_steps, "decay_type": "linear"} if settings.schedule == "wsd" else {},
+        lr_scheduler_kwargs={"num_decay_steps": decay_steps, "decay_type": "linear"}
+        if settings.schedule == "wsd"
+        else {},
         warmup_steps=settings.warmup_steps,
         optim="adamw_torch",
         weight_decay=settings.weight_decay,
@@ -138,13 +157,16 @@ def _collate(model: nn.Module, blocks: Blocks, chosen: np.ndarray) -> dict[str, 
 
     That token is a document of its own: it attends to nothing, nothing to it, and no target is asked of it.
     """
+
     def longer(array: np.ndarray, extra: np.ndarray | int) -> Tensor:
         column = np.broadcast_to(np.asarray(extra).reshape(-1, 1), (len(chosen), 1))
         return torch.from_numpy(np.concatenate([array, column], axis=1).astype(np.int64))
 
     labels = blocks.labels[chosen]
     segments = blocks.segments[chosen]
-    shifted_back = np.concatenate([np.full((len(chosen), 1), batches.IGNORED), labels], axis=1).astype(np.int64)
+    shifted_back = np.concatenate([np.full((len(chosen), 1), batches.IGNORED), labels], axis=1).astype(
+        np.int64
+    )
     inputs = packed_inputs(
         model,
         longer(blocks.input_ids[chosen], blocks.input_ids[chosen][:, 0]),
@@ -156,8 +178,15 @@ def _collate(model: nn.Module, blocks: Blocks, chosen: np.ndarray) -> dict[str, 
     return {**inputs, "labels": torch.from_numpy(shifted_back)}
 
 
-def _follower(model: nn.Module, blocks: Blocks, settings: TrainSettings, device: torch.device, on_step: OnStep | None,
-              on_point: OnPoint | None, should_stop: ShouldStop | None) -> Any:
+def _follower(
+    model: nn.Module,
+    blocks: Blocks,
+    settings: TrainSettings,
+    device: torch.device,
+    on_step: OnStep | None,
+    on_point: OnPoint | None,
+    should_stop: ShouldStop | None,
+) -> Any:
     """A TrainerCallback that fills `log` with StepRecords and calls the loop's callbacks at the loop's moments."""
     from transformers import TrainerCallback
 
@@ -173,15 +202,24 @@ def _follower(model: nn.Module, blocks: Blocks, settings: TrainSettings, device:
                 control.should_training_stop = True
             self.begun = time.perf_counter()
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            logs: dict[str, float] = given["logs"]
             if "loss" not in logs:  # the summary at the end
                 return
             step, seconds = state.global_step, time.perf_counter() - self.begun
-            require_finite(step, logs["loss"], float(logs["grad_norm"]), logs["learning_rate"], settings.precision == "fp16")
+            require_finite(
+                step,
+                logs["loss"],
+                float(logs["grad_norm"]),
+                logs["learning_rate"],
+                settings.precision == "fp16",
+            )
             chosen = batches.step_blocks(len(blocks.labels), settings.batch_blocks, settings.seed, step - 1)
             tokens = batches.trained_tokens(blocks, chosen) + (self.log[-1].tokens if self.log else 0)
             self.log.append(
-                StepRecord(step, tokens, logs["loss"], logs["learning_rate"], float(logs["grad_norm"]), seconds)
+                StepRecord(
+                    step, tokens, logs["loss"], logs["learning_rate"], float(logs["grad_norm"]), seconds
+                )
             )
             if on_step:
                 on_step(self.log[-1])
@@ -206,9 +244,8 @@ def _own_dtypes(trainable: Mapping[str, nn.Parameter]) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """Takes off what the Trainer leaves on a model: replaced forwards, recomputation, evaluation or training mode."""
+    """Takes off what the Trainer leaves on a model: replaced forwards, recomputation. It stays in training mode."""
     forwards = {module: module.__dict__.get("forward") for module in model.modules()}
-    training = model.training
     try:
         yield
     finally:
@@ -217,9 +254,8 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
                 module.__dict__.pop("forward", None)
             else:
                 module.__dict__["forward"] = forward
-        if hasattr(model, "gradient_checkpointing_disable"):
-            model.gradient_checkpointing_disable()
-        model.train(training)
+        pretrained: Any = model
+        pretrained.gradient_checkpointing_disable()
 
 
 def _silence(trainer: Any) -> None:

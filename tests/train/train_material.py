@@ -13,6 +13,7 @@ from peftodyssey.models.shapes import named
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "olmo", "olmo2", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 VOCABULARY = 97
+DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout")
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,13 @@ class Blocks:
     segments: np.ndarray
 
 
-def blocks(n_blocks: int = 6, seq_len: int = 24, seed: int = 0, documents: tuple[int, ...] = (9, 5, 10),
-           masked_share: float = 0.0) -> Blocks:
+def blocks(
+    n_blocks: int = 6,
+    seq_len: int = 24,
+    seed: int = 0,
+    documents: tuple[int, ...] = (9, 5, 10),
+    masked_share: float = 0.0,
+) -> Blocks:
     """Random tokens; every block holds documents of these lengths; the target after a document's last token is 0."""
     assert sum(documents) == seq_len
     draw = np.random.default_rng(seed)
@@ -39,10 +45,24 @@ def blocks(n_blocks: int = 6, seq_len: int = 24, seed: int = 0, documents: tuple
     return Blocks(ids, labels, positions, segments)
 
 
-def random_model(family: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+def random_model(
+    family: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
+) -> Any:
     """The tiny model of a family with a small vocabulary, frozen, in evaluation mode."""
-    config = AutoConfig.for_model(**{**named()[f"tiny-{family}"], "vocab_size": VOCABULARY, "use_cache": False,
-                                     "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, **changes})
+    config = AutoConfig.for_model(
+        **{
+            **named()[f"tiny-{family}"],
+            "vocab_size": VOCABULARY,
+            "use_cache": False,
+            "pad_token_id": 0,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            **changes,
+        }
+    )
+    for name in DROPOUTS:  # as models.load does
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
     torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(config).to(dtype).requires_grad_(False).eval()
 
@@ -53,12 +73,16 @@ def all_trainable(model: Any) -> dict[str, torch.nn.Parameter]:
     return dict(model.named_parameters())
 
 
-def with_lora(model: Any, rank: int = 4, dropout: float = 0.0, seed: int = 1) -> tuple[Any, dict[str, torch.nn.Parameter]]:
+def with_lora(
+    model: Any, rank: int = 4, dropout: float = 0.0, seed: int = 1
+) -> tuple[Any, dict[str, torch.nn.Parameter]]:
     """PEFT's own LoRA on all linear maps, with B away from zero so that A's gradient is not zero either."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
     trainable = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
     with torch.no_grad():
