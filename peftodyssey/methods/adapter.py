@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import MethodError
+from peftodyssey.methods.modules import linear_modules
 from peftodyssey.methods.protocol import Attached
 from peftodyssey.methods.weights import copies, stored_as
 from peftodyssey.recipe.cell import MethodPoint
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+REWRITING_STARTS = ("pissa", "olora", "corda", "loftq")
 
 
 @contextlib.contextmanager
@@ -50,17 +52,14 @@ def modes_kept(model: torch.nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def attach_config(
-    model: PreTrainedModel, config: PeftConfig, point: MethodPoint, seed: int, rewrites: tuple[str, ...] = ()
-) -> Attached:
+def attach_config(model: PreTrainedModel, config: PeftConfig, point: MethodPoint, seed: int) -> Attached:
     """`config`'s adapter on `model`, in place, drawn from `seed`; adapters are float32 whatever the base's type.
 
-    `rewrites` names the modules of the base whose own weights the start changes; they are remembered.
-    Raises MethodError with PEFT's reason where it refuses.
+    Where the start changes the base's own weights, these are remembered. Raises MethodError with PEFT's reason where it refuses.
     """
     from peft import get_peft_model
 
-    kept = copies({f"{name}.weight": model.get_parameter(f"{name}.weight") for name in rewrites})
+    kept = _rewritten(model, config)
     model.requires_grad_(False)
     try:
         with seeded(model, seed), modes_kept(model), warnings.catch_warnings():
@@ -96,7 +95,8 @@ def export_adapter(attached: Attached, folder: Path, base_name: str | None = Non
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with modes_kept(wrapped), tempfile.TemporaryDirectory() as scratch:
-        initial = _initial_adapter(attached, Path(scratch)) if attached.base_weights else None
+        converted = bool(attached.start and attached.base_weights) and wrapped.peft_type == "LORA"
+        initial = _initial_adapter(attached, Path(scratch)) if converted else None
         with seeded(wrapped, 0):  # the conversion makes an adapter for a moment, which must not move the generators
             wrapped.save_pretrained(
                 str(folder), save_embedding_layers=False, path_initial_model_for_weight_conversion=initial
@@ -135,7 +135,7 @@ def load_adapter_folder(model: PreTrainedModel, folder: Path, point: MethodPoint
         config = PeftConfig.from_pretrained(str(folder))
         config.inference_mode = True
         refuse_unscorable(config, folder)
-        rewrites = _rewritten(model, config)
+        kept = _rewritten(model, config)
         with seeded(model, 0), modes_kept(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             wrapped = get_peft_model(model, config)
@@ -145,17 +145,21 @@ def load_adapter_folder(model: PreTrainedModel, folder: Path, point: MethodPoint
         raise MethodError(
             f"the adapter in {folder} cannot be put on this model: {' '.join(reason[:3])}", "score it on the base it was made for"
         ) from error
-    _refuse_other_base(folder, result)
+    _refuse_other_base(folder, wrapped, result)
     wrapped.requires_grad_(False)
-    return Attached(point.method, point, wrapped, model, {}, True, {}, rewrites)
+    return Attached(point.method, point, wrapped, model, {}, True, {}, kept)
+
+
+def moves_base(config: PeftConfig) -> bool:
+    """Whether putting this adapter on a model changes the model's own weights: a part of them goes into the adapter."""
+    return str(getattr(config, "init_lora_weights", "")).startswith(REWRITING_STARTS) or config.peft_type.value == "OSF"
 
 
 def _rewritten(model: PreTrainedModel, config: PeftConfig) -> dict[str, torch.Tensor]:
-    """Copies of all linear weights where loading this adapter changes them: a PiSSA-like one saved without conversion."""
-    init = str(getattr(config, "init_lora_weights", ""))
-    if not init.startswith(("pissa", "olora", "corda", "orthogonal_base")):
+    """Copies of the linear maps' weights where `config` changes them, else nothing."""
+    if not moves_base(config):
         return {}
-    return copies({name: p for name, p in model.named_parameters() if p.ndim == 2 and name.endswith(".weight")})
+    return copies({f"{name}.weight": module.get_parameter("weight") for name, module in linear_modules(model).items()})
 
 
 def _refuse_unreadable(folder: Path) -> None:
@@ -175,9 +179,14 @@ def refuse_unscorable(config: PeftConfig, where: Any) -> None:
         )
 
 
-def _refuse_other_base(folder: Path, result: Any) -> None:
-    """Raises MethodError for keys of the file that found no place and for places that found no key; PEFT only warns."""
-    missing = [key for key in result.missing_keys if "default" in key]
+def _refuse_other_base(folder: Path, wrapped: PeftModel, result: Any) -> None:
+    """Raises MethodError for keys of the file that found no place and for places that found no key; PEFT only warns.
+
+    A parameter that several layers share is written once, so its other places lack a key and are filled all the same.
+    """
+    places = dict(wrapped.named_parameters(remove_duplicate=False))
+    filled = {id(p) for name, p in places.items() if name not in set(result.missing_keys)}
+    missing = [key for key in result.missing_keys if id(places.get(key)) not in filled]
     for what, keys in (("weights without a place in this model", result.unexpected_keys), ("places without a weight", missing)):
         if keys:
             raise MethodError(
@@ -224,4 +233,5 @@ def _merge_layers(wrapped: PeftModel) -> dict[str, Any]:
             error += float((layer.get_base_layer().weight.float() - exact).double().square().sum())
             size += float(update.double().square().sum())
     share = (error / size) ** 0.5 if size else (0.0 if additive else None)
-    return {"matrices": len(layers), "stored_as": stored_as(wrapped.get_base_model().parameters()), "rounding_share": share}
+    stored = stored_as(p for n, p in wrapped.get_base_model().named_parameters() if n.endswith(".base_layer.weight"))
+    return {"matrices": len(layers), "stored_as": stored, "rounding_share": share}

@@ -35,7 +35,9 @@ def scaled(names: list[str]) -> list[str]:
 
 
 def check(point: MethodPoint, anatomy: Anatomy) -> list[str]:
-    """Targets that match nothing, or a family whose keys, values and feed-forward are not known by name."""
+    """A quantised base, targets that match nothing, or a family whose keys, values and feed-forward are not known by name."""
+    if point.quant:  # PEFT's 4-bit IA3 gives float32 where half precision is expected, except under autocast
+        return [f"ia3 is not offered on a base stored as {point.quant.kind}; use qlora"]
     if point.targets is None and not _targets(point, anatomy):
         leaves = sorted({m.leaf for m in anatomy.linears})
         return [f"ia3 does not know the keys and values of {anatomy.family}: name targets among {', '.join(leaves)}"]

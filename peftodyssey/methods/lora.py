@@ -16,7 +16,7 @@ from peftodyssey.methods.adapter import attach_config, detach_adapter, export_ad
 from peftodyssey.methods.modules import fan_in_fan_out, target_names
 from peftodyssey.methods.protocol import Attached, Functions
 from peftodyssey.methods.saved import load_folder
-from peftodyssey.methods.targets import shortest, target_problems, targeted
+from peftodyssey.methods.targets import STORES_TRANSPOSED, shortest, target_problems, targeted
 from peftodyssey.recipe.cell import MethodPoint
 
 if TYPE_CHECKING:
@@ -24,17 +24,11 @@ if TYPE_CHECKING:
 
 STARTS = ("default", "gaussian", "orthogonal", "pissa", "olora", "mica")
 DATA_STARTS = ("eva", "corda", "lora_ga", "loftq")
-STORES_TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")  # families made of Conv1D
 
 
 def start(point: MethodPoint) -> str:
     """The name of the adapter's start: one of STARTS or `pissa_niter_<n>`."""
     return str(point.options.get("init") or "default")
-
-
-def rewrites_base(point: MethodPoint) -> bool:
-    """Whether the start moves a part of the base's own weights into the adapter."""
-    return start(point).startswith(("pissa", "olora"))
 
 
 def check(point: MethodPoint, anatomy: Anatomy) -> list[str]:
@@ -105,7 +99,7 @@ def attach(model: PreTrainedModel, point: MethodPoint, seed: int) -> Attached:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    return attach_config(model, config, point, seed, tuple(names) if rewrites_base(point) else ())
+    return attach_config(model, config, point, seed)
 
 
 _PARTS = (check, count, attach, export_adapter, load_folder, merge_adapter, detach_adapter)

@@ -36,7 +36,6 @@ REFUSED = {
     "SHADOW": "runs a second model beside the base",
     "XLORA": "mixes adapters that exist already; score these with `saved`",
 }
-REWRITING_STARTS = ("pissa", "olora", "corda", "loftq")
 
 
 def type_name(point: MethodPoint) -> str:
@@ -110,10 +109,7 @@ def attach(model: PreTrainedModel, point: MethodPoint, seed: int) -> Attached:
     made = config(point)
     if type_name(point) == "LN_TUNING" and made.target_modules is None:  # type: ignore[attr-defined]
         made.target_modules = _norms(model)  # type: ignore[attr-defined]
-    rewrites = ()
-    if str(getattr(made, "init_lora_weights", "")).startswith(REWRITING_STARTS) or type_name(point) in ("OSF",):
-        rewrites = tuple(linear_modules(model))
-    return attach_config(model, made, point, seed, rewrites)
+    return attach_config(model, made, point, seed)
 
 
 def _norms(model: PreTrainedModel) -> list[str]:

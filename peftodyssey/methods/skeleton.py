@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from copy import deepcopy
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.anatomy import Anatomy, Matrix
 from peftodyssey.errors import MethodError
-from peftodyssey.methods.targets import ALL_LINEAR, shortest
+from peftodyssey.methods.targets import ALL_LINEAR, STORES_TRANSPOSED, shortest
+
+LARGEST = 2**28  # numbers of a skeleton with weights, 1 GiB
 
 if TYPE_CHECKING:
     import torch
@@ -16,24 +19,46 @@ if TYPE_CHECKING:
 
 
 def count_on_skeleton(config: PeftConfig, anatomy: Anatomy) -> int:
-    """Trainable parameters of `config`'s adapter on the decoder layers of `anatomy`. Raises MethodError where PEFT refuses."""
-    import torch
-    from peft import PeftModel
+    """Trainable parameters of `config`'s adapter on the decoder layers of `anatomy`. Raises MethodError where PEFT refuses.
 
+    Some types look at the weights when they start; for these the skeleton is filled with random numbers, up to LARGEST.
+    """
     config.task_type = None  # the skeleton has no head to wrap
+    if hasattr(config, "init_lora_weights"):  # starts that read the base's weights train as many numbers as the plain one
+        config.init_lora_weights = "mica" if config.init_lora_weights == "mica" else True
     if getattr(config, "target_modules", None) == ALL_LINEAR:
         config.target_modules = shortest([m.name for m in anatomy.linears], [])  # type: ignore[attr-defined]
     try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            wrapped = PeftModel(skeleton(anatomy), config)
-    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError) as error:
+        try:
+            return _trainable(deepcopy(config), skeleton(anatomy, "meta"))
+        except NotImplementedError:  # what torch says of meta tensors whose numbers are asked for
+            return _trainable(config, skeleton(anatomy, _filled(config, anatomy)))
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise MethodError(f"PEFT cannot put {config.peft_type.value} on this model: {error}", "change its fields") from error
+
+
+def _filled(config: PeftConfig, anatomy: Anatomy) -> str:
+    """The device for a skeleton with numbers. Raises MethodError where that would take too much memory."""
+    if sum(m.parameters for m in anatomy.linears) > LARGEST:
+        raise MethodError(
+            f"{config.peft_type.value} looks at the weights to choose what it trains, so it cannot be counted on a model of this size",
+            "use another type",
+        )
+    return "cpu"
+
+
+def _trainable(config: PeftConfig, model: torch.nn.Module) -> int:
+    import torch
+    from peft import PeftModel
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped = PeftModel(model, config)
     return sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
 
 
-def skeleton(anatomy: Anatomy) -> torch.nn.Module:
-    """Modules with the names, sizes and storage order of the decoder layers' linear maps, on the meta device."""
+def skeleton(anatomy: Anatomy, device: str) -> torch.nn.Module:
+    """Modules with the names, sizes and storage order of the decoder layers' linear maps, on `device`."""
     from torch import nn
 
     root = nn.Module()
@@ -44,18 +69,18 @@ def skeleton(anatomy: Anatomy) -> torch.nn.Module:
             if part not in parent._modules:
                 parent.add_module(part, nn.Module())
             parent = parent._modules[part]  # type: ignore[assignment]
-        parent.add_module(leaf, _linear(matrix, anatomy.family))
+        parent.add_module(leaf, _linear(matrix, anatomy.family, device))
     root.config = _config(anatomy)
     return root
 
 
-def _linear(matrix: Matrix, family: str) -> torch.nn.Module:
+def _linear(matrix: Matrix, family: str, device: str) -> torch.nn.Module:
     import torch
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    with torch.device("meta"):
-        if family == "gpt2":
+    with torch.device(device):
+        if family in STORES_TRANSPOSED:
             return Conv1D(matrix.out_features, matrix.in_features)
         return nn.Linear(matrix.in_features, matrix.out_features, bias=matrix.bias)
 

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from peftodyssey.anatomy import Anatomy, Matrix
 
 ALL_LINEAR = "all-linear"
+STORES_TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")  # families made of Conv1D, whose weights are (in, out)
 
 
 def matches(name: str, target: str) -> bool:

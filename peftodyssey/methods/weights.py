@@ -6,7 +6,6 @@ Called by the methods that train the model itself (`full`, `bitfit`, `last_layer
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,47 +72,47 @@ def load_model_folder(model: PreTrainedModel, folder: Path, point: MethodPoint) 
         raise MethodError(
             f"{folder} holds a whole model, which cannot be put on a quantised base", "drop `quant` for it"
         )
-    found = _tensors(folder)
     parameters = dict(model.named_parameters())
-    _refuse_other_model(folder, model, parameters, found)
-    before = copies({name: p for name, p in parameters.items() if name in found})
-    for name in before:
-        parameters[name].data = found[name].to(parameters[name].device, parameters[name].dtype)
+    found = _parameters_in(folder)
+    _refuse_other_model(folder, parameters, found)
+    before = copies(parameters)
+    for name, parameter in parameters.items():
+        parameter.data = found[name].detach().to(parameter.device, parameter.dtype)
     model.requires_grad_(False)
     return Attached(point.method, point, model, model, {}, adapter=False, start=before, base_weights=before)
 
 
-def _tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a folder's safetensors files by name, on the CPU."""
+def _parameters_in(folder: Path) -> dict[str, torch.nn.Parameter]:
+    """The parameters of the model in `folder`, by their names in the module tree, which differ from the file's in some families."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
 
-    index = folder / "model.safetensors.index.json"
-    files = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else ["model.safetensors"]
-    tensors: dict[str, torch.Tensor] = {}
-    for file in files:
-        if not (folder / file).exists():
-            raise MethodError(f"{folder} has no {file}", "only safetensors are read: save the model with safe_serialization")
-        try:
-            tensors |= load_file(folder / file)
-        except SafetensorError as error:
-            raise MethodError(f"{folder / file} is damaged: {error}", "copy or save it again") from error
-    return tensors
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True
+        )
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise MethodError(
+            f"{folder} cannot be read as a model in safetensors: {str(error).splitlines()[0]}", "copy or save it again"
+        ) from error
+    for what in ("missing_keys", "unexpected_keys"):
+        if info[what]:
+            raise MethodError(f"{folder} has {what.replace('_', ' ')}, first {sorted(info[what])[0]}", "copy or save it again")
+    return dict(model.named_parameters())
 
 
-def _refuse_other_model(folder: Path, model: PreTrainedModel, parameters: dict[str, Any], found: dict[str, Any]) -> None:
-    """Raises MethodError unless every parameter of `model` is found with its shape."""
-    missing = [name for name in parameters if name not in found]
-    extra = [name for name in found if name not in model.state_dict() and not name.endswith(".rotary_emb.inv_freq")]
+def _refuse_other_model(folder: Path, parameters: dict[str, Any], found: dict[str, Any]) -> None:
+    """Raises MethodError unless `found` has the names and shapes of `parameters`, and no others."""
+    missing, extra = [n for n in parameters if n not in found], [n for n in found if n not in parameters]
     shapes = [
-        f"{name}: {tuple(found[name].shape)} for {tuple(p.shape)}"
+        f"{name} {tuple(found[name].shape)} for {tuple(p.shape)}"
         for name, p in parameters.items()
         if name in found and found[name].shape != p.shape
     ]
-    for what, names in (("lacks", missing), ("has no place for", extra), ("has other shapes", shapes)):
+    for what, names in (("lacks", missing), ("has no place for", extra), ("has other shapes in", shapes)):
         if names:
             raise MethodError(
-                f"{folder} does not hold the weights of this model: {what} {len(names)}, first {names[0]}",
+                f"{folder} does not hold the weights of this model: it {what} {len(names)}, first {names[0]}",
                 "score it on the base it was made from, or give it as `model` of its own",
             )
 
