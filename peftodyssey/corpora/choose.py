@@ -1,0 +1,103 @@
+"""Which documents an index takes when it has a cap: whole ones, in the order of their hash. Called by corpora.index."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from peftodyssey.corpora.documents import Document
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BATCH_DOCUMENTS = 256
+# Characters held per token of the cap while the smallest hashes are looked for. Text has about four characters a token;
+# only text made of very long runs of spaces could need more, and would then stay below its cap.
+CHARACTERS_PER_TOKEN = 32
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One document and its tokens: `ids` int32 [tokens], `offsets` int32 [tokens, 2] in characters."""
+
+    document: Document
+    ids: np.ndarray
+    offsets: np.ndarray
+
+
+Encode = Callable[[Sequence[Document]], list[Encoded]]
+
+
+def choose(
+    documents: Iterable[Document], encode: Encode, max_tokens: int | None, shuffle_seed: int | None, count: dict[str, Any]
+) -> Iterator[Encoded]:
+    """The documents of an index, tokenised, in source order or shuffled; adds `dropped`, sets `truncated` in `count`.
+
+    Without a cap and a seed they pass through one batch at a time. With a cap, no more text is held than
+    `CHARACTERS_PER_TOKEN` times the cap and one document.
+    """
+    if max_tokens is None and shuffle_seed is None:
+        return _encoded(documents, encode, count)
+    numbered = list(enumerate(documents)) if max_tokens is None else _smallest(documents, max_tokens, count)
+    if max_tokens is not None:
+        kept = _until(numbered, encode, max_tokens, count)
+    else:
+        kept = list(enumerate(_encoded((document for _, document in numbered), encode, count)))
+    kept.sort(key=lambda pair: pair[0])
+    return iter(_shuffled([encoded for _, encoded in kept], shuffle_seed))
+
+
+def _encoded(documents: Iterable[Document], encode: Encode, count: dict[str, Any]) -> Iterator[Encoded]:
+    remaining = iter(documents)
+    while batch := list(islice(remaining, BATCH_DOCUMENTS)):
+        for encoded in encode(batch):
+            if len(encoded.ids):
+                yield encoded
+            else:
+                count["dropped"] += 1
+
+
+def _smallest(documents: Iterable[Document], max_tokens: int, count: dict[str, Any]) -> list[tuple[int, Document]]:
+    """(place in the source, document) of the smallest hashes that surely hold `max_tokens`, smallest first."""
+    heap: list[tuple[int, int, Document]] = []
+    held = 0
+    for place, document in enumerate(documents):
+        heapq.heappush(heap, (-int(document.key, 16), -place, document))
+        held += len(document.text)
+        while len(heap) > 1 and held - len(heap[0][2].text) >= max_tokens * CHARACTERS_PER_TOKEN:
+            held -= len(heapq.heappop(heap)[2].text)
+            count["truncated"] = True
+    return [(-place, document) for _, place, document in sorted(heap, key=lambda entry: (-entry[0], -entry[1]))]
+
+
+def _until(
+    numbered: list[tuple[int, Document]], encode: Encode, max_tokens: int, count: dict[str, Any]
+) -> list[tuple[int, Encoded]]:
+    """Documents from the front until their tokens reach the cap."""
+    kept: list[tuple[int, Encoded]] = []
+    tokens = 0
+    for begin in range(0, len(numbered), BATCH_DOCUMENTS):
+        if tokens >= max_tokens:
+            break
+        batch = numbered[begin : begin + BATCH_DOCUMENTS]
+        for (place, _), encoded in zip(batch, encode([document for _, document in batch]), strict=True):
+            if tokens >= max_tokens:
+                break
+            if len(encoded.ids):
+                kept.append((place, encoded))
+                tokens += len(encoded.ids)
+            else:
+                count["dropped"] += 1
+    count["truncated"] |= bool(numbered) and tokens >= max_tokens and numbered[-1][0] != kept[-1][0]
+    return kept
+
+
+def _shuffled(encoded: list[Encoded], seed: int | None) -> list[Encoded]:
+    if seed is None:
+        return encoded
+    import numpy as np
+
+    return [encoded[i] for i in np.random.default_rng(seed).permutation(len(encoded))]

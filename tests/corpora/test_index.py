@@ -1,0 +1,283 @@
+"""The index: bytes add up on any text and any tokenizer, caps choose the same documents, rows describe their text."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from peftodyssey.corpora import blocks, choose, classes, index, spans
+from peftodyssey.corpora.documents import Document
+from peftodyssey.errors import CorpusError
+
+TEXTS = ["The cat sat on the mat. It was 42 years old!\n\n", "héllo wörld 🎉🎊 世界 naïve café\n", "x = [1, 2]; print(x)\n"] * 20
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    backend: Tokenizer
+
+
+@lru_cache
+def byte_level() -> Wrapped:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<|end|>"], show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    return Wrapped(tokenizer)
+
+
+@lru_cache
+def unigram() -> Wrapped:
+    """Like SentencePiece: spaces become marks, a prefix mark is added, characters are normalised."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    return Wrapped(tokenizer)
+
+
+def ends_of(tokenizer, text):
+    return np.array([end for _, end in tokenizer.backend.encode(text, add_special_tokens=False).offsets], dtype=np.int32)
+
+
+@pytest.mark.parametrize("make", [byte_level, unigram])
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(st.characters(blacklist_categories=["Cs"]), max_size=80))
+def test_bytes_add_up_on_any_text(make, text):
+    counted = spans.token_bytes(text, ends_of(make(), text))
+    assert (counted >= 0).all()
+    assert len(counted) == 0 or counted.sum() == len(text.encode())
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(st.characters(blacklist_categories=["Cs"]), max_size=60))
+def test_byte_positions_are_those_of_the_encoder(text):
+    assert spans.byte_positions(text).tolist() == [len(text[:i].encode()) for i in range(len(text) + 1)]
+
+
+@pytest.mark.parametrize("make", [byte_level, unigram])
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(max_size=60).filter(lambda t: not any(0xD800 <= ord(c) < 0xE000 for c in t)))
+def test_every_token_of_any_text_has_a_class(make, text):
+    encoding = make().backend.encode(text, add_special_tokens=False)
+    offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+    found = classes.classify(text, offsets[:, 0], offsets[:, 1])
+    assert len(found) == len(encoding.ids)
+    assert set(found.tolist()) <= set(range(len(classes.CLASSES)))
+
+
+def test_shared_characters_and_gaps_by_hand():
+    # "a 🎉 b": byte tokens of the emoji share (2, 3); the spaces are covered by no token
+    assert spans.token_bytes("a 🎉 b ", np.array([1, 3, 3, 3, 5])).tolist() == [1, 5, 0, 0, 3]
+
+
+def classified(text, pieces):
+    ends = np.cumsum([len(piece) for piece in pieces])
+    assert "".join(pieces) == text
+    starts = ends - [len(piece) for piece in pieces]
+    return [classes.CLASSES[i] for i in classes.classify(text, starts, ends)]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        (["The", " cat", "s", " of", " off", "er", "."], "function_word word_start continuation function_word word_start continuation punctuation"),
+        ([" don", "'t", " ", "\n\n", "42", " 7", "."], "word_start continuation space newline digit digit punctuation"),
+        (["(the", ")", ".\n", "  ", "😀", " +", "x", "1", "b"], "word_start punctuation newline space other punctuation word_start digit continuation"),
+        (["in", "deed", " in", "-", "door"], "word_start continuation function_word punctuation word_start"),
+        (["世", "界"], "word_start continuation"),
+    ],
+)  # fmt: skip
+def test_classes_by_hand(pieces, expected):
+    assert classified("".join(pieces), pieces) == expected.split()
+
+
+def test_class_does_not_depend_on_whether_the_space_is_in_the_offsets():
+    text = "The cat of Rome"
+    with_space = classes.classify(text, np.array([0, 3, 7, 10]), np.array([3, 7, 10, 15]))
+    without = classes.classify(text, np.array([0, 4, 8, 11]), np.array([3, 7, 10, 15]))
+    assert with_space.tolist() == without.tolist()
+
+
+def test_byte_tokens_of_one_character_go_on_with_its_word():
+    found = classes.classify("é", np.array([0, 0]), np.array([1, 1]))
+    assert [classes.CLASSES[i] for i in found] == ["word_start", "continuation"]
+
+
+def build(tmp_path, texts, tokenizer=None, **options):
+    documents = [Document(f"d{i}", text) for i, text in enumerate(texts)]
+    counts = index.build_index(documents, tokenizer or byte_level(), tmp_path, **options)
+    return counts, index.read_index(tmp_path)
+
+
+def test_rows_describe_their_documents(tmp_path):
+    texts = ["The cat sat.", "", "héllo 🎉 世界\n", "<|end|> x"]
+    counts, read = build(tmp_path, texts)
+    assert counts["documents"] == 3
+    assert counts["dropped"] == 1
+    assert counts["bytes"] == sum(len(t.encode()) for t in texts) == read.bytes.sum()
+    assert counts["tokens"] == len(read.token) == read.starts[-1]
+    table = read.documents
+    assert table["text"].to_pylist() == [texts[0], texts[2], texts[3]]
+    assert table["id"].to_pylist() == ["d0", "d2", "d3"]
+    for number, text in enumerate(table["text"].to_pylist()):
+        rows = slice(read.starts[number], read.starts[number + 1])
+        assert read.token[rows].tolist() == byte_level().backend.encode(text, add_special_tokens=False).ids
+        assert (read.document[rows] == number).all()
+        assert read.position[rows].tolist() == list(range(rows.stop - rows.start))
+        assert read.bytes[rows].sum() == len(text.encode()) == table["bytes"][number].as_py()
+    assert read.trained.all()
+    assert classes.CLASSES[read.token_class[read.starts[2]]] == "special"
+
+
+def test_prompt_tokens_are_not_trained(tmp_path):
+    documents = [Document("a", "The cat sat.", prompt_chars=8), Document("b", "on the mat")]
+    index.build_index(documents, byte_level(), tmp_path)
+    read = index.read_index(tmp_path)
+    assert read.trained.tolist() == [(d == 1) or (s >= 8) for d, s in zip(read.document, read.start, strict=True)]
+
+
+def test_newlines_are_stripped_on_both_sides_of_a_prompt(tmp_path):
+    index.build_index([Document("a", "q\nq\n\nans\nwer", prompt_chars=5)], byte_level(), tmp_path, newline="strip")
+    read = index.read_index(tmp_path)
+    assert read.documents["text"][0].as_py() == "qqanswer"
+    assert read.trained.tolist() == (read.start >= 2).tolist()
+
+
+def test_collapse_makes_one_newline_of_many(tmp_path):
+    _, read = build(tmp_path, ["a\n\n\nb\r\n\r\nc\nd"], newline="collapse")
+    assert read.documents["text"][0].as_py() == "a\nb\nc\nd"
+
+
+def test_cap_takes_whole_documents_by_hash_whatever_their_order(tmp_path):
+    texts = [f"The cat number {i} sat on mat {i * 7}." for i in range(300)]
+    counts, first = build(tmp_path / "a", texts, max_tokens=500)
+    _, second = build(tmp_path / "b", texts[::-1], max_tokens=500)
+    one, other = first.documents["text"].to_pylist(), second.documents["text"].to_pylist()
+    assert counts["truncated"]
+    assert one == sorted(one, key=texts.index)
+    assert set(one) == set(other)
+    assert sorted(one, key=lambda t: hashlib.sha256(t.encode()).hexdigest()) == sorted(
+        texts, key=lambda t: hashlib.sha256(t.encode()).hexdigest()
+    )[: len(one)]
+    last = max(one, key=lambda t: hashlib.sha256(t.encode()).hexdigest())
+    assert counts["tokens"] - len(byte_level().backend.encode(last).ids) < 500 <= counts["tokens"]
+
+
+def test_cap_beyond_the_text_takes_all(tmp_path):
+    counts, _ = build(tmp_path, TEXTS, max_tokens=10**6)
+    assert not counts["truncated"]
+    assert counts["documents"] == len(TEXTS)
+
+
+def test_cap_holds_little_text_while_it_looks(monkeypatch):
+    monkeypatch.setattr(choose, "CHARACTERS_PER_TOKEN", 4)
+    texts = [Document(str(i), f"{i:010d}") for i in range(1000)]
+    counts = {"truncated": False, "dropped": 0}
+    held = choose._smallest(texts, 100, counts)
+    assert 400 <= sum(len(d.text) for _, d in held) <= 410
+    assert {d.key for _, d in held} == set(sorted(t.key for t in texts)[: len(held)])
+
+
+def test_shuffle_moves_documents_and_keeps_them_all(tmp_path):
+    texts = [f"document {i}" for i in range(50)]
+    _, read = build(tmp_path, texts, shuffle_seed=3)
+    found = read.documents["text"].to_pylist()
+    assert found != texts
+    assert sorted(found) == sorted(texts)
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["a"]])
+def test_a_text_without_two_tokens_is_an_error(tmp_path, texts):
+    with pytest.raises(CorpusError, match="nothing can be predicted"):
+        build(tmp_path, texts)
+
+
+def hand_index(documents, trained=None):
+    """An index of token ids as given, without files."""
+    token = np.array([t for d in documents for t in d], dtype=np.int32)
+    number = np.repeat(np.arange(len(documents)), [len(d) for d in documents]).astype(np.int32)
+    starts = np.cumsum([0] + [len(d) for d in documents]).astype(np.int64)
+    flags = np.ones(len(token), dtype=bool) if trained is None else np.array([t for d in trained for t in d], dtype=bool)
+    zero = np.zeros_like(token)
+    return index.Index(None, number, zero, token, zero, zero, zero, zero.astype(np.int8), flags, starts)
+
+
+def unshuffled(monkeypatch):
+    class Still:
+        def permutation(self, n):
+            return np.arange(n)
+
+    monkeypatch.setattr(blocks.np.random, "default_rng", lambda seed: Still())
+
+
+def test_blocks_by_hand(monkeypatch):
+    unshuffled(monkeypatch)
+    packed = blocks.pack(hand_index([[11, 12, 13], [21, 22, 23, 24, 25]]), seq_len=4, bos=1, eos=2, seed=0)
+    assert packed.input_ids.tolist() == [[1, 11, 12, 13], [1, 21, 22, 23]]
+    assert packed.labels.tolist() == [[11, 12, 13, 2], [21, 22, 23, 24]]
+    packed = blocks.pack(hand_index([[11, 12, 13], [21, 22, 23, 24, 25]]), seq_len=5, bos=1, eos=2, seed=0)
+    assert packed.input_ids.tolist() == [[1, 11, 12, 13, 1], [21, 22, 23, 24, 25]]
+    assert packed.labels.tolist() == [[11, 12, 13, 2, 21], [22, 23, 24, 25, 2]]
+    assert packed.position_ids.tolist() == [[0, 1, 2, 3, 0], [0, 1, 2, 3, 4]]
+    assert packed.segments.tolist() == [[0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
+    assert packed.input_ids.dtype == packed.labels.dtype == packed.position_ids.dtype == packed.segments.dtype == np.int32
+
+
+def test_blocks_without_frames(monkeypatch):
+    unshuffled(monkeypatch)
+    packed = blocks.pack(hand_index([[11, 12, 13], [21, 22, 23]]), seq_len=4, bos=None, eos=None, seed=0)
+    assert packed.input_ids.tolist() == [[11, 12, 21, 22]]
+    assert packed.labels.tolist() == [[12, 13, 22, 23]]
+    assert packed.segments.tolist() == [[0, 0, 1, 1]]
+
+
+def test_sft_trains_completions_and_their_end(monkeypatch):
+    unshuffled(monkeypatch)
+    made = hand_index([[11, 12, 13], [21, 22]], trained=[[0, 0, 1], [0, 0]])
+    packed = blocks.pack(made, seq_len=7, bos=1, eos=2, seed=0, objective="sft")
+    assert packed.input_ids.tolist() == [[1, 11, 12, 13, 1, 21, 22]]
+    assert packed.labels.tolist() == [[-100, -100, 13, 2, -100, -100, -100]]
+    assert packed.trained_tokens == 2
+
+
+def test_every_token_is_a_target_once_and_the_seed_only_reorders():
+    documents = [list(range(100 * i, 100 * i + 3 + i % 7)) for i in range(1, 60)]
+    targets = sorted(t for d in documents for t in d)
+    orders = []
+    for seed in (0, 1):
+        packed = blocks.pack(hand_index(documents), seq_len=1, bos=1, eos=None, seed=seed)
+        assert sorted(packed.labels.ravel().tolist()) == targets
+        orders.append(packed.labels.ravel().tolist())
+    assert orders[0] != orders[1]
+
+
+def test_order_is_a_permutation_that_differs_by_epoch_and_seed():
+    assert sorted(blocks.order(50, 1, 0)) == list(range(50))
+    assert blocks.order(50, 1, 0).tolist() == blocks.order(50, 1, 0).tolist()
+    assert len({tuple(blocks.order(50, s, e)) for s in (0, 1) for e in (0, 1)}) == 4
+
+
+def test_too_little_text_and_nothing_to_train_are_errors():
+    with pytest.raises(CorpusError, match="less than one block of 64"):
+        blocks.pack(hand_index([[11, 12, 13]]), seq_len=64, bos=1, eos=2, seed=0)
+    with pytest.raises(CorpusError, match="not one of"):
+        blocks.pack(hand_index([[11, 12]], trained=[[0, 0]]), seq_len=2, bos=1, eos=2, seed=0, objective="sft")
+
+
+def test_tokenizer_json_of_the_tests_is_plain(tmp_path):
+    """The unigram tokenizer must add and normalise, or it would test nothing."""
+    assert json.loads(unigram().backend.to_str())["normalizer"] == {"type": "NFKC"}
+    encoding = unigram().backend.encode("ﬁne ①", add_special_tokens=False)
+    assert "".join(encoding.tokens).startswith("▁fi")
