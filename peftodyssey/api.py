@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
     from peftodyssey.plan.graph import Plan
     from peftodyssey.recipe.schema import Recipe
+    from peftodyssey.plan.single import StepPlan
     from peftodyssey.run.scheduler import Outcome
+    from peftodyssey.run.scoring import Scored
     from peftodyssey.run.start import Options
-    from peftodyssey.score.texts import Scored
     from peftodyssey.store.opened import Run
 
 DEFAULT_ROOT = Path("runs")
@@ -49,6 +50,17 @@ def plan(recipe: str | Path | Recipe, *, device: str = "auto", memory: str | int
     loaded = recipe if hasattr(recipe, "model_fields_set") else load(recipe)
     found = detect(device)
     return build(loaded, found, size_bytes(memory))
+
+
+def plan_step(
+    model: str, *, method: str = "lora", rank: int = 8, seq_len: int = 512, micro_batch: int = 1, recompute: str = "full",
+    optimizer: str = "adamw", engine: str = "own", device: str = "auto", memory: str | int | None = None,
+) -> StepPlan:  # fmt: skip
+    """Will one step fit: its memory term by term. A --memory speaks of a card, so bf16 is assumed there."""
+    from peftodyssey.plan.single import step_plan
+
+    assert optimizer == "adamw", "the only optimiser there is"
+    return step_plan(model, method, rank, seq_len, micro_batch, recompute, engine, detect(device), size_bytes(memory))
 
 
 def run(

@@ -157,7 +157,7 @@ def steps_of(point: TrainPoint, blocks: int, batch_blocks: int) -> int:
 
 def _require_moved(task: CellTask, attached: Attached) -> None:
     """An adapter that did not move after training was not connected: say so instead of reporting a change of nothing."""
-    from peftodyssey.methods.protocol import moved
+    from peftodyssey.methods.weights import moved
 
     if moved(attached) == 0.0:
         raise TrainingError(

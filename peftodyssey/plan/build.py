@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from peftodyssey.anatomy import Anatomy
@@ -16,6 +17,7 @@ from peftodyssey.errors import InputError, OdysseyError, Problem, RecipeError
 from peftodyssey.methods.table import METHODS
 from peftodyssey.models import source as model_source
 from peftodyssey.models.anatomy import anatomy as anatomy_of
+from peftodyssey.models.folder import fingerprint as weights_fingerprint
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.tokenizer import TextTokenizer, load_tokenizer
 from peftodyssey.plan import entry, memory
@@ -187,7 +189,7 @@ class _Builder:
             "train_tokens_cap": train.max_tokens if train else None,
         }
         if cell.method.method == "saved":
-            facts["adapter"] = METHODS["saved"].fingerprint(cell.method)
+            facts["adapter"] = saved_fingerprint(Path(cell.method.options["path"]))
         return facts
 
     def _index(self, cell: Cell, point: CorpusPoint, split: str) -> IndexTask:
@@ -256,6 +258,12 @@ class _Builder:
         batch_blocks = cell.train.batch_tokens // cell.train.seq_len
         chosen = memory.choose(anatomy, step, batch_blocks, self.budget_bytes)
         return chosen or (step, memory.estimate(anatomy, step))
+
+
+def saved_fingerprint(folder: Path) -> str:
+    """SHA-256 of a saved adapter's or model's files; weights are sampled, as those of a local base are."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*config.json"))}
+    return weights_fingerprint(texts, sorted(folder.glob("*.safetensors")))
 
 
 def _newline(policy: str, split: str) -> str:

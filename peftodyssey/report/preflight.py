@@ -1,0 +1,223 @@
+"""What the command line prints that is no report: plans, status, queries, ladders, scores. Plain data to rich tables.
+
+Called by `cli`; imports neither torch nor a chart.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from peftodyssey.plan.graph import CellTask, Plan
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from peftodyssey.models.ladder import Rung
+    from peftodyssey.plan.single import StepPlan
+
+GRID_ROWS = 60
+
+
+def check(plan: Plan) -> Iterator[Any]:
+    """The grid with memory per cell, the disk that it will take, and every warning."""
+    yield f"{plan.recipe.where}: valid, {len(plan.cells)} cells on {plan.device.name} ({size(plan.budget_bytes)} budget)"
+    yield _grid(plan.cells)
+    yield _disk(plan)
+    for warning in (*(str(problem) for problem in plan.recipe.warnings), *plan.warnings):
+        yield Text(f"warning: {warning}")
+    for task in plan.too_large:
+        yield Text(f"does not fit: {task.folder}: {size(task.memory.peak_reserved_bytes)}")
+
+
+def _grid(cells: Sequence[CellTask]) -> Table:
+    table = _table("model", "domain", "method", "lr", "seed", "trained", "micro x tokens", "memory")
+    for task in cells[:GRID_ROWS]:
+        cell = task.cell
+        table.add_row(
+            _model(cell.model.name, cell.model.revision), cell.domain.name, cell.method.label,
+            "-" if cell.method.lr is None else f"{cell.method.lr:g}", str(cell.seed), f"{task.trainable:,}",
+            f"{task.step.micro_blocks} x {task.step.seq_len}", size(task.memory.peak_reserved_bytes),
+        )  # fmt: skip
+    if len(cells) > GRID_ROWS:
+        table.caption = f"and {len(cells) - GRID_ROWS} more"
+    return table
+
+
+def _model(name: str, revision: str | None) -> str:
+    return f"{name} @ {revision}" if revision else name
+
+
+def _disk(plan: Plan) -> str:
+    """Downloads, and the largest state that a checkpoint may take."""
+    sources = {task.base.source.fingerprint: task.base.source for task in plan.cells}
+    download = sum(s.weight_bytes_on_disk for s in sources.values() if s.kind == "hub")
+    largest = max((12 * task.trainable for task in plan.cells), default=0)
+    adapters = sum(4 * task.trainable for task in plan.cells if task.step.adapter_rank)
+    return f"disk: {size(download)} to download, {size(adapters)} of adapters, checkpoints up to {size(largest)}"
+
+
+def documents(plan: Plan, count: int) -> Iterator[Text]:
+    """The first documents of every domain as tokens: boundaries marked, trained tokens coloured, prompts dimmed."""
+    if not count:
+        return
+    from peftodyssey.corpora.audit import preview
+    from peftodyssey.models.tokenizer import load_tokenizer
+
+    shown = set()
+    for task in plan.cells:
+        if task.cell.domain.name in shown:
+            continue
+        shown.add(task.cell.domain.name)
+        corpus = next(index.corpus for index in plan.indexes if index.folder == task.valid_index)
+        tokenizer = load_tokenizer(task.base.source)
+        for number, pieces in enumerate(preview(corpus, tokenizer, count, objective=task.cell.train.objective)):
+            yield Text(f"{task.cell.domain.name}, document {number + 1}:", style="bold")
+            yield _coloured(pieces)
+
+
+def _coloured(pieces: Sequence[tuple[str, bool]]) -> Text:
+    text = Text()
+    for number, (piece, trained) in enumerate(pieces):
+        style = ("black on green" if number % 2 else "black on bright_green") if trained else "dim"
+        text.append(piece.replace("\n", "⏎\n"), style=style)
+    return text
+
+
+def plan(plan: Plan) -> Iterator[Any]:
+    """The bill of every distinct step of a recipe, term by term."""
+    shapes = {(t.cell.model, t.cell.method.label, t.step): t for t in plan.cells}
+    for task in shapes.values():
+        yield _bill(
+            f"{_model(task.cell.model.name, task.cell.model.revision)}, {task.cell.method.label}, "
+            f"{task.step.micro_blocks} x {task.step.seq_len} tokens, recompute {task.step.recompute}",
+            task.memory.terms, task.memory.peak_reserved_bytes, plan.budget_bytes,
+        )  # fmt: skip
+    fits = "fits" if not plan.too_large else f"{len(plan.too_large)} cells do not fit"
+    yield f"{len(plan.cells)} cells, budget {size(plan.budget_bytes)}: {fits}"
+
+
+def step(answer: StepPlan) -> Iterator[Any]:
+    """The bill of one step, and advice."""
+    yield _bill(answer.what, answer.memory.terms, answer.memory.peak_reserved_bytes, answer.budget_bytes)
+    for advice in answer.advice:
+        yield advice
+
+
+def _bill(title: str, terms: Sequence[Any], total: int, budget: int) -> Table:
+    table = _table("term", "bytes", "share")
+    table.title, table.title_justify = title, "left"
+    for term in terms:
+        if term.size_bytes:
+            table.add_row(term.name, size(term.size_bytes), f"{term.size_bytes / total:.0%}")
+    table.add_section()
+    table.add_row("peak", size(total), "")
+    table.add_row("budget", size(budget), "")
+    table.add_row("free margin", size(budget - total), "fits" if total <= budget else "does not fit")
+    return table
+
+
+def plan_json(plan: Plan) -> str:
+    """The plan of a recipe as JSON."""
+    cells = [
+        {
+            "cell": task.short,
+            "folder": task.folder,
+            "micro_blocks": task.step.micro_blocks,
+            "recompute": task.step.recompute,
+            "trainable_params": task.trainable,
+            "peak_allocated_bytes": task.memory.peak_allocated_bytes,
+            "peak_reserved_bytes": task.memory.peak_reserved_bytes,
+            "terms": {term.name: term.size_bytes for term in task.memory.terms},
+            "fits": task.memory.fits(plan.budget_bytes),
+        }
+        for task in plan.cells
+    ]
+    return json.dumps({"budget_bytes": plan.budget_bytes, "fits": not plan.too_large, "cells": cells}, indent=1)
+
+
+def step_json(answer: StepPlan) -> str:
+    """The plan of one step as JSON."""
+    content = {
+        "what": answer.what,
+        "peak_allocated_bytes": answer.memory.peak_allocated_bytes,
+        "peak_reserved_bytes": answer.memory.peak_reserved_bytes,
+        "budget_bytes": answer.budget_bytes,
+        "terms": {term.name: term.size_bytes for term in answer.memory.terms},
+        "fits": answer.fits,
+        "advice": list(answer.advice),
+    }
+    return json.dumps(content, indent=1)
+
+
+def status(cells: Sequence[Any]) -> Table:
+    """One line a cell, and how many stand where."""
+    table = _table("state", "cell", "recipe", "remark")
+    for cell in cells:
+        table.add_row(cell.state, cell.folder.split("/", 1)[1], cell.recipe, Text(cell.remark))
+    counts = {state: sum(cell.state == state for cell in cells) for state in ("done", "failed", "started", "pending")}
+    table.caption = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    return table
+
+
+def ladder(rungs: Sequence[Rung]) -> Table:
+    """Rungs with tokens and arm."""
+    table = _table("rung", "tokens", "arm", "peak lr")
+    for rung in rungs:
+        table.add_row(rung.name, f"{rung.tokens:,}", rung.arm, "-" if rung.learning_rate is None else f"{rung.learning_rate:g}")
+    return table
+
+
+def scored(answer: Any) -> Iterator[Any]:
+    """Before and after of a text, one line an adapter."""
+    yield f"{answer.corpus}: {answer.tokens:,} tokens of {answer.documents:,} documents, context {answer.context}"
+    table = _table("model", "nats/token", "perplexity", "bits/byte", "change", "95 % interval")
+    for row in answer.rows:
+        table.add_row(
+            row.name, f"{row.nll_nats:.5f}", f"{row.perplexity:.3f}", f"{row.bits_per_byte:.4f}",
+            "" if row.delta is None else f"{row.delta:+.5f}", row.interval,
+        )  # fmt: skip
+    yield table
+
+
+def as_table(table: pa.Table, limit: int = 200) -> Table:
+    """A query's answer, its first rows."""
+    shown = _table(*table.column_names)
+    for row in table.slice(0, limit).to_pylist():
+        shown.add_row(*(Text("" if value is None else _plain(value)) for value in row.values()))
+    if table.num_rows > limit:
+        shown.caption = f"{table.num_rows - limit:,} more rows; --csv prints all"
+    return shown
+
+
+def as_csv(table: pa.Table) -> str:
+    """A query's answer as CSV."""
+    import pyarrow.csv
+
+    out = io.BytesIO()
+    pyarrow.csv.write_csv(table, out)
+    return out.getvalue().decode()
+
+
+def _plain(value: object) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def size(count: int | float) -> str:
+    """Bytes as people read them: 512 MiB, 4.6 GiB."""
+    for unit, width in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if abs(count) >= 1 << width:
+            return f"{count / (1 << width):.2f} {unit}" if unit == "GiB" else f"{count / (1 << width):.0f} {unit}"
+    return f"{count:.0f} B"
