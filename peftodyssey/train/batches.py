@@ -1,7 +1,8 @@
-"""Which blocks a step trains on, in which order, and how many of their tokens are trained. For both training engines.
+"""Which blocks a step trains on, in which order, and how many of their tokens are trained. For both training
+engines.
 
-The order is `corpora.blocks.order` of one epoch after the other, read as one endless row: step s takes the places
-s * batch_blocks and following, so a position in the data is just the number of steps done.
+The order is `corpora.blocks.order` of one epoch after the other, read as one endless row: step s takes the
+places s * batch_blocks and following, so a position in the data is just the number of steps done.
 """
 
 from __future__ import annotations
@@ -11,13 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftodyssey.corpora.blocks import order
+from peftodyssey.corpora.blocks import IGNORED, order
 from peftodyssey.errors import TrainingError
 
 if TYPE_CHECKING:
     from peftodyssey.corpora.blocks import Blocks
-
-IGNORED = -100
 
 
 def step_blocks(n_blocks: int, batch_blocks: int, seed: int, step: int) -> np.ndarray:

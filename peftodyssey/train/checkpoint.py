@@ -1,8 +1,9 @@
-"""The state of a training between two steps, on disk: exact to the bit, and whole whenever the process is killed.
+"""The state of a training between two steps, on disk: exact to the bit, and whole whenever the process is
+killed.
 
 `train.loop` saves and reads it. Tensors (trained parameters, optimiser moments, random states, the log) go to
-`state-<hash>.safetensors`, numbers to `state.json`, which names that file and is put in place last: until it is,
-the previous state stands, afterwards the new one does.
+`state-<hash>.safetensors`, numbers to `state.json`, which names that file and is put in place last: until it
+is, the previous state stands, afterwards the new one does.
 """
 
 from __future__ import annotations
@@ -77,14 +78,16 @@ def read(folder: Path | None, belongs_to: str) -> tuple[SavedState | None, str]:
         return None, f"the saved state in {folder} is damaged ({error}); training starts from step 0"
     if state.belongs_to != belongs_to:
         raise TrainingError(
-            f"the saved state in {folder} (step {state.step}) belongs to a training with other settings, text or weights",
+            f"the saved state in {folder} (step {state.step}) belongs to other settings, text or weights",
             "give this training a folder of its own, or delete that one to start from step 0",
         )
     return state, ""
 
 
 def remove(folder: Path | None) -> None:
-    """Deletes the state in `folder`, its numbers first; called once the trained weights are safe elsewhere."""
+    """Deletes the state in `folder`, its numbers first; called once the trained weights are safe
+    elsewhere.
+    """
     if folder is not None and folder.exists():
         (folder / STATE_FILE).unlink(missing_ok=True)
         _remove_others(folder, keep="")

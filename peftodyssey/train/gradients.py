@@ -1,4 +1,6 @@
-"""The gradient of one step's batch, micro-batch by micro-batch, smaller ones where memory runs out. For `train.loop`."""
+"""The gradient of one step's batch, micro-batch by micro-batch, smaller ones where memory runs out. For
+`train.loop`.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from peftodyssey.corpora.blocks import IGNORED
 from peftodyssey.errors import TrainingError
 from peftodyssey.models.packing import packed_inputs
 from peftodyssey.train import batches, checkpoint
-from peftodyssey.train.loss import IGNORED, token_nll_sum
+from peftodyssey.train.loss import token_nll_sum
 from peftodyssey.train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -34,10 +37,11 @@ def accumulate(
     settings: TrainSettings,
     device: torch.device,
 ) -> tuple[Tensor, int]:
-    """Adds the gradient of the batch's mean loss to `.grad`; returns that loss (nats a token) and the micro-batch used.
+    """Adds the gradient of the batch's mean loss to `.grad`; returns that loss (nats a token) and the micro-
+    batch used.
 
-    Where a GPU's memory runs out, what was added is dropped, the micro-batch halved and the batch begun again with the
-    same random states. Raises TrainingError where one block does not fit.
+    Where a GPU's memory runs out, what was added is dropped, the micro-batch halved and the batch begun again
+    with the same random states. Raises TrainingError where one block does not fit.
     """
     while True:
         states = checkpoint.random_state(device)

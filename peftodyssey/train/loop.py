@@ -39,12 +39,14 @@ def train(
     on_point: OnPoint | None = None,
     should_stop: ShouldStop | None = None,
 ) -> TrainResult:
-    """Trains the parameters in `trainable` on `blocks`, in place, from where `state_folder` stands or from step 0.
+    """Trains the parameters in `trainable` on `blocks`, in place, from where `state_folder` stands or from
+    step 0.
 
-    `on_point(index, step, tokens)` is called after the steps in `settings.score_at_steps`; it may score the model in
-    any mode, and has to write its result before it returns: a resumed training does not call it for that point again.
-    `should_stop()` is asked before every step: where it says True the state is saved and the result is `interrupted`.
-    Raises TrainingError: settings, nothing to train on, loss not finite, no memory for one block, a foreign state.
+    `on_point(index, step, tokens)` is called after the steps in `settings.score_at_steps`; it may score the
+    model in any mode, and has to write its result before it returns: a resumed training does not call it for
+    that point again. `should_stop()` is asked before every step: where it says True the state is saved and
+    the result is `interrupted`. Raises TrainingError: settings, nothing to train on, loss not finite, no
+    memory for one block, a foreign state.
     """
     device = torch.device(device)
     settings.check()
@@ -188,7 +190,9 @@ def _require_same_parameters(model: nn.Module, trainable: Mapping[str, nn.Parame
 
 
 def require_finite(step: int, loss_nats: float, grad_norm: float, lr: float, overflow_expected: bool) -> None:
-    """Raises TrainingError before a broken update is applied; fp16 may overflow while its loss scale is still falling."""
+    """Raises TrainingError before a broken update is applied; fp16 may overflow while its loss scale is
+    still falling.
+    """
     if math.isfinite(loss_nats) and (math.isfinite(grad_norm) or overflow_expected):
         return
     what, value = ("gradient norm", grad_norm) if math.isfinite(loss_nats) else ("loss", loss_nats)

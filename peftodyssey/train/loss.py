@@ -1,9 +1,10 @@
 """Summed next-token loss of a batch without ever holding its logits: the head is applied chunk by chunk.
 
-`token_nll_sum` is called by `train.loop`. Each chunk of rows gives logits, their float32 log-softmax, the summed
-negative log-likelihood and at once the gradients to the hidden states and (where it trains) to the head: nothing of
-the size (tokens, vocabulary) outlives its chunk, and the head is not multiplied a second time in the backward pass.
-The idea is that of Wijmans et al., Cut Your Losses, arXiv 2411.09009, and of Liger's fused linear cross entropy.
+`token_nll_sum` is called by `train.loop`. Each chunk of rows gives logits, their float32 log-softmax, the
+summed negative log-likelihood and at once the gradients to the hidden states and (where it trains) to the
+head: nothing of the size (tokens, vocabulary) outlives its chunk, and the head is not multiplied a second
+time in the backward pass. The idea is that of Wijmans et al., Cut Your Losses, arXiv 2411.09009, and of
+Liger's fused linear cross entropy.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peftodyssey.corpora.blocks import IGNORED
+
 LOGIT_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}  # float32 logits of one chunk
-IGNORED = -100  # the label of a position that is not trained
 
 
 def chunk_rows(vocabulary: int, device_type: str) -> int:
@@ -29,11 +31,13 @@ def token_nll_sum(
     labels_bt: Tensor,
     kept_rows: Tensor | None = None,
 ) -> Tensor:
-    """Sum over trained positions of the negative log-likelihood in nats, as a float32 (or float64) scalar with gradient.
+    """Sum over trained positions of the negative log-likelihood in nats, as a float32 (or float64) scalar
+    with gradient.
 
-    `parts` is (backbone, linear head) with `head(backbone(x)) == model(x).logits`, or None where there is no such pair:
-    then the model's own logits are used. `labels_bt` are already shifted: position t's label is its target; -100 is not
-    trained. `kept_rows` are the flat positions with a label, where the caller knows them; None: all are trained.
+    `parts` is (backbone, linear head) with `head(backbone(x)) == model(x).logits`, or None where there is no
+    such pair: then the model's own logits are used. `labels_bt` are already shifted: position t's label is
+    its target; -100 is not trained. `kept_rows` are the flat positions with a label, where the caller knows
+    them; None: all are trained.
     """
     labels = labels_bt.reshape(-1)
     if parts is None:
@@ -50,7 +54,8 @@ def token_nll_sum(
 
 
 def linear_nll_sum(hidden_nd: Tensor, weight_vd: Tensor, bias_v: Tensor | None, targets_n: Tensor) -> Tensor:
-    """Sum of cross entropies of `hidden @ weight.T + bias`, computed in autocast's dtype where autocast is on.
+    """Sum of cross entropies of `hidden @ weight.T + bias`, computed in autocast's dtype where autocast is
+    on.
 
     The targets are all trained (no -100 among them). Differentiable once, by hidden, weight and bias.
     """

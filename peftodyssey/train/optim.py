@@ -13,10 +13,11 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def adamw(trainable: Mapping[str, nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
-    """torch's AdamW with its fused kernel; weight decay on matrices only; all moments allocated from the start.
+    """torch's AdamW with its fused kernel; weight decay on matrices only; all moments allocated from the
+    start.
 
-    Moments that exist from the start make running out of memory a matter of forward and backward alone, so that a
-    step can be tried again without anything being applied twice.
+    Moments that exist from the start make running out of memory a matter of forward and backward alone, so
+    that a step can be tried again without anything being applied twice.
     """
     matrices = [p for p in trainable.values() if p.ndim >= 2]
     others = [p for p in trainable.values() if p.ndim < 2]
@@ -48,7 +49,9 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def clip(parameters: Iterable[nn.Parameter], grad_clip: float) -> Tensor:
-    """Scales all gradients so that their global norm is at most `grad_clip` (0: never); returns the norm before."""
+    """Scales all gradients so that their global norm is at most `grad_clip` (0: never); returns the norm
+    before.
+    """
     held = [p for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
     if grad_clip > 0:

@@ -1,6 +1,7 @@
 """The learning rate of a step as a share of its peak. `train.loop` multiplies it with `lr`; no torch.
 
-The same curves as transformers' `get_scheduler`: step 0 of a warm-up has rate 0, the last step is one short of the end.
+The same curves as transformers' `get_scheduler`: step 0 of a warm-up has rate 0, the last step is one short
+of the end.
 """
 
 from __future__ import annotations

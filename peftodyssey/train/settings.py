@@ -1,6 +1,7 @@
 """What a training is told, what it logs per step and what it returns: plain frozen data, no torch.
 
-`jobs.adapt` fills `TrainSettings` from a cell, `train.loop` and `train.trl_bridge` read it; `plan` may import this file.
+`jobs.adapt` fills `TrainSettings` from a cell, `train.loop` and `train.trl_bridge` read it; `plan` may import
+this file.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ HOW = frozenset(
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """One training's numbers, with every `auto` resolved. A block is `seq_len` tokens, a step `batch_blocks` blocks."""
+    """One training's numbers, with every `auto` resolved. A block is `seq_len` tokens, a step
+    `batch_blocks` blocks.
+    """
 
     lr: float  # peak learning rate
     steps: int  # optimiser steps in all
@@ -48,7 +51,9 @@ class TrainSettings:
         return math.ceil(self.steps * self.warmup)
 
     def digest(self) -> str:
-        """SHA-256 hex of the fields that change the trained weights; tells whether a saved state belongs here."""
+        """SHA-256 hex of the fields that change the trained weights; tells whether a saved state belongs
+        here.
+        """
         science = {name: value for name, value in asdict(self).items() if name not in HOW}
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()
 
@@ -105,7 +110,9 @@ LOG_FIELDS = tuple(field.name for field in fields(StepRecord))
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training did. `seconds` is the sum over all its steps, those before a resume included, without scoring."""
+    """What a training did. `seconds` is the sum over all its steps, those before a resume included,
+    without scoring.
+    """
 
     steps: int
     tokens: int

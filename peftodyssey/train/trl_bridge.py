@@ -1,16 +1,17 @@
-"""The same training through `trl.SFTTrainer`: same batches, order, schedule and clipping, somebody else's loop.
+"""The same training through `trl.SFTTrainer`: same batches, order, schedule and clipping, somebody else's
+loop.
 
-`jobs.adapt` calls it for `train.engine: trl`; it is also what `train.loop` is checked against. The Trainer's AdamW,
-schedule, accumulation and loss are its own. It keeps no state on disk: an interrupted training starts from step 0.
+`jobs.adapt` calls it for `train.engine: trl`; it is also what `train.loop` is checked against. The Trainer's
+AdamW, schedule, accumulation and loss are its own. It keeps no state on disk: an interrupted training starts
+from step 0.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,9 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from peftodyssey.corpora.blocks import IGNORED
 from peftodyssey.models.packing import packed_inputs
 from peftodyssey.train import batches, schedule
 from peftodyssey.train.settings import OnPoint, OnStep, ShouldStop, StepRecord, TrainResult, TrainSettings
+from peftodyssey.train.trl_traces import as_it_was, own_dtypes
 
 if TYPE_CHECKING:
     from peftodyssey.corpora.blocks import Blocks
@@ -54,7 +57,7 @@ def train_trl(
     batches.require_trained_tokens(blocks)
     micro_blocks = _divisor(settings.batch_blocks, settings.micro_blocks)
     follower = _follower(model, blocks, settings, torch.device(device), on_step, on_point, should_stop)
-    with tempfile.TemporaryDirectory() as folder, _as_it_was(model), _own_dtypes(trainable) as restore_dtypes:
+    with tempfile.TemporaryDirectory() as folder, as_it_was(model), own_dtypes(trainable) as restore_dtypes:
         trainer = _trainer(model, blocks, settings, torch.device(device), micro_blocks, folder, follower)
         restore_dtypes()
         trainer.train()
@@ -153,7 +156,8 @@ def _arguments(settings: TrainSettings, device: torch.device, micro_blocks: int,
 
 
 def _collate(model: nn.Module, blocks: Blocks, chosen: np.ndarray) -> dict[str, Tensor]:
-    """Blocks as the Trainer wants them: labels not shifted, so one more token whose only use is to carry the last label.
+    """Blocks as the Trainer wants them: labels not shifted, so one more token whose only use is to carry the
+    last label.
 
     That token is a document of its own: it attends to nothing, nothing to it, and no target is asked of it.
     """
@@ -164,9 +168,7 @@ def _collate(model: nn.Module, blocks: Blocks, chosen: np.ndarray) -> dict[str, 
 
     labels = blocks.labels[chosen]
     segments = blocks.segments[chosen]
-    shifted_back = np.concatenate([np.full((len(chosen), 1), batches.IGNORED), labels], axis=1).astype(
-        np.int64
-    )
+    shifted_back = np.concatenate([np.full((len(chosen), 1), IGNORED), labels], axis=1).astype(np.int64)
     inputs = packed_inputs(
         model,
         longer(blocks.input_ids[chosen], blocks.input_ids[chosen][:, 0]),
@@ -187,7 +189,9 @@ def _follower(
     on_point: OnPoint | None,
     should_stop: ShouldStop | None,
 ) -> Any:
-    """A TrainerCallback that fills `log` with StepRecords and calls the loop's callbacks at the loop's moments."""
+    """A TrainerCallback that fills `log` with StepRecords and calls the loop's callbacks at the loop's
+    moments.
+    """
     from transformers import TrainerCallback
 
     from peftodyssey.train.loop import aside, require_finite
@@ -230,34 +234,6 @@ def _follower(
     return Follower()
 
 
-@contextlib.contextmanager
-def _own_dtypes(trainable: Mapping[str, nn.Parameter]) -> Iterator[Any]:
-    """SFTTrainer casts the adapters of a quantised base to bf16 when it is built: the function given undoes that."""
-    kept = {name: parameter.data for name, parameter in trainable.items()}
-
-    def restore() -> None:
-        for name, parameter in trainable.items():
-            parameter.data = kept[name]
-
-    yield restore
-
-
-@contextlib.contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """Takes off what the Trainer leaves on a model: replaced forwards, recomputation. It stays in training mode."""
-    forwards = {module: module.__dict__.get("forward") for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, forward in forwards.items():
-            if forward is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.__dict__["forward"] = forward
-        pretrained: Any = model
-        pretrained.gradient_checkpointing_disable()
-
-
 def _silence(trainer: Any) -> None:
     """Nothing is printed by a training: the command line shows progress from `on_step`."""
     from transformers import PrinterCallback, ProgressCallback
@@ -267,7 +243,9 @@ def _silence(trainer: Any) -> None:
 
 
 def _no_tokenizer() -> Any:
-    """A tokenizer without special tokens: SFTTrainer asks for one, and never uses it on tokens made beforehand."""
+    """A tokenizer without special tokens: SFTTrainer asks for one, and never uses it on tokens made
+    beforehand.
+    """
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 

@@ -1,4 +1,6 @@
-"""Law 6: stop anywhere, resume, and the weights have the same bits; a broken state is noticed, a foreign one refused."""
+"""Law 6: stop anywhere, resume, and the weights have the same bits; a broken state is noticed, a foreign
+one refused.
+"""
 
 from __future__ import annotations
 
@@ -119,8 +121,8 @@ from peftodyssey.train.settings import TrainSettings
 torch.set_num_threads(1)
 model, trainable = with_lora(random_model(), dropout=0.3)
 numbers = TrainSettings(lr=1e-3, steps=100000, batch_blocks=1, seed=5)
-train(model, trainable, blocks(), numbers, device="cpu", state_folder=Path(sys.argv[2]), checkpoint_every_s=0.0,
-      on_step=lambda r: print(r.step, flush=True))
+train(model, trainable, blocks(), numbers, device="cpu",
+      state_folder=Path(sys.argv[2]), checkpoint_every_s=0.0, on_step=lambda r: print(r.step, flush=True))
 """
 
 
@@ -174,7 +176,7 @@ def test_a_damaged_state_is_named_and_training_starts_over(tmp_path, unbroken, h
 @pytest.mark.parametrize("other", [{"weight_decay": 0.3}, {"data": blocks(seed=9)}])
 def test_the_state_of_another_training_is_refused(tmp_path, other):
     run("wsd", tmp_path, stop_after=3)
-    with pytest.raises(TrainingError, match="belongs to a training with other settings"):
+    with pytest.raises(TrainingError, match="belongs to other settings"):
         run("wsd", tmp_path, **other)
 
 

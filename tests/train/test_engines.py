@@ -1,4 +1,6 @@
-"""Law 3: our loop, PEFT under a plain PyTorch loop and TRL's SFTTrainer end in the same place on the same batches."""
+"""Law 3: our loop, PEFT under a plain PyTorch loop and TRL's SFTTrainer end in the same place on the same
+batches.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ SETTINGS = TrainSettings(
 
 
 def plain_loop(model, trainable, data, settings, dtype):
-    """Stock pieces only: the model's own loss on documents cut apart, clip_grad_norm_, AdamW, LambdaLR from transformers."""
+    """Stock pieces only: the model's own loss on documents cut apart, clip_grad_norm_, AdamW, LambdaLR
+    from transformers.
+    """
     from transformers import get_cosine_schedule_with_warmup
 
     optimizer = torch.optim.AdamW(
@@ -122,7 +126,7 @@ def test_full_training_through_trl_ends_in_the_same_place(family, schedule):
     assert [r.lr for r in results[1].log] == pytest.approx([r.lr for r in results[0].log], rel=1e-12)
     assert [r.tokens for r in results[1].log] == [r.tokens for r in results[0].log]
     assert results[1].micro_blocks_used == 2
-    # A bias on the keys cancels in the softmax: its gradient is rounding noise, which AdamW blows up to full steps.
+    # A bias on the keys cancels in the softmax: its gradient is rounding noise, blown up by AdamW to full steps.
     ours, theirs = ({n: p for n, p in m.named_parameters() if not n.endswith("c_attn.bias")} for m in models)
     assert distance(ours, theirs) < 1e-5
 

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from peftodyssey.corpora.blocks import Blocks
 from peftodyssey.models.shapes import named
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "olmo", "olmo2", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 VOCABULARY = 97
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout")
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """The four arrays that training reads of `corpora.blocks.Blocks`."""
-
-    input_ids: np.ndarray
-    labels: np.ndarray
-    position_ids: np.ndarray
-    segments: np.ndarray
 
 
 def blocks(
@@ -33,7 +23,9 @@ def blocks(
     documents: tuple[int, ...] = (9, 5, 10),
     masked_share: float = 0.0,
 ) -> Blocks:
-    """Random tokens; every block holds documents of these lengths; the target after a document's last token is 0."""
+    """Random tokens; every block holds documents of these lengths; the target after a document's last
+    token is 0.
+    """
     assert sum(documents) == seq_len
     draw = np.random.default_rng(seed)
     ids = draw.integers(1, VOCABULARY, (n_blocks, seq_len)).astype(np.int32)
