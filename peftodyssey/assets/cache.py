@@ -1,0 +1,151 @@
+"""Bundled models laid out as Hub repositories in the user's cache. Called by `models/` through `peftodyssey.assets`.
+
+The folder's name holds a hash of its content, so versions do not meet. A file is written beside its place, synced and
+renamed, so any number of processes may unpack at once; a folder is handed out only when every file in it is verified.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peftodyssey.assets import planes
+from peftodyssey.assets.catalogue import DEFAULT_RUNG, checksums, data
+from peftodyssey.errors import StoreError
+
+WEIGHTS = "model.safetensors"
+Entry = Mapping[str, Any]
+
+_verified: dict[
+    Path, tuple[int, int]
+] = {}  # size and time of change of files whose sha256 this process has seen right
+
+
+def cache_folder() -> Path:
+    """Where bundled models are unpacked: PEFTODYSSEY_CACHE, or `peftodyssey` in the platform's cache folder."""
+    if own := os.environ.get("PEFTODYSSEY_CACHE"):
+        return Path(own).expanduser().absolute()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser().absolute() / "peftodyssey"
+    if sys.platform == "darwin":
+        return _home() / "Library" / "Caches" / "peftodyssey"
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return (Path(local) if local else _home() / "AppData" / "Local") / "peftodyssey" / "cache"
+    return _home() / ".cache" / "peftodyssey"
+
+
+def model_files(model: str) -> Path:
+    """Folder with the small files of `model` (config, tokenizer, ladder, README) and no weights.
+
+    Raises KeyError on an unknown model, StoreError where the cache cannot be written.
+    """
+    entries = checksums()["models"][model]["files"]
+    folder = cache_folder() / "models" / f"{model}-{_hash8(entries)}"
+    _lay_out(folder, model, entries)
+    return folder
+
+
+def unpack_model(model: str, rung: str | None = None) -> Path:
+    """Folder laid out as a Hub repository: the small files of `model` and a rung's weights as model.safetensors.
+
+    Raises KeyError on an unknown model or rung, StoreError where the cache cannot be written.
+    """
+    table = checksums()["models"][model]
+    rung = rung or DEFAULT_RUNG
+    entries = {**table["files"], WEIGHTS: table["rungs"][rung]}
+    folder = cache_folder() / "models" / f"{model}-{rung}-{_hash8(entries)}"
+    _lay_out(folder, model, entries, rung)
+    return folder
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise _unwritable(Path("~"), error) from error
+
+
+def _hash8(entries: Mapping[str, Entry]) -> str:
+    return hashlib.sha256(repr(sorted((n, e["sha256"]) for n, e in entries.items())).encode()).hexdigest()[:8]
+
+
+def _lay_out(folder: Path, model: str, entries: Mapping[str, Entry], rung: str = "") -> None:
+    """Writes every file of `entries` that is missing or damaged in `folder`."""
+    try:
+        for name, entry in entries.items():
+            if not _whole(folder / name, entry):
+                _write(folder / name, _content(model, name, rung), entry)
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise _unwritable(folder, error) from error
+
+
+def _whole(path: Path, entry: Entry) -> bool:
+    """Whether `path` is as recorded: by sha256 at first sight in this process or after a change, else by size and time."""
+    try:
+        state = path.stat()
+        if state.st_size != entry["bytes"]:
+            return False
+        mark = (state.st_size, state.st_mtime_ns)
+        if _verified.get(path) != mark:
+            if hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+                return False
+            _verified[path] = mark
+    except (
+        FileNotFoundError,
+        PermissionError,
+    ):  # an unreadable file is replaced, where its folder allows that
+        return False
+    return True
+
+
+def _content(model: str, name: str, rung: str) -> bytes:
+    if name == WEIGHTS:
+        return planes.unpack(data("models", model, f"{rung}.safetensors.xz").read_bytes())
+    return data("models", model, name).read_bytes()
+
+
+def _write(path: Path, content: bytes, entry: Entry) -> None:
+    """Puts `content` at `path` whole or not at all, after checking it against the sha256 in the package."""
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise StoreError(
+            f"the installed package is damaged: {path.name} of {path.parent.name} has a wrong sha256",
+            "install peftodyssey again",
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.chmod(0o644)
+        _replace(temporary, path, entry)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, path: Path, entry: Entry) -> None:
+    try:
+        os.replace(temporary, path)
+    except (
+        PermissionError
+    ):  # on Windows a file that another process has mapped stays; it is as good as ours if whole
+        if not _whole(path, entry):
+            raise
+
+
+def _unwritable(folder: Path, error: Exception) -> StoreError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return StoreError(
+        f"cannot unpack a bundled model to {folder}: {reason}",
+        "set PEFTODYSSEY_CACHE to a folder that can be written and has 60 MB free",
+    )

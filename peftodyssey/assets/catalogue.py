@@ -1,0 +1,93 @@
+"""What is bundled: models, rungs, corpora and splits, with the sha256 and size of each file once decompressed.
+
+Read from `checksums.json` beside this file; called by `cache.py` and by every package that names a bundled thing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import lzma
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any, BinaryIO, Literal
+
+CorpusKind = Literal["domain", "general", "pretraining", "task"]
+DEFAULT_RUNG = "annealed-1024M"
+
+
+@cache
+def checksums() -> dict[str, Any]:
+    """The table of what is bundled: {"models": {name: {"files", "rungs"}}, "corpora": {name: {"kind", "splits"}}}."""
+    return json.loads((files(__package__) / "checksums.json").read_text(encoding="utf-8"))
+
+
+def data(*parts: str) -> Traversable:
+    """A file of the package's data folder, which may lie in a zip file."""
+    return files(__package__).joinpath("data", *parts)
+
+
+def models() -> tuple[str, ...]:
+    """Names of the bundled models, usable after `bundled/`."""
+    return tuple(checksums()["models"])
+
+
+def rungs(model: str) -> tuple[str, ...]:
+    """Names of the rungs of `model`, each a set of weights. Raises KeyError on an unknown model."""
+    return tuple(checksums()["models"][model]["rungs"])
+
+
+def ladder(model: str) -> dict[str, Any]:
+    """How the rungs of `model` were pretrained, as in its ladder.json: tokens, arm, held-out loss in nats per token."""
+    checksums()["models"][model]
+    return json.loads(data("models", model, "ladder.json").read_text(encoding="utf-8"))
+
+
+def model_sha256(model: str, rung: str | None = None) -> str:
+    """The sha256 of a rung's safetensors file, known without unpacking it."""
+    return checksums()["models"][model]["rungs"][rung or DEFAULT_RUNG]["sha256"]
+
+
+def model_bytes(model: str, rung: str | None = None) -> int:
+    """Size in bytes of a rung's safetensors file, known without unpacking it."""
+    return checksums()["models"][model]["rungs"][rung or DEFAULT_RUNG]["bytes"]
+
+
+def corpora() -> tuple[str, ...]:
+    """Names of the bundled corpora, usable after `bundled/`: domains, general text, pretraining sample and tasks."""
+    return tuple(checksums()["corpora"])
+
+
+def corpus_kind(name: str) -> CorpusKind:
+    """What the corpus `name` is for. Raises KeyError on an unknown name."""
+    return checksums()["corpora"][name]["kind"]
+
+
+def splits(name: str) -> tuple[str, ...]:
+    """The splits that the corpus `name` has, of train, valid and test."""
+    return tuple(checksums()["corpora"][name]["splits"])
+
+
+def sha256(name: str, split: str) -> str:
+    """The sha256 of the decompressed lines of one split."""
+    return checksums()["corpora"][name]["splits"][split]["sha256"]
+
+
+def corpus_bytes(name: str, split: str) -> int:
+    """Size in bytes of the decompressed lines of one split."""
+    return checksums()["corpora"][name]["splits"][split]["bytes"]
+
+
+def corpus_documents(name: str, split: str) -> int:
+    """Number of documents, one a line, in one split."""
+    return checksums()["corpora"][name]["splits"][split]["documents"]
+
+
+def open_corpus(name: str, split: str) -> BinaryIO:
+    """One split as decompressed JSON lines, each {id, text, source}; tasks add prompt, completion and choices.
+
+    Raises KeyError on an unknown name or split, lzma.LZMAError where the installed file is damaged.
+    """
+    checksums()["corpora"][name]["splits"][split]
+    return lzma.LZMAFile(io.BytesIO(data("corpora", name, f"{split}.jsonl.xz").read_bytes()))
