@@ -1,0 +1,66 @@
+"""QLoRA on real bitsandbytes NF4 on the CPU: frozen bytes, modes, start, reload, merge into the unquantised base."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from methods_material import IDS, anatomy_of, apart, point, saved_model, tiny_model, train
+
+from peftodyssey.errors import MethodError
+from peftodyssey.methods.table import METHODS
+from peftodyssey.methods.weights import frozen_digest, moved
+from peftodyssey.recipe.cell import QuantPoint
+
+bitsandbytes = pytest.importorskip("bitsandbytes")
+QLORA = METHODS["qlora"]
+
+
+def _quantised(folder):
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, device_map={"": "cpu"})
+    return model.requires_grad_(False).train()
+
+
+def _logits(model):
+    with torch.no_grad():
+        return model(input_ids=IDS).logits.float()
+
+
+def _four_bit_modes(model):
+    return {m.training for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)}
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_qlora_keeps_the_laws(family, tmp_path):
+    folder = saved_model(tiny_model(family), tmp_path / "base")
+    model, given = _quantised(folder), point("qlora", quant=QuantPoint("nf4"))
+    before, digest = _logits(model), frozen_digest(model)
+    assert any("quant_map" in key for key in model.state_dict())  # the digest sees quantised storage
+
+    attached = QLORA.attach(model, given, 0)
+    assert {p.dtype for p in attached.trainable.values()} == {torch.float32}
+    assert sum(p.numel() for p in attached.trainable.values()) == QLORA.count(given, anatomy_of(tiny_model(family)))
+    assert apart(_logits(attached.model), before) == 0
+    frozen = frozen_digest(attached.model, attached.trainable)
+    train(attached)
+    assert frozen_digest(attached.model, attached.trainable) == frozen
+    assert moved(attached) > 1e-4
+    after = _logits(attached.model)
+    assert apart(after, before) > 1e-2
+
+    QLORA.export(attached, tmp_path / "adapter")
+    assert _four_bit_modes(attached.model) == {True}
+    loaded = METHODS["saved"].load(_quantised(folder), tmp_path / "adapter")
+    assert _four_bit_modes(loaded.model) == {True}  # PEFT's eval() did not reach them
+    assert apart(_logits(loaded.model), after) == 0
+    with pytest.raises(MethodError, match="not merged into quantised weights"):
+        QLORA.merge(attached)
+    merged, drift = QLORA.merge(attached, tiny_model(family))
+    assert drift["stored_as"] == "float32"
+    assert apart(_logits(merged), after) > 0  # the base's quantisation is gone from it
+    assert frozen_digest(QLORA.detach(attached)) == digest
+    for refused in ("full", "last_layers"):
+        with pytest.raises(MethodError, match="quantised"):
+            METHODS[refused].attach(model, point(refused), 0)

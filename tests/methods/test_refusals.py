@@ -1,0 +1,173 @@
+"""What methods refuse, and in which words; what they know without torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from methods_material import anatomy_of, point, saved_model, tiny_model, train
+from safetensors.torch import load_file, save_file
+
+from peftodyssey.errors import MethodError
+from peftodyssey.methods.peft_types import SET_BY_PEFT, catalogue
+from peftodyssey.methods.table import METHODS, method
+from peftodyssey.recipe.cell import QuantPoint
+
+NF4 = QuantPoint("nf4")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (point("lora", rank=33), ["rank 33", "k_proj (32 x 64)", "at most 32"]),
+        (point("lora", rank=None), ["needs a rank"]),
+        (point("lora", targets=("q_prj", "v_proj")), ["'q_prj'", "did you mean 'q_proj'"]),
+        (point("lora", targets=("lm_head",)), ["lm_head", "there are down_proj, gate_proj"]),
+        (point("lora", options={"init": "eva"}), ["eva", "looks at data"]),
+        (point("lora", options={"init": "pisa"}), ["no init 'pisa'"]),
+        (point("lora", options={"init": "orthogonal"}, rank=3), ["even rank"]),
+        (point("qlora", options={"init": "pissa"}, quant=NF4), ["pissa", "nf4"]),
+        (point("qlora"), ["4 bits"]),
+        (point("full", quant=NF4), ["nf4"]),
+        (point("full", options={"master_weights": "bf16"}), ["fp32 or same"]),
+        (point("bitfit"), ["llama model has none"]),
+        (point("last_layers", options={"layers": 3}), ["layers is 3", "1 to 2"]),
+        (point("last_layers", quant=NF4), ["nf4"]),
+        (point("ia3", targets=("k_prj",)), ["did you mean 'k_proj'"]),
+        (point("peft", options={"peft_type": "LOCON"}), ["no type 'LOCON'", "LOHA"]),
+        (point("peft", options={"peft_type": "VERRA"}), ["did you mean 'VERA'"]),
+        (point("peft", options={"peft_type": "LOKR", "config": {"rnk": 4}}), ["no field 'rnk'", "rank_dropout"]),
+        (point("peft", options={"peft_type": "prompt_tuning"}), ["virtual tokens"]),
+        (point("peft", options={"peft_type": "LOKR", "config": {"target_modules": ["qproj"]}}), ["did you mean 'q_proj'"]),
+        (point("saved", options={"path": "/nowhere/at/all"}), ["no folder"]),
+        (point("saved"), ["path"]),
+    ],
+    ids=lambda value: "",
+)
+def test_check_says_what_is_wrong(given, words):
+    problems = METHODS[given.method].check(given, anatomy_of(tiny_model("llama")))
+    assert len(problems) == 1
+    for word in words:
+        assert word in problems[0]
+
+
+def test_rank_at_the_limit_is_allowed_and_attaches():
+    given, model = point("lora", rank=32), tiny_model("llama")
+    assert METHODS["lora"].check(given, anatomy_of(model)) == []
+    assert METHODS["lora"].attach(model, given, 0).trainable
+
+
+def test_attach_refuses_what_check_refuses():
+    for given in (
+        point("lora", targets=("q_prj",)),
+        point("bitfit"),
+        point("saved"),
+        point("peft", options={"peft_type": "LOCON"}),
+        point("peft", options={"peft_type": "LOKR", "config": {"rnk": 1}}),
+        point("peft", options={"peft_type": "PREFIX_TUNING", "config": {"num_virtual_tokens": 2}}),
+        point("peft", options={"peft_type": "C3A"}),  # its block of 256 does not divide 64: PEFT's own reason
+    ):
+        with pytest.raises(MethodError):
+            METHODS[given.method].attach(tiny_model("llama"), given, 0)
+
+
+def test_unknown_method_names_the_nearest():
+    with pytest.raises(MethodError, match="did you mean 'lora'"):
+        method("lorra")
+    assert method("ia3") is METHODS["ia3"]
+    assert [m.name for m in METHODS.values() if not m.trains] == ["saved"]
+
+
+def test_catalogue_equals_the_installed_peft():
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    assert set(catalogue()) == {kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
+    for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items():
+        assert set(catalogue()[kind.value]) == {f.name for f in dataclasses.fields(config)} - set(SET_BY_PEFT), kind
+
+
+def test_check_and_count_import_no_torch():
+    code = """
+import sys
+from peftodyssey.anatomy import Anatomy, Matrix
+from peftodyssey.methods.table import METHODS
+from peftodyssey.recipe.cell import MethodPoint
+a = Anatomy("llama", 9, 8, 1, 1, 1, 8, 8, 9, True, True, (Matrix("model.layers.0.self_attn.k_proj", 8, 8, True, 0),), 72, 0, 24, 16)
+for m in METHODS.values():
+    p = MethodPoint(m.name, "x", rank=2, options={"peft_type": "VERA"} if m.name == "peft" else {})
+    m.check(p, a)
+    if m.name != "peft": m.count(p, a)
+print(sorted({"torch", "peft", "transformers", "numpy"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    attached = METHODS["lora"].attach(tiny_model("llama"), point("lora"), 0)
+    train(attached)
+    METHODS["lora"].export(attached, tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_adapter_of_another_base_is_refused(adapter):
+    for other in (tiny_model("gpt2"), tiny_model("llama", hidden_size=128), tiny_model("llama", num_hidden_layers=3)):
+        with pytest.raises(MethodError, match="cannot be put on this model|does not belong to this model"):
+            METHODS["saved"].load(other, adapter)
+
+
+def test_adapter_with_a_missing_or_a_foreign_weight_is_refused(adapter):
+    file = adapter / "adapter_model.safetensors"
+    whole = load_file(file)
+    name = next(iter(whole))
+    save_file({k: v for k, v in whole.items() if k != name}, file)
+    with pytest.raises(MethodError, match="1 places without a weight"):
+        METHODS["saved"].load(tiny_model("llama"), adapter)
+    save_file({**whole, name.replace("layers.0", "layers.7"): whole[name].clone()}, file)
+    with pytest.raises(MethodError, match="1 weights without a place"):
+        METHODS["saved"].load(tiny_model("llama"), adapter)
+
+
+def test_damaged_and_pickled_adapters_are_refused(adapter):
+    file = adapter / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(MethodError, match="cannot be put on this model"):
+        METHODS["saved"].load(tiny_model("llama"), adapter)
+    file.unlink()
+    torch.save({}, adapter / "adapter_model.bin")
+    given = point("saved", options={"path": str(adapter)})
+    assert "pickled" in METHODS["saved"].check(given, anatomy_of(tiny_model("llama")))[0]
+    with pytest.raises(MethodError, match="pickled"):
+        METHODS["saved"].attach(tiny_model("llama"), given, 0)
+
+
+def test_prompt_learning_made_elsewhere_is_refused(tmp_path):
+    from peft import PromptTuningConfig, get_peft_model
+
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    get_peft_model(tiny_model("llama"), config).save_pretrained(tmp_path)
+    with pytest.raises(MethodError, match="virtual tokens"):
+        METHODS["saved"].load(tiny_model("llama"), tmp_path)
+
+
+def test_model_of_another_shape_is_refused(tmp_path):
+    folder = saved_model(tiny_model("llama", num_hidden_layers=3), tmp_path / "model")
+    with pytest.raises(MethodError, match="has no place for"):
+        METHODS["saved"].load(tiny_model("llama"), folder)
+    wide = saved_model(tiny_model("llama", intermediate_size=256), tmp_path / "wide")
+    with pytest.raises(MethodError, match="other shapes"):
+        METHODS["saved"].load(tiny_model("llama"), wide)
+    given = point("saved", options={"path": str(folder)})
+    assert METHODS["saved"].check(given, anatomy_of(tiny_model("llama"))) == []
+    assert "llama" in METHODS["saved"].check(given, anatomy_of(tiny_model("gpt2")))[0]
+
+
+def test_exported_config_says_what_was_asked(adapter):
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["peft_type"], config["base_model_name_or_path"]) == (4, 8, "LORA", None)
+    assert sorted(config["target_modules"]) == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
