@@ -38,7 +38,7 @@ def texts(folder):
 @pytest.mark.parametrize(("stride", "layout"), [(128, "padded"), (128, "packed"), (256, "padded")])
 def test_real_text_equals_a_plain_transformers_loop(model, texts, stride, layout):
     _, _, ids = texts
-    index = index_of(np.array(sum(ids, []), np.int32), [len(i) for i in ids])
+    index = index_of(np.concatenate(ids).astype(np.int32), [len(i) for i in ids])
     got = score_index(model, index, point(CONTEXT, stride), prefix=PREFIX, device="cpu", layout=layout)
     plain = np.concatenate([plain_nll(model, text, CONTEXT, stride) for text in ids])
     assert len(plain) > 1000
@@ -62,7 +62,7 @@ def test_document_sums_are_lm_evals_rolling_log_likelihood(model, texts):
     from lm_eval.models.huggingface import HFLM
 
     tokenizer, documents, ids = texts
-    index = index_of(np.array(sum(ids, []), np.int32), [len(i) for i in ids])
+    index = index_of(np.concatenate(ids).astype(np.int32), [len(i) for i in ids])
     got = score_index(model, index, point(CONTEXT, CONTEXT), prefix=PREFIX, device="cpu").nll_nats.astype(np.float64)
     ours = [got[a:b].sum() for a, b in itertools.pairwise(index.starts)]
     harness = HFLM(pretrained=model, tokenizer=tokenizer, max_length=CONTEXT, batch_size=1)

@@ -1,0 +1,149 @@
+"""Degradation, ledger, passages and selection: closed forms, brute force, and shares that add up."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from peftodyssey.measure.degradation import bits_per_byte, compare, perplexity
+from peftodyssey.measure.ledger import by_class, by_token, top_tokens
+from peftodyssey.measure.passages import worst
+from peftodyssey.measure.select import Candidate, Choice, selected
+
+CLASSES = ("newline", "space", "digit", "word")
+NATS = st.one_of(st.floats(-20, 20, width=32), st.just(float("nan")))
+COLUMN = hnp.arrays(np.float32, st.integers(0, 200), elements=NATS)
+
+
+def _columns(n=400, documents=40, seed=0):
+    rng = np.random.default_rng(seed)
+    before = rng.gamma(2, 1.5, n).astype(np.float32)
+    return before, before + np.float32(0.25), np.repeat(np.arange(documents), n // documents), rng.integers(1, 6, n)
+
+
+def test_compare_states_the_means_of_both_columns():
+    before, after, document, token_bytes = _columns()
+    got = compare(before, after, document, token_bytes)
+    assert got["nll_before"] == pytest.approx(before.mean(dtype=np.float64), rel=1e-12)
+    assert got["ppl_after"] == pytest.approx(np.exp(after.mean(dtype=np.float64)), rel=1e-12)
+    assert got["delta_nll"] == pytest.approx(0.25, abs=1e-6)
+    assert got["delta_nll"] == pytest.approx(got["nll_after"] - got["nll_before"], abs=1e-12)
+    assert got["delta_lo"] <= got["delta_nll"] <= got["delta_hi"] < 0.2501
+    assert got["bpb_before"] == pytest.approx(before.sum(dtype=np.float64) / math.log(2) / token_bytes.sum(), rel=1e-12)
+    assert (got["documents"], got["tokens"], got["note"]) == (40, 400, "")
+
+
+def test_compare_leaves_unscored_rows_out_of_both_columns():
+    before, after, document, token_bytes = _columns()
+    holes = before.copy()
+    holes[::10] = np.nan
+    kept = ~np.isnan(holes)
+    got = compare(holes, after, document, token_bytes)
+    assert got == compare(before[kept], after[kept], document[kept], token_bytes[kept])
+    assert got["tokens"] == 360
+    nothing = compare(np.full(400, np.nan), after, document, token_bytes)
+    assert math.isnan(nothing["nll_before"])
+    assert (nothing["delta_lo"], nothing["tokens"], nothing["note"]) == (None, 0, "no tokens scored")
+
+
+def test_perplexity_and_bits_per_byte_at_their_limits():
+    assert perplexity(0.0) == 1
+    assert perplexity(1e4) == math.inf
+    assert math.isnan(perplexity(math.nan))
+    assert bits_per_byte(np.full(4, math.log(2)), 8) == pytest.approx(0.5)
+    assert math.isnan(bits_per_byte(np.zeros(0), 0))
+
+
+@given(COLUMN, st.data())
+def test_class_sums_add_up_to_the_whole_change(delta, data):
+    label = data.draw(hnp.arrays(np.int8, len(delta), elements=st.integers(0, 3)))
+    rows = by_class(delta, label, CLASSES)
+    scored = delta[~np.isnan(delta)].astype(np.float64)
+    whole = math.fsum(scored)
+    assert math.fsum(row.sum_nats for row in rows) == pytest.approx(whole, rel=1e-12, abs=1e-14 * np.abs(scored).sum())
+    assert sum(row.tokens for row in rows) == len(scored)
+    assert [row.name for row in rows] == list(CLASSES)
+    if abs(whole) > 1e-3:
+        assert math.fsum(row.share for row in rows) == pytest.approx(1, rel=1e-9)
+
+
+def test_a_planted_change_is_found_to_the_last_digit():
+    label = np.array([0, 1, 0, 2, 3, 3, 0], np.int8)
+    rows = by_class(np.where(label == 0, 1.0, 0.0), label, CLASSES)
+    assert [(row.sum_nats, row.share) for row in rows] == [(3.0, 1.0), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0)]
+    assert rows[0].mean_delta == 1.0
+    assert math.isnan(by_class(np.zeros(2), np.zeros(2, np.int8), CLASSES)[1].mean_delta)
+
+
+@given(COLUMN, st.data())
+def test_token_sums_add_up_and_count_every_scored_row(after, data):
+    before = data.draw(hnp.arrays(np.float32, len(after), elements=NATS))
+    token = data.draw(hnp.arrays(np.int32, len(after), elements=st.integers(0, 9)))
+    rows = by_token(before, after, token)
+    delta = after.astype(np.float64) - before
+    delta = delta[~np.isnan(delta)]
+    assert math.fsum(row.sum_nats for row in rows) == pytest.approx(math.fsum(delta), abs=1e-9)
+    assert sum(row.count for row in rows) == len(delta)
+    worse, better = top_tokens(before, after, token, k=3)
+    sums = {int(t): float((after.astype(np.float64) - before)[(token == t) & ~np.isnan(before) & ~np.isnan(after)].sum()) for t in set(token)}
+    assert [row.sum_nats for row in worse] == pytest.approx(sorted((s for s in sums.values() if s > 0), reverse=True)[:3])
+    assert [row.sum_nats for row in better] == pytest.approx(sorted(s for s in sums.values() if s < 0)[:3])
+
+
+def test_token_rows_state_means_before_and_after():
+    row = by_token(np.array([1.0, 3.0, 9.0]), np.array([2.0, 6.0, 9.0]), np.array([5, 5, 7]))[0]
+    assert (row.token, row.count, row.mean_before, row.mean_after, row.sum_nats) == (5, 2, 2.0, 4.0, 4.0)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 12), st.data())
+def test_worst_passages_are_those_of_a_brute_force_search(lengths, width, data):
+    document = np.repeat(np.arange(len(lengths)), lengths)
+    delta = data.draw(hnp.arrays(np.float64, len(document), elements=st.one_of(st.integers(-9, 9).map(float), st.just(np.nan))))
+    means = {}
+    for number in range(len(lengths)):
+        rows = np.flatnonzero(document == number)
+        size = min(width, len(rows))
+        candidates = [rows[i : i + size] for i in range(len(rows) - size + 1)]
+        values = [np.nanmean(delta[c]) for c in candidates if not np.isnan(delta[c]).all()]
+        means |= {number: max(values)} if values else {}
+    got = worst(delta, document, width=width, k=99)
+    assert {p.document: p.mean_delta for p in got} == pytest.approx(means)
+    assert [p.mean_delta for p in got] == sorted((p.mean_delta for p in got), reverse=True)
+    for p in got:
+        assert (document[p.first : p.last + 1] == p.document).all()
+        assert np.nanmean(delta[p.first : p.last + 1]) == pytest.approx(p.mean_delta)
+    assert [p.mean_delta for p in worst(-delta, document, width=width, k=99, best=True)] == pytest.approx([-p.mean_delta for p in got])
+
+
+def test_no_rows_have_no_passage():
+    assert worst(np.zeros(0), np.zeros(0, int)) == []
+
+
+def test_the_lowest_validation_loss_is_selected_in_every_group():
+    rows = [Candidate("a", lr, nll) for lr, nll in [(1e-3, 3.0), (1e-4, 3.5), (3e-4, 2.9)]] + [Candidate("b", 1e-4, 3.1)]
+    assert selected(rows) == [Choice(False), Choice(False), Choice(True, None), Choice(True, None)]
+
+
+@pytest.mark.parametrize(("losses", "place", "edge"), [([1, 2, 3], 0, "low"), ([3, 2, 1], 2, "high"), ([2, 1, 3], 1, None)])
+def test_an_optimum_at_the_end_of_its_grid_is_marked(losses, place, edge):
+    got = selected([Candidate("g", 10.0**-n, loss) for n, loss in zip((5, 4, 3), losses, strict=True)])
+    assert [choice.selected for choice in got] == [n == place for n in range(3)]
+    assert got[place].edge == edge
+
+
+def test_ties_go_to_the_smaller_learning_rate_in_any_order():
+    rows = [Candidate("g", 1e-3, 2.0), Candidate("g", 1e-4, 2.0)]
+    assert [choice.selected for choice in selected(rows)] == [False, True]
+    assert [choice.selected for choice in selected(rows[::-1])] == [True, False]
+
+
+def test_failed_and_diverged_cells_are_not_selected_but_bound_the_grid():
+    rows = [Candidate("g", 1e-4, 2.5), Candidate("g", 1e-3, 2.0), Candidate("g", 1e-2, math.nan), Candidate("h", 1e-2, None)]
+    assert selected(rows) == [Choice(False), Choice(True, None), Choice(False), Choice(False)]
+
+
+def test_what_was_not_trained_has_no_edge():
+    assert selected([Candidate("saved", None, 2.0)]) == [Choice(True, None)]
