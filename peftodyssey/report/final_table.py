@@ -1,0 +1,59 @@
+"""The table that ends a run: one line per method, text and base, at its selected learning rate. Called by the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from peftodyssey.report import sentences
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+HEADINGS = ("method", "learning rate", "change on test", "forgetting", "memory")
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The selected cells as a `rich` table of 80 columns; under each change its 95 % interval."""
+    from rich import box
+    from rich.table import Table
+
+    columns, lines = cells(rows)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left", caption=CAPTION)
+    for column in columns:
+        made.add_column(column, overflow="fold", no_wrap=column in HEADINGS[1:])
+    for line in lines:
+        made.add_row(*(_two_lines(text) for text in line))
+    return made
+
+
+def _two_lines(text: str) -> str:
+    """A number above its interval or remark; square brackets escaped, because `rich` reads them as style."""
+    from rich.markup import escape
+
+    first, mark, rest = text.partition(" [")
+    if mark:
+        return f"{first}\n{escape('[' + rest.replace(', ', ','))}"
+    return escape(text.replace(" (", "\n("))
+
+
+CAPTION = "nats per token, negative is better; [95 % interval]; learning rates chosen on validation"
+_VARIED = (("run", "run"), ("model", "model"), ("base", "revision"), ("text", "domain"), ("seed", "seed"))
+
+
+def cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """(headings, lines) of the table; coordinates that never vary are left out, except the text adapted to."""
+    picked = sentences.headline(rows)
+    varied = [(heading, key) for heading, key in _VARIED if key == "domain" or len({str(r.get(key)) for r in rows}) > 1]
+    lines = [[*(str(row.get(key) if row.get(key) is not None else "-") for _, key in varied), *_numbers(row)] for row in picked]
+    return [*(heading for heading, _ in varied), *HEADINGS], lines
+
+
+def _numbers(row: Mapping[str, Any]) -> list[str]:
+    return [
+        str(row["label"]),
+        sentences.learning_rate(row),
+        sentences.delta(row),
+        sentences.forgetting(row),
+        sentences.mebibytes(row["peak_memory_bytes"]),
+    ]
