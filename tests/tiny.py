@@ -35,7 +35,7 @@ def tiny(family: str, folder: Path, seed: int = 0, dtype: str = "float32", **cha
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
             else:
-                assert parameter.std() > 0.05, name
+                assert parameter.std() > 0.04, name
     target = Path(folder) / f"tiny-{family}-{seed}"
     model.to(getattr(torch, dtype)).save_pretrained(target)
     copy_tokenizer(target)

@@ -5,21 +5,23 @@ Also which of a loaded model's modules are its linear maps, and the mode it is s
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from peftodyssey.errors import ModelError
-from peftodyssey.models.quantised import bnb_config, is_4bit, random_quantised
+from peftodyssey.models.meta import is_linear, layer_of
+from peftodyssey.models.mode import pin_mode
+from peftodyssey.models.quantised import bnb_config, random_quantised
+from peftodyssey.models.quiet import quiet
 from peftodyssey.models.source import RANDOM_SEED, ModelSource, weights_folder
 from peftodyssey.recipe.cell import QuantPoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+__all__ = ["DTYPES", "linear_names", "load", "pin_mode", "zero_dropout"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,28 +51,9 @@ def load(
     return model.train()
 
 
-def pin_mode(model: nn.Module) -> nn.Module:
-    """Sets the mode for scoring: evaluation, but 4-bit modules on a CPU stay in training mode.
-
-    bitsandbytes 0.50 repacks their bytes in an evaluation-mode forward on CPUs with AVX512-BF16, after which gradients
-    are wrong. Adapters' dropout is off: only the 4-bit modules themselves are switched, not what wraps them.
-    """
-    model.eval()
-    for module in model.modules():
-        if is_4bit(module) and module.weight.device.type == "cpu":
-            module.training = True
-    return model
-
-
 def linear_names(model: nn.Module) -> list[str]:
     """Names of the linear maps of the decoder layers in module order: Linear, Conv1D and bitsandbytes' own; no head."""
-    from transformers.pytorch_utils import Conv1D
-
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and any(part.isdigit() for part in name.split("."))
-    ]
+    return [name for name, module in model.named_modules() if is_linear(module) and layer_of(name) is not None]
 
 
 def _config(source: ModelSource, attn: str) -> PreTrainedConfig:
@@ -88,7 +71,8 @@ def _config(source: ModelSource, attn: str) -> PreTrainedConfig:
             f"{str(error).splitlines()[0]}",
             "upgrade transformers; families that need code from the repository are not supported",
         ) from error
-    config._attn_implementation = attn
+    if attn != "sdpa":  # left alone, transformers takes sdpa where the family has it and eager where not (Gemma 2)
+        config._attn_implementation = attn
     for part in {id(c): c for c in (config, config.get_text_config())}.values():
         zero_dropout(part)
     return config
@@ -107,7 +91,7 @@ def _pretrained(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    options: dict[str, Any] = {"quantization_config": bnb_config(quant, dtype, device)} if quant else {}
+    options: dict[str, Any] = {"quantization_config": bnb_config(quant, dtype)} if quant else {}
     try:
         return AutoModelForCausalLM.from_pretrained(
             weights_folder(source),
@@ -141,21 +125,3 @@ def _random(
             return random_quantised(config, dtype, quant, device)
         with device:
             return AutoModelForCausalLM.from_config(config, dtype=dtype)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """transformers' and bitsandbytes' progress bars and advice, off while the body runs and afterwards as before."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"(transformers|bitsandbytes|accelerate|peft)(\.|$)")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

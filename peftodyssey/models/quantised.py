@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from peftodyssey.errors import ModelError
+from peftodyssey.models.meta import is_linear, layer_of
 from peftodyssey.recipe.cell import QuantPoint
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
-_KERNELS_ADVICE = "Failed to load CPU gemm_4bit_forward from kernels-community"
 
-
-def bnb_config(quant: QuantPoint, dtype: torch.dtype, device: torch.device) -> BitsAndBytesConfig:
-    """transformers' settings of `quant`, arithmetic in `dtype`. Raises ModelError where it cannot work."""
+def bnb_config(quant: QuantPoint, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """transformers' settings of `quant`, arithmetic in `dtype`. Raises ModelError without bitsandbytes."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(f"quant: {quant.kind} needs bitsandbytes, which is not installed", "pip install bitsandbytes")
     from transformers import BitsAndBytesConfig
 
-    _hide_kernels_advice()
     if quant.kind == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -35,30 +32,54 @@ def bnb_config(quant: QuantPoint, dtype: torch.dtype, device: torch.device) -> B
     )
 
 
-def is_4bit(module: nn.Module) -> bool:
-    """Whether `module` is a bitsandbytes 4-bit linear map (known by its parameter: bitsandbytes may be absent)."""
-    return type(getattr(module, "weight", None)).__name__ == "Params4bit"
-
-
-def _hide_kernels_advice() -> None:
-    """bitsandbytes advises CPU users to install a package of compiled kernels; the sentence is dropped, others stay."""
-    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
-    if not any(getattr(f, "__name__", "") == "_keeps" for f in logger.filters):
-        logger.addFilter(_keeps)
-
-
-def _keeps(record: logging.LogRecord) -> bool:
-    return _KERNELS_ADVICE not in record.getMessage()
-
-
 def random_quantised(
     config: PreTrainedConfig, dtype: torch.dtype, quant: QuantPoint, device: torch.device
 ) -> PreTrainedModel:
     """Random weights quantised as they are made, one matrix at a time: the unquantised whole never exists."""
     from transformers import AutoModelForCausalLM
-    from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+    from transformers.quantizers import AutoHfQuantizer
 
-    settings = bnb_config(quant, dtype, device)
+    settings = bnb_config(quant, dtype)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    for name, module in list(model.named_modules()):
+        if any(True for _ in module.parameters(recurse=False)) or any(True for _ in module.buffers(recurse=False)):
+            module.to_empty(device=device, recurse=False)
+            model._init_weights(module)
+        if is_linear(module) and layer_of(name) is not None:
+            model.set_submodule(name, _stored(module, quant, dtype, device))
+    model.tie_weights()
+    model.hf_quantizer = AutoHfQuantizer.from_config(settings)
+    model.config.quantization_config = settings
+    model.quantization_method = settings.quant_method
+    setattr(model, "is_loaded_in_8bit" if quant.kind == "int8" else "is_loaded_in_4bit", True)
     return model
+
+
+def _stored(module: nn.Module, quant: QuantPoint, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The bitsandbytes form of a linear map, its weight quantised on `device`; the bias stays as it is."""
+    import bitsandbytes as bnb
+
+    weight = module.weight.detach()
+    weight = weight.T.contiguous() if hasattr(module, "nf") else weight  # GPT-2's Conv1D is stored (in, out)
+    rows, columns = weight.shape
+    with torch.device("meta"):
+        if quant.kind == "int8":
+            stored = bnb.nn.Linear8bitLt(columns, rows, module.bias is not None, has_fp16_weights=False, threshold=6.0)
+        else:
+            stored = bnb.nn.Linear4bit(
+                columns,
+                rows,
+                module.bias is not None,
+                dtype,
+                compress_statistics=quant.double_quant,
+                quant_type=quant.kind,
+            )
+    stored.source_cls = type(module)
+    stored.bias = module.bias
+    if quant.kind == "int8":
+        stored.weight = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False).to(device)
+    else:
+        settings = {key: getattr(stored.weight, key) for key in ("blocksize", "compress_statistics", "quant_type")}
+        stored.weight = bnb.nn.Params4bit(weight, requires_grad=False, module=stored, **settings).to(device)
+    return stored
