@@ -1,0 +1,182 @@
+"""The command line: its verbs and options are frozen, mistakes are messages, planning starts without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from peftodyssey.cli import app
+from tests import micro
+
+OPTIONS = {
+    "run": {"--out", "--set", "--only", "--memory", "--stop-after", "--keep", "--refresh", "--checkpoint-every", "--device", "--allow-oom"},
+    "check": {"--set", "--show", "--memory", "--device"},
+    "plan": {"--set", "--model", "--method", "--rank", "--seq-len", "--micro-batch", "--recompute", "--optimizer", "--engine", "--memory", "--device", "--json"},
+    "status": set(),
+    "report": {"--out"},
+    "query": {"--csv"},
+    "score": {"--adapter", "--out", "--revision", "--split", "--context", "--stride", "--tokens", "--first-token", "--mode", "--quant", "--field", "--device"},
+    "export": {"--to", "--merge", "--push"},
+    "schema": set(),
+    "doctor": set(),
+    "ladder list": set(),
+    "recipes list": set(),
+    "recipes show": set(),
+    "recipes copy": set(),
+    "recipes new": {"--model", "--domain"},
+}  # fmt: skip
+
+
+def commands(group: object, prefix: str = "") -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            found |= commands(command, f"{prefix}{name} ")
+        else:
+            found[prefix + name] = {o for p in command.params for o in p.opts if o.startswith("--")} - {"--help"}
+    return found
+
+
+def test_verbs_and_options_are_the_promised_ones() -> None:
+    assert commands(typer.main.get_command(app)) == OPTIONS
+
+
+def peftodyssey(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return micro.command(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--help",), ("check", "quickstart"), ("plan", "quickstart"), ("recipes", "list"), ("schema",),
+     ("plan", "--model", "random/llama-7b", "--method", "qlora", "--rank", "16", "--json", "--memory", "24GiB")],
+)  # fmt: skip
+def test_planning_imports_no_torch(arguments: tuple[str, ...]) -> None:
+    code = (
+        "import sys; sys.argv[0] = 'peftodyssey'\n"
+        "from peftodyssey.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'torch', 'transformers', 'peft', 'datasets', 'trl', 'bitsandbytes', 'duckdb', 'altair'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    ended = peftodyssey(*arguments, code=code)
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+
+
+def test_ten_mistakes_are_ten_problems_with_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        "version: 1\n"
+        "name: bad\n"
+        "seeds: [0]\n"
+        "model: {name: bundled/odyssey-3m, revision: [annealed-64M]}\n"  # 1 unknown key
+        "domains: [bundled/wiki_history_event]\n"  # 2 unknown text
+        "methods:\n"
+        "  - {method: lorra, rank: 2}\n"  # 3 unknown method
+        "  - {method: lora, rank: 0}\n"  # 4 rank
+        "  - {method: full, lr: 0}\n"  # 5 lr
+        "train:\n"
+        "  budget: 200k tokns\n"  # 6 budget
+        "  warmup: 300%\n"  # 7 share
+        "  schedule: cosin\n"  # 8 choice
+        "score: {context: 64, stride: 128, tokens: -1}\n"  # 9 tokens, 10 stride
+        "measure: [degradation, forgeting]\n"  # 11
+    )
+    ended = peftodyssey("check", path)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    lines = {int(line.split(":")[1]) for line in ended.stderr.splitlines() if line.startswith(str(path))}
+    assert {4, 7, 8, 9, 11, 12, 13, 14, 15} <= lines
+    assert sum(line.startswith(str(path)) for line in ended.stderr.splitlines()) >= 10
+
+
+def test_plan_of_one_step_as_json(tmp_path: Path) -> None:
+    ended = peftodyssey("plan", "--model", "random/llama-7b", "--method", "qlora", "--rank", "16", "--seq-len", "512", "--memory", "8GiB", "--json")
+    answer = json.loads(ended.stdout)
+    assert set(answer) >= {"peak_allocated_bytes", "peak_reserved_bytes", "terms", "fits", "advice"}
+    assert answer["fits"] is True
+    full = peftodyssey("plan", "--model", "random/llama-7b", "--method", "full", "--memory", "8GiB", "--json")
+    assert full.returncode == 3
+    assert json.loads(full.stdout)["fits"] is False
+
+
+BAD = {
+    "unknown domain": ("domains: [bundled/arxiv_cs.CL]", "domains: [bundled/arxiv_nothing]", "arxiv_nothing"),
+    "rank above the layer": ("rank: 2, lr: 1e-2}\n  - {method: qlora", "rank: 5000, lr: 1e-2}\n  - {method: qlora", "5000"),
+    "lr 0": ("lr: {tune: [1e-4, 1e-3]}", "lr: 0", "lr"),
+    "tokens -1": ("tokens: 4k", "tokens: -1", "tokens"),
+    "block too long": ("seq_len: 64, batch_tokens: 256", "seq_len: 4096, batch_tokens: 4096", "positions"),
+    "missing text": ("domains: [bundled/arxiv_cs.CL]", "domains: [nowhere/*.txt]", "nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_wrong_input_is_a_sentence_and_exit_2(case: str, tmp_path: Path) -> None:
+    old, new, word = BAD[case]
+    assert old in micro.RECIPE
+    ended = peftodyssey("check", micro.write(tmp_path, micro.RECIPE.replace(old, new)))
+    assert ended.returncode == 2, ended.stdout + ended.stderr
+    assert word in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "word"),
+    [
+        ("empty.txt", b"", "empty"),
+        ("latin.txt", b"caf\xe9 " * 100, "UTF-8"),
+        ("one.txt", b"a", "token"),
+        ("small.txt", b"Two sentences. Nothing more.\n\nAnd one.", ""),
+        ("bad.jsonl", b'{"text": "fine"}\n{"text": \n', "bad.jsonl"),
+        ("fields.jsonl", b'{"prompt": "2+2?", "completion": "4"}\n' * 50, "sft"),
+    ],
+)
+def test_wrong_text_is_a_sentence_and_nothing_is_lost(name: str, content: bytes, word: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    recipe = micro.write(tmp_path, micro.RECIPE.replace("bundled/arxiv_cs.CL", f"{{name: mine, path: {name}}}"))
+    ended = peftodyssey("run", recipe, "--out", tmp_path / "out")
+    assert ended.returncode in (1, 2), ended.stdout + ended.stderr
+    assert word in ended.stderr + ended.stdout
+    assert "Traceback" not in ended.stderr + ended.stdout
+
+
+def test_score_prints_before_and_after_an_adapter_of_plain_peft(tmp_path: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from peftodyssey import assets
+
+    base = AutoModelForCausalLM.from_pretrained(assets.unpack_model("odyssey-3m"), dtype=torch.float32)
+    adapted = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    ended = peftodyssey("score", "bundled/odyssey-3m", "bundled/arxiv_cs.CL", "--adapter", tmp_path / "adapter", "--tokens", "6k", "--context", "128")
+    assert ended.returncode == 0, ended.stderr
+    lines = [line for line in ended.stdout.splitlines() if line.startswith(("bundled/odyssey-3m", str(tmp_path)[:10]))]
+    assert lines, ended.stdout
+    assert " to " in ended.stdout
+
+
+def test_a_directory_without_write_permission(tmp_path: Path) -> None:
+    import os
+
+    if os.geteuid() == 0:
+        place = Path("/proc/nothing-can-be-written-here")
+    else:
+        place = tmp_path / "locked"
+        place.mkdir(mode=0o500)
+    ended = peftodyssey("run", micro.write(tmp_path), "--out", place / "out")
+    assert ended.returncode == 2
+    assert "cannot write" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_help_of_the_module_names_every_verb() -> None:
+    out = subprocess.run([sys.executable, "-m", "peftodyssey.cli", "--help"], capture_output=True, text=True).stdout
+    for verb in OPTIONS:
+        assert verb.split()[0] in out

@@ -1,0 +1,43 @@
+"""The public Python names, frozen; and that they work as the command line's do."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+import peftodyssey
+
+
+def test_public_names_are_frozen() -> None:
+    assert sorted(peftodyssey.__all__) == ["__version__", "adapt", "load", "open", "run", "score"]
+    for name in peftodyssey.__all__[1:]:
+        assert inspect.isfunction(getattr(peftodyssey, name)), name
+
+
+def test_functions_stay_where_subpackages_have_the_same_names() -> None:
+    code = (
+        "import peftodyssey\nfrom peftodyssey.run import start\nfrom peftodyssey.score import windows\n"
+        "assert callable(peftodyssey.run) and callable(peftodyssey.score)"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_import_is_free() -> None:
+    code = "import sys, peftodyssey\nassert not {'torch', 'numpy', 'pydantic', 'rich'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_adapt_is_a_run_of_one_cell(tmp_path: Path) -> None:
+    run = peftodyssey.adapt(
+        "bundled/odyssey-3m", "bundled/arxiv_cs.CL", {"method": "lora", "rank": 2, "lr": 0.01}, out=tmp_path,
+        train={"budget": "2 steps", "seq_len": 64, "batch_tokens": 128}, score={"context": 64, "tokens": "2k"},
+        console=Console(quiet=True),
+    )  # fmt: skip
+    assert run.results.num_rows == 1
+    evidence = run.nll(run.cells[0]["cell"])
+    delta = (evidence["after"] - evidence["before"]).mean(dtype=float)
+    assert abs(delta - run.results["delta_nll"][0].as_py()) < 1e-6
