@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -26,7 +27,7 @@ class CorpusPoint:
     source: str  # bundled/<name>, m2d2/<config>, hub:<data set>, or a path (absolute)
     field: str | None = None  # text field of jsonl, parquet, Hub rows; None: "text", or the only string field
     config: str | None = None  # Hub data set configuration
-    split: dict[str, Any] = field(default_factory=dict)  # {} or {"valid": 0.05, "test": 0.1} shares, or {"test": "validation"} names
+    split: dict[str, Any] = dataclasses.field(default_factory=dict)  # {} or {"valid": 0.05, "test": 0.1} shares, or {"test": "validation"} names
     newline: str = "keep"  # keep | strip | collapse | mismatch (train stripped, score kept)
     revision: str | None = None  # Hub data set revision
 
@@ -52,7 +53,7 @@ class MethodPoint:
     targets: str | tuple[str, ...] | None = None  # "all-linear", leaf names, or None: the method's default
     dropout: float = 0.0
     quant: QuantPoint | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
     # the method's further fields, only those that it reads: rslora, dora, init (lora/qlora); layers (last_layers);
     # peft_type + config (peft); path (saved); master_weights (full)
 
