@@ -16,14 +16,17 @@ HEADINGS = ("method", "learning rate", "change on test", "forgetting", "memory")
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The selected cells as a `rich` table of 80 columns; under each change its 95 % interval."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     columns, lines = cells(rows)
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left", caption=CAPTION)
-    for column in columns:
-        made.add_column(column, overflow="fold", no_wrap=column in HEADINGS[1:])
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, caption_justify="left", caption=CAPTION)
+    made.add_column(columns[0], overflow="fold")
+    for heading in HEADINGS:
+        made.add_column(heading, overflow="fold", no_wrap=heading != "method")
+    first = len(columns) - len(HEADINGS)
     for line in lines:
-        made.add_row(*(_two_lines(text) for text in line))
+        made.add_row(escape("\n".join(line[:first])), *(_two_lines(text) for text in line[first:]))
     return made
 
 
@@ -38,7 +41,7 @@ def _two_lines(text: str) -> str:
 
 
 CAPTION = "nats per token, negative is better; [95 % interval]; learning rates chosen on validation"
-_VARIED = (("run", "run"), ("model", "model"), ("base", "revision"), ("text", "domain"), ("seed", "seed"))
+_VARIED = (("text", "domain"), ("run", "run"), ("model", "model"), ("base", "revision"), ("seed", "seed"))
 
 
 def cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

@@ -1,0 +1,105 @@
+"""The report as one HTML file without a network, made by a Jinja template with escaping on. Called by `report.build`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftodyssey.report import sentences
+from peftodyssey.report.charts import Figure, base
+from peftodyssey.report.evidence import Evidence
+from peftodyssey.store import atomic
+
+if TYPE_CHECKING:
+    import jinja2
+
+TEMPLATE = "page.html.j2"
+INVISIBLE = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
+
+
+@dataclass(frozen=True)
+class Content:
+    """All that the page and the summary show."""
+
+    recipes: tuple[str, ...]
+    models: tuple[str, ...]
+    rows: Sequence[Mapping[str, Any]]
+    figures: Sequence[Figure] = ()
+    drawn: Mapping[str, str] = field(default_factory=dict)  # figure name -> SVG
+    evidence: Sequence[Evidence] = ()
+
+
+def write(content: Content, path: Path) -> Path:
+    """Write the page to `path`, whole or not at all."""
+    atomic.write_text(path, html(content))
+    return path
+
+
+def html(content: Content) -> str:
+    """The page's text. Every word that comes from a recipe, a document or a token is escaped."""
+    from markupsafe import Markup
+
+    return _environment().get_template(TEMPLATE).render(
+        content=content,
+        statements=sentences.statements(content.rows),
+        caveats=sentences.caveats(content.rows),
+        unmeasured=unmeasured(content.rows),
+        drawn={name: Markup(svg) for name, svg in content.drawn.items()},  # drawn by Vega, which escapes its text
+        several_runs=any(row.get("run") for row in content.rows),
+    )  # fmt: skip
+
+
+def unmeasured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader may look for and not find, and why."""
+    done = [row for row in rows if row["status"] == "done"]
+    notes = []
+    if not any(row.get("forgetting") is not None for row in done):
+        notes.append("Forgetting was not measured: the recipe names no `general` text.")
+    if not any(row.get("valid_nll_after") is not None for row in done):
+        notes.append("There is no validation split, so no learning rate could be chosen.")
+    if any(row.get("peak_memory_bytes") is None for row in done):
+        notes.append("Peak memory is missing where nothing was trained.")
+    notes.append(
+        "Similarity to the pretraining text, sensitivity to noise and other domains of the recipe are not part of this page; "
+        "NLL says how well text is predicted, not how well a task is solved."
+    )
+    return notes
+
+
+def visible(text: str) -> str:
+    """A token's text with its blanks shown as signs; a dash where it stands for no character of its own."""
+    return "".join(INVISIBLE.get(character, character) for character in text) or "(part of a character)"
+
+
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("peftodyssey.report", "templates"), autoescape=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    made.globals.update(
+        base=base, method_name=sentences.name, delta=sentences.delta, forgetting=sentences.forgetting,
+        learning_rate=sentences.learning_rate, signed=sentences.signed, mebibytes=sentences.mebibytes, count=sentences.count,
+        number=sentences.number, visible=visible, fixed=_fixed, duration=_duration, verdict=_verdict,
+    )  # fmt: skip
+    return made
+
+
+def _fixed(value: float | None, digits: int = 3) -> str:
+    return sentences.NO_NUMBER if value is None else f"{value:.{digits}f}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return sentences.NO_NUMBER
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    """CSS class of a change: better, worse, or neither."""
+    if row.get("delta_lo") is None:
+        return "none"
+    return "better" if row["delta_hi"] < 0 else "worse" if row["delta_lo"] > 0 else "none"

@@ -1,0 +1,46 @@
+"""The report in one Markdown file: the page's sentences and the final table. Called by `report.build`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from peftodyssey.report import final_table, sentences
+from peftodyssey.report.page import Content, unmeasured
+from peftodyssey.store import atomic
+
+
+def write(content: Content, path: Path) -> Path:
+    """Write the summary to `path`, whole or not at all."""
+    atomic.write_text(path, markdown(content))
+    return path
+
+
+def markdown(content: Content) -> str:
+    """The summary's text; numbers that differ between two runs of the same recipe (time, memory) are only in the table."""
+    stated = sentences.statements(content.rows) or ["No cell is finished yet, so there is nothing to state."]
+    limits = [*sentences.caveats(content.rows), *unmeasured(content.rows)]
+    headings, lines = final_table.cells(content.rows)
+    parts = [
+        f"# {_text(', '.join(content.recipes))}",
+        f"Base: {_text(', '.join(content.models))}. Changes are after minus before: negative is better. 95 % intervals.",
+        _list(stated),
+        _table(headings, lines) if lines else "",
+        "## What limits this",
+        _list(limits),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _list(items: Sequence[str]) -> str:
+    return "\n".join(f"- {_text(item)}" for item in items)
+
+
+def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [headings, ["---"] * len(headings), *([_text(cell) for cell in line] for line in lines)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _text(text: str) -> str:
+    """Names and reasons as plain text of one line: no HTML, no table bars."""
+    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
