@@ -44,22 +44,5 @@ def tiny(family: str, folder: Path, seed: int = 0, dtype: str = "float32", **cha
 
 def copy_tokenizer(folder: Path) -> None:
     """Puts the bundled tokenizer's files into `folder`."""
-    if not hasattr(assets, "model_files"):  # bytes as tokens until the bundled tokenizer is there
-        return _byte_tokenizer(Path(folder))
     for name in TOKENIZER_FILES:
         shutil.copyfile(assets.model_files("odyssey-3m") / name, Path(folder) / name)
-
-
-def _byte_tokenizer(folder: Path) -> None:
-    import json
-
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    vocab = {"<|endoftext|>": 0} | {c: i + 1 for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(["<|endoftext|>"])
-    backend.save(str(folder / "tokenizer.json"))
-    end = {f"{name}_token": "<|endoftext|>" for name in ("bos", "eos", "pad")}
-    (folder / "tokenizer_config.json").write_text(json.dumps({**end, "tokenizer_class": "PreTrainedTokenizerFast"}))

@@ -16,10 +16,11 @@ from peftodyssey.models.mode import pin_mode
 from peftodyssey.models.quantised import bnb_config, random_quantised
 from peftodyssey.models.quiet import quiet
 from peftodyssey.models.source import RANDOM_SEED, ModelSource, weights_folder
-from peftodyssey.recipe.cell import QuantPoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+    from peftodyssey.recipe.cell import QuantPoint
 
 __all__ = ["DTYPES", "linear_names", "load", "pin_mode", "zero_dropout"]
 

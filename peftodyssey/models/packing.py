@@ -9,7 +9,7 @@ from torch import nn
 
 # Families whose masks transformers builds from restarting position ids (masking_utils, packed sequences).
 _BY_POSITIONS = frozenset(
-    "llama gpt2 gpt_neox olmo olmo2 qwen2 qwen3 gemma gemma2 gemma3_text mistral phi phi3 starcoder2 stablelm".split()
+    ["llama", "gpt2", "gpt_neox", "olmo", "olmo2", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "mistral", "phi", "phi3", "starcoder2", "stablelm"]
 )
 
 

@@ -10,10 +10,11 @@ from torch import nn
 
 from peftodyssey.errors import ModelError
 from peftodyssey.models.meta import is_linear, layer_of
-from peftodyssey.recipe.cell import QuantPoint
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+
+    from peftodyssey.recipe.cell import QuantPoint
 
 
 def bnb_config(quant: QuantPoint, dtype: torch.dtype) -> BitsAndBytesConfig:

@@ -1,0 +1,169 @@
+"""Where models come from, and what is refused before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from peftodyssey import assets
+from peftodyssey.errors import ModelError
+from peftodyssey.models.ladder import rungs
+from peftodyssey.models.source import resolve, weights_folder
+from peftodyssey.models.tokenizer import load_tokenizer
+from tests.tiny import tiny
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return tiny("llama", tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture
+def copy(llama, tmp_path):
+    return shutil.copytree(llama, tmp_path / "copy")
+
+
+def test_bundled_is_known_without_weights():
+    source = resolve("bundled/odyssey-3m", "annealed-64M")
+    assert (source.kind, source.arm, source.pretrain_tokens) == ("bundled", "annealed", 63963136)
+    assert source.fingerprint == assets.model_sha256("odyssey-3m", "annealed-64M")
+    assert resolve("bundled/odyssey-3m").revision == "annealed-1024M"
+    assert [rung.name for rung in rungs("bundled/odyssey-3m")][:2] == ["init", "annealed-16M"]
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "hint"),
+    [
+        ("bundled/odysey-3m", None, "odyssey-3m"),
+        ("bundled/odyssey-3m", "anealed-64M", "annealed-64M"),
+        ("random/lama-7b", None, "llama-7b"),
+        ("./nowhere", None, "config.json"),
+        ("not a/name!", None, "owner/model"),
+    ],
+)
+def test_a_wrong_name_names_the_right_one(name, revision, hint):
+    with pytest.raises(ModelError) as caught:
+        resolve(name, revision)
+    assert hint in caught.value.next_step
+
+
+def test_fingerprint_is_of_the_content(copy, llama):
+    assert resolve(str(copy)).fingerprint == resolve(str(llama)).fingerprint
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert resolve(str(copy)).fingerprint != resolve(str(llama)).fingerprint
+
+
+@pytest.mark.parametrize("kept", [4, 100, 0.5, -1])
+def test_truncated_weights_are_refused(copy, kept):
+    weights = copy / "model.safetensors"
+    size = weights.stat().st_size
+    with weights.open("r+b") as stream:
+        stream.truncate(int(size * kept) if isinstance(kept, float) else kept % size)
+    with pytest.raises(ModelError, match="truncated"):
+        resolve(str(copy))
+
+
+def test_pickled_weights_are_refused(copy):
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="pickled"):
+        resolve(str(copy))
+
+
+def test_an_adapter_is_not_a_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="adapter"):
+        resolve(str(tmp_path))
+
+
+def test_shards_are_read_and_missed(llama, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(llama).save_pretrained(tmp_path, max_shard_size="1MB")
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    assert resolve(str(tmp_path)).weight_bytes_on_disk > 2_000_000
+    next(tmp_path.glob("model-00002*")).unlink()
+    with pytest.raises(ModelError, match="shards"):
+        resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize("change", [{"is_encoder_decoder": True}, {"quantization_config": {"quant_method": "gptq"}}])
+def test_what_cannot_be_measured_is_refused(copy, change):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(ModelError):
+        resolve(str(copy))
+
+
+def test_random_takes_another_length_and_others_do_not(llama):
+    source = resolve("random/gpt2", max_position_embeddings=4096)
+    assert source.config["n_positions"] == 4096
+    assert source.fingerprint != resolve("random/gpt2").fingerprint
+    with pytest.raises(ModelError):
+        resolve(str(llama), max_position_embeddings=4096)
+
+
+def test_tokenizer_equals_transformers(llama):
+    from transformers import AutoTokenizer
+
+    mine, theirs = load_tokenizer(resolve(str(llama))), AutoTokenizer.from_pretrained(llama)
+    text = "The fleet sailed in 1200 BC; naïve αβγ 🙂\n\tend"
+    tokens, offsets = mine.encode(text)
+    assert tokens == theirs(text, add_special_tokens=False).input_ids
+    assert len(offsets) == len(tokens)
+    assert mine.decode(tokens) == text
+    assert (mine.bos, mine.eos, mine.pad, mine.prefix, mine.vocabulary) == (0, 0, 0, 0, 4096)
+
+
+def hub_cache(llama, root):
+    """A cache as the Hub's client lays it out, holding one commit of one repository."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = root / "models--someone--tiny"
+    shutil.copytree(llama, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    return commit
+
+
+def run_offline(code, root):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(root), "HF_HOME": str(root)}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def test_hub_models_come_from_the_cache_offline(llama, tmp_path):
+    commit = hub_cache(llama, tmp_path)
+    code = (
+        "import sys; from peftodyssey.models.source import *; s = resolve('someone/tiny'); assert 'torch' not in sys.modules;"
+        "print(s.kind, s.fingerprint, weights_folder(s).name, s.weight_bytes_on_disk)"
+    )
+    size = (llama / "model.safetensors").stat().st_size
+    assert run_offline(code, tmp_path).split() == ["hub", commit, commit, str(size)]
+
+
+def test_hub_models_that_are_not_there_are_an_error_with_a_next_step(tmp_path):
+    code = (
+        "from peftodyssey.models.source import *; from peftodyssey.errors import ModelError\n"
+        "try: resolve('someone/absent')\nexcept ModelError as e: print(e.next_step)"
+    )
+    assert "HF_HUB_OFFLINE" in run_offline(code, tmp_path)
+
+
+def test_weights_of_a_rung_are_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setenv("PEFTODYSSEY_CACHE", str(tmp_path))
+    assert (weights_folder(resolve("bundled/odyssey-3m")) / "model.safetensors").is_file()
+
+
+def test_resolving_imports_no_torch(llama):
+    code = (
+        "import sys; from peftodyssey.models.source import resolve; from peftodyssey.models.tokenizer import load_tokenizer;"
+        f"[load_tokenizer(resolve(n)) for n in ('bundled/odyssey-3m', 'random/llama-7b', {str(llama)!r})];"
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
