@@ -30,6 +30,13 @@ CONFIG = "adapter_config.json"
 REWRITING_STARTS = ("pissa", "olora", "corda", "loftq")
 
 
+def type_of(config: PeftConfig) -> str:
+    """The name of PEFT's type in capitals."""
+    from peft import PeftType
+
+    return str(PeftType(config.peft_type).value)
+
+
 @contextlib.contextmanager
 def seeded(model: torch.nn.Module, seed: int) -> Iterator[None]:
     """The body draws from `seed` alone, on every device of the model; the generators outside are left as they were."""
@@ -64,7 +71,7 @@ def attach_config(model: PreTrainedModel, config: PeftConfig, point: MethodPoint
     try:
         with seeded(model, seed), modes_kept(model), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
-            wrapped = get_peft_model(model, config)
+            wrapped: Any = get_peft_model(model, config)
     except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError) as error:
         raise MethodError(f"{point.label}: PEFT cannot put this adapter on the model: {error}", "change its fields") from error
     trainable = {name: p for name, p in wrapped.named_parameters() if p.requires_grad}
@@ -138,7 +145,7 @@ def load_adapter_folder(model: PreTrainedModel, folder: Path, point: MethodPoint
         kept = _rewritten(model, config)
         with seeded(model, 0), modes_kept(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            wrapped = get_peft_model(model, config)
+            wrapped: Any = get_peft_model(model, config)
             result = wrapped.load_adapter(str(folder), "default", is_trainable=False)
     except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()
@@ -152,7 +159,7 @@ def load_adapter_folder(model: PreTrainedModel, folder: Path, point: MethodPoint
 
 def moves_base(config: PeftConfig) -> bool:
     """Whether putting this adapter on a model changes the model's own weights: a part of them goes into the adapter."""
-    return str(getattr(config, "init_lora_weights", "")).startswith(REWRITING_STARTS) or config.peft_type.value == "OSF"
+    return str(getattr(config, "init_lora_weights", "")).startswith(REWRITING_STARTS) or type_of(config) == "OSF"
 
 
 def _rewritten(model: PreTrainedModel, config: PeftConfig) -> dict[str, torch.Tensor]:
@@ -173,7 +180,7 @@ def refuse_unscorable(config: PeftConfig, where: Any) -> None:
     """Raises MethodError for prompt learning: its virtual tokens stand before each sequence, so rows and positions shift."""
     if config.is_prompt_learning:
         raise MethodError(
-            f"{where}: {config.peft_type.value} puts virtual tokens before each sequence, which packing, windows and "
+            f"{where}: {type_of(config)} puts virtual tokens before each sequence, which packing, windows and "
             "per-token scores do not allow",
             "use an adapter that sits in the layers",
         )
@@ -210,18 +217,20 @@ def merge_adapter(attached: Attached, base: PreTrainedModel | None = None) -> tu
         raise MethodError("an adapter is not merged into quantised weights", "give the unquantised base to merge into")
     facts = _merge_layers(attached.model)
     try:
-        merged = attached.model.merge_and_unload()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*already merged.*")
+            merged = attached.model.merge_and_unload()
     except (ValueError, NotImplementedError, AttributeError) as error:
         raise MethodError(f"{attached.point.label} cannot be merged: {error}", "export the adapter instead") from error
     return _cleared(merged), facts
 
 
-def _merge_layers(wrapped: PeftModel) -> dict[str, Any]:
+def _merge_layers(wrapped: Any) -> dict[str, Any]:
     """Merges one layer at a time and measures the rounding of each; what is left, `merge_and_unload` does."""
     import torch
     from peft.tuners.lora import LoraLayer
 
-    layers = [m for m in wrapped.modules() if isinstance(m, LoraLayer) and "default" in m.lora_A]
+    layers: list[Any] = [m for m in wrapped.modules() if isinstance(m, LoraLayer) and "default" in m.lora_A]
     error, size = 0.0, 0.0
     additive = bool(layers) and not any(layer.lora_variant for layer in layers)
     for layer in layers if additive else ():

@@ -22,7 +22,6 @@ from peftodyssey.methods.targets import listed, target_problems
 from peftodyssey.recipe.cell import MethodPoint
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
     from transformers import PreTrainedModel
 
 VIRTUAL_TOKENS = "puts virtual tokens before each sequence, which packing, windows and per-token scores do not allow"
@@ -76,20 +75,21 @@ def _nearest(word: str, known: tuple[str, ...]) -> str:
     return (f"did you mean {close[0]!r}? " if close else "") + f"there are {', '.join(sorted(known))}"
 
 
-def config(point: MethodPoint) -> PeftConfig:
+def config(point: MethodPoint) -> Any:
     """PEFT's config of the point. Raises MethodError with PEFT's reason where it refuses."""
+    from peft import PeftType
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     name, given = type_name(point), fields(point)
     if name in REFUSED:
         raise MethodError(f"PEFT's {name} {REFUSED[name]}", "use another type")
-    if name not in PEFT_TYPE_TO_CONFIG_MAPPING:
+    if name not in catalogue():
         raise MethodError(f"PEFT has no type {name!r}", _nearest(name, tuple(catalogue())))
     unknown = [key for key in given if key in SET_BY_PEFT or key not in catalogue()[name]]
     if unknown:
         raise MethodError(f"PEFT's {name} has no field {unknown[0]!r} to set", _nearest(unknown[0], catalogue()[name]))
     try:
-        return PEFT_TYPE_TO_CONFIG_MAPPING[name](task_type="CAUSAL_LM", **given)
+        return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(name)](task_type="CAUSAL_LM", **given)
     except (ValueError, TypeError) as error:
         raise MethodError(f"PEFT's {name} refuses its fields: {error}", "change them") from error
 
@@ -107,8 +107,8 @@ def count(point: MethodPoint, anatomy: Anatomy) -> int:
 def attach(model: PreTrainedModel, point: MethodPoint, seed: int) -> Attached:
     """PEFT's adapter on the model."""
     made = config(point)
-    if type_name(point) == "LN_TUNING" and made.target_modules is None:  # type: ignore[attr-defined]
-        made.target_modules = _norms(model)  # type: ignore[attr-defined]
+    if type_name(point) == "LN_TUNING" and made.target_modules is None:
+        made.target_modules = _norms(model)
     return attach_config(model, made, point, seed)
 
 

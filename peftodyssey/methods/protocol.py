@@ -21,7 +21,7 @@ class Attached:
 
     method: str  # name in METHODS
     point: MethodPoint
-    model: torch.nn.Module  # call this forward: PEFT's wrapper, or the base itself
+    model: Any  # torch.nn.Module: call this forward: PEFT's wrapper, or the base itself
     base: PreTrainedModel  # the model that was given; adapters sit inside it
     trainable: dict[str, torch.nn.Parameter]  # by their names in `model`; a tied weight once
     adapter: bool  # exported as a PEFT adapter; else as a whole model

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from peftodyssey.anatomy import Anatomy, Matrix
 from peftodyssey.errors import MethodError
+from peftodyssey.methods.adapter import type_of
 from peftodyssey.methods.targets import ALL_LINEAR, STORES_TRANSPOSED, shortest
 
 LARGEST = 2**28  # numbers of a skeleton with weights, 1 GiB
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftConfig
 
 
-def count_on_skeleton(config: PeftConfig, anatomy: Anatomy) -> int:
+def count_on_skeleton(config: Any, anatomy: Anatomy) -> int:
     """Trainable parameters of `config`'s adapter on the decoder layers of `anatomy`. Raises MethodError where PEFT refuses.
 
     Some types look at the weights when they start; for these the skeleton is filled with random numbers, up to LARGEST.
@@ -27,27 +27,27 @@ def count_on_skeleton(config: PeftConfig, anatomy: Anatomy) -> int:
     if hasattr(config, "init_lora_weights"):  # starts that read the base's weights train as many numbers as the plain one
         config.init_lora_weights = "mica" if config.init_lora_weights == "mica" else True
     if getattr(config, "target_modules", None) == ALL_LINEAR:
-        config.target_modules = shortest([m.name for m in anatomy.linears], [])  # type: ignore[attr-defined]
+        config.target_modules = shortest([m.name for m in anatomy.linears], [])
     try:
         try:
             return _trainable(deepcopy(config), skeleton(anatomy, "meta"))
         except NotImplementedError:  # what torch says of meta tensors whose numbers are asked for
             return _trainable(config, skeleton(anatomy, _filled(config, anatomy)))
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise MethodError(f"PEFT cannot put {config.peft_type.value} on this model: {error}", "change its fields") from error
+        raise MethodError(f"PEFT cannot put {type_of(config)} on this model: {error}", "change its fields") from error
 
 
-def _filled(config: PeftConfig, anatomy: Anatomy) -> str:
+def _filled(config: Any, anatomy: Anatomy) -> str:
     """The device for a skeleton with numbers. Raises MethodError where that would take too much memory."""
     if sum(m.parameters for m in anatomy.linears) > LARGEST:
         raise MethodError(
-            f"{config.peft_type.value} looks at the weights to choose what it trains, so it cannot be counted on a model of this size",
+            f"{type_of(config)} looks at the weights to choose what it trains, so it cannot be counted on a model of this size",
             "use another type",
         )
     return "cpu"
 
 
-def _trainable(config: PeftConfig, model: torch.nn.Module) -> int:
+def _trainable(config: Any, model: torch.nn.Module) -> int:
     import torch
     from peft import PeftModel
 

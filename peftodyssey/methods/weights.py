@@ -87,14 +87,16 @@ def _parameters_in(folder: Path) -> dict[str, torch.nn.Parameter]:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    loaded: Any
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             folder, dtype="auto", use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True
         )
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise MethodError(
             f"{folder} cannot be read as a model in safetensors: {str(error).splitlines()[0]}", "copy or save it again"
         ) from error
+    model, info = loaded
     for what in ("missing_keys", "unexpected_keys"):
         if info[what]:
             raise MethodError(f"{folder} has {what.replace('_', ' ')}, first {sorted(info[what])[0]}", "copy or save it again")
@@ -118,12 +120,18 @@ def _refuse_other_model(folder: Path, parameters: dict[str, Any], found: dict[st
 
 
 def frozen_digest(model: torch.nn.Module, trainable: Collection[str] = ()) -> str:
-    """sha256 over the bytes of all parameters and persistent buffers not named in `trainable`, quantised storage included."""
+    """sha256 over the bytes of all parameters and persistent buffers not named in `trainable`, quantised storage included.
+
+    Another name of a trainable parameter (a tied head) counts as trainable too.
+    """
     import torch
 
+    places = dict(model.named_parameters(remove_duplicate=False))
+    trained = {id(places[name]) for name in trainable}
+    skipped = {name for name, parameter in places.items() if id(parameter) in trained}
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if name in trainable or not isinstance(tensor, torch.Tensor):
+        if name in skipped or not isinstance(tensor, torch.Tensor):
             continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -19,8 +19,10 @@ IDS = torch.arange(1, 25).reshape(2, 12)
 
 
 def tiny_model(family: str, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
-    """A random model of `family`, the same at each call, frozen; vectors moved off 0 and 1 so that mistakes in them show."""
-    config = AutoConfig.for_model(**{**named()[f"tiny-{family}"], **changes})
+    """A random model of `family`, the same at each call, frozen, without dropout; vectors moved off 0 and 1 so that mistakes in them show."""
+    given = {**named()[f"tiny-{family}"], **changes}
+    dropout_off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout"), 0.0)
+    config = AutoConfig.for_model(**{**given, **dropout_off})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         model = AutoModelForCausalLM.from_config(config)
