@@ -1,0 +1,250 @@
+"""The floors of the house: who may import whom, read from the source without running it."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "peftodyssey"
+
+FLOORS = (
+    ("recipe", "errors", "anatomy", "assets"),
+    ("methods", "models", "corpora", "store"),
+    ("train", "score"),
+    ("plan", "measure"),
+    ("jobs",),
+    ("run", "report"),
+    ("api",),
+    ("cli", "__main__"),
+)
+FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
+WORDS = {"errors", "anatomy"}  # the shared vocabulary of floor 0, which its neighbours may import
+FIGURES = {"duckdb", "altair", "jinja2", "vl_convert"}
+FREE_OF_FIGURES = (
+    "recipe",
+    "assets",
+    "errors",
+    "anatomy",
+    "methods",
+    "models",
+    "corpora",
+    "train",
+    "score",
+    "plan",
+)
+ONLY = {
+    "errors": set(),
+    "anatomy": set(),
+    "assets": set(),
+    "recipe": {"pydantic", "pydantic_core", "yaml"},
+    "measure": {"numpy"},
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement: who imports what, and whether that happens when the module is loaded."""
+
+    module: str
+    target: str
+    line: int
+    at_load: bool
+
+    def __str__(self) -> str:
+        return f"{self.module} line {self.line} imports {self.target}"
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    paths = {path: path.relative_to(ROOT).with_suffix("").parts for path in PACKAGE.rglob("*.py")}
+    return {".".join(p for p in parts if p != "__init__"): path for path, parts in paths.items()}
+
+
+def imports_of(module: str, path: Path, known: dict[str, Path]) -> Iterator[Import]:
+    """All imports of one file, with names from a package resolved to the module that they come from."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    for node, at_load in _walk(tree, True):
+        for target in _targets(node, module, path.name == "__init__.py", known):
+            yield Import(module, target, node.lineno, at_load)
+
+
+def _walk(node: ast.AST, at_load: bool) -> Iterator[tuple[ast.AST, bool]]:
+    for child in ast.iter_child_nodes(node):
+        inner = at_load and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            inner = False
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child, at_load
+        yield from _walk(child, inner)
+
+
+def _targets(node: ast.AST, module: str, is_package: bool, known: dict[str, Path]) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    assert isinstance(node, ast.ImportFrom)
+    base = node.module or ""
+    if node.level:
+        parents = module.split(".")[: None if is_package and node.level == 1 else -(node.level - is_package)]
+        base = ".".join([*parents, base]).rstrip(".")
+    return [f"{base}.{alias.name}" if f"{base}.{alias.name}" in known else base for alias in node.names]
+
+
+@cache
+def all_imports() -> tuple[Import, ...]:
+    return tuple(i for module, path in modules().items() for i in imports_of(module, path, modules()))
+
+
+def part(module: str) -> str:
+    """The part of the house that a module of ours is in: `plan` of `peftodyssey.plan.memory`; empty for the root."""
+    return [*module.split("."), ""][1]
+
+
+def ours(module: str) -> bool:
+    return module.split(".")[0] == "peftodyssey"
+
+
+def allowed(user: str, used: str) -> bool:
+    """Whether the part `user` may import the part `used`."""
+    if user == used or not user:
+        return True
+    if used in WORDS:
+        return user not in WORDS or used == "errors"
+    return used in FLOOR and FLOOR[used] < FLOOR[user]
+
+
+def test_every_part_has_a_floor() -> None:
+    assert {part(module) for module in modules()} - {""} <= set(FLOOR)
+
+
+def test_imports_go_down() -> None:
+    wrong = [
+        i
+        for i in all_imports()
+        if ours(i.target) and part(i.target) and not allowed(part(i.module), part(i.target))
+    ]
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+def test_the_root_is_imported_for_its_version_only() -> None:
+    for path in modules().values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "peftodyssey" and not node.level:
+                names = {alias.name for alias in node.names if f"peftodyssey.{alias.name}" not in modules()}
+                assert names <= {"__version__"}, (path, names)
+
+
+def test_no_cycles() -> None:
+    below = {module: set() for module in modules()}
+    for i in all_imports():
+        if i.at_load and i.target in below and i.target != i.module:
+            below[i.module].add(i.target)
+    cycle = find_cycle(below)
+    assert not cycle, " -> ".join(cycle)
+
+
+def find_cycle(below: dict[str, set[str]]) -> list[str]:
+    """One cycle of a directed graph as the list of its nodes, the first one repeated at the end; empty if none."""
+    done: set[str] = set()
+
+    def visit(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node in done:
+            return []
+        for target in sorted(below[node]):
+            if found := visit(target, [*path, node]):
+                return found
+        done.add(node)
+        return []
+
+    return next((found for node in sorted(below) if (found := visit(node, []))), [])
+
+
+@pytest.mark.parametrize("name", sorted(ONLY))
+def test_words_and_numbers_stay_light(name: str) -> None:
+    outside = {i.target.split(".")[0] for i in all_imports() if part(i.module) == name and not ours(i.target)}
+    assert outside - set(sys.stdlib_module_names) <= ONLY[name]
+
+
+def test_measures_touch_no_disk() -> None:
+    disk = {"os", "io", "pathlib", "shutil", "tempfile", "glob"}
+    wrong = [i for i in all_imports() if part(i.module) == "measure" and i.target.split(".")[0] in disk]
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+def test_no_figures_below_the_report() -> None:
+    chat = (
+        "corpora",
+        "jinja2",
+        False,
+    )  # chat templates are written in jinja2; loaded only when a corpus has messages
+    found = [(i, i.target.split(".")[0]) for i in all_imports() if part(i.module) in FREE_OF_FIGURES]
+    wrong = [i for i, package in found if package in FIGURES and (part(i.module), package, i.at_load) != chat]
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+def test_planning_training_scoring_and_benchmarks_load_no_figures() -> None:
+    benchmarks = {f"benchmarks.{path.stem}": path for path in (ROOT / "benchmarks").rglob("*.py")}
+    loads: dict[str, set[str]] = {module: set() for module in modules()}
+    for i in all_imports():
+        if i.at_load:
+            loads[i.module] |= {i.target}
+    for module, path in benchmarks.items():
+        loads[module] = {i.target for i in imports_of(module, path, modules())}
+    for module in loads:
+        if part(module) in ("plan", "train", "score") or module in benchmarks:
+            reached = reach(module, loads)
+            assert not {name.split(".")[0] for name in reached} & FIGURES, module
+
+
+def reach(start: str, loads: dict[str, set[str]]) -> set[str]:
+    """Everything loaded, directly or not, when `start` is; loading a module loads the packages that it is in."""
+    reached, todo = set(), [start]
+    while todo:
+        name = todo.pop()
+        if name not in reached:
+            reached.add(name)
+            parents = {name.rsplit(".", n)[0] for n in range(1, name.count(".") + 1)} if ours(name) else set()
+            todo += [*loads.get(name, ()), *parents]
+    return reached
+
+
+def test_files_are_small() -> None:
+    lines = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in modules().values()
+    }
+    assert not {name: count for name, count in lines.items() if count > 300}
+
+
+def test_no_drawer_for_everything() -> None:
+    names = {piece for module in modules() for piece in module.split(".")}
+    assert not names & {"utils", "util", "helpers", "misc", "common"}
+
+
+def test_the_reader_sees_what_it_must(tmp_path: Path) -> None:
+    source = "import a.b\nfrom . import c\nfrom ..train import loop\nif TYPE_CHECKING:\n    import d\ndef f():\n    import e\n"
+    path = tmp_path / "memory.py"
+    path.write_text(source, encoding="utf-8")
+    known = {"peftodyssey.train.loop": path, "peftodyssey.plan.c": path}
+    found = {(i.target, i.at_load) for i in imports_of("peftodyssey.plan.memory", path, known)}
+    assert found == {
+        ("a.b", True),
+        ("peftodyssey.plan.c", True),
+        ("peftodyssey.train.loop", True),
+        ("d", False),
+        ("e", False),
+    }
+    assert find_cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert not find_cycle({"a": {"b", "c"}, "b": {"c"}, "c": set()})
+    assert not allowed("plan", "measure")
+    assert not allowed("models", "jobs")
+    assert allowed("assets", "errors")
