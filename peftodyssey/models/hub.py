@@ -67,14 +67,13 @@ def download_weights(name: str, commit: str) -> Path:
 
 def _listing(name: str, commit: str) -> dict[str, int]:
     """Bytes of every file of a commit: from the Hub, else (offline) of the files in the cache that are weights."""
-    import httpx
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
         info = HfApi().model_info(name, revision=commit, files_metadata=True, timeout=10)
         return {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
-    except (OfflineModeIsEnabled, HfHubHTTPError, httpx.HTTPError, OSError):
+    except (OfflineModeIsEnabled, *HfHubHTTPError.__bases__):
         config = try_to_load_from_cache(name, "config.json", revision=commit)
         assert isinstance(config, str), "config.json was downloaded before this is asked"
         return {path.name: path.stat().st_size for path in Path(config).parent.glob("*.safetensors")}
@@ -82,7 +81,6 @@ def _listing(name: str, commit: str) -> dict[str, int]:
 
 def _ask(name: str, revision: str | None, question: Callable[[], T]) -> T:
     """The answer of the Hub, its many errors turned into sentences."""
-    import httpx
     from huggingface_hub import errors
 
     try:
@@ -109,7 +107,8 @@ def _ask(name: str, revision: str | None, question: Callable[[], T]) -> T:
         raise ModelError(
             f"{name} has no config.json on the Hub", "give a repository of a transformers model, not of an adapter or GGUF"
         ) from error
-    except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError, httpx.HTTPError, ConnectionError) as error:
+    # HfHubHTTPError's first base is the HTTPError of the client that huggingface_hub uses (httpx, later httpx2).
+    except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError.__bases__[0], ConnectionError) as error:
         raise _unreachable(name, revision) from error
 
 
