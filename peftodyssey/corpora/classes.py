@@ -29,7 +29,7 @@ FUNCTION_WORDS = frozenset(
     onto or other others our ours ourselves out outside over per rather shall she should since so some someone something
     such than that the their theirs them themselves then there therefore these they this those though through throughout
     thus to too toward towards under unless until up upon us very was we were what whatever when where whereas whether
-    which while who whom whose why will with within without would yet you your yours yourself""".split()
+    which while who whom whose why will with within without would yet you your yours yourself""".split()  # noqa: SIM905
 )
 
 

@@ -1,0 +1,110 @@
+"""One part of a corpus as documents, whatever its source. Called by corpora.documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftodyssey.corpora import hub, local, m2d2, txt
+from peftodyssey.corpora.chat import render_messages
+from peftodyssey.corpora.documents import Document
+from peftodyssey.corpora.layout import Layout
+from peftodyssey.corpora.readers import format_of, json_rows, lines, open_bytes
+from peftodyssey.errors import CorpusError
+
+if TYPE_CHECKING:
+    from peftodyssey.corpora.source import Corpus
+
+# Of a split of the Hub or of M2D2, which may be larger than any disk, this much is looked at (about 50M tokens).
+CONSIDERED_CHARACTERS = 200_000_000
+
+
+def read_part(corpus: Corpus, part: str, chat_template: str | None = None) -> Iterator[Document]:
+    """The documents of one part that the source itself keeps apart, in its order. Raises CorpusError."""
+    entries = corpus.parts[part]
+    if corpus.kind == "bundled":
+        from peftodyssey import assets
+
+        name = corpus.point.source.partition("/")[2]
+        rows = json_rows(assets.open_corpus(name, entries[0]), f"{corpus.point.source}:{entries[0]}")
+        return _documents(rows, corpus.layout, chat_template)
+    if corpus.kind == "hub":
+        assert corpus.commit is not None, "resolve asks for the commit"
+        rows = hub.rows(corpus.point, corpus.commit, entries[0], corpus.layout.columns)
+        return _at_most(_documents(rows, corpus.layout, chat_template))
+    if corpus.kind == "m2d2":
+        config, copy = entries
+        blocks = txt.blocks_of_rows(m2d2.rows(config, part, copy, corpus.point.revision))
+        return _at_most(Document(f"{config}/{part}:{n}", text) for n, text in enumerate(blocks))
+    return (document for path in entries for document in _file(path, corpus.layout, len(entries) == 1, chat_template))
+
+
+def _file(path: Path, layout: Layout, alone: bool, chat_template: str | None) -> Iterator[Document]:
+    """A file of rows; a text file that is one document of a folder, or that is cut into pieces because it is alone."""
+    if format_of(path) != "txt":
+        columns = layout.columns if format_of(path) == "parquet" else None
+        yield from _documents(local.rows(path, columns), layout, chat_template)
+    elif alone:
+        for number, piece in enumerate(txt.pieces(lines(open_bytes(path), str(path)))):
+            yield Document(f"{path.name}:{number}", piece)
+    else:
+        yield Document(path.name, "".join(lines(open_bytes(path), str(path))))
+
+
+def _documents(
+    rows: Iterable[tuple[str, dict[str, Any]]], layout: Layout, chat_template: str | None
+) -> Iterator[Document]:
+    for place, row in rows:
+        text, prompt_chars = _text(place, row, layout, chat_template)
+        if not text.isascii():
+            _refuse_surrogates(place, text)
+        name = row.get("id")
+        yield Document(str(name) if isinstance(name, (str, int)) else Path(place).name, text, prompt_chars)
+
+
+def _text(place: str, row: dict[str, Any], layout: Layout, chat_template: str | None) -> tuple[str, int]:
+    """(text, prompt characters) of one row; a field that is null is an empty text."""
+    if layout.turns == "messages":
+        return render_messages(_value(place, row, "messages"), chat_template, place)
+    if layout.turns == "prompt":
+        prompt, completion = _string(place, row, "prompt"), _string(place, row, "completion")
+        if not completion.strip():
+            raise CorpusError(f"{place}: the completion is empty", "fill it, or remove the row: there is nothing to learn")
+        return prompt + completion, len(prompt)
+    assert layout.field is not None, "layout_of names a field or turns"
+    return _string(place, row, layout.field), 0
+
+
+def _value(place: str, row: dict[str, Any], name: str) -> Any:
+    if name not in row:
+        raise CorpusError(f"{place}: no field {name!r}: the fields are {', '.join(row) or 'none'}", "mend or remove the row")
+    return row[name]
+
+
+def _string(place: str, row: dict[str, Any], name: str) -> str:
+    value = _value(place, row, name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise CorpusError(f"{place}: {name} is {type(value).__name__}, not text", "name the text with `field:`")
+    return value
+
+
+def _refuse_surrogates(place: str, text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CorpusError(
+            f"{place}: half of a surrogate pair (\\u{ord(text[error.start]):04x}) at character {error.start:,} is no text",
+            "write the character whole, or remove the row",
+        ) from error
+
+
+def _at_most(documents: Iterable[Document]) -> Iterator[Document]:
+    seen = 0
+    for document in documents:
+        yield document
+        seen += len(document.text)
+        if seen >= CONSIDERED_CHARACTERS:
+            return
