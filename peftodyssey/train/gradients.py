@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from peftodyssey.corpora.blocks import Blocks
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-Parts = tuple[nn.Module, nn.Linear] | None
+Parts = tuple[Callable[..., Any], nn.Linear] | None
 
 
 def accumulate(

@@ -9,6 +9,7 @@ Liger's fused linear cross entropy.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ def chunk_rows(vocabulary: int, device_type: str) -> int:
 
 def token_nll_sum(
     model: nn.Module,
-    parts: tuple[nn.Module, nn.Linear] | None,
+    parts: tuple[Callable[..., Any], nn.Linear] | None,
     inputs: dict[str, Any],
     labels_bt: Tensor,
     kept_rows: Tensor | None = None,
@@ -46,7 +47,7 @@ def token_nll_sum(
         wide = torch.promote_types(logits.dtype, torch.float32)
         return nn.functional.cross_entropy(logits.to(wide), labels, ignore_index=IGNORED, reduction="sum")
     backbone, head = parts
-    hidden = backbone(**inputs)[0]
+    hidden = backbone(**inputs).last_hidden_state
     hidden = hidden.reshape(-1, hidden.shape[-1])
     if kept_rows is not None:  # positions without a label cost no product with the head
         hidden, labels = hidden.index_select(0, kept_rows), labels.index_select(0, kept_rows)

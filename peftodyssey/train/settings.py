@@ -47,8 +47,8 @@ class TrainSettings:
 
     @property
     def warmup_steps(self) -> int:
-        """Steps of rising learning rate; a share is rounded up, as transformers' `warmup_ratio` is."""
-        return math.ceil(self.steps * self.warmup)
+        """Steps of rising learning rate; a share is rounded up, as the Trainer's is, but one step is left."""
+        return min(math.ceil(self.steps * self.warmup), self.steps - 1)
 
     def digest(self) -> str:
         """SHA-256 hex of the fields that change the trained weights; tells whether a saved state belongs

@@ -175,7 +175,6 @@ def _collate(model: nn.Module, blocks: Blocks, chosen: np.ndarray) -> dict[str, 
         longer(blocks.position_ids[chosen], 0),
         longer(segments, segments.max(axis=1) + 1),
     )
-    inputs.setdefault("position_ids", longer(blocks.position_ids[chosen], 0))
     inputs.pop("use_cache", None)
     return {**inputs, "labels": torch.from_numpy(shifted_back)}
 

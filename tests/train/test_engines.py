@@ -126,7 +126,7 @@ def test_full_training_through_trl_ends_in_the_same_place(family, schedule):
     assert [r.lr for r in results[1].log] == pytest.approx([r.lr for r in results[0].log], rel=1e-12)
     assert [r.tokens for r in results[1].log] == [r.tokens for r in results[0].log]
     assert results[1].micro_blocks_used == 2
-    # A bias on the keys cancels in the softmax: its gradient is rounding noise, blown up by AdamW to full steps.
+    # A bias on the keys cancels in the softmax: its gradient is rounding noise, which AdamW blows up.
     ours, theirs = ({n: p for n, p in m.named_parameters() if not n.endswith("c_attn.bias")} for m in models)
     assert distance(ours, theirs) < 1e-5
 

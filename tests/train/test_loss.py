@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
-from peftodyssey.models.head import split
-from peftodyssey.models.packing import packed_inputs
 from train_material import FAMILIES, VOCABULARY, all_trainable, blocks, random_model
 
+from peftodyssey.models.head import split
+from peftodyssey.models.packing import packed_inputs
 from peftodyssey.train import loss
 from peftodyssey.train.loss import linear_nll_sum, token_nll_sum
 

@@ -42,6 +42,10 @@ def test_wsd_holds_its_peak_and_falls_over_the_last_fifth():
     assert curve[99] == pytest.approx(0.05)
 
 
+def test_a_training_of_one_step_is_not_all_warm_up():
+    assert TrainSettings(lr=1.0, steps=1, batch_blocks=1, warmup=0.5).warmup_steps == 0
+
+
 def test_settings_say_all_that_is_wrong():
     problems = TrainSettings(
         lr=0, steps=0, batch_blocks=1, schedule="square", warmup=2.0, precision="fp8"
