@@ -1,0 +1,346 @@
+"""Sources: what is found, how it is split, and what is said where it cannot be read."""
+
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from peftodyssey.corpora import m2d2, newlines, txt
+from peftodyssey.corpora.chat import render_messages
+from peftodyssey.corpora.documents import DEFAULT_SHARES, documents, text_key
+from peftodyssey.corpora.source import check_objective, resolve
+from peftodyssey.errors import CorpusError
+from peftodyssey.recipe.cell import CorpusPoint
+
+ROWS = [{"id": f"r{i}", "text": f"Document number {i}, with some words."} for i in range(400)]
+
+
+def point(source, **options):
+    return CorpusPoint(name="x", source=str(source), **options)
+
+
+def jsonl(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def written(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def texts(corpus, split):
+    return [document.text for document in documents(corpus, split)]
+
+
+def everything(corpus):
+    return [text for split in corpus.splits for text in texts(corpus, split)]
+
+
+def forms(tmp_path):
+    plain = jsonl(ROWS)
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "d.parquet")
+    return [
+        written(tmp_path / "a.jsonl", plain),
+        written(tmp_path / "b.jsonl.gz", gzip.compress(plain)),
+        written(tmp_path / "c.jsonl.zst", zstandard.compress(plain)),
+        tmp_path / "d.parquet",
+    ]
+
+
+def test_every_form_gives_the_same_documents_in_the_same_splits(tmp_path):
+    found = [{split: texts(resolve(point(path)), split) for split in ("train", "valid", "test")} for path in forms(tmp_path)]
+    assert found[0] == found[1] == found[2] == found[3]
+    assert sorted(sum(found[0].values(), [])) == sorted(row["text"] for row in ROWS)
+    assert 5 <= len(found[0]["valid"]) <= 45
+    assert 20 <= len(found[0]["test"]) <= 65
+
+
+def test_zst_of_several_frames_is_read_to_the_end(tmp_path):
+    path = written(tmp_path / "a.jsonl.zst", zstandard.compress(jsonl(ROWS[:200])) + zstandard.compress(jsonl(ROWS[200:])))
+    assert len(everything(resolve(point(path)))) == 400
+
+
+def test_shares_of_the_recipe_are_followed_and_copies_stay_together(tmp_path):
+    doubled = [{"text": row["text"]} for row in ROWS] + [{"text": row["text"].replace(" ", "\n ")} for row in ROWS]
+    corpus = resolve(point(written(tmp_path / "a.jsonl", jsonl(doubled)), split={"valid": 0.3, "test": 0.3}))
+    keys = {split: {text_key(text) for text in texts(corpus, split)} for split in corpus.splits}
+    assert sum(map(len, keys.values())) == 400
+    assert 85 < len(keys["valid"]) < 155
+    assert 85 < len(keys["test"]) < 155
+    assert DEFAULT_SHARES == {"valid": 0.05, "test": 0.1}
+
+
+def test_files_named_after_splits_are_these_splits(tmp_path):
+    written(tmp_path / "train-00.jsonl", jsonl(ROWS[:300]))
+    written(tmp_path / "validation.jsonl.gz", gzip.compress(jsonl(ROWS[300:350])))
+    written(tmp_path / "test" / "any.jsonl", jsonl(ROWS[350:]))
+    corpus = resolve(point(tmp_path))
+    assert [texts(corpus, s) for s in ("train", "valid", "test")] == [
+        [r["text"] for r in rows] for rows in (ROWS[:300], ROWS[300:350], ROWS[350:])
+    ]
+    assert texts(resolve(point(tmp_path / "*.jsonl*")), "valid") == texts(corpus, "valid")
+    with pytest.raises(CorpusError, match="has its own test split"):
+        resolve(point(tmp_path, split={"test": 0.2}))
+
+
+def test_a_missing_split_is_cut_from_train_and_only_the_missing_one(tmp_path):
+    written(tmp_path / "train.jsonl", jsonl(ROWS[:350]))
+    written(tmp_path / "test.jsonl", jsonl(ROWS[350:]))
+    corpus = resolve(point(tmp_path))
+    assert texts(corpus, "test") == [r["text"] for r in ROWS[350:]]
+    valid, train = texts(corpus, "valid"), texts(corpus, "train")
+    assert 4 <= len(valid) <= 40
+    assert sorted(valid + train) == sorted(r["text"] for r in ROWS[:350])
+
+
+def test_splits_by_name_in_the_recipe(tmp_path):
+    written(tmp_path / "a.jsonl", jsonl(ROWS[:300]))
+    written(tmp_path / "held.jsonl", jsonl(ROWS[300:]))
+    assert texts(resolve(point(tmp_path, split={"test": "held"})), "test") == [r["text"] for r in ROWS[300:]]
+    with pytest.raises(CorpusError, match="no file or folder named 'gone'"):
+        resolve(point(tmp_path, split={"test": "gone"}))
+
+
+def test_without_a_train_part_there_is_no_train_split(tmp_path):
+    written(tmp_path / "test.jsonl", jsonl(ROWS))
+    written(tmp_path / "valid.jsonl", jsonl(ROWS))
+    corpus = resolve(point(tmp_path))
+    assert corpus.splits == ("valid", "test")
+    with pytest.raises(CorpusError, match="no train split"):
+        texts(corpus, "train")
+
+
+def test_a_folder_of_text_files_is_one_document_a_file(tmp_path):
+    for number in range(60):
+        written(tmp_path / f"{number}.txt", f"Text {number}.\n\nMore.\n".encode())
+    corpus = resolve(point(tmp_path))
+    assert corpus.unit == "document"
+    assert sorted(everything(corpus)) == sorted(f"Text {n}.\n\nMore.\n" for n in range(60))
+
+
+def test_one_text_file_is_cut_at_paragraphs_and_loses_nothing(tmp_path):
+    text = "".join(f"Paragraph {i}. " + "word " * 60 + "\n\n" * (1 + i % 3) for i in range(300))
+    corpus = resolve(point(written(tmp_path / "book.txt", b"\xef\xbb\xbf" + text.encode())))
+    assert corpus.unit == "block"
+    pieces = sorted((d for s in corpus.splits for d in documents(corpus, s)), key=lambda d: int(d.id.split(":")[1]))
+    assert "".join(d.text for d in pieces).strip() == text.strip()
+    assert all(2000 <= len(d.text) < 3000 for d in pieces[:-1])
+    assert all(d.text.endswith("\n\n") or d.text.endswith("\n") for d in pieces)
+
+
+def test_pieces_without_blank_lines_end_at_lines():
+    made = list(txt.pieces(["x" * 99 + "\n"] * 1000))
+    assert "".join(made) == ("x" * 99 + "\n") * 1000
+    assert {len(p) for p in made[:-1]} == {8000}
+
+
+def test_fingerprint_follows_content_and_field_not_place(tmp_path):
+    one = resolve(point(written(tmp_path / "a" / "x.jsonl", jsonl(ROWS))))
+    moved = resolve(point(written(tmp_path / "b" / "y.jsonl", jsonl(ROWS))))
+    changed = resolve(point(written(tmp_path / "c" / "x.jsonl", jsonl(ROWS[:-1]))))
+    by_id = resolve(point(tmp_path / "a" / "x.jsonl", field="id"))
+    assert one.fingerprint == moved.fingerprint
+    assert len({one.fingerprint, changed.fingerprint, by_id.fingerprint}) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"", "is empty"),
+        ("a.txt", b" \n\n", "is empty"),
+        ("a.jsonl", b"\n\n", "is empty"),
+        ("a.txt", "good\nbad caf\xe9\n".encode("latin-1"), r"not UTF-8: byte 0xe9 at offset 12"),
+        ("a.txt", "text".encode("utf-16"), r"not UTF-8: byte 0xff at offset 0\n.*UTF-16"),
+        ("a.txt.gz", gzip.compress(b"ok\n" + b"\xff"), r"a.txt.gz is not UTF-8: byte 0xff at offset 3"),
+        ("a.jsonl", b'{"text": "a"}\nnot json\n', r"a.jsonl:2 is not JSON"),
+        ("a.jsonl", b'{"text": "a"}\n[1]\n', r"a.jsonl:2 holds a list"),
+        ("a.jsonl", b'{"body": "a", "title": "b"}\n', r"no field `text`: the fields are body, title"),
+        ("a.jsonl", b'{"text": "a"}\n{"body": "b"}\n', r"a.jsonl:2: no field 'text': the fields are body"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": 3}\n', r"a.jsonl:2: text is int, not text"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "b \\ud800"}\n', r"a.jsonl:2: half of a surrogate pair \(\\ud800\) at character 2"),
+        ("a.jsonl", b'{"prompt": "a", "completion": " "}\n', r"a.jsonl:1: the completion is empty"),
+        ("a.txt.gz", gzip.compress(b"text " * 10000)[:40], "is damaged"),
+        ("a.txt.gz", b"not gzip", "is damaged"),
+        ("a.txt.zst", b"not zstd at all", "is damaged"),
+        ("a.parquet", b"PAR1 broken", "not a whole parquet file"),
+        ("a.pdf", b"%PDF", "not a kind of file"),
+    ],
+)  # fmt: skip
+def test_files_that_cannot_be_read(tmp_path, name, content, message):
+    path = written(tmp_path / name, content)
+    with pytest.raises(CorpusError, match=message) as caught:
+        everything(resolve(point(path)))
+    assert caught.value.next_step
+
+
+def test_paths_that_are_not_there(tmp_path):
+    written(tmp_path / "notes.txt", b"text")
+    with pytest.raises(CorpusError, match=r"did you mean notes.txt\?"):
+        resolve(point(tmp_path / "note.txt"))
+    with pytest.raises(CorpusError, match="holds no text files"):
+        resolve(point(tmp_path / "*.jsonl"))
+
+
+def test_field_is_named_found_or_refused(tmp_path):
+    path = written(tmp_path / "a.jsonl", b'{"body": "B", "n": 1}\n')
+    assert resolve(point(path)).layout.field == "body"
+    with pytest.raises(CorpusError, match=r"no field 'bodi': the fields are body, n\n.*did you mean body\?"):
+        resolve(point(path, field="bodi"))
+
+
+def test_prompts_need_the_objective_and_say_which_line(tmp_path):
+    rows = [{"prompt": f"Q{i}?", "completion": f" A{i}."} for i in range(50)]
+    corpus = resolve(point(written(tmp_path / "a.jsonl", jsonl(rows))))
+    with pytest.raises(CorpusError, match=r"train: \{objective: sft\}"):
+        check_objective(corpus, "text")
+    check_objective(corpus, "sft")
+    made = {d.text: d.prompt_chars for s in corpus.splits for d in documents(corpus, s)}
+    assert made == {f"Q{i}? A{i}.": len(f"Q{i}?") for i in range(50)}
+    plain = resolve(point(written(tmp_path / "b.jsonl", jsonl(ROWS))))
+    check_objective(plain, "text")
+    with pytest.raises(CorpusError, match="neither prompt and completion nor messages"):
+        check_objective(plain, "sft")
+    with_text = written(tmp_path / "c.jsonl", jsonl([r | {"text": "T"} for r in rows]))
+    check_objective(resolve(point(with_text, field="text")), "text")
+
+
+TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_messages_are_rendered_and_the_last_answer_is_the_completion(tmp_path):
+    text, prompt = render_messages(TALK, None, "x:1")
+    assert (text, text[prompt:]) == ("user: Hi\n\nassistant: Hello!", "Hello!")
+    text, prompt = render_messages(TALK, CHATML, "x:1")
+    assert text[:prompt] == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert text[prompt:] == "Hello!<|im_end|>\n"
+    corpus = resolve(point(written(tmp_path / "a.jsonl", jsonl([{"messages": TALK}]))))
+    assert everything(corpus) == ["user: Hi\n\nassistant: Hello!"]
+    with pytest.raises(CorpusError, match="messages"):
+        check_objective(corpus, "text")
+
+
+def test_chat_template_is_transformers_own(tmp_path):
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    rendered, _ = render_jinja_template([TALK], chat_template=CHATML)
+    assert render_messages(TALK, CHATML, "x:1")[0] == rendered[0]
+
+
+@pytest.mark.parametrize(
+    ("messages", "template", "message"),
+    [
+        (TALK[:1], None, "end with 'user'"),
+        ([], None, "end with 'nothing'"),
+        ([{"role": "user"}], None, "role and content"),
+        (TALK, "{{ raise_exception('no') }}", "refuses this conversation: no"),
+        (TALK, "{{ messages.append(1) }}", "refuses this conversation"),
+        (TALK, "{{ messages | length }}", "otherwise once the answer follows"),
+    ],
+)
+def test_conversations_that_cannot_be_rendered(messages, template, message):
+    with pytest.raises(CorpusError, match=message):
+        render_messages(messages, template, "x:1")
+
+
+def tarball(path, config, content):
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in {f"{config}/._test.txt": b"\x00\xff", "../evil.txt": b"evil", **content}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+M2D2_LINES = "".join(f"  Title {i}\n\n{'word ' * 50}\n" for i in range(200))
+
+
+def test_m2d2_rows_are_stripped_lines_joined_by_newlines(tmp_path, monkeypatch):
+    content = {f"cs.XX/{split}.txt": (M2D2_LINES + split).encode() for split in ("train", "valid", "test")}
+    monkeypatch.setenv(m2d2.FOLDER_VARIABLE, str(tmp_path))
+    path = tarball(tmp_path / "cs.XX.tar.gz", "cs.XX", content)
+    corpus = resolve(point("m2d2/cs.XX"))
+    assert (corpus.kind, corpus.unit, corpus.splits) == ("m2d2", "block", ("train", "valid", "test"))
+    for split in corpus.splits:
+        made = texts(corpus, split)
+        assert "".join(made) == "\n".join(line.strip() for line in (M2D2_LINES + split).splitlines())
+        assert all(8000 <= len(text) < 8400 for text in made[:-1])
+    assert texts(resolve(point(path)), "test") == texts(corpus, "test")
+    assert sorted(os.listdir(tmp_path)) == ["cs.XX.tar.gz"]
+
+
+def test_m2d2_mistakes(tmp_path, monkeypatch):
+    monkeypatch.setenv(m2d2.FOLDER_VARIABLE, str(tmp_path))
+    for wrong, right in (("General_reference", "General_referece"), ("Human_activities", "Human_activites")):
+        with pytest.raises(CorpusError, match=f"did you mean m2d2/{right}"):
+            resolve(point(f"m2d2/{wrong}"))
+    tarball(tmp_path / "Art.tar.gz", "Other", {})
+    with pytest.raises(CorpusError, match=r"holds no Art/test.txt"):
+        texts(resolve(point("m2d2/Art")), "test")
+    data = tarball(tmp_path / "cs.YY.tar.gz", "cs.YY", {"cs.YY/test.txt": os.urandom(5000).hex().encode()}).read_bytes()
+    written(tmp_path / "cs.YY.tar.gz", data[: len(data) // 2])
+    with pytest.raises(CorpusError, match="damaged|not a whole tarball"):
+        texts(resolve(point("m2d2/cs.YY")), "test")
+
+
+def hub_folder(folder):
+    for split, rows in (("train", ROWS[:300]), ("validation", ROWS[300:350]), ("test", ROWS[350:])):
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), folder / "data" / f"{split}-00000-of-00001.parquet")
+    written(folder / "README.md", b"---\nlicense: cc0-1.0\n---\n")
+    return folder
+
+
+def test_a_hub_data_set_is_streamed_by_split_and_field(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = hub_folder(tmp_path / "set")
+    corpus = resolve(point(f"hub:{folder}"))
+    assert corpus.kind == "hub"
+    assert [texts(corpus, s) for s in ("train", "valid", "test")] == [
+        [r["text"] for r in rows] for rows in (ROWS[:300], ROWS[300:350], ROWS[350:])
+    ]
+    assert texts(resolve(point(f"hub:{folder}", field="id")), "test") == [r["id"] for r in ROWS[350:]]
+    renamed = resolve(point(f"hub:{folder}", split={"test": "validation"}))
+    assert texts(renamed, "test") == [r["text"] for r in ROWS[300:350]]
+    assert renamed.fingerprint != corpus.fingerprint
+    with pytest.raises(CorpusError, match="has no split 'tset': it has train, validation, test"):
+        resolve(point(f"hub:{folder}", split={"test": "tset"}))
+    with pytest.raises(CorpusError, match="config 'nope'"):
+        resolve(point(f"hub:{folder}", config="nope"))
+
+
+def test_bundled_text_is_read_by_split_and_named_with_did_you_mean():
+    corpus = resolve(point("bundled/wiki_history_events"))
+    assert corpus.splits == ("train", "valid", "test")
+    assert len(texts(corpus, "test")) >= 150
+    with pytest.raises(CorpusError, match="did you mean wiki_history_events"):
+        resolve(point("bundled/wiki_history_event"))
+
+
+def test_newline_policies():
+    text = "a\n\nb\r\nc"
+    assert [newlines.apply(text, p) for p in ("keep", "strip", "collapse")] == [text, "abc", "a\nb\nc"]
+    assert [newlines.policy_of("mismatch", s) for s in ("train", "valid", "test")] == ["strip", "keep", "keep"]
+    assert newlines.policy_of("collapse", "train") == "collapse"
+
+
+def test_looking_at_local_text_loads_nothing_heavy(tmp_path):
+    path = written(tmp_path / "a.jsonl", jsonl(ROWS))
+    code = (
+        "import sys; from peftodyssey.recipe.cell import CorpusPoint; from peftodyssey.corpora.source import resolve;"
+        f"resolve(CorpusPoint('x', {str(path)!r}));"
+        "print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow', 'huggingface_hub', 'numpy') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
