@@ -25,6 +25,7 @@ from peftodyssey.score.windows import WindowTable, corpus_windows
 if TYPE_CHECKING:
     from peftodyssey.corpora.index import Index
 
+BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}  # larger rectangles fall out of a CPU's cache: 8192 takes half as long again
 CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}  # of float32 logits: on a CPU they stay in the cache
 MIN_CHUNK_ROWS = 64  # fewer, and reading the head's weights costs more than the logits
 
@@ -44,24 +45,26 @@ def score_index(
     *,
     prefix: int | None,
     device: str | torch.device,
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     layout: str = "padded",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ScoreResult:
     """NLL in nats and rank of each token of `index` under `model`, each token once, by the windows of `settings`.
 
     `prefix` is the token before every text under first_token bos. `on_progress(tokens scored, tokens in all)` after
-    every batch. Batches hold `batch_tokens` places, halved where CUDA runs out of memory. Modules that were in
+    every batch. Batches hold `batch_tokens` places (None: by the device), halved where CUDA runs out of memory. Modules that were in
     training mode are in it again afterwards. Raises InputError for a context the model cannot hold, DoesNotFit where
     one window does not fit the memory, TrainingError where the model's logits are not finite.
     """
     _check(model, settings, layout)
+    device = torch.device(device)
+    batch_tokens = batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
     table = corpus_windows(index.token, index.starts, settings, prefix)
     nll_nats, rank = np.full(len(index.token), np.nan, np.float32), np.full(len(index.token), -1, np.int32)
-    facts = {"layout": layout, "windows": len(table), "tokens": int(table.scored.sum()), "forward_tokens": 0}
+    facts: dict[str, Any] = {"layout": layout, "windows": len(table), "tokens": int(table.scored.sum()), "forward_tokens": 0}
     done, began = 0, time.perf_counter()
     with _scoring_mode(model):
-        for scored, nll, ranks, state in _scored_batches(model, table, layout, batch_tokens, torch.device(device)):
+        for scored, nll, ranks, state in _scored_batches(model, table, layout, batch_tokens, device):
             nll_nats[scored.row], rank[scored.row] = nll, ranks
             facts |= state | {"forward_tokens": facts["forward_tokens"] + scored.input_ids_bt.size}
             done += len(scored.row)
@@ -133,21 +136,21 @@ def _scored_batches(
 
 
 def _score_batch(
-    model: nn.Module, parts: tuple[nn.Module, nn.Module] | None, current: Batch, layout: str, device: torch.device
+    model: nn.Module, parts: tuple[Callable[..., Any], nn.Linear] | None, current: Batch, layout: str, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     ids, positions, segments, place, target = (
         torch.from_numpy(a).to(device)
         for a in (current.input_ids_bt, current.position_ids_bt, current.segments_bt, current.place, current.target)
     )
-    inputs = packed_inputs(model, ids, positions, segments) if layout == "packed" else {"input_ids": ids}
+    inputs = packed_inputs(model, ids, positions, segments) if layout == "packed" else {"input_ids": ids, "use_cache": False}
     with _autocast(model, device):
         if parts is None:
-            logits = model(**inputs, use_cache=False).logits
+            logits = model(**inputs).logits
             nll, ranks = _in_chunks(logits.flatten(0, 1), place, target, lambda rows: rows, logits.shape[-1])
         else:
             backbone, head = parts
-            hidden = backbone(**inputs, use_cache=False)[0]
-            nll, ranks = _in_chunks(hidden.flatten(0, 1), place, target, head, int(model.config.vocab_size))
+            hidden = backbone(**inputs)[0]
+            nll, ranks = _in_chunks(hidden.flatten(0, 1), place, target, head, head.out_features)
     return nll.cpu().numpy(), ranks.cpu().numpy()
 
 

@@ -54,15 +54,15 @@ def corpus_windows(token: np.ndarray, starts: np.ndarray, point: ScorePoint, pre
     windows of `context`, the stride is not read. first_token skip: no prefix, a text's first token only gives context.
     Raises InputError where the policy is bos and there is no prefix token.
     """
-    if point.first_token == "bos" and prefix is None:
+    skipped = point.first_token == "skip"
+    if not skipped and prefix is None:
         raise InputError(
             "score.first_token is bos, but the tokenizer has neither a bos nor an eos token", "set score.first_token: skip"
         )
-    skipped = point.first_token == "skip"
     stride = point.stride if point.mode == "documents" else point.context
     edges = np.asarray(starts, np.int64) if point.mode == "documents" else np.array([0, len(token)], np.int64)
     source = np.asarray(token, np.int64)
-    if not skipped:
+    if not skipped and prefix is not None:
         source = np.insert(source, edges[:-1], prefix)
     rows = [
         (first + (0 if skipped else text) + begin, end - begin, first + skipped + begin, end - scored_from)
