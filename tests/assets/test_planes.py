@@ -5,7 +5,7 @@ from __future__ import annotations
 import lzma
 import struct
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftodyssey.assets import planes
@@ -15,6 +15,7 @@ def safetensors(data: bytes, header: bytes = b"{}") -> bytes:
     return struct.pack("<Q", len(header)) + header + data
 
 
+@settings(max_examples=20, deadline=None)  # xz asks for 64 MB at every call
 @given(st.binary(max_size=200).filter(lambda b: len(b) % 2 == 0), st.binary(max_size=20))
 def test_unpack_undoes_pack(data: bytes, header: bytes) -> None:
     whole = safetensors(data, header)
