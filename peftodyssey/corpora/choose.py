@@ -17,6 +17,7 @@ BATCH_DOCUMENTS = 256
 # Characters held per token of the cap while the smallest hashes are looked for. Text has about four characters a token;
 # only text made of very long runs of spaces could need more, and would then stay below its cap.
 CHARACTERS_PER_TOKEN = 32
+USUAL_CHARACTERS_PER_TOKEN = 4  # how much is tokenised at once on the way to a cap
 
 
 @dataclass(frozen=True)
@@ -78,21 +79,31 @@ def _until(
 ) -> list[tuple[int, Encoded]]:
     """Documents from the front until their tokens reach the cap."""
     kept: list[tuple[int, Encoded]] = []
-    tokens = 0
-    for begin in range(0, len(numbered), BATCH_DOCUMENTS):
-        if tokens >= max_tokens:
-            break
-        batch = numbered[begin : begin + BATCH_DOCUMENTS]
+    tokens = taken = 0
+    while taken < len(numbered) and tokens < max_tokens:
+        batch = _first_characters(numbered[taken:], (max_tokens - tokens) * USUAL_CHARACTERS_PER_TOKEN)
         for (place, _), encoded in zip(batch, encode([document for _, document in batch]), strict=True):
             if tokens >= max_tokens:
                 break
+            taken += 1
             if len(encoded.ids):
                 kept.append((place, encoded))
                 tokens += len(encoded.ids)
             else:
                 count["dropped"] += 1
-    count["truncated"] |= bool(numbered) and tokens >= max_tokens and numbered[-1][0] != kept[-1][0]
+    count["truncated"] |= taken < len(numbered)
     return kept
+
+
+def _first_characters(numbered: list[tuple[int, Document]], characters: int) -> list[tuple[int, Document]]:
+    """As many from the front as hold `characters`, at least one and at most a batch."""
+    batch: list[tuple[int, Document]] = []
+    for pair in numbered[:BATCH_DOCUMENTS]:
+        batch.append(pair)
+        characters -= len(pair[1].text)
+        if characters <= 0:
+            break
+    return batch
 
 
 def _shuffled(encoded: list[Encoded], seed: int | None) -> list[Encoded]:
