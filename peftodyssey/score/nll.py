@@ -16,7 +16,7 @@ from torch import nn
 
 from peftodyssey.errors import DoesNotFit, InputError, TrainingError
 from peftodyssey.models.head import split
-from peftodyssey.models.load import pin_mode
+from peftodyssey.models.mode import pinned
 from peftodyssey.models.packing import packed_inputs
 from peftodyssey.recipe.cell import ScorePoint
 from peftodyssey.score.batches import LAYOUTS, Batch, batch, rows_of_windows, take
@@ -52,8 +52,8 @@ def score_index(
     """NLL in nats and rank of each token of `index` under `model`, each token once, by the windows of `settings`.
 
     `prefix` is the token before every text under first_token bos. `on_progress(tokens scored, tokens in all)` after
-    every batch. Batches hold `batch_tokens` places (None: by the device), halved where CUDA runs out of memory. Modules that were in
-    training mode are in it again afterwards. Raises InputError for a context the model cannot hold, DoesNotFit where
+    every batch. Batches hold `batch_tokens` places (None: by the device), halved where CUDA runs out of memory.
+    Every module has its own mode again afterwards. Raises InputError for a context the model cannot hold, DoesNotFit where
     one window does not fit the memory, TrainingError where the model's logits are not finite.
     """
     _check(model, settings, layout)
@@ -63,7 +63,7 @@ def score_index(
     nll_nats, rank = np.full(len(index.token), np.nan, np.float32), np.full(len(index.token), -1, np.int32)
     facts: dict[str, Any] = {"layout": layout, "windows": len(table), "tokens": int(table.scored.sum()), "forward_tokens": 0}
     done, began = 0, time.perf_counter()
-    with _scoring_mode(model):
+    with pinned(model):  # no_grad, not inference_mode: what modules cache there could not be trained through
         for scored, nll, ranks, state in _scored_batches(model, table, layout, batch_tokens, device):
             nll_nats[scored.row], rank[scored.row] = nll, ranks
             facts |= state | {"forward_tokens": facts["forward_tokens"] + scored.input_ids_bt.size}
@@ -97,19 +97,6 @@ def _check_finite(nll_nats: np.ndarray, scored: int) -> None:
             f"the model gives no finite likelihood to {bad} of {scored} tokens",
             "the weights have diverged or overflowed: lower the learning rate, or use bf16 or fp32 in place of fp16",
         )
-
-
-@contextlib.contextmanager
-def _scoring_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation without gradients, 4-bit modules as `pin_mode` wants them; training flags are set back at the end."""
-    training = [module for module in model.modules() if module.training]
-    pin_mode(model)
-    try:
-        with torch.no_grad():  # not inference_mode: what modules cache there could not be trained through later
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _scored_batches(
