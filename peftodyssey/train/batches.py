@@ -41,7 +41,7 @@ def require_trained_tokens(blocks: Blocks) -> None:
     if not len(blocks.labels) or not np.any(blocks.labels != IGNORED):
         raise TrainingError(
             f"there is nothing to train on: {len(blocks.labels)} blocks with not one trained token",
-            "look at the tokens with `peftodyssey check --show 3`; under `objective: sft` only answers are trained",
+            "see the tokens with `peftodyssey check --show 3`; `objective: sft` trains answers only",
         )
 
 
