@@ -1,0 +1,41 @@
+"""The source of a corpus entry and the short name it goes by. Used by `recipe.checks` and `recipe.grid`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from peftodyssey.recipe.schema import Corpus
+
+PREFIXES = ("bundled/", "m2d2/", "hub:")
+
+
+def corpus_source(corpus: Corpus) -> str:
+    """What was written as `source` or `path`."""
+    return corpus.source or corpus.path or ""
+
+
+def is_path(corpus: Corpus) -> bool:
+    """Whether the text lies in files rather than under a name."""
+    return corpus.source is None or not corpus.source.startswith(PREFIXES)
+
+
+def corpus_name(corpus: Corpus) -> str:
+    """The short name: as given, else the last part of the source; for a pattern, the folder that holds the files."""
+    if corpus.name:
+        return corpus.name
+    source = corpus_source(corpus)
+    if not is_path(corpus):
+        last = source.removeprefix("hub:").rstrip("/").rsplit("/", 1)[-1]
+    else:
+        path = Path(source)
+        while path.name and (set(path.name) & set("*?[") or path.name in (".", "..")):
+            path = path.parent
+        last = re.sub(r"\.(txt|jsonl|json|parquet|md)(\.(gz|zst|xz))?$", "", path.name)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._")[:64] or "text"
+
+
+def absolute(text: str, folder: str) -> str:
+    """`text` as an absolute path, starting from `folder`; `~` is the home folder."""
+    path = Path(text).expanduser()
+    return str(path if path.is_absolute() else Path(folder) / path)

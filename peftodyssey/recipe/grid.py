@@ -1,0 +1,165 @@
+"""A recipe to the points of its grid: the product of its axes, each once, neighbours on one base. Called by `plan` and `run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from peftodyssey.recipe.cell import Cell, CorpusPoint, MethodPoint, ModelPoint, QuantPoint, ScorePoint, TrainPoint
+from peftodyssey.recipe.checks import step_tokens
+from peftodyssey.recipe.corpus_names import absolute, corpus_name, corpus_source, is_path
+from peftodyssey.recipe.identity import canonical, digest, science
+from peftodyssey.recipe.labels import labelled
+from peftodyssey.recipe.numbers import parse_alpha
+from peftodyssey.recipe.schema import Corpus, Recipe
+from peftodyssey.recipe.schema_methods import Bitfit, Full, Ia3, LastLayers, Lora, Method, Peft, Qlora, Saved
+
+NAMED = ("bundled/", "random/")
+
+
+def cells(recipe: Recipe) -> list[Cell]:
+    """Every cell of `recipe` once, sorted so that neighbours share a base.
+
+    The order: model, revision, quantisation, domain, method, rank, learning rate, seed; the first four and the method as
+    they stand in the recipe, the others by size.
+    """
+    train, score = train_point(recipe), score_point(recipe)
+    general = tuple(corpus_point(c, recipe) for c in recipe.general) if "forgetting" in recipe.measure else ()
+    domains = [corpus_point(c, recipe) for c in recipe.domains]
+    methods = method_points(recipe)
+    ranked: dict[str, tuple[tuple[Any, ...], Cell]] = {}
+    for (m, model), (d, domain), (k, method), seed in product(
+        enumerate(model_points(recipe)), enumerate(domains), enumerate(methods), recipe.seeds
+    ):
+        cell = Cell(recipe.name, model, domain, general, method, 0 if method.method == "saved" else seed, train, score)
+        key = (m, _quant_order(method.quant), d, _first(methods, method), method.rank or 0, k if method.lr is None else method.lr, seed)
+        ranked.setdefault(_content(cell), (key, cell))
+    return [cell for _, cell in sorted(ranked.values(), key=lambda pair: pair[0])]
+
+
+def tune_group(cell: Cell) -> str:
+    """A key that cells share when they differ only in a tuned learning rate; 16 hex digits."""
+    return digest({"content": _content(replace(cell, method=replace(cell.method, lr=None)) if cell.method.tuned else cell)})[:16]
+
+
+def _content(cell: Cell) -> str:
+    """What makes a cell the same as another within one recipe, where sources are known by name only."""
+    sources = [f"{c.source} {c.revision}" for c in (cell.domain, *cell.general)]
+    named = [cell.model.name, cell.model.revision, sources, cell.method.options.get("path")]
+    return canonical([named, science(cell)])
+
+
+def _quant_order(quant: QuantPoint | None) -> tuple[str, bool]:
+    return ("", False) if quant is None else (quant.kind, quant.double_quant)
+
+
+def _first(methods: list[MethodPoint], method: MethodPoint) -> int:
+    return next(i for i, other in enumerate(methods) if other.method == method.method)
+
+
+def model_points(recipe: Recipe) -> list[ModelPoint]:
+    """Each model at each of its revisions; a local folder by its absolute path."""
+    return [
+        ModelPoint(_model_name(model.name, recipe.folder), revision, model.max_position_embeddings)
+        for model in recipe.model
+        for revision in model.revisions or (None,)
+    ]
+
+
+def _model_name(name: str, folder: str) -> str:
+    """A name that starts like a path, or that is a folder beside the recipe, is local; anything else is a Hub id."""
+    local = name.startswith((".", "/", "~")) or (not name.startswith(NAMED) and (Path(folder) / name).is_dir())
+    return absolute(name, folder) if local else name
+
+
+def corpus_point(corpus: Corpus, recipe: Recipe) -> CorpusPoint:
+    """A text of the recipe with its short name and absolute path."""
+    source = corpus_source(corpus)
+    split = corpus.split
+    parts = {} if split is None else {"train": split.train, "valid": split.valid, "test": split.test}
+    return CorpusPoint(
+        name=corpus_name(corpus),
+        source=absolute(source, recipe.folder) if is_path(corpus) else source,
+        field=corpus.field,
+        config=corpus.config,
+        split={key: value for key, value in parts.items() if value is not None},
+        newline=corpus.newline,
+        revision=corpus.revision,
+    )
+
+
+def train_point(recipe: Recipe) -> TrainPoint:
+    """How every cell of the recipe is trained."""
+    train, budget = recipe.train, recipe.train.budget
+    return TrainPoint(
+        budget_tokens=round(budget.amount) if budget.unit == "tokens" else None,
+        budget_epochs=budget.amount if budget.unit == "epochs" else None,
+        budget_steps=round(budget.amount) if budget.unit == "steps" else None,
+        seq_len=train.seq_len,
+        batch_tokens=step_tokens(recipe),
+        schedule=train.schedule,
+        warmup=train.warmup,
+        weight_decay=train.weight_decay,
+        grad_clip=train.grad_clip,
+        betas=train.betas,
+        objective=train.objective,
+        score_at=tuple(sorted({*train.score_at, 1.0})),
+        precision=train.precision,
+        optimizer=train.optimizer,
+        engine=train.engine,
+    )
+
+
+def score_point(recipe: Recipe) -> ScorePoint:
+    """How every text of the recipe is scored."""
+    score = recipe.score
+    context = score.context or recipe.train.seq_len
+    stride = score.stride or (context if score.mode == "stream" else max(1, context // 2))
+    return ScorePoint(context, stride, score.tokens, score.first_token, score.mode)
+
+
+def method_points(recipe: Recipe) -> list[MethodPoint]:
+    """Each method at each value of its axes, labelled, in the recipe's order."""
+    points = [point for method in recipe.methods for point in _expand(method, recipe.folder)]
+    return labelled(points)
+
+
+def _expand(method: Method, folder: str) -> Iterator[MethodPoint]:
+    if isinstance(method, Saved):
+        yield MethodPoint("saved", method.label or "", options={"path": absolute(method.path, folder)})
+        return
+    for values in AXES[type(method)](method):
+        for rate in method.lr.tune or method.lr.fixed or ():  # type: ignore[attr-defined]
+            yield MethodPoint(
+                **{"method": method.method, "label": method.label or "", "lr": rate, "tuned": len(set(method.lr.tune or ())) > 1, **values}  # type: ignore[attr-defined]
+            )
+
+
+def _low_rank_axes(method: Lora | Qlora) -> Iterator[dict[str, Any]]:
+    for quant, double, rank, alpha, targets, dropout, rslora, dora, init in product(
+        method.quant or (None,), method.double_quant, method.rank, method.alpha, method.targets, method.dropout, method.rslora, method.dora, method.init
+    ):
+        four_bits = quant in ("nf4", "fp4")
+        yield {
+            "method": "qlora" if four_bits else "lora",
+            "quant": QuantPoint(quant, double if four_bits else False) if quant else None,
+            "rank": rank,
+            "alpha": parse_alpha(alpha, rank),
+            "targets": targets,
+            "dropout": dropout,
+            "options": {"rslora": rslora, "dora": dora, "init": init},
+        }
+
+
+AXES: dict[type[Method], Callable[[Any], Iterator[dict[str, Any]]]] = {
+    Full: lambda m: ({"options": {"master_weights": weights}} for weights in m.master_weights),
+    Lora: _low_rank_axes,
+    Qlora: _low_rank_axes,
+    Bitfit: lambda m: iter([{}]),
+    LastLayers: lambda m: ({"options": {"layers": layers}} for layers in m.layers),
+    Ia3: lambda m: ({"targets": targets} for targets in m.targets or (None,)),
+    Peft: lambda m: iter([{"options": {"peft_type": m.peft_type, "config": m.config}}]),
+}

@@ -1,0 +1,113 @@
+"""What makes two cells the same result: the part of a cell that is science, and its hash. Called by `recipe.grid`, `plan`, `store`.
+
+Names, places and labels do not enter: content does, by the fingerprints in `facts`, and so does what `auto` was resolved to.
+A key enters only when it is not at its default below. These defaults never change: a new default in the schema then gives
+a new hash, as it must, and a new key at its default leaves the old hashes alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from peftodyssey.recipe.cell import Cell, CorpusPoint, MethodPoint, ModelPoint, QuantPoint, ScorePoint, TrainPoint
+
+# Fields that say how, where or under what name; everything else of these classes enters the hash.
+HOW: dict[type, frozenset[str]] = {
+    Cell: frozenset({"recipe"}),
+    ModelPoint: frozenset({"name", "revision"}),  # facts["model"] is their content
+    CorpusPoint: frozenset({"name", "source", "revision"}),  # facts["domain"] and facts["general"] are their content
+    MethodPoint: frozenset({"label", "tuned"}),
+    QuantPoint: frozenset(),
+    TrainPoint: frozenset({"precision", "optimizer"}),  # what they were resolved to is in facts
+    ScorePoint: frozenset(),
+}
+HOW_OPTIONS = frozenset({"path"})  # of the method `saved`; facts["saved"] is its content
+
+DEFAULTS: dict[type, dict[str, Any]] = {
+    Cell: {},
+    ModelPoint: {"max_position_embeddings": None},
+    CorpusPoint: {"field": None, "config": None, "split": {}, "newline": "keep"},
+    MethodPoint: {"lr": None, "rank": None, "alpha": None, "targets": None, "dropout": 0.0, "quant": None, "options": {}},
+    QuantPoint: {},
+    TrainPoint: {
+        "budget_tokens": None, "budget_epochs": None, "budget_steps": None, "weight_decay": 0.0, "grad_clip": 1.0,
+        "betas": (0.9, 0.999), "objective": "text", "score_at": (1.0,), "engine": "own",
+    },
+    ScorePoint: {"tokens": None, "first_token": "bos", "mode": "documents"},
+}  # fmt: skip
+OPTION_DEFAULTS = {"rslora": False, "dora": False, "init": "default", "master_weights": "fp32", "config": {}}
+FACTS = ("model", "tokenizer", "domain", "general", "precision", "compute_dtype", "optimizer", "optimizer_state", "master_weights")
+UNTRAINED_FACTS = ("model", "tokenizer", "domain", "general", "precision", "compute_dtype", "saved")
+
+
+def science(cell: Cell) -> dict[str, Any]:
+    """What of `cell` changes its result, defaults left out, without the content that only `facts` know."""
+    whole = _part(cell)
+    if cell.method.method == "saved":  # nothing is drawn or trained
+        whole = {key: value for key, value in whole.items() if key not in ("seed", "train")}
+    return whole
+
+
+def _part(point: Any) -> dict[str, Any]:
+    kind, part = type(point), {}
+    for field in fields(point):
+        value = getattr(point, field.name)
+        if field.name in HOW[kind] or (field.name in DEFAULTS[kind] and value == DEFAULTS[kind][field.name]):
+            continue
+        if kind is MethodPoint and field.name == "options":
+            value = {k: v for k, v in value.items() if k not in HOW_OPTIONS and not (k in OPTION_DEFAULTS and v == OPTION_DEFAULTS[k])}
+            if not value:
+                continue
+        part[field.name] = _plain(value)
+    return part
+
+
+def _plain(value: Any) -> Any:
+    if type(value) in HOW:
+        return _part(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def identity(cell: Cell, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The science of `cell` with what is known of its sources: everything that the hash covers, readable.
+
+    `facts` holds the fingerprints `model`, `tokenizer`, `domain`, `general` (a list, in the cell's order) and what `auto`
+    became: `precision`, `compute_dtype`, `optimizer`, `optimizer_state`, `master_weights`. A `saved` cell needs `saved`, the
+    fingerprint of what is scored, in place of the last three. Raises KeyError for a missing fact.
+    """
+    needed = UNTRAINED_FACTS if cell.method.method == "saved" else FACTS
+    known = {name: facts[name] for name in needed}
+    return {"science": science(cell), "facts": {name: value for name, value in known.items() if value is not None}}
+
+
+def canonical(value: Any, where: str = "identity") -> str:
+    """`value` as canonical JSON: sorted keys, no spaces, floats by `repr`, whole floats as integers.
+
+    Raises TypeError for what has no stable form (objects, sets, bytes, keys that are not text) and ValueError for NaN.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return json.dumps(value, ensure_ascii=True)
+    if type(value) is int:
+        return str(value)
+    if type(value) is float:
+        if not math.isfinite(value):
+            raise ValueError(f"{where} is {value}, which has no stable identity")
+        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(canonical(item, f"{where}[{i}]") for i, item in enumerate(value)) + "]"
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{where} has the key {key!r}, which is not text")
+        return "{" + ",".join(f"{json.dumps(k)}:{canonical(value[k], f'{where}.{k}')}" for k in sorted(value)) + "}"
+    raise TypeError(f"{where} is a {type(value).__name__}, which has no stable identity")
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+    """The sha256, in hex, of the canonical JSON of `identity`."""
+    return hashlib.sha256(canonical(identity).encode("ascii")).hexdigest()

@@ -1,0 +1,82 @@
+"""Short labels that tell the methods of one recipe apart: `full`, `lora r=8`, `lora r=8 alpha=32`. Called by `recipe.grid`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from peftodyssey.recipe.cell import MethodPoint
+
+DISTINGUISHING = ("quant", "double_quant", "rank", "alpha", "targets", "dropout", "rslora", "dora", "init", "master_weights", "layers", "config", "lr")
+
+
+def plain_label(point: MethodPoint) -> str:
+    """The label of a method by itself: its name, its rank, and what is unusual about it."""
+    options, words = point.options, [point.method]
+    if point.method == "saved":
+        return Path(options["path"]).name or "saved"
+    if point.method == "peft":
+        return f"peft {options['peft_type']}"
+    if point.quant and point.quant.kind != "nf4":
+        words.append(point.quant.kind)
+    if point.rank is not None:
+        words.append(f"r={point.rank}")
+    if "layers" in options:
+        words.append(str(options["layers"]))
+    words += [key for key in ("rslora", "dora") if options.get(key)]
+    if options.get("init", "default") != "default":
+        words.append(options["init"])
+    return " ".join(words)
+
+
+def traits(point: MethodPoint) -> dict[str, Any]:
+    """What may tell a method from another, in the order it is added to a label; a tuned lr does not."""
+    known = {
+        "quant": point.quant and point.quant.kind, "double_quant": point.quant and point.quant.double_quant, "rank": point.rank,
+        "alpha": point.alpha, "targets": point.targets, "dropout": point.dropout, "lr": None if point.tuned else point.lr, **point.options,
+    }  # fmt: skip
+    return {name: known.get(name) for name in DISTINGUISHING}
+
+
+def labelled(points: Sequence[MethodPoint]) -> list[MethodPoint]:
+    """`points` with labels that differ wherever the points do (but for tuned learning rates)."""
+    groups: dict[str, list[MethodPoint]] = defaultdict(list)
+    for point in points:
+        groups[point.label or plain_label(point)].append(point)
+    taken: dict[str, MethodPoint] = {}
+    result = []
+    for point in points:
+        label = point.label or plain_label(point)
+        mine = traits(point)
+        for name in DISTINGUISHING:
+            if mine[name] is not None and len({repr(traits(other)[name]) for other in groups[label]}) > 1:
+                label = _added(label, name, mine[name]) if point.label or name not in ("rank", "layers") else label
+        result.append(replace(point, label=_unique(label, point, taken)))
+    return result
+
+
+def _unique(label: str, point: MethodPoint, taken: dict[str, MethodPoint]) -> str:
+    """`label`, numbered where another method has it: two saved adapters of one folder name, or two PEFT configs."""
+    bare = replace(point, label="", lr=None if point.tuned else point.lr)
+    number, candidate = 1, label
+    while taken.setdefault(candidate, bare) != bare:
+        number += 1
+        candidate = f"{label} #{number}"
+    return candidate
+
+
+def _added(label: str, name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        word = f"{name}" if value else f"no {name}"
+        return label if name in label.split() or (not value and name != "double_quant") else f"{label} {word}"
+    if name in ("quant", "init"):
+        return label if str(value) in label.split() or value == "default" else f"{label} {value}"
+    if name == "rank":
+        return f"{label} r={value}"
+    if isinstance(value, dict):
+        return " ".join([label, *(f"{key}={value[key]}" for key in sorted(value))])
+    shown = "+".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{label} {name}={shown}"
