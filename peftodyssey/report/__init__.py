@@ -21,7 +21,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
 
     Several runs are compared in one page, in `out` or in the first one's report; their rows carry a `run` label.
     """
-    from peftodyssey.report import charts, page, summary
+    from peftodyssey.report import charts, drawing, page, summary
     from peftodyssey.store import layout
 
     given = [folders] if isinstance(folders, Path) else list(folders)
@@ -29,7 +29,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
     content, points = _content(given)
     classes = [_class_row(item, entry) for item in content.evidence for entry in item.classes]
     figures = charts.figures(content.rows, points, classes)
-    drawn = charts.save(figures, report / FIGURES)
+    drawn = drawing.save(figures, report / FIGURES)
     _drop_others(report / FIGURES, {figure.name for figure in figures})
     shown = page.Content(content.recipes, content.models, content.rows, figures, drawn, content.evidence)
     summary.write(shown, report / SUMMARY)
@@ -78,7 +78,13 @@ def _evidence(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 def _class_row(item: Any, entry: Any) -> dict[str, Any]:
     contribution = entry.sum_nats / item.total_tokens
-    return {"cell": item.row["cell"], "run": item.row.get("run"), "class": entry.name, "tokens": entry.tokens, "nats": contribution}
+    return {
+        "cell": item.row["cell"],
+        "run": item.row.get("run"),
+        "class": entry.name,
+        "tokens": entry.tokens,
+        "nats": contribution,
+    }
 
 
 def _drop_others(folder: Path, kept: set[str]) -> None:

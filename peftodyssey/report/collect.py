@@ -40,7 +40,9 @@ def collect(folder: Path) -> pa.Table:
 
 def sort_key(row: Mapping[str, Any]) -> tuple[tuple[bool, Any], ...]:
     """Order of rows in every table; missing values come first."""
-    return tuple((row.get(name) is not None, row.get(name) if row.get(name) is not None else 0) for name in ORDER)
+    return tuple(
+        (row.get(name) is not None, row.get(name) if row.get(name) is not None else 0) for name in ORDER
+    )
 
 
 def _row(folder: Path, cell: Mapping[str, Any], read: Reader) -> Row:
@@ -62,7 +64,9 @@ def _versions(found: object) -> str | None:
 
 def _scored(cell: Mapping[str, Any]) -> list[Paths]:
     scores = cell["scores"]
-    return [paths for paths in (scores.get("test"), scores.get("valid"), *(scores.get("general") or ())) if paths]
+    return [
+        paths for paths in (scores.get("test"), scores.get("valid"), *(scores.get("general") or ())) if paths
+    ]
 
 
 def _whole(folder: Path, paths: Paths) -> bool:
@@ -75,7 +79,12 @@ def _whole(folder: Path, paths: Paths) -> bool:
 
 def _trouble(folder: Path, cell: Mapping[str, Any]) -> Row:
     """Status and reason of a cell that is not whole: its own failure, or that of a column or text it stands on."""
-    needed = [paths[key] for paths in _scored(cell) for key in ("index", "before", "quantised", "after") if paths.get(key)]
+    needed = [
+        paths[key]
+        for paths in _scored(cell)
+        for key in ("index", "before", "quantised", "after")
+        if paths.get(key)
+    ]
     if cell.get("train_index"):
         needed.insert(0, cell["train_index"])
     for name in (cell["folder"], *needed):
@@ -175,4 +184,3 @@ def _points(folder: Path, cells: Sequence[Mapping[str, Any]]) -> list[Row]:
         if manifest.read(folder / cell["folder"]) is not None and path.is_file():
             rows += parquet.read(path).select(list(tables.POINTS)).to_pylist()
     return sorted(rows, key=lambda row: (row["cell"], row["tokens_seen"], row["corpus"], row["split"]))
-

@@ -87,13 +87,17 @@ def reader(folder: Path) -> Callable[[str], Index]:
     return read
 
 
-def evidence(folder: Path, cell: Mapping[str, Any], row: Mapping[str, Any], index_of: Callable[[str], Index]) -> Evidence:
+def evidence(
+    folder: Path, cell: Mapping[str, Any], row: Mapping[str, Any], index_of: Callable[[str], Index]
+) -> Evidence:
     """The evidence of one finished cell of a plan."""
     import numpy as np
 
     paths = cell["scores"]["test"]
     index = index_of(paths["index"])
-    before, after = (parquet.read_nll(folder / paths[key])[0].astype(np.float64) for key in ("before", "after"))
+    before, after = (
+        parquet.read_nll(folder / paths[key])[0].astype(np.float64) for key in ("before", "after")
+    )
     delta = after - before
     classes = ledger.by_class(delta, np.asarray(index["class"]), TOKEN_CLASSES)
     found = passages.worst(delta, index["document"], width=PASSAGE_TOKENS)
@@ -111,9 +115,12 @@ def _tokens(before: np.ndarray, after: np.ndarray, index: Index) -> tuple[Token,
     """The token types with the largest summed change, either way."""
     worse, better = ledger.top_tokens(before, after, index["token"], TOP_TOKENS)
     ranked = sorted([*worse, *better], key=lambda entry: (-abs(entry.sum_nats), entry.token))[:TOP_TOKENS]
-    text = dict(zip(reversed(index["token"].tolist()), reversed(index["text"]), strict=True))  # its first occurrence
+    text = dict(
+        zip(reversed(index["token"].tolist()), reversed(index["text"]), strict=True)
+    )  # its first occurrence
     return tuple(
-        Token(text[entry.token], entry.count, entry.mean_before, entry.mean_after, entry.sum_nats) for entry in ranked
+        Token(text[entry.token], entry.count, entry.mean_before, entry.mean_after, entry.sum_nats)
+        for entry in ranked
     )
 
 
@@ -121,4 +128,7 @@ def _pieces(delta: np.ndarray, index: Index, passage: passages.Passage) -> tuple
     span = range(passage.first, passage.last + 1)
     values = [None if delta[place] != delta[place] else float(delta[place]) for place in span]
     shades = [max(-1.0, min(1.0, (value or 0.0) / FULL_SHADE_NATS)) for value in values]
-    return tuple(Piece(index["text"][place], value, shade) for place, value, shade in zip(span, values, shades, strict=True))
+    return tuple(
+        Piece(index["text"][place], value, shade)
+        for place, value, shade in zip(span, values, shades, strict=True)
+    )

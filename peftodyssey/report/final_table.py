@@ -1,4 +1,4 @@
-"""The table that ends a run: one line per method, text and base, at its selected learning rate. Called by the command line."""
+"""The table that ends a run: a line per method, text and base, at its selected learning rate. Called by the CLI."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def _two_lines(text: str) -> str:
     first, mark, rest = text.partition(" [")
     if mark:
         return f"{first}\n{escape('[' + rest.replace(', ', ','))}"
-    return escape(text.replace(" (", "\n("))
+    first, mark, rest = text.partition(" (")
+    return escape(f"{first}\n{rest.removesuffix(')')}" if mark else text)
 
 
 CAPTION = "nats per token, negative is better; [95 % interval]; learning rates chosen on validation"
@@ -47,8 +48,15 @@ _VARIED = (("text", "domain"), ("run", "run"), ("model", "model"), ("base", "rev
 def cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """(headings, lines) of the table; coordinates that never vary are left out, except the text adapted to."""
     picked = sentences.headline(rows)
-    varied = [(heading, key) for heading, key in _VARIED if key == "domain" or len({str(r.get(key)) for r in rows}) > 1]
-    lines = [[*(str(row.get(key) if row.get(key) is not None else "-") for _, key in varied), *_numbers(row)] for row in picked]
+    varied = [
+        (heading, key)
+        for heading, key in _VARIED
+        if key == "domain" or len({str(r.get(key)) for r in rows}) > 1
+    ]
+    lines = [
+        [*(str(row.get(key) if row.get(key) is not None else "-") for _, key in varied), *_numbers(row)]
+        for row in picked
+    ]
     return [*(heading for heading, _ in varied), *HEADINGS], lines
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.report import sentences
-from peftodyssey.report.charts import Figure, base
+from peftodyssey.report.drawing import Figure, base
 from peftodyssey.report.evidence import Evidence
 from peftodyssey.store import atomic
 
@@ -95,7 +95,13 @@ def _fixed(value: float | None, digits: int = 3) -> str:
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return sentences.NO_NUMBER
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.1f} s"
+        if seconds < 120
+        else f"{seconds / 60:.1f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def _verdict(row: Mapping[str, Any]) -> str:

@@ -122,7 +122,9 @@ def _statement(group: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     first = group[0]
     tuned = " at its tuned learning rate" if is_tuned(first, rows) else ""
     change = _amount(group, "delta_nll", delta)
-    sentence = f"{name(first)}{tuned} changed test NLL on {first['domain']}{_where(first, rows)} by {change}: "
+    sentence = (
+        f"{name(first)}{tuned} changed test NLL on {first['domain']}{_where(first, rows)} by {change}: "
+    )
     sentence += verdict(group, "delta_lo", "delta_hi") + "."
     if first.get("forgetting") is not None:
         lost = verdict(group, "forgetting_lo", "forgetting_hi", "general text improved", "it forgot")
@@ -141,7 +143,11 @@ def _amount(group: Sequence[Row], column: str, one: Any) -> str:
 def _where(row: Row, rows: Sequence[Row]) -> str:
     """The coordinates that tell this setting from others of the table, in brackets."""
     told = {"domain"}
-    varied = [column for column in SETTING if column not in told and len({str(other.get(column)) for other in rows}) > 1]
+    varied = [
+        column
+        for column in SETTING
+        if column not in told and len({str(other.get(column)) for other in rows}) > 1
+    ]
     values = [str(row[column]) for column in varied if row.get(column) is not None]
     return f" ({', '.join(values)})" if values else ""
 
@@ -167,7 +173,9 @@ def _noise_floor(rows: Sequence[Row]) -> str:
 
 
 def _edges(rows: Sequence[Row]) -> list[str]:
-    edged = sorted({(name(row), row["domain"], learning_rate(row)) for row in headline(rows) if row.get("lr_edge")})
+    edged = sorted(
+        {(name(row), row["domain"], learning_rate(row)) for row in headline(rows) if row.get("lr_edge")}
+    )
     return [
         f"{method}: the learning rate chosen on {', '.join(sorted({domain for _, domain, _ in group}))} is the edge of its grid, "
         f"{lr}; a better one may lie beyond."
@@ -187,7 +195,9 @@ def _missing(rows: Sequence[Row]) -> list[str]:
         notes.append(f"{pending} of {len(rows)} cells are not finished; run the recipe again to go on.")
     for row in rows:
         if row["status"] == "failed":
-            notes.append(f"{name(row)} on {row['domain']}{_where(row, rows)}, lr {number(row['lr'])} failed: {row['reason']}")
+            notes.append(
+                f"{name(row)} on {row['domain']}{_where(row, rows)}, lr {number(row['lr'])} failed: {row['reason']}"
+            )
     return notes
 
 
@@ -195,7 +205,9 @@ def _versions(rows: Sequence[Row]) -> list[str]:
     found = sorted({row["versions"] for row in rows if row.get("versions")})
     if len(found) < 2:
         return []
-    return [f"The cells were trained with {len(found)} different sets of library versions; `run --refresh stale` retrains the older ones."]
+    return [
+        f"The cells were trained with {len(found)} different sets of library versions; `run --refresh stale` retrains the older ones."
+    ]
 
 
 def count(value: float | None) -> str:

@@ -60,17 +60,15 @@ def query(folders: Sequence[Path], sql: str | None = None) -> pa.Table:
 
     if not sql or not sql.strip():
         return listing()
-    with duckdb.connect(":memory:", config={"temp_directory": ""}) as connection:
+    with _sealed() as connection:
         for name in _named(sql):
             connection.register(name, _LOADERS[name](folders))
-        for setting in ("enable_external_access", "python_enable_replacements"):
-            connection.execute(f"set {setting}=false")
-        connection.execute("set lock_configuration=true")
         try:
             return _answer(connection, sql)
         except duckdb.Error as error:
             raise InputError(
-                f"DuckDB cannot answer: {error}", "`peftodyssey query DIR` without SQL lists the views and columns"
+                f"DuckDB cannot answer: {error}",
+                "`peftodyssey query DIR` without SQL lists the views and columns",
             ) from error
 
 
@@ -86,6 +84,17 @@ def listing() -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
+def _sealed() -> duckdb.DuckDBPyConnection:
+    """A database in memory that reaches no file, no network and no variable of Python, and cannot be talked into it."""
+    import duckdb
+
+    connection = duckdb.connect(":memory:", config={"temp_directory": ""})
+    for setting in ("enable_external_access", "python_enable_replacements"):
+        connection.execute(f"set {setting}=false")
+    connection.execute("set lock_configuration=true")
+    return connection
+
+
 def _answer(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
     import pyarrow as pa
 
@@ -97,7 +106,7 @@ def _named(sql: str) -> list[str]:
     """The views that `sql` reads; all of them where DuckDB cannot tell, so that its own message is the answer."""
     import duckdb
 
-    with duckdb.connect(":memory:", config={"temp_directory": ""}) as empty:
+    with _sealed() as empty:
         try:
             named = {name.split(".")[-1].strip('"').lower() for name in empty.get_table_names(sql)}
         except duckdb.ParserException:
@@ -142,7 +151,14 @@ def _cell_rows(folder: Path) -> list[dict[str, Any]]:
         done = manifest.read(folder / cell["folder"])
         content = done or manifest.failure(folder / cell["folder"]) or {"status": "pending"}
         status = "done" if done else content["status"]
-        rows.append({"cell": cell["cell"], "folder": cell["folder"], "status": status, "manifest": json.dumps(content)})
+        rows.append(
+            {
+                "cell": cell["cell"],
+                "folder": cell["folder"],
+                "status": status,
+                "manifest": json.dumps(content),
+            }
+        )
     return rows
 
 

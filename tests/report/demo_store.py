@@ -16,7 +16,7 @@ from peftodyssey.store import layout, manifest, parquet, plans, tables
 
 INDEX = {"document": pa.int32(), "position": pa.int32(), "token": pa.int32(), "start": pa.int32(), "end": pa.int32(),
          "bytes": pa.int32(), "class": pa.int8(), "trained": pa.bool_()}  # fmt: skip
-WORDS = (
+WORDS = (  # noqa: SIM905
     "the of and in to a is that for with as by on was from model language token training gradient rank adapter "
     "history empire river treaty parliament century army king trade island results table perplexity attention "
     "corpus layer weights 1848 1914 0.3 12"
@@ -71,7 +71,16 @@ def write_corpus(folder: Path, documents: list[str], name: str, split: str) -> N
         spans = [m.span() for m in re.finditer(r" ?\w+|[^\w\s]| ?\n|\s", text)]
         for position, (start, end) in enumerate(spans):
             piece = text[start:end]
-            values = (number, position, ids.setdefault(piece, len(ids)), start, end, len(piece.encode()), token_class(piece), True)
+            values = (
+                number,
+                position,
+                ids.setdefault(piece, len(ids)),
+                start,
+                end,
+                len(piece.encode()),
+                token_class(piece),
+                True,
+            )
             for key, value in zip(INDEX, values, strict=True):
                 rows[key].append(value)
         per_document.append((len(spans), len(text.encode())))
@@ -97,7 +106,9 @@ def write_corpus(folder: Path, documents: list[str], name: str, split: str) -> N
 def write_score(folder: Path, nll: np.ndarray) -> None:
     manifest.fresh(folder)
     parquet.write_nll(folder, nll.astype(np.float32), np.maximum(1, nll * 9).astype(np.int32))
-    manifest.commit(folder, {"kind": "score", "facts": {"tokens": len(nll), "nll_nats_mean": float(nll.mean())}})
+    manifest.commit(
+        folder, {"kind": "score", "facts": {"tokens": len(nll), "nll_nats_mean": float(nll.mean())}}
+    )
 
 
 def base_column(index: Path, shift: float = 0.0) -> np.ndarray:
@@ -113,7 +124,11 @@ def changed(before: np.ndarray, index: Path, delta: float, *, spread: float, see
     table = pq.read_table(index / layout.INDEX)
     document, kind = table["document"].to_numpy(), table["class"].to_numpy()
     rng = np.random.default_rng(seed)
-    shape = rng.normal(0, spread, document.max() + 1)[document] + np.where(kind == 0, 3 * spread, 0) + rng.normal(0, 0.4, len(document))
+    shape = (
+        rng.normal(0, spread, document.max() + 1)[document]
+        + np.where(kind == 0, 3 * spread, 0)
+        + rng.normal(0, 0.4, len(document))
+    )
     shape -= shape.mean()
     return before + delta + shape
 
@@ -131,7 +146,15 @@ def demo_fits(domain: str, rung: int) -> list[Fit]:
             better = 1.0 if step == 1 else 0.8
             extra = {} if method == "full" else {"rank": 8, "alpha": 16.0, "targets": "all-linear"}
             fits.append(
-                Fit(label, method, lr, gain * factor * better + late, (cost + 2 * late) * (0.6 + 0.4 * step), group=label, extra=extra)
+                Fit(
+                    label,
+                    method,
+                    lr,
+                    gain * factor * better + late,
+                    (cost + 2 * late) * (0.6 + 0.4 * step),
+                    group=label,
+                    extra=extra,
+                )
             )
     return fits
 
@@ -144,7 +167,9 @@ def write_run(folder: Path, *, fits=demo_fits, domains=("wiki_history", "arxiv_c
     for name in (*domains, *general):
         for split in ("test",) if name in general else ("test", "valid"):
             given = (test_texts or {}).get(name) if split == "test" else None
-            write_corpus(folder / f"corpora/{name}-{split}", given or texts(f"{name}{split}", documents), name, split)
+            write_corpus(
+                folder / f"corpora/{name}-{split}", given or texts(f"{name}{split}", documents), name, split
+            )
     for domain in domains:
         for rung_number, rung in enumerate(rungs):
             for number, fit in enumerate(fits(domain, rung_number)):
@@ -193,7 +218,9 @@ def _write_cell(folder, domain, rung, general, fit: Fit, recipe, seed, number) -
     }  # fmt: skip
 
 
-def _write_result(folder: Path, digest: str, domain: str, fit: Fit, quant: bool, valid_delta: float, valid_before: float) -> None:
+def _write_result(
+    folder: Path, digest: str, domain: str, fit: Fit, quant: bool, valid_delta: float, valid_before: float
+) -> None:
     if fit.status == "pending":
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -213,4 +240,6 @@ def _write_result(folder: Path, digest: str, domain: str, fit: Fit, quant: bool,
         "tokens": 65536, "engine": "own", "fleet_size": 1, "micro_blocks": 4, "precision": "fp32", "optimizer": "adamw",
         "versions": {"torch": "2.13.0", "peft": "0.21.2"}, "device": "cpu", "resumed_from": 0, "weights": "dropped",
     }  # fmt: skip
-    manifest.commit(folder, {"kind": "cell", "hash": digest, "identity": {"lr": fit.lr}, "status": "done", "facts": facts})
+    manifest.commit(
+        folder, {"kind": "cell", "hash": digest, "identity": {"lr": fit.lr}, "status": "done", "facts": facts}
+    )
