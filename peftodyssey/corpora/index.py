@@ -96,7 +96,11 @@ def read_index(folder: Path) -> Index:
     column = {name: table[name].to_numpy() for name in ROWS}
     first = np.flatnonzero(np.diff(column["document"], prepend=-1))
     starts = np.append(first, table.num_rows).astype(np.int64)
-    return Index(folder, *(column[name] for name in ROWS), starts)
+    return Index(
+        folder=folder, document=column["document"], position=column["position"], token=column["token"],
+        start=column["start"], end=column["end"], bytes=column["bytes"], token_class=column["class"],
+        trained=column["trained"], starts=starts,
+    )  # fmt: skip
 
 
 def _with_newlines(document: Document, policy: str) -> Document:

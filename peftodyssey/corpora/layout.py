@@ -24,7 +24,7 @@ class Layout:
     @property
     def columns(self) -> list[str]:
         """The fields to read, a document's id included where there is one."""
-        used = {"prompt": ["prompt", "completion"], "messages": ["messages"], None: [self.field]}[self.turns]
+        used = {"prompt": ("prompt", "completion"), "messages": ("messages",)}.get(self.turns or "", (self.field,))
         return [c for c in [*used, "id"] if c in self.fields]
 
 
@@ -73,7 +73,8 @@ def parts_of_names(names: Sequence[str], split: Mapping[str, Any], where: str) -
     for part, name in named.items():
         if name not in names:
             raise CorpusError(f"{where} has no split {name!r}: it has {_listed(names)}", f"set split.{part} to one of them")
-    parts = {part: name for name in reversed(names) if (part := split_of(name)) and name not in named.values()} | named
+    usual = {split_of(name): name for name in reversed(names) if name not in named.values()}
+    parts = {part: name for part, name in usual.items() if part is not None} | named
     if not parts and len(names) == 1:
         parts = {"train": names[0]}
     if not parts:

@@ -88,7 +88,7 @@ def _part(relative: Path, named: dict[str, str]) -> str:
     for part, name in named.items():
         if name in names:
             return part
-    return next((part for name in names if (part := split_of(name))), "train")
+    return next((usual for name in names if (usual := split_of(name))), "train")
 
 
 def _first(path: Path, field: str | None) -> Layout:

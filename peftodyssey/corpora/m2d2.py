@@ -86,11 +86,11 @@ def _tar_lines(path: Path, config: str, split: str) -> Iterator[str]:
 
 
 def _hub_identity(config: str, revision: str | None) -> tuple[str, int | None]:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, RepoFile
 
     with hub_errors(DATA_SET, revision):
         found = HfApi().get_paths_info(DATA_SET, _file(config), repo_type="dataset", revision=revision)
-    if not found:
+    if not found or not isinstance(found[0], RepoFile):
         near = difflib.get_close_matches(config, L1, n=1)
         raise CorpusError(
             f"M2D2 has no config {config!r}",

@@ -8,7 +8,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, cast
 
 from peftodyssey.errors import CorpusError
 
@@ -27,11 +27,11 @@ def bare(path: Path) -> Path:
     return path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
 
 
-def open_bytes(path: Path) -> BinaryIO:
+def open_bytes(path: Path) -> IO[bytes]:
     """The file's bytes, decompressed as they are read."""
     try:
         if path.suffix.lower() == ".gz":
-            return gzip.open(path, "rb")
+            return cast(IO[bytes], gzip.open(path, "rb"))
         if path.suffix.lower() == ".zst":
             import zstandard
 
@@ -42,7 +42,7 @@ def open_bytes(path: Path) -> BinaryIO:
         raise CorpusError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from error
 
 
-def lines(stream: BinaryIO, where: str) -> Iterator[str]:
+def lines(stream: IO[bytes], where: str) -> Iterator[str]:
     """The lines of a UTF-8 text, ends included: CRLF becomes LF, a byte order mark at the front is left out.
 
     Raises CorpusError with the byte offset (in the decompressed text) of the first byte that is not UTF-8.
@@ -63,7 +63,7 @@ def lines(stream: BinaryIO, where: str) -> Iterator[str]:
         yield line[:-2] + "\n" if line.endswith("\r\n") else line
 
 
-def _raw_lines(stream: BinaryIO, where: str) -> Iterator[bytes]:
+def _raw_lines(stream: IO[bytes], where: str) -> Iterator[bytes]:
     errors: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
     try:
         import zstandard
@@ -82,7 +82,7 @@ def _guess(raw: bytes, offset: int) -> str:
     return "UTF-16" if offset == 0 and raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
 
 
-def json_rows(stream: BinaryIO, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_rows(stream: IO[bytes], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place as file:line, object) of each line that is not blank. Raises CorpusError for a line that is no object."""
     for number, line in enumerate(lines(stream, where), start=1):
         if not line.strip():
