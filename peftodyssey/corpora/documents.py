@@ -36,15 +36,19 @@ def text_key(text: str) -> str:
 
 
 def documents(corpus: Corpus, split: str, chat_template: str | None = None) -> Iterator[Document]:
-    """The documents of one split (`train`, `valid` or `test`), in source order, read as they are asked for.
+    """The documents of one split (`train`, `valid`, `test`) or of `all`, in source order, read as they are asked for.
 
     A split that the source has is taken as it is. One that it lacks is cut out of its train part by the hash of the
     text, in the shares of the recipe, so copies of a text fall together. Documents of white space alone are left out.
-    `chat_template` (Jinja, of tokenizer_config.json) renders `messages`. Raises CorpusError where there is no such split.
+    `all` is every part, one after the other. `chat_template` (Jinja, of tokenizer_config.json) renders `messages`. Raises CorpusError where there is no such split.
     """
     from peftodyssey.corpora.rows import read_part
 
-    assert split in SPLITS, split
+    assert split in (*SPLITS, "all"), split
+    if split == "all":
+        for part in corpus.parts:
+            yield from (document for document in read_part(corpus, part, chat_template) if document.text.strip())
+        return
     own = set(corpus.parts)
     if split not in own and "train" not in own:
         raise CorpusError(

@@ -21,6 +21,7 @@ def index(task: IndexTask, root: Path, tokenizer: TextTokenizer) -> None:
         folder,
         max_tokens=task.max_tokens,
         newline=task.newline,
+        name=f"{task.corpus.name} ({task.split})",
     )
     facts = {**counts, "split": task.split, "name": task.corpus.name, "tokenizer": tokenizer.fingerprint}
     manifest.commit(folder, {"kind": "index", "identity": task.identity, "status": "done", "facts": facts})

@@ -160,8 +160,8 @@ class _Builder:
         train = self._index(cell, cell.domain, "train") if method.trains else None
         valid = self._index(cell, cell.domain, "valid")
         test = self._index(cell, cell.domain, "test")
-        general = [(point.name, self._index(cell, point, "test")) for point in cell.general]
-        told = identity.identity(cell, self._facts(cell, resolved, train))
+        general = [(point.name, self._index(cell, point, self._general_split(point))) for point in cell.general]
+        told = identity.identity(cell, self._facts(cell, resolved))
         digest = identity.digest(told)
         trainable = method.count(cell.method, anatomy)
         step, bill = self._size(cell, anatomy, trainable, str(resolved["precision"]))
@@ -179,18 +179,20 @@ class _Builder:
             ),
         )  # fmt: skip
 
-    def _facts(self, cell: Cell, resolved: Mapping[str, Any], train: IndexTask | None) -> dict[str, Any]:
+    def _facts(self, cell: Cell, resolved: Mapping[str, Any]) -> dict[str, Any]:
         facts: dict[str, Any] = {
             **resolved,
             "model": self.sources.models[cell.model].fingerprint,
             "tokenizer": self.sources.tokenizers[cell.model].fingerprint,
             "domain": self.sources.corpora[cell.domain.name].fingerprint,
-            "general": [self.sources.corpora[g.name].fingerprint for g in cell.general],
-            "train_tokens_cap": train.max_tokens if train else None,
         }
         if cell.method.method == "saved":
-            facts["adapter"] = saved_fingerprint(Path(cell.method.options["path"]))
+            facts["saved"] = saved_fingerprint(Path(cell.method.options["path"]))
         return facts
+
+    def _general_split(self, point: CorpusPoint) -> str:
+        """Nothing is trained on general text: its own test part, else all of it."""
+        return "test" if "test" in self.sources.corpora[point.name].parts else "all"
 
     def _index(self, cell: Cell, point: CorpusPoint, split: str) -> IndexTask:
         corpus = self.sources.corpora[point.name]

@@ -6,10 +6,12 @@ Called by `plan.build`; read back by `report.collect`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.plan.memory import MemoryPlan
 from peftodyssey.recipe import grid
+from peftodyssey.recipe.identity import digest as digest_of
 from peftodyssey.recipe.cell import Cell, QuantPoint
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def entry(
         "cell": digest[:16],
         "slug": folder.split("/", 1)[1],
         "folder": folder,
-        "group": grid.tune_group(cell),
+        "group": f"{grid.tune_group(cell)}-{digest_of({'score': asdict(cell.score)})[:8]}",
         "coordinates": _coordinates(cell, base, resolved, trainable, bill),
         "train_index": train_index,
         "scores": {"test": scores["test"], "valid": scores["valid"], "general": general},

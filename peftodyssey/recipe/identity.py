@@ -18,9 +18,9 @@ from peftodyssey.recipe.cell import Cell, CorpusPoint, MethodPoint, ModelPoint, 
 
 # Fields that say how, where or under what name; everything else of these classes enters the hash.
 HOW: dict[type, frozenset[str]] = {
-    Cell: frozenset({"recipe"}),
+    Cell: frozenset({"recipe", "general", "score"}),  # what is scored, and how, is in the identity of each column
     ModelPoint: frozenset({"name", "revision"}),  # facts["model"] is their content
-    CorpusPoint: frozenset({"name", "source", "revision"}),  # facts["domain"] and facts["general"] are their content
+    CorpusPoint: frozenset({"name", "source", "revision"}),  # facts["domain"] is their content
     MethodPoint: frozenset({"label", "tuned"}),
     QuantPoint: frozenset(),
     TrainPoint: frozenset({"precision", "optimizer"}),  # what they were resolved to is in facts
@@ -41,8 +41,8 @@ DEFAULTS: dict[type, dict[str, Any]] = {
     ScorePoint: {"tokens": None, "first_token": "bos", "mode": "documents"},
 }  # fmt: skip
 OPTION_DEFAULTS = {"rslora": False, "dora": False, "init": "default", "master_weights": "fp32", "config": {}}
-FACTS = ("model", "tokenizer", "domain", "general", "precision", "compute_dtype", "optimizer", "optimizer_state", "master_weights")
-UNTRAINED_FACTS = ("model", "tokenizer", "domain", "general", "precision", "compute_dtype", "saved")
+FACTS = ("model", "tokenizer", "domain", "precision", "compute_dtype", "optimizer", "optimizer_state", "master_weights")
+UNTRAINED_FACTS = ("model", "tokenizer", "domain", "precision", "compute_dtype", "saved")
 
 
 def science(cell: Cell) -> dict[str, Any]:
@@ -76,8 +76,7 @@ def _plain(value: Any) -> Any:
 def identity(cell: Cell, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The science of `cell` with what is known of its sources: everything that the hash covers, readable.
 
-    `facts` holds the fingerprints `model`, `tokenizer`, `domain`, `general` (a list, in the cell's order) and what `auto`
-    became: `precision`, `compute_dtype`, `optimizer`, `optimizer_state`, `master_weights`. A `saved` cell needs `saved`, the
+    `facts` holds the fingerprints `model`, `tokenizer` and `domain`, and what `auto` became: `precision`, `compute_dtype`, `optimizer`, `optimizer_state`, `master_weights`. A `saved` cell needs `saved`, the
     fingerprint of what is scored, in place of the last three. Raises KeyError for a missing fact.
     """
     needed = UNTRAINED_FACTS if cell.method.method == "saved" else FACTS

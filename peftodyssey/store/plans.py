@@ -32,9 +32,9 @@ def read_all(folder: Path) -> list[dict[str, Any]]:
 
 
 def cells(folder: Path) -> list[dict[str, Any]]:
-    """The cells of every plan, each once (the newest recipe that asks for it names it)."""
-    found: dict[str, dict[str, Any]] = {}
+    """The cells of every plan, each once per way of scoring (the newest recipe that asks for it names it)."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for plan in read_all(folder):
         for cell in plan["cells"]:
-            found[cell["cell"]] = {**cell, "recipe": plan["recipe"]}
+            found[cell["cell"], json.dumps(cell["scores"], sort_keys=True)] = {**cell, "recipe": plan["recipe"]}
     return list(found.values())
