@@ -8,7 +8,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from peftodyssey.recipe.cell import Cell, CorpusPoint, MethodPoint, ModelPoint, QuantPoint, ScorePoint, TrainPoint
+from peftodyssey.recipe.cell import (
+    Cell,
+    CorpusPoint,
+    MethodPoint,
+    ModelPoint,
+    QuantPoint,
+    ScorePoint,
+    TrainPoint,
+)
 from peftodyssey.recipe.checks import step_tokens
 from peftodyssey.recipe.corpus_names import absolute, corpus_name, corpus_source, is_path
 from peftodyssey.recipe.identity import canonical, digest, science

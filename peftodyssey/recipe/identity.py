@@ -14,7 +14,15 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from peftodyssey.recipe.cell import Cell, CorpusPoint, MethodPoint, ModelPoint, QuantPoint, ScorePoint, TrainPoint
+from peftodyssey.recipe.cell import (
+    Cell,
+    CorpusPoint,
+    MethodPoint,
+    ModelPoint,
+    QuantPoint,
+    ScorePoint,
+    TrainPoint,
+)
 
 # Fields that say how, where or under what name; everything else of these classes enters the hash.
 HOW: dict[type, frozenset[str]] = {

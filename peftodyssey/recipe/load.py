@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import ValidationError
 
 from peftodyssey.errors import InputError, Problem, RecipeError
-from peftodyssey.recipe import checks, explain, overrides, shipped
+from peftodyssey.recipe import checks, explain, shipped
+from peftodyssey.recipe.overrides import apply as apply_overrides
 from peftodyssey.recipe.schema import NAME, Recipe
 from peftodyssey.recipe.yaml_tree import Path, Tree, read_tree, spell
 
@@ -26,26 +28,27 @@ def load_recipe(path_or_text: str | FilePath, overrides: Sequence[str] = (), whe
     text, name, folder = _read(path_or_text, where)
     tree = read_tree(text, name)
     found = list(tree.problems)
-    if not found:
-        found += _shape_problems(tree, name)
-    if found:
-        raise RecipeError(found)
-    found = _override(tree, tuple(overrides))
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", FilePath(name).stem).strip("-._")
-    recipe, faults = _validate(tree, stem)
+    if not isinstance(tree.data, dict):
+        raise RecipeError(found or _shape_problems(tree, name))
+    found += apply_overrides(tree, tuple(overrides))
+    recipe, faults = _validate(tree, re.sub(r"[^A-Za-z0-9._-]+", "-", FilePath(name).stem).strip("-._"))
     found += [problem for _, problem in faults]
     if recipe is not None:
         recipe._tree, recipe._source_text, recipe._where, recipe._folder = tree, text, name, folder
         found += _cross_check(recipe, tuple(path for path, _ in faults))
-    errors = [problem for problem in found if problem.severity == "error"]
+    errors = _one_each([problem for problem in found if problem.severity == "error"])
     if errors or recipe is None:
-        raise RecipeError(found)
+        raise RecipeError(errors)
     recipe._warnings = tuple(found)
     return recipe
 
 
-def _override(tree: Tree, texts: tuple[str, ...]) -> list[Problem]:
-    return overrides.apply(tree, texts)
+def _one_each(problems: list[Problem]) -> list[Problem]:
+    """The first problem of each key: a value that could not be read is not also said to be missing."""
+    first: dict[tuple[str, int, str], Problem] = {}
+    for problem in problems:
+        first.setdefault((problem.where, problem.line, problem.key), problem)
+    return list(first.values())
 
 
 def _read(path_or_text: str | FilePath, where: str | None) -> tuple[str, str, str]:
@@ -77,9 +80,7 @@ def _similar(path: FilePath) -> str:
 def _shape_problems(tree: Tree, where: str) -> list[Problem]:
     if tree.data is None:
         return [Problem(where, 1, 1, "", "the recipe is empty", next_step="`peftodyssey recipes new my.yaml --model M --domain PATH` writes one")]
-    if not isinstance(tree.data, dict):
-        return [Problem(where, 1, 1, "", "a recipe is a mapping of keys to values", allowed=", ".join(Recipe.model_fields))]
-    return []
+    return [Problem(where, 1, 1, "", "a recipe is a mapping of keys to values", allowed=", ".join(Recipe.model_fields))]
 
 
 def _validate(tree: Tree, stem: str) -> tuple[Recipe | None, list[tuple[Path, Problem]]]:
@@ -95,39 +96,38 @@ def _validate(tree: Tree, stem: str) -> tuple[Recipe | None, list[tuple[Path, Pr
         except ValidationError as error:
             pruned = Tree(data, tree.keys, tree.values)
             now = [(path, problem) for path, problem in explain.problems(error, pruned) if path not in dict(faults)]
-            faults += [(path, problem) for path, problem in now if problem.key not in {p.key for _, p in faults}]
-            if not now or not all(_remove(data, path) for path, _ in now):
+            faults += now
+            if not now:
                 return None, faults
+            for path, _ in now:
+                _prune(data, path)
     return None, faults
 
 
-def _remove(data: Any, path: Path) -> bool:
-    """Take the value at `path` out of `data` without moving its neighbours; False where nothing can be done."""
-    owner = data
-    for step in path[:-1]:
-        owner = owner[step]
-    if not path or not isinstance(owner, dict) or path[-1] not in owner:
-        return _stand_in(data, path)
-    del owner[path[-1]]
-    return True
+STAND_INS: dict[tuple[str, str], Any] = {  # for required values, so that the rest can be checked without them
+    ("model", "model"): "gpt2", ("model", "name"): "gpt2", ("domains", "domains"): "text", ("methods", "methods"): "full",
+    ("methods", "path"): "saved", ("methods", "peft_type"): "VERA",
+}  # fmt: skip
 
 
-def _stand_in(data: Any, path: Path) -> bool:
-    """Put something harmless where a value cannot be taken out: a missing key, or an item of a list."""
-    stand_ins: dict[str, Any] = {"model": "bundled/odyssey-3m", "domains": ["bundled/wiki_history_events"], "methods": ["full"], "path": ".", "peft_type": "VERA"}
-    if len(path) == 1:
-        data[path[0]] = stand_ins[path[0]]
-        return True
-    if path[0] in ("domains", "general", "methods") and len(path) == 2 and isinstance(path[1], int):
-        data[path[0]][path[1]] = {"domains": {"source": f"stand-in-{path[1]}"}, "general": {"source": f"stand-in-{path[1]}"}}.get(path[0], "full")
-        return True
-    if path[0] == "methods" and path[-1] == "method":
-        data["methods"][path[1]] = "full"
-        return True
-    if path[-1] in stand_ins and isinstance(explain.at(data, path[:-1]), dict):
-        explain.at(data, path[:-1])[path[-1]] = stand_ins[path[-1]]
-        return True
-    return _remove(data, path[:-1]) if len(path) > 1 and not isinstance(explain.at(data, path[:-1]), dict) else False
+def _prune(data: dict[str, Any], path: Path) -> None:
+    """Take the wrong value at `path` out of `data`, or put something harmless there; neighbours keep their places."""
+    head, item = path[0], path[1] if len(path) > 1 else None
+    if isinstance(data.get(head), list) and isinstance(item, int) and head != "measure" and (len(path) == 2 or path[2] == "method"):
+        data[head][item] = {"methods": "full", "model": "gpt2"}.get(head, f"text-{item}") if head != "seeds" else item
+        return
+    if "lr" in path:
+        path = path[: path.index("lr") + 1]
+    owner, key = data, head
+    for end, step in enumerate(path[:-1]):
+        inner = owner.get(step) if isinstance(owner, dict) else owner[step]
+        if isinstance(inner, (dict, list)) and any(isinstance(p, str) for p in path[end + 1 :]):
+            owner, key = inner, path[end + 1]
+        else:
+            break
+    owner.pop(key, None)
+    if (head, key) in STAND_INS:
+        owner[key] = STAND_INS[head, key]
 
 
 def _cross_check(recipe: Recipe, wrong: tuple[Path, ...]) -> list[Problem]:
@@ -140,11 +140,5 @@ def _cross_check(recipe: Recipe, wrong: tuple[Path, ...]) -> list[Problem]:
             problem = recipe.problem(
                 path, finding.what, got=finding.got, allowed=finding.allowed, next_step=finding.next_step, severity=finding.severity
             )
-            kept.append(problem if path == finding.path else _respelt(problem, finding.path))
+            kept.append(problem if path == finding.path else replace(problem, key=spell(finding.path)))
     return kept
-
-
-def _respelt(problem: Problem, path: Path) -> Problem:
-    from dataclasses import replace
-
-    return replace(problem, key=spell(path))

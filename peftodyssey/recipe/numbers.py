@@ -32,9 +32,7 @@ def _refuse(value: Any, allowed: str) -> ValueError:
 
 def parse_number(value: Any, allowed: str = "a number such as 0.001 or 1e-3") -> float:
     """The finite number in `value`, text or number."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        number = float(value)
-    elif isinstance(value, str) and re.match(NUMBER, value) and not re.match(r"^\s*[+-]?0\d", value):
+    if (isinstance(value, (int, float)) and not isinstance(value, bool)) or (isinstance(value, str) and re.match(NUMBER, value) and not re.match(r"^\s*[+-]?0\d", value)):
         number = float(value)
     else:
         raise _refuse(value, allowed)

@@ -8,12 +8,30 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, PrivateAttr, WithJsonSchema
+from pydantic import (
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PrivateAttr,
+    WithJsonSchema,
+)
 from pydantic_core import core_schema
 
 from peftodyssey.errors import Problem
 from peftodyssey.recipe import numbers
-from peftodyssey.recipe.fields import Count, Natural, NotNegative, OrList, Part, Share, ShareAboveZero, ShareBelowOne, TokenCap, Word, refuse
+from peftodyssey.recipe.fields import (
+    Count,
+    Natural,
+    NotNegative,
+    OrList,
+    Part,
+    ShareAboveZero,
+    ShareBelowOne,
+    TokenCap,
+    Word,
+    refuse,
+)
 from peftodyssey.recipe.schema_methods import AnyMethod
 from peftodyssey.recipe.yaml_tree import Path, Place, Tree, spell
 

@@ -1,0 +1,162 @@
+"""The commented recipe that `recipes new` writes for a model and texts. Called by `recipe.shipped.new`."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from peftodyssey.errors import InputError
+from peftodyssey.recipe.corpus_names import PREFIXES, corpus_name
+from peftodyssey.recipe.schema import NAME, Corpus
+
+TEXT_FIELDS = ("text", "content", "document", "article", "body", "code", "abstract")
+ROWS = (".jsonl", ".json", ".ndjson")
+
+TEMPLATE = """\
+# What adapting {model} to {names} gains and costs, by full fine-tuning, LoRA and QLoRA.
+# Look before you run:  peftodyssey check {file}      then:  peftodyssey run {file}
+version: 1
+name: {name}
+seeds: [0]                  # add seeds ([0, 1, 2]) to see the noise between runs
+
+model: {model_yaml}
+
+domains:                    # each text is adapted to by itself
+{domains}
+
+general: [bundled/wiki_general]       # where forgetting is measured: text that you do not train on
+
+methods:                    # tune: the rate with the lowest validation loss is reported on test
+  - {{method: full, lr: {{tune: [3e-5, 1e-4, 3e-4]}}}}
+  - {{method: lora, rank: [4, 16], alpha: 2r, lr: {{tune: [3e-4, 1e-3, 3e-3]}}}}
+  - {{method: qlora, rank: 16, lr: {{tune: [3e-4, 1e-3, 3e-3]}}}}         # the base in 4 bits
+
+train:
+  budget: 200k tokens       # the same for every cell; or `2 epochs`, `300 steps`
+  seq_len: {seq_len}              # tokens of a block
+  batch_tokens: {batch}         # tokens of one step, taken to whole blocks
+  schedule: cosine          # constant | linear | cosine | wsd
+  warmup: 3%
+  objective: {objective}           # text: every token is learnt; sft: only the answers
+  score_at: [50%, 100%]     # where on the way the held-out text is scored
+
+score:
+  context: {seq_len}              # tokens a window holds
+  tokens: 50k               # at most so many of each split, by whole documents
+
+measure: [degradation, forgetting, tokens]
+"""
+
+
+def recipe_text(target: Path, model: str, domains: list[str]) -> str:
+    """The recipe's text; raises InputError where a path does not exist or no text is given."""
+    if not domains:
+        raise InputError("no text is given", "name one: --domain data/notes.jsonl or --domain bundled/wiki_history_events")
+    folder = target.resolve().parent
+    lines, names, answers = _domain_lines(domains, folder)
+    if len(set(answers)) > 1:
+        raise InputError("some of the texts hold questions with answers, some plain text", "make one recipe for each kind: they are learnt differently")
+    small = model.startswith("bundled/")
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", target.stem).strip("-._")
+    return TEMPLATE.format(
+        model=model, model_yaml=_quoted(_local(model, folder)), names=" and ".join(names), file=target.name,
+        name=_quoted(stem if re.match(NAME, stem) else "my-recipe"), domains="\n".join(lines),
+        seq_len=256 if small else 512, batch="4k" if small else "16k", objective="sft" if answers[0] else "text",
+    )  # fmt: skip
+
+
+def _domain_lines(domains: Iterable[str], folder: Path) -> tuple[list[str], list[str], list[bool]]:
+    lines: list[str] = []
+    names: list[str] = []
+    answers: list[bool] = []
+    for text in domains:
+        name = corpus_name(Corpus(source=text))
+        taken = names.count(name)
+        if text.startswith(PREFIXES):
+            field, is_sft, entry = None, False, f"source: {_quoted(text)}"
+        else:
+            field, is_sft = look_at(Path(text).expanduser())
+            entry = f"path: {_quoted(_beside(text, folder))}"
+        more = f", field: {_quoted(field)}" if field and field != "text" else ""
+        lines.append(f"  - {{name: {_quoted(f'{name}-{taken + 1}' if taken else name)}, {entry}{more}}}")
+        names.append(name)
+        answers.append(is_sft)
+    return lines, names, answers
+
+
+def _local(model: str, folder: Path) -> str:
+    return _beside(model, folder) if not model.startswith(("bundled/", "random/")) and Path(model).expanduser().is_dir() else model
+
+
+def _beside(text: str, folder: Path) -> str:
+    """The path as seen from the recipe's folder; absolute where that would climb out of it."""
+    path = Path(os.path.abspath(Path(text).expanduser()))
+    return "./" + path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
+
+
+def _quoted(text: str) -> str:
+    plain = re.fullmatch(r"[A-Za-z./~][A-Za-z0-9._/~:-]*", text) and not re.fullmatch(r"(?i)null|true|false|~", text)
+    return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+def look_at(path: Path) -> tuple[str | None, bool]:
+    """The field that holds the text of `path` (None for plain text), and whether its rows are questions with answers."""
+    files = _files(path)
+    row = _first_row(files[0])
+    if row is None:
+        return None, False
+    if "messages" in row or {"prompt", "completion"} <= row.keys():
+        return None, True
+    found = [name for name in TEXT_FIELDS if isinstance(row.get(name), str)]
+    by_length = sorted((n for n, v in row.items() if isinstance(v, str)), key=lambda n: -len(row[n]))
+    if not found and not by_length:
+        raise InputError(f"{files[0]} has no field of text; its fields are: {', '.join(row)}", "name a file whose rows have one")
+    return (found or by_length)[0], False
+
+
+def _files(path: Path) -> list[Path]:
+    pattern = any(c in "*?[" for c in str(path))
+    if pattern:
+        root = Path(path.anchor or ".")
+        files = sorted(root.glob(str(path.relative_to(path.anchor) if path.anchor else path)))
+    else:
+        files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    if not files or not files[0].exists():
+        raise InputError(f"there is no text at {path}", "give a file, a folder or a pattern such as 'data/*.jsonl'")
+    return files
+
+
+def _first_row(file: Path) -> dict[str, object] | None:
+    """The first row of a file of rows; None for plain text."""
+    if file.suffix == ".parquet":
+        import pyarrow.parquet as parquet
+
+        batch = next(parquet.ParquetFile(file).iter_batches(1), None)
+        return batch.to_pylist()[0] if batch is not None and batch.num_rows else {}
+    suffix = Path(file.stem).suffix if file.suffix in (".gz", ".zst") else file.suffix
+    if suffix not in ROWS:
+        return None
+    try:
+        with _opened(file) as lines:
+            row = json.loads(next((line for line in lines if line.strip()), b"{}"))
+    except ValueError as error:
+        raise InputError(f"the first row of {file} is not JSON", "one JSON object a line is needed") from error
+    if not isinstance(row, dict):
+        raise InputError(f"the first row of {file} is not an object", "one JSON object a line is needed")
+    return row
+
+
+def _opened(file: Path):  # type: ignore[no-untyped-def]
+    if file.suffix == ".gz":
+        return gzip.open(file, "rb")
+    if file.suffix == ".zst":
+        import io
+
+        import zstandard
+
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file.open("rb")))
+    return file.open("rb")
