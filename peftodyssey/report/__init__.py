@@ -68,12 +68,12 @@ def _evidence(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     from peftodyssey.report.evidence import evidence, reader
     from peftodyssey.store import plans
 
-    cells = {cell["cell"]: cell for cell in plans.cells(folder)}
+    cells = {(cell["cell"], cell["recipe"]): cell for cell in plans.cells(folder)}  # scored otherwise by another recipe
     read = reader(folder)
     firsts: dict[tuple[str, ...], Mapping[str, Any]] = {}
     for row in sentences.headline(rows):
         firsts.setdefault((*sentences.setting(row), row["label"]), row)
-    return [evidence(folder, cells[row["cell"]], row, read) for row in firsts.values()]
+    return [evidence(folder, cells[row["cell"], row["recipe"]], row, read) for row in firsts.values()]
 
 
 def _class_row(item: Any, entry: Any) -> dict[str, Any]:

@@ -179,8 +179,8 @@ def _with_selection(rows: Sequence[Row], cells: Sequence[Mapping[str, Any]]) -> 
 
 def _points(folder: Path, cells: Sequence[Mapping[str, Any]]) -> list[Row]:
     rows: list[Row] = []
-    for cell in cells:
-        path = folder / cell["folder"] / layout.POINTS
-        if manifest.read(folder / cell["folder"]) is not None and path.is_file():
+    for name in sorted({cell["folder"] for cell in cells}):
+        path = folder / name / layout.POINTS
+        if manifest.read(folder / name) is not None and path.is_file():
             rows += parquet.read(path).select(list(tables.POINTS)).to_pylist()
     return sorted(rows, key=lambda row: (row["cell"], row["tokens_seen"], row["corpus"], row["split"]))

@@ -46,7 +46,9 @@ class Run:
         score = self._score(cell, split, corpus)
         for key in ("index", "before", "after"):
             if manifest.read(self.folder / score[key]) is None:
-                raise StoreError(f"{score[key]} is not finished", "run the recipe again, it goes on where it stopped")
+                raise StoreError(
+                    f"{score[key]} is not finished", "run the recipe again, it goes on where it stopped"
+                )
         index = parquet.read(self.folder / score["index"] / layout.INDEX)
         columns = {name: index[name].to_numpy() for name in ("document", "position", "token")}
         before, _ = parquet.read_nll(self.folder / score["before"])
@@ -63,7 +65,8 @@ class Run:
         return found[0]
 
     def _cell(self, prefix: str) -> dict[str, Any]:
-        found = [cell for cell in self.cells if prefix and cell["cell"].startswith(prefix)]
+        newest = {cell["cell"]: cell for cell in self.cells}.values()  # of several ways of scoring a cell, the last
+        found = [cell for cell in newest if prefix and cell["cell"].startswith(prefix)]
         if len(found) != 1:
             names = ", ".join(cell["cell"] for cell in (found or self.cells))
             raise InputError(f"{len(found)} cells start with {prefix!r}", f"there are: {names}")
@@ -73,7 +76,9 @@ class Run:
 def open_run(folder: str | Path) -> Run:
     """The run in `folder`; StoreError where no run lies there."""
     folder = Path(folder)
-    return Run(folder, tuple({**cell, "status": _status(folder / cell["folder"])} for cell in plans.cells(folder)))
+    return Run(
+        folder, tuple({**cell, "status": _status(folder / cell["folder"])} for cell in plans.cells(folder))
+    )
 
 
 def _status(folder: Path) -> str:
