@@ -33,7 +33,7 @@ clean:
 
 .venv/bin/python:
 	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11 or newer with venv was found. Name one: make PYTHON=/path/to/python3.12" >&2; exit 1; fi
-	"$(PYTHON)" -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@"$(PYTHON)" -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	"$(PYTHON)" -m venv .venv
 
 .venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
