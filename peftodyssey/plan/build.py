@@ -12,6 +12,7 @@ from typing import Any
 
 from peftodyssey.anatomy import Anatomy
 from peftodyssey.corpora import source as corpus_source
+from peftodyssey.corpora.newlines import policy_of
 from peftodyssey.corpora.source import Corpus
 from peftodyssey.errors import InputError, OdysseyError, Problem, RecipeError
 from peftodyssey.methods.table import METHODS
@@ -201,7 +202,7 @@ class _Builder:
             "text": corpus.fingerprint,
             "split": split,
             "shares": dict(point.split),
-            "newline": _newline(point.newline, split),
+            "newline": policy_of(point.newline, split),
             "tokenizer": tokenizer.fingerprint,
             "max_tokens": _cap(cell, split, point is not cell.domain),
             "objective": cell.train.objective,
@@ -266,13 +267,6 @@ def saved_fingerprint(folder: Path) -> str:
     """SHA-256 of a saved adapter's or model's files; weights are sampled, as those of a local base are."""
     texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*config.json"))}
     return weights_fingerprint(texts, sorted(folder.glob("*.safetensors")))
-
-
-def _newline(policy: str, split: str) -> str:
-    """The policy of one split: a mismatch strips the training text only."""
-    if policy == "mismatch":
-        return "strip" if split == "train" else "keep"
-    return policy
 
 
 def _cap(cell: Cell, split: str, general: bool) -> int | None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from peftodyssey.errors import DoesNotFit
 from peftodyssey.jobs.events import How
-from peftodyssey.models.quiet import hide_kernels_advice, quiet
+from peftodyssey.models.quiet import quiet
 from peftodyssey.plan.graph import CellTask, Plan
 from peftodyssey.run import interrupt
 from peftodyssey.run.progress import Narrator
@@ -38,7 +38,6 @@ def start(plan: Plan, root: Path, options: Options, console: Console) -> Outcome
     wanted = [task for task in plan.cells if matches(task, options.only)]
     if not options.allow_oom:
         refuse_too_large([task for task in wanted if not task.memory.fits(plan.budget_bytes)], plan)
-    hide_kernels_advice()
     stop = interrupt.Stop(options.stop_after_s)
     how = How(plan.device.kind, options.checkpoint_every_s, options.keep, options.memory_bytes)
     narrator = Narrator(console, stop)
