@@ -27,7 +27,9 @@ class CorpusPoint:
     source: str  # bundled/<name>, m2d2/<config>, hub:<data set>, or a path (absolute)
     field: str | None = None  # text field of jsonl, parquet, Hub rows; None: "text", or the only string field
     config: str | None = None  # Hub data set configuration
-    split: dict[str, Any] = dataclasses.field(default_factory=dict)  # {} or {"valid": 0.05, "test": 0.1} shares, or {"test": "validation"} names
+    split: dict[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # {} or {"valid": 0.05, "test": 0.1} shares, or {"test": "validation"} names
     newline: str = "keep"  # keep | strip | collapse | mismatch (train stripped, score kept)
     revision: str | None = None  # Hub data set revision
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from peftodyssey.recipe.schema import Corpus
+from peftodyssey.recipe.schema_texts import Corpus
 
 PREFIXES = ("bundled/", "m2d2/", "hub:")
 

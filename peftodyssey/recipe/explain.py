@@ -1,4 +1,7 @@
-"""A pydantic error as a `Problem` that a person can act on: place, words, what is allowed, nearest spelling. Called by `recipe.load`."""
+"""A pydantic error as a `Problem` that a person can act on: place, words, what is allowed, nearest spelling.
+
+Called by `recipe.load`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ LATER_KEYS = {("tasks",): "scoring of tasks", ("pretraining_text",): "distance t
 LATER_MEASURES = {"similarity": "distance to the pretraining text", "noise": "sensitivity to noise"}
 MISPLACED = {
     ("full", "quant"): "full fine-tuning trains every weight, so none can be quantised: use lora or qlora",
-    ("full", "double_quant"): "full fine-tuning trains every weight, so none can be quantised: use lora or qlora",
+    (
+        "full",
+        "double_quant",
+    ): "full fine-tuning trains every weight, so none can be quantised: use lora or qlora",
     ("full", "rank"): "full fine-tuning has no rank: use lora",
     ("saved", "lr"): "`saved` is scored, not trained: remove lr",
     ("saved", "rank"): "the rank is read from the saved adapter: remove it",
@@ -40,7 +46,9 @@ def written_path(location: Path, data: Any) -> Path:
     """The part of a pydantic location that stands in the text: tags of unions and normalised forms are left out."""
     path: list[Any] = []
     for step in location:
-        if (isinstance(data, Mapping) and step in data) or (isinstance(data, list) and isinstance(step, int) and step < len(data)):
+        if (isinstance(data, Mapping) and step in data) or (
+            isinstance(data, list) and isinstance(step, int) and step < len(data)
+        ):
             path.append(step)
             data = data[step]
     return tuple(path)
@@ -59,14 +67,16 @@ def keys_at(data: Any, path: Path) -> list[str]:
     for end, step in enumerate(path):
         if isinstance(step, int):
             continue
-        field = kind.model_fields.get(step) if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        field = (
+            kind.model_fields.get(step) if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        )
         if field is None:
             return []
         if step == "methods":
             name = at(data, path[: end + 2]) if len(path) > end + 1 else {}
             kind = METHOD_CLASSES.get(name.get("method") if isinstance(name, dict) else None)  # type: ignore[arg-type]
         else:
-            kind = next(_classes(field.annotation), None)
+            kind = next(iter(_classes(field.annotation)), None)
     return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
 
 
@@ -116,7 +126,11 @@ def _not_in_list(value: Any, expected: str, path: Path) -> tuple[str, str, str]:
     words = [w.strip("' ") for w in expected.replace(" or ", ", ").split(",")]
     name = next(iter(value), "") if isinstance(value, dict) else value
     if path[:1] == ("measure",) and name in LATER_MEASURES:
-        return f"{LATER_MEASURES[name]} is not in this version", ", ".join(words), f"remove {name} from measure"
+        return (
+            f"{LATER_MEASURES[name]} is not in this version",
+            ", ".join(words),
+            f"remove {name} from measure",
+        )
     return "not one of the allowed values", ", ".join(words), nearest(value, words)
 
 
@@ -126,7 +140,16 @@ def _method(value: Any, path: Path, tree: Tree) -> Problem:
     place, name = tree.place(path), value["method"] if named else value
     what = "no such method" if named else "the item does not say which method it is"
     hint = nearest(name, METHOD_CLASSES) if named else "write `- {method: lora, rank: 8}`"
-    return Problem(place.where, place.line, place.column, spell(path), what, _shown(name), ", ".join(METHOD_CLASSES), hint)
+    return Problem(
+        place.where,
+        place.line,
+        place.column,
+        spell(path),
+        what,
+        _shown(name),
+        ", ".join(METHOD_CLASSES),
+        hint,
+    )
 
 
 def _unknown_key(path: Path, tree: Tree) -> Problem:
@@ -163,8 +186,22 @@ def _missing(item: Any, path: Path, tree: Tree) -> Problem:
         "name": "add `name: `",
     }
     if isinstance(key, int):
-        return Problem(place.where, place.line, place.column, spell(path), "the list is too short", _shown(at(tree.data, path)))
-    return Problem(place.where, place.line, place.column, spell((*path, key)), "missing", next_step=hints.get(str(key), f"add `{key}: `"))
+        return Problem(
+            place.where,
+            place.line,
+            place.column,
+            spell(path),
+            "the list is too short",
+            _shown(at(tree.data, path)),
+        )
+    return Problem(
+        place.where,
+        place.line,
+        place.column,
+        spell((*path, key)),
+        "missing",
+        next_step=hints.get(str(key), f"add `{key}: `"),
+    )
 
 
 def _shown(value: Any) -> str:

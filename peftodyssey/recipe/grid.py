@@ -1,4 +1,7 @@
-"""A recipe to the points of its grid: the product of its axes, each once, neighbours on one base. Called by `plan` and `run`."""
+"""A recipe to the points of its grid: the product of its axes, each once, neighbours on one base.
+
+Called by `plan` and `run`.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,20 @@ from peftodyssey.recipe.corpus_names import absolute, corpus_name, corpus_source
 from peftodyssey.recipe.identity import canonical, digest, science
 from peftodyssey.recipe.labels import labelled
 from peftodyssey.recipe.numbers import parse_alpha
-from peftodyssey.recipe.schema import Corpus, Recipe
-from peftodyssey.recipe.schema_methods import Bitfit, Full, Ia3, LastLayers, Lora, Method, Peft, Qlora, Saved
+from peftodyssey.recipe.schema import Recipe
+from peftodyssey.recipe.schema_methods import (
+    AnyMethod,
+    Bitfit,
+    Full,
+    Ia3,
+    LastLayers,
+    Lora,
+    Method,
+    Peft,
+    Qlora,
+    Saved,
+)
+from peftodyssey.recipe.schema_texts import Corpus
 
 NAMED = ("bundled/", "random/")
 
@@ -42,15 +57,31 @@ def cells(recipe: Recipe) -> list[Cell]:
     for (m, model), (d, domain), (k, method), seed in product(
         enumerate(model_points(recipe)), enumerate(domains), enumerate(methods), recipe.seeds
     ):
-        cell = Cell(recipe.name, model, domain, general, method, 0 if method.method == "saved" else seed, train, score)
-        key = (m, _quant_order(method.quant), d, _first(methods, method), method.rank or 0, k if method.lr is None else method.lr, seed)
+        cell = Cell(
+            recipe.name, model, domain, general, method, 0 if method.method == "saved" else seed, train, score
+        )
+        key = (
+            m,
+            _quant_order(method.quant),
+            d,
+            _first(methods, method),
+            method.rank or 0,
+            k if method.lr is None else method.lr,
+            seed,
+        )
         ranked.setdefault(_content(cell), (key, cell))
     return [cell for _, cell in sorted(ranked.values(), key=lambda pair: pair[0])]
 
 
 def tune_group(cell: Cell) -> str:
     """A key that cells share when they differ only in a tuned learning rate; 16 hex digits."""
-    return digest({"content": _content(replace(cell, method=replace(cell.method, lr=None)) if cell.method.tuned else cell)})[:16]
+    return digest(
+        {
+            "content": _content(
+                replace(cell, method=replace(cell.method, lr=None)) if cell.method.tuned else cell
+            )
+        }
+    )[:16]
 
 
 def _content(cell: Cell) -> str:
@@ -79,7 +110,9 @@ def model_points(recipe: Recipe) -> list[ModelPoint]:
 
 def _model_name(name: str, folder: str) -> str:
     """A name that starts like a path, or that is a folder beside the recipe, is local; anything else is a Hub id."""
-    local = name.startswith((".", "/", "~")) or (not name.startswith(NAMED) and (Path(folder) / name).is_dir())
+    local = name.startswith((".", "/", "~")) or (
+        not name.startswith(NAMED) and (Path(folder) / name).is_dir()
+    )
     return absolute(name, folder) if local else name
 
 
@@ -135,20 +168,34 @@ def method_points(recipe: Recipe) -> list[MethodPoint]:
     return labelled(points)
 
 
-def _expand(method: Method, folder: str) -> Iterator[MethodPoint]:
+def _expand(method: AnyMethod, folder: str) -> Iterator[MethodPoint]:
     if isinstance(method, Saved):
         yield MethodPoint("saved", method.label or "", options={"path": absolute(method.path, folder)})
         return
     for values in AXES[type(method)](method):
-        for rate in method.lr.tune or method.lr.fixed or ():  # type: ignore[attr-defined]
+        for rate in method.lr.tune or method.lr.fixed or ():
             yield MethodPoint(
-                **{"method": method.method, "label": method.label or "", "lr": rate, "tuned": len(set(method.lr.tune or ())) > 1, **values}  # type: ignore[attr-defined]
+                **{
+                    "method": method.method,
+                    "label": method.label or "",
+                    "lr": rate,
+                    "tuned": len(set(method.lr.tune or ())) > 1,
+                    **values,
+                }
             )
 
 
 def _low_rank_axes(method: Lora | Qlora) -> Iterator[dict[str, Any]]:
     for quant, double, rank, alpha, targets, dropout, rslora, dora, init in product(
-        method.quant or (None,), method.double_quant, method.rank, method.alpha, method.targets, method.dropout, method.rslora, method.dora, method.init
+        method.quant or (None,),
+        method.double_quant,
+        method.rank,
+        method.alpha,
+        method.targets,
+        method.dropout,
+        method.rslora,
+        method.dora,
+        method.init,
     ):
         four_bits = quant in ("nf4", "fp4")
         yield {

@@ -1,4 +1,5 @@
-"""What makes two cells the same result: the part of a cell that is science, and its hash. Called by `recipe.grid`, `plan`, `store`.
+"""What makes two cells the same result: the part of a cell that is science, and its hash.
+Called by `recipe.grid`, `plan`, `store`.
 
 Names, places and labels do not enter: content does, by the fingerprints in `facts`, and so does what `auto` was resolved to.
 A key enters only when it is not at its default below. These defaults never change: a new default in the schema then gives
@@ -20,19 +21,19 @@ from peftodyssey.recipe.cell import (
     MethodPoint,
     ModelPoint,
     QuantPoint,
-    ScorePoint,
     TrainPoint,
 )
 
 # Fields that say how, where or under what name; everything else of these classes enters the hash.
 HOW: dict[type, frozenset[str]] = {
-    Cell: frozenset({"recipe", "general", "score"}),  # what is scored, and how, is in the identity of each column
+    Cell: frozenset(
+        {"recipe", "general", "score"}
+    ),  # what is scored, and how, is in the identity of each column
     ModelPoint: frozenset({"name", "revision"}),  # facts["model"] is their content
     CorpusPoint: frozenset({"name", "source", "revision"}),  # facts["domain"] is their content
     MethodPoint: frozenset({"label", "tuned"}),
     QuantPoint: frozenset(),
     TrainPoint: frozenset({"precision", "optimizer"}),  # what they were resolved to is in facts
-    ScorePoint: frozenset(),
 }
 HOW_OPTIONS = frozenset({"path"})  # of the method `saved`; facts["saved"] is its content
 
@@ -46,10 +47,18 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "budget_tokens": None, "budget_epochs": None, "budget_steps": None, "weight_decay": 0.0, "grad_clip": 1.0,
         "betas": (0.9, 0.999), "objective": "text", "score_at": (1.0,), "engine": "own",
     },
-    ScorePoint: {"tokens": None, "first_token": "bos", "mode": "documents"},
 }  # fmt: skip
 OPTION_DEFAULTS = {"rslora": False, "dora": False, "init": "default", "master_weights": "fp32", "config": {}}
-FACTS = ("model", "tokenizer", "domain", "precision", "compute_dtype", "optimizer", "optimizer_state", "master_weights")
+FACTS = (
+    "model",
+    "tokenizer",
+    "domain",
+    "precision",
+    "compute_dtype",
+    "optimizer",
+    "optimizer_state",
+    "master_weights",
+)
 UNTRAINED_FACTS = ("model", "tokenizer", "domain", "precision", "compute_dtype", "saved")
 
 
@@ -68,7 +77,11 @@ def _part(point: Any) -> dict[str, Any]:
         if field.name in HOW[kind] or (field.name in DEFAULTS[kind] and value == DEFAULTS[kind][field.name]):
             continue
         if kind is MethodPoint and field.name == "options":
-            value = {k: v for k, v in value.items() if k not in HOW_OPTIONS and not (k in OPTION_DEFAULTS and v == OPTION_DEFAULTS[k])}
+            value = {
+                k: v
+                for k, v in value.items()
+                if k not in HOW_OPTIONS and not (k in OPTION_DEFAULTS and v == OPTION_DEFAULTS[k])
+            }
             if not value:
                 continue
         part[field.name] = _plain(value)
@@ -84,12 +97,16 @@ def _plain(value: Any) -> Any:
 def identity(cell: Cell, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The science of `cell` with what is known of its sources: everything that the hash covers, readable.
 
-    `facts` holds the fingerprints `model`, `tokenizer` and `domain`, and what `auto` became: `precision`, `compute_dtype`, `optimizer`, `optimizer_state`, `master_weights`. A `saved` cell needs `saved`, the
-    fingerprint of what is scored, in place of the last three. Raises KeyError for a missing fact.
+    `facts` holds the fingerprints `model`, `tokenizer` and `domain`, and what `auto` became: `precision`,
+    `compute_dtype`, `optimizer`, `optimizer_state`, `master_weights`. A `saved` cell needs `saved`, the fingerprint of what
+    is scored, in place of the last three. Raises KeyError for a missing fact.
     """
     needed = UNTRAINED_FACTS if cell.method.method == "saved" else FACTS
     known = {name: facts[name] for name in needed}
-    return {"science": science(cell), "facts": {name: value for name, value in known.items() if value is not None}}
+    return {
+        "science": science(cell),
+        "facts": {name: value for name, value in known.items() if value is not None},
+    }
 
 
 def canonical(value: Any, where: str = "identity") -> str:
@@ -111,7 +128,11 @@ def canonical(value: Any, where: str = "identity") -> str:
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"{where} has the key {key!r}, which is not text")
-        return "{" + ",".join(f"{json.dumps(k)}:{canonical(value[k], f'{where}.{k}')}" for k in sorted(value)) + "}"
+        return (
+            "{"
+            + ",".join(f"{json.dumps(k)}:{canonical(value[k], f'{where}.{k}')}" for k in sorted(value))
+            + "}"
+        )
     raise TypeError(f"{where} is a {type(value).__name__}, which has no stable identity")
 
 

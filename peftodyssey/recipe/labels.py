@@ -1,4 +1,7 @@
-"""Short labels that tell the methods of one recipe apart: `full`, `lora r=8`, `lora r=8 alpha=32`. Called by `recipe.grid`."""
+"""Short labels that tell the methods of one recipe apart: `full`, `lora r=8`, `lora r=8 alpha=32`.
+
+Called by `recipe.grid`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,21 @@ from typing import Any
 
 from peftodyssey.recipe.cell import MethodPoint
 
-DISTINGUISHING = ("quant", "double_quant", "rank", "alpha", "targets", "dropout", "rslora", "dora", "init", "master_weights", "layers", "config", "lr")
+DISTINGUISHING = (
+    "quant",
+    "double_quant",
+    "rank",
+    "alpha",
+    "targets",
+    "dropout",
+    "rslora",
+    "dora",
+    "init",
+    "master_weights",
+    "layers",
+    "config",
+    "lr",
+)
 
 
 def plain_label(point: MethodPoint) -> str:
@@ -53,7 +70,11 @@ def labelled(points: Sequence[MethodPoint]) -> list[MethodPoint]:
         mine = traits(point)
         for name in DISTINGUISHING:
             if mine[name] is not None and len({repr(traits(other)[name]) for other in groups[label]}) > 1:
-                label = _added(label, name, mine[name]) if point.label or name not in ("rank", "layers") else label
+                label = (
+                    _added(label, name, mine[name])
+                    if point.label or name not in ("rank", "layers")
+                    else label
+                )
         result.append(replace(point, label=_unique(label, point, taken)))
     return result
 
@@ -78,5 +99,11 @@ def _added(label: str, name: str, value: Any) -> str:
         return f"{label} r={value}"
     if isinstance(value, dict):
         return " ".join([label, *(f"{key}={value[key]}" for key in sorted(value))])
-    shown = "+".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+    shown = (
+        "+".join(value)
+        if isinstance(value, tuple)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
     return f"{label} {name}={shown}"

@@ -1,4 +1,7 @@
-"""A recipe's text to a checked `Recipe`, or every problem in it at once. Called by the Python functions and the command line."""
+"""A recipe's text to a checked `Recipe`, or every problem in it at once.
+
+Called by the Python functions and the command line.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,16 @@ from pydantic import ValidationError
 from peftodyssey.errors import InputError, Problem, RecipeError
 from peftodyssey.recipe import checks, explain, shipped
 from peftodyssey.recipe.overrides import apply as apply_overrides
-from peftodyssey.recipe.schema import NAME, Recipe
+from peftodyssey.recipe.schema import Recipe
+from peftodyssey.recipe.schema_texts import NAME
 from peftodyssey.recipe.yaml_tree import Path, Tree, read_tree, spell
 
 ROUNDS = 20  # wrong values are taken out and the rest is checked again, at most so often
 
 
-def load_recipe(path_or_text: str | FilePath, overrides: Sequence[str] = (), where: str | None = None) -> Recipe:
+def load_recipe(
+    path_or_text: str | FilePath, overrides: Sequence[str] = (), where: str | None = None
+) -> Recipe:
     """The recipe in a file, in a text, or shipped under a name, with `--set` overrides applied.
 
     Raises RecipeError with every problem, each with its place; InputError where the file cannot be read.
@@ -53,7 +59,9 @@ def _one_each(problems: list[Problem]) -> list[Problem]:
 
 def _read(path_or_text: str | FilePath, where: str | None) -> tuple[str, str, str]:
     """The text, the name that problems are reported under, and the folder relative paths start from."""
-    if isinstance(path_or_text, str) and ("\n" in path_or_text or ": " in path_or_text or not path_or_text.strip()):
+    if isinstance(path_or_text, str) and (
+        "\n" in path_or_text or ": " in path_or_text or not path_or_text.strip()
+    ):
         return path_or_text, where or "recipe", str(FilePath.cwd())
     path = FilePath(path_or_text).expanduser()
     if not path.exists() and str(path_or_text) in dict(shipped.names()):
@@ -61,13 +69,17 @@ def _read(path_or_text: str | FilePath, where: str | None) -> tuple[str, str, st
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8: byte {error.start} cannot be read", "save the file as UTF-8 text") from error
+        raise InputError(
+            f"{path} is not UTF-8: byte {error.start} cannot be read", "save the file as UTF-8 text"
+        ) from error
     except IsADirectoryError as error:
         raise InputError(f"{path} is a folder, not a recipe", "name the YAML file in it") from error
     except FileNotFoundError as error:
         raise InputError(f"there is no recipe {path}", _similar(path)) from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}", "look at the file's permissions") from error
+        raise InputError(
+            f"{path} cannot be read: {error.strerror}", "look at the file's permissions"
+        ) from error
     return text, where or str(path_or_text), str(path.resolve().parent)
 
 
@@ -79,8 +91,21 @@ def _similar(path: FilePath) -> str:
 
 def _shape_problems(tree: Tree, where: str) -> list[Problem]:
     if tree.data is None:
-        return [Problem(where, 1, 1, "", "the recipe is empty", next_step="`peftodyssey recipes new my.yaml --model M --domain PATH` writes one")]
-    return [Problem(where, 1, 1, "", "a recipe is a mapping of keys to values", allowed=", ".join(Recipe.model_fields))]
+        return [
+            Problem(
+                where,
+                1,
+                1,
+                "",
+                "the recipe is empty",
+                next_step="`peftodyssey recipes new my.yaml --model M --domain PATH` writes one",
+            )
+        ]
+    return [
+        Problem(
+            where, 1, 1, "", "a recipe is a mapping of keys to values", allowed=", ".join(Recipe.model_fields)
+        )
+    ]
 
 
 def _validate(tree: Tree, stem: str) -> tuple[Recipe | None, list[tuple[Path, Problem]]]:
@@ -95,7 +120,11 @@ def _validate(tree: Tree, stem: str) -> tuple[Recipe | None, list[tuple[Path, Pr
             return Recipe.model_validate(data), faults
         except ValidationError as error:
             pruned = Tree(data, tree.keys, tree.values)
-            now = [(path, problem) for path, problem in explain.problems(error, pruned) if path not in dict(faults)]
+            now = [
+                (path, problem)
+                for path, problem in explain.problems(error, pruned)
+                if path not in dict(faults)
+            ]
             faults += now
             if not now:
                 return None, faults
@@ -113,12 +142,20 @@ STAND_INS: dict[tuple[str, str], Any] = {  # for required values, so that the re
 def _prune(data: dict[str, Any], path: Path) -> None:
     """Take the wrong value at `path` out of `data`, or put something harmless there; neighbours keep their places."""
     head, item = path[0], path[1] if len(path) > 1 else None
-    if isinstance(data.get(head), list) and isinstance(item, int) and head != "measure" and (len(path) == 2 or path[2] == "method"):
-        data[head][item] = {"methods": "full", "model": "gpt2"}.get(head, f"text-{item}") if head != "seeds" else item
+    if (
+        isinstance(data.get(head), list)
+        and isinstance(item, int)
+        and head != "measure"
+        and (len(path) == 2 or path[2] == "method")
+    ):
+        data[head][item] = (
+            {"methods": "full", "model": "gpt2"}.get(head, f"text-{item}") if head != "seeds" else item
+        )
         return
     if "lr" in path:
         path = path[: path.index("lr") + 1]
-    owner, key = data, head
+    owner: Any = data
+    key = head
     for end, step in enumerate(path[:-1]):
         inner = owner.get(step) if isinstance(owner, dict) else owner[step]
         if isinstance(inner, (dict, list)) and any(isinstance(p, str) for p in path[end + 1 :]):
@@ -138,7 +175,12 @@ def _cross_check(recipe: Recipe, wrong: tuple[Path, ...]) -> list[Problem]:
         if not any(a[: len(b)] == b or b[: len(a)] == a for a in looked_at for b in wrong):
             path = explain.written_path(finding.path, recipe.data)
             problem = recipe.problem(
-                path, finding.what, got=finding.got, allowed=finding.allowed, next_step=finding.next_step, severity=finding.severity
+                path,
+                finding.what,
+                got=finding.got,
+                allowed=finding.allowed,
+                next_step=finding.next_step,
+                severity=finding.severity,
             )
             kept.append(problem if path == finding.path else replace(problem, key=spell(finding.path)))
     return kept

@@ -1,4 +1,5 @@
-"""Numbers as people write them: `200k`, `3%`, `22GiB`, `1e-4`, `2r`, `8h`. Called by the schema and the command line.
+"""Numbers as people write them: `200k`, `3%`, `22GiB`, `1e-4`, `2r`, `8h`.
+Called by the schema and the command line.
 
 Each parser takes what YAML or a shell gave (text or number) and returns a plain number, or raises `ValueError` with a
 sentence that says what is allowed. YAML 1.1 reads `1e-4` as text and `010` as eight; here the first is a number and the
@@ -32,7 +33,9 @@ def _refuse(value: Any, allowed: str) -> ValueError:
 
 def parse_number(value: Any, allowed: str = "a number such as 0.001 or 1e-3") -> float:
     """The finite number in `value`, text or number."""
-    if (isinstance(value, (int, float)) and not isinstance(value, bool)) or (isinstance(value, str) and re.match(NUMBER, value) and not re.match(r"^\s*[+-]?0\d", value)):
+    if (isinstance(value, (int, float)) and not isinstance(value, bool)) or (
+        isinstance(value, str) and re.match(NUMBER, value) and not re.match(r"^\s*[+-]?0\d", value)
+    ):
         number = float(value)
     else:
         raise _refuse(value, allowed)
@@ -92,7 +95,9 @@ def parse_duration(value: Any, allowed: str = "a time such as 90s, 10m, 8h or 1h
     return seconds
 
 
-def parse_alpha(value: Any, rank: int, allowed: str = "a positive number such as 16, or a multiple of the rank such as 2r") -> float:
+def parse_alpha(
+    value: Any, rank: int, allowed: str = "a positive number such as 16, or a multiple of the rank such as 2r"
+) -> float:
     """LoRA's alpha as a number: `2r` is twice `rank`, `r` is `rank`, a number is itself."""
     found = re.match(ALPHA, value) if isinstance(value, str) else None
     alpha = float(found.group(1) or 1) * rank if found else parse_number(value, allowed)

@@ -28,12 +28,23 @@ def _apply_one(tree: Tree, text: str) -> list[Problem]:
     where = f"--set {text}"
     found = re.fullmatch(rf"\s*(?:~\s*({PATH})|({PATH})\s*=(.*))\s*", text, re.DOTALL)
     if found is None:
-        return [Problem(where, 0, 0, "", "not an override", allowed="key=value, methods[1].rank=[4,16], or ~key to delete")]
+        return [
+            Problem(
+                where,
+                0,
+                0,
+                "",
+                "not an override",
+                allowed="key=value, methods[1].rank=[4,16], or ~key to delete",
+            )
+        ]
     deleted, assigned, value_text = found.group(1), found.group(2), found.group(3) or ""
     path: Path = tuple(int(p) if p.isdigit() else p for p in re.findall(r"[^.\[\]]+", deleted or assigned))
     value = read_tree(value_text, where)
     if value.problems:
-        return [Problem(where, 0, 0, spell(path), p.what, p.got, p.allowed, p.next_step) for p in value.problems]
+        return [
+            Problem(where, 0, 0, spell(path), p.what, p.got, p.allowed, p.next_step) for p in value.problems
+        ]
     owner, fault = _owner(tree, path, create=deleted is None and value.data is not None)
     if fault:
         return [Problem(where, 0, 0, spell(path), fault[0], next_step=fault[1])]
@@ -65,7 +76,10 @@ def _step_fault(node: Any, step: Any, above: Path, last: bool, create: bool) -> 
         if not isinstance(node, list):
             return f"{place} is not a list", f"write it without [{step}]"
         if step >= len(node) + (last and create):
-            return f"{place} has {len(node)} item{'s' * (len(node) != 1)}", f"count from 0: {place}[0] is the first"
+            return (
+                f"{place} has {len(node)} item{'s' * (len(node) != 1)}",
+                f"count from 0: {place}[0] is the first",
+            )
         return None
     if isinstance(node, list):
         return f"{place} is a list", f"say which item: {place}[0].{step}"

@@ -1,4 +1,5 @@
-"""The methods of a recipe as pydantic classes, one per constraint on the update. Used by `recipe.schema` and `recipe.grid`.
+"""The methods of a recipe as pydantic classes, one per constraint on the update.
+Used by `recipe.schema` and `recipe.grid`.
 
 A list on a field marked "axis" makes one cell per value. Default learning rates: full fine-tuning 1e-4, LoRA and QLoRA 1e-3,
 because published sweeps find LoRA's best rate about ten times that of full fine-tuning, nearly whatever the rank
@@ -27,12 +28,13 @@ from peftodyssey.recipe.fields import (
 )
 
 INITS = ("default", "gaussian", "pissa", "olora", "orthogonal")
-QUANTS = ("nf4", "fp4", "int8")
-PEFT_TYPES = (  # those of peft 0.21, for spelling only; a name that resembles none of them is handed on as it is
-    "PROMPT_TUNING MULTITASK_PROMPT_TUNING P_TUNING PREFIX_TUNING LORA ADALORA ADAMSS BOFT ADAPTION_PROMPT IA3 BEFT LILY LOHA LOKR "
-    "OFT POLY LN_TUNING VERA FROD PVERA FOURIERFT GLORA XLORA HRA VBLORA UNILORA CPT MISS RANDLORA ROAD TRAINABLE_TOKENS HIRA SHIRA "
-    "C3A WAVEFT OSF DELORA GRALORA CARTRIDGE TINYLORA PSOFT PEANUT SHADOW SUPERTUNING DEFT"
-).split()
+PEFT_TYPES = (  # those of peft 0.21, for spelling only; a name like none of them is handed on as it is
+    "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "LORA", "ADALORA", "ADAMSS",
+    "BOFT", "ADAPTION_PROMPT", "IA3", "BEFT", "LILY", "LOHA", "LOKR", "OFT", "POLY", "LN_TUNING", "VERA",
+    "FROD", "PVERA", "FOURIERFT", "GLORA", "XLORA", "HRA", "VBLORA", "UNILORA", "CPT", "MISS", "RANDLORA",
+    "ROAD", "TRAINABLE_TOKENS", "HIRA", "SHIRA", "C3A", "WAVEFT", "OSF", "DELORA", "GRALORA", "CARTRIDGE",
+    "TINYLORA", "PSOFT", "PEANUT", "SHADOW", "SUPERTUNING", "DEFT",
+)  # fmt: skip
 
 
 def _init(value: Any) -> str:
@@ -53,7 +55,11 @@ def _peft_type(value: Any) -> str:
     return name
 
 
-Init = Annotated[str, BeforeValidator(_init), WithJsonSchema({"anyOf": [{"enum": list(INITS)}, {"pattern": "^pissa_niter_[1-9][0-9]*$"}]})]
+Init = Annotated[
+    str,
+    BeforeValidator(_init),
+    WithJsonSchema({"anyOf": [{"enum": list(INITS)}, {"pattern": "^pissa_niter_[1-9][0-9]*$"}]}),
+]
 Inits = Annotated[tuple[Init, ...], OrList()]
 Quants = Annotated[tuple[Literal["nf4", "fp4", "int8"], ...], OrList()]
 FourBits = Annotated[tuple[Literal["nf4", "fp4"], ...], OrList()]
@@ -64,79 +70,141 @@ LayerCounts = Ranks
 class Method(Part):
     """What every method may say."""
 
-    label: Word | None = Field(None, description="Name in tables and legends; text. Default: the method and what tells it apart.")
+    label: Word | None = Field(
+        default=None,
+        description="Name in tables and legends; text. Default: the method and what tells it apart.",
+    )
 
 
 class Full(Method):
     """Every weight of the model is trained."""
 
     method: Literal["full"] = Field(description="Full fine-tuning; a word.")
-    lr: LearningRates = Field(Rates(fixed=(1e-4,)), description="Peak learning rate, per step; axis. Default 1e-4, a tenth of LoRA's.")
+    lr: LearningRates = Field(
+        default=Rates(fixed=(1e-4,)),
+        description="Peak learning rate, per step; axis. Default 1e-4, a tenth of LoRA's.",
+    )
     master_weights: MasterWeights = Field(
-        ("fp32",), description="Precision the optimiser keeps the weights in: fp32, or same as the model computes in; axis, a word."
+        default=("fp32",),
+        description="Precision the optimiser keeps the weights in: fp32, or same as the model computes in; axis, a "
+        "word.",
     )
 
 
 class _LowRank(Method):
-    rank: Ranks = Field((8,), description="Rank of the update of each matrix, a count of dimensions; axis.")
-    alpha: Alphas = Field(("2r",), description="Scale of the update before division by the rank: a number or a multiple of the rank (2r); axis.")
+    rank: Ranks = Field(
+        default=(8,), description="Rank of the update of each matrix, a count of dimensions; axis."
+    )
+    alpha: Alphas = Field(
+        default=("2r",),
+        description="Scale of the update before division by the rank: a number or a multiple of the rank (2r); "
+        "axis.",
+    )
     targets: Targets = Field(
-        ("all-linear",), description="Matrices with an adapter: all-linear (every one of the decoder layers) or a list of module names; a list of lists is an axis."
+        default=("all-linear",),
+        description="Matrices with an adapter: all-linear (every one of the decoder layers) or a list of module "
+        "names; a list of lists is an axis.",
     )
-    dropout: Dropouts = Field((0.0,), description="Share of the adapter's input set to zero in training, 0 to 1; axis.")
+    dropout: Dropouts = Field(
+        default=(0.0,), description="Share of the adapter's input set to zero in training, 0 to 1; axis."
+    )
     lr: LearningRates = Field(
-        Rates(fixed=(1e-3,)), description="Peak learning rate, per step; axis. Default 1e-3, ten times that of full fine-tuning, as published sweeps find."
+        default=Rates(fixed=(1e-3,)),
+        description="Peak learning rate, per step; axis. Default 1e-3, ten times that of full fine-tuning, as "
+        "published sweeps find.",
     )
-    rslora: Flags = Field((False,), description="Divide alpha by the square root of the rank instead of the rank; true or false; axis.")
-    dora: Flags = Field((False,), description="Train the length of each weight column apart from its direction (DoRA); true or false; axis.")
-    init: Inits = Field(("default",), description="How the adapter starts: default (B = 0), gaussian, pissa, pissa_niter_<n>, olora, orthogonal; axis, a word.")
-    double_quant: Flags = Field((True,), description="Quantise the 4-bit scales too, which saves 0.4 bits a weight; true or false; axis.")
+    rslora: Flags = Field(
+        default=(False,),
+        description="Divide alpha by the square root of the rank instead of the rank; true or false; axis.",
+    )
+    dora: Flags = Field(
+        default=(False,),
+        description="Train the length of each weight column apart from its direction (DoRA); true or false; "
+        "axis.",
+    )
+    init: Inits = Field(
+        default=("default",),
+        description="How the adapter starts: default (B = 0), gaussian, pissa, pissa_niter_<n>, olora, orthogonal; "
+        "axis, a word.",
+    )
+    double_quant: Flags = Field(
+        default=(True,),
+        description="Quantise the 4-bit scales too, which saves 0.4 bits a weight; true or false; axis.",
+    )
 
 
 class Lora(_LowRank):
     """A low-rank update of each targeted matrix."""
 
     method: Literal["lora"] = Field(description="LoRA; a word.")
-    quant: Quants | None = Field(None, description="Store the frozen base as nf4, fp4 (4 bits) or int8 (8 bits); axis, a word. Default: not quantised.")
+    quant: Quants | None = Field(
+        default=None,
+        description="Store the frozen base as nf4, fp4 (4 bits) or int8 (8 bits); axis, a word. Default: not "
+        "quantised.",
+    )
 
 
 class Qlora(_LowRank):
     """LoRA on a base stored in 4 bits."""
 
     method: Literal["qlora"] = Field(description="QLoRA; a word.")
-    quant: FourBits = Field(("nf4",), description="4-bit format of the frozen base, nf4 or fp4; axis, a word.")
+    quant: FourBits = Field(
+        default=("nf4",), description="4-bit format of the frozen base, nf4 or fp4; axis, a word."
+    )
 
 
 class Bitfit(Method):
     """Only the biases are trained; refused where a model has none."""
 
     method: Literal["bitfit"] = Field(description="BitFit; a word.")
-    lr: LearningRates = Field(Rates(fixed=(1e-3,)), description="Peak learning rate, per step; axis. Default 1e-3, as few numbers move.")
+    lr: LearningRates = Field(
+        default=Rates(fixed=(1e-3,)),
+        description="Peak learning rate, per step; axis. Default 1e-3, as few numbers move.",
+    )
 
 
 class LastLayers(Method):
     """Only the last decoder layers are trained."""
 
     method: Literal["last_layers"] = Field(description="Training of the last decoder layers; a word.")
-    layers: LayerCounts = Field((1,), description="How many decoder layers, counted from the end; axis.")
-    lr: LearningRates = Field(Rates(fixed=(1e-4,)), description="Peak learning rate, per step; axis. Default 1e-4, as for full.")
+    layers: LayerCounts = Field(
+        default=(1,), description="How many decoder layers, counted from the end; axis."
+    )
+    lr: LearningRates = Field(
+        default=Rates(fixed=(1e-4,)),
+        description="Peak learning rate, per step; axis. Default 1e-4, as for full.",
+    )
 
 
 class Ia3(Method):
     """Learned scales on keys, values and the feed-forward."""
 
     method: Literal["ia3"] = Field(description="IA3; a word.")
-    targets: Targets | None = Field(None, description="Modules that get a scale: module names or all-linear; a list of lists is an axis. Default: PEFT's for the family.")
-    lr: LearningRates = Field(Rates(fixed=(1e-2,)), description="Peak learning rate, per step; axis. Default 1e-2, as scales start at 1.")
+    targets: Targets | None = Field(
+        default=None,
+        description="Modules that get a scale: module names or all-linear; a list of lists is an axis. Default: "
+        "PEFT's for the family.",
+    )
+    lr: LearningRates = Field(
+        default=Rates(fixed=(1e-2,)),
+        description="Peak learning rate, per step; axis. Default 1e-2, as scales start at 1.",
+    )
 
 
 class Peft(Method):
     """Any adapter that PEFT has, by the name of its type and the fields of its config."""
 
     method: Literal["peft"] = Field(description="An adapter of the PEFT library; a word.")
-    peft_type: Annotated[str, BeforeValidator(_peft_type)] = Field(description="Name of PEFT's type, such as VERA or LOKR; a word.")
-    config: dict[str, Any] = Field(default_factory=dict, description="Fields of PEFT's config class, handed on unchanged; a mapping.")
-    lr: LearningRates = Field(Rates(fixed=(1e-3,)), description="Peak learning rate, per step; axis. Default 1e-3, as for LoRA.")
+    peft_type: Annotated[str, BeforeValidator(_peft_type)] = Field(
+        description="Name of PEFT's type, such as VERA or LOKR; a word."
+    )
+    config: dict[str, Any] = Field(
+        default_factory=dict, description="Fields of PEFT's config class, handed on unchanged; a mapping."
+    )
+    lr: LearningRates = Field(
+        default=Rates(fixed=(1e-3,)),
+        description="Peak learning rate, per step; axis. Default 1e-3, as for LoRA.",
+    )
 
 
 class Saved(Method):

@@ -1,4 +1,7 @@
-"""The recipes that come with the package: names, text, copies. Called by `recipes list|show|copy` and by `recipe.load`."""
+"""The recipes that come with the package: names, text, copies.
+
+Called by `recipes list|show|copy` and by `recipe.load`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ def path(name: str) -> Path:
         from peftodyssey.recipe.explain import nearest
 
         known = [known for known, _ in names()]
-        raise InputError(f"no recipe is shipped under the name {name}", nearest(name, known) or f"there are: {', '.join(known)}")
+        raise InputError(
+            f"no recipe is shipped under the name {name}",
+            nearest(name, known) or f"there are: {', '.join(known)}",
+        )
     return found
 
 
@@ -58,7 +64,10 @@ def write(target: Path, text: str) -> Path:
     except FileExistsError as error:
         raise InputError(f"{target} is there already", "choose another name, or remove the file") from error
     except OSError as error:
-        raise InputError(f"{target} cannot be written: {error.strerror}", "choose a folder that exists and that you may write to") from error
+        raise InputError(
+            f"{target} cannot be written: {error.strerror}",
+            "choose a folder that exists and that you may write to",
+        ) from error
     return target
 
 

@@ -8,10 +8,11 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from peftodyssey.errors import InputError
 from peftodyssey.recipe.corpus_names import PREFIXES, corpus_name
-from peftodyssey.recipe.schema import NAME, Corpus
+from peftodyssey.recipe.schema_texts import NAME, Corpus
 
 TEXT_FIELDS = ("text", "content", "document", "article", "body", "code", "abstract")
 ROWS = (".jsonl", ".json", ".ndjson")
@@ -55,11 +56,16 @@ measure: [degradation, forgetting, tokens]
 def recipe_text(target: Path, model: str, domains: list[str]) -> str:
     """The recipe's text; raises InputError where a path does not exist or no text is given."""
     if not domains:
-        raise InputError("no text is given", "name one: --domain data/notes.jsonl or --domain bundled/wiki_history_events")
+        raise InputError(
+            "no text is given", "name one: --domain data/notes.jsonl or --domain bundled/wiki_history_events"
+        )
     folder = target.resolve().parent
     lines, names, answers = _domain_lines(domains, folder)
     if len(set(answers)) > 1:
-        raise InputError("some of the texts hold questions with answers, some plain text", "make one recipe for each kind: they are learnt differently")
+        raise InputError(
+            "some of the texts hold questions with answers, some plain text",
+            "make one recipe for each kind: they are learnt differently",
+        )
     small = model.startswith("bundled/")
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", target.stem).strip("-._")
     return TEMPLATE.format(
@@ -74,7 +80,7 @@ def _domain_lines(domains: Iterable[str], folder: Path) -> tuple[list[str], list
     names: list[str] = []
     answers: list[bool] = []
     for text in domains:
-        name = corpus_name(Corpus(source=text))
+        name = corpus_name(Corpus.model_validate({"source": text}))
         taken = names.count(name)
         if text.startswith(PREFIXES):
             field, is_sft, entry = None, False, f"source: {_quoted(text)}"
@@ -89,7 +95,11 @@ def _domain_lines(domains: Iterable[str], folder: Path) -> tuple[list[str], list
 
 
 def _local(model: str, folder: Path) -> str:
-    return _beside(model, folder) if not model.startswith(("bundled/", "random/")) and Path(model).expanduser().is_dir() else model
+    return (
+        _beside(model, folder)
+        if not model.startswith(("bundled/", "random/")) and Path(model).expanduser().is_dir()
+        else model
+    )
 
 
 def _beside(text: str, folder: Path) -> str:
@@ -99,7 +109,9 @@ def _beside(text: str, folder: Path) -> str:
 
 
 def _quoted(text: str) -> str:
-    plain = re.fullmatch(r"[A-Za-z./~][A-Za-z0-9._/~:-]*", text) and not re.fullmatch(r"(?i)null|true|false|~", text)
+    plain = re.fullmatch(r"[A-Za-z./~][A-Za-z0-9._/~:-]*", text) and not re.fullmatch(
+        r"(?i)null|true|false|~", text
+    )
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
@@ -114,7 +126,10 @@ def look_at(path: Path) -> tuple[str | None, bool]:
     found = [name for name in TEXT_FIELDS if isinstance(row.get(name), str)]
     by_length = sorted((n for n, v in row.items() if isinstance(v, str)), key=lambda n: -len(row[n]))
     if not found and not by_length:
-        raise InputError(f"{files[0]} has no field of text; its fields are: {', '.join(row)}", "name a file whose rows have one")
+        raise InputError(
+            f"{files[0]} has no field of text; its fields are: {', '.join(row)}",
+            "name a file whose rows have one",
+        )
     return (found or by_length)[0], False
 
 
@@ -126,14 +141,16 @@ def _files(path: Path) -> list[Path]:
     else:
         files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
     if not files or not files[0].exists():
-        raise InputError(f"there is no text at {path}", "give a file, a folder or a pattern such as 'data/*.jsonl'")
+        raise InputError(
+            f"there is no text at {path}", "give a file, a folder or a pattern such as 'data/*.jsonl'"
+        )
     return files
 
 
-def _first_row(file: Path) -> dict[str, object] | None:
+def _first_row(file: Path) -> dict[str, Any] | None:
     """The first row of a file of rows; None for plain text."""
     if file.suffix == ".parquet":
-        import pyarrow.parquet as parquet
+        import pyarrow.parquet as parquet  # type: ignore[import-untyped]
 
         batch = next(parquet.ParquetFile(file).iter_batches(1), None)
         return batch.to_pylist()[0] if batch is not None and batch.num_rows else {}
@@ -144,15 +161,17 @@ def _first_row(file: Path) -> dict[str, object] | None:
         with _opened(file) as lines:
             row = json.loads(next((line for line in lines if line.strip()), b"{}"))
     except ValueError as error:
-        raise InputError(f"the first row of {file} is not JSON", "one JSON object a line is needed") from error
+        raise InputError(
+            f"the first row of {file} is not JSON", "one JSON object a line is needed"
+        ) from error
     if not isinstance(row, dict):
         raise InputError(f"the first row of {file} is not an object", "one JSON object a line is needed")
     return row
 
 
-def _opened(file: Path):  # type: ignore[no-untyped-def]
+def _opened(file: Path) -> BinaryIO:
     if file.suffix == ".gz":
-        return gzip.open(file, "rb")
+        return cast(BinaryIO, gzip.open(file, "rb"))
     if file.suffix == ".zst":
         import io
 

@@ -1,4 +1,5 @@
-"""YAML text to plain values with the place of each key and value. Called by `recipe.load` and `recipe.overrides`.
+"""YAML text to plain values with the place of each key and value.
+Called by `recipe.load` and `recipe.overrides`.
 
 Scalars are read by YAML 1.2's rules, not 1.1's: `1e-4` is a number, `no` and `on` are words, `010` is text (and refused
 where a number is needed). Tags are refused, so nothing is ever constructed but text, numbers, lists and mappings.
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from peftodyssey.errors import Problem
 
@@ -20,7 +21,7 @@ MAX_NODES = 50_000  # an alias of an alias of an alias can stand for more values
 
 _INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)$")
 _FLOAT = re.compile(r"[-+]?((0|[1-9][0-9_]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$")
-_WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
+_WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
 _WORDS |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _MAPPING_TAG, _SEQUENCE_TAG, _MERGE_TAG = (f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "merge"))
 
@@ -77,9 +78,15 @@ def read_tree(text: str, where: str) -> Tree:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         tree.problems.append(
-            Problem(where, line, error.position - (text.rfind("\n", 0, error.position)), "", "a character that YAML does not allow",
-                    got=f"#x{ord(error.character) if isinstance(error.character, str) else error.character:04x}",
-                    next_step="remove the character")
+            Problem(
+                where,
+                line,
+                error.position - (text.rfind("\n", 0, error.position)),
+                "",
+                "a character that YAML does not allow",
+                got=f"#x{ord(error.character) if isinstance(error.character, str) else error.character:04x}",
+                next_step="remove the character",
+            )
         )
     except yaml.MarkedYAMLError as error:
         tree.problems.append(_syntax_problem(error, where))
@@ -99,28 +106,50 @@ def _syntax_problem(error: yaml.MarkedYAMLError, where: str) -> Problem:
         next_step = "a recipe is one document: remove the line '---' and what follows, or make two files"
     elif "mapping values are not allowed" in what:
         next_step = "put quotes round a value that contains ': ', or mend the indentation"
-    return Problem(where, mark.line + 1 if mark else 0, mark.column + 1 if mark else 0, "", f"not valid YAML: {what}", next_step=next_step)
+    return Problem(
+        where,
+        mark.line + 1 if mark else 0,
+        mark.column + 1 if mark else 0,
+        "",
+        f"not valid YAML: {what}",
+        next_step=next_step,
+    )
 
 
 def _place(node: yaml.Node, where: str) -> Place:
     return Place(where, node.start_mark.line + 1, node.start_mark.column + 1)
 
 
-def _problem(tree: Tree, node: yaml.Node, where: str, path: Path, what: str, next_step: str, got: str = "") -> None:
+def _problem(
+    tree: Tree, node: yaml.Node, where: str, path: Path, what: str, next_step: str, got: str = ""
+) -> None:
     place = _place(node, where)
-    tree.problems.append(Problem(where, place.line, place.column, spell(path), what, got=got, next_step=next_step))
+    tree.problems.append(
+        Problem(where, place.line, place.column, spell(path), what, got=got, next_step=next_step)
+    )
 
 
-def _value(loader: yaml.SafeLoader, node: yaml.Node, path: Path, where: str, tree: Tree, above: tuple[int, ...]) -> Any:
+def _value(
+    loader: yaml.SafeLoader, node: yaml.Node, path: Path, where: str, tree: Tree, above: tuple[int, ...]
+) -> Any:
     tree.values[path] = _place(node, where)
     tree.nodes += 1
     if id(node) in above or tree.nodes > MAX_NODES:
         if tree.nodes <= MAX_NODES or tree.nodes == MAX_NODES + 1:
-            _problem(tree, node, where, path, "an alias that repeats without end", "write the values out instead of using anchors")
+            _problem(
+                tree,
+                node,
+                where,
+                path,
+                "an alias that repeats without end",
+                "write the values out instead of using anchors",
+            )
         return None
     above = (*above, id(node))
     if _tagged(loader, node):
-        _problem(tree, node, where, path, "YAML tags are not used in recipes", "remove the tag", got=str(node.tag))
+        _problem(
+            tree, node, where, path, "YAML tags are not used in recipes", "remove the tag", got=str(node.tag)
+        )
         return None
     if isinstance(node, yaml.SequenceNode):
         return [_value(loader, child, (*path, i), where, tree, above) for i, child in enumerate(node.value)]
@@ -131,12 +160,19 @@ def _value(loader: yaml.SafeLoader, node: yaml.Node, path: Path, where: str, tre
 
 def _tagged(loader: yaml.SafeLoader, node: yaml.Node) -> bool:
     if isinstance(node, yaml.ScalarNode):
-        return node.tag != loader.resolve(yaml.ScalarNode, node.value, (node.style is None, node.style is not None))
+        return node.tag != loader.resolve(
+            yaml.ScalarNode, node.value, (node.style is None, node.style is not None)
+        )
     return node.tag != (_MAPPING_TAG if isinstance(node, yaml.MappingNode) else _SEQUENCE_TAG)
 
 
 def _mapping(
-    loader: yaml.SafeLoader, node: yaml.MappingNode, path: Path, where: str, tree: Tree, above: tuple[int, ...]
+    loader: yaml.SafeLoader,
+    node: yaml.MappingNode,
+    path: Path,
+    where: str,
+    tree: Tree,
+    above: tuple[int, ...],
 ) -> dict[str, Any]:
     result: dict[str, Any] = {}
     merged: dict[str, Any] = {}
@@ -151,7 +187,14 @@ def _mapping(
         key, child = key_node.value, (*path, key_node.value)
         if key in result:
             first = tree.keys[child].line
-            _problem(tree, key_node, where, child, f"written twice; the first is on line {first}", "keep one of the two")
+            _problem(
+                tree,
+                key_node,
+                where,
+                child,
+                f"written twice; the first is on line {first}",
+                "keep one of the two",
+            )
             continue
         tree.keys[child] = _place(key_node, where)
         result[key] = _value(loader, value_node, child, where, tree, above)

@@ -1,0 +1,108 @@
+"""Whether the texts and models of a recipe have names that exist and differ. Called by `recipe.checks`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from peftodyssey.recipe.corpus_names import corpus_name, corpus_source
+from peftodyssey.recipe.explain import nearest
+from peftodyssey.recipe.finding import Finding
+from peftodyssey.recipe.schema import Recipe
+from peftodyssey.recipe.schema_texts import Corpus
+from peftodyssey.recipe.yaml_tree import Path
+
+
+def check_corpora(recipe: Recipe) -> Iterator[Finding]:
+    seen: dict[str, tuple[Path, str]] = {}
+    for key in ("domains", "general"):
+        for index, corpus in enumerate(getattr(recipe, key)):
+            path = (key, index) if isinstance(recipe.data.get(key), list) else (key,)
+            if (corpus.source is None) == (corpus.path is None):
+                yield Finding(
+                    path,
+                    "a text has one of `source` and `path`",
+                    next_step="write `path: data/*.jsonl` or `source: bundled/<name>`",
+                    needs=(path,),
+                )
+                continue
+            yield from _split(corpus, path)
+            name, source = corpus_name(corpus), corpus_source(corpus)
+            first = seen.setdefault(name, (path, repr(corpus)))
+            if first[0] != path and (first[1] != repr(corpus) or first[0][0] == key):
+                yield Finding(
+                    path,
+                    f"two texts are called {name}",
+                    source,
+                    next_step="give one of them another `name:`",
+                    needs=(path, first[0]),
+                )
+            yield from _bundled_corpus(source, path)
+
+
+def _split(corpus: Corpus, path: Path) -> Iterator[Finding]:
+    split = corpus.split
+    if split is None:
+        return
+    shares = [s for s in (split.valid, split.test) if isinstance(s, float)]
+    if sum(shares) >= 1:
+        yield Finding(
+            (*path, "split"),
+            "nothing is left to train on",
+            f"{sum(shares):.0%} held out",
+            "less than 100% in total",
+            needs=((*path, "split"),),
+        )
+    if shares and split.train is not None:
+        yield Finding(
+            (*path, "split"),
+            "shares part the whole text, so train cannot be a name",
+            split.train,
+            next_step="remove train, or name all three",
+            needs=((*path, "split"),),
+        )
+
+
+def _bundled_corpus(source: str, path: Path) -> Iterator[Finding]:
+    if not source.startswith("bundled/"):
+        return
+    from peftodyssey import assets
+
+    name = source.removeprefix("bundled/")
+    usable = [n for n in assets.corpora() if assets.corpus_kind(n) != "task"]
+    if name not in usable:
+        yield Finding(
+            path,
+            "no such bundled text",
+            source,
+            ", ".join(f"bundled/{n}" for n in usable),
+            nearest(source, [f"bundled/{n}" for n in usable]),
+            needs=(path,),
+        )
+
+
+def check_models(recipe: Recipe) -> Iterator[Finding]:
+    for index, model in enumerate(recipe.model):
+        path = ("model", index) if isinstance(recipe.data.get("model"), list) else ("model",)
+        if model.name.startswith("bundled/"):
+            from peftodyssey import assets
+
+            known = [f"bundled/{name}" for name in assets.models()]
+            if model.name not in known:
+                place = (*path, "name")
+                yield Finding(
+                    place,
+                    "no such bundled model",
+                    model.name,
+                    ", ".join(known),
+                    nearest(model.name, known),
+                    needs=(place,),
+                )
+        if model.max_position_embeddings and not model.name.startswith("random/"):
+            place = (*path, "max_position_embeddings")
+            yield Finding(
+                place,
+                "only random/ shapes can be given another length",
+                model.name,
+                next_step="remove the line",
+                needs=(place,),
+            )

@@ -1,0 +1,115 @@
+"""Models and texts of a recipe as pydantic classes. Used by `recipe.schema`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from peftodyssey.recipe import numbers
+from peftodyssey.recipe.fields import Count, OrList, Part, Short, Word, refuse
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, str) and re.match(NAME, value):
+        return value
+    raise refuse(
+        "not usable as a name: it becomes the name of a folder",
+        "letters, digits, dot, dash and underscore; at most 64 of them",
+    )
+
+
+Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": NAME})]
+
+
+class Model(Part):
+    """A base model and its revisions."""
+
+    name: Word = Field(
+        description="Where the model is: bundled/<name>, a Hub id, a local folder, or random/<shape>; text."
+    )
+    revisions: Annotated[tuple[Word, ...], OrList()] | None = Field(
+        default=None,
+        description="Rungs of a pretraining ladder, or Hub revisions; an axis, text. Default: the model's own "
+        "default.",
+    )
+    max_position_embeddings: Count | None = Field(
+        default=None, description="Longest sequence, in place of the model's own (random/ shapes), in tokens."
+    )
+
+
+def _part_of_text(value: Any) -> float | str:
+    text = isinstance(value, str) and not re.match(numbers.SHARE, value)
+    share = value if text else numbers.parse_share(value)
+    if not text and not 0 < share < 1:
+        raise refuse(
+            "a share of the documents must lie between 0 and 1, and not be 0",
+            "5%, 0.05, or the name of a split of the source",
+        )
+    return share
+
+
+TextPart = Annotated[
+    float | str,
+    BeforeValidator(_part_of_text),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, {"type": "string"}]}
+    ),
+]
+
+
+class Split(Part):
+    """How a text is parted: shares of its documents, or the names of the splits that the source has."""
+
+    train: Word | None = Field(
+        default=None, description="Name of the source's training split; text. Default: what the others leave."
+    )
+    valid: TextPart | None = Field(
+        default=None,
+        description="Share of the documents (5%) or name of the split on which learning rates are chosen.",
+    )
+    test: TextPart | None = Field(
+        default=None, description="Share of the documents (10%) or name of the split that is reported."
+    )
+
+
+class Corpus(Part):
+    """One text and how it is read."""
+
+    name: Name | None = Field(
+        default=None,
+        description="Short name in tables and folders; letters, digits, `._-`. Default: the last part of the "
+        "source.",
+    )
+    source: Word | None = Field(
+        default=None,
+        description="Where the text is: bundled/<name>, m2d2/<config>, hub:<data set>, or a path; text.",
+    )
+    path: Word | None = Field(
+        default=None,
+        description="File, folder or pattern (data/*.jsonl), relative to the recipe's folder; a path.",
+    )
+    field: Word | None = Field(
+        default=None,
+        description="Field of each row that holds the text; a word. Default: `text`, or the only text field.",
+    )
+    split: Split | None = Field(
+        default=None,
+        description="Parts for training, choosing and reporting; a mapping. Default: the source's, or by "
+        "hash.",
+    )
+    newline: Literal["keep", "strip", "collapse", "mismatch"] = Field(
+        default="keep",
+        description="Line ends: keep, strip, collapse runs to one, or mismatch (stripped in training, kept in "
+        "scoring); a word.",
+    )
+    config: Word | None = Field(default=None, description="Configuration of a Hub data set; a word.")
+    revision: Word | None = Field(
+        default=None, description="Revision of a Hub data set: a branch, tag or commit; text."
+    )
+
+
+Corpora = Annotated[tuple[Annotated[Corpus, Short("source")], ...], OrList()]
