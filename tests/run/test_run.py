@@ -30,11 +30,13 @@ def quiet() -> Console:
 def test_every_cell_is_done_and_every_promised_column_filled(done: Path) -> None:
     rows = api.open(done).results.to_pylist()
     assert [row["status"] for row in rows] == ["done"] * micro.CELLS
-    optional = {"rank", "alpha", "targets", "quant", "nll_quantised", "reason", "lr_edge"}
+    ends = {f"{stem}_{end}" for stem in ("delta", "forgetting") for end in ("lo", "hi")}  # 16 documents: no interval
+    optional = {"rank", "alpha", "targets", "quant", "nll_quantised", "lr_edge"} | ends
     for row in rows:
         empty = {name for name, value in row.items() if value is None}
         assert empty <= optional, empty
         assert math.isfinite(row["delta_nll"])
+        assert "too few documents" in row["reason"]
         assert row["delta_nll"] == pytest.approx(row["nll_after"] - row["nll_before"], abs=1e-9)
         assert row["ppl_after"] == pytest.approx(math.exp(row["nll_after"]))
         assert (row["nll_quantised"] is not None) == (row["method"] == "qlora")
