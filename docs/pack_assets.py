@@ -35,7 +35,7 @@ TASKS = {  # records kept of train and test
     "boolq": (600, 300),
     "gsm8k": (1500, 400),
 }
-TEST_TOKENS, TRAIN_TOKENS, TRAIN_SPLIT_TOKENS = 1_200, 8_000, 440_000
+TEST_TOKENS, TRAIN_TOKENS, TRAIN_SPLIT_TOKENS = 640, 8_000, 440_000
 CODE_TOKENS, CODE_PIECES = 900, 3
 ARXIV_VALID = 200
 FUNCTION_TOKENS, FUNCTIONS = 1_000, (1300, 200)
@@ -85,10 +85,10 @@ def _corpora(folder: Path, count: Callable[[str], int]) -> Iterator[tuple[str, s
 
 
 def wiki(splits: dict[str, list[Record]], count: Callable[[str], int]) -> dict[str, list[Record]]:
-    """Whole articles move from train until test has 160 and valid 70; one piece, the beginning, of each."""
+    """Whole articles move from train until test has 170 and valid 75; one piece, the beginning, of each."""
     rest = _shuffled(splits["train"])
-    test = splits["test"] + [rest.pop() for _ in range(160 - len(splits["test"]))]
-    valid = splits["valid"] + [rest.pop() for _ in range(70 - len(splits["valid"]))]
+    test = splits["test"] + [rest.pop() for _ in range(170 - len(splits["test"]))]
+    valid = splits["valid"] + [rest.pop() for _ in range(75 - len(splits["valid"]))]
     return {
         "train": _up_to(_cut_all(rest, TRAIN_TOKENS, count), TRAIN_SPLIT_TOKENS, count),
         "valid": _cut_all(valid, TEST_TOKENS, count),
