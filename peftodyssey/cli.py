@@ -9,6 +9,19 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from peftodyssey.cli_groups import ladder_app, recipes_app
+from peftodyssey.cli_words import (
+    DeviceOpt,
+    DirArg,
+    MemoryOpt,
+    RecipeArg,
+    SetOpt,
+    console,
+    one_of,
+    pairs,
+    say,
+    usage,
+)
 from peftodyssey.errors import (
     EXIT_DOES_NOT_FIT,
     EXIT_INTERRUPTED,
@@ -27,17 +40,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done; 1 some cells failed; 2 wrong input; 3 does not fit; 130 interrupted and resumable.",
 )
-recipes_app = typer.Typer(help="Shipped recipes, and a commented new one for your model and text.", no_args_is_help=True)
-ladder_app = typer.Typer(help="Rungs of a pretraining ladder.", no_args_is_help=True)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(ladder_app, name="ladder")
-
-RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")]
-SetOpt = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. methods[1].rank=[4,16].")]
-MemoryOpt = Annotated[str | None, typer.Option("--memory", help="Budget such as 22GiB; default: what is free.")]
-DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-DirArg = Annotated[Path, typer.Argument(metavar="DIR", help="The directory that `run` wrote.")]
-
 
 @app.callback(invoke_without_command=True)
 def _root(
@@ -71,20 +75,20 @@ def run(
     from peftodyssey.run.start import Options
 
     options = Options(
-        only=_pairs(only), keep=_one_of("--keep", keep, ("adapters", "best", "all")),
+        only=pairs(only), keep=one_of("--keep", keep, ("adapters", "best", "all")),
         stop_after_s=api.seconds(stop_after), checkpoint_every_s=api.seconds(checkpoint_every) or 0.0,
-        refresh=_one_of("--refresh", refresh, ("stale",)) == "stale" if refresh else False,
+        refresh=one_of("--refresh", refresh, ("stale",)) == "stale" if refresh else False,
         allow_oom=allow_oom, memory_bytes=api.size_bytes(memory),
     )  # fmt: skip
     plan = api.plan(api.load(recipe, set_ or ()), device=device, memory=memory)
-    opened, outcome, root = api.run_plan(plan, out, options=options, console=_console(stderr=True))
+    opened, outcome, root = api.run_plan(plan, out, options=options, console=console(stderr=True))
     if opened is None:
-        _say(f"Interrupted: {outcome.interrupted}")
+        say(f"Interrupted: {outcome.interrupted}")
         raise typer.Exit(EXIT_INTERRUPTED)
     from peftodyssey.report import final_table
 
-    _console().print(final_table.table(opened.results.to_pylist()))
-    _say(_summary(outcome, root))
+    console().print(final_table.table(opened.results.to_pylist()))
+    say(_summary(outcome, root))
     raise typer.Exit(EXIT_SOME_FAILED if outcome.failed else 0)
 
 
@@ -108,11 +112,8 @@ def check(
     from peftodyssey.report import preflight
 
     plan = api.plan(api.load(recipe, set_ or ()), device=device, memory=memory)
-    console = _console()
-    for part in preflight.check(plan):
-        console.print(part)
-    for part in preflight.documents(plan, show):
-        console.print(part)
+    for part in (*preflight.check(plan), *preflight.documents(plan, show)):
+        console().print(part)
     raise typer.Exit(EXIT_DOES_NOT_FIT if plan.too_large else 0)
 
 
@@ -142,19 +143,19 @@ def plan(
         text = preflight.plan_json(answer)
     elif model is not None:
         step = api.plan_step(
-            model, method=_one_of("--method", method, ("full", "lora", "qlora")), rank=rank, seq_len=seq_len,
-            micro_batch=micro_batch, recompute=_one_of("--recompute", recompute, ("full", "none")),
-            optimizer=_one_of("--optimizer", optimizer, ("adamw",)), device=device, memory=memory,
-            engine=_one_of("--engine", engine, ("own", "stock", "trl")),
+            model, method=one_of("--method", method, ("full", "lora", "qlora")), rank=rank, seq_len=seq_len,
+            micro_batch=micro_batch, recompute=one_of("--recompute", recompute, ("full", "none")),
+            optimizer=one_of("--optimizer", optimizer, ("adamw",)), device=device, memory=memory,
+            engine=one_of("--engine", engine, ("own", "stock", "trl")),
         )  # fmt: skip
         fits, parts, text = step.fits, preflight.step(step), preflight.step_json(step)
     else:
-        raise _usage("give a recipe, or --model with --method, --rank, --seq-len ...")
+        raise usage("give a recipe, or --model with --method, --rank, --seq-len ...")
     if json_:
         print(text)
     else:
         for part in parts:
-            _console().print(part)
+            console().print(part)
     raise typer.Exit(0 if fits else EXIT_DOES_NOT_FIT)
 
 
@@ -164,7 +165,7 @@ def status(folder: DirArg) -> None:
     from peftodyssey.report import preflight
     from peftodyssey.run.status import status as read
 
-    _console().print(preflight.status(read(folder)))
+    console().print(preflight.status(read(folder)))
 
 
 @app.command()
@@ -175,7 +176,7 @@ def report(
     """Rebuild tables, figures and the page; several directories are compared on one page."""
     from peftodyssey import api
 
-    _say(f"Report: {api.report(folders, out)}")
+    say(f"Report: {api.report(folders, out)}")
 
 
 @app.command()
@@ -193,7 +194,7 @@ def query(
     if csv:
         sys.stdout.write(preflight.as_csv(table))
     else:
-        _console().print(preflight.as_table(table))
+        console().print(preflight.as_table(table))
 
 
 @app.command()
@@ -222,10 +223,10 @@ def score(
     }  # fmt: skip
     scored = api.score(
         model, corpus, adapter or (), revision=revision, split=split, out=out, device=device, quant=quant,
-        settings=settings, console=_console(stderr=True),
+        settings=settings, console=console(stderr=True),
     )  # fmt: skip
     for part in preflight.scored(scored):
-        _console().print(part)
+        console().print(part)
 
 
 @app.command()
@@ -239,53 +240,7 @@ def export(
     """A PEFT adapter (or merged model) that plain peft loads, with a card of its measured results."""
     from peftodyssey import api
 
-    _say(f"Exported: {api.export(folder, cell, to=to, merge=merge, push=push)}")
-
-
-@ladder_app.command("list")
-def ladder_list(model: Annotated[str, typer.Argument(help="bundled/<model>, or a folder with ladder.json.")]) -> None:
-    """Rungs of a ladder: name, tokens, arm."""
-    from peftodyssey.models.ladder import rungs
-    from peftodyssey.report import preflight
-
-    _console().print(preflight.ladder(rungs(model)))
-
-
-@recipes_app.command("list")
-def recipes_list() -> None:
-    """Names of the shipped recipes and what each is for."""
-    from peftodyssey.recipe import shipped
-
-    for name, sentence in shipped.names():
-        print(f"{name:<24} {sentence}")
-
-
-@recipes_app.command("show")
-def recipes_show(name: str) -> None:
-    """Print a shipped recipe."""
-    from peftodyssey.recipe import shipped
-
-    print(shipped.read(name), end="")
-
-
-@recipes_app.command("copy")
-def recipes_copy(name: str, to: Path) -> None:
-    """Copy a shipped recipe to a file of your own."""
-    from peftodyssey.recipe import shipped
-
-    _say(f"Written: {shipped.copy(name, to)}")
-
-
-@recipes_app.command("new")
-def recipes_new(
-    to: Path,
-    model: Annotated[str, typer.Option("--model", help="Model name.")],
-    domain: Annotated[list[str], typer.Option("--domain", help="Your text; may be repeated.")],
-) -> None:
-    """Write a commented recipe for your model and text, ready to check and run."""
-    from peftodyssey.recipe import shipped
-
-    _say(f"Written: {shipped.new(to, model, domain)}\nNext: peftodyssey check {to}")
+    say(f"Exported: {api.export(folder, cell, to=to, merge=merge, push=push)}")
 
 
 @app.command()
@@ -305,41 +260,8 @@ def doctor() -> None:
 
     lines, healthy = examine()
     for line in lines:
-        _say(line)
+        say(line)
     raise typer.Exit(0 if healthy else EXIT_USER)
-
-
-def _pairs(text: str | None) -> dict[str, str]:
-    """`method=lora,rank=8` as a mapping; every key is a column of the results."""
-    from peftodyssey.store.tables import RESULTS
-
-    pairs: dict[str, str] = {}
-    for part in (text or "").split(",") if text else []:
-        key, equals, value = part.partition("=")
-        if not equals or key.strip() not in RESULTS:
-            raise _usage(f"--only {part!r}: write column=value, e.g. method=lora,rank=8; columns: {', '.join(RESULTS)}")
-        pairs[key.strip()] = value.strip()
-    return pairs
-
-
-def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise _usage(f"{option} {value}: allowed are {', '.join(allowed)}")
-    return value
-
-
-def _usage(message: str) -> OdysseyError:
-    from peftodyssey.errors import InputError
-
-    return InputError(message, "peftodyssey COMMAND --help lists the options")
-
-
-def _console(stderr: bool = False) -> Console:
-    return Console(stderr=stderr, highlight=False)
-
-
-def _say(text: str) -> None:
-    _console().print(text, markup=False, soft_wrap=True)
 
 
 def main() -> None:

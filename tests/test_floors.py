@@ -25,7 +25,8 @@ FLOORS = (
     ("cli", "__main__"),
 )
 FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
-WORDS = {"errors", "anatomy"}  # the shared vocabulary of floor 0, which its neighbours may import
+WORDS = {"errors", "anatomy", "assets"}  # of floor 0, standard library only: its neighbours may import them
+ONE_PART = {"cli_groups": "cli", "cli_words": "cli"}  # the command line is three files
 FIGURES = {"duckdb", "altair", "jinja2", "vl_convert"}
 FREE_OF_FIGURES = (
     "recipe",
@@ -104,7 +105,8 @@ def all_imports() -> tuple[Import, ...]:
 
 def part(module: str) -> str:
     """The part of the house that a module of ours is in: `plan` of `peftodyssey.plan.memory`; empty for the root."""
-    return [*module.split("."), ""][1]
+    name = [*module.split("."), ""][1]
+    return ONE_PART.get(name, name)
 
 
 def ours(module: str) -> bool:

@@ -62,6 +62,18 @@ def load_tokenizer(source: ModelSource) -> TextTokenizer:
     return TextTokenizer(backend, **ids, fingerprint=fingerprint)
 
 
+def chat_template(source: ModelSource) -> str | None:
+    """The Jinja template that renders conversations for this model: a file of its own, or in tokenizer_config.json."""
+    folder = source.tokenizer_folder
+    assert folder is not None, "resolve always names a tokenizer folder"
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    found = _read_json(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(found, list):  # several, each with a name
+        found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
+    return found if isinstance(found, str) else None
+
+
 def _backend(folder: Path, name: str) -> tuple[Tokenizer, bytes]:
     """The fast tokenizer and the bytes that define it."""
     from tokenizers import Tokenizer

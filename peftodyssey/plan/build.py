@@ -20,7 +20,7 @@ from peftodyssey.models import source as model_source
 from peftodyssey.models.anatomy import anatomy as anatomy_of
 from peftodyssey.models.folder import fingerprint as weights_fingerprint
 from peftodyssey.models.source import ModelSource
-from peftodyssey.models.tokenizer import TextTokenizer, load_tokenizer
+from peftodyssey.models.tokenizer import TextTokenizer, chat_template, load_tokenizer
 from peftodyssey.plan import entry, memory
 from peftodyssey.plan.device import Device
 from peftodyssey.plan.graph import BaseKey, CellTask, IndexTask, Plan, ScoreTask
@@ -207,6 +207,8 @@ class _Builder:
             "max_tokens": _cap(cell, split, point is not cell.domain),
             "objective": cell.train.objective,
         }
+        if corpus.layout.turns == "messages":
+            told["chat_template"] = chat_template(self.sources.models[cell.model])
         digest = identity.digest(told)
         folder = f"{layout.CORPORA}/{layout.folder_name(f'{point.name}-{split}', digest)}"
         task = IndexTask(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from peftodyssey.corpora.blocks import Blocks
 
 SEED_OFFSET = 1_000_003  # dropout draws other numbers than the adapters' start did
+KEEP_END_AFTER_S = 30.0  # of unsaved training: its end is saved as well
 SMALLEST_LOSS_SCALE = 1.0  # fp16: below this the gradients overflow on their own, not by the scale
 
 
@@ -121,8 +122,9 @@ def train(
             if due and state_folder:
                 save(state_folder)
                 last_saved = time.monotonic()
-        if interrupted and state_folder and len(log) > resumed_from:
-            save(state_folder)
+        unsaved_s = time.monotonic() - last_saved if checkpoint_every_s is not None else 0.0
+        if state_folder and len(log) > resumed_from and (interrupted or unsaved_s >= KEEP_END_AFTER_S):
+            save(state_folder)  # at the end too: what comes next (scoring) may be broken off
     return TrainResult(
         steps=len(log),
         tokens=log[-1].tokens if log else 0,
