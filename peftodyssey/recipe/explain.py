@@ -138,6 +138,7 @@ def _method(value: Any, path: Path, tree: Tree) -> Problem:
     named = isinstance(value, dict) and "method" in value
     path = (*path, "method") if named else path
     place, name = tree.place(path), value["method"] if named else value
+    named = named or isinstance(value, str)
     what = "no such method" if named else "the item does not say which method it is"
     hint = nearest(name, METHOD_CLASSES) if named else "write `- {method: lora, rank: 8}`"
     return Problem(

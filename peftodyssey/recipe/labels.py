@@ -64,19 +64,21 @@ def labelled(points: Sequence[MethodPoint]) -> list[MethodPoint]:
     for point in points:
         groups[point.label or plain_label(point)].append(point)
     taken: dict[str, MethodPoint] = {}
-    result = []
-    for point in points:
-        label = point.label or plain_label(point)
-        mine = traits(point)
-        for name in DISTINGUISHING:
-            if mine[name] is not None and len({repr(traits(other)[name]) for other in groups[label]}) > 1:
-                label = (
-                    _added(label, name, mine[name])
-                    if point.label or name not in ("rank", "layers")
-                    else label
-                )
-        result.append(replace(point, label=_unique(label, point, taken)))
-    return result
+    return [
+        replace(point, label=_unique(_told_apart(point, groups[point.label or plain_label(point)]), point, taken))
+        for point in points
+    ]
+
+
+def _told_apart(point: MethodPoint, group: Sequence[MethodPoint]) -> str:
+    """The label that `group` shares, and as many traits as it takes to tell `point` from the others of the group."""
+    label, mine = point.label or plain_label(point), traits(point)
+    alike = [other for other in map(traits, group) if other != mine]
+    for name in DISTINGUISHING:
+        if any(other[name] != mine[name] for other in alike):
+            label = _added(label, name, mine[name]) if mine[name] is not None else label
+            alike = [other for other in alike if other[name] == mine[name]]
+    return label
 
 
 def _unique(label: str, point: MethodPoint, taken: dict[str, MethodPoint]) -> str:
@@ -99,11 +101,6 @@ def _added(label: str, name: str, value: Any) -> str:
         return f"{label} r={value}"
     if isinstance(value, dict):
         return " ".join([label, *(f"{key}={value[key]}" for key in sorted(value))])
-    shown = (
-        "+".join(value)
-        if isinstance(value, tuple)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
-    return f"{label} {name}={shown}"
+    if isinstance(value, tuple):
+        return f"{label} {name}={'+'.join(value)}"
+    return f"{label} {name}={value:g}" if isinstance(value, float) else f"{label} {name}={value}"
