@@ -65,7 +65,9 @@ def labelled(points: Sequence[MethodPoint]) -> list[MethodPoint]:
         groups[point.label or plain_label(point)].append(point)
     taken: dict[str, MethodPoint] = {}
     return [
-        replace(point, label=_unique(_told_apart(point, groups[point.label or plain_label(point)]), point, taken))
+        replace(
+            point, label=_unique(_told_apart(point, groups[point.label or plain_label(point)]), point, taken)
+        )
         for point in points
     ]
 

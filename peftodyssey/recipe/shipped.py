@@ -5,6 +5,7 @@ Called by `recipes list|show|copy` and by `recipe.load`.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from peftodyssey.errors import InputError
@@ -42,7 +43,7 @@ def _first_sentence(file: Path) -> str:
             break
         lines.append(line.lstrip("# ").strip())
     text = " ".join(lines)
-    return text.split(". ")[0].rstrip(".") + "." if text else ""
+    return re.split(r"(?<=[.?!]) ", text)[0]
 
 
 def read(name: str) -> str:

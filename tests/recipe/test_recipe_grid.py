@@ -17,7 +17,11 @@ from peftodyssey.recipe.schema_methods import METHOD_CLASSES
 
 
 def methods(*lines):
-    return cells(load_recipe("model: gpt2\ndomains: [hub:a/b]\nmethods:\n" + "".join(f"  - {line}\n" for line in lines)))
+    return cells(
+        load_recipe(
+            "model: gpt2\ndomains: [hub:a/b]\nmethods:\n" + "".join(f"  - {line}\n" for line in lines)
+        )
+    )
 
 
 def labels(*lines):
@@ -25,7 +29,16 @@ def labels(*lines):
 
 
 def test_the_grid_is_the_product_of_the_axes():
-    found = cells(load_recipe(GOOD, ["seeds=[0, 1, 2]", "model.revisions=[init, annealed-64M]", "domains[1]=bundled/wiki_history_events"]))
+    found = cells(
+        load_recipe(
+            GOOD,
+            [
+                "seeds=[0, 1, 2]",
+                "model.revisions=[init, annealed-64M]",
+                "domains[1]=bundled/wiki_history_events",
+            ],
+        )
+    )
     assert len(found) == len(set(map(repr, found))) == 2 * 2 * (2 + 2) * 3
     assert {(c.model.revision, c.domain.name, c.method.label, c.method.lr, c.seed) for c in found} == {
         (revision, domain, label, lr, seed)
@@ -37,27 +50,63 @@ def test_the_grid_is_the_product_of_the_axes():
 
 
 def test_neighbours_share_a_base():
-    found = cells(load_recipe(GOOD, ["methods[2]=qlora", "model=[gpt2, {name: x/y, revisions: [b, a]}]", "domains[1]=hub:c/d", "seeds=[0, 1]"]))
+    found = cells(
+        load_recipe(
+            GOOD,
+            [
+                "methods[2]=qlora",
+                "model=[gpt2, {name: x/y, revisions: [b, a]}]",
+                "domains[1]=hub:c/d",
+                "seeds=[0, 1]",
+            ],
+        )
+    )
     bases = [key for key, _ in groupby(found, key=lambda c: (c.model, c.method.quant))]
     assert len(bases) == len(set(bases)) == 6
     assert [c.model.revision for c in found][:: len(found) // 3] == [None, "b", "a"]
-    within = [(c.domain.name, c.method.method, c.method.rank or 0, c.method.lr, c.seed) for c in found if c.model.name == "gpt2" and not c.method.quant]
+    within = [
+        (c.domain.name, c.method.method, c.method.rank or 0, c.method.lr, c.seed)
+        for c in found
+        if c.model.name == "gpt2" and not c.method.quant
+    ]
     assert within == sorted(within)
 
 
 def test_what_is_written_twice_is_run_once():
-    assert len(methods("lora", "{method: lora, rank: [8, 8], alpha: [16, 2r]}", "{method: lora, lr: [1e-3, 0.001]}")) == 1
+    assert (
+        len(
+            methods(
+                "lora", "{method: lora, rank: [8, 8], alpha: [16, 2r]}", "{method: lora, lr: [1e-3, 0.001]}"
+            )
+        )
+        == 1
+    )
     assert len(cells(load_recipe(MINIMAL + "seeds: [1, 1]\n"))) == 1
 
 
 def test_qlora_is_lora_on_a_four_bit_base():
-    found = methods("{method: qlora, rank: 4}", "{method: lora, rank: 4, quant: nf4}", "{method: lora, rank: 4, quant: int8}")
-    assert [(c.method.method, c.method.quant) for c in found] == [("lora", QuantPoint("int8", False)), ("qlora", QuantPoint("nf4", True))]
+    found = methods(
+        "{method: qlora, rank: 4}",
+        "{method: lora, rank: 4, quant: nf4}",
+        "{method: lora, rank: 4, quant: int8}",
+    )
+    assert [(c.method.method, c.method.quant) for c in found] == [
+        ("lora", QuantPoint("int8", False)),
+        ("qlora", QuantPoint("nf4", True)),
+    ]
 
 
 def test_methods_without_a_rank_ignore_it_and_saved_ones_the_seed():
-    found = cells(load_recipe("model: gpt2\ndomains: [hub:a/b]\nmethods: [bitfit, {method: saved, path: x}]\nseeds: [5, 6]\n"))
-    assert [(c.method.method, c.method.rank, c.method.lr, c.seed) for c in found] == [("bitfit", None, 1e-3, 5), ("bitfit", None, 1e-3, 6), ("saved", None, None, 0)]
+    found = cells(
+        load_recipe(
+            "model: gpt2\ndomains: [hub:a/b]\nmethods: [bitfit, {method: saved, path: x}]\nseeds: [5, 6]\n"
+        )
+    )
+    assert [(c.method.method, c.method.rank, c.method.lr, c.seed) for c in found] == [
+        ("bitfit", None, 1e-3, 5),
+        ("bitfit", None, 1e-3, 6),
+        ("saved", None, None, 0),
+    ]
 
 
 def test_alpha_is_twice_the_rank_unless_told():
@@ -66,14 +115,19 @@ def test_alpha_is_twice_the_rank_unless_told():
 
 
 def test_targets_are_one_set_or_an_axis_of_sets():
-    assert [c.method.targets for c in methods("{method: lora, targets: [q_proj, v_proj]}")] == [("q_proj", "v_proj")]
+    assert [c.method.targets for c in methods("{method: lora, targets: [q_proj, v_proj]}")] == [
+        ("q_proj", "v_proj")
+    ]
     found = methods("{method: lora, targets: [[q_proj, v_proj], all-linear]}")
     assert [c.method.targets for c in found] == [("q_proj", "v_proj"), "all-linear"]
 
 
 def test_batches_are_whole_blocks():
     assert cells(load_recipe(MINIMAL + "train: {batch_tokens: 4k}\n"))[0].train.batch_tokens == 4096
-    assert cells(load_recipe(MINIMAL + "train: {batch_tokens: 8k, seq_len: 1000}\n"))[0].train.batch_tokens == 8000
+    assert (
+        cells(load_recipe(MINIMAL + "train: {batch_tokens: 8k, seq_len: 1000}\n"))[0].train.batch_tokens
+        == 8000
+    )
 
 
 def test_the_end_is_always_scored_and_general_text_only_for_forgetting():
@@ -114,14 +168,20 @@ def test_labels_tell_methods_apart_and_no_more(lines, expected):
     st.sampled_from(["", ", label: mine"]),
 )
 def test_a_label_names_one_tune_group_in_any_product(ranks, alphas, doras, lr, label):
-    fields = f"rank: {ranks}, alpha: [{', '.join(map(str, alphas))}], dora: [{', '.join(doras)}], lr: {lr}{label}"
+    fields = (
+        f"rank: {ranks}, alpha: [{', '.join(map(str, alphas))}], dora: [{', '.join(doras)}], lr: {lr}{label}"
+    )
     found = methods(f"{{method: lora, {fields}}}", f"{{method: qlora, {fields}}}")
     assert len({cell.method.label for cell in found}) == len({tune_group(cell) for cell in found})
-    assert len({(cell.method.label, tune_group(cell)) for cell in found}) == len({tune_group(cell) for cell in found})
+    assert len({(cell.method.label, tune_group(cell)) for cell in found}) == len(
+        {tune_group(cell) for cell in found}
+    )
 
 
 def test_a_tune_group_differs_in_nothing_but_the_tuned_rate():
-    found = methods("{method: lora, rank: [2, 8], lr: {tune: [1e-3, 2e-3]}}", "{method: full, lr: [1e-3, 2e-3]}")
+    found = methods(
+        "{method: lora, rank: [2, 8], lr: {tune: [1e-3, 2e-3]}}", "{method: full, lr: [1e-3, 2e-3]}"
+    )
     groups = [list(g) for _, g in groupby(found, key=tune_group)]
     assert sorted(map(len, groups)) == [1, 1, 2, 2]
     for group in groups:

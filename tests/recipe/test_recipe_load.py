@@ -54,7 +54,12 @@ def test_ten_and_more_mistakes_are_told_at_once_with_their_lines(tmp_path):
     text = str(caught.value)
     for line, column, key in found:
         assert f"{file}:{line}:{column}: {key}: " in text
-    for hint in ("did you mean name?", "did you mean bundled/odyssey-3m?", "did you mean bundled/wiki_history_events?", "did you mean lora?"):
+    for hint in (
+        "did you mean name?",
+        "did you mean bundled/odyssey-3m?",
+        "did you mean bundled/wiki_history_events?",
+        "did you mean lora?",
+    ):
         assert hint in text
     assert all(p.what and (p.got or p.next_step) for p in caught.value.problems)
 
@@ -186,13 +191,23 @@ def test_anchors_and_merge_keys_serve_shared_settings():
 
 def test_numbers_that_yaml_1_1_misreads_are_read_as_meant():
     recipe = load_recipe(MINIMAL + "train: {weight_decay: 1e-2, warmup: 5e-2}\nseeds: [1_0]\nname: on\n")
-    assert (recipe.train.weight_decay, recipe.train.warmup, recipe.seeds, recipe.name) == (0.01, 0.05, (10,), "on")
+    assert (recipe.train.weight_decay, recipe.train.warmup, recipe.seeds, recipe.name) == (
+        0.01,
+        0.05,
+        (10,),
+        "on",
+    )
 
 
 def test_files_that_cannot_be_read(tmp_path):
     latin = tmp_path / "latin.yaml"
     latin.write_bytes("name: é\n".encode("latin-1"))
-    for path, words in ((latin, "not UTF-8: byte 6"), (tmp_path, "is a folder"), (tmp_path / "none.yaml", "there is no recipe"), ("quikstart", "quickstart")):
+    for path, words in (
+        (latin, "not UTF-8: byte 6"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "none.yaml", "there is no recipe"),
+        ("quikstart", "quickstart"),
+    ):
         with pytest.raises(InputError, match=words) as caught:
             load_recipe(path)
         assert caught.value.next_step
@@ -214,8 +229,15 @@ def test_paths_are_relative_to_the_recipe(tmp_path):
 
 
 def test_warnings_do_not_stop_a_recipe():
-    recipe = load_recipe(MINIMAL.replace("[full]", "[{method: full, lr: {tune: [1e-3]}}, {method: lora, lr: 3}]") + "seeds: [0, 0]\n")
-    assert [(w.key, w.severity) for w in recipe.warnings] == [("methods[0].lr", "warning"), ("methods[1].lr", "warning"), ("seeds", "warning")]
+    recipe = load_recipe(
+        MINIMAL.replace("[full]", "[{method: full, lr: {tune: [1e-3]}}, {method: lora, lr: 3}]")
+        + "seeds: [0, 0]\n"
+    )
+    assert [(w.key, w.severity) for w in recipe.warnings] == [
+        ("methods[0].lr", "warning"),
+        ("methods[1].lr", "warning"),
+        ("seeds", "warning"),
+    ]
 
 
 def test_a_loaded_recipe_knows_its_text_and_places():
@@ -225,7 +247,10 @@ def test_a_loaded_recipe_knows_its_text_and_places():
     assert recipe.place(("domains", 0)) == (3, 11)
     assert recipe.place(("domains", 0, "field")) == (3, 11)
     assert recipe.place(("methods", 1, "rank", 1)) == (6, GOOD.splitlines()[5].index("8") + 1)
-    assert str(recipe.problem(("domains", 0), "empty", got="0 bytes")) == "demo.yaml:3:11: domains[0]: empty\n    got: 0 bytes"
+    assert (
+        str(recipe.problem(("domains", 0), "empty", got="0 bytes"))
+        == "demo.yaml:3:11: domains[0]: empty\n    got: 0 bytes"
+    )
 
 
 def test_overrides_change_append_and_delete():

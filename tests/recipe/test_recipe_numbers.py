@@ -4,18 +4,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftodyssey.recipe.numbers import parse_alpha, parse_bytes, parse_count, parse_duration, parse_number, parse_share
+from peftodyssey.recipe.numbers import (
+    parse_alpha,
+    parse_bytes,
+    parse_count,
+    parse_duration,
+    parse_number,
+    parse_share,
+)
 
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("200k", 200_000), ("1.5M", 1_500_000), ("2B", 2 * 10**9), (12, 12), (1e3, 1000), ("1e3", 1000), ("4_096", 4096), (" 7 ", 7), ("0", 0)],
+    [
+        ("200k", 200_000),
+        ("1.5M", 1_500_000),
+        ("2B", 2 * 10**9),
+        (12, 12),
+        (1e3, 1000),
+        ("1e3", 1000),
+        ("4_096", 4096),
+        (" 7 ", 7),
+        ("0", 0),
+    ],
 )
 def test_counts(text, number):
     assert parse_count(text) == number
 
 
-@pytest.mark.parametrize("text", ["-1", -1, 1.5, "1.5", True, "k", "", "010", "1e400", float("nan"), None, [1], "12 apples", "0x10"])
+@pytest.mark.parametrize(
+    "text",
+    ["-1", -1, 1.5, "1.5", True, "k", "", "010", "1e400", float("nan"), None, [1], "12 apples", "0x10"],
+)
 def test_refused_counts(text):
     with pytest.raises(ValueError, match=r"write"):
         parse_count(text)
@@ -26,7 +46,10 @@ def test_a_count_is_read_back_from_its_text(number):
     assert parse_count(str(number)) == parse_count(number) == parse_count(f"{number:_}") == number
 
 
-@pytest.mark.parametrize(("text", "share"), [("3%", 0.03), (0.03, 0.03), ("0.03", 0.03), ("100%", 1), (1, 1), ("1e-2", 0.01), (0, 0)])
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [("3%", 0.03), (0.03, 0.03), ("0.03", 0.03), ("100%", 1), (1, 1), ("1e-2", 0.01), (0, 0)],
+)
 def test_shares(text, share):
     assert parse_share(text) == pytest.approx(share, rel=1e-15)
 
@@ -39,7 +62,15 @@ def test_refused_shares(text):
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("8GiB", 8 * 2**30), ("22GB", 22 * 10**9), ("512MiB", 512 * 2**20), ("1.5TiB", 3 * 2**39), (1024, 1024), ("24G", 24 * 10**9), ("10", 10)],
+    [
+        ("8GiB", 8 * 2**30),
+        ("22GB", 22 * 10**9),
+        ("512MiB", 512 * 2**20),
+        ("1.5TiB", 3 * 2**39),
+        (1024, 1024),
+        ("24G", 24 * 10**9),
+        ("10", 10),
+    ],
 )
 def test_bytes(text, count):
     assert parse_bytes(text) == count
@@ -51,7 +82,19 @@ def test_refused_bytes(text):
         parse_bytes(text)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("8h", 28800), ("1h30m", 5400), ("2min", 120), ("1d", 86400), (5, 5), ("5", 5)])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("10m", 600),
+        ("8h", 28800),
+        ("1h30m", 5400),
+        ("2min", 120),
+        ("1d", 86400),
+        (5, 5),
+        ("5", 5),
+    ],
+)
 def test_durations(text, seconds):
     assert parse_duration(text) == seconds
 
@@ -62,7 +105,9 @@ def test_refused_durations(text):
         parse_duration(text)
 
 
-@pytest.mark.parametrize(("text", "alpha"), [("2r", 16), ("r", 8), ("0.5r", 4), ("2*r", 16), ("2 R", 16), (32, 32), ("32", 32)])
+@pytest.mark.parametrize(
+    ("text", "alpha"), [("2r", 16), ("r", 8), ("0.5r", 4), ("2*r", 16), ("2 R", 16), (32, 32), ("32", 32)]
+)
 def test_alphas_at_rank_8(text, alpha):
     assert parse_alpha(text, 8) == alpha
 

@@ -1,0 +1,135 @@
+"""Shipped recipes load and say what they are for; written ones load as they are."""
+
+import gzip
+import json
+
+import pytest
+
+from peftodyssey.errors import InputError
+from peftodyssey.recipe import shipped
+from peftodyssey.recipe.grid import cells
+from peftodyssey.recipe.load import load_recipe
+
+
+@pytest.mark.parametrize(("name", "sentence"), shipped.names())
+def test_every_shipped_recipe_loads_without_a_warning(name, sentence):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.warnings == ()
+    assert cells(recipe)
+    assert 20 < len(sentence) < 160
+    assert sentence[-1] in ".?"
+
+
+def test_the_quickstart_compares_three_methods_on_two_texts_and_two_rungs():
+    found = cells(load_recipe("quickstart"))
+    compared = {(c.model.revision, c.domain.name, c.method.method) for c in found}
+    assert len(compared) == 2 * 2 * 3 <= len(found)
+    assert {method for _, _, method in compared} == {"full", "lora", "qlora"}
+    assert any(c.method.tuned for c in found)
+    assert all(c.train.budget_tokens >= 50_000 and c.score.tokens >= 20_000 for c in found)
+
+
+def test_the_template_shows_every_key_that_can_be_set():
+    text = shipped.read("your-text")
+    from peftodyssey.recipe.schema import json_schema
+
+    schema = json_schema()
+    named = {*schema["properties"]}
+    for owner in (
+        "Model",
+        "Corpus",
+        "Train",
+        "Score",
+        "Full",
+        "Lora",
+        "Qlora",
+        "LastLayers",
+        "Peft",
+        "Saved",
+    ):
+        named |= {*schema["$defs"][owner]["properties"]}
+    assert {key for key in named if f"{key}:" not in text} == set()
+
+
+def test_copies_are_exact_and_never_overwrite(tmp_path):
+    copied = shipped.copy("smoke", tmp_path)
+    assert copied.read_text() == shipped.read("smoke")
+    with pytest.raises(InputError, match="there already"):
+        shipped.copy("smoke", tmp_path)
+    with pytest.raises(InputError, match="cannot be written"):
+        shipped.copy("smoke", tmp_path / "no" / "folder.yaml")
+    with pytest.raises(InputError, match="smoek") as caught:
+        shipped.read("smoek")
+    assert "smoke" in caught.value.next_step
+
+
+def rows(path, *objects):
+    text = "".join(json.dumps(row) + "\n" for row in objects).encode()
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "field", "objective"),
+    [
+        ("a.jsonl", {"id": "a long name indeed", "text": "hi"}, None, "text"),
+        ("a.jsonl.gz", {"id": "x", "body": "hi"}, "body", "text"),
+        ("a.jsonl", {"id": "x", "words": "more than one", "n": 3}, "words", "text"),
+        ("a.jsonl", {"prompt": "q", "completion": "a"}, None, "sft"),
+        ("a.jsonl", {"messages": [{"role": "user", "content": "q"}]}, None, "sft"),
+        ("it's 5: odd #1.txt", None, None, "text"),
+    ],
+)
+def test_a_written_recipe_loads_as_it_is(tmp_path, name, row, field, objective):
+    text = tmp_path / name
+    if row is None:
+        text.write_text("plain")
+    else:
+        rows(text, row)
+    recipe = load_recipe(shipped.new(tmp_path / "my.yaml", "gpt2", [str(text)]))
+    assert recipe.warnings == ()
+    found = cells(recipe)
+    assert {c.method.method for c in found} == {"full", "lora", "qlora"}
+    assert all(c.method.tuned for c in found)
+    assert {(c.domain.source, c.domain.field, c.train.objective, c.model.name) for c in found} == {
+        (str(text), field, objective, "gpt2")
+    }
+
+
+def test_a_written_recipe_takes_parquet_folders_patterns_and_names(tmp_path, monkeypatch):
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"n": [1], "passage": ["some words"]}), tmp_path / "p.parquet")
+    (tmp_path / "d").mkdir()
+    rows(tmp_path / "d" / "one.jsonl", {"text": "x"})
+    (tmp_path / "m").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    made = shipped.new("elsewhere/r.yaml", "m", ["p.parquet", "d", "d/*.jsonl", "bundled/arxiv_cs.CL"])
+    found = cells(load_recipe(made))
+    assert {(c.domain.name, c.domain.source, c.domain.field) for c in found} == {
+        ("p", str(tmp_path / "p.parquet"), "passage"),
+        ("d", str(tmp_path / "d"), None),
+        ("d-2", str(tmp_path / "d/*.jsonl"), None),
+        ("arxiv_cs.CL", "bundled/arxiv_cs.CL", None),
+    }
+    assert {c.model.name for c in found} == {str(tmp_path / "m")}
+
+
+def test_a_written_recipe_needs_text_that_exists(tmp_path):
+    plain, answers = (
+        rows(tmp_path / "t.jsonl", {"text": "x"}),
+        rows(tmp_path / "q.jsonl", {"prompt": "q", "completion": "a"}),
+    )
+    numbers, broken = rows(tmp_path / "n.jsonl", {"n": 1}), tmp_path / "b.jsonl"
+    broken.write_text("{")
+    for domains, words in (
+        ([], "no text"), ([str(tmp_path / "none.txt")], "there is no text"), ([plain, answers], "one recipe for each"),
+        ([numbers], "no field of text"), ([str(broken)], "not JSON"),
+    ):  # fmt: skip
+        with pytest.raises(InputError) as caught:
+            shipped.new(tmp_path / "my.yaml", "gpt2", domains)
+        assert words in str(caught.value)
+        assert not (tmp_path / "my.yaml").exists()
