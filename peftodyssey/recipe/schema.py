@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr
 
 from peftodyssey.errors import Problem
-from peftodyssey.recipe.fields import Natural, OrList, Part, Short
+from peftodyssey.recipe.fields import Natural, Part
+from peftodyssey.recipe.forms import OrList, Short
 from peftodyssey.recipe.schema_methods import AnyMethod
 from peftodyssey.recipe.schema_texts import Corpora, Corpus, Model, Name
 from peftodyssey.recipe.schema_training import Score, Train

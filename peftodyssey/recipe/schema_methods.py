@@ -13,19 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
-from peftodyssey.recipe.fields import (
-    Alphas,
-    Dropouts,
-    Flags,
-    LearningRates,
-    OrList,
-    Part,
-    Ranks,
-    Rates,
-    Targets,
-    Word,
-    refuse,
-)
+from peftodyssey.recipe.fields import Part, Word, refuse
+from peftodyssey.recipe.forms import Alphas, Dropouts, Flags, LearningRates, OrList, Ranks, Rates, Targets
 
 INITS = ("default", "gaussian", "pissa", "olora", "orthogonal")
 PEFT_TYPES = (  # those of peft 0.21, for spelling only; a name like none of them is handed on as it is

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from peftodyssey.recipe import numbers
-from peftodyssey.recipe.fields import Count, OrList, Part, Short, Word, refuse
+from peftodyssey.recipe.fields import Count, Part, Word, refuse
+from peftodyssey.recipe.forms import OrList, Short
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 

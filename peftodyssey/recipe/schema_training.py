@@ -12,13 +12,13 @@ from peftodyssey.recipe import numbers
 from peftodyssey.recipe.fields import (
     Count,
     NotNegative,
-    OrList,
     Part,
     ShareAboveZero,
     ShareBelowOne,
     TokenCap,
     refuse,
 )
+from peftodyssey.recipe.forms import OrList
 
 BUDGET = r"^\s*(\S+)\s*(tokens?|epochs?|steps?)\s*$"
 

@@ -6,9 +6,13 @@ Called by `recipes list|show|copy` and by `recipe.load`.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from peftodyssey.errors import InputError
+
+FirstRow = Callable[[Path], dict[str, Any] | None]
 
 
 def folder() -> Path:
@@ -72,9 +76,12 @@ def write(target: Path, text: str) -> Path:
     return target
 
 
-def new(to: str | Path, model: str, domains: list[str]) -> Path:
-    """Write a commented recipe for `model` and the texts `domains` that loads as it is."""
-    from peftodyssey.recipe.template import recipe_text
+def new(to: str | Path, model: str, domains: list[str], first_row: FirstRow | None = None) -> Path:
+    """Write a commented recipe for `model` and the texts `domains` that loads as it is.
+
+    `first_row` gives the first row of a file, None for plain text; by default it reads JSON lines, plain or gz.
+    """
+    from peftodyssey.recipe import template
 
     target = Path(to).expanduser()
-    return write(target, recipe_text(target, model, domains))
+    return write(target, template.recipe_text(target, model, domains, first_row or template.first_row))

@@ -6,14 +6,15 @@ import gzip
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from peftodyssey.errors import InputError
 from peftodyssey.recipe.corpus_names import PREFIXES, corpus_name
 from peftodyssey.recipe.schema_texts import NAME, Corpus
 
+FirstRow = Callable[[Path], dict[str, Any] | None]
 TEXT_FIELDS = ("text", "content", "document", "article", "body", "code", "abstract")
 ROWS = (".jsonl", ".json", ".ndjson")
 
@@ -53,14 +54,14 @@ measure: [degradation, forgetting, tokens]
 """
 
 
-def recipe_text(target: Path, model: str, domains: list[str]) -> str:
+def recipe_text(target: Path, model: str, domains: list[str], first_row: FirstRow) -> str:
     """The recipe's text; raises InputError where a path does not exist or no text is given."""
     if not domains:
         raise InputError(
             "no text is given", "name one: --domain data/notes.jsonl or --domain bundled/wiki_history_events"
         )
     folder = target.resolve().parent
-    lines, names, answers = _domain_lines(domains, folder)
+    lines, names, answers = _domain_lines(domains, folder, first_row)
     if len(set(answers)) > 1:
         raise InputError(
             "some of the texts hold questions with answers, some plain text",
@@ -75,7 +76,9 @@ def recipe_text(target: Path, model: str, domains: list[str]) -> str:
     )  # fmt: skip
 
 
-def _domain_lines(domains: Iterable[str], folder: Path) -> tuple[list[str], list[str], list[bool]]:
+def _domain_lines(
+    domains: Iterable[str], folder: Path, first_row: FirstRow
+) -> tuple[list[str], list[str], list[bool]]:
     lines: list[str] = []
     names: list[str] = []
     answers: list[bool] = []
@@ -85,7 +88,7 @@ def _domain_lines(domains: Iterable[str], folder: Path) -> tuple[list[str], list
         if text.startswith(PREFIXES):
             field, is_sft, entry = None, False, f"source: {_quoted(text)}"
         else:
-            field, is_sft = look_at(Path(text).expanduser())
+            field, is_sft = look_at(Path(text).expanduser(), first_row)
             entry = f"path: {_quoted(_beside(text, folder))}"
         more = f", field: {_quoted(field)}" if field and field != "text" else ""
         lines.append(f"  - {{name: {_quoted(f'{name}-{taken + 1}' if taken else name)}, {entry}{more}}}")
@@ -115,10 +118,10 @@ def _quoted(text: str) -> str:
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
-def look_at(path: Path) -> tuple[str | None, bool]:
+def look_at(path: Path, first_row: FirstRow) -> tuple[str | None, bool]:
     """The field that holds the text of `path` (None for plain text), and whether its rows are questions with answers."""
     files = _files(path)
-    row = _first_row(files[0])
+    row = first_row(files[0])
     if row is None:
         return None, False
     if "messages" in row or {"prompt", "completion"} <= row.keys():
@@ -147,18 +150,13 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _first_row(file: Path) -> dict[str, Any] | None:
-    """The first row of a file of rows; None for plain text."""
-    if file.suffix == ".parquet":
-        import pyarrow.parquet as parquet  # type: ignore[import-untyped]
-
-        batch = next(parquet.ParquetFile(file).iter_batches(1), None)
-        return batch.to_pylist()[0] if batch is not None and batch.num_rows else {}
-    suffix = Path(file.stem).suffix if file.suffix in (".gz", ".zst") else file.suffix
+def first_row(file: Path) -> dict[str, Any] | None:
+    """The first row of a file of JSON lines, plain or gz; None for any other file."""
+    suffix = Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
     if suffix not in ROWS:
         return None
     try:
-        with _opened(file) as lines:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
             row = json.loads(next((line for line in lines if line.strip()), b"{}"))
     except ValueError as error:
         raise InputError(
@@ -167,15 +165,3 @@ def _first_row(file: Path) -> dict[str, Any] | None:
     if not isinstance(row, dict):
         raise InputError(f"the first row of {file} is not an object", "one JSON object a line is needed")
     return row
-
-
-def _opened(file: Path) -> BinaryIO:
-    if file.suffix == ".gz":
-        return cast(BinaryIO, gzip.open(file, "rb"))
-    if file.suffix == ".zst":
-        import io
-
-        import zstandard
-
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file.open("rb")))
-    return file.open("rb")

@@ -98,16 +98,18 @@ def test_a_written_recipe_loads_as_it_is(tmp_path, name, row, field, objective):
 
 
 def test_a_written_recipe_takes_parquet_folders_patterns_and_names(tmp_path, monkeypatch):
-    import pyarrow
-    import pyarrow.parquet
-
-    pyarrow.parquet.write_table(pyarrow.table({"n": [1], "passage": ["some words"]}), tmp_path / "p.parquet")
+    (tmp_path / "p.parquet").write_bytes(b"PAR1")
     (tmp_path / "d").mkdir()
     rows(tmp_path / "d" / "one.jsonl", {"text": "x"})
     (tmp_path / "m").mkdir()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()
-    made = shipped.new("elsewhere/r.yaml", "m", ["p.parquet", "d", "d/*.jsonl", "bundled/arxiv_cs.CL"])
+    made = shipped.new(
+        "elsewhere/r.yaml",
+        "m",
+        ["p.parquet", "d", "d/*.jsonl", "bundled/arxiv_cs.CL"],
+        lambda file: {"n": 1, "passage": "w"} if file.suffix == ".parquet" else None,
+    )
     found = cells(load_recipe(made))
     assert {(c.domain.name, c.domain.source, c.domain.field) for c in found} == {
         ("p", str(tmp_path / "p.parquet"), "passage"),
