@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -37,5 +38,5 @@ def corpus_name(corpus: Corpus) -> str:
 
 def absolute(text: str, folder: str) -> str:
     """`text` as an absolute path, starting from `folder`; `~` is the home folder."""
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text) if text == "~" or text.startswith("~/") else text)
     return str(path if path.is_absolute() else Path(folder) / path)

@@ -46,12 +46,17 @@ def written_path(location: Path, data: Any) -> Path:
     """The part of a pydantic location that stands in the text: tags of unions and normalised forms are left out."""
     path: list[Any] = []
     for step in location:
-        if (isinstance(data, Mapping) and step in data) or (
-            isinstance(data, list) and isinstance(step, int) and step < len(data)
-        ):
+        if holds(data, step):
             path.append(step)
             data = data[step]
     return tuple(path)
+
+
+def holds(node: Any, step: Any) -> bool:
+    """Whether `node` is a mapping with the key `step`, or a list that long."""
+    if isinstance(node, list):
+        return isinstance(step, int) and step < len(node)
+    return isinstance(node, Mapping) and step in node
 
 
 def at(data: Any, path: Path) -> Any:
@@ -124,7 +129,7 @@ def _problem(item: Any, path: Path, tree: Tree) -> Problem:
 
 def _not_in_list(value: Any, expected: str, path: Path) -> tuple[str, str, str]:
     words = [w.strip("' ") for w in expected.replace(" or ", ", ").split(",")]
-    name = next(iter(value), "") if isinstance(value, dict) else value
+    name = str(next(iter(value), "") if isinstance(value, dict) else value)
     if path[:1] == ("measure",) and name in LATER_MEASURES:
         return (
             f"{LATER_MEASURES[name]} is not in this version",

@@ -107,6 +107,8 @@ def _flag(value: Any) -> bool:
 
 def _word(value: Any) -> str:
     if isinstance(value, str) and value.strip():
+        if not value.isprintable():
+            raise ValueError("it holds a character that cannot be printed; write it without")
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)

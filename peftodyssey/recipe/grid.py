@@ -5,6 +5,7 @@ Called by `plan` and `run`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
@@ -110,8 +111,8 @@ def model_points(recipe: Recipe) -> list[ModelPoint]:
 
 def _model_name(name: str, folder: str) -> str:
     """A name that starts like a path, or that is a folder beside the recipe, is local; anything else is a Hub id."""
-    local = name.startswith((".", "/", "~")) or (
-        not name.startswith(NAMED) and (Path(folder) / name).is_dir()
+    local = name.startswith(("./", "../", "/", "~/")) or (
+        not name.startswith(NAMED) and os.path.isdir(Path(folder) / name)
     )
     return absolute(name, folder) if local else name
 

@@ -138,30 +138,29 @@ STAND_INS: dict[tuple[str, str], Any] = {  # for required values, so that the re
     ("methods", "path"): "saved", ("methods", "peft_type"): "VERA",
 }  # fmt: skip
 
+ITEMS = {
+    "methods": "full",
+    "model": "gpt2",
+    "domains": "text-{}",
+    "general": "general-{}",
+}  # the same for items of lists
+
 
 def _prune(data: dict[str, Any], path: Path) -> None:
     """Take the wrong value at `path` out of `data`, or put something harmless there; neighbours keep their places."""
     head, item = path[0], path[1] if len(path) > 1 else None
-    if (
-        isinstance(data.get(head), list)
-        and isinstance(item, int)
-        and head != "measure"
-        and (len(path) == 2 or path[2] == "method")
-    ):
-        data[head][item] = (
-            {"methods": "full", "model": "gpt2"}.get(head, f"text-{item}") if head != "seeds" else item
-        )
+    whole_item = len(path) == 2 or (head == "methods" and path[2:3] == ("method",))
+    if head in ITEMS and isinstance(item, int) and whole_item:
+        data[head][item] = ITEMS[head].format(item)
         return
-    if "lr" in path:
-        path = path[: path.index("lr") + 1]
-    owner: Any = data
-    key = head
-    for end, step in enumerate(path[:-1]):
-        inner = owner.get(step) if isinstance(owner, dict) else owner[step]
-        if isinstance(inner, (dict, list)) and any(isinstance(p, str) for p in path[end + 1 :]):
-            owner, key = inner, path[end + 1]
-        else:
+    node: Any = data
+    owner, key = data, head
+    for step in path[: path.index("lr") + 1] if "lr" in path else path:
+        if isinstance(node, dict):
+            owner, key = node, step
+        if not explain.holds(node, step):
             break
+        node = node[step]
     owner.pop(key, None)
     if (head, key) in STAND_INS:
         owner[key] = STAND_INS[head, key]

@@ -90,6 +90,18 @@ def read_tree(text: str, where: str) -> Tree:
         )
     except yaml.MarkedYAMLError as error:
         tree.problems.append(_syntax_problem(error, where))
+    except RecursionError:
+        tree.data = None
+        tree.problems = [
+            Problem(
+                where,
+                1,
+                1,
+                "",
+                "lists or mappings inside each other without end",
+                next_step="a recipe is five deep at most",
+            )
+        ]
     finally:
         if loader is not None:
             loader.dispose()

@@ -168,6 +168,7 @@ def test_each_required_key_is_asked_for(missing):
         (MINIMAL + "name: !!python/object/apply:os.system [ls]\n", "tags are not used"),
         (MINIMAL + "name: !!str 5\n", "tags are not used"),
         (MINIMAL + "? [a, b]\n: c\n", "plain word"),
+        (MINIMAL + "name: " + "[" * 9000 + "\n", "inside each other"),
         (MINIMAL + "general: &a [*a]\n", "repeats without end"),
     ],
 )
