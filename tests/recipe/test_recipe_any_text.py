@@ -43,6 +43,15 @@ ANY = st.recursive(
 )
 
 
+def problems(text, *overrides):
+    """The problems of a recipe's text; None where it loads and its grid is made."""
+    try:
+        cells(load_recipe(f"{text}\n", overrides))
+    except RecipeError as error:
+        return error.problems
+    return None
+
+
 def paths(value, above=()):
     yield above
     for key, inner in (
@@ -66,20 +75,14 @@ def test_any_value_anywhere(changes, more):
             owner[path[-1]] = value
         except (KeyError, IndexError, TypeError):
             continue  # an earlier change took the place away
-    try:
-        cells(load_recipe(json.dumps(data) + "\n"))
-    except RecipeError as error:
-        assert error.problems
-        assert all(problem.what and problem.line >= 0 for problem in error.problems)
+    found = problems(json.dumps(data))
+    assert found is None or all(problem.what and problem.line >= 0 for problem in found)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet=st.sampled_from(list("abm:-[]{}&*!|>'\"#%@`?, \n\t01.<~=\\")), max_size=40))
 def test_any_text(text):
-    try:
-        load_recipe(f"{text}\n")
-    except RecipeError as error:
-        assert error.problems
+    assert problems(text) != []
 
 
 @settings(max_examples=200, deadline=None)
@@ -87,7 +90,4 @@ def test_any_text(text):
 def test_any_override(path, value, tilde, tail):
     name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
     for text in (f"{tilde}{name}", f"{name}={json.dumps(value)}", f"{name}{tail}={tail}"):
-        try:
-            cells(load_recipe(json.dumps(BASE) + "\n", [text]))
-        except RecipeError as error:
-            assert error.problems
+        assert problems(json.dumps(BASE), text) != []
