@@ -1,0 +1,116 @@
+"""Every key of a recipe as Markdown, made of the schema's own classes, for `docs/recipes.md`.
+
+Called by hand and by the test of the documentation: `python -m peftodyssey.recipe.reference > docs/recipes.md`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from peftodyssey.recipe.fields import Part
+from peftodyssey.recipe.forms import Rates
+from peftodyssey.recipe.schema import Recipe
+from peftodyssey.recipe.schema_methods import METHOD_CLASSES
+from peftodyssey.recipe.schema_texts import Corpus, Model, Split
+from peftodyssey.recipe.schema_training import Budget, Score, Train
+
+SECTIONS: tuple[tuple[str, type[Part]], ...] = (
+    ("The recipe", Recipe),
+    ("`model`", Model),
+    ("`domains` and `general`", Corpus),
+    ("`split` of a text", Split),
+    *((f"`methods`: `{name}`", part) for name, part in METHOD_CLASSES.items()),
+    ("`train`", Train),
+    ("`score`", Score),
+)
+WRITTEN_AS_VALUES = (Budget, Rates)  # classes that a recipe writes as one value: their forms are in OPENING
+OPENING = """\
+# Recipes
+
+Generated from the classes of the schema by `python -m peftodyssey.recipe.reference > docs/recipes.md`.
+
+A recipe is one YAML file. `model`, `domains` and `methods` are needed, everything else has a default. Keys that are not
+below are errors. `peftodyssey recipes show your-text` prints a recipe with every key in its place;
+`peftodyssey schema` prints the JSON Schema for editors.
+
+A key marked *axis* takes one value or a list. The grid is the product of all lists, each cell once.
+
+| what | how it may be written |
+|---|---|
+| count | `200`, `200k`, `1.5M`, `2B` (k, M and B are thousand, million and thousand million) |
+| number | `0.001`, `1e-3` |
+| share | `3%`, `0.03` |
+| alpha | `16`, or a multiple of the rank: `2r` |
+| budget | `200k tokens`, `2 epochs`, `300 steps` |
+| learning rate | `1e-3`; `[1e-4, 1e-3]`, all reported; `{tune: [1e-4, 1e-3]}`, the best on validation is selected |
+| model | a name, or a mapping with the keys below |
+| text | a name or path, or a mapping with the keys below |
+| method | a name, or a mapping with the keys below |
+
+On the command line `--set KEY=VALUE` overrides one value under the same checks, e.g. `--set methods[1].rank=[4,16]`.
+"""
+
+
+def markdown() -> str:
+    """The reference: how values are written, then a table for each part of a recipe."""
+    return "\n".join([OPENING, *(line for title, part in SECTIONS for line in _section(title, part))])
+
+
+def _section(title: str, part: type[Part]) -> Iterator[str]:
+    yield from (f"## {title}", "", _first_sentence(part), "", "| key | default | what it is |", "|---|---|---|")
+    fields = sorted(part.model_fields.items(), key=lambda item: (item[0] != "method", item[0] == "label"))
+    yield from (f"| `{name}` | {_default(field)} | {_meaning(field)} |" for name, field in fields)
+    yield ""
+
+
+def _first_sentence(part: type[Part]) -> str:
+    return " ".join((inspect.getdoc(part) or "").split()).split(". ")[0].rstrip(".") + "."
+
+
+def _meaning(field: FieldInfo) -> str:
+    """The field's sentence, and the words that it may be where the sentence leaves one out."""
+    text, words = str(field.description), list(_words(field.annotation))
+    if len(words) > 1 and not all(word in text for word in words):
+        text += f" Words: {', '.join(f'`{word}`' for word in words)}."
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _words(annotation: Any) -> Iterator[str]:
+    """The words of every Literal inside `annotation`."""
+    if get_origin(annotation) is Literal:
+        yield from map(str, get_args(annotation))
+    elif not isinstance(annotation, type):
+        for inner in get_args(annotation):
+            yield from _words(inner)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "needed"
+    value = field.get_default(call_default_factory=True)
+    return "" if value is None else f"`{_written(value)}`"
+
+
+def _written(value: Any) -> str:
+    """A default as a person would write it in a recipe."""
+    if isinstance(value, Rates):
+        return _written(value.fixed)
+    if isinstance(value, Budget):
+        return f"{value.amount / 1000:g}k {value.unit}"
+    if isinstance(value, Corpus):
+        return str(value.source)
+    if isinstance(value, Part):
+        return "{}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return _written(value[0]) if len(value) == 1 else f"[{', '.join(map(_written, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
