@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +31,11 @@ from peftodyssey.errors import (
     OdysseyError,
     RecipeError,
 )
+
+# Idle OpenMP threads spin for milliseconds by default: where a core is shared with anything else, the others then wait
+# for a thread that does not run, and training was seen to fall from 6,500 to 860 tokens a second. A short spin keeps
+# 95 % of the speed on free cores and all of that on shared ones. Read by libgomp when torch is imported.
+SPIN_COUNT = "1000"
 
 app = typer.Typer(
     name="peftodyssey",
@@ -266,6 +272,7 @@ def doctor() -> None:
 
 def main() -> None:
     """Entry point: user mistakes become a message and an exit code, never a traceback."""
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     errors = Console(stderr=True, highlight=False)
     try:
         app()
