@@ -43,6 +43,18 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return load_recipe(recipe, overrides)
 
 
+def new_recipe(to: str | Path, model: str, domains: Sequence[str]) -> Path:
+    """Write a commented recipe for `model` and the texts `domains`, which passes `check` as it is; returns its path."""
+    from peftodyssey.corpora import local, readers
+    from peftodyssey.recipe import shipped
+
+    def first_row(file: Path) -> dict[str, Any] | None:
+        """The first row of a file of rows, None for plain text."""
+        return None if readers.format_of(file) == "txt" else next(iter(local.rows(file)))[1]
+
+    return shipped.new(to, model, list(domains), first_row)
+
+
 def plan(recipe: str | Path | Recipe, *, device: str = "auto", memory: str | int | None = None) -> Plan:
     """What a recipe asks for, sized: cells, memory, folders. Loads no weights and no torch."""
     from peftodyssey.plan.build import build

@@ -54,6 +54,6 @@ def recipes_new(
     domain: Annotated[list[str], typer.Option("--domain", help="Your text; may be repeated.")],
 ) -> None:
     """Write a commented recipe for your model and text, ready to check and run."""
-    from peftodyssey.recipe import shipped
+    from peftodyssey import api
 
-    say(f"Written: {shipped.new(to, model, domain)}\nNext: peftodyssey check {to}")
+    say(f"Written: {api.new_recipe(to, model, domain)}\nNext: peftodyssey check {to}")

@@ -59,8 +59,8 @@ def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Pl
         device=device,
         budget_bytes=builder.budget_bytes,
         indexes=tuple(builder.indexes.values()),
-        base_scores=tuple(sorted(builder.base_scores.values(), key=lambda task: task.base.sort_key)),
-        cells=tuple(sorted(tasks, key=lambda task: task.base.sort_key)),
+        base_scores=tuple(builder.base_scores.values()),
+        cells=tuple(tasks),
         warnings=tuple(_warnings(sources)),
         digest=identity.digest({"cells": [task.entry for task in tasks]}),
     )

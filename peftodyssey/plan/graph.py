@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from peftodyssey.anatomy import Anatomy
@@ -26,8 +26,8 @@ class BaseKey:
     quant: QuantPoint | None
 
     @property
-    def sort_key(self) -> tuple[str, str, str]:
-        """Neighbours share weights, the unquantised one first."""
+    def name(self) -> tuple[str, str, str]:
+        """What tells bases apart, as text."""
         quant = "" if self.quant is None else f"{self.quant.kind}{self.quant.double_quant}"
         return (self.source.name, str(self.source.revision), quant)
 
@@ -96,6 +96,12 @@ class Plan:
     cells: tuple[CellTask, ...]
     warnings: tuple[str, ...]
     digest: str
+
+    @property
+    def base_order(self) -> dict[tuple[str, str, str], int]:
+        """Place of every base in the recipe's order, each unquantised one before its quantised forms."""
+        names = (name for t in self.cells for name in (replace(t.base, quant=None).name, t.base.name))
+        return {name: place for place, name in enumerate(dict.fromkeys(names))}
 
     @property
     def too_large(self) -> tuple[CellTask, ...]:

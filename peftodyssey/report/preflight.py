@@ -8,12 +8,14 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
 from peftodyssey.plan.graph import CellTask, Plan
+from peftodyssey.report.sentences import count, number
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +29,7 @@ GRID_ROWS = 60
 def check(plan: Plan) -> Iterator[Any]:
     """The grid with memory per cell, the disk that it will take, and every warning."""
     yield f"{plan.recipe.where}: valid, {len(plan.cells)} cells on {plan.device.name} ({size(plan.budget_bytes)} budget)"
-    yield _grid(plan.cells)
+    yield from _grids(plan.cells)
     yield _disk(plan)
     for warning in (*(str(problem) for problem in plan.recipe.warnings), *plan.warnings):
         yield Text(f"warning: {warning}")
@@ -35,18 +37,29 @@ def check(plan: Plan) -> Iterator[Any]:
         yield Text(f"does not fit: {task.folder}: {size(task.memory.peak_reserved_bytes)}")
 
 
-def _grid(cells: Sequence[CellTask]) -> Table:
-    table = _table("model", "domain", "method", "lr", "seed", "trained", "micro x tokens", "memory")
-    for task in cells[:GRID_ROWS]:
-        cell = task.cell
-        table.add_row(
-            _model(cell.model.name, cell.model.revision), cell.domain.name, cell.method.label,
-            "-" if cell.method.lr is None else f"{cell.method.lr:g}", str(cell.seed), f"{task.trainable:,}",
-            f"{task.step.micro_blocks} x {task.step.seq_len}", size(task.memory.peak_reserved_bytes),
-        )  # fmt: skip
-    if len(cells) > GRID_ROWS:
-        table.caption = f"and {len(cells) - GRID_ROWS} more"
-    return table
+def _grids(cells: Sequence[CellTask]) -> Iterator[Table]:
+    """One table a base: a row per text and method, its learning rates and seeds side by side."""
+    for (model, revision), on_base in groupby(cells, key=lambda t: (t.cell.model.name, t.cell.model.revision)):
+        table = _table("text", "method", "lr", "seeds", "trained", "step", "memory")
+        table.title, table.title_justify = _model(model, revision), "left"
+        rows: dict[tuple[str, str], list[CellTask]] = {}
+        for task in on_base:
+            rows.setdefault((task.cell.domain.name, task.cell.method.label), []).append(task)
+        for (text, method), tasks in list(rows.items())[:GRID_ROWS]:
+            table.add_row(text, method, *_row(tasks))
+        if len(rows) > GRID_ROWS:
+            table.caption = f"and {len(rows) - GRID_ROWS} rows more"
+        yield table
+
+
+def _row(tasks: Sequence[CellTask]) -> tuple[str, ...]:
+    rates = dict.fromkeys("-" if t.cell.method.lr is None else number(t.cell.method.lr) for t in tasks)
+    seeds = dict.fromkeys(str(task.cell.seed) for task in tasks)
+    first = tasks[0]
+    blocks = f"{first.cell.train.batch_tokens // first.step.seq_len}x{first.step.seq_len}"
+    parts = "" if first.step.micro_blocks * first.step.seq_len == first.cell.train.batch_tokens else f" by {first.step.micro_blocks}"
+    largest = max(task.memory.peak_reserved_bytes for task in tasks)
+    return " ".join(rates), " ".join(seeds), count(first.trainable), blocks + parts, size(largest)
 
 
 def _model(name: str, revision: str | None) -> str:
@@ -105,8 +118,7 @@ def plan(plan: Plan) -> Iterator[Any]:
 def step(answer: StepPlan) -> Iterator[Any]:
     """The bill of one step, and advice."""
     yield _bill(answer.what, answer.memory.terms, answer.memory.peak_reserved_bytes, answer.budget_bytes)
-    for advice in answer.advice:
-        yield advice
+    yield from answer.advice
 
 
 def _bill(title: str, terms: Sequence[Any], total: int, budget: int) -> Table:
@@ -179,10 +191,16 @@ def scored(answer: Any) -> Iterator[Any]:
     table = _table("model", "nats/token", "perplexity", "bits/byte", "change", "95 % interval")
     for row in answer.rows:
         table.add_row(
-            row.name, f"{row.nll_nats:.5f}", f"{row.perplexity:.3f}", f"{row.bits_per_byte:.4f}",
+            Text(_last(row.name, answer.rows)), f"{row.nll_nats:.5f}", f"{row.perplexity:.3f}", f"{row.bits_per_byte:.4f}",
             "" if row.delta is None else f"{row.delta:+.5f}", row.interval,
         )  # fmt: skip
     yield table
+
+
+def _last(name: str, rows: Sequence[Any]) -> str:
+    """The last part of a name where that tells it from the others."""
+    last = name.rstrip("/").rsplit("/", 1)[-1]
+    return last if sum(row.name.rstrip("/").endswith(last) for row in rows) == 1 else name
 
 
 def as_table(table: pa.Table, limit: int = 200) -> Table:

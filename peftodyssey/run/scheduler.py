@@ -115,7 +115,8 @@ class _Walk:
         """Base by base: its own columns, then its cells."""
         columns = self._missing_columns(todo)
         tasks: list[ScoreTask | CellTask] = [*columns, *todo]
-        tasks.sort(key=lambda task: (task.base.sort_key, isinstance(task, CellTask)))
+        order = self.plan.base_order
+        tasks.sort(key=lambda task: (order[task.base.name], isinstance(task, CellTask)))
         for task in tasks:
             if isinstance(task, ScoreTask):
                 self._input(task.folder, lambda task=task: self._column(task))

@@ -31,6 +31,7 @@ from peftodyssey.run.progress import Narrator
 from peftodyssey.store import layout, manifest, parquet
 
 DEFAULT_CONTEXT = 1024
+SUFFIXES = (".gz", ".zst", ".tar", ".txt", ".md", ".json", ".jsonl", ".parquet")  # not part of a text's name
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,10 @@ def _quant(kind: str | None) -> QuantPoint | None:
 
 
 def _name(corpus: str) -> str:
-    return layout.slug(Path(corpus).name.split(".")[0]) or "text"
+    name = Path(corpus).name
+    while Path(name).suffix in SUFFIXES:
+        name = Path(name).stem
+    return layout.slug(name.removeprefix("hub:")) or "text"
 
 
 def _fingerprint(adapter: Path) -> str:

@@ -155,11 +155,14 @@ def test_score_prints_before_and_after_an_adapter_of_plain_peft(tmp_path: Path) 
     base = AutoModelForCausalLM.from_pretrained(assets.unpack_model("odyssey-3m"), dtype=torch.float32)
     adapted = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
     adapted.save_pretrained(tmp_path / "adapter")
-    ended = peftodyssey("score", "bundled/odyssey-3m", "bundled/arxiv_cs.CL", "--adapter", tmp_path / "adapter", "--tokens", "6k", "--context", "128")
+    ended = peftodyssey(
+        "score", "bundled/odyssey-3m", "bundled/arxiv_cs.CL", "--adapter", tmp_path / "adapter", "--tokens", "12k", "--context", "128"
+    )
     assert ended.returncode == 0, ended.stderr
-    lines = [line for line in ended.stdout.splitlines() if line.startswith(("bundled/odyssey-3m", str(tmp_path)[:10]))]
-    assert lines, ended.stdout
-    assert " to " in ended.stdout
+    rows = {line.split()[0]: line.split() for line in ended.stdout.splitlines() if line}
+    before, after = float(rows["odyssey-3m"][1]), rows["adapter"]
+    assert float(after[4]) == pytest.approx(float(after[1]) - before, abs=2e-5)
+    assert float(after[5]) < float(after[4]) < float(after[7])
 
 
 def test_a_directory_without_write_permission(tmp_path: Path) -> None:
