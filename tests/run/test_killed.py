@@ -73,7 +73,7 @@ def comparable(out: Path) -> object:
 def test_killed_and_started_again(phase: str, unbroken: tuple[Path, Path], tmp_path: Path) -> None:
     recipe, whole = unbroken
     place, when, nth = PHASES[phase]
-    run = ("run", recipe, "--out", tmp_path / "out", "--checkpoint-every", "1ms")
+    run = ("run", recipe, "--out", tmp_path / "out", "--checkpoint-every", "0.001s")
     broken = micro.command(place, when, nth, *run, code=DIE)
     assert broken.returncode == -signal.SIGKILL, broken.stderr
     ended = micro.command(*run)
