@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from peftodyssey.plan.graph import Plan
-    from peftodyssey.recipe.schema import Recipe
     from peftodyssey.plan.single import StepPlan
+    from peftodyssey.recipe.schema import Recipe
     from peftodyssey.run.scheduler import Outcome
     from peftodyssey.run.scoring import Scored
     from peftodyssey.run.start import Options

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from peftodyssey.plan.memory import MemoryPlan
 from peftodyssey.recipe import grid
-from peftodyssey.recipe.identity import digest as digest_of
 from peftodyssey.recipe.cell import Cell, QuantPoint
+from peftodyssey.recipe.identity import digest as digest_of
 
 if TYPE_CHECKING:
     from peftodyssey.plan.graph import BaseKey, IndexTask, ScoreTask

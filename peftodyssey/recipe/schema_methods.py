@@ -172,7 +172,7 @@ class Ia3(Method):
     targets: Targets | None = Field(
         default=None,
         description="Modules that get a scale: module names or all-linear; a list of lists is an axis. Default: "
-        "PEFT's for the family.",
+        "keys, values and the feed-forward's inner activations.",
     )
     lr: LearningRates = Field(
         default=Rates(fixed=(1e-2,)),

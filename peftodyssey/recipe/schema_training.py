@@ -137,8 +137,8 @@ class Score(Part):
     )
     tokens: TokenCap = Field(
         default=50_000,
-        description="At most so many tokens of each split, by whole documents chosen by hash; `all` for no "
-        "cap.",
+        description="Cap on the tokens of each split (half of it for validation), reached by whole documents "
+        "chosen by hash, the last of which may go beyond; `all` for none.",
     )
     first_token: Literal["bos", "skip"] = Field(
         default="bos",

@@ -89,15 +89,15 @@ def documents(plan: Plan, count: int) -> Iterator[Text]:
         shown.add(task.cell.domain.name)
         corpus = next(index.corpus for index in plan.indexes if index.folder == task.valid_index)
         tokenizer = load_tokenizer(task.base.source)
-        for number, pieces in enumerate(preview(corpus, tokenizer, count, objective=task.cell.train.objective)):
-            yield Text(f"{task.cell.domain.name}, document {number + 1}:", style="bold")
+        for place, pieces in enumerate(preview(corpus, tokenizer, count, objective=task.cell.train.objective)):
+            yield Text(f"{task.cell.domain.name}, document {place + 1}:", style="bold")
             yield _coloured(pieces)
 
 
 def _coloured(pieces: Sequence[tuple[str, bool]]) -> Text:
     text = Text()
-    for number, (piece, trained) in enumerate(pieces):
-        style = ("black on green" if number % 2 else "black on bright_green") if trained else "dim"
+    for place, (piece, trained) in enumerate(pieces):
+        style = ("black on green" if place % 2 else "black on bright_green") if trained else "dim"
         text.append(piece.replace("\n", "⏎\n"), style=style)
     return text
 

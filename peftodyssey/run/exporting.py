@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peftodyssey.errors import InputError, StoreError
+from peftodyssey.models.quiet import quiet
 from peftodyssey.store import atomic, layout, manifest, parquet, plans
 
 KEYS = ("label", "domain", "model", "revision", "seed")
@@ -25,7 +26,7 @@ def export_cell(folder: Path, cell: str, *, to: Path | None, merge: bool, push: 
         raise InputError(f"{target} is not empty", "choose another folder with --to")
     kept = _weights(folder, entry)
     facts: dict[str, Any] = {}
-    with atomic.explained(target):
+    with atomic.explained(target), quiet():
         if merge and kept.name == layout.ADAPTER:
             facts = _merge(row, kept, target)
         else:
@@ -40,7 +41,8 @@ def _find(folder: Path, cell: str) -> Mapping[str, Any]:
     """The row that a hash, `best` or `column=value,...` names."""
     rows = [row for row in parquet.read(folder / layout.RESULTS).to_pylist() if row["status"] == "done"]
     if cell == "best":
-        found = sorted((r for r in rows if r["selected"] and r["engine"] != "none"), key=_valid)[:1]
+        kept = {entry["cell"] for entry in plans.cells(folder) if _kept(folder, entry)}
+        found = sorted((r for r in rows if r["selected"] and r["engine"] != "none" and r["cell"] in kept), key=_valid)[:1]
     elif "=" in cell:
         wanted = dict(part.split("=", 1) for part in cell.split(",") if "=" in part)
         found = [row for row in rows if all(str(row.get(key)) == value for key, value in wanted.items())]
@@ -55,16 +57,20 @@ def _find(folder: Path, cell: str) -> Mapping[str, Any]:
 
 
 def _valid(row: Mapping[str, Any]) -> float:
-    """Best: the largest fall of NLL on validation."""
+    """Best: the largest fall of NLL on validation, among cells whose weights are there."""
     return row["valid_nll_after"] - row["valid_nll_before"]
 
 
+def _kept(folder: Path, entry: Mapping[str, Any]) -> Path | None:
+    """Where the weights of a cell lie, None where they were dropped."""
+    places = (folder / entry["folder"] / name for name in (layout.ADAPTER, layout.WEIGHTS))
+    return next((place for place in places if place.is_dir()), None)
+
+
 def _weights(folder: Path, entry: Mapping[str, Any]) -> Path:
-    where = folder / entry["folder"]
-    for name in (layout.ADAPTER, layout.WEIGHTS):
-        if (where / name).is_dir():
-            return where / name
-    written = manifest.read(where) or {}
+    if (kept := _kept(folder, entry)) is not None:
+        return kept
+    written = manifest.read(folder / entry["folder"]) or {}
     dropped = written.get("facts", {}).get("weights") == "dropped"
     raise StoreError(
         f"{entry['slug']} has no weights on disk" + (": full-size weights were dropped once scored" if dropped else ""),
@@ -123,6 +129,7 @@ def card(row: Mapping[str, Any], *, merged: bool, drift: Mapping[str, Any]) -> s
     if row["nll_quantised"] is not None:
         lines.append(f"| test NLL of the quantised base ({row['quant']}) | {row['nll_quantised']:.4f} | | |")
     if drift:
+        lines += ["", "The losses above were measured before the merge, with the adapter on its own base."]
         lines += ["", f"Merged into {drift['stored_as']} weights; the merge moved logits by at most {drift['logit_drift']:.2e}."]
     loader = "PeftModel.from_pretrained(base, folder)" if row["rank"] and not merged else "AutoModelForCausalLM.from_pretrained(folder)"
     return "\n".join([*lines, "", f"Load it with `{loader}`.", ""])

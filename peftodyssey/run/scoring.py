@@ -21,6 +21,7 @@ from peftodyssey.jobs.bases import Bases
 from peftodyssey.measure.stats import Interval, paired_bootstrap
 from peftodyssey.methods.table import METHODS
 from peftodyssey.models import source as model_source
+from peftodyssey.models.quiet import quiet
 from peftodyssey.plan.device import Device
 from peftodyssey.plan.graph import BaseKey, IndexTask, ScoreTask
 from peftodyssey.recipe import identity
@@ -31,6 +32,7 @@ from peftodyssey.run.progress import Narrator
 from peftodyssey.store import layout, manifest, parquet
 
 DEFAULT_CONTEXT = 1024
+DEFAULT_TOKENS = "50k"  # `all` scores everything
 SUFFIXES = (".gz", ".zst", ".tar", ".txt", ".md", ".json", ".jsonl", ".parquet")  # not part of a text's name
 
 
@@ -80,7 +82,7 @@ def score_anything(
     stop = interrupt.Stop()
     narrator = Narrator(console or Console(stderr=True), stop)
     bases = Bases(device.kind)
-    with _folder(out) as root, interrupt.listening(stop, narrator.say), narrator.showing(2 + len(adapters)):
+    with _folder(out) as root, interrupt.listening(stop, narrator.say), quiet(), narrator.showing(2 + len(adapters)):
         told = {"text": found.fingerprint, "split": split, "tokenizer": bases.tokenizer(key).fingerprint, "max_tokens": point.tokens}
         name = layout.folder_name(f"{found.name}-{split}", identity.digest(told))
         task = IndexTask(f"{layout.CORPORA}/{name}", found, split, source, point.tokens, "keep", "text", told)
@@ -148,11 +150,11 @@ def _settings(settings: Mapping[str, Any], positions: int | None) -> ScorePoint:
     for option, allowed in (("first_token", ("bos", "skip")), ("mode", ("documents", "stream"))):
         if (settings.get(option) or allowed[0]) not in allowed:
             raise InputError(f"--{option.replace('_', '-')} {settings[option]}: allowed are {', '.join(allowed)}")
-    return ScorePoint(context, stride, _tokens(settings.get("tokens")), settings.get("first_token") or "bos", mode)
+    return ScorePoint(context, stride, _tokens(settings.get("tokens") or DEFAULT_TOKENS), settings.get("first_token") or "bos", mode)
 
 
 def _tokens(value: object) -> int | None:
-    if value in (None, "all"):
+    if value == "all":
         return None
     try:
         return parse_count(value)
