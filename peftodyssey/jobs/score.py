@@ -37,4 +37,7 @@ def scored(
         if events.should_stop():
             raise Interrupted("stopped while scoring", "start the same command again, it goes on from here")
 
-    return score_index(model, index, task.settings, prefix=prefix, device=device, on_progress=progress)
+    precision = task.base.precision
+    return score_index(
+        model, index, task.settings, prefix=prefix, device=device, precision=precision, on_progress=progress
+    )

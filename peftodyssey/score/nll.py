@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}  # larger rectangles fall out of a CPU's cache: 8192 takes half as long again
 CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}  # of float32 logits: on a CPU they stay in the cache
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MIN_CHUNK_ROWS = 64  # fewer, and reading the head's weights costs more than the logits
 
 
@@ -47,13 +48,15 @@ def score_index(
     device: str | torch.device,
     batch_tokens: int | None = None,
     layout: str = "padded",
+    precision: str = "fp32",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ScoreResult:
     """NLL in nats and rank of each token of `index` under `model`, each token once, by the windows of `settings`.
 
     `prefix` is the token before every text under first_token bos. `on_progress(tokens scored, tokens in all)` after
     every batch. Batches hold `batch_tokens` places (None: by the device), halved where CUDA runs out of memory.
-    Every module has its own mode again afterwards. Raises InputError for a context the model cannot hold, DoesNotFit where
+    `precision` bf16 or fp16 multiplies in it whatever the weights' type, so that a base and what was trained in float32
+    on it are compared alike. Every module has its own mode again afterwards. Raises InputError for a context the model cannot hold, DoesNotFit where
     one window does not fit the memory, TrainingError where the model's logits are not finite.
     """
     _check(model, settings, layout)
@@ -63,7 +66,7 @@ def score_index(
     nll_nats, rank = np.full(len(index.token), np.nan, np.float32), np.full(len(index.token), -1, np.int32)
     facts: dict[str, Any] = {"layout": layout, "windows": len(table), "tokens": int(table.scored.sum()), "forward_tokens": 0}
     done, began = 0, time.perf_counter()
-    with pinned(model):  # no_grad, not inference_mode: what modules cache there could not be trained through
+    with _autocast(model, device, precision), pinned(model):  # no_grad, not inference_mode: what modules cache there could not be trained through
         for scored, nll, ranks, state in _scored_batches(model, table, layout, batch_tokens, device):
             nll_nats[scored.row], rank[scored.row] = nll, ranks
             facts |= state | {"forward_tokens": facts["forward_tokens"] + scored.input_ids_bt.size}
@@ -130,22 +133,21 @@ def _score_batch(
         for a in (current.input_ids_bt, current.position_ids_bt, current.segments_bt, current.place, current.target)
     )
     inputs = packed_inputs(model, ids, positions, segments) if layout == "packed" else {"input_ids": ids, "use_cache": False}
-    with _autocast(model, device):
-        if parts is None:
-            logits = model(**inputs).logits
-            nll, ranks = _in_chunks(logits.flatten(0, 1), place, target, lambda rows: rows, logits.shape[-1])
-        else:
-            backbone, head = parts
-            hidden = backbone(**inputs)[0]
-            nll, ranks = _in_chunks(hidden.flatten(0, 1), place, target, head, head.out_features)
+    if parts is None:
+        logits = model(**inputs).logits
+        nll, ranks = _in_chunks(logits.flatten(0, 1), place, target, lambda rows: rows, logits.shape[-1])
+    else:
+        backbone, head = parts
+        hidden = backbone(**inputs)[0]
+        nll, ranks = _in_chunks(hidden.flatten(0, 1), place, target, head, head.out_features)
     return nll.cpu().numpy(), ranks.cpu().numpy()
 
 
-def _autocast(model: nn.Module, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """On CUDA, mixed types (float32 adapters on a 16-bit base) compute in the base's type."""
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    on = device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
-    return torch.autocast(device.type, dtype) if on else contextlib.nullcontext()
+def _autocast(model: nn.Module, device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Mixed precision where it is asked for, or where 16-bit weights meet float32 adapters on a card."""
+    stored = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    dtype = HALVES.get(precision, stored if device.type == "cuda" else torch.float32)
+    return torch.autocast(device.type, dtype) if dtype in HALVES.values() else contextlib.nullcontext()
 
 
 def _in_chunks(

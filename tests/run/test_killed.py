@@ -56,10 +56,13 @@ PHASES = {
 }
 
 
+TWO_CELLS = micro.RECIPE.replace("  - {method: lora, rank: 2, lr: 1e-2}\n", "").replace("{tune: [1e-4, 1e-3]}", "1e-3")
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("unbroken")
-    recipe = micro.write(folder)
+    recipe = micro.write(folder, TWO_CELLS)
     ended = micro.command("run", recipe, "--out", folder / "out")
     assert ended.returncode == 0, ended.stderr
     return recipe, folder / "out"
@@ -84,7 +87,7 @@ def test_killed_and_started_again(phase: str, unbroken: tuple[Path, Path], tmp_p
 
 
 def test_ctrl_c_ends_cleanly_and_the_next_start_says_where_it_goes_on(tmp_path: Path) -> None:
-    text = micro.RECIPE.replace("budget: 4 steps", "budget: 400 steps").replace("{tune: [1e-4, 1e-3]}", "1e-4")
+    text = micro.RECIPE.replace("budget: 4 steps", "budget: 200 steps").replace("{tune: [1e-4, 1e-3]}", "1e-4")
     recipe = micro.write(tmp_path, text)
     arguments = [sys.executable, "-m", "peftodyssey.cli", "run", str(recipe), "--out", str(tmp_path / "out"), "--only", "method=full"]
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=micro.environment()) as process:

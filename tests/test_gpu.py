@@ -1,0 +1,59 @@
+"""Everything on a card: `make test-gpu`. Skipped with a sentence where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from peftodyssey import api
+from peftodyssey.plan.device import detect
+from tests import micro
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def card() -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device: these tests run with `make test-gpu` on a machine that has one")
+
+
+def test_the_driver_and_torch_see_the_same_card() -> None:
+    import torch
+
+    device = detect("cuda")
+    assert device.kind == "cuda"
+    assert device.total_bytes == pytest.approx(torch.cuda.get_device_properties(0).total_memory, rel=0.05)
+    assert device.bf16 == (torch.cuda.get_device_capability(0)[0] >= 8)
+
+
+def test_a_run_on_the_card_is_near_the_run_on_the_cpu(tmp_path: Path) -> None:
+    quiet = Console(quiet=True)
+    text = micro.RECIPE.replace("score_at", "precision: fp32, score_at")
+    on_card = api.run(micro.write(tmp_path, text), tmp_path / "card", device="cuda", console=quiet).results.to_pylist()
+    on_cpu = api.run(micro.write(tmp_path, text), tmp_path / "cpu", device="cpu", console=quiet).results.to_pylist()
+    assert [row["status"] for row in on_card] == ["done"] * micro.CELLS
+    for one, other in zip(on_card, on_cpu, strict=True):
+        assert one["nll_before"] == pytest.approx(other["nll_before"], abs=2e-3)
+        assert one["nll_after"] == pytest.approx(other["nll_after"], abs=2e-2)
+
+
+def test_bf16_is_the_default_and_memory_is_measured_on_the_card(tmp_path: Path) -> None:
+    rows = api.run(micro.write(tmp_path), tmp_path / "out", device="cuda", memory="4GiB", console=Console(quiet=True)).results
+    expected = "bf16" if detect("cuda").bf16 else "fp16"
+    assert set(rows["precision"].to_pylist()) == {expected}
+    assert all(0 < peak < 4 << 30 for peak in rows["peak_memory_bytes"].to_pylist())
+
+
+def test_a_7b_shape_trains_in_four_bits(tmp_path: Path) -> None:
+    text = micro.RECIPE.replace("{name: bundled/odyssey-3m, revisions: [annealed-64M]}", "random/llama-7b")
+    text = text.replace("seq_len: 64, batch_tokens: 256", "seq_len: 512, batch_tokens: 512").replace("4 steps", "2 steps")
+    plan = api.plan(api.load(micro.write(tmp_path, text)), device="cuda", memory="24GiB")
+    from peftodyssey.run.start import Options
+
+    made, outcome, _ = api.run_plan(plan, tmp_path / "out", options=Options(only={"method": "qlora"}, memory_bytes=24 << 30), console=Console(quiet=True))
+    assert made is not None
+    assert not outcome.failed
