@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from peftodyssey.errors import Interrupted
 from peftodyssey.jobs.events import Events
 from peftodyssey.jobs.index import opened
@@ -38,6 +40,13 @@ def scored(
             raise Interrupted("stopped while scoring", "start the same command again, it goes on from here")
 
     precision = task.base.precision
-    return score_index(
+    result = score_index(
         model, index, task.settings, prefix=prefix, device=device, precision=precision, on_progress=progress
     )
+    return result if index.trained.all() else answers_only(result, index.trained)
+
+
+def answers_only(result: ScoreResult, answer: np.ndarray) -> ScoreResult:
+    """The column without its prompts, bool [rows] `answer` being False there: they are read, and not judged."""
+    nll_nats, rank = np.where(answer, result.nll_nats, np.float32("nan")), np.where(answer, result.rank, np.int32(-1))
+    return ScoreResult(nll_nats, rank, {**result.facts, "tokens": int((rank > 0).sum())})

@@ -6,13 +6,14 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from peftodyssey import api
 from peftodyssey.errors import DoesNotFit, InputError, StoreError
 from peftodyssey.run.start import Options
-from peftodyssey.store import layout, lock, manifest, tables
+from peftodyssey.store import layout, lock, manifest, parquet, tables
 from tests import micro
 
 
@@ -187,3 +188,18 @@ def test_export_is_loaded_by_plain_peft_and_is_not_the_base(done: Path, tmp_path
 def test_measured_columns_are_the_only_ones_that_two_runs_may_differ_in(done: Path, tmp_path: Path) -> None:
     again = api.run(micro.write(tmp_path), tmp_path / "out", console=quiet()).results.drop_columns(list(tables.MEASURED))
     assert again.equals(api.open(done).results.drop_columns(list(tables.MEASURED)))
+
+
+def test_sft_scores_answers_alone(tmp_path: Path) -> None:
+    rows = [{"prompt": f"What is {n} and {n}?", "completion": f" It is {2 * n}, as anybody knows."} for n in range(200)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = micro.RECIPE.replace("bundled/arxiv_cs.CL", "{name: sums, path: sums.jsonl}").replace("score_at", "objective: sft, score_at")
+    run = api.run(micro.write(tmp_path, text.replace("{tune: [1e-4, 1e-3]}", "1e-3")), tmp_path / "out", console=quiet())
+    row = run.results.to_pylist()[0]
+    evidence = run.nll(row["cell"])
+    index = parquet.read(run.folder / run.cells[0]["scores"]["test"]["index"] / layout.INDEX)
+    answers = index["trained"].to_numpy()
+    assert 0 < answers.sum() < len(answers)
+    assert np.array_equal(~np.isnan(evidence["after"]), answers)
+    assert row["test_tokens"] == answers.sum()
+    assert row["nll_after"] == pytest.approx(float(evidence["after"][answers].mean(dtype=float)), abs=1e-6)
