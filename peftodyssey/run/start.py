@@ -67,15 +67,12 @@ def record(plan: Plan, root: Path) -> None:
     recipe = plan.recipe
     atomic.write_text(root / layout.RECIPE, recipe.source_text)
     atomic.write_text(root / layout.RESOLVED, resolved(plan))
-    name = layout.folder_name(recipe.name, plan.digest)
-    earlier = next((p for p in plans.read_all(root) if p.get("id") == name), {}) if layout.is_store(root) else {}
-    created = earlier.get("created") or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    cells = [task.entry for task in plan.cells]
-    measured = list(recipe.measure)
-    plans.write(
-        root, recipe.name, plan.digest,
-        {"id": name, "recipe": recipe.name, "created": created, "measure": measured, "cells": cells},
-    )  # fmt: skip
+    plans.write(root, recipe.name, plan.digest, {
+        "recipe": recipe.name,
+        "asked": datetime.datetime.now(datetime.UTC).isoformat(),
+        "measure": list(recipe.measure),
+        "cells": [task.entry for task in plan.cells],
+    })  # fmt: skip
 
 
 def resolved(plan: Plan) -> str:

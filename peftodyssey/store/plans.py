@@ -28,13 +28,19 @@ def read_all(folder: Path) -> list[dict[str, Any]]:
             f"{folder} holds no results", "give the directory that `peftodyssey run` wrote, see its --out"
         )
     plans = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / layout.PLANS).glob("*.json"))]
-    return sorted(plans, key=lambda plan: plan.get("created", ""))
+    return sorted(plans, key=lambda plan: plan["asked"])
 
 
 def cells(folder: Path) -> list[dict[str, Any]]:
-    """The cells of every plan, each once per way of scoring (the newest recipe that asks for it names it)."""
+    """The cells of every plan, each once per way of scoring (the newest recipe that asks for it names it).
+
+    What an earlier form of a recipe asked for stays once it is done, and is forgotten where it never was.
+    """
+    asked = read_all(folder)
+    newest = {plan["recipe"]: number for number, plan in enumerate(asked)}
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    for plan in read_all(folder):
+    for number, plan in enumerate(asked):
         for cell in plan["cells"]:
-            found[cell["cell"], json.dumps(cell["scores"], sort_keys=True)] = {**cell, "recipe": plan["recipe"]}
+            if newest[plan["recipe"]] == number or manifest.read(folder / cell["folder"]) is not None:
+                found[cell["cell"], json.dumps(cell["scores"], sort_keys=True)] = {**cell, "recipe": plan["recipe"]}
     return list(found.values())

@@ -174,7 +174,7 @@ def write_run(folder: Path, *, fits=demo_fits, domains=("wiki_history", "arxiv_c
         for rung_number, rung in enumerate(rungs):
             for number, fit in enumerate(fits(domain, rung_number)):
                 cells.append(_write_cell(folder, domain, rung, general, fit, recipe, seed, number))
-    plans.write(folder, recipe, "0" * 8, {"recipe": recipe, "created": "2026-01-01T00:00:00", "cells": cells})
+    plans.write(folder, recipe, "0" * 8, {"recipe": recipe, "asked": "2026-01-01T00:00:00", "cells": cells})
     return folder
 
 

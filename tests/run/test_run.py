@@ -203,3 +203,13 @@ def test_sft_scores_answers_alone(tmp_path: Path) -> None:
     assert np.array_equal(~np.isnan(evidence["after"]), answers)
     assert row["test_tokens"] == answers.sum()
     assert row["nll_after"] == pytest.approx(float(evidence["after"][answers].mean(dtype=float)), abs=1e-6)
+
+
+def test_an_edited_recipe_keeps_what_was_done_and_forgets_what_never_was(tmp_path: Path) -> None:
+    first = api.plan(micro.write(tmp_path))
+    api.run_plan(first, tmp_path / "out", options=Options(only={"method": "lora"}), console=quiet())
+    edited = api.plan(micro.write(tmp_path, micro.RECIPE.replace("lr: 1e-2}\n  - {method: qlora", "lr: 2e-2}\n  - {method: qlora")))
+    api.run_plan(edited, tmp_path / "out", options=Options(only={"method": "lora"}), console=quiet())
+    rows = api.open(tmp_path / "out").results.to_pylist()
+    assert sorted((row["lr"], row["status"]) for row in rows if row["method"] == "lora") == [(0.01, "done"), (0.02, "done")]
+    assert sum(row["status"] == "pending" for row in rows) == 3
