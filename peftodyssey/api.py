@@ -89,7 +89,9 @@ def run(
     Raises RecipeError, DoesNotFit, Interrupted or StoreError; failed cells are in `results` with their reason.
     """
     from peftodyssey.errors import Interrupted
+    from peftodyssey.run.start import Options
 
+    options = options or Options(memory_bytes=size_bytes(memory))
     made, outcome, folder = run_plan(plan(recipe, device=device, memory=memory), out, options=options, console=console)
     if outcome.interrupted:
         raise Interrupted(outcome.interrupted)

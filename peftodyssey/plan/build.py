@@ -185,11 +185,19 @@ class _Builder:
             **resolved,
             "model": self.sources.models[cell.model].fingerprint,
             "tokenizer": self.sources.tokenizers[cell.model].fingerprint,
-            "domain": self.sources.corpora[cell.domain.name].fingerprint,
+            "domain": self._text(cell),
         }
         if cell.method.method == "saved":
             facts["saved"] = saved_fingerprint(Path(cell.method.options["path"]))
         return facts
+
+    def _text(self, cell: Cell) -> str:
+        """What is trained on: the text, and the template that makes text of conversations."""
+        corpus = self.sources.corpora[cell.domain.name]
+        if corpus.layout.turns != "messages":
+            return corpus.fingerprint
+        template = chat_template(self.sources.models[cell.model])
+        return identity.digest({"text": corpus.fingerprint, "chat_template": template})
 
     def _general_split(self, point: CorpusPoint) -> str:
         """Nothing is trained on general text: its own test part, else all of it."""
