@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from peftodyssey.run.interrupt import Stop
 from peftodyssey.train.settings import StepRecord
 
 PLAIN_EVERY_S = 10.0
+SHORT = 30  # characters of a name beside a bar
 
 
 class Narrator:
@@ -41,7 +43,7 @@ class Narrator:
             return
         columns = (
             TextColumn("{task.description}", justify="left"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TextColumn("{task.fields[info]}"),
             TimeElapsedColumn(),
@@ -57,7 +59,7 @@ class Narrator:
         """A task begins."""
         self._valid, self._tokens_done = "", 0
         if self._progress and self._one is not None:
-            self._progress.reset(self._one, description=name, visible=True, info="", total=1)
+            self._progress.reset(self._one, description=_short(name), visible=True, info="", total=1)
         else:
             self.say(f"[{self._done + 1}/{self._total}] {name}")
 
@@ -84,7 +86,7 @@ class Narrator:
 
     def scored(self, name: str, done: int, total: int) -> None:
         """`done` of `total` tokens of the column `name` are scored."""
-        self._advance(done, total, f"scoring {name}", "token")
+        self._advance(done, total, f"scoring {_short(name)}", "token")
 
     def point(self, share: float, corpus: str, nll_nats: float) -> None:
         """The held-out text stands at `nll_nats` after `share` of the budget."""
@@ -111,6 +113,12 @@ class Narrator:
     def _time_left(self) -> str:
         each = (time.monotonic() - self._begun) / max(1, self._done)
         return f"about {_span(each * (self._total - self._done))} left"
+
+
+def _short(name: str) -> str:
+    """The telling end of a folder's name, without its hash, so that a line of the terminal holds it and more."""
+    bare = re.sub(r"-[0-9a-f]{8}$", "", name.rsplit("/", 1)[-1])
+    return bare if len(bare) <= SHORT else "…" + bare[1 - SHORT :]
 
 
 def _span(seconds: float) -> str:
