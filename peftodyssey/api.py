@@ -58,8 +58,9 @@ def new_recipe(to: str | Path, model: str, domains: Sequence[str]) -> Path:
 def plan(recipe: str | Path | Recipe, *, device: str = "auto", memory: str | int | None = None) -> Plan:
     """What a recipe asks for, sized: cells, memory, folders. Loads no weights and no torch."""
     from peftodyssey.plan.build import build
+    from peftodyssey.recipe.schema import Recipe
 
-    loaded = recipe if hasattr(recipe, "model_fields_set") else load(recipe)
+    loaded = recipe if isinstance(recipe, Recipe) else load(recipe)
     found = detect(device)
     return build(loaded, found, size_bytes(memory))
 
