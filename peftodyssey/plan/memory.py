@@ -39,9 +39,18 @@ class Step:
     adapter_rank: int  # 0 where there is no adapter
     seq_len: int  # tokens
     micro_blocks: int
-    recompute: str  # none | full
+    recompute: str  # none | selective | full
     engine: str  # own | trl | stock
     device: str  # cpu | cuda
+    optimizer: str = "adamw"  # adamw | adamw8bit
+    master: str = "fp32"  # fp32 | same: the type in which trained weights are kept
+    offload_activations: bool = False  # the inputs of recomputed layers wait in pinned host memory
+    offload_optimizer: bool = False  # gradients and optimiser states live in pinned host memory
+    accumulates: bool = False  # several micro-batches a step: gradients are there from the second on
+    packed: bool = False  # several documents a block: attention takes a mask of seq_len x seq_len
+    fleet: int = 1  # adapters trained together over one base
+    targets: tuple[str, ...] | None = None  # leaf names of the adapted matrices; None: every linear map of the layers
+    loss_chunk_bytes: int = 64 << 20  # float32 logits alive at a time
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from peftodyssey.errors import TrainingError
 
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
 PRECISIONS = ("fp32", "bf16", "fp16")
-RECOMPUTE = ("none", "full")
-OPTIMIZERS = ("adamw",)
+RECOMPUTE = ("none", "selective", "full")
+OPTIMIZERS = ("adamw", "adamw8bit")
 HOW = frozenset(
-    {"micro_blocks", "recompute", "score_at_steps"}
+    {"micro_blocks", "recompute", "offload_activations", "offload_optimizer", "loss_chunk_bytes", "budget_bytes", "score_at_steps"}
 )  # fields that do not change the trained weights
 
 
@@ -40,7 +40,11 @@ class TrainSettings:
     eps: float = 1e-8
     grad_clip: float = 1.0  # largest global gradient norm; 0: off
     precision: str = "fp32"  # fp32: no autocast; bf16, fp16: autocast, fp16 with a scaled loss
-    recompute: str = "none"  # none | full: activations are computed again in the backward pass
+    recompute: str = "none"  # none | selective (feed-forwards) | full (layers): computed again in the backward pass
+    offload_activations: bool = False  # with recompute full: the layers' inputs wait in pinned host memory
+    offload_optimizer: bool = False  # gradients and optimiser states live in pinned host memory
+    loss_chunk_bytes: int | None = None  # float32 logits alive at a time; None: by the device
+    budget_bytes: int | None = None  # CPU: resident bytes above which a micro-batch counts as too large; None: no limit
     seed: int = 0  # data order and dropout
     optimizer: str = "adamw"
     score_at_steps: tuple[int, ...] = ()  # after how many steps `on_point` is called, ascending
