@@ -66,14 +66,15 @@ def plan(recipe: str | Path | Recipe, *, device: str = "auto", memory: str | int
 
 
 def plan_step(
-    model: str, *, method: str = "lora", rank: int = 8, seq_len: int = 512, micro_batch: int = 1, recompute: str = "full",
-    optimizer: str = "adamw", engine: str = "own", device: str = "auto", memory: str | int | None = None,
-) -> StepPlan:  # fmt: skip
-    """Will one step fit: its memory term by term. A --memory speaks of a card, so bf16 is assumed there."""
-    from peftodyssey.plan.single import step_plan
+    model: str, *, device: str = "auto", memory: str | int | None = None, **settings: Any
+) -> StepPlan:
+    """Will one step fit: its memory term by term. `settings` are the fields of `plan.single.Wanted`.
 
-    assert optimizer == "adamw", "the only optimiser there is"
-    return step_plan(model, method, rank, seq_len, micro_batch, recompute, engine, detect(device), size_bytes(memory))
+    A `memory` speaks of a card, so bf16 is assumed there.
+    """
+    from peftodyssey.plan.single import Wanted, step_plan
+
+    return step_plan(Wanted(model, **settings), detect(device), size_bytes(memory))
 
 
 def run(

@@ -132,9 +132,12 @@ def plan(
     rank: Annotated[int, typer.Option("--rank", min=1, help="Adapter rank.")] = 8,
     seq_len: Annotated[int, typer.Option("--seq-len", min=1, help="Tokens of a block.")] = 512,
     micro_batch: Annotated[int, typer.Option("--micro-batch", min=1, help="Blocks at a time.")] = 1,
-    recompute: Annotated[str, typer.Option("--recompute", help="full or none.")] = "full",
-    optimizer: Annotated[str, typer.Option("--optimizer", help="adamw.")] = "adamw",
+    recompute: Annotated[str, typer.Option("--recompute", help="full, selective or none.")] = "full",
+    optimizer: Annotated[str, typer.Option("--optimizer", help="adamw or adamw8bit.")] = "adamw",
     engine: Annotated[str, typer.Option("--engine", help="own, stock or trl.")] = "own",
+    offload: Annotated[str, typer.Option("--offload", help="To host memory: none, activations, optimizer or all.")] = "none",
+    accumulate: Annotated[int, typer.Option("--accumulate", min=1, help="Micro-batches of one update.")] = 1,
+    master_weights: Annotated[str, typer.Option("--master-weights", help="Of method full: fp32 or same.")] = "fp32",
     memory: MemoryOpt = None,
     device: DeviceOpt = "auto",
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -150,9 +153,11 @@ def plan(
     elif model is not None:
         step = api.plan_step(
             model, method=one_of("--method", method, ("full", "lora", "qlora")), rank=rank, seq_len=seq_len,
-            micro_batch=micro_batch, recompute=one_of("--recompute", recompute, ("full", "none")),
-            optimizer=one_of("--optimizer", optimizer, ("adamw",)), device=device, memory=memory,
-            engine=one_of("--engine", engine, ("own", "stock", "trl")),
+            micro_batch=micro_batch, recompute=one_of("--recompute", recompute, ("full", "selective", "none")),
+            optimizer=one_of("--optimizer", optimizer, ("adamw", "adamw8bit")), device=device, memory=memory,
+            engine=one_of("--engine", engine, ("own", "stock", "trl")), accumulate=accumulate,
+            offload=one_of("--offload", offload, ("none", "activations", "optimizer", "all")),
+            master_weights=one_of("--master-weights", master_weights, ("fp32", "same")),
         )  # fmt: skip
         fits, parts, text = step.fits, preflight.step(step), preflight.step_json(step)
     else:

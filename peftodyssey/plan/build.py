@@ -21,7 +21,8 @@ from peftodyssey.models.anatomy import anatomy as anatomy_of
 from peftodyssey.models.folder import fingerprint as weights_fingerprint
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.tokenizer import TextTokenizer, chat_template, load_tokenizer
-from peftodyssey.plan import entry, memory
+from peftodyssey.plan import entry
+from peftodyssey.plan.choose import cell_step
 from peftodyssey.plan.device import Device
 from peftodyssey.plan.graph import BaseKey, CellTask, IndexTask, Plan, ScoreTask
 from peftodyssey.plan.resolve import autos
@@ -165,7 +166,7 @@ class _Builder:
         told = identity.identity(cell, self._facts(cell, resolved))
         digest = identity.digest(told)
         trainable = method.count(cell.method, anatomy)
-        step, bill = self._size(cell, anatomy, trainable, str(resolved["precision"]))
+        step, bill = cell_step(cell, anatomy, trainable, resolved, self.device, self.budget_bytes)
         texts = [("test", test), ("valid", valid), *general]
         columns = {name: self._columns(cell, base, index, digest) for name, index in texts}
         folder = f"{layout.CELLS}/{layout.folder_name(_slug(cell), digest)}"
@@ -252,25 +253,6 @@ class _Builder:
         name = layout.slug(index.corpus.name, index.split, _short(cell.model), who)
         folder = f"{layout.SCORES}/{layout.folder_name(name, identity.digest(told))}"
         return ScoreTask(folder, index.folder, base, cell.score, digest, told)
-
-    def _size(
-        self, cell: Cell, anatomy: Anatomy, trainable: int, precision: str
-    ) -> tuple[memory.Step, memory.MemoryPlan]:
-        step = memory.Step(
-            precision=precision,
-            quant=cell.method.quant,
-            trainable=trainable,
-            full=cell.method.method == "full",
-            adapter_rank=cell.method.rank or 0,
-            seq_len=cell.train.seq_len,
-            micro_blocks=1,
-            recompute="full",
-            engine=cell.train.engine,
-            device=self.device.kind,
-        )
-        batch_blocks = cell.train.batch_tokens // cell.train.seq_len
-        chosen = memory.choose(anatomy, step, batch_blocks, self.budget_bytes)
-        return chosen or (step, memory.estimate(anatomy, step))
 
 
 def saved_fingerprint(folder: Path) -> str:

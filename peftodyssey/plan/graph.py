@@ -12,7 +12,8 @@ from peftodyssey.anatomy import Anatomy
 from peftodyssey.corpora.source import Corpus
 from peftodyssey.models.source import ModelSource
 from peftodyssey.plan.device import Device
-from peftodyssey.plan.memory import MemoryPlan, Step
+from peftodyssey.plan.memory import MemoryPlan
+from peftodyssey.plan.step import Step
 from peftodyssey.recipe.cell import Cell, QuantPoint, ScorePoint
 from peftodyssey.recipe.schema import Recipe
 

@@ -5,13 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from peftodyssey.anatomy import Anatomy
-from peftodyssey.errors import MethodError, ModelError
+from peftodyssey.errors import InputError, MethodError, ModelError
 from peftodyssey.methods.table import METHODS
 from peftodyssey.models import source
 from peftodyssey.models.anatomy import anatomy as anatomy_of
+from peftodyssey.plan import choose
 from peftodyssey.plan.device import Device
-from peftodyssey.plan.memory import MemoryPlan, Step, estimate
+from peftodyssey.plan.memory import MemoryPlan, estimate
+from peftodyssey.plan.step import Step
 from peftodyssey.recipe.cell import MethodPoint, QuantPoint
+
+MOST_BLOCKS = 1024  # the largest micro-batch that is looked for
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A step in the words of the command line."""
+
+    model: str
+    method: str = "lora"  # full | lora | qlora
+    rank: int = 8
+    seq_len: int = 512  # tokens of a block
+    micro_batch: int = 1  # blocks
+    recompute: str = "full"  # none | selective | full
+    optimizer: str = "adamw"  # adamw | adamw8bit
+    engine: str = "own"  # own | stock | trl
+    offload: str = "none"  # none | activations | optimizer | all
+    precision: str | None = None  # None: bf16 on a card that has it
+    accumulate: int = 1  # micro-batches of one update
+    master_weights: str = "fp32"  # of method full: fp32 | same
 
 
 @dataclass(frozen=True)
@@ -19,8 +41,10 @@ class StepPlan:
     """The bill of one step against a budget."""
 
     what: str
+    step: Step
     memory: MemoryPlan
     budget_bytes: int
+    most_micro_blocks: int  # the largest micro-batch that fits with these settings; 0: not even one block
     advice: tuple[str, ...]
 
     @property
@@ -29,43 +53,65 @@ class StepPlan:
         return self.memory.fits(self.budget_bytes)
 
 
-def step_plan(
-    model: str, method: str, rank: int, seq_len: int, micro_batch: int, recompute: str, engine: str,
-    device: Device, budget_bytes: int | None, precision: str | None = None,
-) -> StepPlan:  # fmt: skip
-    """The plan of `micro_batch` blocks of `seq_len` tokens; ModelError or MethodError where they cannot be."""
-    anatomy = anatomy_of(source.resolve(model).config)
-    if seq_len > anatomy.positions:
+def step_plan(wanted: Wanted, device: Device, budget_bytes: int | None) -> StepPlan:
+    """The plan of `micro_batch` blocks of `seq_len` tokens; ModelError, MethodError or InputError where they cannot be."""
+    anatomy = anatomy_of(source.resolve(wanted.model).config)
+    if wanted.seq_len > anatomy.positions:
         raise ModelError(
-            f"--seq-len {seq_len:,} is longer than the {anatomy.positions:,} positions of {model}",
+            f"--seq-len {wanted.seq_len:,} is longer than the {anatomy.positions:,} positions of {wanted.model}",
             f"use at most {anatomy.positions:,}",
         )
-    quant = QuantPoint("nf4", True) if method == "qlora" else None
-    point = MethodPoint(method, method, lr=1e-4, rank=None if method == "full" else rank, alpha=2.0 * rank, quant=quant)
-    if problems := METHODS[method].check(point, anatomy):
-        raise MethodError(f"{method} on {model}: {problems[0]}", "change --rank or --method")
-    arithmetic = precision or ("bf16" if device.kind == "cuda" or budget_bytes else "fp32")
-    step = Step(
-        precision=arithmetic, quant=quant, trainable=METHODS[method].count(point, anatomy), full=method == "full",
-        adapter_rank=point.rank or 0, seq_len=seq_len, micro_blocks=micro_batch, recompute=recompute, engine=engine,
-        device="cuda" if budget_bytes else device.kind,
-    )  # fmt: skip
+    step = _step(wanted, anatomy, device, budget_bytes)
     budget = device.budget_bytes if budget_bytes is None else budget_bytes
     bill = estimate(anatomy, step)
-    what = f"{model}, {method}{'' if method == 'full' else f' r={rank}'}, {micro_batch} x {seq_len} tokens, recompute {recompute}, {engine}"
-    return StepPlan(what, bill, budget, () if bill.fits(budget) else tuple(_advice(anatomy, step, budget)))
+    told = f"{wanted.method}{'' if wanted.method == 'full' else f' r={wanted.rank}'}"
+    what = f"{wanted.model}, {told}, {wanted.micro_batch} x {wanted.seq_len} tokens, recompute {wanted.recompute}, {wanted.engine}"
+    helps = () if bill.fits(budget) else tuple(choose.advice(anatomy, step, budget))
+    return StepPlan(what, step, bill, budget, _most(anatomy, step, budget), helps)
 
 
-def _advice(anatomy: Anatomy, step: Step, budget_bytes: int) -> list[str]:
-    """Single changes that would make the step fit, with what it then takes."""
-    changes = {
-        "recompute activations (--recompute full)": replace(step, recompute="full"),
-        "one block at a time (--micro-batch 1)": replace(step, micro_blocks=1),
-        f"shorter blocks (--seq-len {step.seq_len // 2})": replace(step, seq_len=max(1, step.seq_len // 2)),
-        "the chunked loss of --engine own": replace(step, engine="own"),
-    }
-    if not step.full and step.quant is None:
-        changes["4-bit base (--method qlora)"] = replace(step, quant=QuantPoint("nf4", True))
-    found = [(name, estimate(anatomy, changed)) for name, changed in changes.items() if changed != step]
-    fitting = [f"would fit with {name}: {bill.peak_reserved_bytes / 2**30:.2f} GiB" for name, bill in found if bill.fits(budget_bytes)]
-    return fitting or ["no single change makes it fit; try a smaller model, or qlora with short blocks and recompute full"]
+def _step(wanted: Wanted, anatomy: Anatomy, device: Device, budget_bytes: int | None) -> Step:
+    on_card = device.kind == "cuda" or budget_bytes is not None
+    quant = QuantPoint("nf4", True) if wanted.method == "qlora" else None
+    full, rank = wanted.method == "full", None if wanted.method == "full" else wanted.rank
+    point = MethodPoint(wanted.method, wanted.method, lr=1e-4, rank=rank, alpha=2.0 * wanted.rank, quant=quant)
+    if problems := METHODS[wanted.method].check(point, anatomy):
+        raise MethodError(f"{wanted.method} on {wanted.model}: {problems[0]}", "change --rank or --method")
+    if wanted.engine != "own":
+        _refuse_own_ways(wanted)
+    activations = wanted.offload in ("activations", "all")
+    if activations and wanted.recompute != "full":
+        raise InputError("--offload activations moves what --recompute full keeps", "add --recompute full")
+    return Step(
+        precision=wanted.precision or ("bf16" if on_card else "fp32"), quant=quant,
+        trainable=METHODS[wanted.method].count(point, anatomy), full=full, adapter_rank=rank or 0,
+        seq_len=wanted.seq_len, micro_blocks=wanted.micro_batch, recompute=wanted.recompute, engine=wanted.engine,
+        device="cuda" if on_card else "cpu", optimizer=wanted.optimizer, master=wanted.master_weights if full else "fp32",
+        offload_activations=activations, offload_optimizer=full and wanted.offload in ("optimizer", "all"),
+        accumulates=wanted.accumulate > 1,
+    )  # fmt: skip
+
+
+def _refuse_own_ways(wanted: Wanted) -> None:
+    own = {"--recompute selective": wanted.recompute == "selective", f"--offload {wanted.offload}": wanted.offload != "none",
+           f"--optimizer {wanted.optimizer}": wanted.engine == "trl" and wanted.optimizer != "adamw"}  # fmt: skip
+    if asked := [name for name, used in own.items() if used]:
+        raise InputError(f"{asked[0]} is not there with --engine {wanted.engine}", "use --engine own")
+
+
+def _most(anatomy: Anatomy, step: Step, budget_bytes: int) -> int:
+    """The largest number of blocks at a time that fits, other things equal."""
+
+    def fits(blocks: int) -> bool:
+        return estimate(anatomy, replace(step, micro_blocks=blocks)).fits(budget_bytes)
+
+    if not fits(1):
+        return 0
+    low = 1
+    while low < MOST_BLOCKS and fits(low * 2):
+        low *= 2
+    high = min(low * 2, MOST_BLOCKS)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from peftodyssey.models.ladder import Rung
     from peftodyssey.plan.single import StepPlan
+    from peftodyssey.plan.step import Step
 
 GRID_ROWS = 60
 
@@ -34,7 +35,7 @@ def check(plan: Plan) -> Iterator[Any]:
     for warning in (*(str(problem) for problem in plan.recipe.warnings), *plan.warnings):
         yield Text(f"warning: {warning}")
     for task in plan.too_large:
-        yield Text(f"does not fit: {task.folder}: {size(task.memory.peak_reserved_bytes)}")
+        yield Text(f"does not fit: {task.folder}: {size(task.memory.device_bytes)}")
 
 
 def _grids(cells: Sequence[CellTask]) -> Iterator[Table]:
@@ -58,7 +59,7 @@ def _row(tasks: Sequence[CellTask]) -> tuple[str, ...]:
     first = tasks[0]
     blocks = f"{first.cell.train.batch_tokens // first.step.seq_len}x{first.step.seq_len}"
     parts = "" if first.step.micro_blocks * first.step.seq_len == first.cell.train.batch_tokens else f" by {first.step.micro_blocks}"
-    largest = max(task.memory.peak_reserved_bytes for task in tasks)
+    largest = max(task.memory.device_bytes for task in tasks)
     return " ".join(rates), " ".join(seeds), count(first.trainable), blocks + parts, size(largest)
 
 
@@ -108,8 +109,8 @@ def plan(plan: Plan) -> Iterator[Any]:
     for task in shapes.values():
         yield _bill(
             f"{_model(task.cell.model.name, task.cell.model.revision)}, {task.cell.method.label}, "
-            f"{task.step.micro_blocks} x {task.step.seq_len} tokens, recompute {task.step.recompute}",
-            task.memory.terms, task.memory.peak_reserved_bytes, plan.budget_bytes,
+            f"{task.step.micro_blocks} x {task.step.seq_len} tokens, {way(task.step)}",
+            task.memory.terms, task.memory.device_bytes, plan.budget_bytes,
         )  # fmt: skip
     fits = "fits" if not plan.too_large else f"{len(plan.too_large)} cells do not fit"
     yield f"{len(plan.cells)} cells, budget {size(plan.budget_bytes)}: {fits}"
@@ -117,8 +118,16 @@ def plan(plan: Plan) -> Iterator[Any]:
 
 def step(answer: StepPlan) -> Iterator[Any]:
     """The bill of one step, and advice."""
-    yield _bill(answer.what, answer.memory.terms, answer.memory.peak_reserved_bytes, answer.budget_bytes)
+    yield _bill(answer.what, answer.memory.terms, answer.memory.device_bytes, answer.budget_bytes)
+    if answer.fits:
+        yield f"largest micro-batch that fits: {answer.most_micro_blocks} x {answer.step.seq_len} tokens"
     yield from answer.advice
+
+
+def way(step: Step) -> str:
+    """How a step is done, in words."""
+    offloads = [name for name, used in (("activations", step.offload_activations), ("optimiser", step.offload_optimizer)) if used]
+    return f"recompute {step.recompute}" + (f", {' and '.join(offloads)} in host memory" if offloads else "")
 
 
 def _bill(title: str, terms: Sequence[Any], total: int, budget: int) -> Table:
@@ -142,9 +151,12 @@ def plan_json(plan: Plan) -> str:
             "folder": task.folder,
             "micro_blocks": task.step.micro_blocks,
             "recompute": task.step.recompute,
+            "offload_activations": task.step.offload_activations,
+            "offload_optimizer": task.step.offload_optimizer,
             "trainable_params": task.trainable,
             "peak_allocated_bytes": task.memory.peak_allocated_bytes,
             "peak_reserved_bytes": task.memory.peak_reserved_bytes,
+            "context_bytes": task.memory.context_bytes,
             "terms": {term.name: term.size_bytes for term in task.memory.terms},
             "fits": task.memory.fits(plan.budget_bytes),
         }
@@ -159,6 +171,8 @@ def step_json(answer: StepPlan) -> str:
         "what": answer.what,
         "peak_allocated_bytes": answer.memory.peak_allocated_bytes,
         "peak_reserved_bytes": answer.memory.peak_reserved_bytes,
+        "context_bytes": answer.memory.context_bytes,
+        "most_micro_blocks": answer.most_micro_blocks,
         "budget_bytes": answer.budget_bytes,
         "terms": {term.name: term.size_bytes for term in answer.memory.terms},
         "fits": answer.fits,

@@ -52,8 +52,8 @@ def refuse_too_large(tasks: list[CellTask], plan: Plan) -> None:
     """DoesNotFit with the largest of `tasks`, what it needs and what would help."""
     if not tasks:
         return
-    worst = max(tasks, key=lambda task: task.memory.peak_reserved_bytes)
-    need, have = worst.memory.peak_reserved_bytes / 2**30, plan.budget_bytes / 2**30
+    worst = max(tasks, key=lambda task: task.memory.device_bytes)
+    need, have = worst.memory.device_bytes / 2**30, plan.budget_bytes / 2**30
     raise DoesNotFit(
         f"{len(tasks)} of {len(plan.cells)} cells do not fit: {worst.cell.method.label} on {worst.cell.model.name} "
         f"needs {need:.2f} GiB even with one block and recomputed activations, the budget is {have:.2f} GiB",

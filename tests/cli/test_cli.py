@@ -16,7 +16,8 @@ from tests import micro
 OPTIONS = {
     "run": {"--out", "--set", "--only", "--memory", "--stop-after", "--keep", "--refresh", "--checkpoint-every", "--device", "--allow-oom"},
     "check": {"--set", "--show", "--memory", "--device"},
-    "plan": {"--set", "--model", "--method", "--rank", "--seq-len", "--micro-batch", "--recompute", "--optimizer", "--engine", "--memory", "--device", "--json"},
+    "plan": {"--set", "--model", "--method", "--rank", "--seq-len", "--micro-batch", "--recompute", "--optimizer", "--engine",
+             "--offload", "--accumulate", "--master-weights", "--memory", "--device", "--json"},
     "status": set(),
     "report": {"--out"},
     "query": {"--csv"},

@@ -1,0 +1,130 @@
+"""The settings that fit: largest micro-batch, least recompute, offload last; and what would help where nothing fits.
+
+Called by `plan.build` and the `plan` verb. The effective batch never changes: only divisors of it are tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from peftodyssey.anatomy import Anatomy
+from peftodyssey.methods.targets import targeted
+from peftodyssey.plan.device import Device
+from peftodyssey.plan.memory import MemoryPlan, estimate
+from peftodyssey.plan.step import Step
+from peftodyssey.recipe.cell import Cell, QuantPoint
+
+SMALL_LOSS_CHUNK_BYTES = 16 << 20
+
+
+def cell_step(
+    cell: Cell, anatomy: Anatomy, trainable: int, resolved: Mapping[str, Any], device: Device, budget_bytes: int
+) -> tuple[Step, MemoryPlan]:
+    """How a cell's step is done within the budget, and its bill; the leanest way where none fits."""
+    targets = targeted(anatomy, cell.method.targets) if cell.method.rank else ()
+    step = Step(
+        precision=str(resolved["precision"]), quant=cell.method.quant, trainable=trainable,
+        full=cell.method.method == "full", adapter_rank=cell.method.rank or 0, seq_len=cell.train.seq_len, micro_blocks=1,
+        recompute="none", engine=cell.train.engine, device=device.kind, optimizer=str(resolved["optimizer"]),
+        master="fp32" if resolved["master_weights"] == "fp32" else "same", packed=True,
+        targets=tuple(sorted({m.leaf for m in targets})) or None,
+    )  # fmt: skip
+    batch_blocks = cell.train.batch_tokens // cell.train.seq_len
+    return choose(anatomy, step, batch_blocks, budget_bytes) or smallest(anatomy, step, batch_blocks)
+
+
+def choose(anatomy: Anatomy, step: Step, batch_blocks: int, budget_bytes: int) -> tuple[Step, MemoryPlan] | None:
+    """The fastest way to do the step that fits, with its bill; None where none does."""
+    divisors = [n for n in range(1, batch_blocks + 1) if batch_blocks % n == 0]
+    for way in ways(step):
+        best = _largest(anatomy, way, divisors, batch_blocks, budget_bytes)
+        if best:
+            return best
+    return None
+
+
+def smallest(anatomy: Anatomy, step: Step, batch_blocks: int) -> tuple[Step, MemoryPlan]:
+    """The way of doing the step that needs least, with its bill."""
+    found = [(way, estimate(anatomy, way)) for way in (_sized(way, 1, batch_blocks) for way in ways(step))]
+    return min(found, key=lambda pair: pair[1].device_bytes)
+
+
+def ways(step: Step) -> Iterator[Step]:
+    """How a step can be done, fastest first: what is kept, what is computed again, what waits in host memory."""
+    own, card = step.engine == "own", step.device == "cuda"
+    hosted = (False, True) if step.full and own and card else (False,)
+    for host in hosted:
+        for recompute in ("none", "selective", "full") if own else ("none", "full"):
+            yield replace(step, recompute=recompute, offload_optimizer=host)
+        if own and card:
+            offloaded = replace(step, recompute="full", offload_activations=True, offload_optimizer=host)
+            yield offloaded
+            yield replace(offloaded, loss_chunk_bytes=SMALL_LOSS_CHUNK_BYTES)
+
+
+def _sized(step: Step, micro_blocks: int, batch_blocks: int) -> Step:
+    return replace(step, micro_blocks=micro_blocks, accumulates=micro_blocks < batch_blocks)
+
+
+def _largest(
+    anatomy: Anatomy, way: Step, divisors: list[int], batch_blocks: int, budget_bytes: int
+) -> tuple[Step, MemoryPlan] | None:
+    """The largest micro-batch that fits: more blocks never need less, so halves are searched."""
+    low, high, best = 0, len(divisors) - 1, None
+    while low <= high:
+        middle = high if best is None and high == len(divisors) - 1 else (low + high) // 2
+        candidate = _sized(way, divisors[middle], batch_blocks)
+        bill = estimate(anatomy, candidate)
+        if bill.fits(budget_bytes):
+            best, low = (candidate, bill), middle + 1
+        else:
+            high = middle - 1
+    return best
+
+
+def advice(anatomy: Anatomy, step: Step, budget_bytes: int) -> list[str]:
+    """Single changes that would make the step fit, with what it then takes; two at a time where none alone does."""
+    single = _changes(step)
+    fitting = _fitting(anatomy, single, budget_bytes)
+    if not fitting:
+        pairs = {
+            f"{first} and {second}": changed
+            for first, once in single.items()
+            for second, changed in _changes(once).items()
+            if first < second
+        }
+        fitting = _fitting(anatomy, pairs, budget_bytes)[:6]
+    if fitting:
+        return fitting
+    least, bill = smallest(anatomy, replace(step, seq_len=min(step.seq_len, 128)), 1)
+    return [
+        f"nothing tried makes it fit: one block of {least.seq_len} tokens with everything recomputed and offloaded still "
+        f"takes {bill.device_bytes / 2**30:.2f} GiB; a smaller model or a larger card would"
+    ]
+
+
+def _fitting(anatomy: Anatomy, changes: dict[str, Step], budget_bytes: int) -> list[str]:
+    found = [(name, estimate(anatomy, changed).device_bytes) for name, changed in changes.items()]
+    return [f"would fit with {name}: {size / 2**30:.2f} GiB" for name, size in found if size <= budget_bytes]
+
+
+def _changes(step: Step) -> dict[str, Step]:
+    """What a user can change, in the words of the command line."""
+    own, card = step.engine == "own", step.device == "cuda"
+    found = {
+        "--recompute selective": replace(step, recompute="selective") if own and step.recompute == "none" else step,
+        "--recompute full": replace(step, recompute="full"),
+        "--offload activations": replace(step, recompute="full", offload_activations=own and card),
+        "--offload optimizer": replace(step, offload_optimizer=own and card and step.full),
+        "--micro-batch 1": replace(step, micro_blocks=1, accumulates=step.accumulates or step.micro_blocks > 1),
+        f"--seq-len {max(1, step.seq_len // 2)}": replace(step, seq_len=max(1, step.seq_len // 2)),
+        "--optimizer adamw8bit": replace(step, optimizer="adamw8bit") if own else step,
+        "--engine own": replace(step, engine="own"),
+    }
+    if not step.full and step.quant is None:
+        found["--method qlora"] = replace(step, quant=QuantPoint("nf4", True))
+    if step.full and step.master == "fp32" and step.precision == "bf16":
+        found["--master-weights same"] = replace(step, master="same")
+    return {name: changed for name, changed in found.items() if changed != step}

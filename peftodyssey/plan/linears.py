@@ -1,0 +1,131 @@
+"""Linear maps and their adapters as lifetimes: PEFT's own modules, or this package's lean one. Called by `plan.layers`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from peftodyssey.anatomy import Matrix
+from peftodyssey.plan.operations import Math, add, cast, same_size
+from peftodyssey.plan.tape import Grads, Storage, Var
+
+NF4_BLOCK = 64
+
+
+def dequantised(math: Math, matrix: Matrix) -> Storage | None:
+    """A 4-bit weight unpacked for one product, None where it is not quantised; its constants in fp32 come and go."""
+    if math.quant is None:
+        return None
+    numbers = matrix.in_features * matrix.out_features
+    if math.quant.kind == "int8":
+        return math.tape.make(0, 1, "workspace")
+    absmax = -(-numbers // NF4_BLOCK) * 4 if math.quant.double_quant else 0
+    constants = math.tape.make(absmax, 1, "workspace")
+    unpacked = math.tape.make(numbers, math.width, "workspace")
+    constants.drop()
+    return unpacked
+
+
+def linear(math: Math, x: Var, matrix: Matrix, rank: int) -> Var:
+    """One linear map of the decoder with its adapter (rank 0: none)."""
+    if rank:
+        return (_lean_lora if math.lean else _stock_lora)(math, x, matrix, rank)
+    return _plain(math, x, matrix)
+
+
+def _plain(math: Math, x: Var, matrix: Matrix) -> Var:
+    tape, n = math.tape, x.numbers // matrix.in_features
+    numbers = matrix.in_features * matrix.out_features
+    if math.trains_base and math.autocast:
+        copy = tape.make(numbers, math.width, "weight copies")
+    else:
+        copy = dequantised(math, matrix) or tape.make(0, 1)
+    out = tape.make(n * matrix.out_features, math.width)
+
+    def backward(grad: Storage) -> Grads:
+        weight = None if math.trains_base else dequantised(math, matrix)
+        made = tape.make(x.numbers, x.width) if x.needs_grad else None
+        if weight is not None:
+            weight.drop()
+        if math.trains_base:
+            if math.autocast:
+                narrow = tape.make(numbers, math.width, "gradients")
+                math.gradient(matrix.name, numbers)
+                narrow.drop()
+            else:
+                math.gradient(matrix.name, numbers)
+        return [made]
+
+    saved = [x.storage, copy] if math.trains_base else []
+    result = tape.op([x], out, n * matrix.out_features, math.width, backward, saved, trains=math.trains_base)
+    copy.drop()
+    return result
+
+
+def _stock_lora(math: Math, x: Var, matrix: Matrix, rank: int) -> Var:
+    """PEFT's module: adapters in fp32, the input cast to it once a target, its product scaled and cast back."""
+    tape, n = math.tape, x.numbers // matrix.in_features
+    base = _plain(math, x, matrix)
+    if math.quant is not None and math.quant.kind != "int8":
+        clone = same_size(math, base)
+        base.drop()
+        base = clone
+    low_width = math.width if math.autocast else 4
+    wide = cast(math, x, 4) if not math.autocast else _autocast_copy(math, x)
+    low_out = tape.make(n * rank, low_width)
+    low = tape.op([wide], low_out, n * rank, low_width, _matrix_grads(math, wide, matrix.name + ".A", rank * matrix.in_features), [wide.storage], True)
+    wide.drop()
+    up_out = tape.make(n * matrix.out_features, low_width)
+    up = tape.op([low], up_out, n * matrix.out_features, low_width, _matrix_grads(math, low, matrix.name + ".B", rank * matrix.out_features), [low.storage], True)
+    low.drop()
+    scaled = same_size(math, up)
+    up.drop()
+    quantised = math.quant is not None and math.quant.kind != "int8"
+    narrow = cast(math, scaled, base.width) if quantised else Var(scaled.storage.hold(), scaled.numbers, scaled.width, scaled.node, scaled.needs_grad)
+    scaled.drop()
+    total = add(math, base, narrow)
+    base.drop()
+    narrow.drop()
+    out = cast(math, total, math.width)
+    total.drop()
+    return out
+
+
+def _autocast_copy(math: Math, x: Var) -> Var:
+    """Under autocast PEFT casts to fp32 and torch casts back for the product: a copy of its own in the narrow type."""
+    return same_size(math, x)
+
+
+def _matrix_grads(math: Math, x: Var, name: str, numbers: int) -> Callable[[Storage], Grads]:
+    def backward(grad: Storage) -> Grads:
+        made = math.tape.make(x.numbers, x.width) if x.needs_grad else None
+        math.gradient(name, numbers, 4)
+        return [made]
+
+    return backward
+
+
+def _lean_lora(math: Math, x: Var, matrix: Matrix, rank: int) -> Var:
+    """One function: it keeps its input, the low-rank product and nothing else."""
+    tape, n = math.tape, x.numbers // matrix.in_features
+    out_numbers = n * matrix.out_features
+    weight = dequantised(math, matrix)
+    out = tape.make(out_numbers, math.width)
+    if weight is not None:
+        weight.drop()
+    low = tape.make(n * rank, math.width)
+    tape.passing(out_numbers * math.width)
+
+    def backward(grad: Storage) -> Grads:
+        unpacked = dequantised(math, matrix)
+        made = tape.make(x.numbers, math.width) if x.needs_grad else None
+        if unpacked is not None:
+            unpacked.drop()
+        low_grad = tape.make(n * rank, math.width)
+        math.gradient(matrix.name + ".B", rank * matrix.out_features, 4)
+        math.gradient(matrix.name + ".A", rank * matrix.in_features, 4)
+        low_grad.drop()
+        return [made]
+
+    result = tape.op([x], out, out_numbers, math.width, backward, [x.storage, low], trains=True)
+    low.drop()
+    return result
