@@ -8,9 +8,11 @@ themselves (attention's workspace, cuBLAS) is not seen. Used by `benchmarks/memo
 from __future__ import annotations
 
 import contextlib
+import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 from unittest import mock
 
@@ -22,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from peftodyssey.plan.allocator import Allocator
 
 ROUNDED_TO_BYTES = 512  # CUDACachingAllocator's smallest block
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -67,10 +70,13 @@ class _Counting(TorchDispatchMode):
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()
-        self.ledger, self.known = ledger, set()
+        self.ledger, self.known, self.count = ledger, set(), 0
+        self.entries: dict[int, int] = {}  # storage -> its line in the ledger
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.add.Tensor and _by_the_engine(sys._getframe(1)):
+            return self.added_in_place(args[0], out)
         for leaf in tree_leaves(out):
             if isinstance(leaf, torch.Tensor) and leaf.device.type != "meta":
                 self.enter(leaf, str(func))
@@ -86,20 +92,55 @@ class _Counting(TorchDispatchMode):
         if not size_bytes:
             return
         self.known.add(key)
-        self.ledger.add(key, size_bytes, f"{maker} {tuple(tensor.shape)} {tensor.dtype}")
+        self.count += 1
+        self.entries[key] = self.count
+        self.ledger.add(self.count, size_bytes, f"{maker} {tuple(tensor.shape)} {tensor.dtype}")
         weakref.finalize(storage, self._gone, key)
 
+    def added_in_place(self, left: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """The engine adds gradients of real tensors in place, those of fake ones not: the sum takes over the bytes."""
+        old, new = left.untyped_storage()._cdata, out.untyped_storage()
+        if old not in self.known:
+            self.enter(out, "gradients added")
+            return out
+        self.known.discard(old)
+        self.known.add(new._cdata)
+        self.entries[new._cdata] = self.entries.pop(old)
+        weakref.finalize(new, self._gone, new._cdata)
+        return out
+
     def _gone(self, key: int) -> None:
-        self.known.discard(key)
-        self.ledger.drop(key)
+        if key in self.known:
+            self.known.discard(key)
+            self.ledger.drop(self.entries.pop(key))
+
+
+def _by_the_engine(frame: FrameType | None) -> bool:
+    """Whether an operator comes from the autograd engine itself, not from a backward or recomputation in Python."""
+    while frame is not None and any(part in frame.f_code.co_filename for part in ("_dynamo", "_python_dispatch", "_compile")):
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_name == "_engine_run_backward"
 
 
 @contextlib.contextmanager
 def tracing(keep_peak: bool = False) -> Iterator[Ledger]:
     """Everything made inside is fake; the ledger counts it."""
     ledger = Ledger(keep_peak=keep_peak)
-    with mock.patch.object(torch.nn.Module, "_apply", _apply), FakeTensorMode(allow_non_fake_inputs=True), _Counting(ledger):
+    with _real_ways(), FakeTensorMode(allow_non_fake_inputs=True), _Counting(ledger):
         yield ledger
+
+
+@contextlib.contextmanager
+def _real_ways() -> Iterator[None]:
+    """transformers takes fake tensors for an export and then masks what it would not mask in a real step of whole blocks."""
+    from transformers import masking_utils
+
+    with (
+        mock.patch.object(torch.nn.Module, "_apply", _apply),
+        mock.patch.object(masking_utils, "is_tracing", lambda *_: False),
+        mock.patch.object(masking_utils, "find_packed_sequence_indices", lambda *_, **__: None),
+    ):
+        yield
 
 
 def _apply(module: torch.nn.Module, change: Any, recurse: bool = True) -> torch.nn.Module:
@@ -157,3 +198,65 @@ def _four_bit(module: torch.nn.Module, dtype: torch.dtype, quant: Any) -> torch.
     stored.bias, stored.compute_dtype, stored.compute_type_is_set = module.bias, dtype, True
     stored.quant_state, stored.quant_storage, stored.support_avx512bf16_for_cpu = stored.weight.quant_state, torch.uint8, False
     return stored
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What a step took: the peak of what was alive and what the caching allocator would have reserved, in bytes."""
+
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    at_peak: tuple[tuple[int, str], ...]  # bytes and maker of everything alive at the peak, where asked for
+
+
+def traced_step(config: Any, step: Any, keep_peak: bool = False) -> Traced:
+    """Two training steps of `step` (a `plan.step.Step`) on the model of `config`, as they would be on a card."""
+    with tracing(keep_peak) as ledger:
+        model = fake_model(config, DTYPES["fp32" if step.full and step.master == "fp32" else step.precision], step.quant)
+        ledger.plain, ledger.expandable = _laid_out(ledger, False), _laid_out(ledger, True)
+        ledger.reset_peak()
+        train = _stock if step.engine == "stock" else _own
+        train(model, step)
+    allocator = ledger.expandable if step.engine == "own" else ledger.plain
+    return Traced(ledger.peak_bytes, allocator.peak_reserved_bytes, tuple(ledger.at_peak))
+
+
+def _laid_out(ledger: Ledger, expandable: bool) -> Allocator:
+    """An allocator that holds what is alive now, in the order in which it was made."""
+    allocator = Allocator(expandable)
+    for key, (size_bytes, _) in ledger.largest.items():
+        allocator.allocate(key, size_bytes)
+    return allocator
+
+
+def _adapted(model: Any, step: Any) -> Any:
+    """PEFT's LoRA on the linear maps that the step names; the model itself where all of it trains."""
+    if step.full:
+        return model.requires_grad_(True)
+    from peft import LoraConfig, get_peft_model
+    from peftodyssey.models.load import linear_names
+
+    leaves = sorted({name.rsplit(".", 1)[-1] for name in linear_names(model)})
+    targets = [leaf for leaf in leaves if step.targets is None or leaf in step.targets]
+    wrapped = get_peft_model(model, LoraConfig(r=step.adapter_rank, lora_alpha=2 * step.adapter_rank, target_modules=targets))
+    return wrapped.train()
+
+
+def _stock(model: Any, step: Any) -> None:
+    """Plain transformers, PEFT and torch: the model's own loss, torch's AdamW."""
+    adapted = _adapted(model, step)
+    if step.recompute == "full":
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if not step.full:
+            model.enable_input_require_grads()
+    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], fused=True)
+    ids_bt = torch.zeros(step.micro_blocks, step.seq_len, dtype=torch.int64)
+    narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(step.precision)
+    for _ in range(2):
+        for _ in range(2 if step.accumulates else 1):
+            with torch.autocast("cpu", narrow) if step.full and step.master == "fp32" and narrow else contextlib.nullcontext():
+                loss = adapted(input_ids=ids_bt, labels=ids_bt).loss
+            loss.backward()
+            del loss
+        optimizer.step()
+        optimizer.zero_grad()

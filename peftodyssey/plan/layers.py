@@ -10,6 +10,7 @@ from peftodyssey.plan.linears import linear
 from peftodyssey.plan.operations import (
     Math,
     add,
+    cast,
     composed_gelu,
     gated_product,
     layer_norm,
@@ -113,6 +114,7 @@ def attention(math: Math, anatomy: Anatomy, parts: LayerParts, shape: Shape, x: 
     if share := ROTARY.get(anatomy.family, 1.0):
         query = _replaced(_rotated(math, query, share), query)
         key = _replaced(_rotated(math, key, share), key)
+        query, key = (_replaced(cast(math, v, math.width), v) for v in (query, key))
     mixed = _attended(math, anatomy, shape, query, key, value)
     out = linear(math, mixed, parts.out, parts.ranks.get(parts.out.name, 0))
     for var in (mixed, query, key, value):
@@ -141,11 +143,11 @@ def _split(math: Math, anatomy: Anatomy, joint: Var, tokens: int) -> list[Var]:
 
 
 def _rotated(math: Math, x: Var, share: float) -> Var:
-    """x * cos + rotate_half(x) * sin, written out in Python."""
-    tape, size = math.tape, int(x.numbers * x.width * share)
+    """x * cos + rotate_half(x) * sin, written out in Python; cos and sin have the residual stream's type."""
+    tape, narrow, size = math.tape, int(x.numbers * x.width * share), int(x.numbers * math.stream * share)
     straight = tape.make(size, 1)
-    half = tape.make(size // 2, 1)
-    turned = tape.make(size, 1)
+    half = tape.make(narrow // 2, 1)
+    turned = tape.make(narrow, 1)
     half.drop()
     scaled = tape.make(size, 1)
     turned.drop()
@@ -153,18 +155,18 @@ def _rotated(math: Math, x: Var, share: float) -> Var:
     for storage in (straight, scaled):
         storage.drop()
     if share < 1:
-        rotated, out = out, tape.make(x.numbers, x.width)
+        rotated, out = out, tape.make(x.numbers, math.stream)
         rotated.drop()
 
     def backward(grad: object) -> Grads:
         turned_grad = tape.make(size, 1)
-        tape.passing(size // 2, size)
+        tape.passing(narrow // 2, narrow)
         made = tape.make(x.numbers, x.width)
         tape.passing(size)
         turned_grad.drop()
         return [made]
 
-    return tape.op([x], out, x.numbers, x.width, backward)
+    return tape.op([x], out, x.numbers, math.stream, backward)
 
 
 def _attended(math: Math, anatomy: Anatomy, shape: Shape, query: Var, key: Var, value: Var) -> Var:

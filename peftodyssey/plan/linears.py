@@ -33,10 +33,17 @@ def linear(math: Math, x: Var, matrix: Matrix, rank: int) -> Var:
 
 
 def _plain(math: Math, x: Var, matrix: Matrix) -> Var:
+    if x.width != math.width:  # autocast makes a copy for each product
+        narrow = cast(math, x, math.width)
+        out = _plain(math, narrow, matrix)
+        narrow.drop()
+        return out
     tape, n = math.tape, x.numbers // matrix.in_features
     numbers = matrix.in_features * matrix.out_features
     if math.trains_base and math.autocast:
         copy = tape.make(numbers, math.width, "weight copies")
+        if math.casts is not None:
+            math.casts.append(copy.hold())
     else:
         copy = dequantised(math, matrix) or tape.make(0, 1)
     out = tape.make(n * matrix.out_features, math.width)

@@ -19,7 +19,8 @@ class Math:
     """How the step's arithmetic is done, and the gradients that exist so far."""
 
     tape: Tape
-    width: int  # of activations
+    width: int  # of activations: what matrices are multiplied in
+    stream: int  # of the residual stream: fp32 where the weights are, under autocast
     lean: bool
     autocast: bool  # transformers under torch.autocast, weights in fp32
     quant: QuantPoint | None
@@ -27,6 +28,7 @@ class Math:
     weight_width: int  # of a trained weight and of its gradient
     host_gradients: bool = False  # gradients leave the device at once
     gradients: dict[str, Storage] = field(default_factory=dict)
+    casts: list[Storage] | None = None  # autocast's copies of weights, kept to the end of a forward pass
 
     def gradient(self, name: str, numbers: int, width: int | None = None) -> None:
         """The gradient of a trained weight: the first is kept, later ones are added in place."""
@@ -59,8 +61,13 @@ def cast(math: Math, x: Var, width: int) -> Var:
 
 def add(math: Math, left: Var, right: Var) -> Var:
     """A sum: the gradient goes to both."""
-    out = math.tape.make(left.numbers, max(left.width, right.width))
-    return math.tape.op([left, right], out, left.numbers, max(left.width, right.width), lambda g: [g.hold(), g.hold()])
+    width = max(left.width, right.width)
+    out = math.tape.make(left.numbers, width)
+
+    def backward(grad: Storage) -> Grads:
+        return [grad.hold() if v.width == width else math.tape.make(v.numbers, v.width) for v in (left, right)]
+
+    return math.tape.op([left, right], out, left.numbers, width, backward)
 
 
 def rms_norm(math: Math, x: Var, name: str, size: int) -> Var:
@@ -86,7 +93,7 @@ def rms_norm(math: Math, x: Var, name: str, size: int) -> Var:
     narrow = scaled if x.width == 4 else tape.make(x.numbers, x.width)
     if narrow is not scaled:
         scaled.drop()
-    out = tape.make(x.numbers, 4 if math.autocast and math.trains_base else x.width)
+    out = tape.make(x.numbers, x.width)
 
     def backward(grad: Storage) -> Grads:
         if math.trains_base:

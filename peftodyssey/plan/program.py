@@ -26,13 +26,12 @@ class Program:
         width = BYTES[step.precision]
         masters = step.full and step.master == "fp32"
         self.math = Math(
-            tape=tape, width=width, lean=own, quant=step.quant, trains_base=step.full,
+            tape=tape, width=width, stream=4 if masters else width, lean=own, quant=step.quant, trains_base=step.full,
             autocast=(masters or step.engine == "trl") and width < 4,
             weight_width=4 if masters else width, host_gradients=step.offload_optimizer,
         )  # fmt: skip
         self.shape = Shape(step.micro_blocks, step.seq_len, step.packed, kernel_workspace)
         self.tokens = step.micro_blocks * step.seq_len
-        self.copies: list[Storage] = []
 
     @cached_property
     def rank(self) -> int:
@@ -136,7 +135,7 @@ class Program:
     def _forward(self) -> Var:
         tape, anatomy, math = self.tape, self.anatomy, self.math
         x = tape.op(
-            [], tape.make(self.tokens * anatomy.hidden, math.width), self.tokens * anatomy.hidden, math.width,
+            [], tape.make(self.tokens * anatomy.hidden, math.stream), self.tokens * anatomy.hidden, math.stream,
             self._embedding_backward, trains=self.step.full,
         )  # fmt: skip
         for number in range(anatomy.layers):
@@ -148,12 +147,13 @@ class Program:
 
     def _pass(self) -> None:
         tape = self.tape
+        self.math.casts = []
         normed = self._forward()
         loss = self._own_loss(normed) if self.step.engine == "own" else self._stock_loss(normed)
         normed.drop()
-        for copy in self.copies:
+        for copy in self.math.casts:
             copy.drop()
-        self.copies.clear()
+        self.math.casts = None  # what a backward pass computes again casts for itself
         root = tape.make(1, 4)
         loss.drop()
         for grad in tape.backward(loss, root).values():
@@ -228,7 +228,7 @@ class Program:
             made = tape.make(numbers, hidden.width)
             if step.full:
                 tape.passing(4 * head, term="logits and loss")
-                self.math.gradient("head", head)
+                self._head_gradient(head)
             return [made]
 
         loss = tape.op([hidden], tape.make(1, 4), 1, 4, backward, [grad_hidden, grad_head], trains=step.full)
@@ -242,6 +242,7 @@ class Program:
         narrow = BYTES[step.precision]
         head = self.anatomy.vocabulary * self.anatomy.hidden
         term = "logits and loss"
+        copy = tape.make(head if step.full and self.math.autocast else 0, narrow, "weight copies")
         logits = tape.make(numbers, narrow, term)
         wide = tape.make(numbers if narrow < 4 else 0, 4, term)
         log_softmax = tape.make(numbers, 4, term)
@@ -258,11 +259,17 @@ class Program:
                 second.drop()
             made = tape.make(hidden.numbers, hidden.width)
             if step.full:
-                self.math.gradient("head", head)
+                self._head_gradient(head)
             third.drop()
             return [made]
 
-        return tape.op([hidden], tape.make(1, 4), 1, 4, backward, [hidden.storage] if step.full else [], trains=step.full)
+        loss = tape.op([hidden], tape.make(1, 4), 1, 4, backward, [hidden.storage, copy] if step.full else [], trains=step.full)
+        copy.drop()
+        return loss
+
+    def _head_gradient(self, numbers: int) -> None:
+        """A tied head's gradient waits for the embedding's and is added to it."""
+        self.math.gradient("embedding" if self.anatomy.tied else "head", numbers)
 
     def _update(self) -> None:
         """torch's fused AdamW needs nothing more; others work in chunks of fp32."""
