@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import InputError, StoreError
-from peftodyssey.plan.device import detect
+from peftodyssey.plan.device import detect, prepare_allocator
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.numbers import parse_bytes, parse_duration
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from peftodyssey.store.opened import Run
 
 DEFAULT_ROOT = Path("runs")
+LEAST_MEMORY_BYTES = 1 << 20
 
 
 def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -109,6 +110,7 @@ def run_plan(
     from peftodyssey.run import keep
     from peftodyssey.run.start import Options, start
 
+    prepare_allocator()
     options = options or Options()
     root = Path(out) if out is not None else DEFAULT_ROOT / asked.recipe.name
     outcome = start(asked, root, options, console or RichConsole(stderr=True))
@@ -209,12 +211,16 @@ def seconds(text: str | None) -> float | None:
 
 
 def size_bytes(memory: str | int | None) -> int | None:
-    if memory is None or isinstance(memory, int):
-        return memory
+    """Bytes of a memory size such as `22GiB`; InputError where it is none, or too small to be meant."""
+    if memory is None:
+        return None
     try:
-        return parse_bytes(memory)
+        size = parse_bytes(memory)
     except ValueError as error:
-        raise InputError(f"--memory {memory}: {error}", "write 8GiB, 22GiB or 24GB") from error
+        raise InputError(f"--memory {memory} is no size: {error}", "write 8GiB, 22GiB or 24GB") from error
+    if size < LEAST_MEMORY_BYTES:
+        raise InputError(f"--memory {memory} is {size:,} bytes, which hold no model", "write 8GiB, 22GiB or 24GB")
+    return size
 
 
 def _reported(root: Path) -> bool:

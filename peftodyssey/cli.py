@@ -31,6 +31,7 @@ from peftodyssey.errors import (
     OdysseyError,
     RecipeError,
 )
+from peftodyssey.plan.device import prepare_allocator
 
 # Idle OpenMP threads spin for milliseconds by default: where a core is shared with anything else, the others then wait
 # for a thread that does not run, and training was seen to fall from 6,500 to 860 tokens a second. A short spin keeps
@@ -278,6 +279,7 @@ def doctor() -> None:
 def main() -> None:
     """Entry point: user mistakes become a message and an exit code, never a traceback."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    prepare_allocator()
     errors = Console(stderr=True, highlight=False)
     try:
         app()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import importlib.util
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -16,19 +17,26 @@ from pathlib import Path
 from peftodyssey.errors import InputError
 
 CHOICES = ("auto", "cpu", "cuda")
-DESKTOP_MARGIN_BYTES = 512 << 20  # a desktop session and other programs take this and more of a card
+DESKTOP_MARGIN_BYTES = 512 << 20  # left free of what is free now: a desktop session takes more as windows open
 HOST_SHARE = 0.9  # of the free host memory may be planned for
 
 
 @dataclass(frozen=True)
 class Device:
-    """One device: `kind` cpu or cuda, memory in bytes, and whether it multiplies bf16 at speed."""
+    """One device: `kind` cpu or cuda, its memory, whether it multiplies bf16 at speed, and the host memory beside it."""
 
     kind: str
     name: str
     total_bytes: int
     free_bytes: int
     bf16: bool
+    capability: tuple[int, int] = (0, 0)  # CUDA compute capability: (7, 5) Turing, (8, 6) Ampere, (9, 0) Hopper
+    host_free_bytes: int | None = None  # host memory that is free now; None: not known, nothing is held against it
+
+    @property
+    def hopper(self) -> bool:
+        """Whether cuBLAS takes its workspace of 32 MiB, as PyTorch sets it on Hopper and data-centre Blackwell."""
+        return self.capability[0] in (9, 10)
 
     @property
     def budget_bytes(self) -> int:
@@ -50,6 +58,16 @@ def detect(choice: str = "auto") -> Device:
     return card or _cpu()
 
 
+def prepare_allocator() -> None:
+    """Let PyTorch's allocator grow its segments, where the user has set nothing. To be called before torch is imported.
+
+    Without it, blocks of changing size leave holes that no later block fits into: memory is reserved and of no use. Linux
+    only: elsewhere PyTorch warns that it cannot.
+    """
+    if sys.platform == "linux" and not any(name in os.environ for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")):
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+
+
 def torch_has_cuda() -> bool:
     """Whether the installed torch was built for CUDA, read from its version file without importing it."""
     spec = importlib.util.find_spec("torch")
@@ -68,7 +86,7 @@ def _cpu() -> Device:
     import psutil
 
     memory = psutil.virtual_memory()
-    return Device("cpu", "CPU", memory.total, memory.available, False)
+    return Device("cpu", "CPU", memory.total, memory.available, False, host_free_bytes=memory.available)
 
 
 def _card() -> Device | None:
@@ -84,11 +102,15 @@ def _card() -> Device | None:
     if cuda.cuDeviceGet(ctypes.byref(handle), 0):
         return None
     name = ctypes.create_string_buffer(128)
-    total, major = ctypes.c_size_t(), ctypes.c_int()
+    total, major, minor = ctypes.c_size_t(), ctypes.c_int(), ctypes.c_int()
     cuda.cuDeviceGetName(name, len(name), handle)
     cuda.cuDeviceTotalMem_v2(ctypes.byref(total), handle)
     cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, handle)  # compute capability, major
-    return Device("cuda", name.value.decode(), total.value, _free_on_card(total.value), major.value >= 8)
+    cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, handle)  # and minor
+    return Device(
+        "cuda", name.value.decode(), total.value, _free_on_card(total.value), major.value >= 8,
+        capability=(major.value, minor.value), host_free_bytes=_cpu().free_bytes,
+    )  # fmt: skip
 
 
 def _free_on_card(total_bytes: int) -> int:

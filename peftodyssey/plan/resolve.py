@@ -11,6 +11,7 @@ def autos(cell: Cell, device: Device) -> dict[str, str | None]:
     """The resolved choices of one cell; InputError where the device cannot do what the recipe asks."""
     precision = _precision(cell.train.precision, device)
     master = cell.method.options.get("master_weights", "fp32") if cell.method.method == "full" else "fp32"
+    _refuse_half_masters(master, precision, device)
     return {
         "precision": precision,
         "compute_dtype": precision if cell.method.quant else None,
@@ -28,3 +29,14 @@ def _precision(asked: str, device: Device) -> str:
     if asked == "bf16" and device.kind == "cuda" and not device.bf16:
         raise InputError(f"{device.name} has no bf16", "set train.precision to fp16, fp32 or auto")
     return asked
+
+
+def _refuse_half_masters(master: str, precision: str, device: Device) -> None:
+    """fp16 weights cannot be trained as they are: loss scaling needs fp32 ones. Asked for in words, the recipe refuses it."""
+    if master == "fp32" or precision != "fp16":
+        return
+    raise InputError(
+        f"{device.name} has no bf16, and full with master_weights: same cannot train in fp16: its gradients overflow and "
+        "small updates are lost",
+        "set master_weights to fp32, or train an adapter (lora, qlora), whose weights are kept in fp32",
+    )

@@ -14,6 +14,7 @@ from peftodyssey.errors import DoesNotFit
 from peftodyssey.jobs.events import How
 from peftodyssey.models.quiet import quiet
 from peftodyssey.plan.graph import CellTask, Plan
+from peftodyssey.plan.memory import CUDA_CONTEXT_BYTES
 from peftodyssey.run import interrupt
 from peftodyssey.run.progress import Narrator
 from peftodyssey.run.scheduler import Outcome, execute, matches
@@ -83,11 +84,16 @@ def resolved(plan: Plan) -> str:
 
 
 def cap_card(plan: Plan, memory_bytes: int | None) -> None:
-    """Keep PyTorch's allocator below --memory, so that an overflow raises instead of spilling over."""
-    if plan.device.kind != "cuda" or memory_bytes is None:
+    """Keep PyTorch's allocator within the budget, so that an overflow raises: Windows and WSL would spill into host memory."""
+    if plan.device.kind != "cuda":
         return
     import torch
 
-    torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / plan.device.total_bytes))
+    total_bytes = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(min(1.0, allocator_bytes(plan, memory_bytes) / total_bytes))
 
 
+def allocator_bytes(plan: Plan, memory_bytes: int | None) -> int:
+    """What the allocator may hold: --memory or the budget, less the CUDA context, which lies outside of it."""
+    budget = plan.budget_bytes if memory_bytes is None else memory_bytes
+    return max(0, budget - CUDA_CONTEXT_BYTES)
