@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +19,7 @@ from peftodyssey.cli_words import (
     console,
     one_of,
     pairs,
+    prepare_process,
     say,
     usage,
 )
@@ -31,12 +31,6 @@ from peftodyssey.errors import (
     OdysseyError,
     RecipeError,
 )
-from peftodyssey.plan.device import prepare_allocator
-
-# Idle OpenMP threads spin for milliseconds by default: where a core is shared with anything else, the others then wait
-# for a thread that does not run, and training was seen to fall from 6,500 to 860 tokens a second. A short spin keeps
-# 95 % of the speed on free cores and all of that on shared ones. Read by libgomp when torch is imported.
-SPIN_COUNT = "1000"
 
 app = typer.Typer(
     name="peftodyssey",
@@ -116,12 +110,14 @@ def check(
 ) -> None:
     """Validate a recipe; print its grid, memory, disk and every warning. Loads no weights."""
     from peftodyssey import api
+    from peftodyssey.plan import host
     from peftodyssey.report import preflight
 
     plan = api.plan(api.load(recipe, set_ or ()), device=device, memory=memory)
-    for part in (*preflight.check(plan), *preflight.documents(plan, show)):
+    root = api.DEFAULT_ROOT / plan.recipe.name
+    for part in (*preflight.check(plan, root), *preflight.documents(plan, show)):
         console().print(part)
-    raise typer.Exit(EXIT_DOES_NOT_FIT if plan.too_large else 0)
+    raise typer.Exit(EXIT_DOES_NOT_FIT if plan.too_large or host.problems(plan, root) else 0)
 
 
 @app.command()
@@ -278,8 +274,7 @@ def doctor() -> None:
 
 def main() -> None:
     """Entry point: user mistakes become a message and an exit code, never a traceback."""
-    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    prepare_allocator()
+    prepare_process()
     errors = Console(stderr=True, highlight=False)
     try:
         app()

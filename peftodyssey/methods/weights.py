@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.protocol import Attached
+from peftodyssey.methods.spill import MAPPED_COPY_BYTES, spilled
 from peftodyssey.recipe.cell import MethodPoint
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def copies(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
-    """Copies on the CPU, in the type they are stored in."""
+    """Copies on the CPU, in the type they are stored in; large ones in a file, so that they take no memory for good."""
+    if sum(p.numel() * p.element_size() for p in parameters.values()) > MAPPED_COPY_BYTES:
+        return spilled(parameters)
     return {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
 
 

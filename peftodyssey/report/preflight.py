@@ -9,11 +9,13 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
+from peftodyssey.plan import host
 from peftodyssey.plan.graph import CellTask, Plan
 from peftodyssey.report.sentences import count, number
 
@@ -27,15 +29,18 @@ if TYPE_CHECKING:
 GRID_ROWS = 60
 
 
-def check(plan: Plan) -> Iterator[Any]:
-    """The grid with memory per cell, the disk that it will take, and every warning."""
+def check(plan: Plan, root: Path) -> Iterator[Any]:
+    """The grid with memory per cell, the host memory and disk that a run below `root` will take, and every warning."""
     yield f"{plan.recipe.where}: valid, {len(plan.cells)} cells on {plan.device.name} ({size(plan.budget_bytes)} budget)"
     yield from _grids(plan.cells)
+    yield _host(plan)
     yield _disk(plan)
     for warning in (*(str(problem) for problem in plan.recipe.warnings), *plan.warnings):
         yield Text(f"warning: {warning}")
     for task in plan.too_large:
         yield Text(f"does not fit: {task.folder}: {size(task.memory.device_bytes)}")
+    for problem in host.problems(plan, root):
+        yield Text(f"does not fit: {problem}")
 
 
 def _grids(cells: Sequence[CellTask]) -> Iterator[Table]:
@@ -67,13 +72,19 @@ def _model(name: str, revision: str | None) -> str:
     return f"{name} @ {revision}" if revision else name
 
 
+def _host(plan: Plan) -> str:
+    """Host memory of the cell that takes most."""
+    found = host.largest(plan)
+    terms = ", ".join(f"{size(term.size_bytes)} {term.name}" for term in found.terms if term.size_bytes >= 1 << 20)
+    free = plan.device.host_free_bytes
+    return f"host memory: {size(found.peak_bytes)} ({terms})" + ("" if free is None else f", {size(free)} free")
+
+
 def _disk(plan: Plan) -> str:
-    """Downloads, and the largest state that a checkpoint may take."""
-    sources = {task.base.source.fingerprint: task.base.source for task in plan.cells}
-    download = sum(s.weight_bytes_on_disk for s in sources.values() if s.kind == "hub")
-    largest = max((12 * task.trainable for task in plan.cells), default=0)
-    adapters = sum(4 * task.trainable for task in plan.cells if task.step.adapter_rank)
-    return f"disk: {size(download)} to download, {size(adapters)} of adapters, checkpoints up to {size(largest)}"
+    """Downloads, and the most that is written."""
+    disk = host.disk_plan(plan)
+    terms = ", ".join(f"{size(term.size_bytes)} {term.name}" for term in disk.terms if term.size_bytes >= 1 << 20)
+    return f"disk: {size(disk.download_bytes)} to download, up to {size(disk.output_bytes)} written" + (f" ({terms})" if terms else "")
 
 
 def documents(plan: Plan, count: int) -> Iterator[Text]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from peftodyssey.errors import DoesNotFit
 from peftodyssey.jobs.events import How
 from peftodyssey.models.quiet import quiet
+from peftodyssey.plan import host
 from peftodyssey.plan.graph import CellTask, Plan
 from peftodyssey.plan.memory import CUDA_CONTEXT_BYTES
 from peftodyssey.run import interrupt
@@ -39,6 +40,7 @@ def start(plan: Plan, root: Path, options: Options, console: Console) -> Outcome
     wanted = [task for task in plan.cells if matches(task, options.only)]
     if not options.allow_oom:
         refuse_too_large([task for task in wanted if not task.memory.fits(plan.budget_bytes)], plan)
+        refuse_without_room(plan, root, wanted, options.keep)
     stop = interrupt.Stop(options.stop_after_s)
     how = How(plan.device.kind, options.checkpoint_every_s, options.keep, options.memory_bytes)
     narrator = Narrator(console, stop)
@@ -61,6 +63,16 @@ def refuse_too_large(tasks: list[CellTask], plan: Plan) -> None:
         "use qlora, a shorter train.seq_len or a larger --memory; `peftodyssey plan` shows the terms; "
         "--allow-oom starts all the same",
     )
+
+
+def refuse_without_room(plan: Plan, root: Path, tasks: list[CellTask], keep: str) -> None:
+    """DoesNotFit where the host's free memory or the disk cannot hold what `tasks` take of them."""
+    if found := host.problems(plan, root, tasks, keep):
+        raise DoesNotFit(
+            "; ".join(found),
+            "close other programs, free the disk or give another --out; `peftodyssey check` shows the terms; "
+            "--allow-oom starts all the same",
+        )
 
 
 def record(plan: Plan, root: Path) -> None:
