@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from peftodyssey.plan.graph import Plan
+    from peftodyssey.plan.probes import Tried
     from peftodyssey.plan.single import StepPlan
     from peftodyssey.recipe.schema import Recipe
     from peftodyssey.run.scheduler import Outcome
@@ -76,6 +77,26 @@ def plan_step(
     from peftodyssey.plan.single import Wanted, step_plan
 
     return step_plan(Wanted(model, **settings), detect(device), size_bytes(memory))
+
+
+def probe(
+    recipe: str | Path | Recipe, *, device: str = "auto", memory: str | int | None = None, console: Console | None = None
+) -> tuple[Plan, list[Tried]]:
+    """Every distinct shape of a recipe tried for real: loaded, trained two steps, scored, saved, read back.
+
+    What was measured is kept for this machine and these versions, corrects later plans and gives their hours. Returns the
+    corrected plan and what was tried.
+    """
+    from rich.console import Console
+
+    from peftodyssey.run.probing import probe_all
+    from peftodyssey.run.start import cap_card
+
+    first = plan(recipe, device=device, memory=memory)
+    prepare_allocator()
+    cap_card(first, size_bytes(memory))
+    tried = probe_all(first, console or Console(stderr=True))
+    return plan(first.recipe, device=device, memory=memory), tried
 
 
 def run(

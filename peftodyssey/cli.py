@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from peftodyssey.cli_groups import ladder_app, recipes_app
+from peftodyssey.cli_plan import plan
 from peftodyssey.cli_words import (
     DeviceOpt,
     DirArg,
@@ -21,7 +22,6 @@ from peftodyssey.cli_words import (
     pairs,
     prepare_process,
     say,
-    usage,
 )
 from peftodyssey.errors import (
     EXIT_DOES_NOT_FIT,
@@ -120,51 +120,7 @@ def check(
     raise typer.Exit(EXIT_DOES_NOT_FIT if plan.too_large or host.problems(plan, root) else 0)
 
 
-@app.command()
-def plan(
-    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe; or describe one step by options.")] = None,
-    set_: SetOpt = None,
-    model: Annotated[str | None, typer.Option("--model", help="Model name, e.g. random/llama-7b.")] = None,
-    method: Annotated[str, typer.Option("--method", help="full, lora or qlora.")] = "lora",
-    rank: Annotated[int, typer.Option("--rank", min=1, help="Adapter rank.")] = 8,
-    seq_len: Annotated[int, typer.Option("--seq-len", min=1, help="Tokens of a block.")] = 512,
-    micro_batch: Annotated[int, typer.Option("--micro-batch", min=1, help="Blocks at a time.")] = 1,
-    recompute: Annotated[str, typer.Option("--recompute", help="full, selective or none.")] = "full",
-    optimizer: Annotated[str, typer.Option("--optimizer", help="adamw or adamw8bit.")] = "adamw",
-    engine: Annotated[str, typer.Option("--engine", help="own, stock or trl.")] = "own",
-    offload: Annotated[str, typer.Option("--offload", help="To host memory: none, activations, optimizer or all.")] = "none",
-    accumulate: Annotated[int, typer.Option("--accumulate", min=1, help="Micro-batches of one update.")] = 1,
-    master_weights: Annotated[str, typer.Option("--master-weights", help="Of method full: fp32 or same.")] = "fp32",
-    memory: MemoryOpt = None,
-    device: DeviceOpt = "auto",
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Will it fit, term by term. Loads no weights and no torch."""
-    from peftodyssey import api
-    from peftodyssey.report import preflight
-
-    if recipe is not None:
-        answer: Any = api.plan(api.load(recipe, set_ or ()), device=device, memory=memory)
-        fits, parts = not answer.too_large, preflight.plan(answer)
-        text = preflight.plan_json(answer)
-    elif model is not None:
-        step = api.plan_step(
-            model, method=one_of("--method", method, ("full", "lora", "qlora")), rank=rank, seq_len=seq_len,
-            micro_batch=micro_batch, recompute=one_of("--recompute", recompute, ("full", "selective", "none")),
-            optimizer=one_of("--optimizer", optimizer, ("adamw", "adamw8bit")), device=device, memory=memory,
-            engine=one_of("--engine", engine, ("own", "stock", "trl")), accumulate=accumulate,
-            offload=one_of("--offload", offload, ("none", "activations", "optimizer", "all")),
-            master_weights=one_of("--master-weights", master_weights, ("fp32", "same")),
-        )  # fmt: skip
-        fits, parts, text = step.fits, preflight.step(step), preflight.step_json(step)
-    else:
-        raise usage("give a recipe, or --model with --method, --rank, --seq-len ...")
-    if json_:
-        print(text)
-    else:
-        for part in parts:
-            console().print(part)
-    raise typer.Exit(0 if fits else EXIT_DOES_NOT_FIT)
+app.command()(plan)
 
 
 @app.command()

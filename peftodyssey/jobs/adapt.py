@@ -48,7 +48,7 @@ def adapt(
     Raises TrainingError, MethodError or CorpusError where the cell cannot be done, Interrupted where the user stops.
     """
     folder = manifest.fresh(root / task.folder, keep=(layout.CHECKPOINT,))
-    with _attached(task, base) as attached:
+    with on_base(task, base) as attached:
         trained = _train(task, root, attached, tokenizer, how, events) if task.train_index else None
         facts = _facts(task, trained, how)
         if trained:
@@ -67,7 +67,7 @@ def rescore(
     """Fill the columns that a finished cell lacks from the weights that it kept."""
     kept = weights_of(task, root)
     assert kept is not None, "the scheduler asks for a new training where the weights are gone"
-    with _attached(task, base, kept) as attached:
+    with on_base(task, base, kept) as attached:
         for column in task.scores:
             if manifest.read(root / column.folder) is None:
                 score.column(column, root, attached.model, tokenizer.prefix, how.device, events)
@@ -82,7 +82,7 @@ def weights_of(task: CellTask, root: Path) -> Path | None:
 
 
 @contextmanager
-def _attached(task: CellTask, base: PreTrainedModel, kept: Path | None = None) -> Iterator[Attached]:
+def on_base(task: CellTask, base: PreTrainedModel, kept: Path | None = None) -> Iterator[Attached]:
     """The method on the base: fresh, or as it was left in the folder `kept`; taken off again at the end."""
     method, point = METHODS[task.cell.method.method], task.cell.method
     attached = method.load(base, kept, point) if kept else method.attach(base, point, task.cell.seed)

@@ -14,7 +14,19 @@ SAMPLE_EVERY_S = 0.05
 class Peak:
     """Filled when the block ends."""
 
-    peak_bytes: int = 0
+    peak_bytes: int = 0  # reserved by PyTorch's allocator, or resident
+    allocated_bytes: int = 0  # of these, taken by tensors; on a CPU the same
+
+
+def allocated_bytes(device: str) -> int:
+    """What is held now: by tensors on the card, or resident in the process."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated()
+    import psutil
+
+    return psutil.Process().memory_info().rss
 
 
 @contextlib.contextmanager
@@ -34,7 +46,7 @@ def _card(peak: Peak) -> Iterator[None]:
     try:
         yield
     finally:
-        peak.peak_bytes = torch.cuda.max_memory_reserved()
+        peak.peak_bytes, peak.allocated_bytes = torch.cuda.max_memory_reserved(), torch.cuda.max_memory_allocated()
 
 
 @contextlib.contextmanager
@@ -46,6 +58,7 @@ def _process(peak: Peak) -> Iterator[None]:
     def sample() -> None:
         while True:
             peak.peak_bytes = max(peak.peak_bytes, process.memory_info().rss)
+            peak.allocated_bytes = peak.peak_bytes
             if done.wait(SAMPLE_EVERY_S):
                 return
 

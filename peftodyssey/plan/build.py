@@ -166,7 +166,7 @@ class _Builder:
         told = identity.identity(cell, self._facts(cell, resolved))
         digest = identity.digest(told)
         trainable = method.count(cell.method, anatomy)
-        step, bill = cell_step(cell, anatomy, trainable, resolved, self.device, self.budget_bytes)
+        step, bill = cell_step(cell, anatomy, trainable, resolved, base.source.fingerprint, self.device, self.budget_bytes)
         texts = [("test", test), ("valid", valid), *general]
         columns = {name: self._columns(cell, base, index, digest) for name, index in texts}
         folder = f"{layout.CELLS}/{layout.folder_name(_slug(cell), digest)}"

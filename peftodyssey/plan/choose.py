@@ -11,6 +11,7 @@ from typing import Any
 
 from peftodyssey.anatomy import Anatomy
 from peftodyssey.methods.targets import targeted
+from peftodyssey.plan import probes
 from peftodyssey.plan.device import Device
 from peftodyssey.plan.memory import MemoryPlan, estimate
 from peftodyssey.plan.step import Step
@@ -20,19 +21,23 @@ SMALL_LOSS_CHUNK_BYTES = 16 << 20
 
 
 def cell_step(
-    cell: Cell, anatomy: Anatomy, trainable: int, resolved: Mapping[str, Any], device: Device, budget_bytes: int
+    cell: Cell, anatomy: Anatomy, trainable: int, resolved: Mapping[str, Any], fingerprint: str, device: Device, budget_bytes: int
 ) -> tuple[Step, MemoryPlan]:
-    """How a cell's step is done within the budget, and its bill; the leanest way where none fits."""
+    """How a cell's step is done within the budget, and its bill; the leanest way where none fits.
+
+    Where this very shape was tried on this machine (`fingerprint` is the base's), its sums are those that were measured.
+    """
     targets = targeted(anatomy, cell.method.targets) if cell.method.rank else ()
     step = Step(
         precision=str(resolved["precision"]), quant=cell.method.quant, trainable=trainable,
         full=cell.method.method == "full", adapter_rank=cell.method.rank or 0, seq_len=cell.train.seq_len, micro_blocks=1,
         recompute="none", engine=cell.train.engine, device=device.kind, optimizer=str(resolved["optimizer"]),
         master="fp32" if resolved["master_weights"] == "fp32" else "same", packed=True,
-        targets=tuple(sorted({m.leaf for m in targets})) or None,
+        targets=tuple(sorted({m.leaf for m in targets})) or None, hopper=device.hopper,
     )  # fmt: skip
     batch_blocks = cell.train.batch_tokens // cell.train.seq_len
-    return choose(anatomy, step, batch_blocks, budget_bytes) or smallest(anatomy, step, batch_blocks)
+    chosen, bill = choose(anatomy, step, batch_blocks, budget_bytes) or smallest(anatomy, step, batch_blocks)
+    return chosen, probes.corrected(bill, probes.known(probes.key_of(cell, chosen, fingerprint, device)))
 
 
 def choose(anatomy: Anatomy, step: Step, batch_blocks: int, budget_bytes: int) -> tuple[Step, MemoryPlan] | None:

@@ -17,7 +17,7 @@ OPTIONS = {
     "run": {"--out", "--set", "--only", "--memory", "--stop-after", "--keep", "--refresh", "--checkpoint-every", "--device", "--allow-oom"},
     "check": {"--set", "--show", "--memory", "--device"},
     "plan": {"--set", "--model", "--method", "--rank", "--seq-len", "--micro-batch", "--recompute", "--optimizer", "--engine",
-             "--offload", "--accumulate", "--master-weights", "--memory", "--device", "--json"},
+             "--offload", "--accumulate", "--master-weights", "--memory", "--device", "--probe", "--json"},
     "status": set(),
     "report": {"--out"},
     "query": {"--csv"},

@@ -1,0 +1,46 @@
+"""Every distinct shape of a plan tried for real, one after the other, and what came of it. Called by `api.probe`."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from peftodyssey.errors import OdysseyError
+from peftodyssey.jobs.bases import Bases
+from peftodyssey.jobs.probe import loading, probe
+from peftodyssey.models.quiet import quiet
+from peftodyssey.plan import probes
+from peftodyssey.plan.graph import CellTask, Plan
+from peftodyssey.plan.probes import Tried
+
+
+def probe_all(plan: Plan, console: Console, again: bool = False) -> list[Tried]:
+    """A probe of each distinct shape; those known on this machine are not tried again unless `again`."""
+    shapes: dict[str, list[CellTask]] = {}
+    for task in plan.cells:
+        key = probes.key_of(task.cell, task.step, task.base.source.fingerprint, plan.device)
+        shapes.setdefault(key, []).append(task)
+    order = plan.base_order
+    held, found = Bases(plan.device.kind), []
+    with quiet():
+        for key, tasks in sorted(shapes.items(), key=lambda item: order[item[1][0].base.name]):
+            known = None if again else probes.known(key)
+            if known is None:
+                console.print(f"trying {tasks[0].cell.model.name}, {tasks[0].cell.method.label} ...", markup=False)
+                found.append(_tried(key, tasks, held, plan))
+            else:
+                found.append(Tried(tasks[0], len(tasks), known, "", True))
+    held.drop()
+    return found
+
+
+def _tried(key: str, tasks: list[CellTask], held: Bases, plan: Plan) -> Tried:
+    task = tasks[0]
+    try:
+        with loading() as seconds:
+            base = held.get(task.base)
+        made = probe(task, base, seconds[0], plan.device.kind, held.tokenizer(task.base).prefix)
+    except OdysseyError as error:
+        held.drop()  # what went wrong may have left the base changed
+        return Tried(task, len(tasks), None, str(error), False)
+    probes.keep(key, made)
+    return Tried(task, len(tasks), made, "", False)
