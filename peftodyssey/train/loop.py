@@ -15,7 +15,7 @@ from torch import nn
 
 from peftodyssey.errors import TrainingError
 from peftodyssey.models.head import split
-from peftodyssey.train import batches, checkpoint, optim, schedule
+from peftodyssey.train import batches, checkpoint, optim, recompute, schedule
 from peftodyssey.train.gradients import accumulate
 from peftodyssey.train.settings import OnPoint, OnStep, ShouldStop, StepRecord, TrainResult, TrainSettings
 
@@ -78,7 +78,7 @@ def train(
         )
 
     parts = split(model)
-    with _training_mode(model, settings):
+    with recompute.policy(model, settings.recompute, offload=settings.offload_activations):
         for step in range(resumed_from, settings.steps):
             if interrupted := bool(should_stop and should_stop()):
                 break
@@ -136,20 +136,6 @@ def train(
         micro_blocks_used=micro_blocks,
         resume_note=note,
     )
-
-
-@contextlib.contextmanager
-def _training_mode(model: nn.Module, settings: TrainSettings) -> Iterator[None]:
-    """Dropout on, and activations recomputed in the backward pass where the settings say so."""
-    pretrained: Any = model
-    model.train()
-    if settings.recompute == "full":
-        pretrained.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    try:
-        yield
-    finally:
-        if settings.recompute == "full":
-            pretrained.gradient_checkpointing_disable()
 
 
 @contextlib.contextmanager
