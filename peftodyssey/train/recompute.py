@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 FEED_FORWARD = "mlp"  # the name of the feed-forward in a decoder layer, in every family that has one module for it
 LEANER = {"none": "selective", "selective": "full"}  # the next policy where one block does not fit
@@ -23,45 +24,36 @@ LEANER = {"none": "selective", "selective": "full"}  # the next policy where one
 def policy(model: nn.Module, recompute: str, *, offload: bool = False) -> Iterator[None]:
     """The model in training mode; `recompute` is none, selective (feed-forwards) or full (decoder layers).
 
-    With `offload` what stands between the layers waits in pinned host memory where the model lies on a CUDA device.
-    A model without feed-forward modules takes `full` for `selective`.
+    With `offload` what stands between the layers waits in pinned host memory where the model lies on a CUDA device. A
+    model without feed-forward modules takes `full` for `selective`.
     """
-    pretrained: Any = model
     model.train()
-    feeds = feed_forwards(model) if recompute == "selective" else []
-    if recompute == "full" or (recompute == "selective" and not feeds):
-        pretrained.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if offload:
-            _offload_inputs(model)
-        try:
-            yield
-        finally:
-            pretrained.gradient_checkpointing_disable()
-        return
-    for module in feeds:
-        module.forward = functools.partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]
+    again = checkpointed(model, recompute)
+    for module in again:
+        module.forward = functools.partial(_on_host if offload else _kept, module.forward)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        for module in feeds:
+        for module in again:
             del module.forward  # the class's own shows again
 
 
-def feed_forwards(model: nn.Module) -> list[nn.Module]:
-    """The feed-forward module of every decoder layer, where the family has one."""
-    return [module for name, module in model.named_modules() if name.rpartition(".")[2] == FEED_FORWARD]
+def checkpointed(model: nn.Module, recompute: str) -> list[nn.Module]:
+    """The modules whose inside is computed again."""
+    if recompute == "none":
+        return []
+    feeds = [module for name, module in model.named_modules() if name.rpartition(".")[2] == FEED_FORWARD]
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    return feeds if feeds and recompute == "selective" else layers
 
 
-def _offload_inputs(model: nn.Module) -> None:
-    """Every checkpointed module saves its input on the host."""
-    for module in model.modules():
-        if run := getattr(module, "_gradient_checkpointing_func", None):
-            module._gradient_checkpointing_func = functools.partial(_with_inputs_on_host, run)
+def _kept(forward: Callable[..., Any], *inputs: Any, **more: Any) -> Any:
+    return checkpoint(forward, *inputs, use_reentrant=False, **more)
 
 
-def _with_inputs_on_host(run: Callable[..., Any], *args: Any) -> Any:
+def _on_host(forward: Callable[..., Any], *inputs: Any, **more: Any) -> Any:
     with torch.autograd.graph.saved_tensors_hooks(_to_host, _from_host):
-        return run(*args)
+        return _kept(forward, *inputs, **more)
 
 
 def _to_host(tensor: Tensor) -> tuple[torch.device, Tensor]:
