@@ -23,7 +23,7 @@ from peftodyssey.train.settings import TrainSettings
 if TYPE_CHECKING:
     from peftodyssey.corpora.blocks import Blocks
 
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Parts = tuple[Callable[..., Any], nn.Linear] | None
 
 
@@ -37,6 +37,7 @@ def accumulate(
     scaler: torch.amp.GradScaler,
     settings: TrainSettings,
     device: torch.device,
+    autocast: bool,
 ) -> tuple[Tensor, int]:
     """Adds the gradient of the batch's mean loss to `.grad`; returns that loss (nats a token) and the micro-
     batch used.
@@ -49,7 +50,7 @@ def accumulate(
         with contextlib.suppress(torch.OutOfMemoryError):
             loss = torch.zeros((), dtype=torch.float64, device=device)
             for piece in batches.micro_batches(chosen, micro_blocks):
-                with _autocast(settings.precision, device):
+                with torch.autocast(device.type, HALVES.get(settings.precision), enabled=autocast):
                     nll = _nll(model, parts, blocks, piece, device)
                 scaler.scale(nll / max(tokens, 1)).backward()
                 loss += nll.detach()
@@ -82,8 +83,3 @@ def _nll(model: nn.Module, parts: Parts, blocks: Blocks, piece: np.ndarray, devi
         model, parts, inputs, on_device(labels), None if kept.size == labels.size else on_device(kept)
     )
 
-
-def _autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=AUTOCAST[precision])

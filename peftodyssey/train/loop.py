@@ -8,15 +8,14 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from peftodyssey.errors import TrainingError
 from peftodyssey.models.head import split
-from peftodyssey.train import batches, checkpoint, optim, recompute, schedule
-from peftodyssey.train.gradients import accumulate
+from peftodyssey.train import batches, checkpoint, gradients, lean, optim, recompute, schedule
 from peftodyssey.train.settings import OnPoint, OnStep, ShouldStop, StepRecord, TrainResult, TrainSettings
 
 if TYPE_CHECKING:
@@ -78,7 +77,10 @@ def train(
         )
 
     parts = split(model)
-    with recompute.policy(model, settings.recompute, offload=settings.offload_activations):
+    with (
+        lean.leaned(model, gradients.HALVES.get(settings.precision)) as autocast,
+        recompute.policy(model, settings.recompute, offload=settings.offload_activations),
+    ):
         for step in range(resumed_from, settings.steps):
             if interrupted := bool(should_stop and should_stop()):
                 break
@@ -89,8 +91,8 @@ def train(
             chosen = batches.step_blocks(len(blocks.labels), settings.batch_blocks, settings.seed, step)
             tokens = batches.trained_tokens(blocks, chosen)
 
-            loss, micro_blocks = accumulate(
-                model, parts, blocks, chosen, tokens, micro_blocks, scaler, settings, device
+            loss, micro_blocks = gradients.accumulate(
+                model, parts, blocks, chosen, tokens, micro_blocks, scaler, settings, device, autocast
             )
             scaler.unscale_(optimizer)
             norm = optim.clip(trainable.values(), settings.grad_clip)

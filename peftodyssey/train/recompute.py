@@ -28,14 +28,17 @@ def policy(model: nn.Module, recompute: str, *, offload: bool = False) -> Iterat
     model without feed-forward modules takes `full` for `selective`.
     """
     model.train()
-    again = checkpointed(model, recompute)
-    for module in again:
-        module.forward = functools.partial(_on_host if offload else _kept, module.forward)  # type: ignore[method-assign]
+    run = _on_host if offload else _kept
+    before = [(module, module.forward) for module in checkpointed(model, recompute)]
+    for module, forward in before:
+        module.forward = functools.partial(run, forward)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        for module in again:
-            del module.forward  # the class's own shows again
+        for module, forward in before:
+            module.forward = forward  # type: ignore[method-assign]
+            if getattr(forward, "__func__", None) is type(module).forward:
+                del module.forward  # the class's own shows again
 
 
 def checkpointed(model: nn.Module, recompute: str) -> list[nn.Module]:
