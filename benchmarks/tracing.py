@@ -225,9 +225,14 @@ def traced_step(config: Any, step: Any, keep_peak: bool = False) -> Traced:
 @contextlib.contextmanager
 def _answers() -> Iterator[None]:
     """Where the loop reads numbers off the device, fake tensors have none to give: it gets ones."""
+    import bitsandbytes as bnb
+
     from peftodyssey.models import head, packing
+    from peftodyssey.train import lean
 
     with (
+        mock.patch.object(lean, "_same", return_value=True),
+        mock.patch.object(lean, "is_4bit", lambda module: isinstance(module, bnb.nn.Linear4bit)),
         mock.patch.object(torch.Tensor, "tolist", lambda tensor: [1.0] * tensor.numel()),
         mock.patch.object(torch.Tensor, "item", return_value=1.0),
         mock.patch.object(packing, "_restarts_say_it_all", return_value=True),

@@ -214,7 +214,7 @@ def feed_forward(math: Math, anatomy: Anatomy, parts: LayerParts, x: Var) -> Var
             made = [made[0], Var(made[0].storage.hold(), made[0].numbers // 2, made[0].width, made[0].node, made[0].needs_grad)]
             made[0] = Var(made[0].storage, made[0].numbers // 2, made[0].width, made[0].node, made[0].needs_grad)
         inner = _replaced(gated_product(math, made[0], made[1]), *made)
-    elif anatomy.family in COMPOSED_GELU:
+    elif anatomy.family in COMPOSED_GELU and not math.lean:
         inner = _replaced(composed_gelu(math, made[0]), made[0])
     else:
         inner = _replaced(same_size(math, made[0], (made[0].storage,)), made[0])

@@ -212,16 +212,9 @@ class Program:
         copy = tape.make(head if self.math.autocast and step.full else 0, narrow, "logits and loss")
         grad_hidden = tape.make(numbers, hidden.width, "logits and loss")
         grad_head = tape.make(head if step.full else 0, 4, "logits and loss")
-        rows = min(self.tokens, max(16, step.loss_chunk_bytes // (4 * anatomy.vocabulary)))
-        chunk = rows * anatomy.vocabulary
-        several = -(-self.tokens // rows) > 1
-        logits = tape.make(chunk, narrow, "logits and loss")
-        wide = tape.make(chunk if narrow < 4 else 0, 4, "logits and loss")
-        before = tape.make(chunk if several and narrow < 4 else 0, narrow, "logits and loss")
-        before.drop()
-        wide.drop()
-        tape.passing(chunk * (narrow if narrow < 4 else 0), rows * anatomy.hidden * narrow, term="logits and loss")
-        logits.drop()
+        rows = max(16, step.loss_chunk_bytes // (4 * anatomy.vocabulary))
+        for begin in range(0, self.tokens, rows):
+            self._loss_chunk(min(rows, self.tokens - begin), narrow)
         copy.drop()
 
         def backward(grad: Storage) -> Grads:
@@ -235,6 +228,21 @@ class Program:
         for storage in (grad_hidden, grad_head):
             storage.drop()
         return loss
+
+    def _loss_chunk(self, rows: int, narrow: int) -> None:
+        """Logits, the same in fp32, their gradient in the narrow type, its products with the head and the hidden states."""
+        tape, anatomy, term = self.tape, self.anatomy, "logits and loss"
+        chunk = rows * anatomy.vocabulary
+        logits = tape.make(chunk, narrow, term)
+        if narrow < 4:
+            wide = tape.make(chunk, 4, term)
+            logits.drop()
+            logits = tape.make(chunk, narrow, term)
+            wide.drop()
+        tape.passing(rows * anatomy.hidden * narrow, term=term)
+        if self.step.full:
+            tape.passing(anatomy.vocabulary * anatomy.hidden * (narrow if narrow < 4 else 0), term=term)
+        logits.drop()
 
     def _stock_loss(self, hidden: Var) -> Var:
         """transformers' loss: all logits, again in fp32, their log-softmax, and in backward its gradient twice."""

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from peftodyssey.corpora.blocks import IGNORED
 
-LOGIT_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}  # float32 logits of one chunk
+LOGIT_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}  # float32 logits of one chunk, where nobody says
 
 
-def chunk_rows(vocabulary: int, device_type: str) -> int:
+def chunk_rows(vocabulary: int, chunk_bytes: int) -> int:
     """Rows (tokens) whose float32 logits are alive at one time."""
-    return max(16, LOGIT_BYTES.get(device_type, LOGIT_BYTES["cuda"]) // (4 * vocabulary))
+    return max(16, chunk_bytes // (4 * vocabulary))
 
 
 def token_nll_sum(
@@ -31,6 +31,7 @@ def token_nll_sum(
     inputs: dict[str, Any],
     labels_bt: Tensor,
     kept_rows: Tensor | None = None,
+    chunk_bytes: int | None = None,
 ) -> Tensor:
     """Sum over trained positions of the negative log-likelihood in nats, as a float32 (or float64) scalar
     with gradient.
@@ -38,7 +39,7 @@ def token_nll_sum(
     `parts` is (backbone, linear head) with `head(backbone(x)) == model(x).logits`, or None where there is no
     such pair: then the model's own logits are used. `labels_bt` are already shifted: position t's label is
     its target; -100 is not trained. `kept_rows` are the flat positions with a label, where the caller knows
-    them; None: all are trained.
+    them; None: all are trained. `chunk_bytes`: float32 logits alive at a time; None: by the device.
     """
     labels = labels_bt.reshape(-1)
     if parts is None:
@@ -51,10 +52,16 @@ def token_nll_sum(
     hidden = hidden.reshape(-1, hidden.shape[-1])
     if kept_rows is not None:  # positions without a label cost no product with the head
         hidden, labels = hidden.index_select(0, kept_rows), labels.index_select(0, kept_rows)
-    return linear_nll_sum(hidden, head.weight, head.bias, labels)
+    return linear_nll_sum(hidden, head.weight, head.bias, labels, chunk_bytes)
 
 
-def linear_nll_sum(hidden_nd: Tensor, weight_vd: Tensor, bias_v: Tensor | None, targets_n: Tensor) -> Tensor:
+def linear_nll_sum(
+    hidden_nd: Tensor,
+    weight_vd: Tensor,
+    bias_v: Tensor | None,
+    targets_n: Tensor,
+    chunk_bytes: int | None = None,
+) -> Tensor:
     """Sum of cross entropies of `hidden @ weight.T + bias`, computed in autocast's dtype where autocast is
     on.
 
@@ -64,7 +71,8 @@ def linear_nll_sum(hidden_nd: Tensor, weight_vd: Tensor, bias_v: Tensor | None, 
     compute = (
         torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else weight_vd.dtype
     )
-    return _LinearNLL.apply(hidden_nd, weight_vd, bias_v, targets_n, compute, torch.is_grad_enabled())
+    rows = chunk_rows(weight_vd.shape[0], chunk_bytes or LOGIT_BYTES.get(device_type, LOGIT_BYTES["cuda"]))
+    return _LinearNLL.apply(hidden_nd, weight_vd, bias_v, targets_n, compute, rows, torch.is_grad_enabled())
 
 
 class _LinearNLL(torch.autograd.Function):
@@ -78,6 +86,7 @@ class _LinearNLL(torch.autograd.Function):
         bias_v: Tensor | None,
         targets_n: Tensor,
         compute: torch.dtype,
+        rows: int,
         with_grad: bool,
     ) -> Tensor:
         wants_hidden, wants_weight, wants_bias = (with_grad and wanted for wanted in ctx.needs_input_grad[:3])
@@ -88,21 +97,23 @@ class _LinearNLL(torch.autograd.Function):
             grad_weight = torch.zeros_like(weight_vd, dtype=wide) if wants_weight else None
             grad_bias = torch.zeros_like(bias_v, dtype=wide) if bias_v is not None and wants_bias else None
             total = torch.zeros((), dtype=wide, device=hidden_nd.device)
-            rows = chunk_rows(weight.shape[0], hidden_nd.device.type)
             for begin in range(0, hidden_nd.shape[0], rows):
                 hidden = hidden_nd[begin : begin + rows].to(compute)
                 logits = hidden @ weight.T
                 if bias_v is not None:
                     logits += bias_v.to(compute)
-                nll, grad_logits = _chunk(logits.to(wide), targets_n[begin : begin + rows])
+                logits = logits.to(wide)
+                nll, grad_logits = _chunk(logits, targets_n[begin : begin + rows])
                 total += nll
                 if grad_bias is not None:
                     grad_bias += grad_logits.sum(0)
                 grad_logits = grad_logits.to(compute)
+                del logits
                 if grad_hidden is not None:
                     grad_hidden[begin : begin + rows] = grad_logits @ weight
                 if grad_weight is not None:
                     _add_outer(grad_weight, grad_logits, hidden)
+                del grad_logits  # before the next chunk's logits
         ctx.dtypes = (weight_vd.dtype, None if bias_v is None else bias_v.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return total
@@ -116,6 +127,7 @@ class _LinearNLL(torch.autograd.Function):
             None if grad_hidden is None else grad_hidden * upstream.to(grad_hidden.dtype),
             None if grad_weight is None else (grad_weight * upstream).to(weight_dtype),
             None if grad_bias is None else (grad_bias * upstream).to(bias_dtype),
+            None,
             None,
             None,
             None,
