@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from torch import Tensor
 from peftodyssey.errors import TrainingError
 from peftodyssey.store.atomic import explained, replacing, sha256, write_text
 from peftodyssey.train.settings import LOG_FIELDS, StepRecord
+from peftodyssey.train.way import Way
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 STATE_FILE = "state.json"
 
 
@@ -34,7 +35,8 @@ class SavedState:
     """A training as it stood after `step` steps. `tensors` lie on the CPU."""
 
     step: int
-    micro_blocks: int
+    way: Way  # how its last step was done
+    out_of_memory: tuple[str, ...]  # the shortages that led there
     belongs_to: str  # digest of settings, blocks and names of the trained parameters
     scaler: dict[str, Any]  # GradScaler's state, empty without one
     log: tuple[StepRecord, ...]
@@ -57,7 +59,8 @@ def save(folder: Path, state: SavedState) -> None:
         "file": final.name,
         "sha256": digest,
         "step": state.step,
-        "micro_blocks": state.micro_blocks,
+        "way": asdict(state.way),
+        "out_of_memory": state.out_of_memory,
         "belongs_to": state.belongs_to,
         "scaler": state.scaler,
     }
@@ -119,8 +122,9 @@ def _read(folder: Path) -> SavedState:
     log = _log_records(tensors.pop("log"))
     if len(log) != numbers["step"]:
         raise ValueError(f"{len(log)} logged steps for step {numbers['step']}")
+    way = Way(**numbers["way"])
     return SavedState(
-        numbers["step"], numbers["micro_blocks"], numbers["belongs_to"], numbers["scaler"], log, tensors
+        numbers["step"], way, tuple(numbers["out_of_memory"]), numbers["belongs_to"], numbers["scaler"], log, tensors
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import math
 import time
@@ -15,8 +16,18 @@ from torch import nn
 
 from peftodyssey.errors import TrainingError
 from peftodyssey.models.head import split
-from peftodyssey.train import batches, checkpoint, gradients, lean, optim, recompute, schedule
-from peftodyssey.train.settings import OnPoint, OnStep, ShouldStop, StepRecord, TrainResult, TrainSettings
+from peftodyssey.train import batches, checkpoint, gradients, lean, optim, schedule
+from peftodyssey.train.fitting import fitting
+from peftodyssey.train.settings import (
+    OnNote,
+    OnPoint,
+    OnStep,
+    ShouldStop,
+    StepRecord,
+    TrainResult,
+    TrainSettings,
+)
+from peftodyssey.train.way import asked
 
 if TYPE_CHECKING:
     from peftodyssey.corpora.blocks import Blocks
@@ -38,6 +49,7 @@ def train(
     on_step: OnStep | None = None,
     on_point: OnPoint | None = None,
     should_stop: ShouldStop | None = None,
+    on_note: OnNote | None = None,
 ) -> TrainResult:
     """Trains the parameters in `trainable` on `blocks`, in place, from where `state_folder` stands or from
     step 0.
@@ -45,8 +57,9 @@ def train(
     `on_point(index, step, tokens)` is called after the steps in `settings.score_at_steps`; it may score the
     model in any mode, and has to write its result before it returns: a resumed training does not call it for
     that point again. `should_stop()` is asked before every step: where it says True the state is saved and
-    the result is `interrupted`. Raises TrainingError: settings, nothing to train on, loss not finite, no
-    memory for one block, a foreign state.
+    the result is `interrupted`. `on_note` is told where a step did not fit the memory and in which leaner way
+    the training goes on. Raises TrainingError: settings, nothing to train on, loss not finite, no memory for one
+    block, a foreign state.
     """
     device = torch.device(device)
     settings.check()
@@ -58,11 +71,12 @@ def train(
     torch.manual_seed(settings.seed + SEED_OFFSET)
     optimizer = optim.adamw(trainable, settings)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
-    micro_blocks = min(settings.micro_blocks, settings.batch_blocks)
+    way, out_of_memory = asked(settings), []
     log: list[StepRecord] = []
     if state:
         _restore(state, trainable, optimizer, scaler, device)
-        log, micro_blocks = list(state.log), min(micro_blocks, state.micro_blocks)
+        log, out_of_memory = list(state.log), list(state.out_of_memory)
+        way = way.and_as_lean_as(state.way) if out_of_memory else way
     resumed_from, last_saved, interrupted = len(log), time.monotonic(), False
 
     def save(folder: Path) -> None:
@@ -73,13 +87,16 @@ def train(
         }
         scale = scaler.state_dict()
         checkpoint.save(
-            folder, checkpoint.SavedState(len(log), micro_blocks, belongs_to, scale, tuple(log), tensors)
+            folder,
+            checkpoint.SavedState(
+                len(log), way, tuple(out_of_memory), belongs_to, scale, tuple(log), tensors
+            ),
         )
 
     parts = split(model)
     with (
         lean.leaned(model, gradients.HALVES.get(settings.precision)) as autocast,
-        recompute.policy(model, settings.recompute, offload=settings.offload_activations),
+        fitting(model, settings, device, functools.partial(optimizer.zero_grad, set_to_none=True)) as fit,
     ):
         for step in range(resumed_from, settings.steps):
             if interrupted := bool(should_stop and should_stop()):
@@ -91,9 +108,13 @@ def train(
             chosen = batches.step_blocks(len(blocks.labels), settings.batch_blocks, settings.seed, step)
             tokens = batches.trained_tokens(blocks, chosen)
 
-            loss, micro_blocks = gradients.accumulate(
-                model, parts, blocks, chosen, tokens, micro_blocks, scaler, settings, device, autocast
+            gradient = functools.partial(
+                gradients.accumulate, model, parts, blocks, chosen, tokens, scaler, settings, device, autocast
             )
+            loss, way, shortages = fit(step + 1, way, gradient)  # a leaner way from here on where memory ran out
+            out_of_memory += shortages
+            for shortage in shortages if on_note else ():
+                on_note(shortage)
             scaler.unscale_(optimizer)
             norm = optim.clip(trainable.values(), settings.grad_clip)
             loss_nats, grad_norm = torch.stack(
@@ -135,7 +156,10 @@ def train(
         seconds=math.fsum(record.seconds for record in log),
         interrupted=interrupted,
         resumed_from=resumed_from,
-        micro_blocks_used=micro_blocks,
+        micro_blocks_used=way.micro_blocks,
+        recompute_used=way.recompute,
+        activations_offloaded=way.offload_activations,
+        out_of_memory=tuple(out_of_memory),
         resume_note=note,
     )
 

@@ -17,7 +17,6 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 FEED_FORWARD = "mlp"  # the name of the feed-forward in a decoder layer, in every family that has one module for it
-LEANER = {"none": "selective", "selective": "full"}  # the next policy where one block does not fit
 
 
 @contextlib.contextmanager
@@ -39,6 +38,21 @@ def policy(model: nn.Module, recompute: str, *, offload: bool = False) -> Iterat
             module.forward = forward  # type: ignore[method-assign]
             if getattr(forward, "__func__", None) is type(module).forward:
                 del module.forward  # the class's own shows again
+
+
+@contextlib.contextmanager
+def changeable(model: nn.Module) -> Iterator[Callable[[str, bool], None]]:
+    """A function of (recompute, offload) that trains the model under that policy from now on, in place of the one before."""
+    with contextlib.ExitStack() as now:
+        held: list[tuple[str, bool]] = []
+
+        def keep(recompute: str, offload: bool) -> None:
+            if held != [(recompute, offload)]:
+                now.close()
+                now.enter_context(policy(model, recompute, offload=offload))
+                held[:] = [(recompute, offload)]
+
+        yield keep
 
 
 def checkpointed(model: nn.Module, recompute: str) -> list[nn.Module]:

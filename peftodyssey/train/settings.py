@@ -126,9 +126,13 @@ class TrainResult:
     interrupted: bool
     resumed_from: int  # the step it went on from; 0: from the start
     micro_blocks_used: int  # smaller than asked for where memory ran out
+    recompute_used: str  # none | selective | full: leaner than asked for where memory ran out
+    activations_offloaded: bool = False  # the layers' inputs waited in host memory
+    out_of_memory: tuple[str, ...] = ()  # what did not fit, at which step, and how it went on; those before a resume too
     resume_note: str = ""  # why a saved state was not used, or ""
 
 
 OnStep = Callable[[StepRecord], None]
 OnPoint = Callable[[int, int, int], None]  # index into score_at_steps, step, trained tokens so far
 ShouldStop = Callable[[], bool]
+OnNote = Callable[[str], None]

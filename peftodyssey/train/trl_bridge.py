@@ -22,7 +22,15 @@ from torch import Tensor, nn
 from peftodyssey.corpora.blocks import IGNORED
 from peftodyssey.models.packing import packed_inputs
 from peftodyssey.train import batches, schedule
-from peftodyssey.train.settings import OnPoint, OnStep, ShouldStop, StepRecord, TrainResult, TrainSettings
+from peftodyssey.train.settings import (
+    OnNote,
+    OnPoint,
+    OnStep,
+    ShouldStop,
+    StepRecord,
+    TrainResult,
+    TrainSettings,
+)
 from peftodyssey.train.trl_traces import as_it_was, own_dtypes
 
 if TYPE_CHECKING:
@@ -48,6 +56,7 @@ def train_trl(
     on_step: OnStep | None = None,
     on_point: OnPoint | None = None,
     should_stop: ShouldStop | None = None,
+    on_note: OnNote | None = None,
 ) -> TrainResult:
     """Trains `trainable` in place as `train.loop.train` does, with the same arguments, callbacks and result.
 
@@ -71,6 +80,7 @@ def train_trl(
         interrupted=len(log) < settings.steps,
         resumed_from=0,
         micro_blocks_used=micro_blocks,
+        recompute_used=settings.recompute,
     )
 
 

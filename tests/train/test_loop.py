@@ -1,4 +1,4 @@
-"""Laws 4 and 5, and what the loop promises beside them: order, callbacks, errors, memory, recomputation."""
+"""Laws 4 and 5, and what the loop promises beside them: order, callbacks, errors, recomputation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from peftodyssey.corpora.blocks import order
 from peftodyssey.errors import TrainingError
 from peftodyssey.models.head import split
 from peftodyssey.models.packing import packed_inputs
-from peftodyssey.train import batches, gradients
+from peftodyssey.train import batches
 from peftodyssey.train.loop import train
 from peftodyssey.train.settings import TrainSettings
 
@@ -146,38 +146,6 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_its_step():
     with pytest.raises(TrainingError, match=r"step [2-9].*learning rate") as raised:
         run(lr=1e30, full=True, schedule="constant", warmup=0.0)
     assert "smaller lr" in raised.value.next_step
-
-
-def out_of_memory_above(limit, monkeypatch):
-    """Stands in for a small GPU: a micro-batch above `limit` runs out of memory after the one before it
-    was added.
-    """
-    honest, calls = gradients._nll, []
-
-    def nll(model, parts, data, piece, device):
-        calls.append(len(piece))
-        total = honest(model, parts, data, piece, device)
-        if len(piece) > limit and len(calls) > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return total
-
-    monkeypatch.setattr(gradients, "_nll", nll)
-    return calls
-
-
-def test_out_of_memory_halves_the_micro_batch_and_applies_nothing_twice(monkeypatch):
-    expected = run(dtype=torch.float64, micro_blocks=1)
-    calls = out_of_memory_above(1, monkeypatch)
-    result, weights, _ = run(dtype=torch.float64, micro_blocks=2)
-    assert calls == [2, 2] + [1] * 20
-    assert result.micro_blocks_used == 1
-    assert distance(weights, expected[1]) < 1e-12
-
-
-def test_a_block_that_does_not_fit_is_an_error_with_a_next_step(monkeypatch):
-    out_of_memory_above(0, monkeypatch)
-    with pytest.raises(TrainingError, match="one block"):
-        run()
 
 
 @pytest.mark.parametrize("recompute", ["selective", "full"])
