@@ -116,6 +116,8 @@ def attention(math: Math, anatomy: Anatomy, parts: LayerParts, shape: Shape, x: 
         key = _replaced(_rotated(math, key, share), key)
         query, key = (_replaced(cast(math, v, math.width), v) for v in (query, key))
     mixed = _attended(math, anatomy, shape, query, key, value)
+    if 0.0 < ROTARY.get(anatomy.family, 1.0) < 1.0:
+        mixed = _replaced(same_size(math, mixed), mixed)  # put together by head, laid out by token again
     out = linear(math, mixed, parts.out, parts.ranks.get(parts.out.name, 0))
     for var in (mixed, query, key, value):
         var.drop()

@@ -29,6 +29,8 @@ def linear(math: Math, x: Var, matrix: Matrix, rank: int) -> Var:
     """One linear map of the decoder with its adapter (rank 0: none)."""
     if rank:
         return (_lean_lora if math.lean else _stock_lora)(math, x, matrix, rank)
+    if math.lean and math.trains_base and math.autocast:
+        return _lean_trained(math, x, matrix)
     return _plain(math, x, matrix)
 
 
@@ -65,6 +67,32 @@ def _plain(math: Math, x: Var, matrix: Matrix) -> Var:
     saved = [x.storage, copy] if math.trains_base else []
     result = tape.op([x], out, n * matrix.out_features, math.width, backward, saved, trains=math.trains_base)
     copy.drop()
+    return result
+
+
+def _lean_trained(math: Math, x: Var, matrix: Matrix) -> Var:
+    """A weight in fp32 multiplied in the narrow type: cast for each product, the narrow input kept."""
+    tape, n = math.tape, x.numbers // matrix.in_features
+    numbers = matrix.in_features * matrix.out_features
+    narrow = tape.make(x.numbers, math.width) if x.width != math.width else x.storage.hold()
+    weight = tape.make(numbers, math.width, "weight copies")
+    out = tape.make(n * matrix.out_features, math.width)
+    weight.drop()
+
+    def backward(grad: Storage) -> Grads:
+        copy = tape.make(numbers, math.width, "weight copies")
+        made = tape.make(x.numbers, math.width)
+        copy.drop()
+        if x.width != math.width:
+            made.drop()
+            made = tape.make(x.numbers, x.width)
+        by_weight = tape.make(numbers, math.width, "gradients")
+        math.gradient(matrix.name, numbers)
+        by_weight.drop()
+        return [made]
+
+    result = tape.op([x], out, n * matrix.out_features, math.width, backward, [narrow], trains=True)
+    narrow.drop()
     return result
 
 

@@ -76,7 +76,7 @@ def rms_norm(math: Math, x: Var, name: str, size: int) -> Var:
     if math.lean:
         chunk = min(CHUNK_BYTES, 4 * x.numbers)
         tape.passing(chunk, chunk)
-        out = tape.make(x.numbers, x.width)
+        out = tape.make(x.numbers, math.width)
 
         def lean_backward(grad: Storage) -> Grads:
             made = tape.make(x.numbers, x.width)
@@ -85,7 +85,7 @@ def rms_norm(math: Math, x: Var, name: str, size: int) -> Var:
                 math.gradient(name, size)
             return [made]
 
-        return tape.op([x], out, x.numbers, x.width, lean_backward, [x.storage], trains=math.trains_base)
+        return tape.op([x], out, x.numbers, math.width, lean_backward, [x.storage], trains=math.trains_base)
     wide = tape.make(x.numbers, 4)
     tape.passing(4 * x.numbers)
     root = tape.make(n, 4)

@@ -20,6 +20,7 @@ from peftodyssey.models.mode import is_4bit, pinned
 from peftodyssey.train import kernels
 
 PROBED_ROWS = 4
+LIKE = "like"  # where `known` holds a weight of the type and on the device of the model
 CLOSE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}  # relative rounding
 
 
@@ -27,7 +28,7 @@ CLOSE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.
 def leaned(model: nn.Module, compute: torch.dtype | None) -> Iterator[bool]:
     """Lean forwards in the body; its value: whether products still need autocast to `compute` (None: no lower precision)."""
     exchanged: list[nn.Module] = []
-    known: dict[Any, Any] = {}
+    known: dict[Any, Any] = {LIKE: next(p for p in model.parameters() if p.is_floating_point())}
     with pinned(model):
         forms = [(module, _lean_forward(module, compute, known)) for module in model.modules() if "forward" not in vars(module)]
     for module, forward in forms:
@@ -58,6 +59,8 @@ def _lean_forward(
     name = type(module).__name__
     if name.endswith("RMSNorm"):
         return _rms_norm(module, compute, known)
+    if name.endswith("LayerNorm") and not isinstance(module, nn.LayerNorm):
+        return _layer_norm(module, known)
     if all(hasattr(module, part) for part in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         return _gated_mlp(module, known)
     if name in ("NewGELUActivation", "FastGELUActivation"):
@@ -129,11 +132,26 @@ def _rms_norm(module: Any, compute: torch.dtype | None, known: dict[Any, Any]) -
         return kernels.rms_norm(x, module.weight, eps, plus_one, dtype)
 
     if type(module) not in known:
-        x = _random(module, weight.numel())
+        x = _random(known[LIKE], weight.numel())
         forms = [plus_one for plus_one in (False, True) if _same(type(module).forward(module, x), form(x, plus_one))]
         known[type(module)] = forms[0] if forms else None
     plus_one = known[type(module)]
     return None if plus_one is None else functools.partial(form, plus_one=plus_one)
+
+
+def _layer_norm(module: Any, known: dict[Any, Any]) -> Callable[[Tensor], Tensor] | None:
+    """OLMo's layer norm without weights makes a wide copy of its input and keeps that: torch's own keeps the input."""
+    shape = getattr(module, "normalized_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 1 or any(True for _ in module.parameters()):
+        return None
+
+    def form(x: Tensor) -> Tensor:
+        return F.layer_norm(x, shape, None, None, 1e-5)
+
+    if type(module) not in known:
+        x = _random(known[LIKE], shape[0])
+        known[type(module)] = _same(type(module).forward(module, x), form(x))
+    return form if known[type(module)] else None
 
 
 def _gated_mlp(module: Any, known: dict[Any, Any]) -> Callable[[Tensor], Tensor] | None:
@@ -143,9 +161,9 @@ def _gated_mlp(module: Any, known: dict[Any, Any]) -> Callable[[Tensor], Tensor]
 
     if type(module) not in known:
         known[type(module)] = None
-        activation = _activation(module.act_fn, module)
+        activation = _activation(module.act_fn, known[LIKE])
         if activation:
-            x = _random(module, module.gate_proj.in_features)
+            x = _random(known[LIKE], module.gate_proj.in_features)
             known[type(module)] = activation if _same(type(module).forward(module, x), form(x, activation)) else None
     activation = known[type(module)]
     return functools.partial(form, activation=activation) if activation else None
@@ -154,20 +172,19 @@ def _gated_mlp(module: Any, known: dict[Any, Any]) -> Callable[[Tensor], Tensor]
 def _gelu(module: nn.Module, known: dict[Any, Any]) -> Callable[[Tensor], Tensor] | None:
     """A GELU of several operations, each of which keeps its input: torch's own keeps one."""
     if type(module) not in known:
-        known[type(module)] = _activation(module, module)
+        known[type(module)] = _activation(module, known[LIKE])
     return kernels.ACTIVATIONS[known[type(module)]][0] if known[type(module)] else None
 
 
-def _activation(act: nn.Module, owner: nn.Module) -> str | None:
+def _activation(act: nn.Module, like: Tensor) -> str | None:
     """Which of `kernels.ACTIVATIONS` `act` is, None where it is none of them."""
-    x = _random(owner, 64)
+    x = _random(like, 64)
     expected = act(x)
     return next((name for name, (value, _) in kernels.ACTIVATIONS.items() if _same(expected, value(x))), None)
 
 
-def _random(module: nn.Module, width: int) -> Tensor:
-    """Some rows that look drawn, in the type and on the device of the module's weights; no generator is moved."""
-    like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+def _random(like: Tensor, width: int) -> Tensor:
+    """Some rows that look drawn, in the type and on the device of `like`; no generator is moved."""
     numbers = torch.arange(PROBED_ROWS * width, dtype=torch.float64, device=like.device)
     return (2 * torch.sin(numbers * numbers)).to(like.dtype).view(PROBED_ROWS, width)
 
