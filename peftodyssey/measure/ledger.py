@@ -1,12 +1,13 @@
-"""The token ledger: which classes and which token types a change of NLL is made of. Called by the report.
+"""The token ledger: which groups of tokens and which token types a change of NLL is made of. Called by the report.
 
 Differences are after - before in nats; positive is worse. Sums over any partition of the rows add up to the whole (law 7).
+The partitions are in `measure.attribute`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +15,19 @@ import numpy as np
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """One class of tokens and its part of the change."""
+    """One group of tokens and its part of the change."""
 
     name: str
     tokens: int
-    sum_nats: float
+    mean_before: float  # nats per token of the group; NaN where it has none, as in mean_delta
+    mean_after: float
+    sum_nats: float  # change summed over the group
     share: float  # of the whole change; NaN where that is 0
-    mean_delta: float  # nats per token of the class; NaN where it has none
+
+    @property
+    def mean_delta(self) -> float:
+        """Change in nats per token of the group; NaN where it has none."""
+        return self.sum_nats / self.tokens if self.tokens else math.nan
 
 
 @dataclass(frozen=True)
@@ -34,21 +41,27 @@ class TokenRow:
     sum_nats: float  # change summed over its occurrences
 
 
-def by_class(delta_nats: np.ndarray, token_class: np.ndarray, classes: Sequence[str]) -> list[LedgerRow]:
-    """A row for every class, in the order of `classes`; `token_class` int[n] are places in it.
+def by_group(before_nats: np.ndarray, after_nats: np.ndarray, label: np.ndarray, names: Sequence[str]) -> list[LedgerRow]:
+    """A row for every group, in the order of `names`; `label` int[n] are places in it.
 
-    NaN rows are not scored and count nowhere. Each sum is the exact sum rounded once (math.fsum).
+    Rows that are NaN in either column count nowhere. Each sum is the exact sum rounded once (math.fsum).
     """
-    kept = ~np.isnan(delta_nats)
-    delta, label = np.asarray(delta_nats, np.float64)[kept], np.asarray(token_class)[kept]
-    assert not len(label) or 0 <= label.min() <= label.max() < len(classes), "a class without a name"
-    parts = [delta[label == number] for number in range(len(classes))]
-    sums = [math.fsum(part) for part in parts]
+    kept = ~(np.isnan(before_nats) | np.isnan(after_nats))
+    before, after = (np.asarray(column, np.float64)[kept] for column in (before_nats, after_nats))
+    label, delta = np.asarray(label)[kept], after - before
+    assert not len(label) or 0 <= label.min() <= label.max() < len(names), "a group without a name"
     whole = math.fsum(delta)
-    return [
-        LedgerRow(name, len(part), total, total / whole if whole else math.nan, total / len(part) if len(part) else math.nan)
-        for name, part, total in zip(classes, parts, sums, strict=True)
-    ]
+    return [_row(name, before[rows], after[rows], delta[rows], whole) for name, rows in _rows_of(label, names)]
+
+
+def _rows_of(label: np.ndarray, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    return ((name, np.flatnonzero(label == number)) for number, name in enumerate(names))
+
+
+def _row(name: str, before: np.ndarray, after: np.ndarray, delta: np.ndarray, whole: float) -> LedgerRow:
+    total, n = math.fsum(delta), len(delta)
+    means = (math.fsum(before) / n, math.fsum(after) / n) if n else (math.nan, math.nan)
+    return LedgerRow(name, n, *means, total, total / whole if whole else math.nan)
 
 
 def by_token(before_nats: np.ndarray, after_nats: np.ndarray, token: np.ndarray) -> list[TokenRow]:
@@ -61,16 +74,3 @@ def by_token(before_nats: np.ndarray, after_nats: np.ndarray, token: np.ndarray)
     return [
         TokenRow(int(i), int(n), float(b / n), float(a / n), float(d)) for i, n, b, a, d in zip(ids, *columns, strict=True)
     ]
-
-
-def top_tokens(
-    before_nats: np.ndarray, after_nats: np.ndarray, token: np.ndarray, k: int = 50
-) -> tuple[list[TokenRow], list[TokenRow]]:
-    """The token types whose summed NLL rose most and fell most, at most `k` each, largest change first.
-
-    Types that did not change that way are in neither list; ties go by token id.
-    """
-    rows = by_token(before_nats, after_nats, token)
-    worse = sorted((row for row in rows if row.sum_nats > 0), key=lambda row: (-row.sum_nats, row.token))
-    better = sorted((row for row in rows if row.sum_nats < 0), key=lambda row: (row.sum_nats, row.token))
-    return worse[:k], better[:k]

@@ -127,21 +127,62 @@ def _bca(
     return float(lo), float(hi)
 
 
+def contributions(
+    delta_nats: np.ndarray,
+    document: np.ndarray,
+    group: np.ndarray,
+    n_groups: int,
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    level: float = 0.95,
+    min_documents: int = MIN_DOCUMENTS,
+) -> list[Interval]:
+    """What each group of tokens adds to the mean difference, nats per token of the whole text, with its interval.
+
+    `group` int[n] in 0..n_groups-1; the estimates add up to the mean difference. Each is that of `paired_bootstrap` with
+    the difference set to 0 outside of the group; all groups see the same resamples.
+    """
+    kept = ~np.isnan(delta_nats)
+    _, inverse = np.unique(np.asarray(document)[kept], return_inverse=True)
+    weights = np.bincount(inverse).astype(np.float64)
+    n = len(weights)
+    if not n:
+        return [Interval(float("nan"), None, None, 0, "no tokens scored")] * n_groups
+    cell = inverse * n_groups + np.asarray(group, np.int64)[kept]
+    sums = np.bincount(cell, np.asarray(delta_nats, np.float64)[kept], n * n_groups).reshape(n, n_groups)
+    estimates = sums.sum(0) / weights.sum()
+    if note := too_few(weights, min_documents):
+        return [Interval(float(estimate), None, None, n, note) for estimate in estimates]
+    lo, hi = _studentised_columns(sums, weights, np.random.default_rng(seed), resamples, (1 - level) / 2)
+    return [Interval(float(e), float(low), float(high), n) for e, low, high in zip(estimates, lo, hi, strict=True)]
+
+
 def _studentised(
     sums: np.ndarray, weights: np.ndarray, rng: np.random.Generator, resamples: int, tail: float
 ) -> tuple[float, float]:
-    estimate = sums.sum() / weights.sum()
-    centred = sums - estimate * weights  # moments about the estimate, so that no digits cancel
-    moments = np.stack([centred, weights, centred**2, centred * weights, weights**2], 1)
+    lo, hi = _studentised_columns(sums[:, None], weights, rng, resamples, tail)
+    return float(lo[0]), float(hi[0])
+
+
+def _studentised_columns(
+    sums_ng: np.ndarray, weights: np.ndarray, rng: np.random.Generator, resamples: int, tail: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends [g] of the intervals of g ratios over the same weights, from the same resamples."""
+    estimates = sums_ng.sum(0) / weights.sum()
+    w = weights[:, None]
+    centred = sums_ng - estimates * w  # moments about the estimates, so that no digits cancel
+    moments = np.concatenate([centred, w, centred**2, centred * w, w**2], 1)
     t = np.concatenate([_t_values(chunk) for chunk in _resampled(rng, moments, resamples)])
-    error = np.sqrt(moments[:, 2].sum()) / weights.sum()
-    q_lo, q_hi = np.quantile(t, [tail, 1 - tail])
-    return float(estimate - q_hi * error), float(estimate - q_lo * error)
+    error = np.sqrt(np.square(centred).sum(0)) / weights.sum()
+    q_lo, q_hi = np.quantile(t, [tail, 1 - tail], axis=0)
+    return estimates - q_hi * error, estimates - q_lo * error
 
 
 def _t_values(drawn: np.ndarray) -> np.ndarray:
-    """(ratio* - ratio) / its linearised standard error, for each resample's summed moments [chunk, 5]."""
-    s, w, ss, sw, ww = drawn.T
+    """(ratio* - ratio) / its linearised standard error [chunk, g], for each resample's summed moments [chunk, 3 g + 2]."""
+    g = (drawn.shape[1] - 2) // 3
+    s, w, ss, sw, ww = np.split(drawn, [g, g + 1, 2 * g + 1, 3 * g + 1], axis=1)
     shift = s / w
     variance = np.maximum(ss - 2 * shift * sw + shift**2 * ww, 0)
     error = np.sqrt(variance) / w

@@ -6,10 +6,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peftodyssey.report import page, token_sentences
+    from peftodyssey.report.evidence import Evidence
 
 PAGE = "index.html"
 SUMMARY = "summary.md"
@@ -21,37 +26,38 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
 
     Several runs are compared in one page, in `out` or in the first one's report; their rows carry a `run` label.
     """
-    from peftodyssey.report import charts, drawing, page, summary
+    from peftodyssey.report import charts, drawing, page, summary, token_charts
     from peftodyssey.store import layout
 
     given = [folders] if isinstance(folders, Path) else list(folders)
     report = out or given[0] / layout.REPORT
     content, points = _content(given)
-    classes = [_class_row(item, entry) for item in content.evidence for entry in item.classes]
-    figures = charts.figures(content.rows, points, classes)
+    figures = [*charts.figures(content.rows, points), *token_charts.figures(content.rows, content.evidence)]
     drawn = drawing.save(figures, report / FIGURES)
     _drop_others(report / FIGURES, {figure.name for figure in figures})
-    shown = page.Content(content.recipes, content.models, content.rows, figures, drawn, content.evidence)
+    shown = dataclasses.replace(content, figures=figures, drawn=drawn)
     summary.write(shown, report / SUMMARY)
     return page.write(shown, report / PAGE)
 
 
-def _content(folders: Sequence[Path]) -> tuple[Any, list[dict[str, Any]]]:
+def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]]]:
     """Rows and evidence of all runs as one content without figures, and all points."""
-    from peftodyssey.report import page
+    from peftodyssey.report import page, token_sentences
     from peftodyssey.report.collect import collect
     from peftodyssey.store import layout, parquet
 
-    rows, points, evidence = [], [], []
+    rows, points, evidence, ledger, concentration = [], [], [], [], []
     for folder, label in zip(folders, _labels(folders), strict=True):
         mark = {"run": label} if label else {}
         own = [{**row, **mark} for row in collect(folder).to_pylist()]
         rows += own
-        points += [{**point, **mark} for point in parquet.read(folder / layout.POINTS).to_pylist()]
-        evidence += _evidence(folder, own)
+        for name, found in ((layout.POINTS, points), (layout.LEDGER, ledger), (layout.CONCENTRATION, concentration)):
+            found += [{**row, **mark} for row in parquet.read(folder / name).to_pylist()]
+        tables = token_sentences.Tables(token_sentences.by_cell(ledger), token_sentences.by_cell(concentration))
+        evidence += _evidence(folder, own, tables)
     recipes = tuple(dict.fromkeys(row["recipe"] for row in rows))
     models = tuple(dict.fromkeys(row["model"] for row in rows))
-    return page.Content(recipes, models, rows, evidence=tuple(evidence)), points
+    return page.Content(recipes, models, rows, evidence=tuple(evidence), tables=tables), points
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
@@ -62,29 +68,24 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def _evidence(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Evidence of the cells that make statements, of the first seed of each."""
+def _evidence(folder: Path, rows: Sequence[Mapping[str, Any]], tables: token_sentences.Tables) -> list[Evidence]:
+    """Evidence of the cells that make statements and whose tokens were measured, of the first seed of each."""
     from peftodyssey.report import sentences
-    from peftodyssey.report.evidence import evidence, reader
+    from peftodyssey.report.evidence import evidence
+    from peftodyssey.report.texts import reader
+    from peftodyssey.report.token_sentences import key
     from peftodyssey.store import plans
 
     cells = {(cell["cell"], cell["recipe"]): cell for cell in plans.cells(folder)}  # scored otherwise by another recipe
     read = reader(folder)
     firsts: dict[tuple[str, ...], Mapping[str, Any]] = {}
     for row in sentences.headline(rows):
-        firsts.setdefault((*sentences.setting(row), row["label"]), row)
-    return [evidence(folder, cells[row["cell"], row["recipe"]], row, read) for row in firsts.values()]
-
-
-def _class_row(item: Any, entry: Any) -> dict[str, Any]:
-    contribution = entry.sum_nats / item.total_tokens
-    return {
-        "cell": item.row["cell"],
-        "run": item.row.get("run"),
-        "class": entry.name,
-        "tokens": entry.tokens,
-        "nats": contribution,
-    }
+        if key(row) in tables.ledger:
+            firsts.setdefault((*sentences.setting(row), row["label"]), row)
+    return [
+        evidence(folder, cells[row["cell"], row["recipe"]], row, tables.ledger[key(row)], tables.concentration[key(row)], read)
+        for row in firsts.values()
+    ]
 
 
 def _drop_others(folder: Path, kept: set[str]) -> None:

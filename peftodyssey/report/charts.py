@@ -1,4 +1,4 @@
-"""The figures of the report as Altair charts. Called by `report.build`."""
+"""The figures of results as Altair charts; those of tokens are in `token_charts`. Called by `report.build`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from peftodyssey.report.drawing import (
     by_domain,
     colour_of_method,
     dodge,
-    order,
     plain,
     row_step,
     shape,
@@ -26,11 +25,8 @@ if TYPE_CHECKING:
     import altair as alt
 
 
-def figures(rows: Rows, points: Rows, classes: Rows) -> list[Figure]:
-    """Every figure that there is something to show in.
-
-    `rows` of results, `points` of points; `classes`: dicts of cell, class, nats (contribution to the mean change).
-    """
+def figures(rows: Rows, points: Rows) -> list[Figure]:
+    """Every figure of results that there is something to show in; `rows` of results, `points` of points."""
     picked = sentences.headline(rows)
     if not picked:
         return []
@@ -49,9 +45,6 @@ def figures(rows: Rows, points: Rows, classes: Rows) -> list[Figure]:
     if paths := _path_rows(picked, points):
         text = "Validation NLL along training at the selected learning rate, from the base (0 tokens) on."
         made.append(Figure("paths", "Learning paths", text, _paths(paths, rows)))
-    if bars := _class_rows(picked, classes):
-        text = "What each class of tokens adds to the mean change on test; the bars of one method add up to its whole change."
-        made.append(Figure("classes", "Which tokens changed", text, _classes(bars, rows)))
     return made
 
 
@@ -195,41 +188,3 @@ def _paths(paths: Rows, rows: Rows) -> alt.TopLevelMixin:
     )
     layers = alt.layer(lines, dots, data=chart.data).properties(width=270, height=230)
     return styled(by_domain(layers, paths, wide=True).resolve_scale(y="independent"))
-
-
-def _class_rows(picked: Rows, classes: Rows) -> list[dict[str, Any]]:
-    """The ledger of the selected cells, of the first seed and the base with most pretraining only."""
-    made = []
-    for domain, label in dict.fromkeys((row["domain"], row["label"]) for row in picked):
-        found = [row for row in picked if (row["domain"], row["label"]) == (domain, label)]
-        row = max(found, key=lambda r: (r.get("pretrain_tokens") or 0, -(r["seed"] or 0)))
-        made += [
-            {
-                "label": label,
-                "domain": domain,
-                "class": str(entry["class"]).replace("_", " "),
-                "nats": entry["nats"],
-            }
-            for entry in classes
-            if entry["cell"] == row["cell"] and entry.get("run") == row.get("run") and entry["tokens"]
-        ]
-    return made
-
-
-def _classes(bars: Rows, rows: Rows) -> alt.TopLevelMixin:
-    import altair as alt
-
-    names = order(bars, lambda bar: bar["class"])
-    labels = order(bars, lambda bar: bar["label"])
-    chart = alt.Chart(alt.Data(values=list(bars)))
-    drawn = chart.mark_bar().encode(
-        x=alt.X("nats:Q", title="share of the change, nats per token", axis=alt.Axis(tickCount=5, grid=True)),
-        y=alt.Y("class:N", sort=names, title=None, axis=alt.Axis(ticks=False, domain=False, labelPadding=8)),
-        yOffset=alt.YOffset("label:N", sort=labels),
-        color=colour_of_method(rows),
-    )
-    zero = chart.mark_rule(color=INK, strokeWidth=1).encode(x=alt.datum(0))
-    layers = alt.layer(drawn, zero, data=chart.data).properties(
-        width=240, height=alt.Step(max(6, 24 // len(labels)), **{"for": "offset"})
-    )
-    return styled(by_domain(layers, bars, wide=True).resolve_scale(x="independent"))

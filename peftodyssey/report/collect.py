@@ -1,4 +1,4 @@
-"""The store as two tables, `results.parquet` and `points.parquet`. Called by `report.build` and at the end of a run.
+"""The store as tables: `results.parquet`, `points.parquet` and those of `collect_tokens`. Called by `report.build`.
 
 Everything is computed again from plans, manifests and NLL columns, so a killed and resumed run collects the same values.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.measure import degradation, select
+from peftodyssey.report import collect_tokens
 from peftodyssey.store import layout, manifest, parquet, plans, tables
 
 if TYPE_CHECKING:
@@ -29,10 +30,12 @@ FACTS = (
 
 
 def collect(folder: Path) -> pa.Table:
-    """Write both tables of the run in `folder`; returns the results, one row per cell of its plans."""
+    """Write the tables of the run in `folder`; returns the results, one row per cell of its plans."""
     cells = plans.cells(folder)
     read = functools.cache(functools.partial(_column, folder))
     rows = [_row(folder, cell, read) for cell in cells]
+    asked = [c for c, row in zip(cells, rows, strict=True) if row["status"] == "done" and "tokens" in c["measure"]]
+    collect_tokens.write(folder, asked)
     rows = sorted(_with_selection(rows, cells), key=sort_key)
     parquet.write_rows(folder / layout.POINTS, _points(folder, cells), tables.POINTS)
     return parquet.write_rows(folder / layout.RESULTS, rows, tables.RESULTS)

@@ -26,12 +26,15 @@ PNG_SCALE = 2.0
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure: file name, heading, one sentence that says what is seen (also its text alternative), chart."""
+    """One figure: file name, heading, one sentence that says what is seen (also its text alternative), chart, and the
+    section of the page that it stands in.
+    """
 
     name: str
     title: str
     caption: str
     chart: alt.TopLevelMixin
+    section: str = "figures"
 
 
 def save(made: Sequence[Figure], folder: Path) -> dict[str, str]:

@@ -1,37 +1,27 @@
-"""What a cell's change is made of: classes, token types, the worst passage. Called by `report.build` for selected cells.
+"""What a cell's change is made of, as the page shows it: ledgers, token types, the worst passage. Called by `report.build`.
 
-Reads two NLL columns and the index they stand on; text comes from the index's own documents.
+The ledgers are those of `ledger.parquet`; the passage is cut from two NLL columns and the documents of their index.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from peftodyssey.measure import ledger, passages
-from peftodyssey.store import parquet
-from peftodyssey.store.query import TOKEN_CLASSES, token_pieces
+import numpy as np
 
-if TYPE_CHECKING:
-    import numpy as np
+from peftodyssey.measure import concentration, passages
+from peftodyssey.report.collect_tokens import column
+from peftodyssey.report.texts import Text
 
 TOP_TOKENS = 50
+LEFT_OUT = (1, 10, 100)  # worst token types without which perplexity is stated
 PASSAGE_TOKENS = 120
 FULL_SHADE_NATS = 4.0  # a token that changed by this much has the strongest colour
 
-
-@dataclass(frozen=True)
-class Token:
-    """One token type: its text, how often it is scored, mean NLL before and after, and its part of the change in nats."""
-
-    text: str
-    count: int
-    mean_before: float
-    mean_after: float
-    sum_nats: float
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -45,90 +35,72 @@ class Piece:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one cell's change on test is made of. `row` is its row of results."""
+    """What one cell's change on test is made of. `row` is its row of results; the others are rows of their tables."""
 
-    row: Mapping[str, Any]
-    classes: tuple[ledger.LedgerRow, ...]
-    tokens: tuple[Token, ...]
+    row: Row
+    ledger: Mapping[str, Sequence[Row]]  # by factor
+    concentration: Mapping[str, Row]  # by unit
     passage: tuple[Piece, ...]
     passage_delta: float | None  # nats per token
     passage_document: str
 
     @property
+    def types(self) -> Sequence[Row]:
+        """The token types, the largest rise first."""
+        return self.ledger["token"]
+
+    @property
+    def largest(self) -> list[Row]:
+        """The token types with the largest summed change, either way."""
+        return sorted(self.types, key=lambda row: (-abs(row["sum_nats"]), row["token"]))[:TOP_TOKENS]
+
+    @property
+    def lorenz(self) -> list[tuple[float, float]]:
+        """(share of the token types, share of the rise that they carry), largest first."""
+        return concentration.lorenz(np.array([row["sum_nats"] for row in self.types]))
+
+    @property
+    def without_worst(self) -> list[concentration.Without]:
+        """Both perplexities without the worst token types, and with all of them (k = 0)."""
+        tokens, before, after = (np.array([row[name] for row in self.types]) for name in ("tokens", "nll_before", "nll_after"))
+        return concentration.without_worst(tokens, before * tokens, after * tokens, (0, *LEFT_OUT))
+
+    @property
     def total_nats(self) -> float:
         """The whole change summed over test, nats."""
-        return sum(row.sum_nats for row in self.classes)
+        return sum(row["sum_nats"] for row in self.ledger["class"])
 
     @property
     def total_tokens(self) -> int:
         """Tokens of test that are scored."""
-        return sum(row.tokens for row in self.classes)
-
-
-Index = dict[str, Any]
-
-
-def reader(folder: Path) -> Callable[[str], Index]:
-    """A function that reads an index once: `token, class, document` arrays and `text` of every row, `ids` of documents."""
-
-    @functools.cache
-    def read(name: str) -> Index:
-        pieces = token_pieces(folder / name)
-        documents = parquet.read(folder / name / "documents.parquet")
-        numbers = {label: place for place, label in enumerate(TOKEN_CLASSES)}
-        return {
-            "document": pieces["document"].to_numpy(),
-            "token": pieces["token"].to_numpy(),
-            "class": [numbers[label] for label in pieces["class"].to_pylist()],
-            "text": pieces["text"].to_pylist(),
-            "ids": dict(zip(documents["document"].to_pylist(), documents["id"].to_pylist(), strict=True)),
-        }
-
-    return read
+        return sum(row["tokens"] for row in self.ledger["class"])
 
 
 def evidence(
-    folder: Path, cell: Mapping[str, Any], row: Mapping[str, Any], index_of: Callable[[str], Index]
+    folder: Path, cell: Row, row: Row, ledger: Sequence[Row], concentrations: Sequence[Row], text_of: Callable[[str], Text]
 ) -> Evidence:
-    """The evidence of one finished cell of a plan."""
-    import numpy as np
-
+    """The evidence of one finished cell of a plan; `ledger` and `concentrations` are its rows of these tables."""
     paths = cell["scores"]["test"]
-    index = index_of(paths["index"])
-    before, after = (
-        parquet.read_nll(folder / paths[key])[0].astype(np.float64) for key in ("before", "after")
-    )
-    delta = after - before
-    classes = ledger.by_class(delta, np.asarray(index["class"]), TOKEN_CLASSES)
-    found = passages.worst(delta, index["document"], width=PASSAGE_TOKENS)
+    text = text_of(paths["index"])
+    delta = column(folder / paths["after"]) - column(folder / paths["before"])
+    found = passages.worst(delta, text.document, width=PASSAGE_TOKENS)
+    factors: dict[str, list[Row]] = {}
+    for entry in ledger:
+        factors.setdefault(entry["factor"], []).append(entry)
     return Evidence(
         row,
-        tuple(entry for entry in classes if entry.tokens),
-        _tokens(before, after, index),
-        _pieces(delta, index, found[0]) if found else (),
+        factors,
+        {entry["unit"]: entry for entry in concentrations},
+        _pieces(delta, text, found[0]) if found else (),
         found[0].mean_delta if found else None,
-        str(index["ids"][found[0].document]) if found else "",
+        str(text.ids[found[0].document]) if found else "",
     )
 
 
-def _tokens(before: np.ndarray, after: np.ndarray, index: Index) -> tuple[Token, ...]:
-    """The token types with the largest summed change, either way."""
-    worse, better = ledger.top_tokens(before, after, index["token"], TOP_TOKENS)
-    ranked = sorted([*worse, *better], key=lambda entry: (-abs(entry.sum_nats), entry.token))[:TOP_TOKENS]
-    text = dict(
-        zip(reversed(index["token"].tolist()), reversed(index["text"]), strict=True)
-    )  # its first occurrence
-    return tuple(
-        Token(text[entry.token], entry.count, entry.mean_before, entry.mean_after, entry.sum_nats)
-        for entry in ranked
-    )
-
-
-def _pieces(delta: np.ndarray, index: Index, passage: passages.Passage) -> tuple[Piece, ...]:
+def _pieces(delta: np.ndarray, text: Text, passage: passages.Passage) -> tuple[Piece, ...]:
     span = range(passage.first, passage.last + 1)
     values = [None if delta[place] != delta[place] else float(delta[place]) for place in span]
     shades = [max(-1.0, min(1.0, (value or 0.0) / FULL_SHADE_NATS)) for value in values]
     return tuple(
-        Piece(index["text"][place], value, shade)
-        for place, value, shade in zip(span, values, shades, strict=True)
+        Piece(text.pieces[place], value, shade) for place, value, shade in zip(span, values, shades, strict=True)
     )

@@ -7,16 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.report import sentences
+from peftodyssey.report import sentences, token_sentences
 from peftodyssey.report.drawing import Figure, base
 from peftodyssey.report.evidence import Evidence
+from peftodyssey.report.visible import visible
 from peftodyssey.store import atomic
 
 if TYPE_CHECKING:
     import jinja2
 
 TEMPLATE = "page.html.j2"
-INVISIBLE = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
+FACTORS = {
+    "position": "place in the document",
+    "surprisal": "decile of the base's NLL (hard tokens fall and easy ones rise by chance alone)",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Content:
     figures: Sequence[Figure] = ()
     drawn: Mapping[str, str] = field(default_factory=dict)  # figure name -> SVG
     evidence: Sequence[Evidence] = ()
+    tables: token_sentences.Tables = field(default_factory=lambda: token_sentences.Tables({}, {}))
 
 
 def write(content: Content, path: Path) -> Path:
@@ -46,6 +51,8 @@ def html(content: Content) -> str:
         statements=sentences.statements(content.rows),
         caveats=sentences.caveats(content.rows),
         unmeasured=unmeasured(content.rows),
+        tokens=token_sentences.statements(content.rows, content.tables),
+        tokens_unmeasured=token_sentences.unmeasured(content.rows, content.tables),
         drawn={name: Markup(svg) for name, svg in content.drawn.items()},  # drawn by Vega, which escapes its text
         several_runs=any(row.get("run") for row in content.rows),
     )  # fmt: skip
@@ -68,11 +75,6 @@ def unmeasured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return notes
 
 
-def visible(text: str) -> str:
-    """A token's text with its blanks shown as signs; a dash where it stands for no character of its own."""
-    return "".join(INVISIBLE.get(character, character) for character in text) or "(part of a character)"
-
-
 def _environment() -> jinja2.Environment:
     import jinja2
 
@@ -83,7 +85,7 @@ def _environment() -> jinja2.Environment:
     made.globals.update(
         base=base, method_name=sentences.name, delta=sentences.delta, forgetting=sentences.forgetting,
         learning_rate=sentences.learning_rate, signed=sentences.signed, mebibytes=sentences.mebibytes, count=sentences.count,
-        number=sentences.number, visible=visible, fixed=_fixed, duration=_duration, verdict=_verdict,
+        number=sentences.number, visible=visible, fixed=_fixed, percent=token_sentences.percent, words=token_sentences.WORDS, factors=FACTORS, part=_part, duration=_duration, verdict=_verdict,
     )  # fmt: skip
     return made
 
@@ -102,6 +104,10 @@ def _duration(seconds: float | None) -> str:
         if seconds < 7200
         else f"{seconds / 3600:.1f} h"
     )
+
+
+def _part(entry: Mapping[str, Any]) -> str:
+    return sentences.interval(entry, "part", "part_lo", "part_hi")
 
 
 def _verdict(row: Mapping[str, Any]) -> str:

@@ -108,10 +108,10 @@ def verdict(rows: Sequence[Row], low: str, high: str, better: str = "better", wo
 
 def statements(rows: Sequence[Row]) -> list[str]:
     """One sentence per method, text and base, at the selected learning rate; then what limits them."""
-    return [sentence for group in _groups(rows) for sentence in _statement(group, rows)]
+    return [sentence for group in groups(rows) for sentence in _statement(group, rows)]
 
 
-def _groups(rows: Sequence[Row]) -> list[list[Row]]:
+def groups(rows: Sequence[Row]) -> list[list[Row]]:
     """Headline rows that differ in their seed only, in the order of the rows."""
     picked = headline(rows)
     keys = {(*setting(row), row["label"]): None for row in picked}
@@ -123,7 +123,7 @@ def _statement(group: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     tuned = " at its tuned learning rate" if is_tuned(first, rows) else ""
     change = _amount(group, "delta_nll", delta)
     sentence = (
-        f"{name(first)}{tuned} changed test NLL on {first['domain']}{_where(first, rows)} by {change}: "
+        f"{name(first)}{tuned} changed test NLL on {first['domain']}{where(first, rows)} by {change}: "
     )
     sentence += verdict(group, "delta_lo", "delta_hi") + "."
     if first.get("forgetting") is not None:
@@ -140,7 +140,7 @@ def _amount(group: Sequence[Row], column: str, one: Any) -> str:
     return f"{signed(statistics.fmean(values))} {UNIT} (mean of {len(group)} seeds, {signed(min(values))} to {signed(max(values))})"
 
 
-def _where(row: Row, rows: Sequence[Row]) -> str:
+def where(row: Row, rows: Sequence[Row]) -> str:
     """The coordinates that tell this setting from others of the table, in brackets."""
     told = {"domain"}
     varied = [
@@ -159,16 +159,16 @@ def caveats(rows: Sequence[Row]) -> list[str]:
 
 
 def _noise_floor(rows: Sequence[Row]) -> str:
-    groups = [group for group in _groups(rows) if len(group) > 1]
+    seeded = [group for group in groups(rows) if len(group) > 1]
     if not headline(rows):
         return ""
-    if not groups:
+    if not seeded:
         return "One seed: no noise floor. The intervals cover the choice of test documents, not the luck of a training run."
-    variances = [statistics.variance([row["delta_nll"] for row in group]) for group in groups]
+    variances = [statistics.variance([row["delta_nll"] for row in group]) for group in seeded]
     floor = statistics.fmean(variances) ** 0.5
     return (
         f"Noise floor over seeds: {floor:.4f} {UNIT} (pooled standard deviation of the change on test over "
-        f"{len(groups)} settings). Differences between methods below about twice that say nothing."
+        f"{len(seeded)} settings). Differences between methods below about twice that say nothing."
     )
 
 
@@ -196,7 +196,7 @@ def _missing(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if row["status"] == "failed":
             notes.append(
-                f"{name(row)} on {row['domain']}{_where(row, rows)}, lr {number(row['lr'])} failed: {row['reason']}"
+                f"{name(row)} on {row['domain']}{where(row, rows)}, lr {number(row['lr'])} failed: {row['reason']}"
             )
     return notes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from peftodyssey.report import final_table, sentences
+from peftodyssey.report import final_table, sentences, token_sentences
 from peftodyssey.report.page import Content, unmeasured
 from peftodyssey.store import atomic
 
@@ -20,12 +20,16 @@ def markdown(content: Content) -> str:
     """The summary's text; numbers that differ between two runs of the same recipe (time, memory) are only in the table."""
     stated = sentences.statements(content.rows) or ["No cell is finished yet, so there is nothing to state."]
     limits = [*sentences.caveats(content.rows), *unmeasured(content.rows)]
+    tokens = token_sentences.statements(content.rows, content.tables)
+    missing = token_sentences.unmeasured(content.rows, content.tables)
     headings, lines = final_table.cells(content.rows)
     parts = [
         f"# {_text(', '.join(content.recipes))}",
         f"Base: {_text(', '.join(content.models))}. Changes are after minus before: negative is better. 95 % intervals.",
         _list(stated),
         _table(headings, lines) if lines else "",
+        "## Which tokens pay",
+        _list([*tokens, *filter(None, [missing])] or ["No cell is finished yet."]),
         "## What limits this",
         _list(limits),
     ]

@@ -34,7 +34,8 @@ def read_all(folder: Path) -> list[dict[str, Any]]:
 def cells(folder: Path) -> list[dict[str, Any]]:
     """The cells of every plan, each once per way of scoring (the newest recipe that asks for it names it).
 
-    What an earlier form of a recipe asked for stays once it is done, and is forgotten where it never was.
+    What an earlier form of a recipe asked for stays once it is done, and is forgotten where it never was. `recipe` and
+    `measure` of a cell are those of its plan.
     """
     asked = read_all(folder)
     newest = {plan["recipe"]: number for number, plan in enumerate(asked)}
@@ -42,5 +43,6 @@ def cells(folder: Path) -> list[dict[str, Any]]:
     for number, plan in enumerate(asked):
         for cell in plan["cells"]:
             if newest[plan["recipe"]] == number or manifest.read(folder / cell["folder"]) is not None:
-                found[cell["cell"], json.dumps(cell["scores"], sort_keys=True)] = {**cell, "recipe": plan["recipe"]}
+                asked_for = {"recipe": plan["recipe"], "measure": plan["measure"]}
+                found[cell["cell"], json.dumps(cell["scores"], sort_keys=True)] = {**cell, **asked_for}
     return list(found.values())

@@ -1,6 +1,6 @@
 """SQL over what a run left on disk, by DuckDB, read-only. Called by the `query` verb, the Python API and `opened`.
 
-Views: `results`, `points`, `cells` (manifests) and `tokens` (every scored token before and after).
+Views: `results`, `points`, `ledger`, `concentration`, `cells` (manifests) and `tokens` (every scored token before and after).
 SQL sees tables in memory only: it can neither read nor write a file.
 """
 
@@ -42,10 +42,14 @@ TOKENS: tables.Columns = {
     "nll_before": ("float32", "NLL of the unquantised base, nats"),
     "nll_after": ("float32", "NLL after adaptation, nats"),
     "delta": ("float32", "nll_after - nll_before, nats; positive: worse"),
+    "rank_before": ("int32", "rank of the token among the vocabulary under the unquantised base, from 1; -1: not scored"),
+    "rank_after": ("int32", "its rank after adaptation"),
 }
 VIEWS: dict[str, tables.Columns] = {
     "results": {**RUN_COLUMN, **tables.RESULTS},
     "points": {**RUN_COLUMN, **tables.POINTS},
+    "ledger": {**RUN_COLUMN, **tables.LEDGER},
+    "concentration": {**RUN_COLUMN, **tables.CONCENTRATION},
     "cells": {**RUN_COLUMN, **CELLS},
     "tokens": {**RUN_COLUMN, **TOKENS},
 }
@@ -207,16 +211,18 @@ def _scored(
 ) -> pa.Table:
     import pyarrow as pa
 
-    before, _ = parquet.read_nll(folder / score["before"])
-    after, _ = parquet.read_nll(folder / score["after"])
+    before, rank_before = parquet.read_nll(folder / score["before"])
+    after, rank_after = parquet.read_nll(folder / score["after"])
     constants = [pa.array([value] * len(before), pa.string()) for value in (cell, name, split)]
-    columns = [*constants, *pieces.columns, before, after, after - before]
+    columns = [*constants, *pieces.columns, before, after, after - before, rank_before, rank_after]
     return pa.table(columns, schema=tables.schema(TOKENS))
 
 
 _LOADERS: dict[str, Callable[[Sequence[Path]], pa.Table]] = {
     "results": _collected(layout.RESULTS, tables.RESULTS),
     "points": _collected(layout.POINTS, tables.POINTS),
+    "ledger": _collected(layout.LEDGER, tables.LEDGER),
+    "concentration": _collected(layout.CONCENTRATION, tables.CONCENTRATION),
     "cells": _cells,
     "tokens": _tokens,
 }

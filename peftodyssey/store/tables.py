@@ -94,10 +94,42 @@ NLL: Columns = {
     "rank": ("int32", "rank of the true token among the vocabulary, from 1; -1 where not scored"),
 }
 
+LEDGER: Columns = {
+    "cell": ("string", "first 16 hex digits of the cell's identity"),
+    "recipe": ("string", "name of the recipe that asked for the cell"),
+    "factor": ("string", "how the scored tokens of test are parted: class, position, surprisal, token"),
+    "place": ("int32", "order of the group within its factor"),
+    "name": ("string", "the group; under token the characters that the token stands for"),
+    "token": ("int32", "id of the token, under token only"),
+    "tokens": ("int64", "scored tokens of the group"),
+    "nll_before": ("float64", "mean NLL of the group under the unquantised base, nats per token"),
+    "nll_after": ("float64", "mean NLL of the group after adaptation, nats per token"),
+    "sum_nats": ("float64", "change summed over the group, nats; positive: worse"),
+    "share": ("float64", "sum_nats as a share of the whole change; those of one factor add up to 1"),
+    "part": ("float64", "sum_nats per scored token of the whole text; those of one factor add up to delta_nll"),
+    "part_lo": ("float64", "lower end of the 95 % interval of part; none under token"),
+    "part_hi": ("float64", "upper end of the 95 % interval of part; none under token"),
+}
+
+CONCENTRATION: Columns = {
+    "cell": ("string", "first 16 hex digits of the cell's identity"),
+    "recipe": ("string", "name of the recipe that asked for the cell"),
+    "unit": ("string", "types: token types, their changes summed; tokens: single tokens of test"),
+    "units": ("int64", "how many of them are scored"),
+    "rise_nats": ("float64", "sum of the changes above 0, nats"),
+    "fall_nats": ("float64", "sum of the changes below 0, nats"),
+    "half": ("float64", "smallest share of the units that carries half of the rise"),
+    "most": ("float64", "smallest share of the units that carries 90 % of the rise"),
+    "gini": ("float64", "Gini coefficient of the rises: 0 for evenly spread, towards 1 for a single unit"),
+}
+
 # What two runs of the same recipe on the same machine may differ in.
 MEASURED = ("seconds", "tokens_per_second", "peak_memory_bytes")
 
-TABLES: dict[str, Columns] = {"results.parquet": RESULTS, "points.parquet": POINTS, "log.parquet": LOG, "nll.parquet": NLL}
+TABLES: dict[str, Columns] = {
+    "results.parquet": RESULTS, "points.parquet": POINTS, "ledger.parquet": LEDGER, "concentration.parquet": CONCENTRATION,
+    "log.parquet": LOG, "nll.parquet": NLL,
+}  # fmt: skip
 
 
 def schema(columns: Columns) -> pa.Schema:

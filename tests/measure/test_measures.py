@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from peftodyssey.measure.degradation import bits_per_byte, compare, perplexity
-from peftodyssey.measure.ledger import by_class, by_token, top_tokens
+from peftodyssey.measure.ledger import by_group, by_token
 from peftodyssey.measure.passages import worst
 from peftodyssey.measure.select import Candidate, Choice, selected
 
@@ -58,24 +58,21 @@ def test_perplexity_and_bits_per_byte_at_their_limits():
 
 
 @given(COLUMN, st.data())
-def test_class_sums_add_up_to_the_whole_change(delta, data):
-    label = data.draw(hnp.arrays(np.int8, len(delta), elements=st.integers(0, 3)))
-    rows = by_class(delta, label, CLASSES)
-    scored = delta[~np.isnan(delta)].astype(np.float64)
+def test_group_sums_add_up_to_the_whole_change(before, data):
+    after = data.draw(hnp.arrays(np.float32, len(before), elements=NATS))
+    label = data.draw(hnp.arrays(np.int8, len(before), elements=st.integers(0, 3)))
+    rows = by_group(before, after, label, CLASSES)
+    scored = after.astype(np.float64) - before
+    scored = scored[~np.isnan(scored)]
     whole = math.fsum(scored)
     assert math.fsum(row.sum_nats for row in rows) == pytest.approx(whole, rel=1e-12, abs=1e-14 * np.abs(scored).sum())
     assert sum(row.tokens for row in rows) == len(scored)
     assert [row.name for row in rows] == list(CLASSES)
     if abs(whole) > 1e-3:
         assert math.fsum(row.share for row in rows) == pytest.approx(1, rel=1e-9)
-
-
-def test_a_planted_change_is_found_to_the_last_digit():
-    label = np.array([0, 1, 0, 2, 3, 3, 0], np.int8)
-    rows = by_class(np.where(label == 0, 1.0, 0.0), label, CLASSES)
-    assert [(row.sum_nats, row.share) for row in rows] == [(3.0, 1.0), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0)]
-    assert rows[0].mean_delta == 1.0
-    assert math.isnan(by_class(np.zeros(2), np.zeros(2, np.int8), CLASSES)[1].mean_delta)
+    for row in rows:
+        if row.tokens:
+            assert row.mean_delta == pytest.approx(row.mean_after - row.mean_before, abs=1e-9)
 
 
 @given(COLUMN, st.data())
@@ -87,10 +84,7 @@ def test_token_sums_add_up_and_count_every_scored_row(after, data):
     delta = delta[~np.isnan(delta)]
     assert math.fsum(row.sum_nats for row in rows) == pytest.approx(math.fsum(delta), abs=1e-9)
     assert sum(row.count for row in rows) == len(delta)
-    worse, better = top_tokens(before, after, token, k=3)
-    sums = {int(t): float((after.astype(np.float64) - before)[(token == t) & ~np.isnan(before) & ~np.isnan(after)].sum()) for t in set(token)}
-    assert [row.sum_nats for row in worse] == pytest.approx(sorted((s for s in sums.values() if s > 0), reverse=True)[:3])
-    assert [row.sum_nats for row in better] == pytest.approx(sorted(s for s in sums.values() if s < 0)[:3])
+    assert [row.token for row in rows] == sorted({row.token for row in rows})
 
 
 def test_token_rows_state_means_before_and_after():

@@ -161,7 +161,8 @@ def demo_fits(domain: str, rung: int) -> list[Fit]:
 
 def write_run(folder: Path, *, fits=demo_fits, domains=("wiki_history", "arxiv_cs.CL"), rungs=(64, 1024),
               documents: int = 40, general: tuple[str, ...] = ("wiki_general",), recipe: str = "demo",
-              test_texts: dict[str, list[str]] | None = None, seed: int = 0) -> Path:  # fmt: skip
+              test_texts: dict[str, list[str]] | None = None, seed: int = 0,
+              measure: tuple[str, ...] = ("degradation", "forgetting", "tokens")) -> Path:  # fmt: skip
     """Write plan, corpora, scores and cells; returns `folder`."""
     cells = []
     for name in (*domains, *general):
@@ -174,7 +175,9 @@ def write_run(folder: Path, *, fits=demo_fits, domains=("wiki_history", "arxiv_c
         for rung_number, rung in enumerate(rungs):
             for number, fit in enumerate(fits(domain, rung_number)):
                 cells.append(_write_cell(folder, domain, rung, general, fit, recipe, seed, number))
-    plans.write(folder, recipe, "0" * 8, {"recipe": recipe, "asked": "2026-01-01T00:00:00", "cells": cells})
+    plans.write(folder, recipe, "0" * 8, {
+        "recipe": recipe, "asked": "2026-01-01T00:00:00", "measure": list(measure), "cells": cells,
+    })  # fmt: skip
     return folder
 
 

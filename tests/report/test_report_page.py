@@ -13,7 +13,7 @@ from demo_store import Fit, demo_fits, texts, write_run
 from peftodyssey import report
 from peftodyssey.report import final_table, sentences
 from peftodyssey.report.drawing import inline
-from peftodyssey.report.page import visible
+from peftodyssey.report.visible import visible
 from peftodyssey.store import parquet
 
 NASTY = '<script>alert("x")</script> &amp; <img src=x onerror=alert(1)> '
@@ -98,7 +98,7 @@ def test_tables_have_captions_and_figures_have_words(run):
     count = [tag for tag, _ in page.tags].count
     assert count("table") == count("caption") > 2
     pictures = [a for tag, a in page.tags if a.get("role") == "img" and "panel" in a.get("class", "")]
-    assert len(pictures) == 5
+    assert len(pictures) == 7
     assert all(len(a["aria-label"]) > 30 for a in pictures)
 
 
@@ -106,7 +106,7 @@ def test_figures_lie_there_as_svg_and_png(run):
     names = {path.name for path in (run / "report/figures").iterdir()}
     assert names == {
         f"{n}.{kind}"
-        for n in ("change", "frontier", "before_after", "paths", "classes")
+        for n in ("change", "frontier", "before_after", "paths", "classes", "concentration", "types")
         for kind in ("svg", "png")
     }
     assert (run / "report/figures/change.png").read_bytes().startswith(b"\x89PNG")

@@ -78,8 +78,8 @@ def test_two_runs_cannot_hold_one_directory(tmp_path):
 
 def test_the_newest_recipe_names_a_shared_cell(tmp_path):
     for name, created in (("b", "2026-01-01"), ("a", "2026-02-02")):
-        plans.write(tmp_path, name, "1" * 8, {"recipe": name, "asked": created, "cells": [{"cell": "x", "scores": {}}]})
-    assert plans.cells(tmp_path) == [{"cell": "x", "scores": {}, "recipe": "a"}]
+        plans.write(tmp_path, name, "1" * 8, {"recipe": name, "asked": created, "measure": [], "cells": [{"cell": "x", "scores": {}}]})
+    assert plans.cells(tmp_path) == [{"cell": "x", "scores": {}, "recipe": "a", "measure": []}]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,49 @@
+"""The partitions of a text's tokens that a change of NLL is attributed to: class, place, base surprisal.
+
+Each gives every row of an index one place in a list of names, so that the sums of `measure.ledger` over it add up to the
+whole. Called by the report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from peftodyssey.corpora import classes
+
+POSITION_STARTS = (1, 4, 16, 64, 256, 1024)
+POSITIONS = ("0", "1 to 3", "4 to 15", "16 to 63", "64 to 255", "256 to 1023", "1024 on")
+DECILES = ("1 (surest)", "2", "3", "4", "5", "6", "7", "8", "9", "10 (least sure)")
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A factor, the names of its groups, and the group of every row as a place in `names`, int[n]."""
+
+    factor: str
+    names: tuple[str, ...]
+    label: np.ndarray
+
+
+def by_class(token_class: np.ndarray) -> Partition:
+    """The classes of an index, int[n] places in `corpora.classes.CLASSES`."""
+    return Partition("class", classes.CLASSES, np.asarray(token_class))
+
+
+def by_position(position: np.ndarray) -> Partition:
+    """By the token's place in its document, int[n] from 0, in bins that grow fourfold."""
+    return Partition("position", POSITIONS, np.searchsorted(POSITION_STARTS, position, side="right"))
+
+
+def by_surprisal(before_nats: np.ndarray) -> Partition:
+    """By decile of the base's NLL: as many scored rows in each, ties in the order of the rows; NaN rows are in the first.
+
+    The deciles are those of a noisy number: tokens that the base found hard tend to fall, and easy ones to rise,
+    whatever the adaptation did.
+    """
+    scored = np.flatnonzero(~np.isnan(before_nats))
+    label = np.zeros(len(before_nats), np.int64)
+    order = scored[np.argsort(np.asarray(before_nats)[scored], kind="stable")]
+    label[order] = np.arange(len(order)) * len(DECILES) // max(1, len(order))
+    return Partition("surprisal", DECILES, label)

@@ -1,0 +1,90 @@
+"""What each cell's change on test is made of, as tables: `ledger.parquet`, `concentration.parquet`. Called by `collect`.
+
+Computed again from indexes and NLL columns, of the finished cells whose recipe measures `tokens`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peftodyssey.measure import attribute, concentration, ledger, stats
+from peftodyssey.report.texts import Text, reader
+from peftodyssey.store import layout, parquet, tables
+
+Row = dict[str, Any]
+
+
+def write(folder: Path, cells: Sequence[Mapping[str, Any]]) -> None:
+    """Write the token tables of `cells`, finished entries of plans, in their order."""
+    text_of = reader(folder)
+    ledgers: list[Row] = []
+    concentrations: list[Row] = []
+    for cell in cells:
+        paths = cell["scores"]["test"]
+        text, before, after = text_of(paths["index"]), *(column(folder / paths[key]) for key in ("before", "after"))
+        mark = {"cell": cell["cell"], "recipe": cell["recipe"]}
+        types = list(_types(text, before, after))
+        ledgers += [{**mark, **row} for row in (*_groups(text, before, after), *types)]
+        units = {"types": [row["sum_nats"] for row in types], "tokens": _scored(after - before)}
+        concentrations += [{**mark, **_concentration(unit, changes)} for unit, changes in units.items()]
+    parquet.write_rows(folder / layout.LEDGER, ledgers, tables.LEDGER)
+    parquet.write_rows(folder / layout.CONCENTRATION, concentrations, tables.CONCENTRATION)
+
+
+def column(folder: Path) -> np.ndarray:
+    """The NLL of one scored column, float64 [rows] nats; NaN where not scored."""
+    return parquet.read_nll(folder)[0].astype(np.float64)
+
+
+def partitions(text: Text, before: np.ndarray) -> list[attribute.Partition]:
+    """Every factor that the change is parted by."""
+    return [
+        attribute.by_class(text.token_class),
+        attribute.by_position(text.position),
+        attribute.by_surprisal(before),
+    ]
+
+
+def _groups(text: Text, before: np.ndarray, after: np.ndarray) -> Iterator[Row]:
+    """Ledger rows of the factors; groups without a scored token are left out."""
+    for part in partitions(text, before):
+        rows = ledger.by_group(before, after, part.label, part.names)
+        found = stats.contributions(after - before, text.document, part.label, len(part.names))
+        for place, (row, interval) in enumerate(zip(rows, found, strict=True)):
+            if row.tokens:
+                yield {
+                    "factor": part.factor, "place": place, "name": row.name, "tokens": row.tokens,
+                    "nll_before": row.mean_before, "nll_after": row.mean_after, "sum_nats": row.sum_nats,
+                    "share": _finite(row.share), "part": interval.estimate, "part_lo": interval.lo, "part_hi": interval.hi,
+                }  # fmt: skip
+
+
+def _types(text: Text, before: np.ndarray, after: np.ndarray) -> Iterator[Row]:
+    """Ledger rows of the token types, the largest rise first."""
+    rows = sorted(ledger.by_token(before, after, text.token), key=lambda row: (-row.sum_nats, row.token))
+    whole, scored = math.fsum(_scored(after - before)), sum(row.count for row in rows)
+    for place, row in enumerate(rows):
+        yield {
+            "factor": "token", "place": place, "name": text.spelled[row.token], "token": row.token, "tokens": row.count,
+            "nll_before": row.mean_before, "nll_after": row.mean_after, "sum_nats": row.sum_nats,
+            "share": row.sum_nats / whole if whole else None, "part": row.sum_nats / scored,
+        }  # fmt: skip
+
+
+def _concentration(unit: str, changes: Any) -> Row:
+    found = dataclasses.asdict(concentration.concentration(changes))
+    return {"unit": unit, **{name: _finite(value) for name, value in found.items()}}
+
+
+def _scored(delta: np.ndarray) -> np.ndarray:
+    return delta[~np.isnan(delta)]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
