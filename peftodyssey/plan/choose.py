@@ -13,10 +13,11 @@ from peftodyssey.anatomy import Anatomy
 from peftodyssey.methods.targets import targeted
 from peftodyssey.plan import probes
 from peftodyssey.plan.device import Device
-from peftodyssey.plan.memory import MemoryPlan, estimate
+from peftodyssey.plan.memory import MemoryPlan, estimate, within
 from peftodyssey.plan.step import Step
 from peftodyssey.recipe.cell import Cell, QuantPoint
 
+LOSS_CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}  # what fits a processor's caches; what keeps a card busy
 SMALL_LOSS_CHUNK_BYTES = 16 << 20
 
 
@@ -34,6 +35,7 @@ def cell_step(
         recompute="none", engine=cell.train.engine, device=device.kind, optimizer=str(resolved["optimizer"]),
         master="fp32" if resolved["master_weights"] == "fp32" else "same", packed=True,
         targets=tuple(sorted({m.leaf for m in targets})) or None, hopper=device.hopper,
+        loss_chunk_bytes=LOSS_CHUNK_BYTES[device.kind],
     )  # fmt: skip
     batch_blocks = cell.train.batch_tokens // cell.train.seq_len
     chosen, bill = choose(anatomy, step, batch_blocks, budget_bytes) or smallest(anatomy, step, batch_blocks)
@@ -81,8 +83,7 @@ def _largest(
     while low <= high:
         middle = high if best is None and high == len(divisors) - 1 else (low + high) // 2
         candidate = _sized(way, divisors[middle], batch_blocks)
-        bill = estimate(anatomy, candidate)
-        if bill.fits(budget_bytes):
+        if bill := within(anatomy, candidate, budget_bytes):
             best, low = (candidate, bill), middle + 1
         else:
             high = middle - 1

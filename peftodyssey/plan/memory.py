@@ -13,7 +13,7 @@ from peftodyssey.anatomy import Anatomy
 from peftodyssey.plan.allocator import Allocator
 from peftodyssey.plan.program import Program
 from peftodyssey.plan.step import Step
-from peftodyssey.plan.tape import Tape
+from peftodyssey.plan.tape import Overflow, Tape
 
 CUDA_CONTEXT_BYTES = 500 << 20  # kernels and driver, outside of PyTorch's allocator
 CPU_RUNTIME_BYTES = 650 << 20  # interpreter, torch and transformers, resident
@@ -60,7 +60,20 @@ class MemoryPlan:
 @lru_cache(maxsize=4096)
 def estimate(anatomy: Anatomy, step: Step) -> MemoryPlan:
     """The bill of one training step, at the moment when it is highest."""
-    tape = run(anatomy, step)
+    return _bill(run(anatomy, step), step)
+
+
+@lru_cache(maxsize=4096)
+def within(anatomy: Anatomy, step: Step, budget_bytes: int) -> MemoryPlan | None:
+    """The bill of a step that stays within the budget, None of one that does not: that shows early in the step."""
+    try:
+        bill = _bill(run(anatomy, step, most_bytes=budget_bytes), step)
+    except Overflow:
+        return None
+    return bill if bill.fits(budget_bytes) else None
+
+
+def _bill(tape: Tape, step: Step) -> MemoryPlan:
     known = [Term(name, tape.peak_terms.get(name, 0)) for name in ORDER]
     if step.device == "cpu":
         slack = int(tape.peak_bytes * CPU_SLACK)
@@ -76,10 +89,13 @@ def estimate(anatomy: Anatomy, step: Step) -> MemoryPlan:
     return MemoryPlan(tuple(terms), allocated, reserved, CUDA_CONTEXT_BYTES)
 
 
-def run(anatomy: Anatomy, step: Step, kernel_workspace: bool = True) -> Tape:
-    """The tape of the step after its update; `kernel_workspace` counts what attention kernels hold inside themselves."""
+def run(anatomy: Anatomy, step: Step, kernel_workspace: bool = True, most_bytes: int | None = None) -> Tape:
+    """The tape of the step after its update; `kernel_workspace` counts what attention kernels hold inside themselves.
+
+    Raises Overflow as soon as more than `most_bytes` are alive.
+    """
     on_card = step.device == "cuda"
-    tape = Tape(Allocator(expandable=step.engine == "own") if on_card else None)
+    tape = Tape(Allocator(expandable=step.engine == "own") if on_card else None, most_bytes)
     program = Program(anatomy, step, tape, kernel_workspace and on_card)
     program.stand()
     program.run()

@@ -88,7 +88,7 @@ def _step(wanted: Wanted, anatomy: Anatomy, device: Device, budget_bytes: int | 
         seq_len=wanted.seq_len, micro_blocks=wanted.micro_batch, recompute=wanted.recompute, engine=wanted.engine,
         device="cuda" if on_card else "cpu", optimizer=wanted.optimizer, master=wanted.master_weights if full else "fp32",
         offload_activations=activations, offload_optimizer=full and wanted.offload in ("optimizer", "all"),
-        accumulates=wanted.accumulate > 1, hopper=device.hopper,
+        accumulates=wanted.accumulate > 1, hopper=device.hopper, loss_chunk_bytes=choose.LOSS_CHUNK_BYTES["cuda" if on_card else "cpu"],
     )  # fmt: skip
 
 

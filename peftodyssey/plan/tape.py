@@ -65,11 +65,19 @@ class Var:
         self.storage.drop()
 
 
-class Tape:
-    """Live bytes by term, their peak, and the operations recorded for the backward pass."""
+class Overflow(Exception):
+    """More bytes are alive than there may be."""
 
-    def __init__(self, allocator: Allocator | None = None) -> None:
+
+class Tape:
+    """Live bytes by term, their peak, and the operations recorded for the backward pass.
+
+    Raises Overflow as soon as more than `most_bytes` are alive.
+    """
+
+    def __init__(self, allocator: Allocator | None = None, most_bytes: int | None = None) -> None:
         self.allocator = allocator
+        self.most_bytes = float("inf") if most_bytes is None else most_bytes
         self.live_bytes = self.peak_bytes = 0
         self.by_term: dict[str, int] = {}
         self.peak_terms: dict[str, int] = {}
@@ -87,6 +95,8 @@ class Tape:
             self.allocator.allocate(self._keys, size)
         if self.live_bytes > self.peak_bytes:
             self.peak_bytes, self.peak_terms = self.live_bytes, dict(self.by_term)
+            if self.live_bytes > self.most_bytes:
+                raise Overflow
         return self._keys
 
     def died(self, storage: Storage) -> None:

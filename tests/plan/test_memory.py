@@ -63,6 +63,31 @@ def test_the_plan_of_the_stock_stack_is_what_its_step_allocates(case: tuple) -> 
     _compare(case, "stock")
 
 
+OWN_CASES = [
+    ("random/smollm2-135m", "qlora", 16, 2, 512, "full", {}),
+    ("random/smollm2-135m", "lora", 64, 2, 1024, "none", {}),
+    ("random/smollm2-135m", "full", 0, 8, 1024, "selective", {}),
+    ("random/qwen2.5-0.5b", "full", 0, 2, 512, "full", {"accumulates": True}),
+    ("random/gpt2", "full", 0, 4, 512, "none", {}),
+    ("random/gpt2", "lora", 16, 4, 512, "selective", {}),
+    ("random/pythia-160m", "qlora", 8, 2, 512, "none", {}),
+    ("random/olmo-1b", "lora", 16, 4, 1024, "none", {}),
+    ("random/gemma-2b", "qlora", 64, 2, 512, "selective", {}),
+    ("random/qwen3-0.6b", "full", 0, 4, 1024, "none", {}),
+    ("random/llama-7b", "qlora", 16, 1, 2048, "full", {}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", OWN_CASES, ids=lambda case: "-".join(map(str, case[:6])))
+def test_the_plan_of_our_own_step_is_what_it_allocates(case: tuple) -> None:
+    _compare(case, "own")
+
+
+def test_the_plan_of_our_own_step_is_what_it_allocates_in_small() -> None:
+    _compare(("random/tiny-llama", "lora", 4, 8, 1024, "none", {}), "own")
+
+
 def _compare(case: tuple, engine: str) -> None:
     from tracing import traced_step
 
