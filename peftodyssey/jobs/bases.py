@@ -5,19 +5,22 @@ from __future__ import annotations
 import gc
 from typing import TYPE_CHECKING
 
+from peftodyssey.models.anatomy import anatomy
 from peftodyssey.models.load import load
+from peftodyssey.models.spread import layers_on_card, spread
 from peftodyssey.models.tokenizer import TextTokenizer, load_tokenizer
 from peftodyssey.plan.graph import BaseKey
+from peftodyssey.plan.step import BYTES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 class Bases:
-    """Holds at most one base on `device`; `get` swaps it."""
+    """Holds at most one base on `device`, a card of which `budget_bytes` may be used; `get` swaps it."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, device: str, budget_bytes: int) -> None:
+        self.device, self.budget_bytes = device, budget_bytes
         self._key: BaseKey | None = None
         self._model: PreTrainedModel | None = None
         self._tokenizers: dict[str, TextTokenizer] = {}
@@ -26,9 +29,21 @@ class Bases:
         """The base that `key` names, frozen; ModelError where it cannot be loaded."""
         if self._model is None or _identity(key) != _identity(self._key):
             self.drop()
-            self._model = load(key.source, precision=key.precision, quant=key.quant, device=self.device)
+            self._model = self._load(key)
             self._key = key
         return self._model
+
+    def _load(self, key: BaseKey) -> PreTrainedModel:
+        """The base on the device; unquantised and larger than a card, its last layers stay in host memory."""
+        if self.device == "cpu" or key.quant:
+            return load(key.source, precision=key.precision, quant=key.quant, device=self.device)
+        sizes = anatomy(key.source.config)
+        staying = layers_on_card(sizes, BYTES[key.precision], self.budget_bytes)
+        if staying == sizes.layers:
+            return load(key.source, precision=key.precision, device=self.device)
+        import torch
+
+        return spread(load(key.source, precision=key.precision), staying, torch.device(self.device))
 
     def tokenizer(self, key: BaseKey) -> TextTokenizer:
         """The tokenizer of the base, without loading the base."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from peftodyssey.anatomy import Anatomy
 from peftodyssey.methods.spill import MAPPED_COPY_BYTES
 from peftodyssey.models.source import ModelSource
+from peftodyssey.models.spread import layers_on_card
 from peftodyssey.plan.graph import CellTask, IndexTask, Plan
 from peftodyssey.plan.memory import MemoryPlan, Term, estimate
 from peftodyssey.plan.step import BYTES, Step
@@ -174,8 +175,19 @@ def of_cell(plan: Plan, task: CellTask) -> HostPlan:
 
 def largest(plan: Plan, cells: Sequence[CellTask] | None = None) -> HostPlan:
     """The host memory of the cell that takes most."""
-    plans = [of_cell(plan, task) for task in _distinct(plan.cells if cells is None else cells)]
+    wanted = _distinct(plan.cells if cells is None else cells)
+    plans = [found for task in wanted for found in (of_cell(plan, task), _spread_base(plan, task))]
     return max(plans, key=lambda found: found.peak_bytes, default=HostPlan(()))
+
+
+def _spread_base(plan: Plan, task: CellTask) -> HostPlan:
+    """Scoring the unquantised base of a cell with a quantised one, where it is larger than the card."""
+    width = BYTES[task.base.precision]
+    staying = layers_on_card(task.anatomy, width, plan.budget_bytes)
+    if plan.device.kind == "cpu" or not task.base.quant or staying == task.anatomy.layers:
+        return HostPlan(())
+    whole = Term("base beside the card", width * task.anatomy.parameters)  # loaded here before its first layers move
+    return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), whole))
 
 
 def _distinct(cells: Sequence[CellTask]) -> list[CellTask]:

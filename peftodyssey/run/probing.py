@@ -20,7 +20,7 @@ def probe_all(plan: Plan, console: Console, again: bool = False) -> list[Tried]:
         key = probes.key_of(task.cell, task.step, task.base.source.fingerprint, plan.device)
         shapes.setdefault(key, []).append(task)
     order = plan.base_order
-    held, found = Bases(plan.device.kind), []
+    held, found = Bases(plan.device.kind, plan.budget_bytes), []
     with quiet():
         for key, tasks in sorted(shapes.items(), key=lambda item: order[item[1][0].base.name]):
             known = None if again else probes.known(key)

@@ -97,7 +97,7 @@ class _Walk:
 
     def __init__(self, plan: Plan, root: Path, how: How, narrator: Narrator, outcome: Outcome) -> None:
         self.plan, self.root, self.how, self.narrator, self.outcome = plan, root, how, narrator, outcome
-        self.held = Bases(how.device)
+        self.held = Bases(how.device, plan.budget_bytes)
         self.broken: dict[str, str] = {}  # folder of an index or a column -> why it could not be made
 
     def count(self, todo: list[CellTask]) -> int:

@@ -81,7 +81,7 @@ def score_anything(
     key = BaseKey(source, precision, _quant(quant))
     stop = interrupt.Stop()
     narrator = Narrator(console or Console(stderr=True), stop)
-    bases = Bases(device.kind)
+    bases = Bases(device.kind, device.budget_bytes)
     with _folder(out) as root, interrupt.listening(stop, narrator.say), quiet(), narrator.showing(2 + len(adapters)):
         told = {"text": found.fingerprint, "split": split, "tokenizer": bases.tokenizer(key).fingerprint, "max_tokens": point.tokens}
         name = layout.folder_name(f"{found.name}-{split}", identity.digest(told))

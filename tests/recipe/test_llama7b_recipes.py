@@ -1,0 +1,75 @@
+"""The recipes for a 7B model fit the cards that they are named after, and run as they stand on a smaller shape."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from peftodyssey import api
+from peftodyssey.plan import host
+from peftodyssey.plan.build import build
+from peftodyssey.recipe import shipped
+from peftodyssey.recipe.load import load_recipe
+from tests.plan.cards import GIB, card
+
+NAMES = [name for name, _ in shipped.names() if name.startswith("llama7b-")]
+HOST_GIB = {"llama7b-full-24gb": 48.0}  # else 16
+
+
+def memory_gib(name: str) -> int:
+    """The size in a recipe's name."""
+    found = re.search(r"-(\d+)gb$", name)
+    assert found
+    return int(found.group(1))
+
+
+def test_there_is_one_for_every_way_and_card() -> None:
+    assert {"llama7b-qlora-24gb", "llama7b-qlora-8gb", "llama7b-lora-24gb", "llama7b-compare-24gb"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_fits_its_card_whole_and_beside_a_desktop(name: str, tmp_path: Path) -> None:
+    size = memory_gib(name)
+    for budget in (size * GIB, int(re.findall(r"--memory (\d+)GiB", shipped.read(name))[0]) * GIB):
+        plan = build(load_recipe(name), card(size, host_gib=HOST_GIB.get(name, 16)), budget)
+        assert plan.cells
+        assert plan.too_large == ()
+        assert host.problems(plan, tmp_path) == []
+        assert {task.anatomy.parameters for task in plan.cells} == {6_738_415_616}
+        assert all(task.memory.device_bytes <= budget for task in plan.cells)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_says_how_to_give_the_real_model(name: str) -> None:
+    text = shipped.read(name)
+    assert f"run {name} " in text
+    assert "--set model.name=huggyllama/llama-7b" in text
+    assert "--set model.name=/path" in text
+    assert load_recipe(name, ["model.name=huggyllama/llama-7b"]).model[0].name == "huggyllama/llama-7b"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_longer_blocks_can_be_rehearsed(name: str) -> None:
+    longer = ["model.max_position_embeddings=8192", "train.seq_len=8192"]
+    plan = build(load_recipe(name, longer), card(80, host_gib=128))
+    assert {(task.anatomy.positions, task.step.seq_len) for task in plan.cells} == {(8192, 8192)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_end_to_end_on_a_small_shape(name: str, tmp_path: Path) -> None:
+    small = [
+        "model.name=random/tiny-llama", "train.budget=2 steps", "train.seq_len=64", "train.batch_tokens=128",
+        "score.context=64", "score.stride=32", "score.tokens=1k", "methods[0].lr=1e-2",
+    ]  # fmt: skip
+    ranks = ["methods[0].rank=4", "methods[1].rank=4", "methods[1].lr=1e-2", "domains=[bundled/arxiv_cs.CL]"]
+    plan = api.plan(api.load(name, small + ranks * ("compare" in name)), device="cpu")
+    made, outcome, _ = api.run_plan(plan, tmp_path / "out", console=Console(quiet=True))
+    assert made is not None
+    assert not outcome.failed
+    rows = made.results.to_pylist()
+    assert {row["status"] for row in rows} == {"done"}
+    assert all((row["nll_quantised"] is not None) == (row["method"] == "qlora") for row in rows)
