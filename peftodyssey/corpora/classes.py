@@ -110,20 +110,20 @@ def _words(
         return
     letters = np.flatnonzero(kinds == LETTER)
     first = letters[np.searchsorted(letters, begins[rows])]
-    in_word = _in_word(text, kinds)
-    fresh = ~np.concatenate([[False], in_word])[first]  # the character before the first letter is in no word
+    inside = in_word(text, kinds)
+    fresh = ~np.concatenate([[False], inside])[first]  # the character before the first letter is in no word
     # a later byte token of a character that an earlier token has reached does not begin the word again
     reached = np.concatenate([[0], np.maximum.accumulate(stops)[:-1]])[rows]
     fresh &= first >= reached
     classes[rows] = np.where(fresh, WORD_START, CONTINUATION)
-    closed = ~np.concatenate([in_word, [False]])[stops[rows]]
+    closed = ~np.concatenate([inside, [False]])[stops[rows]]
     short = stops[rows] - first <= LONGEST_FUNCTION_WORD + 1
     for row in rows[fresh & closed & short]:
         if text[begins[row] : stops[row]].strip(" \t\u2581").lower() in FUNCTION_WORDS:
             classes[row] = FUNCTION_WORD
 
 
-def _in_word(text: str, kinds: np.ndarray) -> np.ndarray:
+def in_word(text: str, kinds: np.ndarray) -> np.ndarray:
     """bool [characters]: letters, digits, and apostrophes between letters."""
     import numpy as np
 

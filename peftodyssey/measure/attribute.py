@@ -12,6 +12,10 @@ import numpy as np
 
 from peftodyssey.corpora import classes
 
+CLASSES: tuple[str, ...] = (
+    "newline", "space", "punctuation", "digit", "function_word", "word_start", "continuation", "domain_term", "special",
+    "other",
+)  # fmt: skip
 POSITION_STARTS = (1, 4, 16, 64, 256, 1024)
 POSITIONS = ("0", "1 to 3", "4 to 15", "16 to 63", "64 to 255", "256 to 1023", "1024 on")
 DECILES = ("1 (surest)", "2", "3", "4", "5", "6", "7", "8", "9", "10 (least sure)")
@@ -26,9 +30,17 @@ class Partition:
     label: np.ndarray
 
 
-def by_class(token_class: np.ndarray) -> Partition:
-    """The classes of an index, int[n] places in `corpora.classes.CLASSES`."""
-    return Partition("class", classes.CLASSES, np.asarray(token_class))
+def by_class(token_class: np.ndarray, is_term: np.ndarray | None = None) -> Partition:
+    """The classes of an index, int[n] places in `corpora.classes.CLASSES`; tokens of words that are domain terms apart.
+
+    `is_term` bool[n]: the token stands in a domain term. Only parts of words that are no function words can be terms.
+    """
+    place = np.array([CLASSES.index(name) for name in classes.CLASSES])
+    label = place[np.asarray(token_class)]
+    if is_term is not None:
+        words = np.isin(token_class, (classes.WORD_START, classes.CONTINUATION))
+        label = np.where(words & is_term, CLASSES.index("domain_term"), label)
+    return Partition("class", CLASSES, label)
 
 
 def by_position(position: np.ndarray) -> Partition:

@@ -141,7 +141,8 @@ def contributions(
     """What each group of tokens adds to the mean difference, nats per token of the whole text, with its interval.
 
     `group` int[n] in 0..n_groups-1; the estimates add up to the mean difference. Each is that of `paired_bootstrap` with
-    the difference set to 0 outside of the group; all groups see the same resamples.
+    the difference set to 0 outside of the group; all groups see the same resamples. A group that lies in fewer than
+    `min_documents` effective documents has no interval: most resamples would miss it, and the studentised one explodes.
     """
     kept = ~np.isnan(delta_nats)
     _, inverse = np.unique(np.asarray(document)[kept], return_inverse=True)
@@ -149,13 +150,18 @@ def contributions(
     n = len(weights)
     if not n:
         return [Interval(float("nan"), None, None, 0, "no tokens scored")] * n_groups
-    cell = inverse * n_groups + np.asarray(group, np.int64)[kept]
-    sums = np.bincount(cell, np.asarray(delta_nats, np.float64)[kept], n * n_groups).reshape(n, n_groups)
+    place = inverse * n_groups + np.asarray(group, np.int64)[kept]
+    sums = np.bincount(place, np.asarray(delta_nats, np.float64)[kept], n * n_groups).reshape(n, n_groups)
     estimates = sums.sum(0) / weights.sum()
     if note := too_few(weights, min_documents):
         return [Interval(float(estimate), None, None, n, note) for estimate in estimates]
     lo, hi = _studentised_columns(sums, weights, np.random.default_rng(seed), resamples, (1 - level) / 2)
-    return [Interval(float(e), float(low), float(high), n) for e, low, high in zip(estimates, lo, hi, strict=True)]
+    tokens = np.bincount(place, minlength=n * n_groups).reshape(n, n_groups)
+    notes = [too_few(held[held > 0], min_documents) if held.any() else "no tokens scored" for held in tokens.T]
+    return [
+        Interval(float(estimates[g]), *((None, None) if note else (float(lo[g]), float(hi[g]))), n, note)
+        for g, note in enumerate(notes)
+    ]
 
 
 def _studentised(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PAGE = "index.html"
 SUMMARY = "summary.md"
 FIGURES = "figures"
+TOKEN_TABLES = ("ledger.parquet", "concentration.parquet", "ranks.parquet", "terms.parquet")
 
 
 def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
@@ -46,14 +47,15 @@ def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]
     from peftodyssey.report.collect import collect
     from peftodyssey.store import layout, parquet
 
-    rows, points, evidence, ledger, concentration = [], [], [], [], []
+    rows, points, evidence = [], [], []
+    of_tokens: list[list[dict[str, Any]]] = [[] for _ in TOKEN_TABLES]
     for folder, label in zip(folders, _labels(folders), strict=True):
         mark = {"run": label} if label else {}
         own = [{**row, **mark} for row in collect(folder).to_pylist()]
         rows += own
-        for name, found in ((layout.POINTS, points), (layout.LEDGER, ledger), (layout.CONCENTRATION, concentration)):
+        for name, found in ((layout.POINTS, points), *zip(TOKEN_TABLES, of_tokens, strict=True)):
             found += [{**row, **mark} for row in parquet.read(folder / name).to_pylist()]
-        tables = token_sentences.Tables(token_sentences.by_cell(ledger), token_sentences.by_cell(concentration))
+        tables = token_sentences.tables(*of_tokens)
         evidence += _evidence(folder, own, tables)
     recipes = tuple(dict.fromkeys(row["recipe"] for row in rows))
     models = tuple(dict.fromkeys(row["model"] for row in rows))
@@ -83,7 +85,7 @@ def _evidence(folder: Path, rows: Sequence[Mapping[str, Any]], tables: token_sen
         if key(row) in tables.ledger:
             firsts.setdefault((*sentences.setting(row), row["label"]), row)
     return [
-        evidence(folder, cells[row["cell"], row["recipe"]], row, tables.ledger[key(row)], tables.concentration[key(row)], read)
+        evidence(folder, cells[row["cell"], row["recipe"]], row, tables, read)
         for row in firsts.values()
     ]
 

@@ -1,4 +1,4 @@
-"""What each cell's change on test is made of, as tables: `ledger.parquet`, `concentration.parquet`. Called by `collect`.
+"""What each cell's change on test is made of, as tables: ledger, concentration, terms, ranks. Called by `collect`.
 
 Computed again from indexes and NLL columns, of the finished cells whose recipe measures `tokens`.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from peftodyssey.measure import attribute, concentration, ledger, stats
+from peftodyssey.report import collect_terms
 from peftodyssey.report.texts import Text, reader
 from peftodyssey.store import layout, parquet, tables
 
@@ -23,16 +24,22 @@ Row = dict[str, Any]
 def write(folder: Path, cells: Sequence[Mapping[str, Any]]) -> None:
     """Write the token tables of `cells`, finished entries of plans, in their order."""
     text_of = reader(folder)
+    terms = collect_terms.of_domains(folder, cells)
     ledgers: list[Row] = []
     concentrations: list[Row] = []
+    ranks: list[Row] = []
     for cell in cells:
         paths = cell["scores"]["test"]
         text, before, after = text_of(paths["index"]), *(column(folder / paths[key]) for key in ("before", "after"))
         mark = {"cell": cell["cell"], "recipe": cell["recipe"]}
+        is_term = collect_terms.in_text(terms[collect_terms.key(cell)], text)
         types = list(_types(text, before, after))
-        ledgers += [{**mark, **row} for row in (*_groups(text, before, after), *types)]
+        ledgers += [{**mark, **row} for row in (*_groups(text, before, after, is_term), *types)]
         units = {"types": [row["sum_nats"] for row in types], "tokens": _scored(after - before)}
         concentrations += [{**mark, **_concentration(unit, changes)} for unit, changes in units.items()]
+        ranks += [{**mark, **row} for row in collect_terms.ranks(folder, paths, text, is_term)]
+    collect_terms.write(folder, terms)
+    parquet.write_rows(folder / layout.RANKS, ranks, tables.RANKS)
     parquet.write_rows(folder / layout.LEDGER, ledgers, tables.LEDGER)
     parquet.write_rows(folder / layout.CONCENTRATION, concentrations, tables.CONCENTRATION)
 
@@ -42,18 +49,18 @@ def column(folder: Path) -> np.ndarray:
     return parquet.read_nll(folder)[0].astype(np.float64)
 
 
-def partitions(text: Text, before: np.ndarray) -> list[attribute.Partition]:
-    """Every factor that the change is parted by."""
+def partitions(text: Text, before: np.ndarray, is_term: np.ndarray | None) -> list[attribute.Partition]:
+    """Every factor that the change is parted by; `is_term` bool [rows], None where no terms are known."""
     return [
-        attribute.by_class(text.token_class),
+        attribute.by_class(text.token_class, is_term),
         attribute.by_position(text.position),
         attribute.by_surprisal(before),
     ]
 
 
-def _groups(text: Text, before: np.ndarray, after: np.ndarray) -> Iterator[Row]:
+def _groups(text: Text, before: np.ndarray, after: np.ndarray, is_term: np.ndarray | None) -> Iterator[Row]:
     """Ledger rows of the factors; groups without a scored token are left out."""
-    for part in partitions(text, before):
+    for part in partitions(text, before, is_term):
         rows = ledger.by_group(before, after, part.label, part.names)
         found = stats.contributions(after - before, text.document, part.label, len(part.names))
         for place, (row, interval) in enumerate(zip(rows, found, strict=True)):

@@ -15,6 +15,7 @@ import numpy as np
 from peftodyssey.measure import concentration, passages
 from peftodyssey.report.collect_tokens import column
 from peftodyssey.report.texts import Text
+from peftodyssey.report.token_sentences import Tables, domain_key, key
 
 TOP_TOKENS = 50
 LEFT_OUT = (1, 10, 100)  # worst token types without which perplexity is stated
@@ -40,6 +41,8 @@ class Evidence:
     row: Row
     ledger: Mapping[str, Sequence[Row]]  # by factor
     concentration: Mapping[str, Row]  # by unit
+    ranks: Mapping[str, Row]  # by positions
+    terms: Sequence[Row]  # of its domain
     passage: tuple[Piece, ...]
     passage_delta: float | None  # nats per token
     passage_document: str
@@ -76,21 +79,21 @@ class Evidence:
         return sum(row["tokens"] for row in self.ledger["class"])
 
 
-def evidence(
-    folder: Path, cell: Row, row: Row, ledger: Sequence[Row], concentrations: Sequence[Row], text_of: Callable[[str], Text]
-) -> Evidence:
-    """The evidence of one finished cell of a plan; `ledger` and `concentrations` are its rows of these tables."""
+def evidence(folder: Path, cell: Row, row: Row, tables: Tables, text_of: Callable[[str], Text]) -> Evidence:
+    """The evidence of one finished cell of a plan, whose row of results is `row`."""
     paths = cell["scores"]["test"]
     text = text_of(paths["index"])
     delta = column(folder / paths["after"]) - column(folder / paths["before"])
     found = passages.worst(delta, text.document, width=PASSAGE_TOKENS)
     factors: dict[str, list[Row]] = {}
-    for entry in ledger:
+    for entry in tables.ledger[key(row)]:
         factors.setdefault(entry["factor"], []).append(entry)
     return Evidence(
         row,
         factors,
-        {entry["unit"]: entry for entry in concentrations},
+        {entry["unit"]: entry for entry in tables.concentration[key(row)]},
+        {entry["positions"]: entry for entry in tables.ranks[key(row)]},
+        tables.terms.get(domain_key(row), ()),
         _pieces(delta, text, found[0]) if found else (),
         found[0].mean_delta if found else None,
         str(text.ids[found[0].document]) if found else "",

@@ -33,7 +33,7 @@ class Content:
     figures: Sequence[Figure] = ()
     drawn: Mapping[str, str] = field(default_factory=dict)  # figure name -> SVG
     evidence: Sequence[Evidence] = ()
-    tables: token_sentences.Tables = field(default_factory=lambda: token_sentences.Tables({}, {}))
+    tables: token_sentences.Tables = field(default_factory=lambda: token_sentences.tables((), (), (), ()))
 
 
 def write(content: Content, path: Path) -> Path:
@@ -85,7 +85,7 @@ def _environment() -> jinja2.Environment:
     made.globals.update(
         base=base, method_name=sentences.name, delta=sentences.delta, forgetting=sentences.forgetting,
         learning_rate=sentences.learning_rate, signed=sentences.signed, mebibytes=sentences.mebibytes, count=sentences.count,
-        number=sentences.number, visible=visible, fixed=_fixed, percent=token_sentences.percent, words=token_sentences.WORDS, factors=FACTORS, part=_part, duration=_duration, verdict=_verdict,
+        number=sentences.number, visible=visible, fixed=_fixed, percent=token_sentences.percent, words=token_sentences.WORDS, factors=FACTORS, part=_part, points=_points, duration=_duration, verdict=_verdict,
     )  # fmt: skip
     return made
 
@@ -108,6 +108,12 @@ def _duration(seconds: float | None) -> str:
 
 def _part(entry: Mapping[str, Any]) -> str:
     return sentences.interval(entry, "part", "part_lo", "part_hi")
+
+
+def _points(entry: Mapping[str, Any]) -> str:
+    """The change of recall at 10 in points of a hundred, with its interval."""
+    scaled = {name: value and 100 * value for name, value in entry.items() if name.startswith("recall_10")}
+    return sentences.interval(scaled, "recall_10_delta", "recall_10_lo", "recall_10_hi", 1)
 
 
 def _verdict(row: Mapping[str, Any]) -> str:

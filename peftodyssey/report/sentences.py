@@ -53,13 +53,13 @@ def signed(value: float | None, digits: int = 3) -> str:
     return f"{rounded + 0.0:+.{digits}f}" if rounded else f"{0:.{digits}f}"
 
 
-def interval(row: Row, estimate: str, low: str, high: str) -> str:
+def interval(row: Row, estimate: str, low: str, high: str, digits: int = 3) -> str:
     """`-0.412 [-0.431, -0.394]`, or the estimate alone with a mark that it has no interval."""
     if row.get(estimate) is None:
         return NO_NUMBER
     if row.get(low) is None:
-        return f"{signed(row[estimate])} [no interval]"
-    return f"{signed(row[estimate])} [{signed(row[low])}, {signed(row[high])}]"
+        return f"{signed(row[estimate], digits)} [no interval]"
+    return f"{signed(row[estimate], digits)} [{signed(row[low], digits)}, {signed(row[high], digits)}]"
 
 
 def delta(row: Row) -> str:

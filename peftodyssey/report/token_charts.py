@@ -17,6 +17,7 @@ from peftodyssey.report.drawing import (
     styled,
 )
 from peftodyssey.report.evidence import Evidence
+from peftodyssey.report.sentences import Row
 from peftodyssey.report.token_sentences import WORDS
 from peftodyssey.report.visible import visible
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 SECTION = "tokens"
 MIN_COUNT = 3  # occurrences of a token type that is drawn
 DRAWN_TYPES = 250  # per panel, those with the largest summed change
-NAMED_TYPES = 6
+NAMED_TYPES = 2  # of those that went worse, and of those that went better
 WORSE, BETTER = COLOURS[1], COLOURS[0]
 
 
@@ -48,7 +49,7 @@ def figures(rows: Rows, evidence: Sequence[Evidence]) -> list[Figure]:
     if points := _type_rows(shown):
         text = (
             f"Mean NLL of each token type before and after, of those that occur at least {MIN_COUNT} times; the area is the count. Above "
-            f"the line a type is worse. Named: the {NAMED_TYPES} types with the largest summed change."
+            f"the line a type is worse. Named: the {NAMED_TYPES} types with the largest summed rise and fall. Axes by square roots."
         )
         made.append(Figure("types", "Token types before and after", text, _types(points), SECTION))
     return made
@@ -122,15 +123,21 @@ def _type_rows(shown: Sequence[Evidence]) -> list[dict[str, Any]]:
     for item in shown:
         often = [row for row in item.types if row["tokens"] >= MIN_COUNT]
         ranked = sorted(often, key=lambda row: (-abs(row["sum_nats"]), row["token"]))[:DRAWN_TYPES]
+        named = [*_that_went(ranked, 1)[:NAMED_TYPES], *_that_went(ranked, -1)[:NAMED_TYPES]]
         made += [
             {
                 "panel": f"{item.row['domain']}: {item.row['label']}", "before": row["nll_before"], "after": row["nll_after"],
                 "count": row["tokens"], "went": "worse" if row["sum_nats"] > 0 else "better",
-                "name": f"“{visible(row['name'])}”" if place < NAMED_TYPES else "",
+                "name": f"“{visible(row['name'])}”" if row in named else "",
             }
-            for place, row in enumerate(ranked)
+            for row in ranked
         ]  # fmt: skip
     return made
+
+
+def _that_went(types: Sequence[Row], sign: int) -> list[Row]:
+    """The types whose change has this sign, in the order given."""
+    return [row for row in types if sign * row["sum_nats"] > 0]
 
 
 def _types(points: Rows) -> alt.TopLevelMixin:
@@ -138,19 +145,23 @@ def _types(points: Rows) -> alt.TopLevelMixin:
 
     chart = alt.Chart(alt.Data(values=list(points)))
     top = max(max(point["before"], point["after"]) for point in points) * 1.05
-    scale = alt.Scale(domain=[0, top])
+    scale = alt.Scale(type="sqrt", domain=[0, top])
     x = alt.X("before:Q", title="mean NLL before, nats", scale=scale, axis=alt.Axis(tickCount=5, grid=True))
     y = alt.Y("after:Q", title="mean NLL after, nats", scale=scale, axis=alt.Axis(tickCount=5, grid=True))
     colour = alt.Color(
         "went:N", scale=alt.Scale(domain=["worse", "better"], range=[WORSE, BETTER]), legend=alt.Legend(title="went")
     )
     dots = chart.mark_point(filled=True, opacity=0.55).encode(
-        x=x, y=y, color=colour, size=alt.Size("count:Q", scale=alt.Scale(range=[8, 400]), legend=alt.Legend(title="occurrences")),
+        x=x, y=y, color=colour, size=alt.Size("count:Q", scale=alt.Scale(range=[8, 220]), legend=alt.Legend(title="occurrences")),
         shape=alt.Shape("went:N", scale=alt.Scale(domain=["worse", "better"], range=["triangle-up", "circle"])),
     )  # fmt: skip
     line = chart.mark_line(color=QUIET, strokeWidth=1).encode(x=alt.X("before:Q", scale=scale), y=alt.Y("before:Q", scale=scale, title="mean NLL after, nats"))
-    names = chart.transform_filter("datum.name != ''").mark_text(align="left", dx=7, dy=-5, fontSize=11, color=INK).encode(x=x, y=y, text="name:N")
-    layers = alt.layer(line, dots, names, data=chart.data).properties(width=240, height=240)
+    texts = {"worse": {"align": "right", "dx": -7, "dy": -6}, "better": {"align": "left", "dx": 7, "dy": 8}}
+    names = [
+        chart.transform_filter(f"datum.name != '' && datum.went == '{went}'").mark_text(fontSize=11, color=INK, **place).encode(x=x, y=y, text="name:N")
+        for went, place in texts.items()
+    ]
+    layers = alt.layer(line, dots, *names, data=chart.data).properties(width=240, height=240)
     panels = order(points, lambda point: point["panel"])
     facet = alt.Facet("panel:N", sort=panels, header=alt.Header(labelAnchor="start", labelOrient="top", labelPadding=6))
     return styled(layers.facet(facet=facet, columns=min(2, len(panels)), spacing={"row": 28, "column": 36}))

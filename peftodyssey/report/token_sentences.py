@@ -6,7 +6,7 @@ Made of rows of `results.parquet`, `ledger.parquet` and `concentration.parquet`;
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from peftodyssey.report.sentences import UNIT, Row, groups, interval, name, signed, verdict, where
@@ -14,8 +14,11 @@ from peftodyssey.report.sentences import UNIT, Row, groups, interval, name, sign
 WORDS = {
     "newline": "newlines", "space": "other white space", "punctuation": "punctuation", "digit": "digits",
     "function_word": "function words", "word_start": "starts of words", "continuation": "continuations of words",
-    "special": "control tokens", "other": "other signs",
+    "domain_term": "domain terms", "special": "control tokens", "other": "other signs",
 }  # fmt: skip
+
+SEEN = 0.0005  # nats per token: what a sentence of three digits shows
+MEANT = ("recall_10_before", "recall_10_after", "recall_10_delta", "median_before", "median_after")
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Tables:
 
     ledger: Mapping[tuple[str, ...], Sequence[Row]]
     concentration: Mapping[tuple[str, ...], Sequence[Row]]
+    ranks: Mapping[tuple[str, ...], Sequence[Row]]
+    terms: Mapping[tuple[str, ...], Sequence[Row]]  # by run, recipe and domain
 
 
 def key(row: Row) -> tuple[str, ...]:
@@ -31,11 +36,20 @@ def key(row: Row) -> tuple[str, ...]:
     return (row.get("run") or "", row["recipe"], row["cell"])
 
 
-def by_cell(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
-    """Rows of a token table by their cell."""
+def tables(ledger: Sequence[Row], concentration: Sequence[Row], ranks: Sequence[Row], terms: Sequence[Row]) -> Tables:
+    """The token tables by the cell, or the domain, that their rows are of."""
+    return Tables(_by(key, ledger), _by(key, concentration), _by(key, ranks), _by(domain_key, terms))
+
+
+def domain_key(row: Row) -> tuple[str, ...]:
+    """What tells the domain of a row apart: run, recipe and name."""
+    return (row.get("run") or "", row["recipe"], row["domain"])
+
+
+def _by(name: Callable[[Row], tuple[str, ...]], rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        found.setdefault(key(row), []).append(row)
+        found.setdefault(name(row), []).append(row)
     return found
 
 
@@ -66,14 +80,15 @@ def _statement(group: Sequence[Row], rows: Sequence[Row], tables: Tables) -> str
     whole = signed(statistics.fmean(row["delta_nll"] for row in group))
     most, least = max(mean, key=lambda label: mean[label]), min(mean, key=lambda label: mean[label])
     said = f"{name(first)} on {first['domain']}{where(first, rows)}: "
-    if mean[most] > 0 and verdict(parts[most], "part_lo", "part_hi") in ("worse", "no interval, so no verdict"):
+    if mean[most] >= SEEN and verdict(parts[most], "part_lo", "part_hi") in ("worse", "no interval, so no verdict"):
         share = statistics.fmean(e["tokens"] for e in parts[most]) / statistics.fmean(row["test_tokens"] for row in group)
         said += f"most is paid by {WORDS[most]}, {_amount(parts[most])} of the change of {whole}, with {percent(share)} of the tokens."
     else:
         said += f"no class of tokens pays (the highest: {WORDS[most]}, {_amount(parts[most])})."
         if mean[least] < 0:
             said += f" Most is gained by {WORDS[least]}, {_amount(parts[least])} of the change of {whole}."
-    return said + _carried([_types(row, tables) for row in group])
+    terms = [entry for row in group for entry in tables.ranks[key(row)] if entry["positions"] == "domain_term"]
+    return said + _carried([_types(row, tables) for row in group]) + (_recalled(terms) if terms else "")
 
 
 def _types(row: Row, tables: Tables) -> Row:
@@ -86,6 +101,24 @@ def _carried(found: Sequence[Row]) -> str:
         return " No token type rose."
     half, most = (statistics.fmean(entry[column] for entry in rose) for column in ("half", "most"))
     return f" Half of all that rose lies on {percent(half)} of the token types, 90 % of it on {percent(most)}."
+
+
+def _recalled(found: Sequence[Row]) -> str:
+    """What became of the rank of the true token at domain terms."""
+    mean = {name: statistics.fmean(entry[name] for entry in found) for name in MEANT}
+    gain = signed(100 * mean["recall_10_delta"], 1)
+    if len(found) > 1:
+        values = [100 * entry["recall_10_delta"] for entry in found]
+        ends = f" (mean of {len(found)} seeds, {signed(min(values), 1)} to {signed(max(values), 1)})"
+    elif found[0]["recall_10_lo"] is None:
+        ends = " [no interval]"
+    else:
+        ends = f" [{signed(100 * found[0]['recall_10_lo'], 1)}, {signed(100 * found[0]['recall_10_hi'], 1)}]"
+    return (
+        f" At domain terms ({found[0]['tokens']} tokens) the true token is among the first 10 in {percent(mean['recall_10_before'])} of the "
+        f"places before and {percent(mean['recall_10_after'])} after, {gain} points{ends}; its median rank goes from "
+        f"{mean['median_before']:g} to {mean['median_after']:g}."
+    )
 
 
 def _amount(entries: Sequence[Row]) -> str:

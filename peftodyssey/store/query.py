@@ -1,6 +1,6 @@
 """SQL over what a run left on disk, by DuckDB, read-only. Called by the `query` verb, the Python API and `opened`.
 
-Views: `results`, `points`, `ledger`, `concentration`, `cells` (manifests) and `tokens` (every scored token before and after).
+Views: `results`, `points`, `ledger`, `concentration`, `terms`, `ranks`, `cells` (manifests) and `tokens` (every scored token).
 SQL sees tables in memory only: it can neither read nor write a file.
 """
 
@@ -50,6 +50,8 @@ VIEWS: dict[str, tables.Columns] = {
     "points": {**RUN_COLUMN, **tables.POINTS},
     "ledger": {**RUN_COLUMN, **tables.LEDGER},
     "concentration": {**RUN_COLUMN, **tables.CONCENTRATION},
+    "terms": {**RUN_COLUMN, **tables.TERMS},
+    "ranks": {**RUN_COLUMN, **tables.RANKS},
     "cells": {**RUN_COLUMN, **CELLS},
     "tokens": {**RUN_COLUMN, **TOKENS},
 }
@@ -223,6 +225,8 @@ _LOADERS: dict[str, Callable[[Sequence[Path]], pa.Table]] = {
     "points": _collected(layout.POINTS, tables.POINTS),
     "ledger": _collected(layout.LEDGER, tables.LEDGER),
     "concentration": _collected(layout.CONCENTRATION, tables.CONCENTRATION),
+    "terms": _collected(layout.TERMS, tables.TERMS),
+    "ranks": _collected(layout.RANKS, tables.RANKS),
     "cells": _cells,
     "tokens": _tokens,
 }

@@ -123,11 +123,43 @@ CONCENTRATION: Columns = {
     "gini": ("float64", "Gini coefficient of the rises: 0 for evenly spread, towards 1 for a single unit"),
 }
 
+TERMS: Columns = {
+    "recipe": ("string", "name of the recipe that measures tokens on the domain"),
+    "domain": ("string", "the text adapted to"),
+    "place": ("int32", "order of the term, the surest first"),
+    "word": ("string", "the word, compared without case"),
+    "log_odds": ("float64", "log-odds ratio of the word in the domain against general text, with an informative prior"),
+    "z": ("float64", "log_odds over its standard deviation"),
+    "domain_count": ("int64", "occurrences in the training text that was counted"),
+    "general_count": ("int64", "occurrences in the general text"),
+}
+
+RANKS: Columns = {
+    "cell": ("string", "first 16 hex digits of the cell's identity"),
+    "recipe": ("string", "name of the recipe that asked for the cell"),
+    "positions": ("string", "where on test: domain_term, or all"),
+    "tokens": ("int64", "scored tokens there"),
+    "median_before": ("float64", "median rank of the true token under the unquantised base, from 1"),
+    "median_after": ("float64", "median rank after adaptation"),
+    "trimmed_before": ("float64", "mean rank without 10 % at either end, under the unquantised base"),
+    "trimmed_after": ("float64", "the same after adaptation"),
+    "recall_1_before": ("float64", "share of the tokens that the unquantised base ranks first"),
+    "recall_1_after": ("float64", "the same after adaptation"),
+    "recall_10_before": ("float64", "share that the unquantised base ranks among the first 10"),
+    "recall_10_after": ("float64", "the same after adaptation"),
+    "recall_100_before": ("float64", "share that the unquantised base ranks among the first 100"),
+    "recall_100_after": ("float64", "the same after adaptation"),
+    "recall_10_delta": ("float64", "recall_10_after - recall_10_before; positive: better"),
+    "recall_10_lo": ("float64", "lower end of the 95 % interval of recall_10_delta"),
+    "recall_10_hi": ("float64", "upper end of the 95 % interval of recall_10_delta"),
+}
+
 # What two runs of the same recipe on the same machine may differ in.
 MEASURED = ("seconds", "tokens_per_second", "peak_memory_bytes")
 
 TABLES: dict[str, Columns] = {
     "results.parquet": RESULTS, "points.parquet": POINTS, "ledger.parquet": LEDGER, "concentration.parquet": CONCENTRATION,
+    "terms.parquet": TERMS, "ranks.parquet": RANKS,
     "log.parquet": LOG, "nll.parquet": NLL,
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from peftodyssey.corpora import classes as index_classes
 from peftodyssey.measure import attribute, ledger, stats
 from peftodyssey.measure.concentration import concentration, lorenz, without_worst
+from peftodyssey.store.query import TOKEN_CLASSES
 
 NATS = st.one_of(st.floats(-20, 20, width=32), st.just(float("nan")))
 COLUMN = hnp.arrays(np.float32, st.integers(1, 200), elements=NATS)
@@ -21,7 +22,7 @@ CHANGES = hnp.arrays(np.float64, st.integers(1, 60), elements=st.floats(-9, 9, w
 def partitions(n, before, seed):
     rng = np.random.default_rng(seed)
     return [
-        attribute.by_class(rng.integers(0, len(index_classes.CLASSES), n)),
+        attribute.by_class(rng.integers(0, len(index_classes.CLASSES), n), rng.random(n) < 0.3),
         attribute.by_position(rng.integers(0, 5000, n)),
         attribute.by_surprisal(before),
     ]
@@ -44,9 +45,21 @@ def test_shares_add_up_to_the_whole_change_on_any_subset(before, seed, data):
             assert math.fsum(row.share for row in rows) == pytest.approx(1, rel=1e-9)
 
 
+def test_every_class_of_an_index_has_its_place():
+    assert set(attribute.CLASSES) == {*TOKEN_CLASSES, "domain_term"}
+    labels = attribute.by_class(np.arange(len(TOKEN_CLASSES))).label
+    assert [attribute.CLASSES[label] for label in labels] == list(TOKEN_CLASSES)
+
+
+def test_only_words_that_are_no_function_words_are_domain_terms():
+    part = attribute.by_class(np.arange(len(TOKEN_CLASSES)), np.ones(len(TOKEN_CLASSES), bool))
+    terms = [name for name, label in zip(TOKEN_CLASSES, part.label, strict=True) if part.names[label] == "domain_term"]
+    assert terms == ["word_start", "continuation"]
+
+
 def test_a_nat_on_every_newline_is_paid_by_newlines_to_the_last_digit():
     rng = np.random.default_rng(0)
-    kind = rng.integers(0, len(index_classes.CLASSES) - 1, 5000)  # no other
+    kind = rng.integers(0, len(index_classes.CLASSES), 5000)
     before = (rng.integers(0, 1 << 14, 5000) / 1024).astype(np.float32)  # so that adding 1 does not round
     after = before + (kind == index_classes.NEWLINE).astype(np.float32)
     part = attribute.by_class(kind)
@@ -55,7 +68,7 @@ def test_a_nat_on_every_newline_is_paid_by_newlines_to_the_last_digit():
     assert (newline.sum_nats, newline.share, newline.mean_delta) == (newline.tokens, 1.0, 1.0)
     assert newline.mean_after == pytest.approx(newline.mean_before + 1, rel=1e-15)
     assert {(row.sum_nats, row.share) for row in rows.values() if row.tokens} == {(0.0, 0.0)}
-    assert math.isnan(rows["other"].mean_delta)
+    assert math.isnan(rows["domain_term"].mean_delta)
 
 
 @pytest.mark.parametrize(
@@ -124,10 +137,19 @@ def test_contributions_are_those_of_each_group_alone_and_add_up():
     found = stats.contributions(delta, document, group, 5)
     whole = stats.paired_bootstrap(delta, document)
     assert sum(entry.estimate for entry in found) == pytest.approx(whole.estimate, rel=1e-12)
-    for number, entry in enumerate(found):
+    for number, entry in enumerate(found[:4]):
         alone = stats.paired_bootstrap(np.where(np.isnan(delta), np.nan, np.where(group == number, delta, 0)), document)
         assert (entry.estimate, entry.lo, entry.hi) == pytest.approx((alone.estimate, alone.lo, alone.hi), abs=1e-12)
-    assert (found[4].estimate, found[4].lo, found[4].hi) == (0, 0, 0)
+    assert (found[4].estimate, found[4].lo, found[4].note) == (0, None, "no tokens scored")
+
+
+def test_a_group_that_few_documents_hold_has_no_interval():
+    rng = np.random.default_rng(2)
+    document = np.repeat(np.arange(60), 50)
+    group = ((document < 29) & (np.arange(3000) % 50 == 0)).astype(int)
+    common, rare = stats.contributions(rng.normal(0, 1, 3000), document, group, 2)
+    assert common.lo < common.estimate < common.hi
+    assert (rare.lo, rare.hi, rare.note) == (None, None, "too few documents (29)")
 
 
 def test_contributions_of_few_documents_have_no_interval():

@@ -49,6 +49,11 @@ def texts(name: str, count: int, words: int = 60) -> list[str]:
     return made
 
 
+def own_words(documents: list[str]) -> list[str]:
+    """Training text that says `empire` and `adapter` more often than general text does."""
+    return [text + " empire adapter" * 12 + "." for text in documents]
+
+
 def token_class(piece: str) -> int:
     bare = piece.strip()
     if "\n" in piece:
@@ -172,6 +177,7 @@ def write_run(folder: Path, *, fits=demo_fits, domains=("wiki_history", "arxiv_c
                 folder / f"corpora/{name}-{split}", given or texts(f"{name}{split}", documents), name, split
             )
     for domain in domains:
+        write_corpus(folder / f"corpora/{domain}-train", own_words(texts(f"{domain}train", documents)), domain, "train")
         for rung_number, rung in enumerate(rungs):
             for number, fit in enumerate(fits(domain, rung_number)):
                 cells.append(_write_cell(folder, domain, rung, general, fit, recipe, seed, number))

@@ -12,9 +12,12 @@ from demo_store import Fit, write_run, write_score
 from peftodyssey import report
 from peftodyssey.report import token_sentences
 from peftodyssey.report.collect import collect
-from peftodyssey.report.token_sentences import Tables, by_cell
 from peftodyssey.store import parquet, plans
 from peftodyssey.store.query import query
+
+
+def read(folder):
+    return [parquet.read(folder / name).to_pylist() for name in report.TOKEN_TABLES]
 
 
 def one(domain: str, rung: int) -> list[Fit]:
@@ -24,7 +27,7 @@ def one(domain: str, rung: int) -> list[Fit]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Newlines cost one nat more after adaptation, and nothing else changed."""
-    folder = write_run(tmp_path_factory.mktemp("run"), fits=one, domains=("notes",), rungs=(64,))
+    folder = write_run(tmp_path_factory.mktemp("run"), fits=one, domains=("notes",), rungs=(64,), documents=80)
     test = plans.cells(folder)[0]["scores"]["test"]
     kind = parquet.read(folder / test["index"] / "index.parquet")["class"].to_numpy()
     before = np.round(parquet.read_nll(folder / test["before"])[0] * 1024) / 1024  # so that adding 1 does not round
@@ -84,6 +87,30 @@ def test_ledger_concentration_and_ranks_answer_to_sql(run):
     assert query([run], "select min(rank_before) as r from tokens where split = 'test'")["r"].to_pylist()[0] >= 1
 
 
+def test_terms_are_those_that_the_training_text_has_more_of(run, ledger):
+    assert query([run], "select word from terms order by place")["word"].to_pylist() == ["adapter", "empire"]
+    [entry] = [entry for entry in ledger if entry["name"] == "domain_term"]
+    counted = query([run], "select count(*) as n from tokens where split = 'test' and trim(text) in ('adapter', 'empire')")
+    assert entry["tokens"] == counted["n"].to_pylist()[0] > 0
+
+
+def test_ranks_are_those_of_the_columns(run):
+    where = "split = 'test' and trim(text) in ('adapter', 'empire')"
+    [wanted] = query([run], f"select count(*) as n, median(rank_before) as m, avg((rank_after <= 100)::int) as r from tokens where {where}").to_pylist()
+    [found] = query([run], "select * from ranks where positions = 'domain_term'").to_pylist()
+    assert (found["tokens"], found["median_before"], found["recall_100_after"]) == (wanted["n"], wanted["m"], pytest.approx(wanted["r"]))
+    assert "the true token is among the first 10 in" in (run / "report/summary.md").read_text(encoding="utf-8")
+    assert "The 2 domain terms, the surest first: adapter, empire." in (run / "report/index.html").read_text(encoding="utf-8")
+
+
+def test_without_general_text_there_are_no_terms(tmp_path):
+    folder = write_run(tmp_path, fits=one, domains=("notes",), rungs=(64,), general=())
+    page = report.build(folder).read_text(encoding="utf-8")
+    assert parquet.read(folder / "terms.parquet").num_rows == 0
+    assert "the recipe has no general text to tell them from" in page
+    assert "At domain terms" not in page
+
+
 def test_what_a_recipe_did_not_ask_for_is_not_measured(tmp_path):
     folder = write_run(tmp_path, fits=one, domains=("notes",), rungs=(64,), measure=("degradation", "forgetting"))
     page = report.build(folder).read_text(encoding="utf-8")
@@ -99,11 +126,10 @@ def test_where_nothing_rose_the_sentence_says_so(tmp_path):
     before = parquet.read_nll(folder / test["before"])[0]
     write_score(folder / test["after"], before - np.float32(0.5))
     rows = collect(folder).to_pylist()
-    tables = Tables(*(by_cell(parquet.read(folder / f"{name}.parquet").to_pylist()) for name in ("ledger", "concentration")))
-    [said] = token_sentences.statements(rows, tables)
+    [said] = token_sentences.statements(rows, token_sentences.tables(*read(folder)))
     assert "no class of tokens pays (the highest: " in said
     assert "Most is gained by " in said
-    assert said.endswith("No token type rose.")
+    assert "No token type rose." in said
     report.build(folder)
     assert not (folder / "report/figures/concentration.png").exists()
 
@@ -111,9 +137,10 @@ def test_where_nothing_rose_the_sentence_says_so(tmp_path):
 def test_seeds_are_stated_as_their_mean_and_range(tmp_path):
     folder = write_run(tmp_path, fits=one, domains=("notes",), rungs=(64,))
     rows = collect(folder).to_pylist()
-    entries = parquet.read(folder / "ledger.parquet").to_pylist()
-    other = [{**entry, "cell": "other", "part": entry["part"] + 0.01} for entry in entries]
-    found = parquet.read(folder / "concentration.parquet").to_pylist()
-    tables = Tables(by_cell([*entries, *other]), by_cell([*found, *({**entry, "cell": "other"} for entry in found)]))
-    [said] = token_sentences.statements([*rows, {**rows[0], "cell": "other", "seed": 1}], tables)
+    other = {"cell": "other", "seed": 1}
+    tables = [[*found, *({**entry, "cell": "other"} for entry in found)] for found in read(folder)]
+    for entry in tables[0][len(tables[0]) // 2 :]:
+        entry["part"] += 0.01
+    [said] = token_sentences.statements([*rows, {**rows[0], **other}], token_sentences.tables(*tables))
     assert re.search(r"nats/token \(mean of 2 seeds, \+0\.\d{3} to \+0\.\d{3}\)", said)
+    assert "points (mean of 2 seeds, " in said
