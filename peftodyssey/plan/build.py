@@ -205,7 +205,7 @@ class _Builder:
         return "test" if "test" in self.sources.corpora[point.name].parts else "all"
 
     def _index(self, cell: Cell, point: CorpusPoint, split: str) -> IndexTask:
-        corpus = self.sources.corpora[point.name]
+        corpus = replace(self.sources.corpora[point.name], point=point)  # one source may be read with several policies
         tokenizer = self.sources.tokenizers[cell.model]
         told = {
             "text": corpus.fingerprint,
@@ -276,4 +276,5 @@ def _short(point: ModelPoint) -> str:
 
 def _slug(cell: Cell) -> str:
     lr = None if cell.method.lr is None else f"lr{cell.method.lr:g}"
-    return layout.slug(cell.domain.name, _short(cell.model), cell.method.label, lr, f"s{cell.seed}")
+    policy = None if cell.domain.newline == "keep" else cell.domain.newline
+    return layout.slug(cell.domain.name, policy, _short(cell.model), cell.method.label, lr, f"s{cell.seed}")

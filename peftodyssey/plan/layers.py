@@ -16,6 +16,7 @@ from peftodyssey.plan.operations import (
     layer_norm,
     rms_norm,
     same_size,
+    wide_layer_norm,
 )
 from peftodyssey.plan.tape import Grads, Var
 
@@ -72,22 +73,22 @@ def layer(
     feed = feed or (lambda v: feed_forward(math, anatomy, parts, v))
     family = anatomy.family
     before = family not in NORMED_AFTER
-    read = _norm(math, anatomy, x, f"{name}.norm1") if before else x
+    read = norm(math, anatomy, x, f"{name}.norm1") if before else x
     attended = attention(math, anatomy, parts, shape, read, name)
     if before:
         read.drop()
     if family in SANDWICHED or not before:
-        attended = _replaced(_norm(math, anatomy, attended, f"{name}.norm2"), attended)
+        attended = _replaced(norm(math, anatomy, attended, f"{name}.norm2"), attended)
     if family in PARALLEL:
-        fed_on = _norm(math, anatomy, x, f"{name}.norm3")
+        fed_on = norm(math, anatomy, x, f"{name}.norm3")
         fed = feed(fed_on)
         both = _replaced(add(math, attended, fed), attended, fed)
         return _replaced(add(math, both, x), both, x)
     middle = _replaced(add(math, x, attended), x, attended)
-    read = _norm(math, anatomy, middle, f"{name}.norm3") if before else middle
+    read = norm(math, anatomy, middle, f"{name}.norm3") if before else middle
     fed = feed(read if before else Var(read.storage.hold(), read.numbers, read.width, read.node, read.needs_grad))
     if family in SANDWICHED or not before:
-        fed = _replaced(_norm(math, anatomy, fed, f"{name}.norm4"), fed)
+        fed = _replaced(norm(math, anatomy, fed, f"{name}.norm4"), fed)
     return _replaced(add(math, middle, fed), middle, fed)
 
 
@@ -97,9 +98,11 @@ def _replaced(new: Var, *old: Var) -> Var:
     return new
 
 
-def _norm(math: Math, anatomy: Anatomy, x: Var, name: str) -> Var:
-    norm = layer_norm if anatomy.family in LAYER_NORMS else rms_norm
-    return norm(math, x, name, anatomy.hidden)
+def norm(math: Math, anatomy: Anatomy, x: Var, name: str) -> Var:
+    """The family's norm over the hidden size."""
+    if anatomy.family == "olmo":
+        return wide_layer_norm(math, x, name, anatomy.hidden)
+    return (layer_norm if anatomy.family in LAYER_NORMS else rms_norm)(math, x, name, anatomy.hidden)
 
 
 def attention(math: Math, anatomy: Anatomy, parts: LayerParts, shape: Shape, x: Var, name: str) -> Var:

@@ -122,6 +122,18 @@ def rms_norm(math: Math, x: Var, name: str, size: int) -> Var:
     return result
 
 
+def wide_layer_norm(math: Math, x: Var, name: str, size: int) -> Var:
+    """OLMo's layer norm: of a copy in fp32, and back; the lean one is torch's own."""
+    if math.lean:
+        return layer_norm(math, x, name, size)
+    wide = cast(math, x, 4)
+    normed = layer_norm(math, wide, name, size)
+    wide.drop()
+    narrow = cast(math, normed, x.width)
+    normed.drop()
+    return narrow
+
+
 def layer_norm(math: Math, x: Var, name: str, size: int) -> Var:
     """torch's fused layer norm: it saves its input and two numbers a token."""
     tape, n = math.tape, x.numbers // size

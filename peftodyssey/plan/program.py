@@ -6,14 +6,14 @@ from collections.abc import Callable
 from functools import cached_property
 
 from peftodyssey.anatomy import Anatomy, Matrix
-from peftodyssey.plan.layers import LAYER_NORMS, Shape, feed_forward, layer, parts_of
-from peftodyssey.plan.operations import Math, layer_norm, rms_norm
+from peftodyssey.plan.layers import Shape, feed_forward, layer, norm, parts_of
+from peftodyssey.plan.operations import Math
 from peftodyssey.plan.step import BYTES, Step
 from peftodyssey.plan.tape import Grads, Storage, Tape, Var
+from peftodyssey.score.batches import CHUNK_BYTES, MIN_CHUNK_ROWS
 
 SMALL_STATE_NUMBERS = 4096  # below, 8-bit optimisers keep fp32
 STATE_BLOCK = 256  # numbers per constant of an 8-bit state
-SCORE_CHUNK_BYTES = 256 << 20  # fp32 logits of a scoring pass
 UPDATE_CHUNK_BYTES = 32 << 20  # fp32 temporaries of an update that is not torch's fused one
 
 
@@ -127,7 +127,7 @@ class Program:
         """A forward pass without gradients, and a chunk of logits in fp32 with what is computed from them."""
         self.tape.recording = False
         hidden = self._forward()
-        rows = max(64, SCORE_CHUNK_BYTES // (4 * self.anatomy.vocabulary))
+        rows = max(MIN_CHUNK_ROWS, CHUNK_BYTES[self.step.device] // (4 * self.anatomy.vocabulary))
         chunk = min(rows, self.tokens) * self.anatomy.vocabulary
         self.tape.passing(chunk * self.math.width, chunk * 4, chunk * 4, term="logits and loss")
         hidden.drop()
@@ -140,8 +140,7 @@ class Program:
         )  # fmt: skip
         for number in range(anatomy.layers):
             x = self._layer(number, x)
-        norm = layer_norm if anatomy.family in LAYER_NORMS else rms_norm
-        normed = norm(math, x, "norm", anatomy.hidden)
+        normed = norm(math, anatomy, x, "norm")
         x.drop()
         return normed
 
