@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training left: its result, the peak of memory and the settings it ran under."""
+    """What a training left: its result and the peak of memory."""
 
     result: TrainResult
     peak_bytes: int
-    settings: TrainSettings
 
 
 def adapt(
@@ -56,7 +55,7 @@ def adapt(
             parquet.write_rows(folder / layout.LOG, [vars(record) for record in trained.result.log], tables.LOG)
         for column in task.scores:
             if manifest.read(root / column.folder) is None:
-                score.column(column, root, attached.model, tokenizer.prefix, how.device, events)
+                score.column(column, root, attached.model, tokenizer.prefix, how, events)
     points.write(folder, task, root, trained.result if trained else None)
     _commit(task, folder, facts, how)
 
@@ -70,7 +69,7 @@ def rescore(
     with on_base(task, base, kept) as attached:
         for column in task.scores:
             if manifest.read(root / column.folder) is None:
-                score.column(column, root, attached.model, tokenizer.prefix, how.device, events)
+                score.column(column, root, attached.model, tokenizer.prefix, how, events)
 
 
 def weights_of(task: CellTask, root: Path) -> Path | None:
@@ -104,7 +103,7 @@ def _train(
     blocks = pack(
         index, seq_len=point.seq_len, bos=tokenizer.bos, eos=tokenizer.eos, seed=task.cell.seed, objective=point.objective
     )
-    settings = settings_of(task, len(blocks.input_ids))
+    settings = replace(settings_of(task, len(blocks.input_ids)), budget_bytes=how.resident_bytes)
     state = root / task.folder / layout.CHECKPOINT
     recorder = points.Recorder(task, root, attached.model, tokenizer.prefix, how, events)
     beat = heartbeat.Beat(root / task.folder)
@@ -118,6 +117,7 @@ def _train(
         result = train(
             attached.model, attached.trainable, blocks, settings, device=how.device, state_folder=state,
             checkpoint_every_s=how.checkpoint_every_s, on_step=on_step, on_point=recorder, should_stop=events.should_stop,
+            on_note=events.note,
         )  # fmt: skip
     if result.resume_note:
         events.note(result.resume_note)
@@ -127,7 +127,7 @@ def _train(
             "start the same command again, it goes on from there",
         )
     _require_moved(task, attached)
-    return Trained(result, peak.peak_bytes, settings)
+    return Trained(result, peak.peak_bytes)
 
 
 def settings_of(task: CellTask, blocks: int) -> TrainSettings:
@@ -193,7 +193,9 @@ def _facts(task: CellTask, trained: Trained | None, how: How) -> dict[str, Any]:
         "peak_memory_bytes": trained.peak_bytes,
         "final_loss_nats": result.final_loss,
         "micro_blocks": result.micro_blocks_used,
-        "recompute": trained.settings.recompute,
+        "recompute": result.recompute_used,
+        "offload_activations": result.activations_offloaded,
+        "out_of_memory": result.out_of_memory,
         "resumed_from": result.resumed_from,
     }
 

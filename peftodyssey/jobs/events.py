@@ -34,4 +34,9 @@ class How:
     device: str  # cpu | cuda
     checkpoint_every_s: float
     keep: str  # adapters | best | all
-    memory_bytes: int | None  # cap on a card's memory; None: no cap
+    memory_bytes: int | None  # the stated --memory: caps a card, or what is resident on a CPU; None: not stated
+
+    @property
+    def resident_bytes(self) -> int | None:
+        """Host memory that the process may take, None where nothing limits it."""
+        return self.memory_bytes if self.device == "cpu" else None

@@ -35,7 +35,7 @@ class Recorder:
         atomic.write_text(self.path, json.dumps(found))
 
     def _row(self, column: ScoreTask, point: int, step: int, tokens: int) -> dict[str, Any]:
-        result = score.scored(column, self.root, self.model, self.prefix, self.how.device, self.events)
+        result = score.scored(column, self.root, self.model, self.prefix, self.how, self.events)
         mean = score.mean_nats(result.nll_nats)
         name, split = name_and_split(self.root, column)
         share = sorted(share for share in self.task.cell.train.score_at if share < 1)[point]

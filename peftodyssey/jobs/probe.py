@@ -23,7 +23,8 @@ from peftodyssey.jobs.peak import allocated_bytes, watched
 from peftodyssey.methods.table import METHODS
 from peftodyssey.plan.graph import CellTask
 from peftodyssey.plan.probes import Probe
-from peftodyssey.score.nll import BATCH_TOKENS, score_index
+from peftodyssey.score.nll import score_index
+from peftodyssey.score.sizes import BATCH_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -92,7 +93,10 @@ def _train(
 
 
 def _score(task: CellTask, model: object, index: Index, prefix: int | None, device: str) -> ScoreResult:
-    return score_index(model, index, task.cell.score, prefix=prefix, device=device, precision=task.base.precision)  # type: ignore[arg-type]
+    return score_index(
+        model, index, task.cell.score, prefix=prefix, device=device, precision=task.base.precision,  # type: ignore[arg-type]
+        batch_tokens=task.scores[0].batch_tokens,
+    )  # fmt: skip
 
 
 def _require_same(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from peftodyssey.errors import Interrupted
-from peftodyssey.jobs.events import Events
+from peftodyssey.jobs.events import Events, How
 from peftodyssey.jobs.index import opened
 from peftodyssey.plan.graph import ScoreTask
 from peftodyssey.score.nll import ScoreResult, mean_nats, score_index
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def column(task: ScoreTask, root: Path, model: nn.Module, prefix: int | None, device: str, events: Events) -> None:
+def column(task: ScoreTask, root: Path, model: nn.Module, prefix: int | None, how: How, events: Events) -> None:
     """Write `nll.parquet` of `task`, row for row with its index."""
-    result = scored(task, root, model, prefix, device, events)
+    result = scored(task, root, model, prefix, how, events)
     folder = manifest.fresh(root / task.folder)
     parquet.write_nll(folder, result.nll_nats, result.rank)
     facts = {"nll_nats_mean": mean_nats(result.nll_nats), "prefix": prefix, **result.facts}
@@ -28,7 +28,7 @@ def column(task: ScoreTask, root: Path, model: nn.Module, prefix: int | None, de
 
 
 def scored(
-    task: ScoreTask, root: Path, model: nn.Module, prefix: int | None, device: str, events: Events
+    task: ScoreTask, root: Path, model: nn.Module, prefix: int | None, how: How, events: Events
 ) -> ScoreResult:
     """The column of `task`, not yet written; Interrupted where the user wants to stop."""
     index = opened(root / task.index)
@@ -41,8 +41,12 @@ def scored(
 
     precision = task.base.precision
     result = score_index(
-        model, index, task.settings, prefix=prefix, device=device, precision=precision, on_progress=progress
-    )
+        model, index, task.settings, prefix=prefix, device=how.device, precision=precision, on_progress=progress,
+        batch_tokens=task.batch_tokens, budget_bytes=how.resident_bytes,
+    )  # fmt: skip
+    if result.facts.get("out_of_memory"):
+        went_on = f"{result.facts['batch_tokens']:,} tokens a pass"
+        events.note(f"scoring {name}: the memory did not hold what was planned; it went on with {went_on}")
     return result if index.trained.all() else answers_only(result, index.trained)
 
 

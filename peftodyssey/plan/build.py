@@ -22,10 +22,11 @@ from peftodyssey.models.folder import fingerprint as weights_fingerprint
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.tokenizer import TextTokenizer, chat_template, load_tokenizer
 from peftodyssey.plan import entry
-from peftodyssey.plan.choose import cell_step
+from peftodyssey.plan.choose import cell_step, scoring, untrained
 from peftodyssey.plan.device import Device
 from peftodyssey.plan.graph import BaseKey, CellTask, IndexTask, Plan, ScoreTask
 from peftodyssey.plan.resolve import autos
+from peftodyssey.plan.step import Step
 from peftodyssey.recipe import grid, identity
 from peftodyssey.recipe.cell import Cell, CorpusPoint, ModelPoint
 from peftodyssey.recipe.schema import Recipe
@@ -168,14 +169,15 @@ class _Builder:
         trainable = method.count(cell.method, anatomy)
         step, bill = cell_step(cell, anatomy, trainable, resolved, base.source.fingerprint, self.device, self.budget_bytes)
         texts = [("test", test), ("valid", valid), *general]
-        columns = {name: self._columns(cell, base, index, digest) for name, index in texts}
+        tokens, scoring_bytes = scoring(anatomy, step, cell.score.context, self.budget_bytes)
+        columns = {name: self._columns(cell, base, index, digest, step, tokens) for name, index in texts}
         folder = f"{layout.CELLS}/{layout.folder_name(_slug(cell), digest)}"
         return CellTask(
             cell=cell, hash=digest, folder=folder, identity=told, base=base, anatomy=anatomy, trainable=trainable,
             train_index=train.folder if train else None, valid_index=valid.folder,
             general_indexes=tuple(index.folder for _, index in general),
             scores=tuple(column["after"] for column in columns.values()),
-            step=step, memory=bill, autos=resolved,
+            step=step, memory=bill, scoring_bytes=scoring_bytes, autos=resolved,
             entry=entry.entry(
                 cell, digest, folder, base, resolved, trainable, bill, train.folder if train else None, texts, columns
             ),
@@ -205,7 +207,7 @@ class _Builder:
         return "test" if "test" in self.sources.corpora[point.name].parts else "all"
 
     def _index(self, cell: Cell, point: CorpusPoint, split: str) -> IndexTask:
-        corpus = replace(self.sources.corpora[point.name], point=point)  # one source may be read with several policies
+        corpus = self.sources.corpora[point.name]
         tokenizer = self.sources.tokenizers[cell.model]
         told = {
             "text": corpus.fingerprint,
@@ -226,18 +228,22 @@ class _Builder:
         )  # fmt: skip
         return self.indexes.setdefault(folder, task)
 
-    def _columns(self, cell: Cell, base: BaseKey, index: IndexTask, digest: str) -> dict[str, ScoreTask | None]:
+    def _columns(
+        self, cell: Cell, base: BaseKey, index: IndexTask, digest: str, step: Step, tokens: int | None
+    ) -> dict[str, ScoreTask | None]:
         """The before, quantised and after columns of one index; the first two are shared between cells."""
         plain = replace(base, quant=None)
-        before = self._base_score(cell, plain, index)
-        quantised = self._base_score(cell, base, index) if base.quant else None
-        return {"before": before, "quantised": quantised, "after": self._score(cell, base, index, digest)}
+        before = self._base_score(cell, plain, index, step)
+        quantised = self._base_score(cell, base, index, step) if base.quant else None
+        return {"before": before, "quantised": quantised, "after": self._score(cell, base, index, digest, tokens)}
 
-    def _base_score(self, cell: Cell, base: BaseKey, index: IndexTask) -> ScoreTask:
-        task = self._score(cell, base, index, None)
+    def _base_score(self, cell: Cell, base: BaseKey, index: IndexTask, step: Step) -> ScoreTask:
+        anatomy = self.sources.anatomies[cell.model]
+        tokens, _ = scoring(anatomy, untrained(step, base.quant), cell.score.context, self.budget_bytes)
+        task = self._score(cell, base, index, None, tokens)
         return self.base_scores.setdefault(task.folder, task)
 
-    def _score(self, cell: Cell, base: BaseKey, index: IndexTask, digest: str | None) -> ScoreTask:
+    def _score(self, cell: Cell, base: BaseKey, index: IndexTask, digest: str | None, tokens: int | None) -> ScoreTask:
         told = {
             "index": index.identity,
             "model": base.source.fingerprint,
@@ -252,7 +258,7 @@ class _Builder:
         who = cell.method.label if digest else (base.quant.kind if base.quant else "base")
         name = layout.slug(index.corpus.name, index.split, _short(cell.model), who)
         folder = f"{layout.SCORES}/{layout.folder_name(name, identity.digest(told))}"
-        return ScoreTask(folder, index.folder, base, cell.score, digest, told)
+        return ScoreTask(folder, index.folder, base, cell.score, digest, told, tokens)
 
 
 def saved_fingerprint(folder: Path) -> str:

@@ -13,9 +13,10 @@ from peftodyssey.anatomy import Anatomy
 from peftodyssey.methods.targets import targeted
 from peftodyssey.plan import probes
 from peftodyssey.plan.device import Device
-from peftodyssey.plan.memory import MemoryPlan, estimate, within
+from peftodyssey.plan.memory import MemoryPlan, estimate, scoring_bytes, scoring_tokens, within
 from peftodyssey.plan.step import Step
 from peftodyssey.recipe.cell import Cell, QuantPoint
+from peftodyssey.score.sizes import BATCH_TOKENS
 
 LOSS_CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}  # what fits a processor's caches; what keeps a card busy
 SMALL_LOSS_CHUNK_BYTES = 16 << 20
@@ -40,6 +41,23 @@ def cell_step(
     batch_blocks = cell.train.batch_tokens // cell.train.seq_len
     chosen, bill = choose(anatomy, step, batch_blocks, budget_bytes) or smallest(anatomy, step, batch_blocks)
     return chosen, probes.corrected(bill, probes.known(probes.key_of(cell, chosen, fingerprint, device)))
+
+
+def scoring(anatomy: Anatomy, step: Step, context: int, budget_bytes: int) -> tuple[int | None, int]:
+    """Tokens of one scoring pass beside the model that `step` trains, and its bytes: the most that fit, half by half.
+
+    None, with the bytes of one window of `context` tokens, where not even that fits. No result depends on it.
+    """
+    tokens = scoring_tokens(anatomy, step, context, budget_bytes, BATCH_TOKENS[step.device])
+    return tokens, scoring_bytes(anatomy, step, tokens or context)
+
+
+def untrained(step: Step, quant: QuantPoint | None) -> Step:
+    """The base alone, stored as `quant` says."""
+    return replace(
+        step, quant=quant, trainable=0, full=False, adapter_rank=0, targets=None, optimizer="adamw",
+        offload_activations=False, offload_optimizer=False,
+    )  # fmt: skip
 
 
 def choose(anatomy: Anatomy, step: Step, batch_blocks: int, budget_bytes: int) -> tuple[Step, MemoryPlan] | None:

@@ -57,6 +57,7 @@ class ScoreTask:
     settings: ScorePoint
     cell: str | None  # hash of the cell whose weights are scored; None: the base itself
     identity: dict[str, Any]
+    batch_tokens: int | None = None  # of one pass, as the memory allows; None: by the device
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class CellTask:
     scores: tuple[ScoreTask, ...]  # columns after adaptation
     step: Step
     memory: MemoryPlan
+    scoring_bytes: int  # of the device, while the trained model is scored
     autos: dict[str, Any]
     entry: dict[str, Any]  # what the store's plan file says of it
 
@@ -83,6 +85,10 @@ class CellTask:
     def short(self) -> str:
         """The hash as tables print it."""
         return self.hash[:16]
+
+    def fits(self, budget_bytes: int) -> bool:
+        """Whether training and scoring stay within the budget."""
+        return self.memory.fits(budget_bytes) and self.scoring_bytes <= budget_bytes
 
 
 @dataclass(frozen=True)
@@ -106,5 +112,5 @@ class Plan:
 
     @property
     def too_large(self) -> tuple[CellTask, ...]:
-        """Cells whose step stays above the budget whatever is chosen."""
-        return tuple(task for task in self.cells if not task.memory.fits(self.budget_bytes))
+        """Cells whose step, or whose scoring, stays above the budget whatever is chosen."""
+        return tuple(task for task in self.cells if not task.fits(self.budget_bytes))

@@ -10,7 +10,7 @@ from peftodyssey.plan.layers import Shape, feed_forward, layer, norm, parts_of
 from peftodyssey.plan.operations import Math
 from peftodyssey.plan.step import BYTES, Step
 from peftodyssey.plan.tape import Grads, Storage, Tape, Var
-from peftodyssey.score.batches import CHUNK_BYTES, MIN_CHUNK_ROWS
+from peftodyssey.score.sizes import CHUNK_BYTES, MIN_CHUNK_ROWS
 
 SMALL_STATE_NUMBERS = 4096  # below, 8-bit optimisers keep fp32
 STATE_BLOCK = 256  # numbers per constant of an 8-bit state

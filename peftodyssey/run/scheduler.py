@@ -149,7 +149,7 @@ class _Walk:
         if task.index in self.broken:
             raise StoredReason(self.broken[task.index])
         model, tokenizer = self.held.get(task.base), self.held.tokenizer(task.base)
-        score_job.column(task, self.root, model, tokenizer.prefix, self.how.device, self.narrator)
+        score_job.column(task, self.root, model, tokenizer.prefix, self.how, self.narrator)
 
     def _cell(self, task: CellTask) -> None:
         self._stop_if_asked()

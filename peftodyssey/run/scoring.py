@@ -18,6 +18,7 @@ from peftodyssey.errors import InputError
 from peftodyssey.jobs import index as index_job
 from peftodyssey.jobs import score as score_job
 from peftodyssey.jobs.bases import Bases
+from peftodyssey.jobs.events import How
 from peftodyssey.measure.stats import Interval, paired_bootstrap
 from peftodyssey.methods.table import METHODS
 from peftodyssey.models import source as model_source
@@ -90,9 +91,10 @@ def score_anything(
             narrator.task(f"tokenise {found.name}")
             index_job.index(task, root, bases.tokenizer(key))
         narrator.finished(found.name, "done")
-        columns = {model: _column(task, root, key, point, bases, None, device.kind, narrator)}
+        how = How(device.kind, checkpoint_every_s=0.0, keep="adapters", memory_bytes=None)  # the first alone is read
+        columns = {model: _column(task, root, key, point, bases, None, how, narrator)}
         for adapter in adapters:
-            columns[str(adapter)] = _column(task, root, key, point, bases, adapter, device.kind, narrator)
+            columns[str(adapter)] = _column(task, root, key, point, bases, adapter, how, narrator)
         index = index_job.opened(root / task.folder)
         rows = tuple(_row(name, column, columns[model], index) for name, column in columns.items())
         scored = int((~np.isnan(columns[model])).sum())
@@ -101,7 +103,7 @@ def score_anything(
 
 
 def _column(
-    task: IndexTask, root: Path, key: BaseKey, point: ScorePoint, bases: Bases, adapter: Path | None, device: str,
+    task: IndexTask, root: Path, key: BaseKey, point: ScorePoint, bases: Bases, adapter: Path | None, how: How,
     narrator: Narrator,
 ) -> np.ndarray:  # fmt: skip
     told = {
@@ -117,11 +119,11 @@ def _column(
         narrator.task(f"score {name}")
         base, prefix = bases.get(key), bases.tokenizer(key).prefix
         if adapter is None:
-            score_job.column(score, root, base, prefix, device, narrator)
+            score_job.column(score, root, base, prefix, how, narrator)
         else:
             attached = METHODS["saved"].load(base, adapter, MethodPoint("saved", adapter.name, options={"path": str(adapter)}))
             try:
-                score_job.column(score, root, attached.model, prefix, device, narrator)
+                score_job.column(score, root, attached.model, prefix, how, narrator)
             finally:
                 METHODS["saved"].detach(attached)
     narrator.finished(name, "done")

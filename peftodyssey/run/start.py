@@ -39,7 +39,7 @@ def start(plan: Plan, root: Path, options: Options, console: Console) -> Outcome
     """Do what is missing of `plan` below `root`; DoesNotFit before anything starts that cannot finish."""
     wanted = [task for task in plan.cells if matches(task, options.only)]
     if not options.allow_oom:
-        refuse_too_large([task for task in wanted if not task.memory.fits(plan.budget_bytes)], plan)
+        refuse_too_large([task for task in wanted if not task.fits(plan.budget_bytes)], plan)
         refuse_without_room(plan, root, wanted, options.keep)
     stop = interrupt.Stop(options.stop_after_s)
     how = How(plan.device.kind, options.checkpoint_every_s, options.keep, options.memory_bytes)
@@ -55,12 +55,16 @@ def refuse_too_large(tasks: list[CellTask], plan: Plan) -> None:
     """DoesNotFit with the largest of `tasks`, what it needs and what would help."""
     if not tasks:
         return
-    worst = max(tasks, key=lambda task: task.memory.device_bytes)
-    need, have = worst.memory.device_bytes / 2**30, plan.budget_bytes / 2**30
+    worst = max(tasks, key=lambda task: max(task.memory.device_bytes, task.scoring_bytes))
+    train_gib, score_gib, have = (n / 2**30 for n in (worst.memory.device_bytes, worst.scoring_bytes, plan.budget_bytes))
+    if score_gib > train_gib:
+        needs = f"needs {score_gib:.2f} GiB to score one window of {worst.cell.score.context:,} tokens"
+    else:
+        needs = f"needs {train_gib:.2f} GiB even with one block and recomputed activations"
     raise DoesNotFit(
         f"{len(tasks)} of {len(plan.cells)} cells do not fit: {worst.cell.method.label} on {worst.cell.model.name} "
-        f"needs {need:.2f} GiB even with one block and recomputed activations, the budget is {have:.2f} GiB",
-        "use qlora, a shorter train.seq_len or a larger --memory; `peftodyssey plan` shows the terms; "
+        f"{needs}, the budget is {have:.2f} GiB",
+        "use qlora, a shorter train.seq_len or score.context, or a larger --memory; `peftodyssey plan` shows the terms; "
         "--allow-oom starts all the same",
     )
 

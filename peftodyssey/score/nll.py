@@ -15,20 +15,19 @@ import torch
 from torch import nn
 
 from peftodyssey.errors import DoesNotFit, InputError, TrainingError
+from peftodyssey.models import resident
 from peftodyssey.models.head import split
 from peftodyssey.models.mode import pinned
 from peftodyssey.models.packing import packed_inputs
 from peftodyssey.recipe.cell import ScorePoint
 from peftodyssey.score.batches import LAYOUTS, Batch, batch, rows_of_windows, take
+from peftodyssey.score.sizes import BATCH_TOKENS, CHUNK_BYTES, MIN_CHUNK_ROWS
 from peftodyssey.score.windows import WindowTable, corpus_windows
 
 if TYPE_CHECKING:
     from peftodyssey.corpora.index import Index
 
-BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}  # larger rectangles fall out of a CPU's cache: 8192 takes half as long again
-CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}  # of float32 logits: on a CPU they stay in the cache
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-MIN_CHUNK_ROWS = 64  # fewer, and reading the head's weights costs more than the logits
 
 
 class ScoreResult(NamedTuple):
@@ -47,6 +46,7 @@ def score_index(
     prefix: int | None,
     device: str | torch.device,
     batch_tokens: int | None = None,
+    budget_bytes: int | None = None,
     layout: str = "padded",
     precision: str = "fp32",
     on_progress: Callable[[int, int], None] | None = None,
@@ -54,7 +54,8 @@ def score_index(
     """NLL in nats and rank of each token of `index` under `model`, each token once, by the windows of `settings`.
 
     `prefix` is the token before every text under first_token bos. `on_progress(tokens scored, tokens in all)` after
-    every batch. Batches hold `batch_tokens` places (None: by the device), halved where CUDA runs out of memory.
+    every batch. Batches hold `batch_tokens` places (None: by the device), halved where memory runs out: the card's, the
+    host's, or on a CPU `budget_bytes` of resident memory.
     `precision` bf16 or fp16 multiplies in it whatever the weights' type, so that a base and what was trained in float32
     on it are compared alike. Every module has its own mode again afterwards. Raises InputError for a context the model cannot hold, DoesNotFit where
     one window does not fit the memory, TrainingError where the model's logits are not finite.
@@ -66,8 +67,9 @@ def score_index(
     nll_nats, rank = np.full(len(index.token), np.nan, np.float32), np.full(len(index.token), -1, np.int32)
     facts: dict[str, Any] = {"layout": layout, "windows": len(table), "tokens": int(table.scored.sum()), "forward_tokens": 0}
     done, began = 0, time.perf_counter()
+    budget_bytes = budget_bytes if device.type == "cpu" else None
     with _autocast(model, device, precision), pinned(model):  # no_grad, not inference_mode: what modules cache there could not be trained through
-        for scored, nll, ranks, state in _scored_batches(model, table, layout, batch_tokens, device):
+        for scored, nll, ranks, state in _scored_batches(model, table, layout, batch_tokens, device, budget_bytes):
             nll_nats[scored.row], rank[scored.row] = nll, ranks
             facts |= state | {"forward_tokens": facts["forward_tokens"] + scored.input_ids_bt.size}
             done += len(scored.row)
@@ -103,26 +105,35 @@ def _check_finite(nll_nats: np.ndarray, scored: int) -> None:
 
 
 def _scored_batches(
-    model: nn.Module, table: WindowTable, layout: str, batch_tokens: int, device: torch.device
+    model: nn.Module, table: WindowTable, layout: str, batch_tokens: int, device: torch.device, budget_bytes: int | None
 ) -> Iterator[tuple[Batch, np.ndarray, np.ndarray, dict[str, int]]]:
     """Batches with their NLL and ranks and the state of the batch size; a batch that did not fit is tried in halves."""
     parts, rows, failures = split(model), rows_of_windows(table, layout), 0
-    while rows:
-        count = take(table, rows, batch_tokens)
-        current = batch(table, rows[:count])
-        try:
-            nll, ranks = _score_batch(model, parts, current, layout, device)
-        except torch.OutOfMemoryError as error:
-            if count == 1:
-                raise DoesNotFit(
-                    f"scoring one window of {current.input_ids_bt.size} tokens does not fit {device}: {error}",
-                    "lower score.context, or free memory on the card",
-                ) from error
+    with resident.watched(budget_bytes) as watch:
+        while rows:
+            count = take(table, rows, batch_tokens)
+            current = batch(table, rows[:count])
+            watch.anew()
+            try:
+                nll, ranks = _score_batch(model, parts, current, layout, device)
+                watch.check()
+            except Exception as error:
+                if not resident.is_shortage(error):
+                    raise
+                if count == 1:
+                    raise _does_not_fit(current.input_ids_bt.size, device, budget_bytes, error) from error
+            else:
+                yield current, nll, ranks, {"batch_tokens": batch_tokens, "out_of_memory": failures}
+                rows = rows[count:]
+                continue
             failures, batch_tokens = failures + 1, max(current.input_ids_bt.size // 2, 1)
-            torch.cuda.empty_cache()
-            continue
-        yield current, nll, ranks, {"batch_tokens": batch_tokens, "out_of_memory": failures}
-        rows = rows[count:]
+            resident.give_back(device)  # only here are the tensors free that the error's frames held
+
+
+def _does_not_fit(tokens: int, device: torch.device, budget_bytes: int | None, error: BaseException) -> DoesNotFit:
+    room = f"{device}" if budget_bytes is None else resident.gib(budget_bytes)
+    help_ = "free memory there" if budget_bytes is None else "raise --memory"
+    return DoesNotFit(f"scoring one window of {tokens} tokens does not fit {room}: {error}", f"lower score.context, or {help_}")
 
 
 def _score_batch(
