@@ -26,11 +26,6 @@ def step_blocks(n_blocks: int, batch_blocks: int, seed: int, step: int) -> np.nd
     return np.array([epochs[int(place // n_blocks)][place % n_blocks] for place in places], dtype=np.int64)
 
 
-def micro_batches(chosen: np.ndarray, micro_blocks: int) -> list[np.ndarray]:
-    """The batch in consecutive pieces of `micro_blocks`; the last may be smaller."""
-    return [chosen[begin : begin + micro_blocks] for begin in range(0, len(chosen), micro_blocks)]
-
-
 def trained_tokens(blocks: Blocks, chosen: np.ndarray) -> int:
     """Labels of these blocks that are trained."""
     return int(np.count_nonzero(blocks.labels[chosen] != IGNORED))

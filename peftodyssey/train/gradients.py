@@ -1,8 +1,9 @@
-"""The gradient of one step's batch, micro-batch by micro-batch. For `train.loop`."""
+"""The gradient of one step's batch, micro-batch by micro-batch. For `train.loop` and `train.fleet`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from peftodyssey.corpora.blocks import IGNORED
 from peftodyssey.models.packing import packed_inputs
 from peftodyssey.train import batches
-from peftodyssey.train.loss import token_nll_sum
+from peftodyssey.train.dropout import Draws
+from peftodyssey.train.loss import token_nll_sums
 from peftodyssey.train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -22,12 +24,29 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Parts = tuple[Callable[..., Any], nn.Linear] | None
 
 
+@dataclass(frozen=True)
+class Batch:
+    """The blocks of one step of one training."""
+
+    blocks: Blocks
+    chosen: np.ndarray  # int64, their numbers
+    tokens: int  # trained ones among them
+    seed: int
+    first: int  # the place of the first of them in the whole training
+
+
+def batch(blocks: Blocks, settings: TrainSettings, step: int) -> Batch:
+    """The batch of step `step`, counted from 0."""
+    size = settings.batch_blocks
+    chosen = batches.step_blocks(len(blocks.labels), size, settings.seed, step)
+    return Batch(blocks, chosen, batches.trained_tokens(blocks, chosen), settings.seed, step * size)
+
+
 def accumulate(
     model: nn.Module,
     parts: Parts,
-    blocks: Blocks,
-    chosen: np.ndarray,
-    tokens: int,
+    members: Sequence[Batch],
+    draws: Draws,
     scaler: torch.amp.GradScaler,
     settings: TrainSettings,
     device: torch.device,
@@ -35,38 +54,40 @@ def accumulate(
     micro_blocks: int,
     check: Callable[[], None],
 ) -> Tensor:
-    """Adds the gradient of the batch's mean loss to `.grad`; returns that loss, nats a token.
+    """Adds the gradients of the batches' mean losses; returns these losses, nats a token, one for each member.
 
+    One training has one member; those of a fleet have equally many blocks, and pass through the model side by side.
     `check()` is called after each micro-batch; where it raises, or memory runs out, what was added so far stays.
     """
-    loss = torch.zeros((), dtype=torch.float64, device=device)
-    for piece in batches.micro_batches(chosen, micro_blocks):
+    losses = torch.zeros(len(members), dtype=torch.float64, device=device)
+    weights = 1.0 / torch.tensor([max(of.tokens, 1) for of in members], dtype=torch.float64, device=device)
+    for begin in range(0, len(members[0].chosen), micro_blocks):
+        pieces = [of.chosen[begin : begin + micro_blocks] for of in members]
+        draws.at([of.seed for of in members], [range(of.first + begin, of.first + begin + micro_blocks) for of in members])
         with torch.autocast(device.type, HALVES.get(settings.precision), enabled=autocast):
-            nll = _nll(model, parts, blocks, piece, device, settings.loss_chunk_bytes)
-        scaler.scale(nll / max(tokens, 1)).backward()
-        loss += nll.detach()
+            nll = torch.stack(_nlls(model, parts, members, pieces, device, settings.loss_chunk_bytes))
+        scaler.scale((nll * weights.to(nll.dtype)).sum()).backward()
+        losses += nll.detach()
         check()
-    return loss / max(tokens, 1)
+    return losses * weights
 
 
-def _nll(
+def _nlls(
     model: nn.Module,
     parts: Parts,
-    blocks: Blocks,
-    piece: np.ndarray,
+    members: Sequence[Batch],
+    pieces: Sequence[np.ndarray],
     device: torch.device,
     chunk_bytes: int | None,
-) -> Tensor:
+) -> list[Tensor]:
     def on_device(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device)
 
-    labels = blocks.labels[piece]
-    kept = np.flatnonzero(labels != IGNORED)
-    inputs = packed_inputs(
-        model,
-        on_device(blocks.input_ids[piece]),
-        on_device(blocks.position_ids[piece]),
-        on_device(blocks.segments[piece]),
-    )
-    kept_rows = None if kept.size == labels.size else on_device(kept)
-    return token_nll_sum(model, parts, inputs, on_device(labels), kept_rows, chunk_bytes)
+    def joined(field: str) -> Tensor:
+        return on_device(np.concatenate([getattr(of.blocks, field)[piece] for of, piece in zip(members, pieces, strict=True)]))
+
+    labels = [of.blocks.labels[piece] for of, piece in zip(members, pieces, strict=True)]
+    kept = [np.flatnonzero(own != IGNORED) for own in labels]
+    inputs = packed_inputs(model, joined("input_ids"), joined("position_ids"), joined("segments"))
+    kept_rows = [None if rows.size == own.size else on_device(rows) for rows, own in zip(kept, labels, strict=True)]
+    return token_nll_sums(model, parts, inputs, [on_device(own) for own in labels], kept_rows, chunk_bytes)

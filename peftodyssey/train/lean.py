@@ -18,19 +18,28 @@ from torch.nn import functional as F
 
 from peftodyssey.models.mode import is_4bit, pinned
 from peftodyssey.train import kernels
+from peftodyssey.train.dropout import Draws
 
 PROBED_ROWS = 4
+PEFT_PREFIX = "base_model.model."  # of a module's name in PEFT's wrapper, before its name in the base
 LIKE = "like"  # where `known` holds a weight of the type and on the device of the model
 CLOSE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}  # relative rounding
 
 
 @contextlib.contextmanager
-def leaned(model: nn.Module, compute: torch.dtype | None) -> Iterator[bool]:
-    """Lean forwards in the body; its value: whether products still need autocast to `compute` (None: no lower precision)."""
+def leaned(model: nn.Module, compute: torch.dtype | None, draws: Draws | None = None) -> Iterator[bool]:
+    """Lean forwards in the body; its value: whether products still need autocast to `compute` (None: no lower precision).
+
+    Dropout of LoRA modules takes its masks from `draws`, where there are any.
+    """
     exchanged: list[nn.Module] = []
     known: dict[Any, Any] = {LIKE: next(p for p in model.parameters() if p.is_floating_point())}
     with pinned(model):
-        forms = [(module, _lean_forward(module, compute, known)) for module in model.modules() if "forward" not in vars(module)]
+        forms = [
+            (module, _lean_forward(name, module, compute, known, draws))
+            for name, module in model.named_modules()
+            if "forward" not in vars(module)
+        ]
     for module, forward in forms:
         if forward is not None:
             module.forward = forward  # type: ignore[method-assign,assignment]
@@ -49,26 +58,26 @@ def _speaks(model: nn.Module, exchanged: list[nn.Module], compute: torch.dtype) 
 
 
 def _lean_forward(
-    module: nn.Module, compute: torch.dtype | None, known: dict[Any, Any]
+    name: str, module: nn.Module, compute: torch.dtype | None, known: dict[Any, Any], draws: Draws | None
 ) -> Callable[..., Tensor] | None:
     """The lean forward of one module, or None; `known` holds what a class was found to compute."""
     if hasattr(module, "lora_A"):
-        return _lora(module)
+        return _lora(name.removeprefix(PEFT_PREFIX), module, draws)
     if type(module) is nn.Linear or hasattr(module, "nf"):
         return _trained_linear(module, compute)
-    name = type(module).__name__
-    if name.endswith("RMSNorm"):
+    kind = type(module).__name__
+    if kind.endswith("RMSNorm"):
         return _rms_norm(module, compute, known)
-    if name.endswith("LayerNorm") and not isinstance(module, nn.LayerNorm):
+    if kind.endswith("LayerNorm") and not isinstance(module, nn.LayerNorm):
         return _layer_norm(module, known)
     if all(hasattr(module, part) for part in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         return _gated_mlp(module, known)
-    if name in ("NewGELUActivation", "FastGELUActivation"):
+    if kind in ("NewGELUActivation", "FastGELUActivation"):
         return _gelu(module, known)
     return None
 
 
-def _lora(module: Any) -> Callable[..., Tensor] | None:
+def _lora(target: str, module: Any, draws: Draws | None) -> Callable[..., Tensor] | None:
     """PEFT's LoRA on one linear map: one adapter, no variant, nothing trained in the map itself."""
     adapters = list(module.lora_A)
     if adapters != ["default"] or getattr(module, "lora_variant", None) or module.lora_bias["default"]:
@@ -76,7 +85,7 @@ def _lora(module: Any) -> Callable[..., Tensor] | None:
     base = module.get_base_layer()
     if not isinstance(module.lora_A["default"], nn.Linear) or any(p.requires_grad for p in base.parameters()):
         return None
-    weight = _frozen_weight(base)
+    weight = frozen_weight(base)
 
     def forward(x: Tensor, *more: Any, **named: Any) -> Tensor:
         if module.disable_adapters or module.merged or more or named:
@@ -84,8 +93,9 @@ def _lora(module: Any) -> Callable[..., Tensor] | None:
             return original
         down, up = module.lora_A["default"].weight, module.lora_B["default"].weight
         scaling = module.scaling["default"]
-        dropout = module.lora_dropout["default"]
-        x_low = x if isinstance(dropout, nn.Identity) or not dropout.training else dropout(x)
+        dropout, x_low = module.lora_dropout["default"], x
+        if dropout.training and not isinstance(dropout, nn.Identity):
+            x_low = draws.dropped(x, target, dropout.p) if draws else dropout(x)
         if weight is not None:
             return kernels.lora_linear(x, x_low, down, up, weight, base.bias, scaling)
         out: Tensor = base(x)
@@ -94,7 +104,7 @@ def _lora(module: Any) -> Callable[..., Tensor] | None:
     return forward
 
 
-def _frozen_weight(base: Any) -> Callable[[], Tensor] | None:
+def frozen_weight(base: Any) -> Callable[[], Tensor] | None:
     """What gives the (outputs, inputs) weight of a linear map, unpacked each time; None where only the map itself knows."""
     if is_4bit(base):
         from bitsandbytes.functional import dequantize_4bit

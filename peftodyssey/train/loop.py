@@ -17,6 +17,7 @@ from torch import nn
 from peftodyssey.errors import TrainingError
 from peftodyssey.models.head import split
 from peftodyssey.train import batches, checkpoint, gradients, lean, optim, schedule
+from peftodyssey.train.dropout import Draws
 from peftodyssey.train.fitting import fitting
 from peftodyssey.train.settings import (
     OnNote,
@@ -93,9 +94,9 @@ def train(
             ),
         )
 
-    parts = split(model)
+    parts, draws = split(model), Draws()
     with (
-        lean.leaned(model, gradients.HALVES.get(settings.precision)) as autocast,
+        lean.leaned(model, gradients.HALVES.get(settings.precision), draws) as autocast,
         fitting(model, settings, device, functools.partial(optimizer.zero_grad, set_to_none=True)) as fit,
     ):
         for step in range(resumed_from, settings.steps):
@@ -105,13 +106,12 @@ def train(
             lr = settings.lr * schedule.factor(
                 step, steps=settings.steps, warmup_steps=settings.warmup_steps, schedule=settings.schedule
             )
-            chosen = batches.step_blocks(len(blocks.labels), settings.batch_blocks, settings.seed, step)
-            tokens = batches.trained_tokens(blocks, chosen)
+            batch = gradients.batch(blocks, settings, step)
 
             gradient = functools.partial(
-                gradients.accumulate, model, parts, blocks, chosen, tokens, scaler, settings, device, autocast
+                gradients.accumulate, model, parts, [batch], draws, scaler, settings, device, autocast
             )
-            loss, way, shortages = fit(step + 1, way, gradient)  # a leaner way from here on where memory ran out
+            (loss,), way, shortages = fit(step + 1, way, gradient)  # a leaner way from here on where memory ran out
             out_of_memory += shortages
             for shortage in shortages if on_note else ():
                 on_note(shortage)
@@ -134,7 +134,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
 
             seconds = time.perf_counter() - begun
-            tokens += log[-1].tokens if log else 0
+            tokens = batch.tokens + (log[-1].tokens if log else 0)
             log.append(StepRecord(step + 1, tokens, loss_nats, lr, grad_norm, seconds))
             if on_step:
                 on_step(log[-1])

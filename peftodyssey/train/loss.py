@@ -9,7 +9,7 @@ Liger's fused linear cross entropy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -41,18 +41,41 @@ def token_nll_sum(
     its target; -100 is not trained. `kept_rows` are the flat positions with a label, where the caller knows
     them; None: all are trained. `chunk_bytes`: float32 logits alive at a time; None: by the device.
     """
-    labels = labels_bt.reshape(-1)
+    return token_nll_sums(model, parts, inputs, [labels_bt], [kept_rows], chunk_bytes)[0]
+
+
+def token_nll_sums(
+    model: nn.Module,
+    parts: tuple[Callable[..., Any], nn.Linear] | None,
+    inputs: dict[str, Any],
+    labels: Sequence[Tensor],
+    kept_rows: Sequence[Tensor | None],
+    chunk_bytes: int | None = None,
+) -> list[Tensor]:
+    """`token_nll_sum` of each member of a fleet, whose equal shares of the batch's rows follow each other in `inputs`."""
     if parts is None:
-        logits = model(**inputs).logits
-        logits = logits.reshape(-1, logits.shape[-1])
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        return nn.functional.cross_entropy(logits.to(wide), labels, ignore_index=IGNORED, reduction="sum")
+        logits = _shares(model(**inputs).logits, len(labels))
+        wide = torch.promote_types(logits[0].dtype, torch.float32)
+        return [
+            nn.functional.cross_entropy(own.to(wide), of.reshape(-1), ignore_index=IGNORED, reduction="sum")
+            for own, of in zip(logits, labels, strict=True)
+        ]
     backbone, head = parts
-    hidden = backbone(**inputs).last_hidden_state
-    hidden = hidden.reshape(-1, hidden.shape[-1])
-    if kept_rows is not None:  # positions without a label cost no product with the head
-        hidden, labels = hidden.index_select(0, kept_rows), labels.index_select(0, kept_rows)
-    return linear_nll_sum(hidden, head.weight, head.bias, labels, chunk_bytes)
+    sums = []
+    hidden = _shares(backbone(**inputs).last_hidden_state, len(labels))
+    for own, of, kept in zip(hidden, labels, kept_rows, strict=True):
+        targets = of.reshape(-1)
+        if kept is not None:  # positions without a label cost no product with the head
+            own, targets = own.index_select(0, kept), targets.index_select(0, kept)
+        sums.append(linear_nll_sum(own, head.weight, head.bias, targets, chunk_bytes))
+    return sums
+
+
+def _shares(x_btd: Tensor, members: int) -> Sequence[Tensor]:
+    """The rows (n, d) of each member."""
+    if members == 1:
+        return [x_btd.reshape(-1, x_btd.shape[-1])]
+    return x_btd.reshape(members, -1, x_btd.shape[-1]).unbind(0)
 
 
 def linear_nll_sum(

@@ -47,12 +47,12 @@ class SmallCard:
     """
 
     def __init__(self, monkeypatch, limit_bytes=None, error=torch.OutOfMemoryError, after=1):
-        self.honest, self.limit_bytes, self.error, self.after = gradients._nll, limit_bytes, error, after
+        self.honest, self.limit_bytes, self.error, self.after = gradients._nlls, limit_bytes, error, after
         self.kept: list[tuple[int, int]] = []  # blocks of each pass, bytes it kept
-        monkeypatch.setattr(gradients, "_nll", self)
+        monkeypatch.setattr(gradients, "_nlls", self)
 
-    def __call__(self, model, parts, data, piece, *rest):
-        self.kept.append((len(piece), 0))
+    def __call__(self, model, parts, members, pieces, *rest):
+        self.kept.append((len(pieces[0]), 0))
 
         def keep(tensor):
             count, held = self.kept[-1]
@@ -62,7 +62,7 @@ class SmallCard:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            return self.honest(model, parts, data, piece, *rest)
+            return self.honest(model, parts, members, pieces, *rest)
 
 
 @functools.cache
@@ -127,7 +127,7 @@ def test_a_shortage_in_the_middle_begins_that_step_again_and_no_other(monkeypatc
         card.limit_bytes = 0 if len(card.kept) == 3 else None
         return SmallCard.__call__(card, *arguments)
 
-    monkeypatch.setattr(gradients, "_nll", once)
+    monkeypatch.setattr(gradients, "_nlls", once)
     assert honest is card.honest
     result, weights, notes = run()
     assert notes == ["step 4: one micro-batch of 4 blocks did not fit the host's memory; goes on with 2 x 2"]

@@ -209,3 +209,12 @@ def test_cuda_follows_the_cpu(precision, tolerance):
     assert [r.loss_nats for r in result.log] == pytest.approx(
         [r.loss_nats for r in expected.log], abs=tolerance
     )
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_dropout_falls_on_the_same_numbers_in_every_micro_batch(recompute):
+    whole = run(dtype=torch.float64, dropout=0.3, micro_blocks=4)
+    assert distance(whole[1], run(dtype=torch.float64, dropout=0.0, micro_blocks=4)[1]) > 1e-4
+    for micro_blocks in (1, 3):
+        pieces = run(dtype=torch.float64, dropout=0.3, micro_blocks=micro_blocks, recompute=recompute)
+        assert distance(whole[1], pieces[1]) < 1e-10
