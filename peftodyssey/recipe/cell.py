@@ -33,6 +33,11 @@ class CorpusPoint:
     newline: str = "keep"  # keep | strip | collapse | mismatch (train stripped, score kept)
     revision: str | None = None  # Hub data set revision
 
+    @property
+    def shown(self) -> str:
+        """The name, with the newline policy where it is not the usual one."""
+        return self.name if self.newline == "keep" else f"{self.name}, {self.newline}"
+
 
 @dataclass(frozen=True)
 class QuantPoint:

@@ -26,6 +26,14 @@ def check_corpora(recipe: Recipe) -> Iterator[Finding]:
                 )
                 continue
             yield from _split(corpus, path)
+            if key == "general" and len(set(corpus.newline)) > 1:
+                yield Finding(
+                    (*path, "newline"),
+                    "general text is scored one way; newline is an axis of domains only",
+                    ", ".join(corpus.newline),
+                    next_step="name one policy",
+                    needs=((*path, "newline"),),
+                )
             name, source = corpus_name(corpus), corpus_source(corpus)
             first = seen.setdefault(name, (path, repr(corpus)))
             if first[0] != path and (first[1] != repr(corpus) or first[0][0] == key):

@@ -51,8 +51,9 @@ def cells(recipe: Recipe) -> list[Cell]:
     they stand in the recipe, the others by size.
     """
     train, score = train_point(recipe), score_point(recipe)
-    general = tuple(corpus_point(c, recipe) for c in recipe.general) if "forgetting" in recipe.measure else ()
-    domains = [corpus_point(c, recipe) for c in recipe.domains]
+    measured = recipe.general if "forgetting" in recipe.measure else ()
+    general = tuple(point for corpus in measured for point in corpus_points(corpus, recipe))
+    domains = [point for corpus in recipe.domains for point in corpus_points(corpus, recipe)]
     methods = method_points(recipe)
     ranked: dict[str, tuple[tuple[Any, ...], Cell]] = {}
     for (m, model), (d, domain), (k, method), seed in product(
@@ -117,20 +118,21 @@ def _model_name(name: str, folder: str) -> str:
     return absolute(name, folder) if local else name
 
 
-def corpus_point(corpus: Corpus, recipe: Recipe) -> CorpusPoint:
-    """A text of the recipe with its short name and absolute path."""
+def corpus_points(corpus: Corpus, recipe: Recipe) -> Iterator[CorpusPoint]:
+    """A text of the recipe with its short name and absolute path, once for each of its newline policies."""
     source = corpus_source(corpus)
     split = corpus.split
     parts = {} if split is None else {"train": split.train, "valid": split.valid, "test": split.test}
-    return CorpusPoint(
-        name=corpus_name(corpus),
-        source=absolute(source, recipe.folder) if is_path(corpus) else source,
-        field=corpus.field,
-        config=corpus.config,
-        split={key: value for key, value in parts.items() if value is not None},
-        newline=corpus.newline,
-        revision=corpus.revision,
-    )
+    for newline in corpus.newline:
+        yield CorpusPoint(
+            name=corpus_name(corpus),
+            source=absolute(source, recipe.folder) if is_path(corpus) else source,
+            field=corpus.field,
+            config=corpus.config,
+            split={key: value for key, value in parts.items() if value is not None},
+            newline=newline,
+            revision=corpus.revision,
+        )
 
 
 def train_point(recipe: Recipe) -> TrainPoint:

@@ -102,10 +102,10 @@ class Corpus(Part):
         description="Parts for training, choosing and reporting; a mapping. Default: the source's, or by "
         "hash.",
     )
-    newline: Literal["keep", "strip", "collapse", "mismatch"] = Field(
-        default="keep",
+    newline: Annotated[tuple[Literal["keep", "strip", "collapse", "mismatch"], ...], OrList()] = Field(
+        default=("keep",),
         description="Line ends: keep, strip, collapse runs to one, or mismatch (stripped in training, kept in "
-        "scoring); a word.",
+        "scoring); a word; axis of a domain.",
     )
     config: Word | None = Field(default=None, description="Configuration of a Hub data set; a word.")
     revision: Word | None = Field(

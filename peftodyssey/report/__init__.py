@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peftodyssey.report import page, token_sentences
     from peftodyssey.report.evidence import Evidence
+    from peftodyssey.report.texts import Text
 
+Row = Mapping[str, Any]
 PAGE = "index.html"
 SUMMARY = "summary.md"
 FIGURES = "figures"
@@ -43,23 +45,26 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
 
 def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]]]:
     """Rows and evidence of all runs as one content without figures, and all points."""
-    from peftodyssey.report import page, token_sentences
+    from peftodyssey.report import newlines, page, texts, token_sentences
     from peftodyssey.report.collect import collect
-    from peftodyssey.store import layout, parquet
+    from peftodyssey.store import layout, parquet, plans
 
-    rows, points, evidence = [], [], []
+    rows, points, evidence, found = [], [], [], []
     of_tokens: list[list[dict[str, Any]]] = [[] for _ in TOKEN_TABLES]
     for folder, label in zip(folders, _labels(folders), strict=True):
         mark = {"run": label} if label else {}
         own = [{**row, **mark} for row in collect(folder).to_pylist()]
         rows += own
-        for name, found in ((layout.POINTS, points), *zip(TOKEN_TABLES, of_tokens, strict=True)):
-            found += [{**row, **mark} for row in parquet.read(folder / name).to_pylist()]
+        for name, table in ((layout.POINTS, points), *zip(TOKEN_TABLES, of_tokens, strict=True)):
+            table += [{**row, **mark} for row in parquet.read(folder / name).to_pylist()]
         tables = token_sentences.tables(*of_tokens)
-        evidence += _evidence(folder, own, tables)
+        cells = {(cell["cell"], cell["recipe"]): cell for cell in plans.cells(folder)}  # scored otherwise by another recipe
+        text_of = texts.reader(folder)
+        evidence += _evidence(folder, own, tables, cells, text_of)
+        found += newlines.mismatches(folder, own, cells, text_of)
     recipes = tuple(dict.fromkeys(row["recipe"] for row in rows))
     models = tuple(dict.fromkeys(row["model"] for row in rows))
-    return page.Content(recipes, models, rows, evidence=tuple(evidence), tables=tables), points
+    return page.Content(recipes, models, rows, evidence=tuple(evidence), mismatches=tuple(found), tables=tables), points
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
@@ -70,22 +75,24 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def _evidence(folder: Path, rows: Sequence[Mapping[str, Any]], tables: token_sentences.Tables) -> list[Evidence]:
+def _evidence(
+    folder: Path,
+    rows: Sequence[Row],
+    tables: token_sentences.Tables,
+    cells: Mapping[tuple[str, str], Row],
+    text_of: Callable[[str], Text],
+) -> list[Evidence]:
     """Evidence of the cells that make statements and whose tokens were measured, of the first seed of each."""
     from peftodyssey.report import sentences
     from peftodyssey.report.evidence import evidence
-    from peftodyssey.report.texts import reader
     from peftodyssey.report.token_sentences import key
-    from peftodyssey.store import plans
 
-    cells = {(cell["cell"], cell["recipe"]): cell for cell in plans.cells(folder)}  # scored otherwise by another recipe
-    read = reader(folder)
-    firsts: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    firsts: dict[tuple[str, ...], Row] = {}
     for row in sentences.headline(rows):
         if key(row) in tables.ledger:
             firsts.setdefault((*sentences.setting(row), row["label"]), row)
     return [
-        evidence(folder, cells[row["cell"], row["recipe"]], row, tables, read)
+        evidence(folder, cells[row["cell"], row["recipe"]], row, tables, text_of)
         for row in firsts.values()
     ]
 

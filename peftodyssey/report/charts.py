@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 def figures(rows: Rows, points: Rows) -> list[Figure]:
     """Every figure of results that there is something to show in; `rows` of results, `points` of points."""
+    rows = [{**row, "corpus": row["domain"], "domain": sentences.text(row)} for row in rows]  # a panel for each policy
     picked = sentences.headline(rows)
     if not picked:
         return []
@@ -161,7 +162,7 @@ def _path_rows(picked: Rows, points: Rows) -> list[dict[str, Any]]:
         path = [
             point
             for point in points
-            if (point["cell"], point["corpus"], point["split"]) == (row["cell"], row["domain"], "valid")
+            if (point["cell"], point["corpus"], point["split"]) == (row["cell"], row["corpus"], "valid")
             and point.get("run") == row.get("run") and point["tokens_seen"] > 0
         ]  # fmt: skip
         shared = {"label": row["label"], "domain": row["domain"], "base": base(row), "seed": row["seed"]}

@@ -54,10 +54,14 @@ def cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]
         if key == "domain" or len({str(r.get(key)) for r in rows}) > 1
     ]
     lines = [
-        [*(str(row.get(key) if row.get(key) is not None else "-") for _, key in varied), *_numbers(row)]
+        [*(sentences.text(row) if key == "domain" else _word(row.get(key)) for _, key in varied), *_numbers(row)]
         for row in picked
     ]
     return [*(heading for heading, _ in varied), *HEADINGS], lines
+
+
+def _word(value: object) -> str:
+    return "-" if value is None else str(value)
 
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:

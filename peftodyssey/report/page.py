@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.report import sentences, token_sentences
+from peftodyssey.report import newlines, sentences, token_sentences
 from peftodyssey.report.drawing import Figure, base
 from peftodyssey.report.evidence import Evidence
+from peftodyssey.report.newlines import Mismatch
 from peftodyssey.report.visible import visible
 from peftodyssey.store import atomic
 
@@ -33,6 +34,7 @@ class Content:
     figures: Sequence[Figure] = ()
     drawn: Mapping[str, str] = field(default_factory=dict)  # figure name -> SVG
     evidence: Sequence[Evidence] = ()
+    mismatches: Sequence[Mismatch] = ()
     tables: token_sentences.Tables = field(default_factory=lambda: token_sentences.tables((), (), (), ()))
 
 
@@ -51,6 +53,7 @@ def html(content: Content) -> str:
         statements=sentences.statements(content.rows),
         caveats=sentences.caveats(content.rows),
         unmeasured=unmeasured(content.rows),
+        newlines=newlines.statements(content.mismatches, content.rows),
         tokens=token_sentences.statements(content.rows, content.tables),
         tokens_unmeasured=token_sentences.unmeasured(content.rows, content.tables),
         drawn={name: Markup(svg) for name, svg in content.drawn.items()},  # drawn by Vega, which escapes its text
@@ -83,7 +86,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     made.globals.update(
-        base=base, method_name=sentences.name, delta=sentences.delta, forgetting=sentences.forgetting,
+        base=base, method_name=sentences.name, text_name=sentences.text, delta=sentences.delta, forgetting=sentences.forgetting,
         learning_rate=sentences.learning_rate, signed=sentences.signed, mebibytes=sentences.mebibytes, count=sentences.count,
         number=sentences.number, visible=visible, fixed=_fixed, percent=token_sentences.percent, words=token_sentences.WORDS, factors=FACTORS, part=_part, points=_points, duration=_duration, verdict=_verdict,
     )  # fmt: skip

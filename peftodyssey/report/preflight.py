@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,7 @@ def _grids(cells: Sequence[CellTask]) -> Iterator[Table]:
         table.title, table.title_justify = _model(model, revision), "left"
         rows: dict[tuple[str, str], list[CellTask]] = {}
         for task in on_base:
-            rows.setdefault((task.cell.domain.name, task.cell.method.label), []).append(task)
+            rows.setdefault((task.cell.domain.shown, task.cell.method.label), []).append(task)
         for (text, method), tasks in list(rows.items())[:GRID_ROWS]:
             table.add_row(text, method, *_row(tasks))
         if len(rows) > GRID_ROWS:
@@ -96,13 +97,14 @@ def documents(plan: Plan, count: int) -> Iterator[Text]:
 
     shown = set()
     for task in plan.cells:
-        if task.cell.domain.name in shown:
+        if task.cell.domain.shown in shown:
             continue
-        shown.add(task.cell.domain.name)
-        corpus = next(index.corpus for index in plan.indexes if index.folder == task.valid_index)
+        shown.add(task.cell.domain.shown)
+        source = next(index.corpus for index in plan.indexes if index.folder == task.valid_index)
+        corpus = replace(source, point=task.cell.domain)  # one source may be read under several newline policies
         tokenizer = load_tokenizer(task.base.source)
         for place, pieces in enumerate(preview(corpus, tokenizer, count, objective=task.cell.train.objective)):
-            yield Text(f"{task.cell.domain.name}, document {place + 1}:", style="bold")
+            yield Text(f"{task.cell.domain.shown}, document {place + 1}:", style="bold")
             yield _coloured(pieces)
 
 

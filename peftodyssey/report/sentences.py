@@ -6,7 +6,7 @@ Everything is made of rows of `results.parquet`; a row may carry a `run` where s
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -27,6 +27,11 @@ def name(row: Row) -> str:
     if method in METHODS and label.split(" ")[0] == method:
         return METHODS[method] + label[len(method) :]
     return label
+
+
+def text(row: Row) -> str:
+    """The text adapted to, with its newline policy where that is not the usual one."""
+    return str(row["domain"]) if row.get("newline") in (None, "keep") else f"{row['domain']}, {row['newline']}"
 
 
 def setting(row: Row) -> tuple[str, ...]:
@@ -121,18 +126,19 @@ def groups(rows: Sequence[Row]) -> list[list[Row]]:
 def _statement(group: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     first = group[0]
     tuned = " at its tuned learning rate" if is_tuned(first, rows) else ""
-    change = _amount(group, "delta_nll", delta)
+    change = amount(group, "delta_nll", delta)
     sentence = (
-        f"{name(first)}{tuned} changed test NLL on {first['domain']}{where(first, rows)} by {change}: "
+        f"{name(first)}{tuned} changed test NLL on {text(first)}{where(first, rows)} by {change}: "
     )
     sentence += verdict(group, "delta_lo", "delta_hi") + "."
     if first.get("forgetting") is not None:
         lost = verdict(group, "forgetting_lo", "forgetting_hi", "general text improved", "it forgot")
-        sentence += f" On general text {_amount(group, 'forgetting', forgetting)}: {lost}."
+        sentence += f" On general text {amount(group, 'forgetting', forgetting)}: {lost}."
     return [sentence]
 
 
-def _amount(group: Sequence[Row], column: str, one: Any) -> str:
+def amount(group: Sequence[Row], column: str, one: Callable[[Row], str]) -> str:
+    """A number of rows that differ in their seed: with its interval where there is one row, else mean and range."""
     if len(group) == 1:
         estimate, _, rest = one(group[0]).partition(" ")
         return f"{estimate} {UNIT} {rest}".rstrip()
@@ -142,7 +148,7 @@ def _amount(group: Sequence[Row], column: str, one: Any) -> str:
 
 def where(row: Row, rows: Sequence[Row]) -> str:
     """The coordinates that tell this setting from others of the table, in brackets."""
-    told = {"domain"}
+    told = {"domain", "newline"}  # `text` tells them
     varied = [
         column
         for column in SETTING
@@ -174,7 +180,7 @@ def _noise_floor(rows: Sequence[Row]) -> str:
 
 def _edges(rows: Sequence[Row]) -> list[str]:
     edged = sorted(
-        {(name(row), row["domain"], learning_rate(row)) for row in headline(rows) if row.get("lr_edge")}
+        {(name(row), text(row), learning_rate(row)) for row in headline(rows) if row.get("lr_edge")}
     )
     return [
         f"{method}: the learning rate chosen on {', '.join(sorted({domain for _, domain, _ in group}))} is the edge of its grid, "
@@ -184,7 +190,7 @@ def _edges(rows: Sequence[Row]) -> list[str]:
 
 
 def _few(rows: Sequence[Row]) -> list[str]:
-    texts = {(row["domain"], row["reason"]) for row in rows if row["status"] == "done" and row.get("reason")}
+    texts = {(text(row), row["reason"]) for row in rows if row["status"] == "done" and row.get("reason")}
     return [f"{domain}: {reason}; no interval is given." for domain, reason in sorted(texts)]
 
 
@@ -196,7 +202,7 @@ def _missing(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if row["status"] == "failed":
             notes.append(
-                f"{name(row)} on {row['domain']}{where(row, rows)}, lr {number(row['lr'])} failed: {row['reason']}"
+                f"{name(row)} on {text(row)}{where(row, rows)}, lr {number(row['lr'])} failed: {row['reason']}"
             )
     return notes
 

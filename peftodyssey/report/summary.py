@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from peftodyssey.report import final_table, sentences, token_sentences
+from peftodyssey.report import final_table, newlines, sentences, token_sentences
 from peftodyssey.report.page import Content, unmeasured
 from peftodyssey.store import atomic
 
@@ -21,6 +21,7 @@ def markdown(content: Content) -> str:
     stated = sentences.statements(content.rows) or ["No cell is finished yet, so there is nothing to state."]
     limits = [*sentences.caveats(content.rows), *unmeasured(content.rows)]
     tokens = token_sentences.statements(content.rows, content.tables)
+    mismatch = newlines.statements(content.mismatches, content.rows)
     missing = token_sentences.unmeasured(content.rows, content.tables)
     headings, lines = final_table.cells(content.rows)
     parts = [
@@ -30,6 +31,7 @@ def markdown(content: Content) -> str:
         _table(headings, lines) if lines else "",
         "## Which tokens pay",
         _list([*tokens, *filter(None, [missing])] or ["No cell is finished yet."]),
+        *(("## What a mismatch of line breaks did", _list(mismatch)) if mismatch else ()),
         "## What limits this",
         _list(limits),
     ]

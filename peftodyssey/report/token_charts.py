@@ -17,7 +17,7 @@ from peftodyssey.report.drawing import (
     styled,
 )
 from peftodyssey.report.evidence import Evidence
-from peftodyssey.report.sentences import Row
+from peftodyssey.report.sentences import Row, text
 from peftodyssey.report.token_sentences import WORDS
 from peftodyssey.report.visible import visible
 
@@ -58,7 +58,7 @@ def figures(rows: Rows, evidence: Sequence[Evidence]) -> list[Figure]:
 def _of_the_oldest_base(evidence: Sequence[Evidence]) -> list[Evidence]:
     best: dict[tuple[Any, ...], Evidence] = {}
     for item in evidence:
-        coordinates = (item.row.get("run"), item.row["model"], item.row["domain"], item.row["label"])
+        coordinates = (item.row.get("run"), item.row["model"], text(item.row), item.row["label"])
         held = best.get(coordinates)
         if held is None or (item.row.get("pretrain_tokens") or 0) > (held.row.get("pretrain_tokens") or 0):
             best[coordinates] = item
@@ -70,7 +70,7 @@ def _classes(shown: Sequence[Evidence], rows: Rows) -> alt.TopLevelMixin:
 
     bars = [
         {
-            "label": item.row["label"], "domain": item.row["domain"], "class": WORDS[entry["name"]],
+            "label": item.row["label"], "domain": text(item.row), "class": WORDS[entry["name"]],
             **{column: entry[column] for column in ("part", "part_lo", "part_hi")},
         }
         for item in shown
@@ -99,7 +99,7 @@ def _classes(shown: Sequence[Evidence], rows: Rows) -> alt.TopLevelMixin:
 
 def _curve_rows(shown: Sequence[Evidence]) -> list[dict[str, Any]]:
     return [
-        {"label": item.row["label"], "domain": item.row["domain"], "types": types, "rise": rise}
+        {"label": item.row["label"], "domain": text(item.row), "types": types, "rise": rise}
         for item in shown
         for types, rise in item.lorenz
     ]
@@ -126,7 +126,7 @@ def _type_rows(shown: Sequence[Evidence]) -> list[dict[str, Any]]:
         named = [*_that_went(ranked, 1)[:NAMED_TYPES], *_that_went(ranked, -1)[:NAMED_TYPES]]
         made += [
             {
-                "panel": f"{item.row['domain']}: {item.row['label']}", "before": row["nll_before"], "after": row["nll_after"],
+                "panel": f"{text(item.row)}: {item.row['label']}", "before": row["nll_before"], "after": row["nll_after"],
                 "count": row["tokens"], "went": "worse" if row["sum_nats"] > 0 else "better",
                 "name": f"“{visible(row['name'])}”" if row in named else "",
             }

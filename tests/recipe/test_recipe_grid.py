@@ -84,6 +84,14 @@ def test_what_is_written_twice_is_run_once():
     assert len(cells(load_recipe(MINIMAL + "seeds: [1, 1]\n"))) == 1
 
 
+def test_newline_policies_of_one_text_are_an_axis():
+    found = cells(load_recipe(MINIMAL, ["domains={source: hub:a/b, newline: [keep, mismatch, keep]}"]))
+    assert [cell.domain.newline for cell in found] == ["keep", "mismatch"]
+    assert [cell.domain.shown for cell in found] == ["b", "b, mismatch"]
+    assert {cell.domain.name for cell in found} == {"b"}
+    assert len({tune_group(cell) for cell in found}) == 2
+
+
 def test_qlora_is_lora_on_a_four_bit_base():
     found = methods(
         "{method: qlora, rank: 4}",

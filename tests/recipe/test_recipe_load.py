@@ -98,6 +98,7 @@ def test_ten_and_more_mistakes_are_told_at_once_with_their_lines(tmp_path):
         ("general: [{path: a, split: {valid: 60%, test: 50%}}]", "general[0].split", "nothing is left"),
         ("general: [{path: a, split: {valid: 0}}]", "general[0].split.valid", "between 0 and 1"),
         ("general: [{path: a, split: {train: x, test: 5%}}]", "general[0].split", "train"),
+        ("general: [{path: a, newline: [keep, strip]}]", "general[0].newline", "one way"),
         ("general: [{path: a, newlines: keep}]", "general[0].newlines", "did you mean newline?"),
         ("general: [a/t.jsonl, b/t.txt]", "general[1]", "two texts are called t"),
     ],
@@ -263,7 +264,7 @@ def test_overrides_change_append_and_delete():
     )  # fmt: skip
     assert [getattr(m, "rank", None) for m in recipe.methods] == [None, (4, 16), None]
     assert (recipe.train.budget.amount, recipe.train.warmup, recipe.train.seq_len) == (100_000, 0.03, 256)
-    assert (recipe.domains[0].source, recipe.domains[0].newline) == ("bundled/arxiv_cs.CL", "strip")
+    assert (recipe.domains[0].source, recipe.domains[0].newline) == ("bundled/arxiv_cs.CL", ("strip",))
     assert (recipe.score.tokens, recipe.seeds, recipe.model[0].revisions) == (1000, (3,), ("init",))
     assert recipe.place(("seeds",)) == (0, 0)
 
