@@ -66,8 +66,8 @@ def train(
     settings.check()
     batches.require_trained_tokens(blocks)
     _require_same_parameters(model, trainable)
-    belongs_to = _belongs_to(trainable, blocks, settings)
-    state, note = checkpoint.read(state_folder, belongs_to)
+    owner = belongs_to(trainable, blocks, settings)
+    state, note = checkpoint.read(state_folder, owner)
 
     torch.manual_seed(settings.seed + SEED_OFFSET)
     optimizer = optim.adamw(trainable, settings)
@@ -90,7 +90,7 @@ def train(
         checkpoint.save(
             folder,
             checkpoint.SavedState(
-                len(log), way, tuple(out_of_memory), belongs_to, scale, tuple(log), tensors
+                len(log), way, tuple(out_of_memory), owner, scale, tuple(log), tensors
             ),
         )
 
@@ -191,7 +191,7 @@ def _restore(
     checkpoint.set_random_state(state.tensors, device)
 
 
-def _belongs_to(trainable: Mapping[str, nn.Parameter], blocks: Blocks, settings: TrainSettings) -> str:
+def belongs_to(trainable: Mapping[str, nn.Parameter], blocks: Blocks, settings: TrainSettings) -> str:
     weights = [(name, tuple(p.shape), str(p.dtype)) for name, p in trainable.items()]
     return hashlib.sha256(repr((settings.digest(), batches.digest(blocks), weights)).encode()).hexdigest()
 

@@ -1,0 +1,201 @@
+"""Several LoRA trainings over one frozen base at once, each ending where it would have ended alone.
+
+`jobs.fleet` calls `train_fleet`. Each member keeps its own data order, number of tokens, learning rate, schedule, decay and
+clipping; its loss is normalised by its own tokens; its state on disk is that of a training of its own. A member that ends or
+diverges leaves, and the fleet sails on without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from peftodyssey.errors import TrainingError
+from peftodyssey.models.head import split
+from peftodyssey.train import banks as banking
+from peftodyssey.train import batches, checkpoint, gradients, lean, schedule, stacked
+from peftodyssey.train.adapters import Adapter, Start, start_of
+from peftodyssey.train.boarding import boarded
+from peftodyssey.train.dropout import Draws
+from peftodyssey.train.fitting import fitting
+from peftodyssey.train.loop import aside, require_finite
+from peftodyssey.train.settings import OnNote, OnStep, ShouldStop, StepRecord, TrainSettings
+from peftodyssey.train.way import asked
+
+if TYPE_CHECKING:
+    from peftodyssey.corpora.blocks import Blocks
+
+OnMemberPoint = Callable[[int, int, int, Adapter], None]  # index into score_at_steps, step, tokens, the adapter then
+
+
+@dataclass
+class Member:
+    """One training of a fleet: what it is told, where its state lies, and how far it is."""
+
+    settings: TrainSettings
+    blocks: Blocks
+    start: Adapter  # its first weights, in the type they are kept in
+    state_folder: Path
+    belongs_to: str  # `loop.belongs_to` of the same training alone
+    on_step: OnStep | None = None
+    on_point: OnMemberPoint | None = None
+    log: list[StepRecord] = field(default_factory=list)
+    failed: TrainingError | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has nothing left to do in the fleet."""
+        return self.failed is not None or len(self.log) >= self.settings.steps
+
+
+def train_fleet(
+    model: nn.Module,
+    members: Sequence[Member],
+    *,
+    device: str | torch.device,
+    checkpoint_every_s: float | None = None,
+    should_stop: ShouldStop | None = None,
+    on_note: OnNote | None = None,
+) -> bool:
+    """Trains all members from where their folders say they are to their ends, which are saved there; False: interrupted.
+
+    `model` is the frozen base without adapters. What a member's `failed` says ended it alone. Raises TrainingError where
+    nothing fits the memory or a folder holds a foreign state.
+    """
+    device = torch.device(device)
+    some, parts = members[0].settings, split(model)
+    fleet = _Fleet(model, members, device)
+    last_saved = time.monotonic()
+    with fleet.aboard() as autocast, fitting(model, some, device, fleet.drop_gradients) as fit:
+        while fleet.leave():
+            if should_stop and should_stop():
+                fleet.save()
+                return False
+            begun = time.perf_counter()
+            batch = [gradients.batch(m.blocks, m.settings, len(m.log)) for m in fleet.sailing]
+            gradient = functools.partial(
+                gradients.accumulate, model, parts, batch, fleet.draws, fleet.scaler, some, device, autocast
+            )
+            losses, fleet.way, found = fit(len(fleet.sailing[0].log) + 1, fleet.way, gradient)
+            fleet.out_of_memory += found
+            for sentence in found if on_note else ():
+                on_note(sentence)
+            fleet.update(losses, batch, begun)
+            fleet.points()
+            if checkpoint_every_s is not None and time.monotonic() - last_saved >= checkpoint_every_s:
+                fleet.save()
+                last_saved = time.monotonic()
+    return True
+
+
+class _Fleet:
+    """The members that sail, their banks, and what is done with them between two steps."""
+
+    def __init__(self, model: nn.Module, members: Sequence[Member], device: torch.device) -> None:
+        self.model, self.members, self.device = model, members, device
+        settings = members[0].settings
+        self.compute = gradients.HALVES.get(settings.precision)
+        self.draws, self.scaler = Draws(), torch.amp.GradScaler(device.type, enabled=False)
+        self.way, self.out_of_memory, self.ashore = asked(settings), (), False
+        starts = [self._start(member) for member in members]
+        self.banks = banking.stacked(dict(enumerate(starts)), device)
+        self.banks.refresh(self.compute)
+
+    def _start(self, member: Member) -> Start:
+        """The weights and moments with which a member comes aboard: its first ones, or those that were saved."""
+        member.settings.check()
+        batches.require_trained_tokens(member.blocks)
+        state, _ = checkpoint.read(member.state_folder, member.belongs_to)
+        if state is None:
+            return Start(member.start, None)
+        member.log[:] = state.log
+        if state.out_of_memory:
+            self.way, self.out_of_memory = self.way.and_as_lean_as(state.way), state.out_of_memory
+        return start_of(state.tensors, member.start)
+
+    @property
+    def sailing(self) -> list[Member]:
+        """The members in the order of their rows."""
+        return [self.members[number] for number in self.banks.order]
+
+    @contextlib.contextmanager
+    def aboard(self) -> Iterator[bool]:
+        """The banks on the model, and its other modules lean; the value: whether products need autocast."""
+        with (
+            lean.leaned(self.model, self.compute) as autocast,  # tries the modules, which must be the base's own then
+            boarded(self.model, lambda: None if self.ashore else self.banks, self.draws),
+        ):
+            yield autocast
+
+    def drop_gradients(self) -> None:
+        """What a broken attempt has added is gone."""
+        for berth in self.banks.berths:
+            berth.grads.zero_()
+
+    def update(self, losses: Tensor, batch: Sequence[gradients.Batch], begun: float) -> None:
+        """Applies every member's gradients at its own rate; one whose loss or gradient is not finite fails."""
+        sailing = self.sailing
+        rates = [
+            m.settings.lr * schedule.factor(
+                len(m.log), steps=m.settings.steps, warmup_steps=m.settings.warmup_steps, schedule=m.settings.schedule
+            )
+            for m in sailing
+        ]  # fmt: skip
+        norms = stacked.norms(self.banks)
+        stacked.update(self.banks, norms, rates, [m.settings for m in sailing], [len(m.log) + 1 for m in sailing])
+        self.banks.refresh(self.compute)
+        found = torch.stack([losses, norms.to(losses)]).tolist()  # one wait for the device a step
+        seconds = (time.perf_counter() - begun) / len(sailing)
+        for member, of, lr, loss_nats, grad_norm in zip(sailing, batch, rates, *found, strict=True):
+            step = len(member.log) + 1
+            try:
+                require_finite(step, loss_nats, grad_norm, lr, False)
+            except TrainingError as error:
+                member.failed = error
+                continue
+            tokens = of.tokens + (member.log[-1].tokens if member.log else 0)
+            member.log.append(StepRecord(step, tokens, loss_nats, lr, grad_norm, seconds))
+            if member.on_step:
+                member.on_step(member.log[-1])
+
+    def points(self) -> None:
+        """Members at one of their points are told, the model without the fleet."""
+        for number, member in enumerate(self.members):
+            step = len(member.log)
+            if member.on_point and not member.failed and number in self.banks.order and step in member.settings.score_at_steps:
+                with aside(self.model, self.device):
+                    self.ashore = True
+                    adapter = banking.unstacked(self.banks, number, member.start)
+                    member.on_point(member.settings.score_at_steps.index(step), step, member.log[-1].tokens, adapter)
+                    self.ashore = False
+
+    def leave(self) -> bool:
+        """Members that are done leave, the finished ones saved; False where none is left."""
+        leaving = [number for number in self.banks.order if self.members[number].done]
+        for number in leaving:
+            if not self.members[number].failed:
+                self._save(number)
+        if leaving:
+            self.banks = banking.without(self.banks, leaving)
+        return bool(self.banks.order)
+
+    def save(self) -> None:
+        """Every member's state, each as that of a training of its own."""
+        for number in self.banks.order:
+            self._save(number)
+
+    def _save(self, number: int) -> None:
+        member = self.members[number]
+        tensors = banking.tensors_of(self.banks, number, member.start, len(member.log)) | checkpoint.random_state(self.device)
+        state = checkpoint.SavedState(
+            len(member.log), self.way, self.out_of_memory, member.belongs_to, self.scaler.state_dict(), tuple(member.log), tensors
+        )
+        checkpoint.save(member.state_folder, state)
