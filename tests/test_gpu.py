@@ -9,6 +9,9 @@ from rich.console import Console
 
 from peftodyssey import api
 from peftodyssey.plan.device import detect
+from peftodyssey.plan.memory import CUDA_CONTEXT_BYTES
+from peftodyssey.run.start import Options
+from peftodyssey.store import layout, manifest
 from tests import micro
 
 pytestmark = pytest.mark.gpu
@@ -48,12 +51,36 @@ def test_bf16_is_the_default_and_memory_is_measured_on_the_card(tmp_path: Path) 
     assert all(0 < peak < 4 << 30 for peak in rows["peak_memory_bytes"].to_pylist())
 
 
+def test_a_run_whose_first_micro_batch_does_not_fit_ends_like_one_that_does(tmp_path: Path) -> None:
+    """The plan believes in all of the card; the allocator is capped at a quarter GiB."""
+    import torch
+
+    text = micro.RECIPE.replace("score_at", "precision: fp32, score_at").replace("seq_len: 64, batch_tokens: 256", "seq_len: 256, batch_tokens: 16k")
+    made = {}
+    for name, memory_bytes in (("whole", None), ("small", CUDA_CONTEXT_BYTES + (256 << 20))):
+        plan = api.plan(micro.write(tmp_path, text), device="cuda", memory="16GiB")
+        options = Options(only={"method": "lora"}, memory_bytes=memory_bytes, allow_oom=True)
+        try:
+            made[name] = api.run_plan(plan, tmp_path / name, options=options, console=Console(quiet=True))
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+            torch.cuda.empty_cache()
+    facts = {
+        name: (manifest.read(next((root / layout.CELLS).glob("*-lora-*"))) or {})["facts"] for name, (_, _, root) in made.items()
+    }
+    assert facts["whole"]["out_of_memory"] == []
+    assert "did not fit the GPU's memory; goes on with " in facts["small"]["out_of_memory"][0]
+    assert facts["small"]["micro_blocks"] < facts["whole"]["micro_blocks"]
+    assert facts["small"]["peak_memory_bytes"] <= 256 << 20
+    rows = [next(row for row in run.results.to_pylist() if row["method"] == "lora") for run, _, _ in made.values()]
+    assert rows[1]["nll_after"] == pytest.approx(rows[0]["nll_after"], abs=1e-3)
+    assert rows[1]["general_nll_after"] == pytest.approx(rows[0]["general_nll_after"], abs=1e-3)
+
+
 def test_a_7b_shape_trains_in_four_bits(tmp_path: Path) -> None:
     text = micro.RECIPE.replace("{name: bundled/odyssey-3m, revisions: [annealed-64M]}", "random/llama-7b")
     text = text.replace("seq_len: 64, batch_tokens: 256", "seq_len: 512, batch_tokens: 512").replace("4 steps", "2 steps")
     plan = api.plan(api.load(micro.write(tmp_path, text)), device="cuda", memory="24GiB")
-    from peftodyssey.run.start import Options
-
     made, outcome, _ = api.run_plan(plan, tmp_path / "out", options=Options(only={"method": "qlora"}, memory_bytes=24 << 30), console=Console(quiet=True))
     assert made is not None
     assert not outcome.failed

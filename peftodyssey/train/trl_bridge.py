@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from peftodyssey.corpora.blocks import IGNORED
+from peftodyssey.errors import TrainingError
+from peftodyssey.models import resident
 from peftodyssey.models.packing import packed_inputs
 from peftodyssey.train import batches, schedule
 from peftodyssey.train.settings import (
@@ -60,7 +62,8 @@ def train_trl(
 ) -> TrainResult:
     """Trains `trainable` in place as `train.loop.train` does, with the same arguments, callbacks and result.
 
-    The micro-batch is the largest divisor of the batch that is not above `settings.micro_blocks`.
+    The micro-batch is the largest divisor of the batch that is not above `settings.micro_blocks`. Raises TrainingError
+    where memory runs out: the Trainer cannot begin a step again. No budget of resident memory is watched.
     """
     settings.check()
     batches.require_trained_tokens(blocks)
@@ -69,7 +72,15 @@ def train_trl(
     with tempfile.TemporaryDirectory() as folder, as_it_was(model), own_dtypes(trainable) as restore_dtypes:
         trainer = _trainer(model, blocks, settings, torch.device(device), micro_blocks, folder, follower)
         restore_dtypes()
-        trainer.train()
+        try:
+            trainer.train()
+        except Exception as error:
+            if not resident.is_shortage(error):
+                raise
+            raise TrainingError(
+                f"the memory does not hold a step of {micro_blocks} blocks in TRL's trainer: {error}",
+                "train.engine own goes on with fewer blocks at a time where that happens",
+            ) from error
     log: list[StepRecord] = follower.log
     return TrainResult(
         steps=len(log),

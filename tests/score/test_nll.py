@@ -6,6 +6,7 @@ import torch
 from score_material import PREFIX, index, plain_logits, plain_nll, point, tiny_model
 
 from peftodyssey.errors import DoesNotFit, InputError, TrainingError
+from peftodyssey.models import resident
 from peftodyssey.score import nll as scoring
 from peftodyssey.score.nll import mean_nats, score_index
 
@@ -114,6 +115,39 @@ def test_a_batch_that_does_not_fit_is_halved_and_recorded(monkeypatch):
     monkeypatch.setattr(scoring, "_score_batch", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
     with pytest.raises(DoesNotFit, match="one window of 32 tokens"):
         _score(model, texts)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_the_hosts_shortage_is_one_too_and_other_errors_are_not(monkeypatch, error):
+    model, texts, real = tiny_model("llama"), index(*LENGTHS), scoring._score_batch
+    whole = _score(model, texts, batch_tokens=1000)
+
+    def small_host(model, parts, current, *rest):
+        if current.input_ids_bt.size > 500:
+            raise error
+        return real(model, parts, current, *rest)
+
+    monkeypatch.setattr(scoring, "_score_batch", small_host)
+    got = _score(model, texts, batch_tokens=1000)
+    assert np.abs(got.nll_nats - whole.nll_nats).max() < 2e-5
+    assert (whole.facts["out_of_memory"], got.facts["out_of_memory"]) == (0, 1)
+    monkeypatch.setattr(scoring, "_score_batch", lambda *a: (_ for _ in ()).throw(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        _score(model, texts)
+
+
+def test_a_stated_budget_is_held_for_real_on_the_cpu():
+    """Nothing stands in for anything: what is resident is measured, and 16384 tokens at a time are too many."""
+    model, texts = tiny_model("llama", intermediate_size=4096), index(*[64] * 400)
+    whole = _score(model, texts, point(64, 32))
+    resident.give_back(torch.device("cpu"))
+    got = _score(model, texts, point(64, 32), batch_tokens=16384, budget_bytes=resident.resident_bytes() + (192 << 20))
+    assert got.facts["out_of_memory"] >= 1
+    assert 64 < got.facts["batch_tokens"] <= 8192
+    assert np.abs(got.nll_nats - whole.nll_nats).max() < 2e-5
+    with pytest.raises(DoesNotFit, match=r"one window of 64 tokens does not fit 0\.0\d+ GiB: .* resident") as raised:
+        _score(model, texts, point(64, 32), budget_bytes=16 << 20)
+    assert "--memory" in raised.value.next_step
 
 
 def test_a_diverged_model_and_a_context_too_long_are_errors():

@@ -110,10 +110,12 @@ def test_where_one_block_does_not_fit_less_is_kept(monkeypatch, enough, dropout)
     assert notes == told[: 1 + (enough == "full")]
 
 
-def test_first_halves_then_less_is_kept(monkeypatch):
-    expected = run()
-    SmallCard(monkeypatch, limit_bytes=room_for("full"))
-    _, weights, notes = run()
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_first_halves_then_less_is_kept(monkeypatch, dropout):
+    """Dropout falls by block, so that the same holds with it."""
+    expected = run(dropout=dropout)
+    SmallCard(monkeypatch, limit_bytes=room_for("full", dropout))
+    _, weights, notes = run(dropout=dropout)
     assert [note.split("goes on with ")[1] for note in notes] == ["2 x 2", "4 x 1", "recompute selective", "recompute full"]
     assert distance(weights, expected[1]) < 1e-10
 
@@ -224,11 +226,11 @@ def test_freed_pieces_of_the_heap_are_given_back():
 
 def test_a_stated_budget_is_held_on_the_cpu_for_real(monkeypatch):
     """Resident memory is measured: a budget that four blocks exceed and one does not; nothing stands in for anything."""
-    big = {"n_blocks": 4, "seq_len": 2048, "documents": (1000, 48, 1000)}
+    big = {"n_blocks": 4, "seq_len": 1024, "documents": (500, 24, 500)}
 
     def resident_training(**changes):
-        model, trainable = with_lora(random_model(hidden_size=256, intermediate_size=1024, max_position_embeddings=2048))
-        settings = dataclasses.replace(SETTINGS, steps=3, **changes)
+        model, trainable = with_lora(random_model(dtype=torch.float64, intermediate_size=2048, max_position_embeddings=1024))
+        settings = dataclasses.replace(SETTINGS, steps=2, **changes)
         with resident.highest() as peak_bytes:
             resident.give_back(torch.device("cpu"))
             peak_bytes()
@@ -245,6 +247,6 @@ def test_a_stated_budget_is_held_on_the_cpu_for_real(monkeypatch):
     assert " resident)" in result.out_of_memory[0]
     assert all(sentence.startswith("step 1: ") for sentence in result.out_of_memory)  # one overshoot condemns no later step
     assert result.recompute_used == "none"
-    assert distance(weights, expected) < 1e-5
+    assert distance(weights, expected) < 1e-10
     with pytest.raises(TrainingError, match="resident without it"):
         resident_training(micro_blocks=1, budget_bytes=1 << 20)
