@@ -1,4 +1,4 @@
-"""The partitions of a text's tokens that a change of NLL is attributed to: class, place, base surprisal.
+"""The partitions of a text's tokens that a change of NLL is attributed to: class, place, frequency, base surprisal.
 
 Each gives every row of an index one place in a list of names, so that the sums of `measure.ledger` over it add up to the
 whole. Called by the report.
@@ -18,6 +18,10 @@ CLASSES: tuple[str, ...] = (
 )  # fmt: skip
 POSITION_STARTS = (1, 4, 16, 64, 256, 1024)
 POSITIONS = ("0", "1 to 3", "4 to 15", "16 to 63", "64 to 255", "256 to 1023", "1024 on")
+RATES = (10, 100, 1_000, 10_000)  # occurrences in a million tokens
+FREQUENCIES = (
+    "not in the sample", "under 10 in a million", "10 to 100", "100 to 1,000", "1,000 to 10,000", "10,000 in a million on",
+)  # fmt: skip
 DECILES = ("1 (surest)", "2", "3", "4", "5", "6", "7", "8", "9", "10 (least sure)")
 
 
@@ -46,6 +50,14 @@ def by_class(token_class: np.ndarray, is_term: np.ndarray | None = None) -> Part
 def by_position(position: np.ndarray) -> Partition:
     """By the token's place in its document, int[n] from 0, in bins that grow fourfold."""
     return Partition("position", POSITIONS, np.searchsorted(POSITION_STARTS, position, side="right"))
+
+
+def by_frequency(token: np.ndarray, counts: np.ndarray) -> Partition:
+    """By how often the token type, int[n], occurs in a sample of the pretraining text; `counts` int[vocabulary]."""
+    token = np.asarray(token)
+    seen = np.where(token < len(counts), counts[np.minimum(token, len(counts) - 1)], 0)
+    rate = seen * 1e6 / max(1, int(counts.sum()))
+    return Partition("frequency", FREQUENCIES, np.where(seen > 0, 1 + np.searchsorted(RATES, rate, side="right"), 0))
 
 
 def by_surprisal(before_nats: np.ndarray) -> Partition:

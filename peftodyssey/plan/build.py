@@ -32,6 +32,7 @@ from peftodyssey.recipe.cell import Cell, CorpusPoint, ModelPoint
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.store import layout
 
+SAMPLE_TOKENS_CAP = 2_000_000  # tokens that are counted of the pretraining text
 TRAIN_TOKENS_CAP = 20_000_000  # tokens indexed of a training split, unless the budget is larger
 
 
@@ -54,7 +55,8 @@ def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Pl
         _check_cells(recipe, cells, sources, device, problems)
     if problems:
         raise RecipeError(problems)
-    builder = _Builder(sources, device, device.budget_bytes if budget_bytes is None else budget_bytes)
+    sample = grid.sample_point(recipe)
+    builder = _Builder(sources, device, device.budget_bytes if budget_bytes is None else budget_bytes, sample)
     tasks = [builder.cell(cell) for cell in cells]
     return Plan(
         recipe=recipe,
@@ -83,6 +85,8 @@ def _resolve(recipe: Recipe, cells: list[Cell], problems: list[Problem]) -> Sour
         attempt("domains", lambda cell=cell: _resolve_corpus(cell.domain, cell.train.objective, sources))
     for general in {g.name: g for c in cells for g in c.general}.values():
         attempt("general", lambda general=general: _resolve_corpus(general, "any", sources))
+    if sample := grid.sample_point(recipe):
+        attempt("pretraining_text", lambda: _resolve_corpus(sample, "any", sources))
     return sources
 
 
@@ -147,8 +151,8 @@ def _warnings(sources: Sources) -> list[str]:
 class _Builder:
     """Gathers the tasks of a grid, each folder once."""
 
-    def __init__(self, sources: Sources, device: Device, budget_bytes: int) -> None:
-        self.sources = sources
+    def __init__(self, sources: Sources, device: Device, budget_bytes: int, sample: CorpusPoint | None) -> None:
+        self.sources, self.sample = sources, sample
         self.device = device
         self.budget_bytes = budget_bytes
         self.indexes: dict[str, IndexTask] = {}
@@ -164,6 +168,7 @@ class _Builder:
         valid = self._index(cell, cell.domain, "valid")
         test = self._index(cell, cell.domain, "test")
         general = [(point.name, self._index(cell, point, self._general_split(point))) for point in cell.general]
+        sample = self._index(cell, self.sample, "all", SAMPLE_TOKENS_CAP) if self.sample else None
         told = identity.identity(cell, self._facts(cell, resolved))
         digest = identity.digest(told)
         trainable = method.count(cell.method, anatomy)
@@ -180,7 +185,7 @@ class _Builder:
             step=step, memory=bill, scoring_bytes=scoring_bytes, autos=resolved,
             entry=entry.entry(
                 cell, digest, folder, base, resolved, trainable, bill, train.folder if train else None, texts, columns
-            ),
+            ) | ({"sample_index": sample.folder} if sample else {}),
         )  # fmt: skip
 
     def _facts(self, cell: Cell, resolved: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,7 +211,7 @@ class _Builder:
         """Nothing is trained on general text: its own test part, else all of it."""
         return "test" if "test" in self.sources.corpora[point.name].parts else "all"
 
-    def _index(self, cell: Cell, point: CorpusPoint, split: str) -> IndexTask:
+    def _index(self, cell: Cell, point: CorpusPoint, split: str, cap: int | None = None) -> IndexTask:
         corpus = self.sources.corpora[point.name]
         tokenizer = self.sources.tokenizers[cell.model]
         told = {
@@ -215,7 +220,7 @@ class _Builder:
             "shares": dict(point.split),
             "newline": policy_of(point.newline, split),
             "tokenizer": tokenizer.fingerprint,
-            "max_tokens": _cap(cell, split, point is not cell.domain),
+            "max_tokens": cap or _cap(cell, split, point is not cell.domain),
             "objective": cell.train.objective,
         }
         if corpus.layout.turns == "messages":

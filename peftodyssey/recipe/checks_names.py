@@ -14,8 +14,11 @@ from peftodyssey.recipe.yaml_tree import Path
 
 def check_corpora(recipe: Recipe) -> Iterator[Finding]:
     seen: dict[str, tuple[Path, str]] = {}
-    for key in ("domains", "general"):
-        for index, corpus in enumerate(getattr(recipe, key)):
+    named = {"domains": recipe.domains, "general": recipe.general}
+    if recipe.pretraining_text is not None:
+        named["pretraining_text"] = (recipe.pretraining_text,)
+    for key, corpora in named.items():
+        for index, corpus in enumerate(corpora):
             path = (key, index) if isinstance(recipe.data.get(key), list) else (key,)
             if (corpus.source is None) == (corpus.path is None):
                 yield Finding(
@@ -26,10 +29,10 @@ def check_corpora(recipe: Recipe) -> Iterator[Finding]:
                 )
                 continue
             yield from _split(corpus, path)
-            if key == "general" and len(set(corpus.newline)) > 1:
+            if key != "domains" and len(set(corpus.newline)) > 1:
                 yield Finding(
                     (*path, "newline"),
-                    "general text is scored one way; newline is an axis of domains only",
+                    "this text is read one way; newline is an axis of domains only",
                     ", ".join(corpus.newline),
                     next_step="name one policy",
                     needs=((*path, "newline"),),

@@ -135,6 +135,13 @@ def corpus_points(corpus: Corpus, recipe: Recipe) -> Iterator[CorpusPoint]:
         )
 
 
+def sample_point(recipe: Recipe) -> CorpusPoint | None:
+    """The sample of pretraining text in which tokens are counted; None where no measure needs it."""
+    if recipe.pretraining_text is None or "tokens" not in recipe.measure:
+        return None
+    return next(corpus_points(recipe.pretraining_text, recipe))
+
+
 def train_point(recipe: Recipe) -> TrainPoint:
     """How every cell of the recipe is trained."""
     train, budget = recipe.train, recipe.train.budget

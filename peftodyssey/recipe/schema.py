@@ -36,6 +36,10 @@ class Recipe(Part):
         default=(Corpus(source="bundled/wiki_general"),),
         description="Texts on which forgetting is measured; a list of texts.",
     )
+    pretraining_text: Annotated[Corpus, Short("source")] | None = Field(
+        default=None,
+        description="A sample of the text that the base was pretrained on, in which the tokens of `measure: tokens` are counted; a text.",
+    )
     methods: Annotated[tuple[Annotated[AnyMethod, Short("method")], ...], OrList()] = Field(
         description="Constraints on the update to compare; axis."
     )

@@ -6,6 +6,7 @@ Computed again from indexes and NLL columns, of the finished cells whose recipe 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from peftodyssey.measure import attribute, concentration, ledger, stats
 from peftodyssey.report import collect_terms
 from peftodyssey.report.texts import Text, reader
-from peftodyssey.store import layout, parquet, tables
+from peftodyssey.store import layout, manifest, parquet, tables
 
 Row = dict[str, Any]
 
@@ -25,6 +26,7 @@ def write(folder: Path, cells: Sequence[Mapping[str, Any]]) -> None:
     """Write the token tables of `cells`, finished entries of plans, in their order."""
     text_of = reader(folder)
     terms = collect_terms.of_domains(folder, cells)
+    counted = functools.cache(functools.partial(_counts, folder))
     ledgers: list[Row] = []
     concentrations: list[Row] = []
     ranks: list[Row] = []
@@ -34,7 +36,8 @@ def write(folder: Path, cells: Sequence[Mapping[str, Any]]) -> None:
         mark = {"cell": cell["cell"], "recipe": cell["recipe"]}
         is_term = collect_terms.in_text(terms[collect_terms.key(cell)], text)
         types = list(_types(text, before, after))
-        ledgers += [{**mark, **row} for row in (*_groups(text, before, after, is_term), *types)]
+        parts = partitions(text, before, is_term, counted(cell.get("sample_index")))
+        ledgers += [{**mark, **row} for row in (*_groups(text, before, after, parts), *types)]
         units = {"types": [row["sum_nats"] for row in types], "tokens": _scored(after - before)}
         concentrations += [{**mark, **_concentration(unit, changes)} for unit, changes in units.items()]
         ranks += [{**mark, **row} for row in collect_terms.ranks(folder, paths, text, is_term)]
@@ -49,18 +52,25 @@ def column(folder: Path) -> np.ndarray:
     return parquet.read_nll(folder)[0].astype(np.float64)
 
 
-def partitions(text: Text, before: np.ndarray, is_term: np.ndarray | None) -> list[attribute.Partition]:
-    """Every factor that the change is parted by; `is_term` bool [rows], None where no terms are known."""
+def partitions(
+    text: Text, before: np.ndarray, is_term: np.ndarray | None, counts: np.ndarray | None
+) -> list[attribute.Partition]:
+    """Every factor that the change is parted by.
+
+    `is_term` bool [rows], None where no terms are known; `counts` int [vocabulary] of the pretraining sample, None
+    where there is none.
+    """
     return [
         attribute.by_class(text.token_class, is_term),
         attribute.by_position(text.position),
+        *([] if counts is None else [attribute.by_frequency(text.token, counts)]),
         attribute.by_surprisal(before),
     ]
 
 
-def _groups(text: Text, before: np.ndarray, after: np.ndarray, is_term: np.ndarray | None) -> Iterator[Row]:
+def _groups(text: Text, before: np.ndarray, after: np.ndarray, parts: Sequence[attribute.Partition]) -> Iterator[Row]:
     """Ledger rows of the factors; groups without a scored token are left out."""
-    for part in partitions(text, before, is_term):
+    for part in parts:
         rows = ledger.by_group(before, after, part.label, part.names)
         found = stats.contributions(after - before, text.document, part.label, len(part.names))
         for place, (row, interval) in enumerate(zip(rows, found, strict=True)):
@@ -70,6 +80,13 @@ def _groups(text: Text, before: np.ndarray, after: np.ndarray, is_term: np.ndarr
                     "nll_before": row.mean_before, "nll_after": row.mean_after, "sum_nats": row.sum_nats,
                     "share": _finite(row.share), "part": interval.estimate, "part_lo": interval.lo, "part_hi": interval.hi,
                 }  # fmt: skip
+
+
+def _counts(folder: Path, sample: str | None) -> np.ndarray | None:
+    """How often each token occurs in an index of pretraining text, int [vocabulary]; None where it is not there."""
+    if sample is None or manifest.read(folder / sample) is None:
+        return None
+    return np.bincount(parquet.read(folder / sample / layout.INDEX)["token"].to_numpy())
 
 
 def _types(text: Text, before: np.ndarray, after: np.ndarray) -> Iterator[Row]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TEMPLATE = "page.html.j2"
 FACTORS = {
-    "position": "place in the document",
+    "position": "place in the document", "frequency": "occurrences of the token in the pretraining sample",
     "surprisal": "decile of the base's NLL (hard tokens fall and easy ones rise by chance alone)",
 }  # fmt: skip
 
@@ -52,7 +52,7 @@ def html(content: Content) -> str:
         content=content,
         statements=sentences.statements(content.rows),
         caveats=sentences.caveats(content.rows),
-        unmeasured=unmeasured(content.rows),
+        unmeasured=unmeasured(content.rows, content.tables),
         newlines=newlines.statements(content.mismatches, content.rows),
         tokens=token_sentences.statements(content.rows, content.tables),
         tokens_unmeasured=token_sentences.unmeasured(content.rows, content.tables),
@@ -61,7 +61,7 @@ def html(content: Content) -> str:
     )  # fmt: skip
 
 
-def unmeasured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def unmeasured(rows: Sequence[Mapping[str, Any]], tables: token_sentences.Tables) -> list[str]:
     """What a reader may look for and not find, and why."""
     done = [row for row in rows if row["status"] == "done"]
     notes = []
@@ -71,6 +71,8 @@ def unmeasured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         notes.append("There is no validation split, so no learning rate could be chosen.")
     if any(row.get("peak_memory_bytes") is None for row in done):
         notes.append("Peak memory is missing where nothing was trained.")
+    if tables.ledger and not any(entry["factor"] == "frequency" for entries in tables.ledger.values() for entry in entries):
+        notes.append("Frequency in the pretraining text was not measured: the recipe names no `pretraining_text`.")
     notes.append(
         "Similarity to the pretraining text, sensitivity to noise and other domains of the recipe are not part of this page; "
         "NLL says how well text is predicted, not how well a task is solved."

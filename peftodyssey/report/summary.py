@@ -19,7 +19,7 @@ def write(content: Content, path: Path) -> Path:
 def markdown(content: Content) -> str:
     """The summary's text; numbers that differ between two runs of the same recipe (time, memory) are only in the table."""
     stated = sentences.statements(content.rows) or ["No cell is finished yet, so there is nothing to state."]
-    limits = [*sentences.caveats(content.rows), *unmeasured(content.rows)]
+    limits = [*sentences.caveats(content.rows), *unmeasured(content.rows, content.tables)]
     tokens = token_sentences.statements(content.rows, content.tables)
     mismatch = newlines.statements(content.mismatches, content.rows)
     missing = token_sentences.unmeasured(content.rows, content.tables)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SECTION = "tokens"
 MIN_COUNT = 3  # occurrences of a token type that is drawn
 DRAWN_TYPES = 250  # per panel, those with the largest summed change
+PANELS = 8  # of token types
 NAMED_TYPES = 2  # of those that went worse, and of those that went better
 WORSE, BETTER = COLOURS[1], COLOURS[0]
 
@@ -46,10 +47,12 @@ def figures(rows: Rows, evidence: Sequence[Evidence]) -> list[Figure]:
     if curves := _curve_rows(shown):
         text = "Share of all that rose against the share of the token types that carry it, those that rose most first. The dashed line is an even spread."
         made.append(Figure("concentration", "How few token types carry the rise", text, _concentration(curves, rows), SECTION))
-    if points := _type_rows(shown):
+    drawn = _worst(shown)
+    if points := _type_rows(drawn):
         text = (
             f"Mean NLL of each token type before and after, of those that occur at least {MIN_COUNT} times; the area is the count. Above "
             f"the line a type is worse. Named: the {NAMED_TYPES} types with the largest summed rise and fall. Axes by square roots."
+            + (f" The {len(drawn)} of {len(shown)} texts and methods that changed most for the worse." if len(drawn) < len(shown) else "")
         )
         made.append(Figure("types", "Token types before and after", text, _types(points), SECTION))
     return made
@@ -63,6 +66,12 @@ def _of_the_oldest_base(evidence: Sequence[Evidence]) -> list[Evidence]:
         if held is None or (item.row.get("pretrain_tokens") or 0) > (held.row.get("pretrain_tokens") or 0):
             best[coordinates] = item
     return list(best.values())
+
+
+def _worst(shown: Sequence[Evidence]) -> list[Evidence]:
+    """As many as can be looked at, in the order given."""
+    ranked = sorted(shown, key=lambda item: -item.row["delta_nll"])[:PANELS]
+    return [item for item in shown if item in ranked]
 
 
 def _classes(shown: Sequence[Evidence], rows: Rows) -> alt.TopLevelMixin:

@@ -30,13 +30,14 @@ class Outcome:
 
     done: int = 0
     skipped: int = 0
+    inputs: int = 0  # texts and columns that were made
     failed: dict[str, str] = field(default_factory=dict)
     interrupted: str = ""
 
     @property
     def worked(self) -> bool:
         """Whether anything on disk changed."""
-        return bool(self.done or self.failed)
+        return bool(self.done or self.failed or self.inputs)
 
 
 def execute(plan: Plan, root: Path, how: How, narrator: Narrator, only: Mapping[str, str], refresh: bool) -> Outcome:
@@ -127,6 +128,7 @@ class _Walk:
     def _missing_indexes(self, todo: list[CellTask]) -> list[str]:
         wanted = {task.train_index for task in todo if task.train_index and manifest.read(self.root / task.folder) is None}
         wanted |= {folder for task in todo for folder in _needed(task) if folder.startswith("corpora/")}
+        wanted |= {task.entry.get("sample_index") for task in self.plan.cells}  # no cell stands on it, the report does
         return [index.folder for index in self.plan.indexes if index.folder in wanted and not self._whole(index.folder)]
 
     def _missing_columns(self, todo: list[CellTask]) -> list[ScoreTask]:
@@ -143,6 +145,8 @@ class _Walk:
         why = self._tried(act)
         if why:
             self.broken[folder] = why
+        else:
+            self.outcome.inputs += 1
         self.narrator.finished(folder, "failed" if why else "done")
 
     def _column(self, task: ScoreTask) -> None:

@@ -97,7 +97,7 @@ NLL: Columns = {
 LEDGER: Columns = {
     "cell": ("string", "first 16 hex digits of the cell's identity"),
     "recipe": ("string", "name of the recipe that asked for the cell"),
-    "factor": ("string", "how the scored tokens of test are parted: class, position, surprisal, token"),
+    "factor": ("string", "how the scored tokens of test are parted: class, position, frequency, surprisal, token"),
     "place": ("int32", "order of the group within its factor"),
     "name": ("string", "the group; under token the characters that the token stands for"),
     "token": ("int32", "id of the token, under token only"),

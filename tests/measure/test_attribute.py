@@ -21,9 +21,11 @@ CHANGES = hnp.arrays(np.float64, st.integers(1, 60), elements=st.floats(-9, 9, w
 
 def partitions(n, before, seed):
     rng = np.random.default_rng(seed)
+    token = rng.integers(0, 30, n)
     return [
         attribute.by_class(rng.integers(0, len(index_classes.CLASSES), n), rng.random(n) < 0.3),
         attribute.by_position(rng.integers(0, 5000, n)),
+        attribute.by_frequency(token, rng.integers(0, 3, 25) * rng.integers(0, 10**5, 25)),
         attribute.by_surprisal(before),
     ]
 
@@ -78,6 +80,24 @@ def test_a_nat_on_every_newline_is_paid_by_newlines_to_the_last_digit():
 def test_places_in_a_document_fall_in_the_bin_that_names_them(position, name):
     part = attribute.by_position(np.array([position]))
     assert part.names[part.label[0]] == name
+
+
+@pytest.mark.parametrize(
+    ("count", "name"),
+    [
+        (0, "not in the sample"), (9, "under 10 in a million"), (10, "10 to 100"), (99, "10 to 100"),
+        (9_999, "1,000 to 10,000"), (10_000, "10,000 in a million on"),
+    ],
+)  # fmt: skip
+def test_frequencies_are_of_a_million_tokens_of_the_sample(count, name):
+    counts = np.array([count, 1_000_000 - count])
+    part = attribute.by_frequency(np.array([0]), counts)
+    assert part.names[part.label[0]] == name
+
+
+def test_a_token_beyond_the_sample_is_not_in_it():
+    part = attribute.by_frequency(np.array([7]), np.array([1, 2]))
+    assert part.names[part.label[0]] == "not in the sample"
 
 
 @given(COLUMN)

@@ -206,6 +206,7 @@ OTHER = {
     "Recipe.model": (FULL, ["model=x/y"]),
     "Recipe.domains": (FULL, ["domains=[hub:x/y]"]),
     "Recipe.general": (FULL, ["general=[hub:x/y]"]),
+    "Recipe.pretraining_text": None,  # counted, not trained on: tests/plan/test_sample.py
     "Recipe.methods": (FULL, ["methods=[lora]"]),
     "Recipe.train": (FULL, ["train={budget: 1 steps}"]),
     "Recipe.score": (FULL, ["score={tokens: 1k}"]),

@@ -69,7 +69,6 @@ def test_ten_and_more_mistakes_are_told_at_once_with_their_lines(tmp_path):
     [
         ("seed: 1", "seed", "did you mean seeds?"),
         ("tasks: [x]", "tasks", "not in this version"),
-        ("pretraining_text: x", "pretraining_text", "not in this version"),
         ("measure: [similarity]", "measure[0]", "not in this version"),
         ("measure: [noise: {gammas: [0.1]}]", "measure[0]", "not in this version"),
         ("measure: [tokns]", "measure[0]", "did you mean tokens?"),
@@ -99,6 +98,8 @@ def test_ten_and_more_mistakes_are_told_at_once_with_their_lines(tmp_path):
         ("general: [{path: a, split: {valid: 0}}]", "general[0].split.valid", "between 0 and 1"),
         ("general: [{path: a, split: {train: x, test: 5%}}]", "general[0].split", "train"),
         ("general: [{path: a, newline: [keep, strip]}]", "general[0].newline", "one way"),
+        ("pretraining_text: bundled/nowhere", "pretraining_text", "no such bundled text"),
+        ("pretraining_text: {name: text, path: a, source: b}", "pretraining_text", "one of"),
         ("general: [{path: a, newlines: keep}]", "general[0].newlines", "did you mean newline?"),
         ("general: [a/t.jsonl, b/t.txt]", "general[1]", "two texts are called t"),
     ],
