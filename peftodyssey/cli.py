@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -153,7 +154,7 @@ def query(
     from peftodyssey.store.query import query as ask
 
     last = str(folders[-1])
-    sql = last if len(folders) > 1 and not Path(last).is_dir() else None
+    sql = last if len(folders) > 1 and not os.path.isdir(last) else None  # Path.is_dir raises where SQL is too long for a name
     table = ask(folders[:-1] if sql else folders, sql)
     if csv:
         sys.stdout.write(preflight.as_csv(table))

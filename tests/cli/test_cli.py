@@ -166,6 +166,12 @@ def test_score_prints_before_and_after_an_adapter_of_plain_peft(tmp_path: Path) 
     assert float(after[5]) < float(after[4]) < float(after[7])
 
 
+def test_sql_longer_than_any_file_name_is_sql(tmp_path: Path) -> None:
+    (tmp_path / "plans").mkdir()
+    done = peftodyssey("query", "--csv", tmp_path, f"select count(*) as n from cells where folder <> '{'x' * 300}'")
+    assert (done.returncode, done.stdout.split()) == (0, ['"n"', "0"]), done.stderr
+
+
 def test_a_directory_without_write_permission(tmp_path: Path) -> None:
     import os
 
