@@ -159,7 +159,7 @@ def contributions(
     tokens = np.bincount(place, minlength=n * n_groups).reshape(n, n_groups)
     notes = [too_few(held[held > 0], min_documents) if held.any() else "no tokens scored" for held in tokens.T]
     return [
-        Interval(float(estimates[g]), *((None, None) if note else (float(lo[g]), float(hi[g]))), n, note)
+        Interval(float(estimates[g]), None if note else float(lo[g]), None if note else float(hi[g]), n, note)
         for g, note in enumerate(notes)
     ]
 

@@ -49,8 +49,10 @@ def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]
     from peftodyssey.report.collect import collect
     from peftodyssey.store import layout, parquet, plans
 
-    rows, points, evidence, found = [], [], [], []
+    rows: list[dict[str, Any]] = []
+    points: list[dict[str, Any]] = []
     of_tokens: list[list[dict[str, Any]]] = [[] for _ in TOKEN_TABLES]
+    evidence, found = [], []
     for folder, label in zip(folders, _labels(folders), strict=True):
         mark = {"run": label} if label else {}
         own = [{**row, **mark} for row in collect(folder).to_pylist()]

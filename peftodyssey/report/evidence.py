@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from peftodyssey.measure import concentration, passages
+from peftodyssey.measure import passages
+from peftodyssey.measure.concentration import Without, lorenz, without_worst
 from peftodyssey.report.collect_tokens import column
 from peftodyssey.report.texts import Text
 from peftodyssey.report.token_sentences import Tables, domain_key, key
@@ -60,13 +61,13 @@ class Evidence:
     @property
     def lorenz(self) -> list[tuple[float, float]]:
         """(share of the token types, share of the rise that they carry), largest first."""
-        return concentration.lorenz(np.array([row["sum_nats"] for row in self.types]))
+        return lorenz(np.array([row["sum_nats"] for row in self.types]))
 
     @property
-    def without_worst(self) -> list[concentration.Without]:
+    def without_worst(self) -> list[Without]:
         """Both perplexities without the worst token types, and with all of them (k = 0)."""
         tokens, before, after = (np.array([row[name] for row in self.types]) for name in ("tokens", "nll_before", "nll_after"))
-        return concentration.without_worst(tokens, before * tokens, after * tokens, (0, *LEFT_OUT))
+        return without_worst(tokens, before * tokens, after * tokens, (0, *LEFT_OUT))
 
     @property
     def total_nats(self) -> float:

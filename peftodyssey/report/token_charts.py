@@ -165,12 +165,10 @@ def _types(points: Rows) -> alt.TopLevelMixin:
         shape=alt.Shape("went:N", scale=alt.Scale(domain=["worse", "better"], range=["triangle-up", "circle"])),
     )  # fmt: skip
     line = chart.mark_line(color=QUIET, strokeWidth=1).encode(x=alt.X("before:Q", scale=scale), y=alt.Y("before:Q", scale=scale, title="mean NLL after, nats"))
-    texts = {"worse": {"align": "right", "dx": -7, "dy": -6}, "better": {"align": "left", "dx": 7, "dy": 8}}
-    names = [
-        chart.transform_filter(f"datum.name != '' && datum.went == '{went}'").mark_text(fontSize=11, color=INK, **place).encode(x=x, y=y, text="name:N")
-        for went, place in texts.items()
-    ]
-    layers = alt.layer(line, dots, *names, data=chart.data).properties(width=240, height=240)
+    worse, better = (chart.transform_filter(f"datum.name != '' && datum.went == '{went}'") for went in ("worse", "better"))
+    above = worse.mark_text(fontSize=11, color=INK, align="right", dx=-7, dy=-6).encode(x=x, y=y, text="name:N")
+    below = better.mark_text(fontSize=11, color=INK, align="left", dx=7, dy=8).encode(x=x, y=y, text="name:N")
+    layers = alt.layer(line, dots, above, below, data=chart.data).properties(width=240, height=240)
     panels = order(points, lambda point: point["panel"])
     facet = alt.Facet("panel:N", sort=panels, header=alt.Header(labelAnchor="start", labelOrient="top", labelPadding=6))
     return styled(layers.facet(facet=facet, columns=min(2, len(panels)), spacing={"row": 28, "column": 36}))
