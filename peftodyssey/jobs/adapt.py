@@ -5,6 +5,7 @@ The order is: training (resumed where it stood), weights, columns, manifest. Kil
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.corpora.blocks import pack
+from peftodyssey.corpora.blocks import Blocks, pack
 from peftodyssey.errors import Interrupted, TrainingError
 from peftodyssey.jobs import heartbeat, points, score
 from peftodyssey.jobs.events import Events, How
@@ -49,7 +50,7 @@ def adapt(
     folder = manifest.fresh(root / task.folder, keep=(layout.CHECKPOINT,))
     with on_base(task, base) as attached:
         trained = _train(task, root, attached, tokenizer, how, events) if task.train_index else None
-        facts = _facts(task, trained, how)
+        facts = _facts(task, trained, how) | _fleet(folder / layout.CHECKPOINT)
         if trained:
             _keep_weights(attached, folder, task)
             parquet.write_rows(folder / layout.LOG, [vars(record) for record in trained.result.log], tables.LOG)
@@ -98,11 +99,7 @@ def _train(
         from peftodyssey.train.trl_bridge import train_trl as train
     else:
         from peftodyssey.train.loop import train
-    point = task.cell.train
-    index = opened(root / str(task.train_index))
-    blocks = pack(
-        index, seq_len=point.seq_len, bos=tokenizer.bos, eos=tokenizer.eos, seed=task.cell.seed, objective=point.objective
-    )
+    blocks = blocks_of(task, root, tokenizer)
     settings = replace(settings_of(task, len(blocks.input_ids)), budget_bytes=how.resident_bytes)
     state = root / task.folder / layout.CHECKPOINT
     recorder = points.Recorder(task, root, attached.model, tokenizer.prefix, how, events)
@@ -128,6 +125,14 @@ def _train(
         )
     _require_moved(task, attached)
     return Trained(result, peak.peak_bytes)
+
+
+def blocks_of(task: CellTask, root: Path, tokenizer: TextTokenizer) -> Blocks:
+    """The cell's text packed into the blocks that it trains on."""
+    point, index = task.cell.train, opened(root / str(task.train_index))
+    return pack(
+        index, seq_len=point.seq_len, bos=tokenizer.bos, eos=tokenizer.eos, seed=task.cell.seed, objective=point.objective
+    )
 
 
 def settings_of(task: CellTask, blocks: int) -> TrainSettings:
@@ -198,6 +203,15 @@ def _facts(task: CellTask, trained: Trained | None, how: How) -> dict[str, Any]:
         "out_of_memory": result.out_of_memory,
         "resumed_from": result.resumed_from,
     }
+
+
+def _fleet(checkpoint: Path) -> dict[str, Any]:
+    """With whom a cell trained, where it did not train alone: its time is a share of theirs, its peak is all of theirs."""
+    path = checkpoint / layout.SAILED
+    if not path.is_file():
+        return {}
+    told = json.loads(path.read_text(encoding="utf-8"))
+    return {"fleet_size": len(told["members"]), "fleet": told["members"], "peak_memory_bytes": told["peak_memory_bytes"]}
 
 
 def _commit(task: CellTask, folder: Path, facts: dict[str, Any], how: How) -> None:

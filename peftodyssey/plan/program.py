@@ -28,17 +28,17 @@ class Program:
         self.math = Math(
             tape=tape, width=width, stream=4 if masters else width, lean=own, quant=step.quant, trains_base=step.full,
             autocast=(masters or step.engine == "trl") and width < 4,
-            weight_width=4 if masters else width, host_gradients=step.offload_optimizer,
+            weight_width=4 if masters else width, host_gradients=step.offload_optimizer or step.fleet > 1,
         )  # fmt: skip
-        self.shape = Shape(step.micro_blocks, step.seq_len, step.packed, kernel_workspace)
-        self.tokens = step.micro_blocks * step.seq_len
+        self.shape = Shape(step.micro_blocks * step.fleet, step.seq_len, step.packed, kernel_workspace)
+        self.tokens = self.shape.tokens
 
     @cached_property
     def rank(self) -> int:
         """The adapters' rank; for other methods the rank whose matrices hold as many numbers."""
         step = self.step
         if step.full or step.adapter_rank:
-            return step.adapter_rank * step.fleet
+            return step.adapter_rank
         around = sum(m.in_features + m.out_features for m in self.anatomy.linears)
         return -(-step.trainable // around) if step.trainable else 0
 
@@ -54,12 +54,23 @@ class Program:
             if matrix.bias:
                 tape.make(matrix.out_features, width, "weights")
         sizes = [numbers for _, numbers in self._trained()]
-        for numbers in () if self.step.full else sizes:
-            tape.make(numbers, 4, "adapters")
-        if self.step.engine == "own":
-            self._all_states(sizes)
+        if self.step.fleet > 1:
+            self._berths(sum(sizes) * self.step.fleet)
+        else:
+            for numbers in () if self.step.full else sizes:
+                tape.make(numbers, 4, "adapters")
+            if self.step.engine == "own":
+                self._all_states(sizes)
         tape.make(self.tokens * 4, 8, "batch")
         tape.make(self.tokens * anatomy.head_dim * 2, BYTES[self.step.precision], "batch")  # cos and sin
+
+    def _berths(self, numbers: int) -> None:
+        """A fleet's numbers, their copies in the narrow type, gradients that stay, and moments: one matrix each."""
+        narrow = BYTES[self.step.precision]
+        self.tape.make(numbers, 4, "adapters")
+        self.tape.make(numbers if narrow < 4 else 0, narrow, "adapters")
+        self.tape.make(numbers, 4, "gradients")
+        self.tape.make(2 * numbers, 4, "optimiser states")
 
     def _weight(self, matrix: Matrix, width: int) -> None:
         numbers, quant = matrix.in_features * matrix.out_features, self.step.quant
@@ -282,7 +293,7 @@ class Program:
         """torch's fused AdamW needs nothing more; others work in chunks of fp32."""
         step = self.step
         fused = step.optimizer == "adamw" and (not step.full or step.master == "fp32")
-        if not fused or step.offload_optimizer:
+        if not fused or step.offload_optimizer or step.fleet > 1:
             self.tape.passing(*[UPDATE_CHUNK_BYTES] * 4, term="update buffers")
         for storage in self.math.gradients.values():
             storage.drop()

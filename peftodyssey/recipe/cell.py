@@ -84,6 +84,7 @@ class TrainPoint:
     precision: str  # auto | fp32 | bf16 | fp16
     optimizer: str  # auto | adamw
     engine: str  # own | trl
+    fleet: str | int = "auto"  # auto | off | at most so many cells that train side by side
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,7 @@ def train_point(recipe: Recipe) -> TrainPoint:
         precision=train.precision,
         optimizer=train.optimizer,
         engine=train.engine,
+        fleet=train.fleet,
     )
 
 

@@ -123,6 +123,11 @@ class Train(Part):
         default="own", description="Who runs the loop: own, or TRL's SFTTrainer on the same batches; a word."
     )
 
+    fleet: Literal["auto", "off"] | Count = Field(
+        default="auto",
+        description="LoRA cells of one base that train side by side: auto: as many as pay and fit; off: none; or how many at most.",
+    )
+
 
 class Score(Part):
     """How held-out text is scored."""

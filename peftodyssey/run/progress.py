@@ -63,6 +63,15 @@ class Narrator:
         else:
             self.say(f"[{self._done + 1}/{self._total}] {name}")
 
+    def fleet(self, members: int, method: str) -> None:
+        """Some cells train side by side; each is a task of its own afterwards."""
+        self._valid, self._tokens_done = "", 0
+        name = f"{members} {method} cells, side by side"
+        if self._progress and self._one is not None:
+            self._progress.reset(self._one, description=name, visible=True, info="", total=1)
+        else:
+            self.say(f"[{self._done + 1}-{self._done + members}/{self._total}] training {name}")
+
     def finished(self, name: str, outcome: str) -> None:
         """A task ended: `outcome` says how."""
         self._done += 1

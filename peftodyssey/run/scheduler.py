@@ -6,16 +6,18 @@ Called by `api.run`. Order: every index; then, base by base, its own columns and
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from peftodyssey.errors import Interrupted, OdysseyError, StoreError
 from peftodyssey.jobs import adapt as adapt_job
+from peftodyssey.jobs import fleet as fleet_job
 from peftodyssey.jobs import index as index_job
 from peftodyssey.jobs import score as score_job
 from peftodyssey.jobs.bases import Bases
 from peftodyssey.jobs.events import How
+from peftodyssey.plan.fleets import fleets, together
 from peftodyssey.plan.graph import BaseKey, CellTask, Plan, ScoreTask
 from peftodyssey.run.progress import Narrator
 from peftodyssey.store import manifest
@@ -118,11 +120,17 @@ class _Walk:
         tasks: list[ScoreTask | CellTask] = [*columns, *todo]
         order = self.plan.base_order
         tasks.sort(key=lambda task: (order[task.base.name], isinstance(task, CellTask)))
+        groups = fleets(self.plan, [t for t in tasks if isinstance(t, CellTask) and not self._whole(t.folder)])
+        fleet_of = {task.folder: group for group in groups for task in group}
         for task in tasks:
             if isinstance(task, ScoreTask):
                 self._input(task.folder, lambda task=task: self._column(task))
-            else:
-                self._cell(task)
+                continue
+            if group := fleet_of.get(task.folder):
+                self._fleet(group)
+                for member in group:
+                    del fleet_of[member.folder]
+            self._cell(task)
         self.held.drop()
 
     def _missing_indexes(self, todo: list[CellTask]) -> list[str]:
@@ -155,11 +163,30 @@ class _Walk:
         model, tokenizer = self.held.get(task.base), self.held.tokenizer(task.base)
         score_job.column(task, self.root, model, tokenizer.prefix, self.how, self.narrator)
 
+    def _fleet(self, group: Sequence[CellTask]) -> None:
+        """Train some cells together; where that cannot be, each goes on alone from where it stands."""
+        self._stop_if_asked()
+        sound = [task for task in group if not self._stands_on_broken(task)]
+        if len(sound) < 2:
+            return
+        self.narrator.fleet(len(sound), sound[0].cell.method.method)
+        base, tokenizer = self.held.get(sound[0].base), self.held.tokenizer(sound[0].base)
+        micro_blocks = together(self.plan, sound)
+        failed: dict[str, str] = {}
+        why = self._tried(lambda: failed.update(fleet_job.sail(sound, micro_blocks, self.root, base, tokenizer, self.how, self.narrator)))
+        if why:
+            self.narrator.say(f"  these {len(sound)} cells cannot train together and go on one by one: {why}")
+            self.held.drop()
+        self.broken |= failed
+
+    def _stands_on_broken(self, task: CellTask) -> str:
+        """Why what a cell stands on, or its own training in a fleet, failed; "" where nothing did."""
+        return next((self.broken[folder] for folder in (task.folder, task.train_index, *_needed(task)) if folder in self.broken), "")
+
     def _cell(self, task: CellTask) -> None:
         self._stop_if_asked()
         self.narrator.task(task.folder.split("/", 1)[1])
-        why = next((self.broken[folder] for folder in (task.train_index, *_needed(task)) if folder in self.broken), "")
-        why = why or self._tried(lambda: self._adapt(task))
+        why = self._stands_on_broken(task) or self._tried(lambda: self._adapt(task))
         if why:
             manifest.fresh(self.root / task.folder)
             manifest.fail(self.root / task.folder, why, task.folder)

@@ -25,6 +25,7 @@ FAILURE = "failure.json"
 ADAPTER = "adapter"
 WEIGHTS = "weights"
 CHECKPOINT = "checkpoint"
+SAILED = "fleet.json"  # inside a checkpoint: with whom the cell trained
 LOG = "log.parquet"
 NLL = "nll.parquet"
 INDEX = "index.parquet"

@@ -13,6 +13,8 @@ from torch import Tensor
 from peftodyssey.train.banks import Banks, Berth
 from peftodyssey.train.settings import TrainSettings
 
+CHUNK_BYTES = 32 << 20  # of one temporary of an update
+
 
 def norms(banks: Banks) -> Tensor:
     """The global gradient norm of every member, (k,), on the device."""
@@ -29,15 +31,37 @@ def update(banks: Banks, grad_norms: Tensor, lrs: Sequence[float], settings: Seq
     for berth in banks.berths:
         rows = slice(begin, begin := begin + len(berth.members))
         scales = [_clip_scale(norm, of.grad_clip) for norm, of in zip(grad_norms[rows], settings[rows], strict=True)]
-        berth.grads.mul_(torch.stack(scales).to(berth.grads.dtype)[:, None])
-        first, second = berth.moments
-        berth.numbers.mul_(_column(berth, [1 - lr * of.weight_decay for lr, of in zip(lrs[rows], settings[rows], strict=True)]))
-        first.lerp_(berth.grads, 1 - beta1)
-        second.mul_(beta2).addcmul_(berth.grads, berth.grads, value=1 - beta2)
-        denominator = second.sqrt().div_(_column(berth, [(1 - beta2**step) ** 0.5 for step in steps[rows]])).add_(eps)
-        rates = _column(berth, [lr / (1 - beta1**step) for lr, step in zip(lrs[rows], steps[rows], strict=True)])
-        berth.numbers.sub_(first.div(denominator).mul_(rates))
-        berth.grads.zero_()
+        _apply(
+            berth,
+            scale_k1=torch.stack(scales).to(berth.grads.dtype)[:, None],
+            decay_k1=_column(berth, [1 - lr * of.weight_decay for lr, of in zip(lrs[rows], settings[rows], strict=True)]),
+            rate_k1=_column(berth, [lr / (1 - beta1**step) for lr, step in zip(lrs[rows], steps[rows], strict=True)]),
+            root_k1=_column(berth, [(1 - beta2**step) ** 0.5 for step in steps[rows]]),
+            betas=(beta1, beta2),
+            eps=eps,
+        )
+
+
+def _apply(
+    berth: Berth,
+    scale_k1: Tensor,
+    decay_k1: Tensor,
+    rate_k1: Tensor,
+    root_k1: Tensor,
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    """One update, some columns at a time, so that its temporaries stay small."""
+    columns = max(1, CHUNK_BYTES // (berth.numbers.element_size() * len(berth.members)))
+    for begin in range(0, berth.numbers.shape[1], columns):
+        numbers, grads, first, second = (whole[:, begin : begin + columns] for whole in (berth.numbers, berth.grads, *berth.moments))
+        grads.mul_(scale_k1)
+        numbers.mul_(decay_k1)
+        first.lerp_(grads, 1 - betas[0])
+        second.mul_(betas[1]).addcmul_(grads, grads, value=1 - betas[1])
+        denominator = second.sqrt().div_(root_k1).add_(eps)
+        numbers.sub_(first.div(denominator).mul_(rate_k1))
+        grads.zero_()
 
 
 def _clip_scale(norm: Tensor, largest: float) -> Tensor:

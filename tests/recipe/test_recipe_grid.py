@@ -240,6 +240,7 @@ OTHER = {
     "Train.precision": (FULL, ["train.precision=bf16"]),
     "Train.optimizer": (FULL, ["train.optimizer=adamw"]),
     "Train.engine": (FULL, ["train.engine=trl"]),
+    "Train.fleet": (FULL, ["train.fleet=4"]),
     "Score.context": (FULL, ["score.context=128"]),
     "Score.stride": (FULL, ["score.stride=64"]),
     "Score.tokens": (FULL, ["score.tokens=all"]),

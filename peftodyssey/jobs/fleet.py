@@ -1,0 +1,93 @@
+"""Job: train several cells over one base side by side, each up to its end, which lies where its own training would leave it.
+
+`jobs.adapt` then finds every member trained and does the rest of it. Killed in between, the next start goes on from each
+member's own state.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftodyssey.errors import Interrupted
+from peftodyssey.jobs import heartbeat, points
+from peftodyssey.jobs.adapt import blocks_of, on_base, settings_of
+from peftodyssey.jobs.events import Events, How
+from peftodyssey.jobs.peak import watched
+from peftodyssey.models.tokenizer import TextTokenizer
+from peftodyssey.plan.graph import CellTask
+from peftodyssey.store import atomic, layout, manifest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from peftodyssey.train.fleet import Member
+
+
+def sail(
+    tasks: Sequence[CellTask], micro_blocks: int, root: Path, base: PreTrainedModel, tokenizer: TextTokenizer, how: How, events: Events
+) -> dict[str, str]:
+    """Train `tasks` together, `micro_blocks` blocks of each at a time; returns why members failed, by folder.
+
+    `base` is afterwards what it was before. Raises TrainingError where nothing fits the memory, Interrupted where the user
+    stops.
+    """
+    from peftodyssey.train.fleet import train_fleet
+
+    members = [_member(task, micro_blocks, root, base, tokenizer, how, events) for task in tasks]
+    _listen(members, tasks, root, events)
+    with watched(how.device) as peak:
+        whole = train_fleet(
+            base, members, device=how.device, checkpoint_every_s=how.checkpoint_every_s, should_stop=events.should_stop,
+            on_note=events.note,
+        )  # fmt: skip
+    for member in members:
+        told = {"members": [task.short for task in tasks], "peak_memory_bytes": peak.peak_bytes}
+        atomic.write_text(member.state_folder / layout.SAILED, json.dumps(told))
+    if not whole:
+        done = min(len(member.log) for member in members)
+        raise Interrupted(f"a fleet of {len(tasks)} stopped after step {done}", "start the same command again, it goes on from there")
+    return {task.folder: str(member.failed) for task, member in zip(tasks, members, strict=True) if member.failed}
+
+
+def _member(
+    task: CellTask, micro_blocks: int, root: Path, base: PreTrainedModel, tokenizer: TextTokenizer, how: How, events: Events
+) -> Member:
+    from peftodyssey.train.adapters import Adapter, adapter_of, put
+    from peftodyssey.train.fleet import Member
+    from peftodyssey.train.loop import belongs_to
+
+    blocks = blocks_of(task, root, tokenizer)
+    settings = replace(settings_of(task, len(blocks.input_ids)), micro_blocks=micro_blocks, budget_bytes=how.resident_bytes)
+    state = manifest.fresh(root / task.folder, keep=(layout.CHECKPOINT,)) / layout.CHECKPOINT
+    heartbeat.tell_of_loss(root / task.folder, state, events)
+    with on_base(task, base) as attached:
+        start, owner = adapter_of(attached.model), belongs_to(attached.trainable, blocks, settings)
+
+    def on_point(point: int, step: int, tokens: int, adapter: Adapter) -> None:
+        with on_base(task, base) as attached:
+            put(adapter, attached.model)
+            points.Recorder(task, root, attached.model, tokenizer.prefix, how, events)(point, step, tokens)
+
+    return Member(settings, blocks, start, state, owner, on_point=on_point)
+
+
+def _listen(members: Sequence[Member], tasks: Sequence[CellTask], root: Path, events: Events) -> None:
+    """Every member's steps are told to its heartbeat, those of the longest to the user as well."""
+    longest = max(members, key=lambda member: member.settings.steps)
+
+    def listener(member: Member, task: CellTask) -> Callable[[Any], None]:
+        beat = heartbeat.Beat(root / task.folder)
+
+        def on_step(record: Any) -> None:
+            beat.step(record)
+            if member is longest:
+                events.step(record, member.settings.steps)
+
+        return on_step
+
+    for member, task in zip(members, tasks, strict=True):
+        member.on_step = listener(member, task)
