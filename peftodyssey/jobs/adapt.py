@@ -146,7 +146,8 @@ def settings_of(task: CellTask, blocks: int) -> TrainSettings:
         lr=task.cell.method.lr, steps=steps, batch_blocks=batch_blocks, micro_blocks=task.step.micro_blocks,
         schedule=point.schedule, warmup=point.warmup, weight_decay=point.weight_decay, betas=point.betas,
         grad_clip=point.grad_clip, precision=task.autos["precision"], recompute=task.step.recompute,
-        seed=task.cell.seed, optimizer=task.autos["optimizer"], score_at_steps=inner,
+        offload_activations=task.step.offload_activations, offload_optimizer=task.step.offload_optimizer,
+        loss_chunk_bytes=task.step.loss_chunk_bytes, seed=task.cell.seed, optimizer=task.autos["optimizer"], score_at_steps=inner,
     )  # fmt: skip
 
 

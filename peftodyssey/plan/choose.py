@@ -79,7 +79,7 @@ def smallest(anatomy: Anatomy, step: Step, batch_blocks: int) -> tuple[Step, Mem
 def ways(step: Step) -> Iterator[Step]:
     """How a step can be done, fastest first: what is kept, what is computed again, what waits in host memory."""
     own, card = step.engine == "own", step.device == "cuda"
-    hosted = (False, True) if step.full and own and card else (False,)
+    hosted = (False, True) if step.full and own and card and step.precision != "fp16" else (False,)
     for host in hosted:
         for recompute in ("none", "selective", "full") if own else ("none", "full"):
             yield replace(step, recompute=recompute, offload_optimizer=host)

@@ -12,11 +12,13 @@ def autos(cell: Cell, device: Device) -> dict[str, str | None]:
     precision = _precision(cell.train.precision, device)
     master = cell.method.options.get("master_weights", "fp32") if cell.method.method == "full" else "fp32"
     _refuse_half_masters(master, precision, device)
+    optimizer = "adamw" if cell.train.optimizer == "auto" else cell.train.optimizer
+    state = "fp32" if master == "fp32" else precision
     return {
         "precision": precision,
         "compute_dtype": precision if cell.method.quant else None,
-        "optimizer": "adamw" if cell.train.optimizer == "auto" else cell.train.optimizer,
-        "optimizer_state": "fp32" if master == "fp32" else precision,
+        "optimizer": optimizer,
+        "optimizer_state": "8bit" if optimizer == "adamw8bit" else state,
         "master_weights": "fp32" if master == "fp32" else precision,
     }
 

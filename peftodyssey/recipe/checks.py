@@ -196,6 +196,18 @@ def _half_precision(recipe: Recipe) -> Iterator[Finding]:
             )
 
 
+def _engine(recipe: Recipe) -> Iterator[Finding]:
+    if recipe.train.engine == "trl" and recipe.train.optimizer == "adamw8bit":
+        path = ("train", "optimizer")
+        yield Finding(
+            path,
+            "TRL's trainer is run with torch's AdamW, to compare it on the same batches",
+            "adamw8bit",
+            "adamw with engine: trl",
+            needs=(path, ("train", "engine")),
+        )
+
+
 CHECKS: tuple[Callable[[Recipe], Iterator[Finding]], ...] = (
-    _batch, _windows, _lengths, _rates, _low_rank, check_corpora, check_models, _measures, _saved_only, _half_precision,
+    _batch, _windows, _lengths, _rates, _low_rank, check_corpora, check_models, _measures, _saved_only, _half_precision, _engine,
 )  # fmt: skip

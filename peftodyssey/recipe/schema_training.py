@@ -118,7 +118,10 @@ class Train(Part):
         default="auto",
         description="Number format of the computation; auto: bf16 on a GPU that has it; a word.",
     )
-    optimizer: Literal["auto", "adamw"] = Field(default="auto", description="Optimiser; a word.")
+    optimizer: Literal["auto", "adamw", "adamw8bit"] = Field(
+        default="auto",
+        description="Optimiser; auto: adamw; adamw8bit keeps its two running means in 8 bits; a word.",
+    )
     engine: Literal["own", "trl"] = Field(
         default="own", description="Who runs the loop: own, or TRL's SFTTrainer on the same batches; a word."
     )

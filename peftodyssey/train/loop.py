@@ -70,7 +70,7 @@ def train(
     state, note = checkpoint.read(state_folder, owner)
 
     torch.manual_seed(settings.seed + SEED_OFFSET)
-    optimizer = optim.adamw(trainable, settings)
+    optimizer = optim.made(trainable, settings)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
     way, out_of_memory = asked(settings), []
     log: list[StepRecord] = []
@@ -97,6 +97,7 @@ def train(
     parts, draws = split(model), Draws()
     with (
         lean.leaned(model, gradients.HALVES.get(settings.precision), draws) as autocast,
+        optim.at_work(optimizer),
         fitting(model, settings, device, functools.partial(optimizer.zero_grad, set_to_none=True)) as fit,
     ):
         for step in range(resumed_from, settings.steps):
@@ -116,7 +117,7 @@ def train(
             for shortage in shortages if on_note else ():
                 on_note(shortage)
             scaler.unscale_(optimizer)
-            norm = optim.clip(trainable.values(), settings.grad_clip)
+            norm = optim.clip(optimizer, settings.grad_clip)
             loss_nats, grad_norm = torch.stack(
                 [loss, norm.to(loss)]
             ).tolist()  # one wait for the device a step

@@ -1,23 +1,26 @@
-"""AdamW over the trainable parameters, its state as tensors, and gradient clipping. `train.loop` calls it."""
+"""The optimiser over the trainable parameters, its state as tensors, and gradient clipping. `train.loop` calls it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from peftodyssey.train import frugal
 from peftodyssey.train.settings import TrainSettings
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+HALVES = (torch.bfloat16, torch.float16)
 
 
-def adamw(trainable: Mapping[str, nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
-    """torch's AdamW with its fused kernel; weight decay on matrices only; all moments allocated from the
-    start.
+def made(trainable: Mapping[str, nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
+    """AdamW, weight decay on matrices only; torch's own with its fused kernel where nothing speaks against it.
 
-    Moments that exist from the start make running out of memory a matter of forward and backward alone, so
-    that a step can be tried again without anything being applied twice.
+    All moments exist from the start, which makes running out of memory a matter of forward and backward alone, so that a
+    step can be tried again without anything being applied twice.
     """
     matrices = [p for p in trainable.values() if p.ndim >= 2]
     others = [p for p in trainable.values() if p.ndim < 2]
@@ -25,14 +28,38 @@ def adamw(trainable: Mapping[str, nn.Parameter], settings: TrainSettings) -> tor
         {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trainable.values())
-    optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+    groups = [group for group in groups if group["params"]]
+    narrow = any(p.dtype in HALVES for p in trainable.values())
+    if settings.optimizer == "adamw" and not narrow and not settings.offload_optimizer:
+        return _torchs(groups, trainable, settings)
+    return frugal.FrugalAdamW(
+        groups,
+        {p: name for name, p in trainable.items()},
         lr=settings.lr,
         betas=settings.betas,
         eps=settings.eps,
-        fused=fused,
+        eight_bit=settings.optimizer == "adamw8bit",
+        hosted=settings.offload_optimizer,
+        seed=settings.seed,
     )
+
+
+@contextlib.contextmanager
+def at_work(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """In the body a hosted optimiser takes each gradient as soon as it is made."""
+    hooks = optimizer.hooks() if isinstance(optimizer, frugal.FrugalAdamW) else []
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _torchs(
+    groups: list[dict[str, Any]], trainable: Mapping[str, nn.Parameter], settings: TrainSettings
+) -> torch.optim.AdamW:
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trainable.values())
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=fused)
     for parameter in trainable.values():
         device = parameter.device if fused else "cpu"
         optimizer.state[parameter] = {
@@ -48,12 +75,14 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def clip(parameters: Iterable[nn.Parameter], grad_clip: float) -> Tensor:
+def clip(optimizer: torch.optim.Optimizer, grad_clip: float) -> Tensor:
     """Scales all gradients so that their global norm is at most `grad_clip` (0: never); returns the norm
     before.
     """
-    held = [p for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
+    if isinstance(optimizer, frugal.FrugalAdamW):
+        return frugal.clip(optimizer, grad_clip)
+    held = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in held])
     if grad_clip > 0:
         torch.nn.utils.clip_grads_with_norm_(held, grad_clip, norm)
     return norm
@@ -63,9 +92,8 @@ def state_tensors(
     optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:
     """The optimiser's whole state as named tensors, that `load_state_tensors` takes back bit for bit."""
-    names = ("step", *MOMENTS)
     return {
-        f"adam.{kind}/{name}": optimizer.state[p][kind] for name, p in trainable.items() for kind in names
+        f"adam.{kind}/{name}": tensor for name, p in trainable.items() for kind, tensor in optimizer.state[p].items()
     }
 
 
@@ -73,6 +101,5 @@ def load_state_tensors(
     optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
     """Copies what `state_tensors` gave into the optimiser, in place."""
-    for kind in ("step", *MOMENTS):
-        for name, parameter in trainable.items():
-            optimizer.state[parameter][kind].copy_(tensors[f"adam.{kind}/{name}"])
+    for name, own in state_tensors(optimizer, trainable).items():
+        own.copy_(tensors[name])
