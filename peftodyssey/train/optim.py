@@ -92,6 +92,8 @@ def state_tensors(
     optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:
     """The optimiser's whole state as named tensors, that `load_state_tensors` takes back bit for bit."""
+    if isinstance(optimizer, frugal.FrugalAdamW) and optimizer.hosted and torch.cuda.is_available():
+        torch.cuda.synchronize()  # its tensors in host memory are written by copies still under way
     return {
         f"adam.{kind}/{name}": tensor for name, p in trainable.items() for kind, tensor in optimizer.state[p].items()
     }
