@@ -19,6 +19,7 @@ from rich.text import Text
 from peftodyssey.plan import host
 from peftodyssey.plan.graph import CellTask, Plan
 from peftodyssey.report.sentences import count, number
+from peftodyssey.report.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,6 +35,7 @@ def check(plan: Plan, root: Path) -> Iterator[Any]:
     """The grid with memory per cell, the host memory and disk that a run below `root` will take, and every warning."""
     yield f"{plan.recipe.where}: valid, {len(plan.cells)} cells on {plan.device.name} ({size(plan.budget_bytes)} budget)"
     yield from _grids(plan.cells)
+    yield from side_by_side(plan)
     yield _host(plan)
     yield _disk(plan)
     for warning in (*(str(problem) for problem in plan.recipe.warnings), *plan.warnings):
@@ -125,6 +127,7 @@ def plan(plan: Plan) -> Iterator[Any]:
             f"{task.step.micro_blocks} x {task.step.seq_len} tokens, {way(task.step)}",
             task.memory.terms, task.memory.device_bytes, plan.budget_bytes,
         )  # fmt: skip
+    yield from side_by_side(plan)
     fits = "fits" if not plan.too_large else f"{len(plan.too_large)} cells do not fit"
     yield f"{len(plan.cells)} cells, budget {size(plan.budget_bytes)}: {fits}"
 
