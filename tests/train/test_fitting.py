@@ -241,7 +241,7 @@ def test_a_stated_budget_is_held_on_the_cpu_for_real(monkeypatch):
     large, expected, high = resident_training(micro_blocks=4)
     assert high - low > 64 << 20
     assert small.out_of_memory == large.out_of_memory == ()
-    result, weights, _ = resident_training(micro_blocks=4, budget_bytes=(3 * low + high) // 4)
+    result, weights, _ = resident_training(micro_blocks=4, budget_bytes=(low + high) // 2)
     assert result.micro_blocks_used < 4
     assert result.out_of_memory[0].startswith("step 1: one micro-batch of 4 blocks did not fit ")
     assert " resident)" in result.out_of_memory[0]
