@@ -29,13 +29,17 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
 
     Several runs are compared in one page, in `out` or in the first one's report; their rows carry a `run` label.
     """
-    from peftodyssey.report import charts, drawing, page, summary, token_charts
+    from peftodyssey.report import charts, drawing, page, ranks, summary, token_charts
     from peftodyssey.store import layout
 
     given = [folders] if isinstance(folders, Path) else list(folders)
     report = out or given[0] / layout.REPORT
     content, points = _content(given)
-    figures = [*charts.figures(content.rows, points), *token_charts.figures(content.rows, content.evidence)]
+    figures = [
+        *charts.figures(content.rows, points),
+        *ranks.figures(content.rows),
+        *token_charts.figures(content.rows, content.evidence),
+    ]
     drawn = drawing.save(figures, report / FIGURES)
     _drop_others(report / FIGURES, {figure.name for figure in figures})
     shown = dataclasses.replace(content, figures=figures, drawn=drawn)

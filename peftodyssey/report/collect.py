@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Paths = Mapping[str, Any]
 Reader = Callable[[str, str], "np.ndarray"]  # (folder of an index or a score, column) -> its values
-ORDER = ("model", "domain", "newline", "pretrain_tokens", "revision", "label", "lr", "seed", "recipe", "cell")
+ORDER = ("model", "domain", "newline", "pretrain_tokens", "revision", "method", "rank", "label", "lr", "seed", "recipe", "cell")
 FACTS = (
     "tokens", "steps", "trainable_params", "engine", "fleet_size", "seconds", "tokens_per_second", "peak_memory_bytes",
     "planned_memory_bytes",

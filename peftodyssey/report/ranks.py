@@ -1,0 +1,115 @@
+"""What the results say about the rank: one sentence a family of cells, and figures. Called by `report.build`, page and summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from peftodyssey.measure.ranks import RankTrend, Trial, rank_trend
+from peftodyssey.report import sentences
+from peftodyssey.report.drawing import COLOURS, Figure, by_domain, styled
+
+if TYPE_CHECKING:
+    import altair as alt
+
+Row = Mapping[str, Any]
+FEWEST_RANKS = 3
+SECTION = "ranks"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Cells that differ in rank, seed and learning rate alone, at the selected learning rates."""
+
+    rows: Sequence[Row]
+    alpha: str  # 2r, or the number
+    trend: RankTrend
+
+    @property
+    def name(self) -> str:
+        """Method and alpha rule in words."""
+        return f"{sentences.METHODS[self.rows[0]['method']]}, alpha {self.alpha}"
+
+
+def families(rows: Sequence[Row]) -> list[Family]:
+    """The families with enough ranks to speak of a trend."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in sentences.headline(rows):
+        if row.get("rank") and row["method"] in ("lora", "qlora"):
+            for rule in dict.fromkeys(("2r" if row["alpha"] == 2 * row["rank"] else f"{row['alpha']:g}", f"{row['alpha']:g}")):
+                found.setdefault((*sentences.setting(row), row["method"], row.get("quant"), str(row.get("targets")), rule), []).append(row)
+    made = []
+    for key, own in found.items():
+        if len({row["rank"] for row in own}) >= FEWEST_RANKS:
+            trials = [Trial(row["rank"], row["seed"], row["delta_nll"], not row.get("lr_edge")) for row in own]
+            made.append(Family(own, key[-1], rank_trend(trials)))
+    return made
+
+
+def statements(rows: Sequence[Row]) -> list[str]:
+    """One sentence a family, and one about learning rates that are not resolved."""
+    return [text for family in families(rows) for text in _said(family)]
+
+
+def _said(family: Family) -> list[str]:
+    trend, first = family.trend, family.rows[0]
+    where = f"{sentences.text(first)}, {family.name}"
+    edges = sorted({row["rank"] for row in family.rows if row.get("lr_edge")})
+    said = []
+    if trend.best is None:
+        said.append(f"{where}: no rank can be compared, every best learning rate lies at the edge of those tried.")
+    elif trend.smallest_enough is None:
+        seen = f"{sentences.signed(trend.means[trend.best])} {sentences.UNIT}"
+        said.append(f"{where}: rank {trend.best} changes test most ({seen}); with one seed there is no noise floor to compare it with.")
+    else:
+        best = f"rank {trend.best} changes test most ({sentences.signed(trend.means[trend.best])} {sentences.UNIT})"
+        noise = f"the noise between seeds ({trend.noise:.4f})"
+        enough = (
+            f"no smaller rank comes within {noise}" if trend.smallest_enough == trend.best
+            else f"rank {trend.smallest_enough} is the smallest within {noise} of it"
+        )  # fmt: skip
+        said.append(f"{where}: {best}; {enough}.")
+    if edges:
+        add = sorted({sentences.number(sentences.beyond(row["lr"], row["lr_edge"])) for row in family.rows if row.get("lr_edge")})
+        ranks = ", ".join(map(str, edges))
+        said.append(f"{where}: not resolved at rank {ranks}, where the best learning rate is the last one tried; add {', '.join(add)}.")
+    return said
+
+
+def figures(rows: Sequence[Row]) -> list[Figure]:
+    """Change on test, and forgetting where it was measured, against the rank."""
+    found = families(rows)
+    if not found:
+        return []
+    caption = "against the rank at the selected learning rate; points are seeds, lines their mean; hollow: learning rate not resolved."
+    made = [Figure("rank", "Rank", f"Change on test {caption}", _against_rank(found, "delta_nll", "change of test NLL"), SECTION)]
+    if all(row.get("forgetting") is not None for family in found for row in family.rows):
+        chart = _against_rank(found, "forgetting", "change of NLL on general text")
+        made.append(Figure("rank_forgetting", "Rank and forgetting", f"Change on general text {caption}", chart, SECTION))
+    return made
+
+
+def _against_rank(found: Sequence[Family], column: str, title: str) -> alt.TopLevelMixin:
+    import altair as alt
+
+    values = [
+        {"domain": sentences.text(row), "family": family.name, "rank": row["rank"], "value": row[column], "resolved": not row.get("lr_edge")}
+        for family in found
+        for row in family.rows
+    ]
+    names = list(dict.fromkeys(value["family"] for value in values))
+    ranks = sorted({value["rank"] for value in values})
+    source = alt.Chart(alt.Data(values=values))
+    across = alt.X("rank:Q", title="rank", scale=alt.Scale(type="log", base=2), axis=alt.Axis(values=ranks, grid=False))
+    colour = alt.Color(
+        "family:N", title="method", scale=alt.Scale(domain=names, range=list(COLOURS[: len(names)])), legend=alt.Legend(orient="bottom", columns=2)
+    )
+    title, scale = f"{title}, nats per token (negative: better)", alt.Scale(zero=False)
+    up, middle = (alt.Y(what, title=title, scale=scale) for what in ("value:Q", "mean(value):Q"))
+    lines = source.mark_line(strokeWidth=2).encode(x=across, y=middle, color=colour)
+    dots = source.mark_point(size=60, strokeWidth=1.6, opacity=1).encode(
+        x=across, y=up, color=colour, fill=alt.condition("datum.resolved", colour, alt.value("white"))
+    )
+    rows = [{"domain": value["domain"]} for value in values]
+    return styled(by_domain(alt.layer(lines, dots, data=source.data).properties(width=360, height=240), rows))

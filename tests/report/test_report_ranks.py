@@ -1,0 +1,43 @@
+"""What the page says about the rank: families by alpha rule, noise, and rates that are not resolved."""
+
+from __future__ import annotations
+
+from peftodyssey.report import ranks
+
+
+def row(rank: int, seed: int, change: float, alpha: float, **more: object) -> dict:
+    return {
+        "status": "done", "selected": True, "method": "lora", "label": f"lora r={rank}", "rank": rank, "alpha": alpha, "seed": seed,
+        "lr": 1e-2, "lr_edge": None, "delta_nll": change, "forgetting": 0.1, "domain": "notes", "newline": "keep", "model": "m",
+        "revision": None, "objective": "text", "context": 64, "targets": "all-linear", "quant": None, **more,
+    }  # fmt: skip
+
+
+CHANGES = {1: -0.1, 4: -0.299, 16: -0.3}
+
+
+def test_the_smallest_rank_within_the_noise_is_named() -> None:
+    rows = [row(rank, seed, change + 0.002 * seed, 2.0 * rank) for rank, change in CHANGES.items() for seed in (0, 1, 2)]
+    (said,) = ranks.statements(rows)
+    assert said.startswith("notes, LoRA, alpha 2r: rank 16 changes test most (-0.298 nats/token); rank 4 is the smallest within")
+    assert [figure.name for figure in ranks.figures(rows)] == ["rank", "rank_forgetting"]
+
+
+def test_an_alpha_that_belongs_to_both_rules_is_in_both() -> None:
+    rows = [row(rank, 0, change, alpha) for rank, change in CHANGES.items() for alpha in {2.0 * rank, 32.0}]
+    assert {(family.alpha, len(family.rows)) for family in ranks.families(rows)} == {("2r", 3), ("32", 3)}
+    assert "one seed" in ranks.statements(rows)[0]
+
+
+def test_a_rate_at_the_edge_is_said_with_what_to_add_and_not_compared() -> None:
+    rows = [row(rank, seed, change, 2.0 * rank, lr_edge="high" if rank == 16 else None) for rank, change in CHANGES.items() for seed in (0, 1)]
+    first, second = ranks.statements(rows)
+    assert "rank 4 changes test most" in first
+    assert "not resolved at rank 16" in second
+    assert "add 3e-2" in second
+
+
+def test_two_ranks_are_no_trend() -> None:
+    rows = [row(rank, 0, -0.1, 2.0 * rank) for rank in (1, 4)]
+    assert ranks.statements(rows) == []
+    assert ranks.figures(rows) == []
