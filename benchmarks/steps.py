@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ import torch
 from peftodyssey.corpora.blocks import Blocks
 from peftodyssey.models.load import linear_names
 from peftodyssey.plan.step import Step
+from peftodyssey.train.adapters import adapter_of
+from peftodyssey.train.fleet import Member, train_fleet
 from peftodyssey.train.loop import train
 from peftodyssey.train.settings import TrainSettings
 
@@ -61,6 +65,22 @@ def own_step(model: Any, step: Step, steps: int = 2) -> Any:
     trainable = {name: p for name, p in wrapped.named_parameters() if p.requires_grad}
     batch = step.micro_blocks * (2 if step.accumulates else 1)
     return train(wrapped, trainable, random_blocks(batch, step.seq_len, model.config.vocab_size), settings_of(step, steps), device=next(model.parameters()).device)
+
+
+def fleet_step(model: Any, step: Step, steps: int = 2) -> None:
+    """The same by `peftodyssey.train.fleet`: `step.fleet` adapters of one rank side by side."""
+    batch = step.micro_blocks * (2 if step.accumulates else 1)
+    wrapped = adapted(model, step)
+    start = adapter_of(wrapped)
+    plain = wrapped.unload()
+    plain.requires_grad_(False)
+    blocks = random_blocks(batch, step.seq_len, model.config.vocab_size)
+    with tempfile.TemporaryDirectory() as folder:
+        members = [
+            Member(settings_of(step, steps), blocks, start, Path(folder) / str(number), str(number)) for number in range(step.fleet)
+        ]
+        del wrapped, start
+        train_fleet(plain, members, device=next(plain.parameters()).device)
 
 
 def settings_of(step: Step, steps: int) -> TrainSettings:

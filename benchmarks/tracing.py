@@ -17,7 +17,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from steps import own_step, stock_step
+from steps import fleet_step, own_step, stock_step
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -217,7 +217,7 @@ def traced_step(config: Any, step: Any, keep_peak: bool = False) -> Traced:
         ledger.plain, ledger.expandable = _laid_out(ledger, False), _laid_out(ledger, True)
         ledger.reset_peak()
         with _answers() if step.engine == "own" else contextlib.nullcontext():
-            (stock_step if step.engine == "stock" else own_step)(model, step)
+            (stock_step if step.engine == "stock" else fleet_step if step.fleet > 1 else own_step)(model, step)
     allocator = ledger.expandable if step.engine == "own" else ledger.plain
     return Traced(ledger.peak_bytes, allocator.peak_reserved_bytes, tuple(ledger.at_peak))
 
@@ -228,9 +228,10 @@ def _answers() -> Iterator[None]:
     import bitsandbytes as bnb
 
     from peftodyssey.models import head, packing
-    from peftodyssey.train import lean
+    from peftodyssey.train import checkpoint, lean
 
     with (
+        mock.patch.object(checkpoint, "save", lambda *_: None),  # there is nothing to write, and a Mock would hold it
         mock.patch.object(lean, "_same", return_value=True),
         mock.patch.object(lean, "is_4bit", lambda module: isinstance(module, bnb.nn.Linear4bit)),
         mock.patch.object(torch.Tensor, "tolist", lambda tensor: [1.0] * tensor.numel()),

@@ -55,6 +55,8 @@ class Program:
                 tape.make(matrix.out_features, width, "weights")
         sizes = [numbers for _, numbers in self._trained()]
         if self.step.fleet > 1:
+            for start in [tape.make(numbers, 4, "adapters") for numbers in sizes]:  # each member's own is drawn and taken off
+                start.drop()
             self._berths(sum(sizes) * self.step.fleet)
         else:
             for numbers in () if self.step.full else sizes:

@@ -42,13 +42,13 @@ class Start:
 
 
 def adapter_of(model: nn.Module) -> Adapter:
-    """The LoRA adapter that PEFT has put on a model, copied."""
+    """The LoRA adapter that PEFT has put on a model, copied to the host."""
     down, up, scaling, dropout = {}, {}, {}, 0.0
     for name, module in model.named_modules():
         if hasattr(module, "lora_A"):
             target = name.removeprefix(PEFT_PREFIX)
-            down[target] = module.lora_A["default"].weight.detach().clone()
-            up[target] = module.lora_B["default"].weight.detach().clone()
+            down[target] = module.lora_A["default"].weight.detach().to("cpu", copy=True)
+            up[target] = module.lora_B["default"].weight.detach().to("cpu", copy=True)
             scaling[target] = float(module.scaling["default"])
             dropout = getattr(module.lora_dropout["default"], "p", 0.0)
     return Adapter(down, up, scaling, dropout)

@@ -60,7 +60,12 @@ class Banks:
     def refresh(self, compute: torch.dtype | None) -> None:
         """The working copies after an update."""
         for berth in self.berths:
-            berth.working = berth.numbers if compute is None else berth.numbers.to(compute)
+            if compute is None:
+                berth.working = berth.numbers
+            elif berth.working.shape == berth.numbers.shape:
+                berth.working.copy_(berth.numbers)
+            else:
+                berth.working = berth.numbers.to(compute)
 
 
 def stacked(starts: Mapping[int, Start], device: torch.device) -> Banks:
