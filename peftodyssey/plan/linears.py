@@ -155,9 +155,14 @@ def _lean_lora(math: Math, x: Var, matrix: Matrix, rank: int) -> Var:
         made = tape.make(x.numbers, math.width) if x.needs_grad else None
         if unpacked is not None:
             unpacked.drop()
+        if math.members > 1:  # added to what the fleet holds, from products in the narrow type
+            tape.passing(math.members * rank * matrix.out_features * math.width)
         low_grad = tape.make(n * rank, math.width)
-        math.gradient(matrix.name + ".B", rank * matrix.out_features, 4)
-        math.gradient(matrix.name + ".A", rank * matrix.in_features, 4)
+        if math.members > 1:
+            tape.passing(math.members * rank * matrix.in_features * math.width)
+        else:
+            math.gradient(matrix.name + ".B", rank * matrix.out_features, 4)
+            math.gradient(matrix.name + ".A", rank * matrix.in_features, 4)
         low_grad.drop()
         return [made]
 

@@ -27,6 +27,7 @@ class Math:
     trains_base: bool
     weight_width: int  # of a trained weight and of its gradient
     host_gradients: bool = False  # gradients leave at once: for the host, or added to what a fleet holds
+    members: int = 1  # adapters that train side by side
     gradients: dict[str, Storage] = field(default_factory=dict)
     casts: list[Storage] | None = None  # autocast's copies of weights, kept to the end of a forward pass
 

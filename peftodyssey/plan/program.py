@@ -29,6 +29,7 @@ class Program:
             tape=tape, width=width, stream=4 if masters else width, lean=own, quant=step.quant, trains_base=step.full,
             autocast=(masters or step.engine == "trl") and width < 4,
             weight_width=4 if masters else width, host_gradients=step.offload_optimizer or step.fleet > 1,
+            members=step.fleet,
         )  # fmt: skip
         self.shape = Shape(step.micro_blocks * step.fleet, step.seq_len, step.packed, kernel_workspace)
         self.tokens = self.shape.tokens
