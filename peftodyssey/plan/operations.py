@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from peftodyssey.plan.tape import Grads, Storage, Tape, Var
 from peftodyssey.recipe.cell import QuantPoint
 
+MOST_LEAVING = 2  # gradients that a card holds while they go to the host
 CHUNK_BYTES = 16 << 20  # fp32 temporaries of the lean norm and gated product
 
 
@@ -26,7 +27,8 @@ class Math:
     quant: QuantPoint | None
     trains_base: bool
     weight_width: int  # of a trained weight and of its gradient
-    host_gradients: bool = False  # gradients leave at once: for the host, or added to what a fleet holds
+    host_gradients: bool = False  # gradients leave for the host as they are made
+    leaving: list[Storage] = field(default_factory=list)  # gradients on their way to the host
     members: int = 1  # adapters that train side by side
     gradients: dict[str, Storage] = field(default_factory=dict)
     casts: list[Storage] | None = None  # autocast's copies of weights, kept to the end of a forward pass
@@ -34,7 +36,11 @@ class Math:
     def gradient(self, name: str, numbers: int, width: int | None = None) -> None:
         """The gradient of a trained weight: the first is kept, later ones are added in place."""
         made = self.tape.make(numbers, width or self.weight_width, "gradients")
-        if self.host_gradients or name in self.gradients:
+        if self.host_gradients:
+            self.leaving.append(made)
+            if len(self.leaving) > MOST_LEAVING:
+                self.leaving.pop(0).drop()
+        elif name in self.gradients:
             made.drop()
         else:
             self.gradients[name] = made

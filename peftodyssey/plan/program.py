@@ -28,7 +28,7 @@ class Program:
         self.math = Math(
             tape=tape, width=width, stream=4 if masters else width, lean=own, quant=step.quant, trains_base=step.full,
             autocast=(masters or step.engine == "trl") and width < 4,
-            weight_width=4 if masters else width, host_gradients=step.offload_optimizer or step.fleet > 1,
+            weight_width=4 if masters else width, host_gradients=step.offload_optimizer,
             members=step.fleet,
         )  # fmt: skip
         self.shape = Shape(step.micro_blocks * step.fleet, step.seq_len, step.packed, kernel_workspace)
@@ -56,8 +56,7 @@ class Program:
                 tape.make(matrix.out_features, width, "weights")
         sizes = [numbers for _, numbers in self._trained()]
         if self.step.fleet > 1:
-            for start in [tape.make(numbers, 4, "adapters") for numbers in sizes]:  # each member's own is drawn and taken off
-                start.drop()
+            tape.passing(*[4 * numbers for numbers in sizes], term="adapters")  # each member's own is drawn and taken off
             self._berths(sum(sizes) * self.step.fleet)
         else:
             for numbers in () if self.step.full else sizes:
@@ -107,19 +106,15 @@ class Program:
         return found
 
     def _all_states(self, sizes: list[int]) -> None:
-        for numbers in () if self.step.offload_optimizer else sizes:
-            self._states(numbers)
-
-    def _states(self, numbers: int) -> None:
-        small = numbers < SMALL_STATE_NUMBERS
-        width = 4 if self.step.master == "fp32" or not self.step.full or small else BYTES[self.step.precision]
-        for _ in range(2):
-            if self.step.optimizer == "adamw8bit" and not small:
-                self.tape.make(numbers, 1, "optimiser states")
-                self.tape.make(-(-numbers // STATE_BLOCK), 4, "optimiser states")
-            else:
-                self.tape.make(numbers, width, "optimiser states")
-        self.tape.make(1, 4, "optimiser states")
+        step, make = self.step, self.tape.make
+        for numbers in () if step.offload_optimizer else sizes:
+            small = numbers < SMALL_STATE_NUMBERS
+            width = 4 if step.master == "fp32" or not step.full or small else BYTES[step.precision]
+            for _ in range(2):
+                eight_bit = step.optimizer == "adamw8bit" and not small
+                make(numbers, 1 if eight_bit else width, "optimiser states")
+                make(-(-numbers // STATE_BLOCK) if eight_bit else 0, 4, "optimiser states")
+            make(1, 4, "optimiser states")
 
     def run(self) -> None:
         """Forward, loss, backward, update: each twice where the second time differs.
@@ -127,14 +122,15 @@ class Program:
         Gradients of an earlier micro-batch are there in the second; elsewhere the optimiser makes its states after the
         first backward pass, with the gradients still there.
         """
-        passes = 2 if self.step.accumulates else 1
-        if self.step.engine != "own":
-            for _ in range(passes):
+        def step() -> None:
+            for _ in range(2 if self.step.accumulates else 1):
                 self._pass()
+
+        if self.step.engine != "own":
+            step()
             self._all_states([numbers for _, numbers in self._trained()])
             self._update()
-        for _ in range(passes):
-            self._pass()
+        step()
         self._update()
 
     def score(self) -> None:
@@ -298,6 +294,6 @@ class Program:
         fused = step.optimizer == "adamw" and (not step.full or step.master == "fp32")
         if not fused or step.offload_optimizer or step.fleet > 1:
             self.tape.passing(*[UPDATE_CHUNK_BYTES] * 4, term="update buffers")
-        for storage in self.math.gradients.values():
+        for storage in (*self.math.gradients.values(), *self.math.leaving):
             storage.drop()
-        self.math.gradients.clear()
+        self.math.gradients, self.math.leaving = {}, []

@@ -8,6 +8,7 @@ soon as the backward pass has made it, and moments come to the device for their 
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from peftodyssey.train import moments
 from peftodyssey.train.rounding import stochastically
 
+MOST_LEAVING = 2  # gradients on their way to the host, which the card still holds
 PIECE_NUMBERS = 8 << 20  # of one update: 32 MiB in float32, a multiple of moments.BLOCK
 
 
@@ -33,6 +35,8 @@ class FrugalAdamW(torch.optim.Optimizer):
         self.scale: Tensor | float = 1.0  # of all gradients at the next step: what clipping leaves of them
         self._waiting: dict[nn.Parameter, Tensor] = {}  # hosted gradients
         self._norms: dict[nn.Parameter, Tensor] = {}
+        self._side: torch.cuda.Stream | None = None  # on which gradients leave while the backward pass goes on
+        self._leaving: deque[tuple[torch.cuda.Event, Tensor, Tensor | None]] = deque()
         for parameter in self.names:
             pinned = hosted and parameter.device.type == "cuda"
             place = {"pin_memory": True} if pinned else {"device": "cpu" if hosted else parameter.device}
@@ -44,20 +48,42 @@ class FrugalAdamW(torch.optim.Optimizer):
         return [p.register_post_accumulate_grad_hook(self._leave) for p in self.names] if self.hosted else []
 
     def _leave(self, parameter: nn.Parameter) -> None:
-        """A gradient goes to the host, added to what waits there."""
+        """A gradient goes to the host, added to what waits there; on a card beside the backward pass, on a stream of its own."""
         gradient = parameter.grad
         assert gradient is not None
         parameter.grad = None
-        if parameter in self._norms:
-            gradient.add_(self._waiting[parameter].to(gradient.device, non_blocking=True))
+        if gradient.device.type != "cuda":
+            self._take(parameter, gradient, torch.empty_like(gradient) if parameter in self._norms else None)
+            return
+        current = torch.cuda.current_stream(gradient.device)
+        self._side = self._side or torch.cuda.Stream(gradient.device)
+        while len(self._leaving) >= MOST_LEAVING:  # what has left is free for the backward pass from here on
+            current.wait_event(self._leaving.popleft()[0])
+        room = torch.empty_like(gradient) if parameter in self._norms else None
+        self._side.wait_stream(current)
+        with torch.cuda.stream(self._side):
+            self._take(parameter, gradient, room)
+            self._leaving.append((self._side.record_event(), gradient, room))
+
+    def _take(self, parameter: nn.Parameter, gradient: Tensor, room: Tensor | None) -> None:
+        """`gradient` into its place on the host; `room`: where what waits there is brought back to be added to."""
+        if room is not None:
+            gradient.add_(room.copy_(self._waiting[parameter], non_blocking=True))
         elif parameter not in self._waiting:
             pinned = gradient.device.type == "cuda"
             self._waiting[parameter] = torch.empty(gradient.shape, dtype=gradient.dtype, pin_memory=pinned)
         self._waiting[parameter].copy_(gradient, non_blocking=True)
         self._norms[parameter] = _norm(gradient)
 
+    def _all_left(self) -> None:
+        """What follows on the device comes after the last gradient has left."""
+        if self._side is not None:
+            torch.cuda.current_stream(self._side.device).wait_stream(self._side)
+        self._leaving.clear()
+
     def gather(self) -> Tensor:
         """The global norm of this step's gradients, a float32 scalar on the device."""
+        self._all_left()
         norms = self._norms or {p: _norm(p.grad) for p in self.names if p.grad is not None}
         return torch.linalg.vector_norm(torch.stack([norms[p] for p in self.names if p in norms]))
 
@@ -73,6 +99,7 @@ class FrugalAdamW(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forgets the gradients, hosted ones too."""
+        self._all_left()
         super().zero_grad(set_to_none)
         self._norms.clear()
         self.scale = 1.0
