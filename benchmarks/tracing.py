@@ -231,7 +231,7 @@ def _answers() -> Iterator[None]:
     from peftodyssey.train import checkpoint, lean
 
     with (
-        mock.patch.object(checkpoint, "save", lambda *_: None),  # there is nothing to write, and a Mock would hold it
+        mock.patch.object(checkpoint, "save", _not_written),
         mock.patch.object(lean, "_same", return_value=True),
         mock.patch.object(lean, "is_4bit", lambda module: isinstance(module, bnb.nn.Linear4bit)),
         mock.patch.object(torch.Tensor, "tolist", lambda tensor: [1.0] * tensor.numel()),
@@ -240,6 +240,10 @@ def _answers() -> Iterator[None]:
         mock.patch.object(head, "_same", return_value=True),
     ):
         yield
+
+
+def _not_written(*_: object) -> None:
+    """Stands for the writing of a state: there is nothing to write, and a Mock would hold the tensors."""
 
 
 def _laid_out(ledger: Ledger, expandable: bool) -> Allocator:
