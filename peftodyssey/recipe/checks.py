@@ -152,15 +152,14 @@ def _low_rank(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _measures(recipe: Recipe) -> Iterator[Finding]:
-    if "forgetting" in recipe.measure and not recipe.general:
+    if "forgetting" in recipe.measured and not recipe.general:
         yield Finding(
             ("general",),
             "forgetting is measured on general text, and there is none",
             next_step="add general: [bundled/wiki_general], or remove forgetting from measure",
             needs=(("general",), ("measure",)),
         )
-    for key in ("measure", "seeds"):
-        values = list(getattr(recipe, key))
+    for key, values in (("measure", list(recipe.measured)), ("seeds", list(recipe.seeds))):
         if len(set(values)) < len(values):
             yield Finding(
                 (key,),

@@ -17,7 +17,7 @@ from peftodyssey.recipe.schema_methods import METHOD_CLASSES
 from peftodyssey.recipe.yaml_tree import Path, Tree, spell
 
 LATER_KEYS = {("tasks",): "scoring of tasks"}
-LATER_MEASURES = {"similarity": "distance to the pretraining text", "noise": "sensitivity to noise"}
+LATER_MEASURES = {"similarity": "distance to the pretraining text"}
 MISPLACED = {
     ("full", "quant"): "full fine-tuning trains every weight, so none can be quantised: use lora or qlora",
     (

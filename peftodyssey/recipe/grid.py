@@ -51,7 +51,7 @@ def cells(recipe: Recipe) -> list[Cell]:
     they stand in the recipe, the others by size.
     """
     train, score = train_point(recipe), score_point(recipe)
-    measured = recipe.general if "forgetting" in recipe.measure else ()
+    measured = recipe.general if "forgetting" in recipe.measured else ()
     general = tuple(point for corpus in measured for point in corpus_points(corpus, recipe))
     domains = [point for corpus in recipe.domains for point in corpus_points(corpus, recipe)]
     methods = method_points(recipe)
@@ -137,7 +137,7 @@ def corpus_points(corpus: Corpus, recipe: Recipe) -> Iterator[CorpusPoint]:
 
 def sample_point(recipe: Recipe) -> CorpusPoint | None:
     """The sample of pretraining text in which tokens are counted; None where no measure needs it."""
-    if recipe.pretraining_text is None or "tokens" not in recipe.measure:
+    if recipe.pretraining_text is None or "tokens" not in recipe.measured:
         return None
     return next(corpus_points(recipe.pretraining_text, recipe))
 

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from peftodyssey.recipe.fields import Part
 from peftodyssey.recipe.forms import Rates
 from peftodyssey.recipe.schema import Recipe
+from peftodyssey.recipe.schema_measures import Measured, Noise
 from peftodyssey.recipe.schema_methods import METHOD_CLASSES
 from peftodyssey.recipe.schema_texts import Corpus, Model, Split
 from peftodyssey.recipe.schema_training import Budget, Score, Train
@@ -26,6 +27,8 @@ SECTIONS: tuple[tuple[str, type[Part]], ...] = (
     *((f"`methods`: `{name}`", part) for name, part in METHOD_CLASSES.items()),
     ("`train`", Train),
     ("`score`", Score),
+    ("`measure`", Measured),
+    ("`measure`: `noise`", Noise),
 )
 WRITTEN_AS_VALUES = (Budget, Rates)  # classes that a recipe writes as one value: their forms are in OPENING
 OPENING = """\

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr
 
 from peftodyssey.errors import Problem
+from peftodyssey.recipe import schema_measures
 from peftodyssey.recipe.fields import Natural, Part
 from peftodyssey.recipe.forms import OrList, Short
 from peftodyssey.recipe.schema_methods import AnyMethod
@@ -45,9 +46,9 @@ class Recipe(Part):
     )
     train: Train = Field(default=Train(), description="How each cell is trained; a mapping.")
     score: Score = Field(default=Score(), description="How held-out text is scored; a mapping.")
-    measure: Annotated[tuple[Literal["degradation", "forgetting", "tokens"], ...], OrList()] = Field(
+    measure: Annotated[tuple[schema_measures.Measure, ...], OrList()] = Field(
         default=("degradation", "forgetting", "tokens"),
-        description="What the report states; a list of words.",
+        description="What the report states; a list of words, or of words with options such as {noise: {pairs: 5}}.",
     )
 
     _tree: Tree = PrivateAttr(default_factory=Tree)
@@ -55,6 +56,16 @@ class Recipe(Part):
     _where: str = PrivateAttr("recipe")
     _folder: str = PrivateAttr(".")
     _warnings: tuple[Problem, ...] = PrivateAttr(())
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The words of `measure`, options left out."""
+        return schema_measures.words(self.measure)
+
+    @property
+    def noise(self) -> schema_measures.Noise | None:
+        """How noise of the weights is measured, None where it is not."""
+        return schema_measures.noise(self.measure)
 
     @property
     def source_text(self) -> str:

@@ -87,7 +87,7 @@ def record(plan: Plan, root: Path) -> None:
     plans.write(root, recipe.name, plan.digest, {
         "recipe": recipe.name,
         "asked": datetime.datetime.now(datetime.UTC).isoformat(),
-        "measure": list(recipe.measure),
+        "measure": list(recipe.measured),
         "cells": [task.entry for task in plan.cells],
     })  # fmt: skip
 

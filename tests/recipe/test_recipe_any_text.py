@@ -14,7 +14,7 @@ BASE = {
     "name": "x", "seeds": [0], "model": {"name": "gpt2", "revisions": ["a"]}, "domains": ["hub:a/b", {"path": "x", "split": {"test": "5%"}}],
     "general": ["hub:c/d"], "methods": [{"method": "full", "lr": {"tune": [1, 2]}}, {"method": "lora", "rank": [2], "targets": ["q"]}, "qlora",
     {"method": "peft", "peft_type": "VERA", "config": {"r": 1}}, {"method": "saved", "path": "p"}],
-    "train": {"budget": "1 steps", "betas": [0.1, 0.2], "score_at": ["50%"]}, "score": {"stride": 1}, "measure": ["tokens", "forgetting"],
+    "train": {"budget": "1 steps", "betas": [0.1, 0.2], "score_at": ["50%"]}, "score": {"stride": 1}, "measure": ["tokens", {"noise": {"gammas": [0.1], "ranks": ["full"]}}],
 }  # fmt: skip
 WORDS = st.sampled_from(
     [

@@ -47,6 +47,8 @@ def test_the_template_shows_every_key_that_can_be_set():
         "LastLayers",
         "Peft",
         "Saved",
+        "Measured",
+        "Noise",
     ):
         named |= {*schema["$defs"][owner]["properties"]}
     assert {key for key in named if f"{key}:" not in text} == set()
