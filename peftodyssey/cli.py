@@ -96,6 +96,7 @@ def run(
 
 def _summary(outcome: Any, root: Path) -> str:
     parts = [f"{outcome.done} done"] * bool(outcome.done) + [f"{outcome.skipped} were there"] * bool(outcome.skipped)
+    parts += [f"{outcome.stopped} stopped early"] * bool(outcome.stopped)
     parts += [f"{len(outcome.failed)} failed"] * bool(outcome.failed)
     lines = [f"Cells: {', '.join(parts) or 'none'}.", f"Report: {root / 'report' / 'index.html'}"]
     return "\n".join([*(f"failed: {folder}: {why}" for folder, why in outcome.failed.items()), *lines])

@@ -61,6 +61,15 @@ def adapt(
     _commit(task, folder, facts, how)
 
 
+def advance(
+    task: CellTask, share: float, root: Path, base: PreTrainedModel, tokenizer: TextTokenizer, how: How, events: Events
+) -> None:
+    """Train one cell up to a share of its budget and leave it there, its state saved; raises what `adapt` does."""
+    manifest.fresh(root / task.folder, keep=(layout.CHECKPOINT,))
+    with on_base(task, base) as attached:
+        _train(task, root, attached, tokenizer, how, events, share)
+
+
 def rescore(
     task: CellTask, root: Path, base: PreTrainedModel, tokenizer: TextTokenizer, how: How, events: Events
 ) -> None:
@@ -93,17 +102,17 @@ def on_base(task: CellTask, base: PreTrainedModel, kept: Path | None = None) -> 
 
 
 def _train(
-    task: CellTask, root: Path, attached: Attached, tokenizer: TextTokenizer, how: How, events: Events
+    task: CellTask, root: Path, attached: Attached, tokenizer: TextTokenizer, how: How, events: Events, share: float = 1.0
 ) -> Trained:
     if task.cell.train.engine == "trl":
         from peftodyssey.train.trl_bridge import train_trl as train
     else:
         from peftodyssey.train.loop import train
     blocks = blocks_of(task, root, tokenizer)
-    settings = replace(settings_of(task, len(blocks.input_ids)), budget_bytes=how.resident_bytes)
+    settings = up_to(share, replace(settings_of(task, len(blocks.input_ids)), budget_bytes=how.resident_bytes))
     state = root / task.folder / layout.CHECKPOINT
     recorder = points.Recorder(task, root, attached.model, tokenizer.prefix, how, events)
-    beat = heartbeat.Beat(root / task.folder)
+    beat = heartbeat.Beat(root / task.folder, settings.last_step)
     heartbeat.tell_of_loss(root / task.folder, state, events)
 
     def on_step(record: Any) -> None:
@@ -123,7 +132,8 @@ def _train(
             f"{task.folder}: stopped after step {result.steps} of {settings.steps}",
             "start the same command again, it goes on from there",
         )
-    _require_moved(task, attached)
+    if share >= 1:  # a part may lie within the warm-up
+        _require_moved(task, attached)
     return Trained(result, peak.peak_bytes)
 
 
@@ -140,7 +150,7 @@ def settings_of(task: CellTask, blocks: int) -> TrainSettings:
     point = task.cell.train
     batch_blocks = point.batch_tokens // point.seq_len
     steps = steps_of(point, blocks, batch_blocks)
-    inner = tuple(sorted({max(1, round(share * steps)) for share in point.score_at if share < 1}))
+    inner = tuple(sorted({_step_at(share, steps) for share in point.score_at if share < 1}))
     assert task.cell.method.lr is not None, "a method that trains has a learning rate"
     return TrainSettings(
         lr=task.cell.method.lr, steps=steps, batch_blocks=batch_blocks, micro_blocks=task.step.micro_blocks,
@@ -149,6 +159,15 @@ def settings_of(task: CellTask, blocks: int) -> TrainSettings:
         offload_activations=task.step.offload_activations, offload_optimizer=task.step.offload_optimizer,
         loss_chunk_bytes=task.step.loss_chunk_bytes, seed=task.cell.seed, optimizer=task.autos["optimizer"], score_at_steps=inner,
     )  # fmt: skip
+
+
+def up_to(share: float, settings: TrainSettings) -> TrainSettings:
+    """The settings of a training that stops for now at a share of its budget; of the whole one at 1."""
+    return settings if share >= 1 else replace(settings, until_step=_step_at(share, settings.steps))
+
+
+def _step_at(share: float, steps: int) -> int:
+    return max(1, round(share * steps))
 
 
 def steps_of(point: TrainPoint, blocks: int, batch_blocks: int) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import Interrupted
 from peftodyssey.jobs import heartbeat, points
-from peftodyssey.jobs.adapt import blocks_of, on_base, settings_of
+from peftodyssey.jobs.adapt import blocks_of, on_base, settings_of, up_to
 from peftodyssey.jobs.events import Events, How
 from peftodyssey.jobs.peak import watched
 from peftodyssey.models.tokenizer import TextTokenizer
@@ -28,16 +28,18 @@ if TYPE_CHECKING:
 
 
 def sail(
-    tasks: Sequence[CellTask], micro_blocks: int, root: Path, base: PreTrainedModel, tokenizer: TextTokenizer, how: How, events: Events
+    tasks: Sequence[CellTask], micro_blocks: int, share: float, root: Path, base: PreTrainedModel, tokenizer: TextTokenizer, how: How,
+    events: Events,
 ) -> dict[str, str]:
-    """Train `tasks` together, `micro_blocks` blocks of each at a time; returns why members failed, by folder.
+    """Train `tasks` together, `micro_blocks` blocks of each at a time, up to a share of their budgets; returns why members
+    failed, by folder.
 
     `base` is afterwards what it was before. Raises TrainingError where nothing fits the memory, Interrupted where the user
     stops.
     """
     from peftodyssey.train.fleet import train_fleet
 
-    members = [_member(task, micro_blocks, root, base, tokenizer, how, events) for task in tasks]
+    members = [_member(task, micro_blocks, share, root, base, tokenizer, how, events) for task in tasks]
     _listen(members, tasks, root, events)
     with watched(how.device) as peak:
         whole = train_fleet(
@@ -54,14 +56,16 @@ def sail(
 
 
 def _member(
-    task: CellTask, micro_blocks: int, root: Path, base: PreTrainedModel, tokenizer: TextTokenizer, how: How, events: Events
+    task: CellTask, micro_blocks: int, share: float, root: Path, base: PreTrainedModel, tokenizer: TextTokenizer, how: How,
+    events: Events,
 ) -> Member:
     from peftodyssey.train.adapters import Adapter, adapter_of, put
     from peftodyssey.train.fleet import Member
     from peftodyssey.train.loop import belongs_to
 
     blocks = blocks_of(task, root, tokenizer)
-    settings = replace(settings_of(task, len(blocks.input_ids)), micro_blocks=micro_blocks, budget_bytes=how.resident_bytes)
+    settings = up_to(share, settings_of(task, len(blocks.input_ids)))
+    settings = replace(settings, micro_blocks=micro_blocks, budget_bytes=how.resident_bytes)
     state = manifest.fresh(root / task.folder, keep=(layout.CHECKPOINT,)) / layout.CHECKPOINT
     heartbeat.tell_of_loss(root / task.folder, state, events)
     with on_base(task, base) as attached:
@@ -80,7 +84,7 @@ def _listen(members: Sequence[Member], tasks: Sequence[CellTask], root: Path, ev
     longest = max(members, key=lambda member: member.settings.steps)
 
     def listener(member: Member, task: CellTask) -> Callable[[Any], None]:
-        beat = heartbeat.Beat(root / task.folder)
+        beat = heartbeat.Beat(root / task.folder, member.settings.last_step)
 
         def on_step(record: Any) -> None:
             beat.step(record)

@@ -17,8 +17,9 @@ EVERY_S = 2.0
 class Beat:
     """Writes step and seconds of training every two seconds; a torn file is harmless and ignored."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, steps: int) -> None:
         self.path = folder / FILE
+        self.steps = steps
         self.seconds = 0.0
         self.last = float("-inf")
 
@@ -26,7 +27,7 @@ class Beat:
         """Count one step; write when it is time."""
         self.seconds += record.seconds
         if time.monotonic() - self.last >= EVERY_S:
-            self.path.write_text(json.dumps({"step": record.step, "seconds": self.seconds, "loss": record.loss_nats}))
+            self.path.write_text(json.dumps({"step": record.step, "steps": self.steps, "seconds": self.seconds, "loss": record.loss_nats}))
             self.last = time.monotonic()
 
 
@@ -46,9 +47,9 @@ def remove(folder: Path) -> None:
 def tell_of_loss(folder: Path, state_folder: Path, events: Events) -> None:
     """One line about where an interrupted training goes on and how many minutes are done again."""
     beat = read(folder)
-    if beat is None:
-        return
     saved = _saved_step(state_folder)
+    if beat is None or saved == beat["steps"]:  # a fleet has trained it to its end, or nothing was begun
+        return
     lost = max(0, beat["step"] - saved)
     minutes = beat["seconds"] / 60 * lost / max(1, beat["step"])
     events.note(f"goes on from step {saved} (it had reached step {beat['step']}; {minutes:.1f} minutes are done again)")

@@ -66,6 +66,17 @@ def read_so_far(path: Path) -> dict[str, list[dict[str, Any]]]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def validation(root: Path, task: CellTask) -> list[float]:
+    """Mean NLL of validation at the points that a cell has passed, nats per token, in their order; its end is one of them."""
+    folder = root / task.folder
+    if manifest.read(folder) is not None:
+        rows = parquet.read(folder / POINTS).to_pylist()
+    else:
+        rows = [row for found in read_so_far(folder / layout.CHECKPOINT / SO_FAR).values() for row in found]
+    own = sorted((row["step"], row["nll_nats"]) for row in rows if row["split"] == "valid")
+    return [nll_nats for _, nll_nats in own]
+
+
 def name_and_split(root: Path, column: ScoreTask) -> tuple[str, str]:
     """The text and the split that a column scores, as its index says."""
     facts = (manifest.read(root / column.index) or {})["facts"]

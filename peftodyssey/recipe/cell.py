@@ -85,6 +85,7 @@ class TrainPoint:
     optimizer: str  # auto | adamw
     engine: str  # own | trl
     fleet: str | int = "auto"  # auto | off | at most so many cells that train side by side
+    halving: int | None = None  # of a tuned group one in so many goes on at every inner point; None: all do
 
 
 @dataclass(frozen=True)

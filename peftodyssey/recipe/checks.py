@@ -207,6 +207,31 @@ def _engine(recipe: Recipe) -> Iterator[Finding]:
         )
 
 
+def _select(recipe: Recipe) -> Iterator[Finding]:
+    path, train = ("train", "select"), recipe.train
+    if train.select is None:
+        return
+    needs = (path, ("train", "score_at"), ("train", "engine"))
+    if all(share >= 1 for share in train.score_at):
+        yield Finding(
+            path,
+            "cells are compared at the points of score_at before the end, and there is none",
+            next_step="add train.score_at: [25%, 50%, 100%], or remove select",
+            needs=needs,
+        )
+    if train.engine == "trl":
+        yield Finding(path, "TRL's trainer cannot stop on the way and go on", allowed="engine: own with select", needs=needs)
+    if not any(getattr(getattr(method, "lr", None), "tune", None) for method in recipe.methods):
+        yield Finding(
+            path,
+            "no method has learning rates to choose among, so nothing is stopped",
+            next_step="write lr: {tune: [...]} at a method, or remove select",
+            severity="warning",
+            needs=(*needs, ("methods",)),
+        )
+
+
 CHECKS: tuple[Callable[[Recipe], Iterator[Finding]], ...] = (
     _batch, _windows, _lengths, _rates, _low_rank, check_corpora, check_models, _measures, _saved_only, _half_precision, _engine,
+    _select,
 )  # fmt: skip

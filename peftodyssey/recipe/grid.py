@@ -162,6 +162,7 @@ def train_point(recipe: Recipe) -> TrainPoint:
         optimizer=train.optimizer,
         engine=train.engine,
         fleet=train.fleet,
+        halving=train.select.halving if train.select else None,
     )
 
 

@@ -33,7 +33,7 @@ HOW: dict[type, frozenset[str]] = {
     CorpusPoint: frozenset({"name", "source", "revision"}),  # facts["domain"] is their content
     MethodPoint: frozenset({"label", "tuned"}),
     QuantPoint: frozenset(),
-    TrainPoint: frozenset({"precision", "optimizer", "fleet"}),  # what the first two were resolved to is in facts
+    TrainPoint: frozenset({"precision", "optimizer", "fleet", "halving"}),  # what the first two were resolved to is in facts
 }
 HOW_OPTIONS = frozenset({"path"})  # of the method `saved`; facts["saved"] is its content
 

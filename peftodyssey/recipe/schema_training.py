@@ -77,6 +77,17 @@ class _BudgetForm:
         return {"type": "string", "pattern": BUDGET, "examples": ["200k tokens", "2 epochs", "300 steps"]}
 
 
+class Select(Part):
+    """Which cells of a tuned group are stopped early."""
+
+    halving: Annotated[Count, Field(ge=2)] = Field(
+        description="At each point of score_at before the end, one in so many goes on (rounded up); at least 2."
+    )
+    on: Literal["validation"] = Field(
+        default="validation", description="What they are compared on: the loss on the validation split; a word."
+    )
+
+
 class Train(Part):
     """How a cell is trained."""
 
@@ -129,6 +140,10 @@ class Train(Part):
     fleet: Literal["auto", "off"] | Count = Field(
         default="auto",
         description="LoRA cells of one base that train side by side: auto: as many as pay and fit; off: none; or how many at most.",
+    )
+    select: Select | None = Field(
+        default=None,
+        description="Successive halving over tuned learning rates: those that trail are stopped early; a mapping.",
     )
 
 

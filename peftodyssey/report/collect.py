@@ -94,6 +94,8 @@ def _trouble(folder: Path, cell: Mapping[str, Any]) -> Row:
         if manifest.read(folder / name) is None and (failure := manifest.failure(folder / name)):
             where = f" ({failure['where']})" if failure.get("where") else ""
             return {"status": "failed", "reason": f"{failure['reason']}{where}"}
+    if stop := manifest.stop(folder / cell["folder"]):
+        return {"status": "stopped", "reason": stop["reason"]}
     return {"status": "pending"}
 
 

@@ -202,7 +202,7 @@ def status(cells: Sequence[Any]) -> Table:
     table = _table("state", "cell", "recipe", "remark")
     for cell in cells:
         table.add_row(cell.state, cell.folder.split("/", 1)[1], cell.recipe, Text(cell.remark))
-    counts = {state: sum(cell.state == state for cell in cells) for state in ("done", "failed", "started", "pending")}
+    counts = {state: sum(cell.state == state for cell in cells) for state in ("done", "failed", "stopped", "started", "pending")}
     table.caption = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return table
 

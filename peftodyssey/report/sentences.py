@@ -199,6 +199,9 @@ def _missing(rows: Sequence[Row]) -> list[str]:
     pending = sum(row["status"] == "pending" for row in rows)
     if pending:
         notes.append(f"{pending} of {len(rows)} cells are not finished; run the recipe again to go on.")
+    stops = [row for row in rows if row["status"] == "stopped"]
+    if stops:
+        notes.append(f"{len(stops)} of {len(rows)} cells were stopped early by successive halving, because they trailed on validation.")
     for row in rows:
         if row["status"] == "failed":
             notes.append(

@@ -63,10 +63,10 @@ class Narrator:
         else:
             self.say(f"[{self._done + 1}/{self._total}] {name}")
 
-    def fleet(self, members: int, method: str) -> None:
-        """Some cells train side by side; each is a task of its own afterwards."""
+    def fleet(self, members: int, method: str, share: float) -> None:
+        """Some cells train side by side up to a share of their budgets; each is a task of its own afterwards."""
         self._valid, self._tokens_done = "", 0
-        name = f"{members} {method} cells, side by side"
+        name = f"{members} {method} cells, side by side" + (f", to {share:.0%}" if share < 1 else "")
         if self._progress and self._one is not None:
             self._progress.reset(self._one, description=name, visible=True, info="", total=1)
         else:

@@ -19,6 +19,7 @@ from peftodyssey.jobs.bases import Bases
 from peftodyssey.jobs.events import How
 from peftodyssey.plan.fleets import fleets, together
 from peftodyssey.plan.graph import BaseKey, CellTask, Plan, ScoreTask
+from peftodyssey.run import halving
 from peftodyssey.run.progress import Narrator
 from peftodyssey.store import manifest
 from peftodyssey.store.versions import versions
@@ -33,13 +34,14 @@ class Outcome:
     done: int = 0
     skipped: int = 0
     inputs: int = 0  # texts and columns that were made
+    stopped: int = 0  # by successive halving, in this run
     failed: dict[str, str] = field(default_factory=dict)
     interrupted: str = ""
 
     @property
     def worked(self) -> bool:
         """Whether anything on disk changed."""
-        return bool(self.done or self.failed or self.inputs)
+        return bool(self.done or self.failed or self.inputs or self.stopped)
 
 
 def execute(plan: Plan, root: Path, how: How, narrator: Narrator, only: Mapping[str, str], refresh: bool) -> Outcome:
@@ -47,13 +49,13 @@ def execute(plan: Plan, root: Path, how: How, narrator: Narrator, only: Mapping[
     cells = [task for task in plan.cells if matches(task, only)]
     if refresh:
         _forget_stale(cells, root)
-    todo = [task for task in cells if not finished(task, root)]
+    todo = [task for task in cells if not finished(task, root) and halving.stopped(task, root) is None]
     outcome = Outcome(skipped=len(cells) - len(todo))
     walk = _Walk(plan, root, how, narrator, outcome)
     try:
         with narrator.showing(walk.count(todo)):
             walk.indexes(todo)
-            walk.bases(todo)
+            walk.bases(cells, todo)
     except Interrupted as stop:
         outcome.interrupted = str(stop)
     return outcome
@@ -114,24 +116,61 @@ class _Walk:
             key = BaseKey(task.tokenizer_of, "fp32", None)
             self._input(folder, lambda task=task, key=key: index_job.index(task, self.root, self.held.tokenizer(key)))
 
-    def bases(self, todo: list[CellTask]) -> None:
+    def bases(self, cells: list[CellTask], todo: list[CellTask]) -> None:
         """Base by base: its own columns, then its cells."""
-        columns = self._missing_columns(todo)
-        tasks: list[ScoreTask | CellTask] = [*columns, *todo]
-        order = self.plan.base_order
-        tasks.sort(key=lambda task: (order[task.base.name], isinstance(task, CellTask)))
-        groups = fleets(self.plan, [t for t in tasks if isinstance(t, CellTask) and not self._whole(t.folder)])
+        columns, order = self._missing_columns(todo), self.plan.base_order
+        for base in sorted({task.base.name for task in [*columns, *todo]}, key=order.__getitem__):
+            for column in columns:
+                if column.base.name == base:
+                    self._input(column.folder, lambda column=column: self._column(column))
+            self._contests([task for task in cells if task.base.name == base])
+            self._cells([t for t in cells if t.base.name == base and not finished(t, self.root) and halving.stopped(t, self.root) is None])
+        self.held.drop()
+
+    def _cells(self, tasks: list[CellTask]) -> None:
+        """Cells to their ends, side by side where that can be."""
+        groups = fleets(self.plan, [task for task in tasks if not self._whole(task.folder)])
         fleet_of = {task.folder: group for group in groups for task in group}
         for task in tasks:
-            if isinstance(task, ScoreTask):
-                self._input(task.folder, lambda task=task: self._column(task))
-                continue
             if group := fleet_of.get(task.folder):
                 self._fleet(group)
                 for member in group:
                     del fleet_of[member.folder]
             self._cell(task)
-        self.held.drop()
+
+    def _contests(self, cells: list[CellTask]) -> None:
+        """Cells of which some are stopped early, up to the last point at which they are compared."""
+        left = [c for c in halving.contests(cells) if any(not finished(t, self.root) and not halving.stopped(t, self.root) for t in c)]
+        by_shares: dict[tuple[float, ...], list[halving.Contest]] = {}
+        for contest in left:
+            by_shares.setdefault(halving.shares(contest), []).append(contest)
+        for shares, competing in by_shares.items():
+            for point, share in enumerate(shares):
+                racing = [task for contest in competing for task in halving.racing(contest, point, self.root)]
+                self._advance(racing, point, share)
+                for contest in competing:
+                    for task in halving.judge(contest, point, self.root):
+                        self.outcome.stopped += 1
+                        self.narrator.finished(task.folder.split("/", 1)[1], "stopped")
+
+    def _advance(self, racing: list[CellTask], point: int, share: float) -> None:
+        """Train cells that are behind a point up to it, side by side where that can be."""
+
+        def behind() -> list[CellTask]:
+            return [task for task in racing if halving.behind(task, point, self.root) and not self._stands_on_broken(task)]
+
+        for group in fleets(self.plan, behind()):
+            self._fleet(group, share)
+        for task in behind():
+            self._stop_if_asked()
+            self.narrator.task(f"{task.folder.split('/', 1)[1]} to {share:.0%}")
+            if why := self._tried(lambda task=task: self._part(task, share)):
+                self.broken[task.folder] = why
+                self.held.drop()
+
+    def _part(self, task: CellTask, share: float) -> None:
+        base, tokenizer = self.held.get(task.base), self.held.tokenizer(task.base)
+        adapt_job.advance(task, share, self.root, base, tokenizer, self.how, self.narrator)
 
     def _missing_indexes(self, todo: list[CellTask]) -> list[str]:
         wanted = {task.train_index for task in todo if task.train_index and manifest.read(self.root / task.folder) is None}
@@ -163,17 +202,17 @@ class _Walk:
         model, tokenizer = self.held.get(task.base), self.held.tokenizer(task.base)
         score_job.column(task, self.root, model, tokenizer.prefix, self.how, self.narrator)
 
-    def _fleet(self, group: Sequence[CellTask]) -> None:
+    def _fleet(self, group: Sequence[CellTask], share: float = 1.0) -> None:
         """Train some cells together; where that cannot be, each goes on alone from where it stands."""
         self._stop_if_asked()
         sound = [task for task in group if not self._stands_on_broken(task)]
         if len(sound) < 2:
             return
-        self.narrator.fleet(len(sound), sound[0].cell.method.method)
+        self.narrator.fleet(len(sound), sound[0].cell.method.method, share)
         base, tokenizer = self.held.get(sound[0].base), self.held.tokenizer(sound[0].base)
         micro_blocks = together(self.plan, sound)
         failed: dict[str, str] = {}
-        why = self._tried(lambda: failed.update(fleet_job.sail(sound, micro_blocks, self.root, base, tokenizer, self.how, self.narrator)))
+        why = self._tried(lambda: failed.update(fleet_job.sail(sound, micro_blocks, share, self.root, base, tokenizer, self.how, self.narrator)))
         if why:
             self.narrator.say(f"  these {len(sound)} cells cannot train together and go on one by one: {why}")
             self.held.drop()

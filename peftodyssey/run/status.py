@@ -11,7 +11,7 @@ from peftodyssey.store import manifest, plans
 
 @dataclass(frozen=True)
 class CellStatus:
-    """One cell: done, failed, pending or interrupted, and a remark (reason, or how far it was)."""
+    """One cell: done, failed, stopped (early), started or pending, and a remark (reason, or how far it was)."""
 
     folder: str
     recipe: str
@@ -33,6 +33,8 @@ def _one(folder: Path, entry: dict) -> CellStatus:
         remark = f"{written['facts']['seconds']:.0f} s of training" if written["facts"]["steps"] else "scored"
     elif (failure := manifest.failure(where)) is not None:
         state, remark = "failed", failure["reason"]
+    elif (stop := manifest.stop(where)) is not None:
+        state, remark = "stopped", stop["reason"]
     elif (beat := heartbeat.read(where)) is not None:
         state, remark = "started", f"step {beat['step']}, loss {beat['loss']:.3f}"
     return CellStatus(entry["folder"], entry["recipe"], entry["coordinates"]["label"], state, remark)

@@ -25,6 +25,7 @@ FAILURE = "failure.json"
 ADAPTER = "adapter"
 WEIGHTS = "weights"
 CHECKPOINT = "checkpoint"
+STOPPED = "stopped.json"  # beside a checkpoint: when and why the cell was stopped early
 SAILED = "fleet.json"  # inside a checkpoint: with whom the cell trained
 LOG = "log.parquet"
 NLL = "nll.parquet"

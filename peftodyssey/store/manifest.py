@@ -71,12 +71,22 @@ def failure(folder: Path) -> dict[str, Any] | None:
     return _load(folder / layout.FAILURE)
 
 
+def stop(folder: Path) -> dict[str, Any] | None:
+    """When and why the training of `folder` was stopped before its end, None where it was not."""
+    return _load(folder / layout.STOPPED)
+
+
 def read(folder: Path) -> dict[str, Any] | None:
     """The manifest of `folder`, None where its work is not finished."""
     manifest = _load(folder / layout.MANIFEST)
     if manifest is None or not all((folder / name).is_file() for name in manifest.get("files", {})):
         return None
     return manifest
+
+
+def found(folder: Path) -> dict[str, Any]:
+    """What is known of `folder`: its manifest, or why it failed or was stopped; `status` alone, pending, where nothing is."""
+    return read(folder) or failure(folder) or stop(folder) or {"status": "pending"}
 
 
 def damaged(folder: Path) -> list[str]:

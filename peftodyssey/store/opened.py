@@ -77,14 +77,8 @@ def open_run(folder: str | Path) -> Run:
     """The run in `folder`; StoreError where no run lies there."""
     folder = Path(folder)
     return Run(
-        folder, tuple({**cell, "status": _status(folder / cell["folder"])} for cell in plans.cells(folder))
+        folder, tuple({**cell, "status": manifest.found(folder / cell["folder"])["status"]} for cell in plans.cells(folder))
     )
-
-
-def _status(folder: Path) -> str:
-    if manifest.read(folder) is not None:
-        return "done"
-    return "failed" if manifest.failure(folder) is not None else "pending"
 
 
 def _collected(folder: Path, name: str) -> pa.Table:

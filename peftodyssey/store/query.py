@@ -27,7 +27,7 @@ RUN_COLUMN = {"run": ("string", "name of the output directory")}
 CELLS: tables.Columns = {
     "cell": ("string", "first 16 hex digits of the cell's identity"),
     "folder": ("string", "where the cell lies below the output directory"),
-    "status": ("string", "done, failed, pending"),
+    "status": ("string", "done, failed, stopped (early, by successive halving), pending"),
     "manifest": ("string", "the cell's manifest as JSON; DuckDB reads into it: manifest->>'$.facts.seconds'"),
 }
 TOKENS: tables.Columns = {
@@ -154,14 +154,12 @@ def _cells(folders: Sequence[Path]) -> pa.Table:
 def _cell_rows(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for cell in plans.cells(folder):
-        done = manifest.read(folder / cell["folder"])
-        content = done or manifest.failure(folder / cell["folder"]) or {"status": "pending"}
-        status = "done" if done else content["status"]
+        content = manifest.found(folder / cell["folder"])
         rows.append(
             {
                 "cell": cell["cell"],
                 "folder": cell["folder"],
-                "status": status,
+                "status": content["status"],
                 "manifest": json.dumps(content),
             }
         )

@@ -61,7 +61,7 @@ RESULTS: Columns = {
     "tokens_per_second": ("float64", "tokens trained on per second of training"),
     "peak_memory_bytes": ("int64", "highest memory of the process (CPU) or of the allocator (GPU) while training"),
     "planned_memory_bytes": ("int64", "what the plan expected"),
-    "status": ("string", "done, failed, pending"),
+    "status": ("string", "done, failed, stopped (early, by successive halving), pending"),
     "reason": ("string", "why it failed, or a remark such as too few documents"),
     "lr_edge": ("string", "low or high where the selected learning rate is the end of its grid"),
     "test_tokens": ("int64", "tokens scored on test"),

@@ -53,7 +53,7 @@ class Member:
     @property
     def done(self) -> bool:
         """Whether it has nothing left to do in the fleet."""
-        return self.failed is not None or len(self.log) >= self.settings.steps
+        return self.failed is not None or len(self.log) >= self.settings.last_step
 
 
 def train_fleet(

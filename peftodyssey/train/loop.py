@@ -100,7 +100,7 @@ def train(
         optim.at_work(optimizer),
         fitting(model, settings, device, functools.partial(optimizer.zero_grad, set_to_none=True)) as fit,
     ):
-        for step in range(resumed_from, settings.steps):
+        for step in range(resumed_from, settings.last_step):
             if interrupted := bool(should_stop and should_stop()):
                 break
             begun = time.perf_counter()
@@ -147,7 +147,8 @@ def train(
                 save(state_folder)
                 last_saved = time.monotonic()
         unsaved_s = time.monotonic() - last_saved if checkpoint_every_s is not None else 0.0
-        if state_folder and len(log) > resumed_from and (interrupted or unsaved_s >= KEEP_END_AFTER_S):
+        paused = interrupted or settings.until_step is not None
+        if state_folder and len(log) > resumed_from and (paused or unsaved_s >= KEEP_END_AFTER_S):
             save(state_folder)  # at the end too: what comes next (scoring) may be broken off
     return TrainResult(
         steps=len(log),

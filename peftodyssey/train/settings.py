@@ -19,7 +19,8 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 RECOMPUTE = ("none", "selective", "full")
 OPTIMIZERS = ("adamw", "adamw8bit")
 HOW = frozenset(
-    {"micro_blocks", "recompute", "offload_activations", "offload_optimizer", "loss_chunk_bytes", "budget_bytes", "score_at_steps"}
+    {"micro_blocks", "recompute", "offload_activations", "offload_optimizer", "loss_chunk_bytes", "budget_bytes", "score_at_steps",
+     "until_step"}
 )  # fields that do not change the trained weights
 
 
@@ -48,11 +49,17 @@ class TrainSettings:
     seed: int = 0  # data order and dropout
     optimizer: str = "adamw"
     score_at_steps: tuple[int, ...] = ()  # after how many steps `on_point` is called, ascending
+    until_step: int | None = None  # stop there for now, with the state saved; None: train to the end
 
     @property
     def warmup_steps(self) -> int:
         """Steps of rising learning rate; a share is rounded up, as the Trainer's is, but one step is left."""
         return min(math.ceil(self.steps * self.warmup), self.steps - 1)
+
+    @property
+    def last_step(self) -> int:
+        """The step after which to stop, for now or for good."""
+        return self.steps if self.until_step is None else min(self.steps, self.until_step)
 
     def digest(self) -> str:
         """SHA-256 hex of the fields that change the trained weights; tells whether a saved state belongs

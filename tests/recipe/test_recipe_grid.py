@@ -244,6 +244,9 @@ OTHER = {
     "Train.optimizer": (FULL, ["train.optimizer=adamw"]),
     "Train.engine": (FULL, ["train.engine=trl"]),
     "Train.fleet": (FULL, ["train.fleet=4"]),
+    "Train.select": (FULL, ["train.select={halving: 2}", "train.score_at=50%"]),
+    "Select.halving": (FULL, ["train.select={halving: 3}", "train.score_at=50%"]),
+    "Select.on": None,  # its only value is validation
     "Score.context": (FULL, ["score.context=128"]),
     "Score.stride": (FULL, ["score.stride=64"]),
     "Score.tokens": (FULL, ["score.tokens=all"]),

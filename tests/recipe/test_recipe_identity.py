@@ -64,7 +64,8 @@ ANOTHER = {
     QuantPoint: {"kind": "fp4", "double_quant": False},
     TrainPoint: {"budget_tokens": 9, "budget_epochs": 2.0, "budget_steps": 9, "seq_len": 9, "batch_tokens": 9, "schedule": "wsd", "warmup": 0.5,
                  "weight_decay": 0.1, "grad_clip": 0.0, "betas": (0.9, 0.95), "objective": "sft", "score_at": (0.5, 1.0), "precision": "bf16",
-                 "optimizer": "adamw", "engine": "trl", "fleet": "off"},
+                 "optimizer": "adamw", "engine": "trl", "fleet": "off",
+                 "halving": 2},
 }  # fmt: skip
 
 
