@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import Interrupted
-from peftodyssey.jobs import heartbeat, points
+from peftodyssey.jobs import heartbeat, points, score
 from peftodyssey.jobs.adapt import blocks_of, on_base, settings_of, up_to
 from peftodyssey.jobs.events import Events, How
 from peftodyssey.jobs.peak import watched
 from peftodyssey.models.tokenizer import TextTokenizer
-from peftodyssey.plan.graph import CellTask
+from peftodyssey.plan.graph import CellTask, ScoreTask
+from peftodyssey.recipe.cell import ScorePoint
 from peftodyssey.store import atomic, layout, manifest
 
 if TYPE_CHECKING:
@@ -52,7 +53,47 @@ def sail(
     if not whole:
         done = min(len(member.log) for member in members)
         raise Interrupted(f"a fleet of {len(tasks)} stopped after step {done}", "start the same command again, it goes on from there")
+    if share >= 1:
+        _score([(task, member) for task, member in zip(tasks, members, strict=True) if not member.failed], root, base, tokenizer, how, events)
     return {task.folder: str(member.failed) for task, member in zip(tasks, members, strict=True) if member.failed}
+
+
+def _score(
+    finished: Sequence[tuple[CellTask, Member]], root: Path, base: PreTrainedModel, tokenizer: TextTokenizer, how: How, events: Events
+) -> None:
+    """Fill the columns of finished members, all of them at a time on each text that they have in common."""
+    import torch
+
+    from peftodyssey.train import checkpoint
+    from peftodyssey.train.adapters import start_of
+    from peftodyssey.train.gradients import HALVES
+    from peftodyssey.train.moored import moored
+
+    if not finished:
+        return
+    adapters = []
+    for _, member in finished:
+        state, _ = checkpoint.read(member.state_folder, member.belongs_to)
+        assert state is not None, member.state_folder
+        adapters.append(start_of(state.tensors, member.start).weights)
+    tasks = [task for task, _ in finished]
+    for columns in _in_common(tasks, root):
+        took = [number for number in range(len(tasks)) if number in columns]
+        compute = HALVES.get(tasks[0].base.precision)
+        with moored(base, [adapters[number] for number in took], torch.device(how.device), compute) as order:
+            results = score.together(columns[took[0]], len(took), root, base, tokenizer.prefix, how, events)
+        for place, result in zip(order, results, strict=True):
+            score.commit(columns[took[place]], root, tokenizer.prefix, result)
+
+
+def _in_common(tasks: Sequence[CellTask], root: Path) -> list[dict[int, ScoreTask]]:
+    """The missing columns of one text by one way of scoring, by the number of the cell that they belong to."""
+    found: dict[tuple[str, ScorePoint], dict[int, ScoreTask]] = {}
+    for number, task in enumerate(tasks):
+        for column in task.scores:
+            if manifest.read(root / column.folder) is None:
+                found.setdefault((column.index, column.settings), {})[number] = column
+    return list(found.values())
 
 
 def _member(

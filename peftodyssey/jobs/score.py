@@ -11,7 +11,7 @@ from peftodyssey.errors import Interrupted
 from peftodyssey.jobs.events import Events, How
 from peftodyssey.jobs.index import opened
 from peftodyssey.plan.graph import ScoreTask
-from peftodyssey.score.nll import ScoreResult, mean_nats, score_index
+from peftodyssey.score.nll import ScoreResult, mean_nats, score_together
 from peftodyssey.store import manifest, parquet
 
 if TYPE_CHECKING:
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 def column(task: ScoreTask, root: Path, model: nn.Module, prefix: int | None, how: How, events: Events) -> None:
     """Write `nll.parquet` of `task`, row for row with its index."""
-    result = scored(task, root, model, prefix, how, events)
+    commit(task, root, prefix, scored(task, root, model, prefix, how, events))
+
+
+def commit(task: ScoreTask, root: Path, prefix: int | None, result: ScoreResult) -> None:
+    """Write a column that is scored."""
     folder = manifest.fresh(root / task.folder)
     parquet.write_nll(folder, result.nll_nats, result.rank)
     facts = {"nll_nats_mean": mean_nats(result.nll_nats), "prefix": prefix, **result.facts}
@@ -31,6 +35,13 @@ def scored(
     task: ScoreTask, root: Path, model: nn.Module, prefix: int | None, how: How, events: Events
 ) -> ScoreResult:
     """The column of `task`, not yet written; Interrupted where the user wants to stop."""
+    return together(task, 1, root, model, prefix, how, events)[0]
+
+
+def together(
+    task: ScoreTask, members: int, root: Path, model: nn.Module, prefix: int | None, how: How, events: Events
+) -> list[ScoreResult]:
+    """What `scored` gives for each of `members` models in one; `task` is the column of any of them."""
     index = opened(root / task.index)
     name = Path(task.index).name
 
@@ -40,14 +51,14 @@ def scored(
             raise Interrupted("stopped while scoring", "start the same command again, it goes on from here")
 
     precision = task.base.precision
-    result = score_index(
-        model, index, task.settings, prefix=prefix, device=how.device, precision=precision, on_progress=progress,
+    results = score_together(
+        model, members, index, task.settings, prefix=prefix, device=how.device, precision=precision, on_progress=progress,
         batch_tokens=task.batch_tokens, budget_bytes=how.resident_bytes,
     )  # fmt: skip
-    if result.facts.get("out_of_memory"):
-        went_on = f"{result.facts['batch_tokens']:,} tokens a pass"
+    if results[0].facts.get("out_of_memory"):
+        went_on = f"{results[0].facts['batch_tokens']:,} tokens a pass"
         events.note(f"scoring {name}: the memory did not hold what was planned; it went on with {went_on}")
-    return result if index.trained.all() else answers_only(result, index.trained)
+    return results if index.trained.all() else [answers_only(result, index.trained) for result in results]
 
 
 def answers_only(result: ScoreResult, answer: np.ndarray) -> ScoreResult:

@@ -38,8 +38,14 @@ class ScoreResult(NamedTuple):
     facts: dict[str, Any]  # tokens, windows, forward_tokens, layout, batch_tokens (as it ended), out_of_memory, seconds
 
 
-def score_index(
+def score_index(model: nn.Module, index: Index, settings: ScorePoint, **how: Any) -> ScoreResult:
+    """`score_together` of a model by itself."""
+    return score_together(model, 1, index, settings, **how)[0]
+
+
+def score_together(
     model: nn.Module,
+    members: int,
     index: Index,
     settings: ScorePoint,
     *,
@@ -50,8 +56,9 @@ def score_index(
     layout: str = "padded",
     precision: str = "fp32",
     on_progress: Callable[[int, int], None] | None = None,
-) -> ScoreResult:
-    """NLL in nats and rank of each token of `index` under `model`, each token once, by the windows of `settings`.
+) -> list[ScoreResult]:
+    """NLL in nats and rank of each token of `index` under `model`, each token once, by the windows of `settings`;
+    a column for each of `members` models in one, which takes a batch's rows once for each, one after the other.
 
     `prefix` is the token before every text under first_token bos. `on_progress(tokens scored, tokens in all)` after
     every batch. Batches hold `batch_tokens` places (None: by the device), halved where memory runs out: the card's, the
@@ -64,19 +71,22 @@ def score_index(
     device = torch.device(device)
     batch_tokens = batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
     table = corpus_windows(index.token, index.starts, settings, prefix)
-    nll_nats, rank = np.full(len(index.token), np.nan, np.float32), np.full(len(index.token), -1, np.int32)
+    shape = members, len(index.token)
+    nll_nats, rank = np.full(shape, np.nan, np.float32), np.full(shape, -1, np.int32)
     facts: dict[str, Any] = {"layout": layout, "windows": len(table), "tokens": int(table.scored.sum()), "forward_tokens": 0}
     done, began = 0, time.perf_counter()
     budget_bytes = budget_bytes if device.type == "cpu" else None
     with _autocast(model, device, precision), pinned(model):  # no_grad, not inference_mode: what modules cache there could not be trained through
-        for scored, nll, ranks, state in _scored_batches(model, table, layout, batch_tokens, device, budget_bytes):
-            nll_nats[scored.row], rank[scored.row] = nll, ranks
+        for scored, nll, ranks, state in _scored_batches(model, members, table, layout, batch_tokens, device, budget_bytes):
+            nll_nats[:, scored.row], rank[:, scored.row] = nll, ranks
             facts |= state | {"forward_tokens": facts["forward_tokens"] + scored.input_ids_bt.size}
             done += len(scored.row)
             if on_progress:
                 on_progress(done, facts["tokens"])
-    _check_finite(nll_nats, done)
-    return ScoreResult(nll_nats, rank, facts | {"seconds": time.perf_counter() - began})
+    facts |= {"seconds": (time.perf_counter() - began) / members} | ({"together": members} if members > 1 else {})
+    for column in nll_nats:
+        _check_finite(column, done)
+    return [ScoreResult(*column, facts) for column in zip(nll_nats, rank, strict=True)]
 
 
 def mean_nats(nll_nats: np.ndarray) -> float:
@@ -105,17 +115,17 @@ def _check_finite(nll_nats: np.ndarray, scored: int) -> None:
 
 
 def _scored_batches(
-    model: nn.Module, table: WindowTable, layout: str, batch_tokens: int, device: torch.device, budget_bytes: int | None
+    model: nn.Module, members: int, table: WindowTable, layout: str, batch_tokens: int, device: torch.device, budget_bytes: int | None
 ) -> Iterator[tuple[Batch, np.ndarray, np.ndarray, dict[str, int]]]:
-    """Batches with their NLL and ranks and the state of the batch size; a batch that did not fit is tried in halves."""
+    """Batches with their NLL and ranks, (members, n), and the state of the batch size; one that did not fit is tried in halves."""
     parts, rows, failures = split(model), rows_of_windows(table, layout), 0
     with resident.watched(budget_bytes) as watch:
         while rows:
-            count = take(table, rows, batch_tokens)
+            count = take(table, rows, batch_tokens // members)
             current = batch(table, rows[:count])
             watch.anew()
             try:
-                nll, ranks = _score_batch(model, parts, current, layout, device)
+                nll, ranks = _score_batch(model, parts, current, layout, device, members)
                 watch.check()
             except Exception as error:
                 if not resident.is_shortage(error):
@@ -126,7 +136,7 @@ def _scored_batches(
                 yield current, nll, ranks, {"batch_tokens": batch_tokens, "out_of_memory": failures}
                 rows = rows[count:]
                 continue
-            failures, batch_tokens = failures + 1, max(current.input_ids_bt.size // 2, 1)
+            failures, batch_tokens = failures + 1, max(members * current.input_ids_bt.size // 2, 1)
             resident.give_back(device)  # only here are the tensors free that the error's frames held
 
 
@@ -137,12 +147,13 @@ def _does_not_fit(tokens: int, device: torch.device, budget_bytes: int | None, e
 
 
 def _score_batch(
-    model: nn.Module, parts: tuple[Callable[..., Any], nn.Linear] | None, current: Batch, layout: str, device: torch.device
+    model: nn.Module, parts: tuple[Callable[..., Any], nn.Linear] | None, current: Batch, layout: str, device: torch.device, members: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    ids, positions, segments, place, target = (
-        torch.from_numpy(a).to(device)
-        for a in (current.input_ids_bt, current.position_ids_bt, current.segments_bt, current.place, current.target)
+    ids, positions, segments = (
+        torch.from_numpy(a).to(device).repeat(members, 1) for a in (current.input_ids_bt, current.position_ids_bt, current.segments_bt)
     )
+    place, target = (torch.from_numpy(a).to(device).repeat(members) for a in (current.place, current.target))
+    place += torch.arange(members, device=device).repeat_interleave(len(current.place)) * current.input_ids_bt.size
     inputs = packed_inputs(model, ids, positions, segments) if layout == "packed" else {"input_ids": ids, "use_cache": False}
     if parts is None:
         logits = model(**inputs).logits
@@ -151,7 +162,7 @@ def _score_batch(
         backbone, head = parts
         hidden = backbone(**inputs)[0]
         nll, ranks = _in_chunks(hidden.flatten(0, 1), place, target, head, head.out_features)
-    return nll.cpu().numpy(), ranks.cpu().numpy()
+    return nll.cpu().numpy().reshape(members, -1), ranks.cpu().numpy().reshape(members, -1)
 
 
 def _autocast(model: nn.Module, device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:

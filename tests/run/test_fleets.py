@@ -81,6 +81,16 @@ def test_manifests_say_in_which_fleet_a_cell_sailed(both: tuple[Path, Path]) -> 
     assert set(sizes.values()) == {1}
 
 
+def test_members_are_scored_in_one_pass(both: tuple[Path, Path]) -> None:
+    sizes = {}
+    for out in both:
+        columns = [manifest.read(folder)["facts"] for folder in (out / layout.SCORES).iterdir()]
+        sizes[out] = sorted(facts.get("together", 1) for facts in columns)
+    texts = 3  # test, validation and general
+    assert sizes[both[0]] == [1] * texts * (2 + 2) + [2] * texts * 2 + [4] * texts * 4  # two bases, dora and full are alone
+    assert set(sizes[both[1]]) == {1}
+
+
 def test_one_cell_deleted_is_the_only_one_trained_again(both: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "again"
     shutil.copytree(both[0], out)

@@ -1,0 +1,30 @@
+"""A fleet at rest: finished LoRA adapters side by side on their base, to be scored in one pass. `jobs.fleet` calls `moored`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from peftodyssey.train import banks as banking
+from peftodyssey.train.adapters import Adapter, Start
+from peftodyssey.train.boarding import boarded
+from peftodyssey.train.dropout import Draws
+
+
+@contextlib.contextmanager
+def moored(model: nn.Module, adapters: Sequence[Adapter], device: torch.device, compute: torch.dtype | None) -> Iterator[list[int]]:
+    """`model` for batches that hold equal rows for each adapter; the value: which adapter each share of the rows meets.
+
+    `compute`: type of the products, None for the adapters' own.
+    """
+    starts = {number: Start(replace(adapter, dropout=0.0), None) for number, adapter in enumerate(adapters)}
+    banks = banking.stacked(starts, device)
+    for berth in banks.berths:
+        berth.grads, berth.moments = berth.grads.new_empty(0), (berth.grads.new_empty(0), berth.grads.new_empty(0))
+    banks.refresh(compute)
+    with boarded(model, lambda: banks, Draws()):
+        yield banks.order
