@@ -10,16 +10,19 @@ import typer
 from peftodyssey.cli_words import console, say
 
 recipes_app = typer.Typer(help="Shipped recipes, and a commented new one for your model and text.", no_args_is_help=True)
-ladder_app = typer.Typer(help="Rungs of a pretraining ladder.", no_args_is_help=True)
+ladder_app = typer.Typer(help="Rungs of a pretraining ladder: list them, or train a small one.", no_args_is_help=True)
 
 
 @ladder_app.command("list")
-def ladder_list(model: Annotated[str, typer.Argument(help="bundled/<model>, or a folder with ladder.json.")]) -> None:
-    """Rungs of a ladder: name, tokens, arm."""
-    from peftodyssey.models.ladder import rungs
+def ladder_list(
+    model: Annotated[str, typer.Argument(help="bundled/<model>, a Hub id, or a folder with ladder.json.")],
+) -> None:
+    """Rungs of a ladder: name, tokens, tokens per parameter, learning rate, arm."""
+    from peftodyssey.models.ladder import ladder
     from peftodyssey.report import preflight
 
-    console().print(preflight.ladder(rungs(model)))
+    for part in preflight.ladder(ladder(model)):
+        console().print(part)
 
 
 @recipes_app.command("list")

@@ -21,6 +21,7 @@ from peftodyssey.jobs.index import opened
 from peftodyssey.jobs.peak import watched
 from peftodyssey.methods.protocol import Attached
 from peftodyssey.methods.table import METHODS
+from peftodyssey.models import pickles
 from peftodyssey.models.tokenizer import TextTokenizer
 from peftodyssey.plan.graph import CellTask
 from peftodyssey.recipe.cell import TrainPoint
@@ -205,6 +206,7 @@ def _facts(task: CellTask, trained: Trained | None, how: How) -> dict[str, Any]:
         "device": how.device,
         "versions": versions(),
         **task.autos,
+        **({"base_weights": pickles.TOLD} if task.base.source.pickled else {}),
     }
     if trained is None:
         return {**facts, "steps": 0, "tokens": 0, "seconds": 0.0, "tokens_per_second": None, "peak_memory_bytes": None}

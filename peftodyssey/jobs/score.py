@@ -10,6 +10,7 @@ import numpy as np
 from peftodyssey.errors import Interrupted
 from peftodyssey.jobs.events import Events, How
 from peftodyssey.jobs.index import opened
+from peftodyssey.models import pickles
 from peftodyssey.plan.graph import ScoreTask
 from peftodyssey.score.nll import ScoreResult, mean_nats, score_together
 from peftodyssey.store import manifest, parquet
@@ -28,6 +29,8 @@ def commit(task: ScoreTask, root: Path, prefix: int | None, result: ScoreResult)
     folder = manifest.fresh(root / task.folder)
     parquet.write_nll(folder, result.nll_nats, result.rank)
     facts = {"nll_nats_mean": mean_nats(result.nll_nats), "prefix": prefix, **result.facts}
+    if task.base.source.pickled:
+        facts["base_weights"] = pickles.TOLD
     manifest.commit(folder, {"kind": "score", "identity": task.identity, "status": "done", "facts": facts})
 
 

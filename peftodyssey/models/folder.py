@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from peftodyssey import assets
 from peftodyssey.errors import ModelError
 from peftodyssey.models.ladder import LADDER_FILE, Rung, read_rungs
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+BIN_HINT = (
+    "write `model: {name: ..., weights: bin}` in the recipe: pytorch_model*.bin are then read as tensors alone and converted "
+    "once; or convert them yourself with save_pretrained"
+)
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _SAMPLES, _SAMPLE_BYTES = 64, 1 << 20  # files of up to 64 MiB are hashed whole
 
@@ -27,7 +34,7 @@ def looks_local(name: str) -> bool:
 
 
 def locate(root: Path, revision: str | None) -> tuple[Path, Rung | None]:
-    """The folder that holds the config.json to use, and its rung where `root` is a ladder with one folder a rung."""
+    """The folder with the config.json to use, and its rung where `root` is a ladder: a folder or a file for each rung."""
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise ModelError(
@@ -37,8 +44,11 @@ def locate(root: Path, revision: str | None) -> tuple[Path, Rung | None]:
     if revision is None:
         return root, None
     steps = {rung.name: rung for rung in read_rungs(root / LADDER_FILE)} if (root / LADDER_FILE).is_file() else {}
+    if revision in steps and (root / f"{revision}.safetensors").is_file():
+        read_header(root / f"{revision}.safetensors")
+        return root, steps[revision]
     if not (root / revision).is_dir():
-        there = [name for name in steps if (root / name).is_dir()]
+        there = [name for name in steps if (root / name).is_dir() or (root / f"{name}.safetensors").is_file()]
         raise ModelError(
             f"{root} has no rung {revision!r}: there is no folder of that name in it",
             f"rungs: {', '.join(there)}" if there else "remove the revision: this folder holds one model",
@@ -109,8 +119,8 @@ def _no_weights(folder: Path) -> ModelError:
     pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
     if pickled:
         return ModelError(
-            f"{folder} holds pickled weights only ({', '.join(pickled[:3])}); pickles can run code and are never opened",
-            "convert them where you trust them: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)",
+            f"{folder} holds pickled weights only ({', '.join(pickled[:3])}); pickles can run code and are not opened unasked",
+            BIN_HINT,
         )
     if any(folder.glob("*.gguf")):
         return ModelError(f"{folder} holds GGUF weights only", "give the original repository with *.safetensors")
@@ -139,6 +149,20 @@ def _damaged(path: Path, what: str) -> ModelError:
     return ModelError(f"{path} is truncated or damaged: {what}", "copy or download the file again")
 
 
+def laid_out(folder: Path, weights: Path, fingerprint: str) -> Path:
+    """A folder in the cache in which `weights`, one file of a ladder, is called as transformers expects it."""
+    place = assets.cache_folder() / "rungs" / fingerprint[:32]
+    place.mkdir(parents=True, exist_ok=True)
+    for source, name in ((folder / "config.json", "config.json"), (weights, SINGLE)):
+        temporary = place / f".{name}.{os.getpid()}"
+        try:
+            temporary.symlink_to(source.absolute())
+        except OSError:  # no links on this file system, or not for this user
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, place / name)
+    return place
+
+
 def stored_dtype(files: Sequence[Path]) -> str:
     """The type that most numbers in the files are stored in, as torch spells it."""
     sizes: Counter[str] = Counter()
@@ -150,14 +174,15 @@ def stored_dtype(files: Sequence[Path]) -> str:
 
 
 def fingerprint(config: Mapping[str, Any], files: Sequence[Path]) -> str:
-    """sha256 over the config and, per file, its header and evenly spaced samples of its bytes (all of a small file).
+    """sha256 over the config and, per file, its header (of safetensors) and evenly spaced samples of its bytes (all of a small file).
 
     Paths, and the transformers version that wrote the config, do not enter.
     """
     kept = {key: value for key, value in config.items() if key not in ("transformers_version", "_name_or_path")}
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode())
     for file in files:
-        digest.update(json.dumps(read_header(file), sort_keys=True).encode())
+        if file.suffix == ".safetensors":
+            digest.update(json.dumps(read_header(file), sort_keys=True).encode())
         _sample(file, digest)
     return digest.hexdigest()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from peftodyssey.errors import ModelError
+from peftodyssey.models.pickles import PATTERNS
 
 SMALL = [
     "config.json",
@@ -22,6 +23,7 @@ SMALL = [
     "added_tokens.json",
     "spiece.model",
 ]
+BIN_HINT = "write `model: {name: ..., weights: bin}` in the recipe: they are read as tensors alone and converted once"
 WEIGHTS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 T = TypeVar("T")
 
@@ -32,35 +34,48 @@ class HubModel:
 
     folder: Path  # snapshot folder in the cache
     commit: str  # sha of the commit
-    weight_bytes: int  # of all safetensors; 0 where offline and not downloaded
+    weight_bytes: int  # of all weight files; 0 where offline and not downloaded
+    pickled: bool = False  # there are no safetensors, and pickles were allowed
 
 
-def find(name: str, revision: str | None) -> HubModel:
+def find(name: str, revision: str | None, weights: str = "safetensors") -> HubModel:
     """The commit that `revision` (branch, tag or sha; None: the default branch) means now, small files downloaded.
 
-    Raises ModelError: no such repository or revision, gated, offline and not cached, no safetensors.
+    `weights: bin` takes pickled weights where a commit has no safetensors. Raises ModelError: no such repository or
+    revision, gated, offline and not cached, no such weights.
     """
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    path = Path(_ask(name, revision, lambda: hf_hub_download(name, "config.json", revision=revision)))
-    commit = path.parent.name
+    place = config_folder(name, revision)
+    commit = place.name
     files = _listing(name, commit)
-    if files and not any(file.endswith(".safetensors") for file in files):
+    pickled = bool(files) and not any(file.endswith(".safetensors") for file in files)
+    if pickled and (weights != "bin" or not any(file.endswith(".bin") for file in files)):
         raise ModelError(
-            f"{name} has no safetensors weights; pickles can run code and are never opened",
-            "look for a converted revision (refs/pr/...) of the repository, or convert it where you trust it",
+            f"{name} has no safetensors weights; pickles can run code and are not opened unasked",
+            f"look for a converted revision (refs/pr/...) of the repository, or {BIN_HINT}",
         )
-    _ask(name, commit, lambda: snapshot_download(name, revision=commit, allow_patterns=SMALL))
-    return HubModel(path.parent, commit, sum(size for file, size in files.items() if file.endswith(".safetensors")))
+    ending = ".bin" if pickled else ".safetensors"
+    ask(name, commit, lambda: snapshot_download(name, revision=commit, allow_patterns=SMALL))
+    return HubModel(place, commit, sum(size for file, size in files.items() if file.endswith(ending)), pickled)
 
 
-def download_weights(name: str, commit: str) -> Path:
-    """Snapshot folder of `commit` with all safetensors in it, checked to be whole; downloads what is missing."""
+def config_folder(name: str, revision: str | None) -> Path:
+    """The snapshot folder of a revision, with its config.json in it."""
+    from huggingface_hub import hf_hub_download
+
+    return Path(ask(name, revision, lambda: hf_hub_download(name, "config.json", revision=revision))).parent
+
+
+def download_weights(name: str, commit: str, pickled: bool = False) -> Path:
+    """Snapshot folder of `commit` with all weights in it, checked to be whole; downloads what is missing."""
     from huggingface_hub import snapshot_download
 
     from peftodyssey.models.folder import check_weights
 
-    folder = Path(_ask(name, commit, lambda: snapshot_download(name, revision=commit, allow_patterns=SMALL + WEIGHTS)))
+    if pickled:
+        return Path(ask(name, commit, lambda: snapshot_download(name, revision=commit, allow_patterns=[*SMALL, *PATTERNS])))
+    folder = Path(ask(name, commit, lambda: snapshot_download(name, revision=commit, allow_patterns=SMALL + WEIGHTS)))
     check_weights(folder)
     return folder
 
@@ -76,10 +91,11 @@ def _listing(name: str, commit: str) -> dict[str, int]:
     except (OfflineModeIsEnabled, *HfHubHTTPError.__bases__):
         config = try_to_load_from_cache(name, "config.json", revision=commit)
         assert isinstance(config, str), "config.json was downloaded before this is asked"
-        return {path.name: path.stat().st_size for path in Path(config).parent.glob("*.safetensors")}
+        there = Path(config).parent
+        return {path.name: path.stat().st_size for pattern in ("*.safetensors", "*.bin") for path in there.glob(pattern)}
 
 
-def _ask(name: str, revision: str | None, question: Callable[[], T]) -> T:
+def ask(name: str, revision: str | None, question: Callable[[], T]) -> T:
     """The answer of the Hub, its many errors turned into sentences."""
     from huggingface_hub import errors
 

@@ -16,8 +16,9 @@ from typing import Any
 from peftodyssey import assets
 from peftodyssey.errors import ModelError
 from peftodyssey.models import folder as on_disk
-from peftodyssey.models import hub, shapes
+from peftodyssey.models import hub, pickles, refs, shapes
 from peftodyssey.models.ladder import DEFAULT_RUNG, Rung, read_rungs
+from peftodyssey.models.rung_names import parsed
 
 BUNDLED_TOKENIZER = "odyssey-3m"
 RANDOM_SEED = 0
@@ -38,12 +39,17 @@ class ModelSource:
     arm: str | None  # arm of the ladder: init, trunk, annealed
     default_dtype: str  # type the weights are stored in: float32, bfloat16, float16
     weight_bytes_on_disk: int  # bytes of the weight files (to download, unpack or read); 0 for random
+    pickled: bool = False  # the weights are .bin files, which `weights_folder` converts
+    weight_file: Path | None = None  # of a rung that is one file of its ladder's folder: <rung>.safetensors
 
 
-def resolve(name: str, revision: str | None = None, max_position_embeddings: int | None = None) -> ModelSource:
+def resolve(
+    name: str, revision: str | None = None, max_position_embeddings: int | None = None, weights: str = "safetensors"
+) -> ModelSource:
     """What `name` is: `bundled/<model>`, `random/<shape>`, a local folder, or a Hub id.
 
-    `max_position_embeddings` (tokens) overrides the shape's, for random models only.
+    `max_position_embeddings` (tokens) overrides the shape's, for random models only. `weights: bin` takes pickled weights
+    where there are no safetensors.
     Raises ModelError for what is missing, unknown, pickled, truncated or not a causal language model.
     """
     if max_position_embeddings is not None and not name.startswith("random/"):
@@ -56,11 +62,23 @@ def resolve(name: str, revision: str | None = None, max_position_embeddings: int
     elif name.startswith("random/"):
         source = _random(name, revision, max_position_embeddings)
     elif on_disk.looks_local(name):
-        source = _local(name, revision)
+        source = _local(name, revision, weights)
     else:
-        source = _hub(name, revision)
+        source = _hub(name, revision, weights)
     _check_causal(source.name, source.config)
     return source
+
+
+def config_of(name: str, revision: str) -> dict[str, Any]:
+    """config.json of one rung, without a look at its weights. Raises ModelError where it is not to be had."""
+    root = Path(name).expanduser()
+    if name.startswith("bundled/"):
+        return on_disk.read_config(assets.model_files(name.removeprefix("bundled/")))
+    if not on_disk.looks_local(name):
+        return on_disk.read_config(hub.config_folder(name, revision))
+    if refs.is_cache(root):
+        return on_disk.read_config(refs.snapshot(root, revision))
+    return on_disk.read_config(root / revision if (root / revision).is_dir() else root)
 
 
 def weights_folder(source: ModelSource) -> Path:
@@ -68,8 +86,13 @@ def weights_folder(source: ModelSource) -> Path:
     if source.kind == "bundled":
         return assets.unpack_model(source.name.removeprefix("bundled/"), source.revision)
     if source.kind == "hub":
-        return hub.download_weights(source.name, source.fingerprint)
+        folder = hub.download_weights(source.name, source.fingerprint, source.pickled)
+        return pickles.converted(folder, source.fingerprint) if source.pickled else folder
     assert source.folder is not None, "a random model has no weights on disk"
+    if source.pickled:
+        return pickles.converted(source.folder, source.fingerprint)
+    if source.weight_file is not None:
+        return on_disk.laid_out(source.folder, source.weight_file, source.fingerprint)
     on_disk.check_weights(source.folder)
     return source.folder
 
@@ -129,11 +152,16 @@ def _random(name: str, revision: str | None, max_position_embeddings: int | None
     )
 
 
-def _local(name: str, revision: str | None) -> ModelSource:
+def _local(name: str, revision: str | None, weights: str) -> ModelSource:
     root = Path(name).expanduser()
-    place, rung = on_disk.locate(root, revision)
+    if refs.is_cache(root):
+        place, rung = refs.snapshot(root, revision), parsed(refs.repository_of(root), revision or "main")
+    else:
+        place, rung = on_disk.locate(root, revision)
     config = on_disk.read_config(place)
-    files = on_disk.check_weights(place)
+    flat = root / f"{revision}.safetensors" if revision and place == root else None
+    bins = pickles.files_of(place) if weights == "bin" and not any(place.glob("*.safetensors")) else []
+    files = bins or ([flat] if flat else on_disk.check_weights(place))
     return ModelSource(
         name=name,
         revision=revision,
@@ -144,14 +172,22 @@ def _local(name: str, revision: str | None) -> ModelSource:
         tokenizer_folder=on_disk.tokenizer_folder(place, root),
         pretrain_tokens=rung.tokens if rung else None,
         arm=rung.arm if rung else None,
-        default_dtype=on_disk.stored_dtype(files),
+        default_dtype=_told_dtype(config) if bins else on_disk.stored_dtype(files),
         weight_bytes_on_disk=sum(file.stat().st_size for file in files),
+        pickled=bool(bins),
+        weight_file=flat,
     )
 
 
-def _hub(name: str, revision: str | None) -> ModelSource:
-    found = hub.find(name, revision)
+def _told_dtype(config: Mapping[str, Any]) -> str:
+    """The type of the weights as config.json says it."""
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
+def _hub(name: str, revision: str | None, weights: str) -> ModelSource:
+    found = hub.find(name, revision, weights)
     config = on_disk.read_config(found.folder)
+    rung = parsed(name, revision) if revision else None
     return ModelSource(
         name=name,
         revision=revision,
@@ -160,10 +196,11 @@ def _hub(name: str, revision: str | None) -> ModelSource:
         config=config,
         fingerprint=found.commit,
         tokenizer_folder=found.folder,
-        pretrain_tokens=None,
-        arm=None,
-        default_dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
+        pretrain_tokens=rung.tokens if rung else None,
+        arm=rung.arm if rung else None,
+        default_dtype=_told_dtype(config),
         weight_bytes_on_disk=found.weight_bytes,
+        pickled=found.pickled,
     )
 
 

@@ -26,6 +26,7 @@ from peftodyssey.plan.choose import cell_step, scoring, untrained
 from peftodyssey.plan.device import Device
 from peftodyssey.plan.graph import BaseKey, CellTask, IndexTask, Plan, ScoreTask
 from peftodyssey.plan.resolve import autos
+from peftodyssey.plan.rungs import look_up
 from peftodyssey.plan.step import Step
 from peftodyssey.recipe import grid, identity
 from peftodyssey.recipe.cell import Cell, CorpusPoint, ModelPoint
@@ -48,7 +49,10 @@ class Sources:
 
 def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Plan:
     """The plan of `recipe` on `device` within `budget_bytes`; RecipeError with every problem found."""
-    cells = grid.cells(recipe)
+    found = look_up(recipe)
+    if found.problems:
+        raise RecipeError(list(found.problems))
+    recipe, cells = found.recipe, grid.cells(found.recipe)
     problems: list[Problem] = []
     sources = _resolve(recipe, cells, problems)
     if not problems:
@@ -65,7 +69,7 @@ def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Pl
         indexes=tuple(builder.indexes.values()),
         base_scores=tuple(builder.base_scores.values()),
         cells=tuple(tasks),
-        warnings=tuple(_warnings(sources)),
+        warnings=(*found.warnings, *_warnings(sources)),
         digest=identity.digest({"cells": [task.entry for task in tasks]}),
     )
 
@@ -91,7 +95,7 @@ def _resolve(recipe: Recipe, cells: list[Cell], problems: list[Problem]) -> Sour
 
 
 def _resolve_model(point: ModelPoint, sources: Sources) -> None:
-    found = model_source.resolve(point.name, point.revision, point.max_position_embeddings)
+    found = model_source.resolve(point.name, point.revision, point.max_position_embeddings, point.weights)
     sources.models[point] = found
     sources.anatomies[point] = anatomy_of(found.config)
     sources.tokenizers[point] = load_tokenizer(found)

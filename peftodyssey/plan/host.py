@@ -154,7 +154,7 @@ def _download_bytes(plan: Plan) -> int:
 
 def _there(source: ModelSource) -> bool:
     """Whether all weight files of a Hub model are in its snapshot folder already."""
-    there = sum(file.stat().st_size for file in source.folder.glob("*.safetensors")) if source.folder else 0
+    there = sum(file.stat().st_size for file in source.folder.glob("*.bin" if source.pickled else "*.safetensors")) if source.folder else 0
     return there >= source.weight_bytes_on_disk
 
 

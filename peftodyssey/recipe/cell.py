@@ -17,6 +17,7 @@ class ModelPoint:
     name: str  # bundled/..., Hub id, local path, random/<shape>
     revision: str | None = None
     max_position_embeddings: int | None = None  # tokens; overrides config (random/ shapes)
+    weights: str = "safetensors"  # | bin: a revision that is pickled only may be converted
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from peftodyssey.errors import Problem
+from peftodyssey.recipe.fields import written_keys
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_methods import METHOD_CLASSES
 from peftodyssey.recipe.yaml_tree import Path, Tree, spell
@@ -82,7 +83,7 @@ def keys_at(data: Any, path: Path) -> list[str]:
             kind = METHOD_CLASSES.get(name.get("method") if isinstance(name, dict) else None)  # type: ignore[arg-type]
         else:
             kind = next(iter(_classes(field.annotation)), None)
-    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+    return written_keys(kind) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
 
 
 def _classes(annotation: Any) -> Iterable[type[BaseModel]]:

@@ -29,6 +29,11 @@ class Part(BaseModel):
     )
 
 
+def written_keys(kind: type[BaseModel]) -> list[str]:
+    """The keys of a class as a recipe writes them: `from` is no name that Python allows, so its field has another."""
+    return [field.alias or name for name, field in kind.model_fields.items()]
+
+
 def refuse(what: str, allowed: str = "", next_step: str = "") -> PydanticCustomError:
     """An error that `recipe.explain` turns into a `Problem` with these words."""
     return PydanticCustomError("recipe", "{what}", {"what": what, "allowed": allowed, "next_step": next_step})

@@ -39,6 +39,7 @@ from peftodyssey.recipe.schema_methods import (
     Qlora,
     Saved,
 )
+from peftodyssey.recipe.schema_rungs import Rungs
 from peftodyssey.recipe.schema_texts import Corpus
 
 NAMED = ("bundled/", "random/")
@@ -102,15 +103,24 @@ def _first(methods: list[MethodPoint], method: MethodPoint) -> int:
 
 
 def model_points(recipe: Recipe) -> list[ModelPoint]:
-    """Each model at each of its revisions; a local folder by its absolute path."""
+    """Each model at each of its revisions; a local folder by its absolute path.
+
+    Rungs that are chosen by tokens and have not been looked up (`plan.rungs`) stand as one point that says so.
+    """
     return [
-        ModelPoint(_model_name(model.name, recipe.folder), revision, model.max_position_embeddings)
+        ModelPoint(model_name(model.name, recipe.folder), revision, model.max_position_embeddings, model.weights)
         for model in recipe.model
-        for revision in model.revisions or (None,)
+        for revision in _named(model.revisions)
     ]
 
 
-def _model_name(name: str, folder: str) -> str:
+def _named(revisions: tuple[str, ...] | Rungs | None) -> tuple[str | None, ...]:
+    if isinstance(revisions, Rungs):
+        return (f"by {revisions.model_dump_json(exclude_none=True, by_alias=True)}",)
+    return revisions or (None,)
+
+
+def model_name(name: str, folder: str) -> str:
     """A name that starts like a path, or that is a folder beside the recipe, is local; anything else is a Hub id."""
     local = name.startswith(("./", "../", "/", "~/")) or (
         not name.startswith(NAMED) and os.path.isdir(Path(folder) / name)

@@ -29,7 +29,7 @@ HOW: dict[type, frozenset[str]] = {
     Cell: frozenset(
         {"recipe", "general", "score"}
     ),  # what is scored, and how, is in the identity of each column
-    ModelPoint: frozenset({"name", "revision"}),  # facts["model"] is their content
+    ModelPoint: frozenset({"name", "revision", "weights"}),  # facts["model"] is their content
     CorpusPoint: frozenset({"name", "source", "revision"}),  # facts["domain"] is their content
     MethodPoint: frozenset({"label", "tuned"}),
     QuantPoint: frozenset(),

@@ -12,7 +12,7 @@ import math
 import re
 from typing import Any
 
-COUNT = r"^\s*\+?\d[\d_]*(\.\d+)?([eE][+-]?\d+)?\s*([kKmMbBgG])?\s*$"
+COUNT = r"^\s*\+?\d[\d_]*(\.\d+)?([eE][+-]?\d+)?\s*([kKmMbBgGtT])?\s*$"
 NUMBER = r"^\s*[+-]?(\d[\d_]*(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*$"
 SHARE = r"^\s*\d+(\.\d*)?([eE][+-]?\d+)?\s*%?\s*$"
 BYTES = r"^\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)([iI]?)([bB]?)\s*$"
@@ -45,7 +45,7 @@ def parse_number(value: Any, allowed: str = "a number such as 0.001 or 1e-3") ->
 
 
 def parse_count(value: Any, allowed: str = "a whole number such as 200, 200k or 1.5M") -> int:
-    """The whole number >= 0 in `value`; k, M, B (or G) stand for thousand, million, thousand million."""
+    """The whole number >= 0 in `value`; k, M, B (or G) and T: thousand, million, and so on."""
     scale, text = 1, value
     if isinstance(value, str):
         if not re.match(COUNT, value):

@@ -16,12 +16,14 @@ from peftodyssey.recipe.forms import Rates
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_measures import Measured, Noise
 from peftodyssey.recipe.schema_methods import METHOD_CLASSES
+from peftodyssey.recipe.schema_rungs import Rungs
 from peftodyssey.recipe.schema_texts import Corpus, Model, Split
 from peftodyssey.recipe.schema_training import Budget, Score, Train
 
 SECTIONS: tuple[tuple[str, type[Part]], ...] = (
     ("The recipe", Recipe),
     ("`model`", Model),
+    ("`revisions` of a model, by tokens", Rungs),
     ("`domains` and `general`", Corpus),
     ("`split` of a text", Split),
     *((f"`methods`: `{name}`", part) for name, part in METHOD_CLASSES.items()),
@@ -44,7 +46,7 @@ A key marked *axis* takes one value or a list. The grid is the product of all li
 
 | what | how it may be written |
 |---|---|
-| count | `200`, `200k`, `1.5M`, `2B` (k, M and B are thousand, million and thousand million) |
+| count | `200`, `200k`, `1.5M`, `2B` (k, M, B and T are thousand, million, 10^9 and 10^12) |
 | number | `0.001`, `1e-3` |
 | share | `3%`, `0.03` |
 | alpha | `16`, or a multiple of the rank: `2r` |
@@ -66,7 +68,7 @@ def markdown() -> str:
 def _section(title: str, part: type[Part]) -> Iterator[str]:
     yield from (f"## {title}", "", _first_sentence(part), "", "| key | default | what it is |", "|---|---|---|")
     fields = sorted(part.model_fields.items(), key=lambda item: (item[0] != "method", item[0] == "label"))
-    yield from (f"| `{name}` | {_default(field)} | {_meaning(field)} |" for name, field in fields)
+    yield from (f"| `{field.alias or name}` | {_default(field)} | {_meaning(field)} |" for name, field in fields)
     yield ""
 
 

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from peftodyssey.recipe import numbers
 from peftodyssey.recipe.fields import Count, Part, Word, refuse
 from peftodyssey.recipe.forms import OrList, Short
+from peftodyssey.recipe.schema_rungs import Revisions
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -32,10 +33,14 @@ class Model(Part):
     name: Word = Field(
         description="Where the model is: bundled/<name>, a Hub id, a local folder, or random/<shape>; text."
     )
-    revisions: Annotated[tuple[Word, ...], OrList()] | None = Field(
+    revisions: Revisions | None = Field(
         default=None,
-        description="Rungs of a pretraining ladder, or Hub revisions; an axis, text. Default: the model's own "
-        "default.",
+        description="Rungs of a pretraining ladder, or Hub revisions: their names, or a mapping that chooses them by "
+        "tokens; axis. Default: the model's own default.",
+    )
+    weights: Literal["safetensors", "bin"] = Field(
+        default="safetensors",
+        description="bin allows revisions that exist as pickles only: read as tensors alone and converted once; a word.",
     )
     max_position_embeddings: Count | None = Field(
         default=None, description="Longest sequence, in place of the model's own (random/ shapes), in tokens."

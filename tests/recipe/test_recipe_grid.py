@@ -216,6 +216,12 @@ OTHER = {
     **{f"Noise.{name}": None for name in Noise.model_fields},  # the same
     "Model.name": (FULL, ["model={name: x/y}"]),
     "Model.revisions": (FULL, ["model.revisions=[a]"]),
+    "Model.weights": (FULL, ["model={name: x/y, weights: bin}"]),
+    "Rungs.tokens": (FULL, ["model.revisions={tokens: 1B}"]),
+    "Rungs.every": (FULL, ["model.revisions={every: 1B}"]),
+    "Rungs.start": (FULL, ["model.revisions={every: 1B, from: 2B}"]),
+    "Rungs.to": (FULL, ["model.revisions={every: 1B, to: 2B}"]),
+    "Rungs.arm": (FULL, ["model.revisions={every: 1B, arm: trunk}"]),
     "Model.max_position_embeddings": (FULL, ["model={name: random/x, max_position_embeddings: 1k}"]),
     "Corpus.name": (FULL, ["domains[0].name=n"]),
     "Corpus.source": (FULL, ["domains[0].source=hub:x/y"]),

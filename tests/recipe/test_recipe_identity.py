@@ -57,7 +57,7 @@ print([short(cell) for cell in cells(load_recipe("your-text"))])
 ANOTHER = {
     Cell: {"model": ModelPoint("a", None, 9), "domain": CorpusPoint("a", "b", newline="strip"), "method": MethodPoint("full", "x"), "seed": 9,
            "train": None, "recipe": "other", "general": (), "score": None},
-    ModelPoint: {"name": "other", "revision": "r", "max_position_embeddings": 9},
+    ModelPoint: {"name": "other", "revision": "r", "max_position_embeddings": 9, "weights": "bin"},
     CorpusPoint: {"name": "n", "source": "s", "revision": "r", "field": "f", "config": "c", "split": {"test": 0.1}, "newline": "strip"},
     MethodPoint: {"method": "lora", "label": "l", "lr": 9.0, "tuned": False, "rank": 9, "alpha": 9.0, "targets": ("q",), "dropout": 0.5,
                   "quant": None, "options": {"dora": True}},

@@ -22,10 +22,15 @@ GOOD_ONES = [
     MINIMAL + "measure: [noise]\n",
     MINIMAL + "measure: [tokens, {noise: {gammas: 0.1, ranks: [1, full], updates: true, quantisers: nf4}}]\n",
     "model: [gpt2, {name: x/y, revisions: main}]\ndomains: {path: x, split: {test: 10%, valid: validation}}\nmethods: lora\n",
+    "model: {name: x/y, weights: bin, revisions: {tokens: [64M, 1B], arm: annealed}}\ndomains: x\nmethods: lora\n",
+    "model: {name: x/y, revisions: {every: 250B, from: 0.5T, to: 3T, arm: [a, b]}}\ndomains: x\nmethods: lora\n",
     "model: gpt2\ndomains: x\nmethods:\n  - {method: lora, alpha: [2r, 16], targets: [[a, b], all-linear], lr: {tune: 0.001}}\n",
     "model: gpt2\ndomains: x\nmethods:\n  - {method: lora, init: [pissa_niter_4, default], dora: [true, false]}\n  - {method: peft, peft_type: VERA, config: {r: 1}}\n",
 ]
 BAD_ONES = [
+    "model: {name: x/y, revisions: {tokens: [64M], evry: 3}}\ndomains: x\nmethods: full\n",
+    "model: {name: x/y, revisions: {tokens: sixty}}\ndomains: x\nmethods: full\n",
+    "model: {name: x/y, weights: pickle}\ndomains: x\nmethods: full\n",
     MINIMAL + "seed: 3\n",
     MINIMAL + "train: {schedule: cosin}\n",
     MINIMAL + "train: {budget: 200k}\n",

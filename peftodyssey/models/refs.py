@@ -1,0 +1,60 @@
+"""The branches and tags of a model repository: asked of the Hub, or read from a folder laid out as its cache.
+
+Called by `models.ladder` and `models.source`. A cache folder is `models--<owner>--<name>` with `refs/<revision>` (a file that
+holds a commit) and `snapshots/<commit>/`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peftodyssey.errors import ModelError
+from peftodyssey.models.hub import ask
+
+PREFIX = "models--"
+
+
+def is_cache(folder: Path) -> bool:
+    """Whether `folder` is laid out as a repository of the Hub cache."""
+    return (folder / "refs").is_dir() and (folder / "snapshots").is_dir()
+
+
+def repository_of(folder: Path) -> str:
+    """The Hub id that a cache folder's name spells; the name itself where it spells none."""
+    return folder.name.removeprefix(PREFIX).replace("--", "/") if folder.name.startswith(PREFIX) else folder.name
+
+
+def cached(folder: Path) -> list[str]:
+    """Revisions that a cache folder knows, by name."""
+    root = folder / "refs"
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+
+
+def snapshot(folder: Path, revision: str | None) -> Path:
+    """The folder with the files of a revision (None: main; or a commit). Raises ModelError where it is not there."""
+    name = revision or "main"
+    ref = folder / "refs" / name
+    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else name
+    place = folder / "snapshots" / commit
+    if commit != Path(commit).name or not place.is_dir():
+        what = f"revision {name!r} in it" if not ref.is_file() else f"snapshot of {name!r} in it"
+        raise ModelError(f"{folder} has no {what}", f"revisions: {', '.join(cached(folder)[:8]) or 'none'}")
+    return place
+
+
+def listed(repository: str) -> tuple[list[str], str]:
+    """(branches and tags of a Hub repository, note): asked of the Hub; where it cannot be reached, those in the cache.
+
+    Raises ModelError where there is no such repository, or neither the Hub nor a cached copy.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    try:
+        found = ask(repository, None, lambda: HfApi().list_repo_refs(repository, repo_type="model"))
+    except ModelError as error:
+        folder = Path(HF_HUB_CACHE) / (PREFIX + repository.replace("/", "--"))
+        if not is_cache(folder):
+            raise
+        return cached(folder), f"only the revisions in the local cache are listed: {error.message}"
+    return [ref.name for ref in (*found.branches, *found.tags)], ""

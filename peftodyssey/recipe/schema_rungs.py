@@ -1,0 +1,53 @@
+"""Rungs of a pretraining ladder as a recipe asks for them: names, or tokens to be looked up. Used by `recipe.schema`.
+
+What a choice by tokens means is decided where the ladder is listed (`models.rung_choice`), never by computing names.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+
+from peftodyssey.recipe.fields import Count, Part, Word, refuse
+from peftodyssey.recipe.forms import OrList
+
+
+class Rungs(Part):
+    """Rungs chosen by the tokens that they saw: listed ones, or evenly spaced ones."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    tokens: Annotated[tuple[Count, ...], OrList()] | None = Field(
+        default=None, description="Pretraining tokens of the rungs, each within 5% of one that exists; a count or a list."
+    )
+    every: Count | None = Field(default=None, description="In place of `tokens`: the distance between rungs, in tokens.")
+    start: Count | None = Field(
+        default=None, alias="from", description="With `every`: the first rung, in tokens. Default: `every`."
+    )
+    to: Count | None = Field(
+        default=None, description="With `every`: the last rung, in tokens. Default: the ladder's last."
+    )
+    arm: Annotated[tuple[Word, ...], OrList()] | None = Field(
+        default=None,
+        description="Arms of the ladder, such as trunk or annealed; a word or a list. Default: all that it has.",
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Rungs:
+        forms = "{tokens: [64M, 256M], arm: annealed} or {every: 250B, from: 0.5T, to: 3T}"
+        if (self.tokens is None) == (self.every is None):
+            raise refuse("rungs are chosen either by `tokens` or by `every`", forms, "give one of the two")
+        if self.every is None and (self.start, self.to) != (None, None):
+            raise refuse("`from` and `to` belong to `every`", forms, "remove them, or replace tokens by every")
+        if self.start is not None and self.to is not None and self.start > self.to:
+            raise refuse("`from` lies behind `to`", forms, "exchange them")
+        return self
+
+
+def _form(value: Any) -> str:
+    return "chosen" if isinstance(value, (dict, Rungs)) else "named"
+
+
+Names = Annotated[tuple[Word, ...], OrList()]
+Revisions = Annotated[Annotated[Names, Tag("named")] | Annotated[Rungs, Tag("chosen")], Discriminator(_form)]
