@@ -84,3 +84,25 @@ def test_a_7b_shape_trains_in_four_bits(tmp_path: Path) -> None:
     made, outcome, _ = api.run_plan(plan, tmp_path / "out", options=Options(only={"method": "qlora"}, memory_bytes=24 << 30), console=Console(quiet=True))
     assert made is not None
     assert not outcome.failed
+
+
+@pytest.mark.parametrize("fleet", ["off", "auto"])
+def test_a_step_captured_as_a_graph_ends_where_its_launches_end(tmp_path: Path, fleet: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peftodyssey.train import captured
+
+    used: list[int] = []
+    real = captured._replayed
+    monkeypatch.setattr(captured, "_replayed", lambda made, inputs: used.append(1) or real(made, inputs))
+    methods = "methods:\n  - {method: lora, rank: [2, 8], lr: 1e-3}\n"
+    head, _, rest = micro.RECIPE.partition("methods:")
+    text = head + methods + rest[rest.index("train:") :]
+    text = text.replace("score_at", f"fleet: {fleet}, score_at")
+    told = Console(record=True)
+    with_graphs = api.run(micro.write(tmp_path, text), tmp_path / "graphs", device="cuda", console=told).results.to_pylist()
+    assert used, told.export_text()
+    assert "launched one by one" not in told.export_text()
+    monkeypatch.setattr(captured, "FAMILIES", frozenset())
+    monkeypatch.setattr(captured, "EAGER_FAMILIES", frozenset({"llama"}))
+    without = api.run(micro.write(tmp_path, text), tmp_path / "launches", device="cuda", console=Console(quiet=True)).results.to_pylist()
+    for one, other in zip(with_graphs, without, strict=True):
+        assert one["nll_after"] == pytest.approx(other["nll_after"], abs=5e-3)

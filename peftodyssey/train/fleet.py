@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from peftodyssey.errors import TrainingError
 from peftodyssey.models.head import split
 from peftodyssey.train import banks as banking
-from peftodyssey.train import batches, checkpoint, gradients, lean, schedule, stacked
+from peftodyssey.train import batches, captured, checkpoint, gradients, lean, schedule, stacked
 from peftodyssey.train.adapters import Adapter, Start, start_of
 from peftodyssey.train.boarding import boarded
 from peftodyssey.train.dropout import Draws
@@ -72,7 +72,7 @@ def train_fleet(
     """
     device = torch.device(device)
     some, parts = members[0].settings, split(model)
-    fleet = _Fleet(model, members, device)
+    fleet = _Fleet(model, members, device, on_note)
     last_saved = time.monotonic()
     with fleet.aboard() as autocast, fitting(model, some, device, fleet.drop_gradients) as fit:
         while fleet.leave():
@@ -82,7 +82,7 @@ def train_fleet(
             begun = time.perf_counter()
             batch = [gradients.batch(m.blocks, m.settings, len(m.log)) for m in fleet.sailing]
             gradient = functools.partial(
-                gradients.accumulate, model, parts, batch, fleet.draws, fleet.scaler, some, device, autocast
+                gradients.accumulate, model, parts, batch, fleet.draws, fleet.scaler, some, device, autocast, fleet.graphs
             )
             losses, fleet.way, found = fit(len(fleet.sailing[0].log) + 1, fleet.way, gradient)
             fleet.out_of_memory += found
@@ -99,7 +99,7 @@ def train_fleet(
 class _Fleet:
     """The members that sail, their banks, and what is done with them between two steps."""
 
-    def __init__(self, model: nn.Module, members: Sequence[Member], device: torch.device) -> None:
+    def __init__(self, model: nn.Module, members: Sequence[Member], device: torch.device, on_note: OnNote | None) -> None:
         self.model, self.members, self.device = model, members, device
         settings = members[0].settings
         self.compute = gradients.HALVES.get(settings.precision)
@@ -108,6 +108,11 @@ class _Fleet:
         starts = [self._start(member) for member in members]
         self.banks = banking.stacked(dict(enumerate(starts)), device)
         self.banks.refresh(self.compute)
+        dropped = any(share for berth in self.banks.berths for share in berth.dropout)
+        self.graphs = None if dropped else captured.graphs(model, settings, device, self._grads, on_note)
+
+    def _grads(self) -> list[Tensor]:
+        return [berth.grads for berth in self.banks.berths]
 
     def _start(self, member: Member) -> Start:
         """The weights and moments with which a member comes aboard: its first ones, or those that were saved."""
@@ -139,6 +144,12 @@ class _Fleet:
         """What a broken attempt has added is gone."""
         for berth in self.banks.berths:
             berth.grads.zero_()
+        self._drop_graphs()
+
+    def _drop_graphs(self) -> None:
+        """Graphs hold memory, and the banks that they were captured with."""
+        if self.graphs:
+            self.graphs.drop()
 
     def update(self, losses: Tensor, batch: Sequence[gradients.Batch], begun: float) -> None:
         """Applies every member's gradients at its own rate; one whose loss or gradient is not finite fails."""
@@ -171,6 +182,7 @@ class _Fleet:
         for number, member in enumerate(self.members):
             step = len(member.log)
             if member.on_point and not member.failed and number in self.banks.order and step in member.settings.score_at_steps:
+                self._drop_graphs()
                 with aside(self.model, self.device):
                     self.ashore = True
                     adapter = banking.unstacked(self.banks, number, member.start)
@@ -184,6 +196,7 @@ class _Fleet:
             if not self.members[number].failed:
                 self._save(number)
         if leaving:
+            self._drop_graphs()
             self.banks = banking.without(self.banks, leaving)
         return bool(self.banks.order)
 

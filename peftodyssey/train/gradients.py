@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from peftodyssey.corpora.blocks import IGNORED
 from peftodyssey.models.packing import packed_inputs
 from peftodyssey.train import batches
+from peftodyssey.train.captured import MOST_TOKENS, Graphs
 from peftodyssey.train.dropout import Draws
 from peftodyssey.train.loss import token_nll_sums
 from peftodyssey.train.settings import TrainSettings
@@ -51,25 +52,66 @@ def accumulate(
     settings: TrainSettings,
     device: torch.device,
     autocast: bool,
+    graphs: Graphs | None,
     micro_blocks: int,
     check: Callable[[], None],
 ) -> Tensor:
     """Adds the gradients of the batches' mean losses; returns these losses, nats a token, one for each member.
 
-    One training has one member; those of a fleet have equally many blocks, and pass through the model side by side.
-    `check()` is called after each micro-batch; where it raises, or memory runs out, what was added so far stays.
+    One training has one member; those of a fleet have equally many blocks, and pass through the model side by side, by
+    `graphs` where there are some. `check()` is called after each micro-batch; where it raises, or memory runs out, what was
+    added so far stays.
     """
     losses = torch.zeros(len(members), dtype=torch.float64, device=device)
     weights = 1.0 / torch.tensor([max(of.tokens, 1) for of in members], dtype=torch.float64, device=device)
     for begin in range(0, len(members[0].chosen), micro_blocks):
         pieces = [of.chosen[begin : begin + micro_blocks] for of in members]
         draws.at([of.seed for of in members], [range(of.first + begin, of.first + begin + micro_blocks) for of in members])
-        with torch.autocast(device.type, HALVES.get(settings.precision), enabled=autocast):
-            nll = torch.stack(_nlls(model, parts, members, pieces, device, settings.loss_chunk_bytes))
-        scaler.scale((nll * weights.to(nll.dtype)).sum()).backward()
-        losses += nll.detach()
+        if graphs is not None and not autocast and _uniform(members, pieces):
+            losses += graphs.run([*_uniform_inputs(members, pieces, device), weights], begin == 0, _pass(model, parts, settings))
+        else:
+            with torch.autocast(device.type, HALVES.get(settings.precision), enabled=autocast):
+                nll = torch.stack(_nlls(model, parts, members, pieces, device, settings.loss_chunk_bytes))
+            scaler.scale((nll * weights.to(nll.dtype)).sum()).backward()
+            losses += nll.detach()
         check()
     return losses * weights
+
+
+def _pass(model: nn.Module, parts: Parts, settings: TrainSettings) -> Callable[..., Tensor]:
+    """A micro-batch as a function of device tensors alone, which asks nothing of the host: it can be captured."""
+
+    def forward_and_backward(ids_bt: Tensor, positions_bt: Tensor, labels_kbt: Tensor, weights: Tensor) -> Tensor:
+        inputs = {"input_ids": ids_bt, "position_ids": positions_bt, "use_cache": False}
+        nll = torch.stack(token_nll_sums(model, parts, inputs, list(labels_kbt), [None] * len(labels_kbt), settings.loss_chunk_bytes))
+        (nll * weights.to(nll.dtype)).sum().backward()
+        return nll.detach()
+
+    return forward_and_backward
+
+
+def _uniform(members: Sequence[Batch], pieces: Sequence[np.ndarray]) -> bool:
+    """Whether every position has a label and positions tell the documents of a block apart, so that no pass differs in form."""
+    if sum(piece.size for piece in pieces) * members[0].blocks.labels.shape[1] > MOST_TOKENS:
+        return False
+    return all(
+        bool((of.blocks.labels[piece] != IGNORED).all())
+        and bool(((np.diff(of.blocks.position_ids[piece]) != 1) == (np.diff(of.blocks.segments[piece]) != 0)).all())
+        for of, piece in zip(members, pieces, strict=True)
+    )
+
+
+def _uniform_inputs(members: Sequence[Batch], pieces: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
+    """Token ids and positions (k * b, t) and labels (k, b, t)."""
+    ids, positions, labels = (
+        _on_device(np.stack([getattr(of.blocks, field)[piece] for of, piece in zip(members, pieces, strict=True)]), device)
+        for field in ("input_ids", "position_ids", "labels")
+    )
+    return [ids.flatten(0, 1), positions.flatten(0, 1), labels]
+
+
+def _on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device, non_blocking=True)
 
 
 def _nlls(
@@ -80,14 +122,11 @@ def _nlls(
     device: torch.device,
     chunk_bytes: int | None,
 ) -> list[Tensor]:
-    def on_device(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device)
-
     def joined(field: str) -> Tensor:
-        return on_device(np.concatenate([getattr(of.blocks, field)[piece] for of, piece in zip(members, pieces, strict=True)]))
+        return _on_device(np.concatenate([getattr(of.blocks, field)[piece] for of, piece in zip(members, pieces, strict=True)]), device)
 
     labels = [of.blocks.labels[piece] for of, piece in zip(members, pieces, strict=True)]
     kept = [np.flatnonzero(own != IGNORED) for own in labels]
     inputs = packed_inputs(model, joined("input_ids"), joined("position_ids"), joined("segments"))
-    kept_rows = [None if rows.size == own.size else on_device(rows) for rows, own in zip(kept, labels, strict=True)]
-    return token_nll_sums(model, parts, inputs, [on_device(own) for own in labels], kept_rows, chunk_bytes)
+    kept_rows = [None if rows.size == own.size else _on_device(rows, device) for rows, own in zip(kept, labels, strict=True)]
+    return token_nll_sums(model, parts, inputs, [_on_device(own, device) for own in labels], kept_rows, chunk_bytes)

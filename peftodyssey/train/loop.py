@@ -16,7 +16,7 @@ from torch import nn
 
 from peftodyssey.errors import TrainingError
 from peftodyssey.models.head import split
-from peftodyssey.train import batches, checkpoint, gradients, lean, optim, schedule
+from peftodyssey.train import batches, captured, checkpoint, gradients, lean, optim, schedule
 from peftodyssey.train.dropout import Draws
 from peftodyssey.train.fitting import fitting
 from peftodyssey.train.settings import (
@@ -95,10 +95,17 @@ def train(
         )
 
     parts, draws = split(model), Draws()
+    graphs = captured.graphs(model, settings, device, lambda: [p.grad for p in trainable.values() if p.grad is not None], on_note)
+
+    def drop() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        if graphs:
+            graphs.drop()
+
     with (
         lean.leaned(model, gradients.HALVES.get(settings.precision), draws) as autocast,
         optim.at_work(optimizer),
-        fitting(model, settings, device, functools.partial(optimizer.zero_grad, set_to_none=True)) as fit,
+        fitting(model, settings, device, drop) as fit,
     ):
         for step in range(resumed_from, settings.last_step):
             if interrupted := bool(should_stop and should_stop()):
@@ -110,7 +117,7 @@ def train(
             batch = gradients.batch(blocks, settings, step)
 
             gradient = functools.partial(
-                gradients.accumulate, model, parts, [batch], draws, scaler, settings, device, autocast
+                gradients.accumulate, model, parts, [batch], draws, scaler, settings, device, autocast, graphs
             )
             (loss,), way, shortages = fit(step + 1, way, gradient)  # a leaner way from here on where memory ran out
             out_of_memory += shortages
@@ -132,7 +139,7 @@ def train(
             optim.set_lr(optimizer, lr)
             scaler.step(optimizer)
             scaler.update()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=not (graphs and graphs.live))
 
             seconds = time.perf_counter() - begun
             tokens = batch.tokens + (log[-1].tokens if log else 0)
@@ -140,6 +147,7 @@ def train(
             if on_step:
                 on_step(log[-1])
             if on_point and step + 1 in settings.score_at_steps:
+                drop()
                 with aside(model, device):
                     on_point(settings.score_at_steps.index(step + 1), step + 1, tokens)
             due = checkpoint_every_s is not None and time.monotonic() - last_saved >= checkpoint_every_s

@@ -65,7 +65,8 @@ def checkpointed(model: nn.Module, recompute: str) -> list[nn.Module]:
 
 
 def _kept(forward: Callable[..., Any], *inputs: Any, **more: Any) -> Any:
-    return checkpoint(forward, *inputs, use_reentrant=False, **more)
+    random = not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())  # what is captured draws nothing, and must not ask for the state
+    return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=random, **more)
 
 
 def _on_host(forward: Callable[..., Any], *inputs: Any, **more: Any) -> Any:
