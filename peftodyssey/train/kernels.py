@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from peftodyssey.train import fused
+
 CHUNK_BYTES = 16 << 20  # float32 temporaries of one chunk of rows
 
 
@@ -126,6 +128,10 @@ class _RMSNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight_d: Tensor, eps: float, plus_one: bool, out_dtype: torch.dtype
     ) -> Tensor:
+        ctx.save_for_backward(x, weight_d)
+        ctx.more = eps, plus_one
+        if (whole := fused.rms_norm(_rows(x), weight_d, eps, plus_one, out_dtype)) is not None:
+            return whole.view(x.shape)
         out = torch.empty(x.shape, dtype=out_dtype, device=x.device)
         scale_d = _scale(weight_d, plus_one)
         rows, out_rows = _rows(x), out.view(-1, x.shape[-1])
@@ -134,8 +140,6 @@ class _RMSNorm(torch.autograd.Function):
                 wide, root = _normed(rows[part], eps)
                 torch.mul(wide.mul_(root), scale_d, out=wide)
                 out_rows[part] = wide
-        ctx.save_for_backward(x, weight_d)
-        ctx.more = eps, plus_one
         return out
 
     @staticmethod
@@ -144,6 +148,8 @@ class _RMSNorm(torch.autograd.Function):
         x, weight_d = ctx.saved_tensors
         eps, plus_one = ctx.more
         needs_x, needs_weight = ctx.needs_input_grad[:2]
+        if needs_x and not needs_weight and (whole := fused.rms_norm_gradient(_rows(x), _rows(grad), weight_d, eps, plus_one)) is not None:
+            return whole.view(x.shape), None, None, None, None
         scale_d = _scale(weight_d, plus_one)
         grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if needs_x else None
         grad_weight_d = torch.zeros_like(scale_d) if needs_weight else None
@@ -192,13 +198,15 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tenso
 class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, activation: str) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        ctx.activation = activation
         value, _ = ACTIVATIONS[activation]
+        if (whole := fused.gated(_rows(gate), _rows(up), value)) is not None:
+            return whole.view(up.shape)
         out = torch.empty_like(up, memory_format=torch.contiguous_format)
         gates, ups, outs = _rows(gate), _rows(up), _rows(out)
         for part in _chunks(gates):
             torch.mul(value(gates[part]), ups[part], out=outs[part])
-        ctx.save_for_backward(gate, up)
-        ctx.activation = activation
         return out
 
     @staticmethod
@@ -206,6 +214,8 @@ class _Gated(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
         value, slope = ACTIVATIONS[ctx.activation]
+        if (both := fused.gated_gradients(_rows(gate), _rows(up), _rows(grad), value, slope)) is not None:
+            return both[0].view(gate.shape), both[1].view(up.shape), None
         grad_gate = torch.empty_like(gate, memory_format=torch.contiguous_format)
         grad_up = torch.empty_like(up, memory_format=torch.contiguous_format)
         gates, ups, grads, by_gate, by_up = (_rows(t) for t in (gate, up, grad, grad_gate, grad_up))

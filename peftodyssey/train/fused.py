@@ -1,0 +1,75 @@
+"""Row-wise arithmetic that a card does in one kernel each: compiled by torch where rows are wide, None elsewhere.
+
+`train.kernels` asks here first and works in chunks where the answer is None: on a CPU, on narrow models, where compiling
+failed. Compiled, nothing wide is written to memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NARROW = 1024  # widths below which a kernel's launch costs more than its chunks
+_broken: set[str] = set()
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of tensors (rows, width), the first of which says whether it is worth it; None where it is not."""
+
+    @functools.cache
+    def made() -> Callable[..., Any]:
+        return torch.compile(function)
+
+    @functools.wraps(function)
+    def call(*inputs: Any) -> Any:
+        if not worth(inputs[0]) or function.__name__ in _broken:
+            return None
+        try:
+            return made()(*inputs)
+        except Exception as error:  # no compiler, or one that does not know this card: the chunks give the same
+            _broken.add(function.__name__)
+            warnings.warn(f"torch.compile cannot make {function.__name__}: {str(error).splitlines()[0]}", stacklevel=2)
+            return None
+
+    return call
+
+
+def worth(rows_nd: Tensor) -> bool:
+    """Whether a compiled kernel pays for such rows: real ones, on a card, and wide."""
+    return rows_nd.is_cuda and type(rows_nd) in (Tensor, torch.nn.Parameter) and rows_nd.shape[-1] >= NARROW
+
+
+@_compiled
+def rms_norm(x_nd: Tensor, weight_d: Tensor, eps: float, plus_one: bool, out_dtype: torch.dtype) -> Tensor:
+    """The norm of `kernels.rms_norm`, rounded once."""
+    wide = x_nd.float()
+    scale_d = weight_d.float() + 1 if plus_one else weight_d.float()
+    return (wide * torch.rsqrt(wide.square().mean(1, keepdim=True) + eps) * scale_d).to(out_dtype)
+
+
+@_compiled
+def rms_norm_gradient(x_nd: Tensor, grad_nd: Tensor, weight_d: Tensor, eps: float, plus_one: bool) -> Tensor:
+    """Its gradient by x."""
+    wide = x_nd.float()
+    root = torch.rsqrt(wide.square().mean(1, keepdim=True) + eps)
+    unit, by_unit = wide * root, grad_nd.float() * (weight_d.float() + 1 if plus_one else weight_d.float())
+    return ((by_unit - unit * (by_unit * unit).mean(1, keepdim=True)) * root).to(x_nd.dtype)
+
+
+@_compiled
+def gated(gate_nd: Tensor, up_nd: Tensor, value: Callable[[Tensor], Tensor]) -> Tensor:
+    """`value(gate) * up`."""
+    return value(gate_nd.float()).to(up_nd.dtype) * up_nd
+
+
+@_compiled
+def gated_gradients(
+    gate_nd: Tensor, up_nd: Tensor, grad_nd: Tensor, value: Callable[[Tensor], Tensor], slope: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The gradients of `gated` by gate and up."""
+    return slope(grad_nd * up_nd, gate_nd), grad_nd * value(gate_nd.float()).to(up_nd.dtype)

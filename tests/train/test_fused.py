@@ -1,0 +1,69 @@
+"""The kernels that torch compiles for a card, compiled for this processor: the values and gradients of the chunks."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from peftodyssey.train import fused, kernels
+
+pytestmark = pytest.mark.slow  # the first compilation takes half a minute
+SHAPE = (3, 5, 64)
+
+
+def drawn(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def norm(plus_one: bool):
+    x, weight = drawn(*SHAPE, seed=0).requires_grad_(), drawn(64, seed=1)
+    return [x], kernels.rms_norm(x, weight, 1e-6, plus_one, torch.float32)
+
+
+def product(activation: str):
+    gate, up = drawn(*SHAPE, seed=2).requires_grad_(), drawn(*SHAPE, seed=3).requires_grad_()
+    return [gate, up], kernels.gated(gate, up, activation)
+
+
+CASES = [(norm, False), (norm, True), *((product, name) for name in kernels.ACTIVATIONS)]
+
+
+def value_and_gradients(form, kind):
+    inputs, out = form(kind)
+    out.backward(drawn(*SHAPE, seed=4))
+    return [out.detach(), *(x.grad for x in inputs)]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with a C++ compiler, and there is none")
+@pytest.mark.parametrize(("form", "kind"), CASES)
+def test_compiled_is_what_the_chunks_give(form, kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = value_and_gradients(form, kind)
+    asked: list[int] = []
+    monkeypatch.setattr(fused, "worth", lambda rows: asked.append(1) or True)
+    found = value_and_gradients(form, kind)
+    assert len(asked) == 2
+    assert fused._broken == set()
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_where_nothing_can_be_compiled_the_chunks_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = value_and_gradients(norm, False)
+    monkeypatch.setattr(fused, "worth", lambda rows: True)
+    monkeypatch.setattr(fused, "_broken", set())
+
+    def refuses(*_: object) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda function: refuses)
+    for function in (fused.rms_norm, fused.rms_norm_gradient):
+        assert function.__wrapped__ is not None
+    fused_norm = fused._compiled(fused.rms_norm.__wrapped__)
+    monkeypatch.setattr(fused, "rms_norm", fused_norm)
+    monkeypatch.setattr(fused, "rms_norm_gradient", fused._compiled(fused.rms_norm_gradient.__wrapped__))
+    with pytest.warns(UserWarning, match="no compiler"):
+        found = value_and_gradients(norm, False)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
