@@ -199,7 +199,7 @@ def test_padding_gets_no_gradient_and_points_see_the_member_alone(tmp_path):
 
     members[1].settings = dataclasses.replace(members[1].settings, score_at_steps=(2, 4))
     members[1].on_point = on_point
-    fleet = _Fleet(base, members, torch.device("cpu"))
+    fleet = _Fleet(base, members, torch.device("cpu"), None)
     assert [berth.rank for berth in fleet.banks.berths] == [rank for rank in PADDED_RANKS if rank in (4, 16)]
     assert train_fleet(base, members, device="cpu")
     assert [(index, step) for index, step, *_ in seen] == [(0, 2), (1, 4)]
