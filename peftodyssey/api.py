@@ -19,6 +19,7 @@ from peftodyssey.recipe.numbers import parse_bytes, parse_duration
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from peftodyssey.plan.fleet_probes import TriedFleet
     from peftodyssey.plan.graph import Plan
     from peftodyssey.plan.probes import Tried
     from peftodyssey.plan.single import StepPlan
@@ -81,22 +82,24 @@ def plan_step(
 
 def probe(
     recipe: str | Path | Recipe, *, device: str = "auto", memory: str | int | None = None, console: Console | None = None
-) -> tuple[Plan, list[Tried]]:
+) -> tuple[Plan, list[Tried], list[TriedFleet]]:
     """Every distinct shape of a recipe tried for real: loaded, trained two steps, scored, saved, read back.
 
     What was measured is kept for this machine and these versions, corrects later plans and gives their hours. Returns the
-    corrected plan and what was tried.
+    corrected plan, the shapes that were tried, and the fleets.
     """
     from rich.console import Console
 
-    from peftodyssey.run.probing import probe_all
+    from peftodyssey.run.probing import probe_all, probe_fleets
     from peftodyssey.run.start import cap_card
 
     first = plan(recipe, device=device, memory=memory)
     prepare_allocator()
     cap_card(first, size_bytes(memory))
-    tried = probe_all(first, console or Console(stderr=True))
-    return plan(first.recipe, device=device, memory=memory), tried
+    console = console or Console(stderr=True)
+    tried = probe_all(first, console)
+    fleets = probe_fleets(first, console)
+    return plan(first.recipe, device=device, memory=memory), tried, fleets
 
 
 def run(

@@ -67,11 +67,11 @@ def _probe(recipe: str | None, overrides: Sequence[str], device: str, memory: st
 
     if recipe is None:
         raise usage("--probe tries the shapes of a recipe; give one")
-    plan, tried = api.probe(api.load(recipe, overrides), device=device, memory=memory, console=console(stderr=True))
+    plan, tried, fleets = api.probe(api.load(recipe, overrides), device=device, memory=memory, console=console(stderr=True))
     if json_:
-        print(probed.as_json(plan, tried))
+        print(probed.as_json(plan, tried, fleets))
     else:
-        for part in probed.tables(plan, tried):
+        for part in probed.tables(plan, tried, fleets):
             console().print(part)
-    failed = any(one.probe is None for one in tried)
+    failed = any(one.probe is None for one in (*tried, *fleets))
     raise typer.Exit(EXIT_SOME_FAILED if failed else EXIT_DOES_NOT_FIT if plan.too_large else 0)

@@ -82,7 +82,7 @@ def _train(
     else:
         from peftodyssey.train.loop import train
     batch_blocks = task.cell.train.batch_tokens // task.cell.train.seq_len
-    blocks = _blocks(draw, batch_blocks * STEPS, task.cell.train.seq_len, vocabulary)
+    blocks = random_blocks(draw, batch_blocks * STEPS, task.cell.train.seq_len, vocabulary)
     settings = replace(settings_of(task, len(blocks.labels)), steps=STEPS, warmup=0.0, score_at_steps=())
 
     def on_step(_: object) -> None:
@@ -123,7 +123,7 @@ def _lengths(draw: np.random.Generator, total: int, longest: int) -> Iterator[in
         length = int(draw.integers(2, longest + 1))
 
 
-def _blocks(draw: np.random.Generator, blocks: int, seq_len: int, vocabulary: int) -> Blocks:
+def random_blocks(draw: np.random.Generator, blocks: int, seq_len: int, vocabulary: int) -> Blocks:
     """Random tokens; each second block holds several documents, as packed text does."""
     ids = draw.integers(0, vocabulary, (blocks, seq_len)).astype(np.int32)
     positions, segments = np.zeros_like(ids), np.zeros_like(ids)

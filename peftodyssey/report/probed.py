@@ -13,8 +13,10 @@ from rich.text import Text
 from peftodyssey.plan.graph import Plan
 from peftodyssey.plan.hours import hours
 from peftodyssey.report.preflight import size
+from peftodyssey.report.side_by_side import pays
 
 if TYPE_CHECKING:
+    from peftodyssey.plan.fleet_probes import TriedFleet
     from peftodyssey.plan.probes import Tried
 
 LINES = {  # of a probe: the terms of the plan that it is held against
@@ -25,10 +27,11 @@ LINES = {  # of a probe: the terms of the plan that it is held against
 }
 
 
-def tables(plan: Plan, tried: Sequence[Tried]) -> Iterator[Any]:
-    """One table a shape, then what failed and the time of the whole grid."""
+def tables(plan: Plan, tried: Sequence[Tried], fleets: Sequence[TriedFleet]) -> Iterator[Any]:
+    """One table a shape, then what failed, whether fleets pay, and the time of the whole grid."""
     for one in tried:
         yield from [_failed(one)] if one.probe is None else _one(one)
+    yield from map(pays, fleets)
     yield time_of(plan)
 
 
@@ -81,7 +84,7 @@ def _words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def as_json(plan: Plan, tried: Sequence[Tried]) -> str:
+def as_json(plan: Plan, tried: Sequence[Tried], fleets: Sequence[TriedFleet]) -> str:
     """The probes and the time as JSON."""
     shapes = [
         {
@@ -92,4 +95,5 @@ def as_json(plan: Plan, tried: Sequence[Tried]) -> str:
         }
         for one in tried
     ]  # fmt: skip
-    return json.dumps({"shapes": shapes, "time": asdict(hours(plan))}, indent=1)
+    together = [{**asdict(one), "times_as_fast": one.times_as_fast} for one in fleets]
+    return json.dumps({"shapes": shapes, "fleets": together, "time": asdict(hours(plan))}, indent=1)

@@ -7,8 +7,11 @@ from rich.console import Console
 from peftodyssey.errors import OdysseyError
 from peftodyssey.jobs.bases import Bases
 from peftodyssey.jobs.probe import loading, probe
+from peftodyssey.jobs.probe_fleet import probe_fleet
 from peftodyssey.models.quiet import quiet
-from peftodyssey.plan import probes
+from peftodyssey.plan import fleet_probes, probes
+from peftodyssey.plan.fleet_probes import TriedFleet
+from peftodyssey.plan.fleets import together
 from peftodyssey.plan.graph import CellTask, Plan
 from peftodyssey.plan.probes import Tried
 
@@ -29,6 +32,26 @@ def probe_all(plan: Plan, console: Console, again: bool = False) -> list[Tried]:
                 found.append(_tried(key, tasks, held, plan))
             else:
                 found.append(Tried(tasks[0], len(tasks), known, "", True))
+    held.drop()
+    return found
+
+
+def probe_fleets(plan: Plan, console: Console) -> list[TriedFleet]:
+    """A probe of each distinct fleet; those known on this machine are not tried again."""
+    held, found = Bases(plan.device.kind, plan.budget_bytes), []
+    with quiet():
+        for key, groups in fleet_probes.shapes(plan).items():
+            made, reason = fleet_probes.known(key), ""
+            if made is None:
+                tasks = groups[0]
+                console.print(f"trying {len(tasks)} {tasks[0].cell.method.method} cells side by side ...", markup=False)
+                try:
+                    made = probe_fleet(tasks, together(plan, tasks), held.get(tasks[0].base), plan.device.kind)
+                    fleet_probes.keep(key, made)
+                except OdysseyError as error:
+                    held.drop()
+                    reason = str(error)
+            found.append(fleet_probes.tried(made, groups, plan.device, reason))
     held.drop()
     return found
 

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from peftodyssey import api
-from peftodyssey.plan import probes
+from peftodyssey.plan import fleet_probes, probes
 from peftodyssey.plan.hours import hours
+from peftodyssey.report.side_by_side import side_by_side
 from tests import micro
 
 
@@ -29,7 +30,7 @@ def test_a_probe_tries_each_shape_once_and_corrects_the_plan(tmp_path: Path) -> 
     assert hours(before).seconds is None
     assert hours(before).unknown_cells == len(before.cells)
 
-    after, tried = api.probe(recipe, console=quiet())
+    after, tried, _ = api.probe(recipe, console=quiet())
     assert sum(one.cells for one in tried) == len(before.cells)
     assert len(tried) == len({(t.cell.model, t.cell.method.method, t.step) for t in before.cells}) < len(before.cells)
     for one in tried:
@@ -45,8 +46,23 @@ def test_a_probe_tries_each_shape_once_and_corrects_the_plan(tmp_path: Path) -> 
     found = hours(after)
     assert 0 < found.low_seconds < found.seconds < found.high_seconds
 
-    _, again = api.probe(recipe, console=quiet())
+    _, again, _ = api.probe(recipe, console=quiet())
     assert all(one.cached for one in again)
+
+
+@pytest.mark.slow
+def test_a_fleet_is_tried_beside_its_members_alone(tmp_path: Path) -> None:
+    text = micro.RECIPE.replace("{method: lora, rank: 2, lr: 1e-2}", "{method: lora, rank: 2, lr: [1e-2, 1e-3, 1e-4]}")
+    recipe = micro.write(tmp_path, text)
+    assert len(list(side_by_side(api.plan(recipe)))) == 1
+    plan, _, (fleet,) = api.probe(recipe, console=quiet())
+    assert (fleet.fleets, fleet.probe.members, len(fleet.probe.step_seconds)) == (1, 3, 2)
+    alone = sum(probes.of(task, plan.device).step_seconds[-1] for task in plan.cells if task.cell.method.method == "lora")
+    assert fleet.times_as_fast == pytest.approx(alone / fleet.probe.step_seconds[-1])
+    assert fleet_probes.of(plan) == [fleet]
+    told = list(side_by_side(plan))[1]
+    assert "3 lora cells on bundled/odyssey-3m" in told
+    assert f"({fleet.times_as_fast:.2f} times as fast)" in told
 
 
 def test_a_probe_says_what_would_fail_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +76,7 @@ def test_a_probe_says_what_would_fail_and_goes_on(tmp_path: Path, monkeypatch: p
     broken = METHODS["lora"].__class__(**{**vars(METHODS["lora"]), "export": refuse})
     monkeypatch.setitem(METHODS, "lora", broken)
     assert adapt.METHODS is METHODS
-    _, tried = api.probe(micro.write(tmp_path), console=quiet())
+    _, tried, _ = api.probe(micro.write(tmp_path), console=quiet())
     reasons = {one.task.cell.method.method: one.reason for one in tried}
     assert "the disk is full" in reasons["lora"]
     assert reasons["full"] == ""
@@ -68,7 +84,7 @@ def test_a_probe_says_what_would_fail_and_goes_on(tmp_path: Path, monkeypatch: p
 
 def test_a_damaged_probe_is_no_probe(tmp_path: Path) -> None:
     recipe = micro.write(tmp_path)
-    plan, _ = api.probe(recipe, console=quiet())
+    plan, _, _ = api.probe(recipe, console=quiet())
     for file in (tmp_path / "probes").iterdir():
         file.write_text(json.dumps({"what": "half"}))
     assert probes.of(plan.cells[0], plan.device) is None
