@@ -64,11 +64,18 @@ def _word(value: object) -> str:
     return "-" if value is None else str(value)
 
 
+def _memory(row: Mapping[str, Any]) -> str:
+    """The peak of the cell's training; what was planned for it where it shared a fleet's."""
+    if (row.get("fleet_size") or 1) > 1:
+        return f"{sentences.mebibytes(row['planned_memory_bytes'])} (planned)"
+    return sentences.mebibytes(row["peak_memory_bytes"])
+
+
 def _numbers(row: Mapping[str, Any]) -> list[str]:
     return [
         str(row["label"]),
         sentences.learning_rate(row),
         sentences.delta(row),
         sentences.forgetting(row),
-        sentences.mebibytes(row["peak_memory_bytes"]),
+        _memory(row),
     ]
