@@ -29,7 +29,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
 
     Several runs are compared in one page, in `out` or in the first one's report; their rows carry a `run` label.
     """
-    from peftodyssey.report import charts, drawing, page, ranks, summary, token_charts
+    from peftodyssey.report import at_equal_learning, charts, drawing, page, ranks, summary, token_charts
     from peftodyssey.store import layout
 
     given = [folders] if isinstance(folders, Path) else list(folders)
@@ -38,11 +38,13 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
     figures = [
         *charts.figures(content.rows, points),
         *ranks.figures(content.rows),
+        *at_equal_learning.figures(content.rows, points),
         *token_charts.figures(content.rows, content.evidence),
     ]
     drawn = drawing.save(figures, report / FIGURES)
     _drop_others(report / FIGURES, {figure.name for figure in figures})
-    shown = dataclasses.replace(content, figures=figures, drawn=drawn)
+    asked = (ranks.section(content.rows), at_equal_learning.section(content.rows, points))
+    shown = dataclasses.replace(content, figures=figures, drawn=drawn, sections=[one for one in asked if one])
     summary.write(shown, report / SUMMARY)
     return page.write(shown, report / PAGE)
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.report import newlines, ranks, sentences, token_sentences
+from peftodyssey.report import newlines, sentences, token_sentences
 from peftodyssey.report.drawing import Figure, base
 from peftodyssey.report.evidence import Evidence
 from peftodyssey.report.newlines import Mismatch
+from peftodyssey.report.section import Section
 from peftodyssey.report.visible import visible
 from peftodyssey.store import atomic
 
@@ -35,6 +36,7 @@ class Content:
     drawn: Mapping[str, str] = field(default_factory=dict)  # figure name -> SVG
     evidence: Sequence[Evidence] = ()
     mismatches: Sequence[Mismatch] = ()
+    sections: Sequence[Section] = ()
     tables: token_sentences.Tables = field(default_factory=lambda: token_sentences.tables((), (), (), ()))
 
 
@@ -54,7 +56,6 @@ def html(content: Content) -> str:
         caveats=sentences.caveats(content.rows),
         unmeasured=unmeasured(content.rows, content.tables),
         newlines=newlines.statements(content.mismatches, content.rows),
-        ranks=ranks.statements(content.rows),
         tokens=token_sentences.statements(content.rows, content.tables),
         tokens_unmeasured=token_sentences.unmeasured(content.rows, content.tables),
         drawn={name: Markup(svg) for name, svg in content.drawn.items()},  # drawn by Vega, which escapes its text

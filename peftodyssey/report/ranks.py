@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from peftodyssey.measure.ranks import RankTrend, Trial, rank_trend
 from peftodyssey.report import sentences
 from peftodyssey.report.drawing import COLOURS, Figure, by_domain, styled
+from peftodyssey.report.section import Section
 
 if TYPE_CHECKING:
     import altair as alt
@@ -47,9 +48,10 @@ def families(rows: Sequence[Row]) -> list[Family]:
     return made
 
 
-def statements(rows: Sequence[Row]) -> list[str]:
-    """One sentence a family, and one about learning rates that are not resolved."""
-    return [text for family in families(rows) for text in _said(family)]
+def section(rows: Sequence[Row]) -> Section | None:
+    """One sentence a family, and one about learning rates that are not resolved; None where no family has enough ranks."""
+    said = [text for family in families(rows) for text in _said(family)]
+    return Section(SECTION, "Which rank", said) if said else None
 
 
 def _said(family: Family) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from peftodyssey.report import final_table, newlines, ranks, sentences, token_sentences
+from peftodyssey.report import final_table, newlines, sentences, token_sentences
 from peftodyssey.report.page import Content, unmeasured
 from peftodyssey.store import atomic
 
@@ -29,7 +29,7 @@ def markdown(content: Content) -> str:
         f"Base: {_text(', '.join(content.models))}. Changes are after minus before: negative is better. 95 % intervals.",
         _list(stated),
         _table(headings, lines) if lines else "",
-        *(("## Which rank", _list(ranked)) if (ranked := ranks.statements(content.rows)) else ()),
+        *(part for section in content.sections for part in (f"## {section.title}", _list(section.statements))),
         "## Which tokens pay",
         _list([*tokens, *filter(None, [missing])] or ["No cell is finished yet."]),
         *(("## What a mismatch of line breaks did", _list(mismatch)) if mismatch else ()),

@@ -18,7 +18,7 @@ CHANGES = {1: -0.1, 4: -0.299, 16: -0.3}
 
 def test_the_smallest_rank_within_the_noise_is_named() -> None:
     rows = [row(rank, seed, change + 0.002 * seed, 2.0 * rank) for rank, change in CHANGES.items() for seed in (0, 1, 2)]
-    (said,) = ranks.statements(rows)
+    (said,) = ranks.section(rows).statements
     assert said.startswith("notes, LoRA, alpha 2r: rank 16 changes test most (-0.298 nats/token); rank 4 is the smallest within")
     assert [figure.name for figure in ranks.figures(rows)] == ["rank", "rank_forgetting"]
 
@@ -26,12 +26,12 @@ def test_the_smallest_rank_within_the_noise_is_named() -> None:
 def test_an_alpha_that_belongs_to_both_rules_is_in_both() -> None:
     rows = [row(rank, 0, change, alpha) for rank, change in CHANGES.items() for alpha in {2.0 * rank, 32.0}]
     assert {(family.alpha, len(family.rows)) for family in ranks.families(rows)} == {("2r", 3), ("32", 3)}
-    assert "one seed" in ranks.statements(rows)[0]
+    assert "one seed" in ranks.section(rows).statements[0]
 
 
 def test_a_rate_at_the_edge_is_said_with_what_to_add_and_not_compared() -> None:
     rows = [row(rank, seed, change, 2.0 * rank, lr_edge="high" if rank == 16 else None) for rank, change in CHANGES.items() for seed in (0, 1)]
-    first, second = ranks.statements(rows)
+    first, second = ranks.section(rows).statements
     assert "rank 4 changes test most" in first
     assert "not resolved at rank 16" in second
     assert "add 3e-2" in second
@@ -39,5 +39,5 @@ def test_a_rate_at_the_edge_is_said_with_what_to_add_and_not_compared() -> None:
 
 def test_two_ranks_are_no_trend() -> None:
     rows = [row(rank, 0, -0.1, 2.0 * rank) for rank in (1, 4)]
-    assert ranks.statements(rows) == []
+    assert ranks.section(rows) is None
     assert ranks.figures(rows) == []
