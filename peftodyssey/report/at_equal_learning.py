@@ -6,6 +6,7 @@ general text. Shown where the recipe scores on the way (`score_at`) or tunes lea
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -128,7 +129,9 @@ def _sure(found: Matched) -> str:
 def figures(rows: Sequence[Row], points: Sequence[Row]) -> list[Figure]:
     """Forgetting against learning along the paths, their frontiers as lines."""
     found = paths(rows, points)
-    if len(found) < 2:
+    settings = Counter(sentences.setting(path.row) for path in found)
+    found = [path for path in found if settings[sentences.setting(path.row)] > 1]
+    if not found:
         return []
     caption = (
         "Every point of every learning rate: learning on validation text against forgetting on general text. Lines: the least "
