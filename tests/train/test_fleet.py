@@ -90,8 +90,9 @@ def end_of(base, of: dict, folder: Path, **changes):
 
 
 def distance(left, right) -> float:
-    parts = [*((left.down_ri, right.down_ri), (left.up_or, right.up_or))]
-    return max((a[t] - b[t]).abs().max().item() / max(b[t].abs().max().item(), 1e-12) for a, b in parts for t in b)
+    """Of all numbers of two adapters, relative to the length of the second."""
+    one, other = (torch.cat([x.reshape(-1) for t in right.down_ri for x in (of.down_ri[t], of.up_or[t])]) for of in (left, right))
+    return ((one - other).norm() / other.norm()).item()
 
 
 def base_of(kind: str):
@@ -103,7 +104,7 @@ def base_of(kind: str):
 
 @pytest.mark.parametrize(
     ("kind", "relative"),
-    [("llama float64", 1e-10), ("gpt2 float64", 1e-10), ("gemma2 float64", 1e-10), ("llama float32", 1e-3), ("nf4", 1e-3)],
+    [("llama float64", 1e-10), ("gpt2 float64", 1e-10), ("gemma2 float64", 1e-10), ("llama float32", 1e-5), ("nf4", 1e-5)],
 )
 @pytest.mark.parametrize("micro_blocks", [1, 4])
 def test_every_member_ends_where_its_solo_run_ends(tmp_path, kind, relative, micro_blocks):
@@ -153,7 +154,7 @@ def test_a_member_that_diverges_leaves_the_others_alone(tmp_path):
         good, worse = kept["good"][number], kept["bad"][number]
         assert [r.loss_nats for r in good[: died + 1]] == [r.loss_nats for r in worse[: died + 1]]
         ended, alone = end_of(base, many[number], tmp_path / "bad" / str(number), warmup=0.0)[0], solo(base, many[number], warmup=0.0)[0]
-        assert distance(ended, alone) < 1e-3
+        assert distance(ended, alone) < 1e-5
 
 
 @pytest.mark.parametrize("stop_after", [1, 3])
