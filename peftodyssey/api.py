@@ -21,15 +21,17 @@ if TYPE_CHECKING:
 
     from peftodyssey.plan.fleet_probes import TriedFleet
     from peftodyssey.plan.graph import Plan
+    from peftodyssey.plan.ladder import LadderPlan
     from peftodyssey.plan.probes import Tried
     from peftodyssey.plan.single import StepPlan
     from peftodyssey.recipe.schema import Recipe
+    from peftodyssey.run.pretraining import Trained
     from peftodyssey.run.scheduler import Outcome
     from peftodyssey.run.scoring import Scored
     from peftodyssey.run.start import Options
     from peftodyssey.store.opened import Run
 
-DEFAULT_ROOT = Path("runs")
+DEFAULT_ROOT, LADDERS_ROOT = Path("runs"), Path("ladders")
 LEAST_MEMORY_BYTES = 1 << 20
 
 
@@ -146,6 +148,28 @@ def run_plan(
     if options.keep == "best":
         keep.prune(root, asked.cells, opened.results.to_pylist())
     return opened, outcome, root
+
+
+def plan_ladder(recipe: str | Path, overrides: Sequence[str] = (), *, device: str = "auto") -> LadderPlan:
+    """What a ladder's recipe asks for: sizes, phases, texts. Loads no torch; raises RecipeError with every problem."""
+    from peftodyssey.plan.ladder import plan_ladder as build_ladder
+    from peftodyssey.recipe.load_ladder import load_ladder
+
+    return build_ladder(load_ladder(recipe, overrides), detect(device))
+
+
+def train_ladder(
+    asked: LadderPlan, out: str | Path | None = None, *, stop_after_s: float | None = None, checkpoint_every_s: float = 600.0,
+    console: Console | None = None,
+) -> Trained:  # fmt: skip
+    """Train what of a ladder is missing below `out` (default `ladders/<name>`); its rungs are revisions of that folder."""
+    from rich.console import Console as RichConsole
+
+    from peftodyssey.run.pretraining import train
+
+    prepare_allocator()
+    root = Path(out) if out is not None else LADDERS_ROOT / asked.recipe.name
+    return train(asked, root, console or RichConsole(stderr=True), stop_after_s=stop_after_s, checkpoint_every_s=checkpoint_every_s)
 
 
 def report(folders: Sequence[str | Path], out: str | Path | None = None) -> Path:

@@ -113,8 +113,13 @@ def check(
     """Validate a recipe; print its grid, memory, disk and every warning. Loads no weights."""
     from peftodyssey import api
     from peftodyssey.plan import host
-    from peftodyssey.report import preflight
+    from peftodyssey.recipe.load_ladder import is_ladder
+    from peftodyssey.report import ladder_words, preflight
 
+    if is_ladder(recipe):
+        for part in ladder_words.plan(api.plan_ladder(recipe, set_ or (), device=device)):
+            console().print(part)
+        return
     plan = api.plan(api.load(recipe, set_ or ()), device=device, memory=memory)
     root = api.DEFAULT_ROOT / plan.recipe.name
     for part in (*preflight.check(plan, root), *preflight.documents(plan, show)):

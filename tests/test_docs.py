@@ -16,6 +16,8 @@ from peftodyssey.recipe import reference, shipped
 from peftodyssey.recipe.fields import Part
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.schema import Recipe
+from peftodyssey.recipe.schema_ladder import LadderRecipe
+from peftodyssey.recipe.schema_texts import Corpus, Split
 from peftodyssey.store import tables
 
 ROOT = Path(__file__).parent.parent
@@ -82,7 +84,9 @@ def test_the_recipe_reference_has_every_class_and_key() -> None:
     assert parts_below(Recipe) == documented | set(reference.WRITTEN_AS_VALUES)
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.+) \|$", reference.markdown(), re.MULTILINE)
     assert [name for name, _, _ in rows if name in Recipe.model_fields][: len(Recipe.model_fields)] == list(Recipe.model_fields)
-    assert len(rows) == sum(len(part.model_fields) for part in documented)
+    ladders = {part for _, part in reference.LADDER_SECTIONS}
+    assert parts_below(LadderRecipe) == ladders | {Corpus, Split}
+    assert len(rows) == sum(len(part.model_fields) for part in documented | ladders)
     assert all(meaning.strip() and meaning != "None" for _, _, meaning in rows)
 
 
@@ -128,7 +132,7 @@ def test_every_page_is_reached_from_the_readme() -> None:
 
 
 def test_shipped_recipes_that_are_named_exist() -> None:
-    known = {name for name, _ in shipped.names()}
+    known = {name for name, _ in (*shipped.names(), *shipped.ladders())}
     named = {
         found
         for page in PAGES

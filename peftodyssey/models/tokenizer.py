@@ -53,11 +53,17 @@ def load_tokenizer(source: ModelSource) -> TextTokenizer:
     """The tokenizer of `source`. Raises ModelError if there is none or it has more ids than the model has rows."""
     folder = source.tokenizer_folder
     assert folder is not None, "resolve always names a tokenizer folder"
-    backend, content = _backend(folder, source.name)
+    found = framed_tokenizer(folder, source.name, source.config)
+    _check_fits(found.backend, source)
+    return found
+
+
+def framed_tokenizer(folder: Path, name: str, config: dict[str, Any]) -> TextTokenizer:
+    """The tokenizer in `folder`, whose special ids config.json tells where its own files do not."""
+    backend, content = _backend(folder, name)
     backend.no_truncation()
     backend.no_padding()
-    ids = {name: _special_id(name, folder, source.config, backend) for name in ("bos", "eos", "pad")}
-    _check_fits(backend, source)
+    ids = {key: _special_id(key, folder, config, backend) for key in ("bos", "eos", "pad")}
     fingerprint = hashlib.sha256(content + json.dumps(ids, sort_keys=True).encode()).hexdigest()
     return TextTokenizer(backend, **ids, fingerprint=fingerprint)
 

@@ -67,9 +67,9 @@ def at(data: Any, path: Path) -> Any:
     return data
 
 
-def keys_at(data: Any, path: Path) -> list[str]:
+def keys_at(data: Any, path: Path, root: type[BaseModel] = Recipe) -> list[str]:
     """The keys that the mapping at `path` may have, by walking the schema beside the data."""
-    kind: Any = Recipe
+    kind: Any = root
     for end, step in enumerate(path):
         if isinstance(step, int):
             continue
@@ -95,20 +95,20 @@ def _classes(annotation: Any) -> Iterable[type[BaseModel]]:
         yield from _classes(part)
 
 
-def problems(error: ValidationError, tree: Tree) -> list[tuple[Path, Problem]]:
-    """Every pydantic error as the path that is at fault and its `Problem`, one for each place."""
+def problems(error: ValidationError, tree: Tree, root: type[BaseModel] = Recipe) -> list[tuple[Path, Problem]]:
+    """Every pydantic error of a `root` as the path that is at fault and its `Problem`, one for each place."""
     found: dict[Path, Problem] = {}
     for item in error.errors(include_url=False):
         path = written_path(item["loc"], tree.data)
         key = (*path, item["loc"][-1]) if item["type"] == "missing" else path
-        found.setdefault(key, _problem(item, path, tree))
+        found.setdefault(key, _problem(item, path, tree, root))
     return list(found.items())
 
 
-def _problem(item: Any, path: Path, tree: Tree) -> Problem:
+def _problem(item: Any, path: Path, tree: Tree, root: type[BaseModel]) -> Problem:
     value = at(tree.data, path)
     if item["type"] == "extra_forbidden":
-        return _unknown_key(path, tree)
+        return _unknown_key(path, tree, root)
     if item["type"] == "missing":
         return _missing(item, path, tree)
     context = item.get("ctx", {})
@@ -159,9 +159,9 @@ def _method(value: Any, path: Path, tree: Tree) -> Problem:
     )
 
 
-def _unknown_key(path: Path, tree: Tree) -> Problem:
+def _unknown_key(path: Path, tree: Tree, root: type[BaseModel]) -> Problem:
     place, key, owner = tree.place(path, prefer_key=True), path[-1], path[:-1]
-    known = keys_at(tree.data, owner)
+    known = keys_at(tree.data, owner, root)
     parent = at(tree.data, owner)
     what, allowed, hint = "no such key", ", ".join(known), nearest(key, known)
     misplaced = MISPLACED.get((parent.get("method"), key)) if isinstance(parent.get("method"), str) else None
@@ -170,16 +170,16 @@ def _unknown_key(path: Path, tree: Tree) -> Problem:
     elif misplaced:
         what, hint = f"the method {parent['method']} does not have this key", misplaced
     elif not hint:
-        elsewhere = _where_it_belongs(str(key))
+        elsewhere = _where_it_belongs(str(key), root)
         hint = f"did you mean {elsewhere}?" if elsewhere else "remove it"
     return Problem(place.where, place.line, place.column, spell(path), what, allowed=allowed, next_step=hint)
 
 
-def _where_it_belongs(key: str) -> str:
-    for section in ("train", "score"):
-        if key in keys_at({}, (section,)):
+def _where_it_belongs(key: str, root: type[BaseModel]) -> str:
+    for section in ("train", "score", "rungs", "model"):
+        if key in keys_at({}, (section,), root):
             return f"{section}.{key}"
-    return key if key in Recipe.model_fields else ""
+    return key if key in root.model_fields else ""
 
 
 def _missing(item: Any, path: Path, tree: Tree) -> Problem:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from peftodyssey.errors import InputError, Problem, RecipeError
 from peftodyssey.recipe import checks, explain, shipped
@@ -31,11 +31,13 @@ def load_recipe(
 
     Raises RecipeError with every problem, each with its place; InputError where the file cannot be read.
     """
-    text, name, folder = _read(path_or_text, where)
+    text, name, folder = read_text(path_or_text, where)
     tree = read_tree(text, name)
     found = list(tree.problems)
     if not isinstance(tree.data, dict):
-        raise RecipeError(found or _shape_problems(tree, name))
+        raise RecipeError(found or shape_problems(tree, name, Recipe))
+    if tree.data.get("kind") == "ladder":
+        raise InputError(f"{name} is the recipe of a ladder, not of a study", f"peftodyssey ladder train {path_or_text}")
     found += apply_overrides(tree, tuple(overrides))
     recipe, faults = _validate(tree, re.sub(r"[^A-Za-z0-9._-]+", "-", FilePath(name).stem).strip("-._"))
     found += [problem for _, problem in faults]
@@ -57,14 +59,14 @@ def _one_each(problems: list[Problem]) -> list[Problem]:
     return list(first.values())
 
 
-def _read(path_or_text: str | FilePath, where: str | None) -> tuple[str, str, str]:
+def read_text(path_or_text: str | FilePath, where: str | None) -> tuple[str, str, str]:
     """The text, the name that problems are reported under, and the folder relative paths start from."""
     if isinstance(path_or_text, str) and (
         "\n" in path_or_text or ": " in path_or_text or not path_or_text.strip()
     ):
         return path_or_text, where or "recipe", str(FilePath.cwd())
     path = FilePath(path_or_text).expanduser()
-    if not path.exists() and str(path_or_text) in dict(shipped.names()):
+    if not path.exists() and str(path_or_text) in dict((*shipped.names(), *shipped.ladders())):
         path = shipped.path(str(path_or_text))
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -89,7 +91,8 @@ def _similar(path: FilePath) -> str:
     return hint or f"give the path of a YAML file, or one of the shipped recipes: {', '.join(known)}"
 
 
-def _shape_problems(tree: Tree, where: str) -> list[Problem]:
+def shape_problems(tree: Tree, where: str, kind: type[BaseModel]) -> list[Problem]:
+    """What is wrong with a text that is no mapping."""
     if tree.data is None:
         return [
             Problem(
@@ -103,7 +106,7 @@ def _shape_problems(tree: Tree, where: str) -> list[Problem]:
         ]
     return [
         Problem(
-            where, 1, 1, "", "a recipe is a mapping of keys to values", allowed=", ".join(Recipe.model_fields)
+            where, 1, 1, "", "a recipe is a mapping of keys to values", allowed=", ".join(kind.model_fields)
         )
     ]
 

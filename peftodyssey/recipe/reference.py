@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from peftodyssey.recipe.fields import Part
 from peftodyssey.recipe.forms import Rates
 from peftodyssey.recipe.schema import Recipe
+from peftodyssey.recipe.schema_ladder import LadderModel, LadderRecipe, LadderRungs, LadderTrain
 from peftodyssey.recipe.schema_measures import Measured, Noise
 from peftodyssey.recipe.schema_methods import METHOD_CLASSES
 from peftodyssey.recipe.schema_rungs import Rungs
@@ -32,6 +33,18 @@ SECTIONS: tuple[tuple[str, type[Part]], ...] = (
     ("`measure`", Measured),
     ("`measure`: `noise`", Noise),
 )
+LADDER_SECTIONS: tuple[tuple[str, type[Part]], ...] = (
+    ("The recipe of a ladder", LadderRecipe),
+    ("`model` of a ladder", LadderModel),
+    ("`train` of a ladder", LadderTrain),
+    ("`rungs` of a ladder", LadderRungs),
+)
+LADDER_OPENING = """\
+# Recipes of ladders
+
+`peftodyssey ladder train` takes another kind of recipe, with the line `kind: ladder`: see [ladders.md](ladders.md). Values are
+written as above; a text has the keys above.
+"""
 WRITTEN_AS_VALUES = (Budget, Rates)  # classes that a recipe writes as one value: their forms are in OPENING
 OPENING = """\
 # Recipes
@@ -61,8 +74,10 @@ On the command line `--set KEY=VALUE` overrides one value under the same checks,
 
 
 def markdown() -> str:
-    """The reference: how values are written, then a table for each part of a recipe."""
-    return "\n".join([OPENING, *(line for title, part in SECTIONS for line in _section(title, part))])
+    """The reference: how values are written, then a table for each part of a recipe, and of a ladder's."""
+    studies = (line for title, part in SECTIONS for line in _section(title, part))
+    ladders = (line for title, part in LADDER_SECTIONS for line in _section(title, part))
+    return "\n".join([OPENING, *studies, LADDER_OPENING, *ladders])
 
 
 def _section(title: str, part: type[Part]) -> Iterator[str]:

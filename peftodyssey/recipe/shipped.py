@@ -24,10 +24,10 @@ def folder() -> Path:
 def path(name: str) -> Path:
     """The file of the shipped recipe `name`; InputError lists those there are."""
     found = folder() / f"{name}.yaml"
-    if name not in {known for known, _ in names()}:
+    known = [known for known, _ in (*names(), *ladders())]
+    if name not in known:
         from peftodyssey.recipe.explain import nearest
 
-        known = [known for known, _ in names()]
         raise InputError(
             f"no recipe is shipped under the name {name}",
             nearest(name, known) or f"there are: {', '.join(known)}",
@@ -36,8 +36,18 @@ def path(name: str) -> Path:
 
 
 def names() -> list[tuple[str, str]]:
-    """Each shipped recipe with the first sentence of its opening comment."""
-    return [(file.stem, _first_sentence(file)) for file in sorted(folder().glob("*.yaml"))]
+    """Each shipped recipe of a study with the first sentence of its opening comment."""
+    return [(file.stem, _first_sentence(file)) for file in sorted(folder().glob("*.yaml")) if not is_ladder(file.read_text("utf-8"))]
+
+
+def ladders() -> list[tuple[str, str]]:
+    """The same for shipped recipes of ladders, which `ladder train` takes."""
+    return [(file.stem, _first_sentence(file)) for file in sorted(folder().glob("*.yaml")) if is_ladder(file.read_text("utf-8"))]
+
+
+def is_ladder(text: str) -> bool:
+    """Whether the text of a recipe says that it is one of a ladder."""
+    return re.search(r"(?m)^kind\s*:\s*[\"']?ladder\b", text) is not None
 
 
 def _first_sentence(file: Path) -> str:

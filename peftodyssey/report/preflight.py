@@ -24,7 +24,6 @@ from peftodyssey.report.side_by_side import side_by_side
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from peftodyssey.models.ladder import Ladder
     from peftodyssey.plan.single import StepPlan
     from peftodyssey.plan.step import Step
 
@@ -205,20 +204,6 @@ def status(cells: Sequence[Any]) -> Table:
     counts = {state: sum(cell.state == state for cell in cells) for state in ("done", "failed", "stopped", "started", "pending")}
     table.caption = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return table
-
-
-def ladder(found: Ladder) -> Iterator[Any]:
-    """Rungs with tokens, tokens per parameter, the learning rate that is known of each, and arm; then what is odd."""
-    parameters = found.parameters()
-    table = _table("rung", "tokens", "per parameter", "learning rate", "arm")
-    for rung in found.rungs:
-        share = "-" if rung.tokens is None or not parameters else f"{rung.tokens / parameters:,.1f}"
-        rate = "-" if rung.learning_rate is None else f"{rung.learning_rate:.3g}"
-        table.add_row(rung.name, "not known" if rung.tokens is None else f"{rung.tokens:,}", share, rate, rung.arm or "-")
-    yield table
-    known = "parameters not known" if not parameters else f"{parameters:,} parameters"
-    yield f"{found.name}: {len(found.rungs)} rungs, {known}"
-    yield from (Text(f"note: {remark}") for remark in found.remarks)
 
 
 def scored(answer: Any) -> Iterator[Any]:

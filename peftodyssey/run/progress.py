@@ -87,7 +87,8 @@ class Narrator:
 
     def step(self, record: StepRecord, steps: int) -> None:
         """A training step of `steps` is done."""
-        rate = (record.tokens - self._tokens_done) / record.seconds if record.seconds else 0.0
+        gained = max(0, record.tokens - self._tokens_done)  # a branch of a ladder starts behind the trunk's end
+        rate = gained / record.seconds if record.seconds else 0.0
         self._tokens_done = record.tokens
         left = (steps - record.step) * record.seconds
         info = f"loss {record.loss_nats:.3f}{self._valid}  {rate:,.0f} tok/s  {_span(left)} left"

@@ -11,14 +11,16 @@ import math
 WSD_DECAY_SHARE = 0.2  # of all steps; the plateau lies between warm-up and this
 
 
-def factor(step: int, *, steps: int, warmup_steps: int, schedule: str) -> float:
-    """Learning rate of `step` (from 0) over the peak learning rate, in 0..1."""
+def factor(
+    step: int, *, steps: int, warmup_steps: int, schedule: str, decay_share: float = WSD_DECAY_SHARE
+) -> float:
+    """Learning rate of `step` (from 0) over the peak learning rate, in 0..1. `decay_share`: of all steps, for wsd."""
     if step < warmup_steps:
         return step / max(1, warmup_steps)
     if schedule == "constant":
         return 1.0
     if schedule == "wsd":
-        return _warmup_stable_decay(step, steps, warmup_steps)
+        return _warmup_stable_decay(step, steps, warmup_steps, decay_share)
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
     if schedule == "linear":
         return max(0.0, 1.0 - progress)
@@ -26,13 +28,13 @@ def factor(step: int, *, steps: int, warmup_steps: int, schedule: str) -> float:
     return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
-def wsd_decay_steps(steps: int, warmup_steps: int) -> int:
+def wsd_decay_steps(steps: int, warmup_steps: int, share: float = WSD_DECAY_SHARE) -> int:
     """Steps of the linear fall at the end of `wsd`."""
-    return min(math.ceil(steps * WSD_DECAY_SHARE), steps - warmup_steps)
+    return min(math.ceil(steps * share), steps - warmup_steps)
 
 
-def _warmup_stable_decay(step: int, steps: int, warmup_steps: int) -> float:
-    decay_steps = wsd_decay_steps(steps, warmup_steps)
+def _warmup_stable_decay(step: int, steps: int, warmup_steps: int, share: float) -> float:
+    decay_steps = wsd_decay_steps(steps, warmup_steps, share)
     decayed = step - (steps - decay_steps)
     if decayed < 0:
         return 1.0

@@ -26,6 +26,7 @@ OPTIONS = {
     "schema": set(),
     "doctor": set(),
     "ladder list": set(),
+    "ladder train": {"--out", "--set", "--stop-after", "--checkpoint-every", "--device"},
     "recipes list": set(),
     "recipes show": set(),
     "recipes copy": set(),

@@ -1,0 +1,188 @@
+"""The recipe of a ladder -> what is trained: config, phases, texts, settings, sizes. Imports no torch.
+
+Called by `check` and `ladder train`. Everything wrong is raised together, as one RecipeError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftodyssey.corpora import source as corpus_source
+from peftodyssey.corpora.source import Corpus
+from peftodyssey.errors import OdysseyError, Problem, RecipeError
+from peftodyssey.models import source as model_source
+from peftodyssey.models.anatomy import anatomy
+from peftodyssey.models.source import ModelSource
+from peftodyssey.models.tokenizer import load_tokenizer
+from peftodyssey.plan.device import Device
+from peftodyssey.recipe import identity
+from peftodyssey.recipe.load_ladder import point_of, rung_label
+from peftodyssey.recipe.schema_ladder import LadderRecipe
+from peftodyssey.train.phases import ANNEALED, TRUNK, Phase, phases
+
+TEXT_BYTES_PER_TOKEN = 4  # of English, about
+STATE_BYTES = 16  # a parameter's weight, gradient and AdamW's two means
+PASS_BYTES_CPU = 256 << 20  # of activations in one pass
+PASS_SHARE_CUDA = 0.5  # of the card, the same
+LAYER_NUMBERS, INNER_NUMBERS, LOGIT_BYTES = 24, 6, 10  # kept of a token for the backward pass: per width, per inner width; bytes of a logit
+
+
+@dataclass(frozen=True)
+class LadderPlan:
+    """A ladder that can be trained, nothing of it done."""
+
+    recipe: LadderRecipe
+    device: Device
+    config: dict[str, Any]  # config.json
+    parameters: int
+    texts: tuple[Corpus, ...]
+    held_out: tuple[Corpus, ...]
+    tokenizer: ModelSource | None  # None: to be trained on the text
+    precision: str
+    compiled: bool
+    micro_blocks: int
+    phases: tuple[Phase, ...]
+    identity: dict[str, Any]  # what the weights depend on, but for the tokenizer that is yet to be trained
+    warnings: tuple[str, ...]
+
+    @property
+    def rungs(self) -> list[Phase]:
+        """The phases that end in a rung."""
+        return [phase for phase in self.phases if phase.rung]
+
+    @property
+    def trained_steps(self) -> int:
+        """Optimiser steps of all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+    @property
+    def text_bytes(self) -> int | None:
+        """Bytes of the text, None where a part's size is not known."""
+        sizes = [corpus.bytes_on_disk for corpus in self.texts]
+        return None if None in sizes else sum(size or 0 for size in sizes)
+
+
+def plan_ladder(recipe: LadderRecipe, device: Device) -> LadderPlan:
+    """The plan of `recipe` on `device`; RecipeError with every problem found."""
+    problems: list[Problem] = []
+    texts = _found(recipe, "text", problems)
+    held_out = _found(recipe, "held_out", problems)
+    tokenizer = _tokenizer(recipe, problems)
+    steps = _steps(recipe, problems)
+    if problems:
+        raise RecipeError(problems)
+    config = config_of(recipe)
+    train = recipe.train
+    parameters = anatomy(config).parameters
+    precision = ("bf16" if device.kind == "cuda" and device.bf16 else "fp32") if train.precision == "auto" else train.precision
+    plan = LadderPlan(
+        recipe=recipe, device=device, config=config, parameters=parameters, texts=texts, held_out=held_out,
+        tokenizer=tokenizer, precision=precision,
+        compiled=train.compile == "on" or (train.compile == "auto" and device.kind == "cuda"),
+        micro_blocks=min(train.micro_blocks or _micro_blocks(recipe, device), train.batch_tokens // train.seq_len),
+        phases=tuple(phases(steps[TRUNK], steps[ANNEALED], warmup_steps=train.warmup_steps, decay_share=recipe.rungs.decay)),
+        identity=_identity(recipe, texts, tokenizer, precision), warnings=(),
+    )  # fmt: skip
+    return LadderPlan(**{**vars(plan), "warnings": tuple(_warnings(plan))})
+
+
+def _found(recipe: LadderRecipe, key: str, problems: list[Problem]) -> tuple[Corpus, ...]:
+    found = []
+    for place, corpus in enumerate(getattr(recipe, key)):
+        _attempt(recipe, (key, place), lambda corpus=corpus: found.append(corpus_source.resolve(point_of(corpus, recipe))), problems)
+    return tuple(found)
+
+
+def _tokenizer(recipe: LadderRecipe, problems: list[Problem]) -> ModelSource | None:
+    if recipe.tokenizer == "train":
+        if recipe.model.vocabulary < 257:
+            problems.append(_problem(recipe, ("model", "vocabulary"), "too small for bytes and an end of text", "at least 257"))
+        return None
+    found: list[ModelSource] = []
+
+    def look() -> None:
+        source = model_source.resolve(_local(recipe))
+        ids = load_tokenizer(source).backend.get_vocab_size(with_added_tokens=True)
+        if ids > recipe.model.vocabulary:
+            problems.append(_problem(recipe, ("model", "vocabulary"), f"smaller than the tokenizer, which has {ids} tokens", f"at least {ids}"))
+        found.append(source)
+
+    _attempt(recipe, ("tokenizer",), look, problems)
+    return found[0] if found else None
+
+
+def _local(recipe: LadderRecipe) -> str:
+    """A tokenizer written as a path starts from the recipe's folder."""
+    name = recipe.tokenizer
+    return str(Path(recipe.folder) / name) if name.startswith(("./", "../")) else name
+
+
+def _steps(recipe: LadderRecipe, problems: list[Problem]) -> dict[str, dict[str, int]]:
+    """Rung names with their optimiser steps, whole ones within the budget, by arm."""
+    found: dict[str, dict[str, int]] = {}
+    for arm in (TRUNK, ANNEALED):
+        budgets = sorted(set(getattr(recipe.rungs, arm)))
+        found[arm] = {f"{arm}-{rung_label(tokens)}": tokens // recipe.train.batch_tokens for tokens in budgets}
+        if len(set(found[arm].values())) < len(budgets):
+            problems.append(_problem(recipe, ("rungs", arm), "two budgets have the same number of steps", "budgets a step apart"))
+    return found
+
+
+def _attempt(recipe: LadderRecipe, path: tuple[Any, ...], act: Callable[[], None], problems: list[Problem]) -> None:
+    try:
+        act()
+    except OdysseyError as error:
+        problems.append(_problem(recipe, path, error.message, next_step=error.next_step))
+
+
+def _problem(recipe: LadderRecipe, path: tuple[Any, ...], what: str, allowed: str = "", next_step: str = "") -> Problem:
+    place = recipe._tree.place(path)
+    return Problem(place.where, place.line, place.column, ".".join(map(str, path)), what, "", allowed, next_step)
+
+
+def config_of(recipe: LadderRecipe) -> dict[str, Any]:
+    """config.json of the model, as transformers reads it."""
+    model = recipe.model
+    return {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": model.vocabulary, "hidden_size": model.width,
+        "intermediate_size": model.feed_forward, "num_hidden_layers": model.layers, "num_attention_heads": model.heads,
+        "num_key_value_heads": model.kv_heads or model.heads, "head_dim": model.width // model.heads,
+        "max_position_embeddings": model.positions, "rms_norm_eps": 1e-6, "tie_word_embeddings": model.tied,
+        "rope_parameters": {"rope_theta": model.rope_theta, "rope_type": "default"}, "initializer_range": model.init_std,
+        "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0, "use_cache": True,
+        "dtype": {"bf16": "bfloat16", "fp32": "float32"}[recipe.rungs.save_as],
+    }  # fmt: skip
+
+
+def _micro_blocks(recipe: LadderRecipe, device: Device) -> int:
+    """Blocks whose activations fit: a fixed size on a CPU, so that a resumed training sums in the same order."""
+    model, train = recipe.model, recipe.train
+    numbers = model.layers * (LAYER_NUMBERS * model.width + INNER_NUMBERS * model.feed_forward)
+    block_bytes = train.seq_len * (4 * numbers + LOGIT_BYTES * model.vocabulary)
+    have = PASS_BYTES_CPU if device.kind == "cpu" else PASS_SHARE_CUDA * device.total_bytes
+    return max(1, int(have // block_bytes))
+
+
+def _identity(recipe: LadderRecipe, texts: tuple[Corpus, ...], tokenizer: ModelSource | None, precision: str) -> dict[str, Any]:
+    """Everything that the weights of a rung depend on but its own budget."""
+    train = recipe.train.model_dump(exclude={"compile", "micro_blocks", "precision"})
+    return {
+        "model": recipe.model.model_dump(), "train": {**train, "precision": precision}, "decay": recipe.rungs.decay,
+        "save_as": recipe.rungs.save_as, "seed": recipe.seed,
+        "text": [[corpus.fingerprint, identity.canonical(corpus.point.split), corpus.point.newline] for corpus in texts],
+        "tokenizer": load_tokenizer(tokenizer).fingerprint if tokenizer else "train",
+    }  # fmt: skip
+
+
+def _warnings(plan: LadderPlan) -> list[str]:
+    found = []
+    most = max(phase.stop for phase in plan.phases) * plan.recipe.train.batch_tokens
+    if plan.text_bytes and (passes := most * TEXT_BYTES_PER_TOKEN / plan.text_bytes) > 1.5:
+        found.append(
+            f"the text has about {plan.text_bytes // TEXT_BYTES_PER_TOKEN:,} tokens and is repeated about {passes:.0f} times for the "
+            f"largest budget: beyond a few passes a model learns the text by heart"
+        )
+    return found
