@@ -19,7 +19,7 @@ from peftodyssey.recipe.schema_measures import Measured, Noise
 from peftodyssey.recipe.schema_methods import METHOD_CLASSES
 from peftodyssey.recipe.schema_rungs import Rungs
 from peftodyssey.recipe.schema_texts import Corpus, Model, Split
-from peftodyssey.recipe.schema_training import Budget, Score, Train
+from peftodyssey.recipe.schema_training import Budget, Score, Select, Train
 
 SECTIONS: tuple[tuple[str, type[Part]], ...] = (
     ("The recipe", Recipe),
@@ -29,6 +29,7 @@ SECTIONS: tuple[tuple[str, type[Part]], ...] = (
     ("`split` of a text", Split),
     *((f"`methods`: `{name}`", part) for name, part in METHOD_CLASSES.items()),
     ("`train`", Train),
+    ("`select` of `train`", Select),
     ("`score`", Score),
     ("`measure`", Measured),
     ("`measure`: `noise`", Noise),
