@@ -258,16 +258,16 @@ def seconds(text: str | None) -> float | None:
         raise InputError(f"{text!r} is no duration: {error}", "write 30s, 10m or 8h") from error
 
 
-def size_bytes(memory: str | int | None) -> int | None:
-    """Bytes of a memory size such as `22GiB`; InputError where it is none, or too small to be meant."""
+def size_bytes(memory: str | int | None, option: str = "--memory") -> int | None:
+    """Bytes of a size such as `22GiB`, given as `option`; InputError where it is none, or too small to be meant."""
     if memory is None:
         return None
     try:
         size = parse_bytes(memory)
     except ValueError as error:
-        raise InputError(f"--memory {memory} is no size: {error}", "write 8GiB, 22GiB or 24GB") from error
+        raise InputError(f"{option} {memory} is no size: {error}", "write 8GiB, 22GiB or 24GB") from error
     if size < LEAST_MEMORY_BYTES:
-        raise InputError(f"--memory {memory} is {size:,} bytes, which hold no model", "write 8GiB, 22GiB or 24GB")
+        raise InputError(f"{option} {memory} is {size:,} bytes, which hold no model", "write 8GiB, 22GiB or 24GB")
     return size
 
 

@@ -69,6 +69,7 @@ def run(
     keep: Annotated[str, typer.Option("--keep", help="Weights to keep: adapters, best or all.")] = "adapters",
     refresh: Annotated[str | None, typer.Option("--refresh", help="stale: redo what other library versions did.")] = None,
     checkpoint_every: Annotated[str, typer.Option("--checkpoint-every", help="Time between checkpoints.")] = "10m",
+    rung_disk: Annotated[str | None, typer.Option("--rung-disk", help="Disk for downloaded models: those done with go when the next needs it.")] = None,
     device: DeviceOpt = "auto",
     allow_oom: Annotated[bool, typer.Option("--allow-oom", help="Start although the plan says it does not fit.")] = False,
 ) -> None:
@@ -80,9 +81,11 @@ def run(
         only=pairs(only), keep=one_of("--keep", keep, ("adapters", "best", "all")),
         stop_after_s=api.seconds(stop_after), checkpoint_every_s=api.seconds(checkpoint_every) or 0.0,
         refresh=one_of("--refresh", refresh, ("stale",)) == "stale" if refresh else False,
-        allow_oom=allow_oom, memory_bytes=api.size_bytes(memory),
+        allow_oom=allow_oom, memory_bytes=api.size_bytes(memory), rung_disk_bytes=api.size_bytes(rung_disk, "--rung-disk"),
     )  # fmt: skip
     plan = api.plan(api.load(recipe, set_ or ()), device=device, memory=memory)
+    for warning in plan.warnings:
+        console(stderr=True).print(f"warning: {warning}", markup=False, soft_wrap=True)
     opened, outcome, root = api.run_plan(plan, out, options=options, console=console(stderr=True))
     if opened is None:
         say(f"Interrupted: {outcome.interrupted}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from peftodyssey.models.anatomy import anatomy
 from peftodyssey.models.load import load
+from peftodyssey.models.source import ModelSource
 from peftodyssey.models.spread import layers_on_card, spread
 from peftodyssey.models.tokenizer import TextTokenizer, load_tokenizer
 from peftodyssey.plan.graph import BaseKey
@@ -17,10 +19,13 @@ if TYPE_CHECKING:
 
 
 class Bases:
-    """Holds at most one base on `device`, a card of which `budget_bytes` may be used; `get` swaps it."""
+    """Holds at most one base on `device`, a card of which `budget_bytes` may be used; `get` swaps it.
 
-    def __init__(self, device: str, budget_bytes: int) -> None:
-        self.device, self.budget_bytes = device, budget_bytes
+    `room` is called with a model before it is loaded, and downloaded where it is not there.
+    """
+
+    def __init__(self, device: str, budget_bytes: int, room: Callable[[ModelSource], None] | None = None) -> None:
+        self.device, self.budget_bytes, self.room = device, budget_bytes, room
         self._key: BaseKey | None = None
         self._model: PreTrainedModel | None = None
         self._tokenizers: dict[str, TextTokenizer] = {}
@@ -29,6 +34,8 @@ class Bases:
         """The base that `key` names, frozen; ModelError where it cannot be loaded."""
         if self._model is None or _identity(key) != _identity(self._key):
             self.drop()
+            if self.room is not None:
+                self.room(key.source)
             self._model = self._load(key)
             self._key = key
         return self._model

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from peftodyssey.anatomy import Anatomy
 from peftodyssey.methods.spill import MAPPED_COPY_BYTES
+from peftodyssey.models.rung_disk import is_there, needed_bytes
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.spread import layers_on_card
 from peftodyssey.plan.graph import CellTask, IndexTask, Plan
@@ -149,13 +150,7 @@ def _unfinished_bytes(task: CellTask) -> int:
 
 def _download_bytes(plan: Plan) -> int:
     sources = {task.base.source.fingerprint: task.base.source for task in plan.cells}
-    return sum(source.weight_bytes_on_disk for source in sources.values() if source.kind == "hub" and not _there(source))
-
-
-def _there(source: ModelSource) -> bool:
-    """Whether all weight files of a Hub model are in its snapshot folder already."""
-    there = sum(file.stat().st_size for file in source.folder.glob("*.bin" if source.pickled else "*.safetensors")) if source.folder else 0
-    return there >= source.weight_bytes_on_disk
+    return sum(needed_bytes(source) for source in sources.values() if source.kind == "hub" and not is_there(source))
 
 
 def index_tokens(index: IndexTask) -> int:
@@ -195,7 +190,9 @@ def _distinct(cells: Sequence[CellTask]) -> list[CellTask]:
     return list({(t.step, t.cell.domain.name, t.cell.model): t for t in cells}.values())
 
 
-def problems(plan: Plan, root: Path, cells: Sequence[CellTask] | None = None, keep: str = "adapters") -> list[str]:
+def problems(
+    plan: Plan, root: Path, cells: Sequence[CellTask] | None = None, keep: str = "adapters", rung_disk_bytes: int | None = None
+) -> list[str]:
     """Sentences about what this computer cannot hold; none where all is well or its memory is not known."""
     found = []
     have, need = plan.device.host_free_bytes, largest(plan, cells).peak_bytes
@@ -208,7 +205,12 @@ def problems(plan: Plan, root: Path, cells: Sequence[CellTask] | None = None, ke
     free = shutil.disk_usage(place).free
     if disk.output_bytes > max(free, LEAST_REFUSED_BYTES):
         found.append(f"up to {_gib(disk.output_bytes)} are written below {root} and {_gib(free)} are free there")
-    return found + _no_room_for_downloads(disk.download_bytes)
+    if rung_disk_bytes is None:
+        return found + _no_room_for_downloads(disk.download_bytes)
+    largest_bytes = max((needed_bytes(task.base.source) for task in some.cells), default=0)
+    if largest_bytes > rung_disk_bytes:
+        found.append(f"one of the models takes {_gib(largest_bytes)} of disk and --rung-disk is {_gib(rung_disk_bytes)}")
+    return found + _no_room_for_downloads(min(disk.download_bytes, rung_disk_bytes))
 
 
 def _no_room_for_downloads(download_bytes: int) -> list[str]:

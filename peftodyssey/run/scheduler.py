@@ -17,6 +17,8 @@ from peftodyssey.jobs import index as index_job
 from peftodyssey.jobs import score as score_job
 from peftodyssey.jobs.bases import Bases
 from peftodyssey.jobs.events import How
+from peftodyssey.models.rung_disk import make_room
+from peftodyssey.models.source import ModelSource
 from peftodyssey.plan.fleets import fleets, together
 from peftodyssey.plan.graph import BaseKey, CellTask, Plan, ScoreTask
 from peftodyssey.run import halving
@@ -102,8 +104,14 @@ class _Walk:
 
     def __init__(self, plan: Plan, root: Path, how: How, narrator: Narrator, outcome: Outcome) -> None:
         self.plan, self.root, self.how, self.narrator, self.outcome = plan, root, how, narrator, outcome
-        self.held = Bases(how.device, plan.budget_bytes)
+        self.held = Bases(how.device, plan.budget_bytes, self._room)
         self.broken: dict[str, str] = {}  # folder of an index or a column -> why it could not be made
+
+    def _room(self, coming: ModelSource) -> None:
+        """Before a model is downloaded: with --rung-disk, those that are done with make room for it."""
+        if self.how.rung_disk_bytes is not None:
+            for name in make_room(self.root, coming, self.how.rung_disk_bytes):
+                self.narrator.note(f"{name} is done with and dropped from the disk (--rung-disk)")
 
     def count(self, todo: list[CellTask]) -> int:
         """How many tasks are to be done."""

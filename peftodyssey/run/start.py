@@ -33,6 +33,7 @@ class Options:
     refresh: bool = False  # do again what other library versions did
     allow_oom: bool = False  # start although the plan says that it does not fit
     memory_bytes: int | None = None  # the user's --memory; caps a card
+    rung_disk_bytes: int | None = None  # disk that downloaded models share
 
 
 def start(plan: Plan, root: Path, options: Options, console: Console) -> Outcome:
@@ -40,9 +41,9 @@ def start(plan: Plan, root: Path, options: Options, console: Console) -> Outcome
     wanted = [task for task in plan.cells if matches(task, options.only)]
     if not options.allow_oom:
         refuse_too_large([task for task in wanted if not task.fits(plan.budget_bytes)], plan)
-        refuse_without_room(plan, root, wanted, options.keep)
+        refuse_without_room(plan, root, wanted, options)
     stop = interrupt.Stop(options.stop_after_s)
-    how = How(plan.device.kind, options.checkpoint_every_s, options.keep, options.memory_bytes)
+    how = How(plan.device.kind, options.checkpoint_every_s, options.keep, options.memory_bytes, options.rung_disk_bytes)
     narrator = Narrator(console, stop)
     with lock.exclusive(root):
         record(plan, root)
@@ -69,9 +70,9 @@ def refuse_too_large(tasks: list[CellTask], plan: Plan) -> None:
     )
 
 
-def refuse_without_room(plan: Plan, root: Path, tasks: list[CellTask], keep: str) -> None:
+def refuse_without_room(plan: Plan, root: Path, tasks: list[CellTask], options: Options) -> None:
     """DoesNotFit where the host's free memory or the disk cannot hold what `tasks` take of them."""
-    if found := host.problems(plan, root, tasks, keep):
+    if found := host.problems(plan, root, tasks, options.keep, options.rung_disk_bytes):
         raise DoesNotFit(
             "; ".join(found),
             "close other programs, free the disk or give another --out; `peftodyssey check` shows the terms; "

@@ -115,7 +115,7 @@ def prepared(model: SmallLlama, stream: Stream, settings: PretrainSettings) -> T
         logits_btv = model(tokens_bt[:, :-1])
         return F.cross_entropy(logits_btv.float().flatten(0, 1), tokens_bt[:, 1:].flatten())
 
-    loss = torch.compile(mean_nats, dynamic=False) if settings.compiled else mean_nats
+    loss = torch.compile(mean_nats, dynamic=False, fullgraph=True) if settings.compiled else mean_nats
     return Training(model, optimizer, stream, settings, loss)
 
 

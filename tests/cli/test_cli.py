@@ -14,7 +14,8 @@ from peftodyssey.cli import app
 from tests import micro
 
 OPTIONS = {
-    "run": {"--out", "--set", "--only", "--memory", "--stop-after", "--keep", "--refresh", "--checkpoint-every", "--device", "--allow-oom"},
+    "run": {"--out", "--set", "--only", "--memory", "--stop-after", "--keep", "--refresh", "--checkpoint-every", "--device", "--allow-oom",
+            "--rung-disk"},
     "check": {"--set", "--show", "--memory", "--device"},
     "plan": {"--set", "--model", "--method", "--rank", "--seq-len", "--micro-batch", "--recompute", "--optimizer", "--engine",
              "--offload", "--accumulate", "--master-weights", "--memory", "--device", "--probe", "--json"},
