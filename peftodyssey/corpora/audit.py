@@ -6,13 +6,16 @@ from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from peftodyssey.corpora import newlines
-from peftodyssey.corpora.documents import documents
+from peftodyssey.corpora.documents import Document, documents, with_newlines
+from peftodyssey.corpora.index import trained_tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from peftodyssey.corpora.chat import Chat
     from peftodyssey.corpora.source import Corpus
 
+LOOKED_AT = 200  # examples of which `check` says how much is learnt
 PROBE = "A line.\n\n  Two  spaces,\ttab; café 世界 🎉"
 
 
@@ -53,31 +56,49 @@ def audit(tokenizer: Framed) -> list[str]:
 
 
 def preview(
-    corpus: Corpus, tokenizer: Framed, count: int, objective: str = "text", split: str = "train"
+    corpus: Corpus, tokenizer: Framed, count: int, objective: str = "text", split: str = "train", chat: Chat | None = None
 ) -> list[list[tuple[str, bool]]]:
     """The first `count` documents of a split, each as (text of one token, whether it is trained), frame included.
 
-    The pieces of a document without its frame are its text, character for character.
+    The pieces of a document without its frame are its text, character for character. A conversation has no frame but what
+    its template writes.
     """
     policy = newlines.policy_of(corpus.point.newline, split)
-    shown = []
-    for document in islice(documents(corpus, split), count):
-        prompt = newlines.apply(document.text[: document.prompt_chars], policy)
-        text = prompt + newlines.apply(document.text[document.prompt_chars :], policy)
-        shown.append(_framed(tokenizer, text, len(prompt) if objective == "sft" else 0))
-    return shown
+    found = islice(documents(corpus, split, chat), count)
+    framed = None if corpus.layout.is_chat else tokenizer
+    return [_pieces(tokenizer.backend, with_newlines(document, policy), objective, framed) for document in found]
 
 
-def _framed(tokenizer: Framed, text: str, prompt_chars: int) -> list[tuple[str, bool]]:
+def answers(corpus: Corpus, tokenizer: Framed, seq_len: int, overlong: str, chat: Chat | None = None) -> str:
+    """What `objective: sft` learns of the first training examples, in one sentence: how much, how it ends, what is too long."""
+    shown = preview(corpus, tokenizer, LOOKED_AT, "sft", chat=chat)
+    if not shown:
+        return f"{corpus.name}: no training examples"
+    lengths = [len(pieces) - 1 for pieces in shown]
+    learnt = sum(trained for pieces in shown for _, trained in pieces) / sum(map(len, shown))
+    end = "no end-of-text token is known" if tokenizer.eos is None else f"{_name(tokenizer, tokenizer.eos)} is added behind every answer"
+    if corpus.layout.is_chat:
+        end = "answers end as the chat template writes them"
+    long = sum(length > seq_len for length in lengths)
+    fits = f"all fit train.seq_len, {seq_len:,}" if not long else f"{long:,} are longer than train.seq_len, {seq_len:,} (overlong: {overlong})"
+    return f"{corpus.name}: {learnt:.0%} of the tokens of {len(shown):,} examples are learnt; {end}; the longest has {max(lengths):,} tokens, {fits}"
+
+
+def _pieces(backend: Tokenizer, document: Document, objective: str, framed: Framed | None) -> list[tuple[str, bool]]:
+    import numpy as np
+
+    text = document.text
+    offsets = np.array(backend.encode(text, add_special_tokens=False).offsets, dtype=np.int32).reshape(-1, 2)
+    trained = trained_tokens(document, offsets[:, 0], offsets[:, 1]) if objective == "sft" else np.ones(len(offsets), dtype=bool)
     pieces: list[tuple[str, bool]] = []
     reached = 0
-    for _, end in tokenizer.backend.encode(text, add_special_tokens=False).offsets:
-        pieces.append((text[reached:end], reached >= prompt_chars))
+    for end, learnt in zip(offsets[:, 1].tolist(), trained.tolist(), strict=True):
+        pieces.append((text[reached:end], learnt))
         reached = max(reached, end)
     if pieces and reached < len(text):
         pieces[-1] = (pieces[-1][0] + text[reached:], pieces[-1][1])
-    front = [(_name(tokenizer, tokenizer.bos), False)] if tokenizer.bos is not None else []
-    back = [(_name(tokenizer, tokenizer.eos), True)] if tokenizer.eos is not None else []
+    front = [(_name(framed, framed.bos), False)] if framed and framed.bos is not None else []
+    back = [(_name(framed, framed.eos), True)] if framed and framed.eos is not None else []
     return [*front, *pieces, *back]
 
 

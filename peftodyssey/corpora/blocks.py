@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from peftodyssey.corpora.examples import IGNORED, pack_examples
 from peftodyssey.errors import CorpusError
 
 if TYPE_CHECKING:
     from peftodyssey.corpora.index import Index
 
-IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,18 @@ class Blocks:
 
 
 def pack(
-    index: Index, *, seq_len: int, bos: int | None, eos: int | None, seed: int, objective: str = "text"
+    index: Index, *, seq_len: int, bos: int | None, eos: int | None, seed: int, objective: str = "text",
+    overlong: str = "error", framed: bool = False,
 ) -> Blocks:
     """Documents in an order shuffled by `seed`, each as bos + tokens with eos as its last target, cut every `seq_len`.
 
     A document that does not end in its block goes on in the next one as a new piece; what is left at the very end and
-    fills no block is dropped. Under `text` every token is a target, under `sft` only those of completions and their
-    eos. Raises CorpusError where there is less than one block, or nothing to train on.
+    fills no block is dropped. Every token is a target. Under `sft` see `examples.pack_examples`, to which `overlong` and
+    `framed` belong. Raises CorpusError where there is less than one block.
     """
-    stream, trained, within, lengths = _stream(index, bos, eos, seed, objective)
+    if objective == "sft":
+        return Blocks(*pack_examples(index, seq_len=seq_len, bos=bos, eos=eos, overlong=overlong, framed=framed))
+    stream, within, lengths = _stream(index, bos, eos, seed)
     has_target = within < np.repeat(lengths, lengths) - 1
     is_target = within > 0
     blocks, tokens = divmod(int(np.count_nonzero(has_target)), seq_len)
@@ -52,12 +55,7 @@ def pack(
     def cut(values: np.ndarray) -> np.ndarray:
         return values[: blocks * seq_len].reshape(blocks, seq_len)
 
-    labels = cut(np.where(trained, stream, IGNORED)[is_target])
-    if not np.any(labels != IGNORED):
-        raise CorpusError(
-            f"not one of {labels.size:,} tokens is trained under objective: {objective}",
-            "look at them with `peftodyssey check RECIPE --show 3`; sft trains completions only",
-        )
+    labels = cut(stream[is_target])
     segments, positions = _pieces(cut(np.repeat(np.arange(len(lengths)), lengths)[has_target]), cut(within[has_target]))
     return Blocks(*(a.astype(np.int32) for a in (cut(stream[has_target]), labels, positions, segments)))
 
@@ -67,10 +65,8 @@ def order(n_blocks: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(n_blocks)
 
 
-def _stream(
-    index: Index, bos: int | None, eos: int | None, seed: int, objective: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """All documents framed and end to end: tokens, whether they are trained, place in the document; framed lengths."""
+def _stream(index: Index, bos: int | None, eos: int | None, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All documents framed and end to end: tokens, place in the document; framed lengths."""
     front, back = int(bos is not None), int(eos is not None)
     shuffled = np.random.default_rng(seed).permutation(len(index.starts) - 1)
     tokens = np.diff(index.starts)[shuffled]
@@ -80,11 +76,7 @@ def _stream(
     is_eos = within >= np.repeat(tokens + front, lengths)
     row = np.repeat(index.starts[:-1][shuffled], lengths) + within - front
     row = np.where(is_bos | is_eos, 0, row)
-    stream = np.where(is_bos, bos or 0, np.where(is_eos, eos or 0, index.token[row]))
-    if objective == "text":
-        return stream, np.ones(len(stream), dtype=bool), within, lengths
-    answers = np.add.reduceat(index.trained.astype(np.int64), index.starts[:-1])[shuffled] > 0
-    return stream, np.where(is_eos, np.repeat(answers, lengths), index.trained[row] & ~is_bos), within, lengths
+    return np.where(is_bos, bos or 0, np.where(is_eos, eos or 0, index.token[row])), within, lengths
 
 
 def _pieces(document: np.ndarray, within: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

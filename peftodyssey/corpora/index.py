@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from peftodyssey.corpora import choose, classes, newlines, spans
-from peftodyssey.corpora.documents import Document
+from peftodyssey.corpora import choose, classes, spans
+from peftodyssey.corpora.documents import Document, with_newlines
 from peftodyssey.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def build_index(
     Raises CorpusError where fewer than two tokens are left.
     """
     count = {"documents": 0, "tokens": 0, "bytes": 0, "truncated": False, "dropped": 0}
-    prepared = (_with_newlines(document, newline) for document in documents)
+    prepared = (with_newlines(document, newline) for document in documents)
     chosen = choose.choose(prepared, lambda batch: _encode(batch, tokenizer.backend), max_tokens, shuffle_seed, count)
     _write(folder, chosen, _special_ids(tokenizer.backend), count)
     if count["tokens"] < 2:
@@ -101,14 +101,6 @@ def read_index(folder: Path) -> Index:
         start=column["start"], end=column["end"], bytes=column["bytes"], token_class=column["class"],
         trained=column["trained"], starts=starts,
     )  # fmt: skip
-
-
-def _with_newlines(document: Document, policy: str) -> Document:
-    if policy == "keep":
-        return document
-    prompt = newlines.apply(document.text[: document.prompt_chars], policy)
-    rest = newlines.apply(document.text[document.prompt_chars :], policy)
-    return Document(document.id, prompt + rest, len(prompt), document.key)
 
 
 def _encode(batch: Sequence[Document], backend: Tokenizer) -> list[choose.Encoded]:
@@ -157,7 +149,6 @@ def _rows(number: int, encoded: choose.Encoded, special: np.ndarray) -> dict[str
 
     starts, ends = encoded.offsets[:, 0], encoded.offsets[:, 1]
     text = encoded.document.text
-    begins, _ = classes.effective_spans(starts, ends)
     return {
         "document": np.full(len(encoded.ids), number, dtype=np.int32),
         "position": np.arange(len(encoded.ids), dtype=np.int32),
@@ -166,8 +157,21 @@ def _rows(number: int, encoded: choose.Encoded, special: np.ndarray) -> dict[str
         "end": ends,
         "bytes": spans.token_bytes(text, ends),
         "class": classes.classify(text, starts, ends, np.isin(encoded.ids, special)),
-        "trained": begins >= encoded.document.prompt_chars,
+        "trained": trained_tokens(encoded.document, starts, ends),
     }
+
+
+def trained_tokens(document: Document, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """bool [tokens]: what is learnt under sft, from the tokens' character offsets.
+
+    Behind a prompt, tokens that begin there: one that the prompt's end shares is not learnt. Of a conversation, tokens that
+    hold a character of an answer, as transformers' mask of assistant tokens.
+    """
+    import numpy as np
+
+    if not document.answers:
+        return classes.effective_spans(starts, ends)[0] >= document.prompt_chars
+    return np.any([(starts < end) & (ends > start) for start, end in document.answers], axis=0)
 
 
 def _described(number: int, encoded: choose.Encoded, rows: dict[str, np.ndarray]) -> dict[str, Any]:

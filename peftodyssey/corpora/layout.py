@@ -15,16 +15,25 @@ ALIASES = {"train": "train", "training": "train", "valid": "valid", "validation"
 
 @dataclass(frozen=True)
 class Layout:
-    """How a row becomes a document: one text `field`, or `turns` ("prompt" with "completion", or "messages")."""
+    """How a row becomes a document: one text `field`, or `turns`.
+
+    `turns` is "prompt" (texts prompt and completion), "messages", or "dialogue" (prompt and completion as messages).
+    """
 
     fields: tuple[str, ...]  # all that the first row has
     field: str | None = None
     turns: str | None = None
 
     @property
+    def is_chat(self) -> bool:
+        """Whether rows are conversations, which a chat template renders with its own special tokens."""
+        return self.turns in ("messages", "dialogue")
+
+    @property
     def columns(self) -> list[str]:
         """The fields to read, a document's id included where there is one."""
-        used = {"prompt": ("prompt", "completion"), "messages": ("messages",)}.get(self.turns or "", (self.field,))
+        answered = ("prompt", "completion")
+        used = {"prompt": answered, "dialogue": answered, "messages": ("messages",)}.get(self.turns or "", (self.field,))
         return [c for c in [*used, "id"] if c in self.fields]
 
 
@@ -38,7 +47,7 @@ def layout_of(row: Mapping[str, Any], field: str | None, where: str) -> Layout:
     if "messages" in fields:
         return Layout(fields, turns="messages")
     if "prompt" in fields and "completion" in fields:
-        return Layout(fields, turns="prompt")
+        return Layout(fields, turns="dialogue" if isinstance(row["prompt"], list) else "prompt")
     if "text" in fields:
         return Layout(fields, field="text")
     texts = [name for name, value in row.items() if isinstance(value, str)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.corpora import hub, local, m2d2, txt
-from peftodyssey.corpora.chat import render_messages
+from peftodyssey.corpora.chat import Chat, Spans, render_messages
 from peftodyssey.corpora.documents import Document
 from peftodyssey.corpora.layout import Layout
 from peftodyssey.corpora.readers import format_of, json_rows, lines, open_bytes
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CONSIDERED_CHARACTERS = 200_000_000
 
 
-def read_part(corpus: Corpus, part: str, chat_template: str | None = None) -> Iterator[Document]:
+def read_part(corpus: Corpus, part: str, chat: Chat | None = None) -> Iterator[Document]:
     """The documents of one part that the source itself keeps apart, in its order. Raises CorpusError."""
     entries = corpus.parts[part]
     if corpus.kind == "bundled":
@@ -28,23 +28,23 @@ def read_part(corpus: Corpus, part: str, chat_template: str | None = None) -> It
 
         name = corpus.point.source.partition("/")[2]
         rows = json_rows(assets.open_corpus(name, entries[0]), f"{corpus.point.source}:{entries[0]}")
-        return _documents(rows, corpus.layout, chat_template)
+        return _documents(rows, corpus.layout, chat)
     if corpus.kind == "hub":
         assert corpus.commit is not None, "resolve asks for the commit"
         rows = hub.rows(corpus.point, corpus.commit, entries[0], corpus.layout.columns)
-        return _at_most(_documents(rows, corpus.layout, chat_template))
+        return _at_most(_documents(rows, corpus.layout, chat))
     if corpus.kind == "m2d2":
         config, copy = entries
         blocks = txt.blocks_of_rows(m2d2.rows(config, part, copy, corpus.point.revision))
         return _at_most(Document(f"{config}/{part}:{n}", text) for n, text in enumerate(blocks))
-    return (document for path in entries for document in _file(path, corpus.layout, len(entries) == 1, chat_template))
+    return (document for path in entries for document in _file(path, corpus.layout, len(entries) == 1, chat))
 
 
-def _file(path: Path, layout: Layout, alone: bool, chat_template: str | None) -> Iterator[Document]:
+def _file(path: Path, layout: Layout, alone: bool, chat: Chat | None) -> Iterator[Document]:
     """A file of rows; a text file that is one document of a folder, or that is cut into pieces because it is alone."""
     if format_of(path) != "txt":
         columns = layout.columns if format_of(path) == "parquet" else None
-        yield from _documents(local.rows(path, columns), layout, chat_template)
+        yield from _documents(local.rows(path, columns), layout, chat)
     elif alone:
         for number, piece in enumerate(txt.pieces(lines(open_bytes(path), str(path)))):
             yield Document(f"{path.name}:{number}", piece)
@@ -53,27 +53,41 @@ def _file(path: Path, layout: Layout, alone: bool, chat_template: str | None) ->
 
 
 def _documents(
-    rows: Iterable[tuple[str, dict[str, Any]]], layout: Layout, chat_template: str | None
+    rows: Iterable[tuple[str, dict[str, Any]]], layout: Layout, chat: Chat | None
 ) -> Iterator[Document]:
     for place, row in rows:
-        text, prompt_chars = _text(place, row, layout, chat_template)
+        text, prompt_chars, answers = _text(place, row, layout, chat)
         if not text.isascii():
             _refuse_surrogates(place, text)
         name = row.get("id")
-        yield Document(str(name) if isinstance(name, (str, int)) else Path(place).name, text, prompt_chars)
+        yield Document(str(name) if isinstance(name, (str, int)) else Path(place).name, text, prompt_chars, answers)
 
 
-def _text(place: str, row: dict[str, Any], layout: Layout, chat_template: str | None) -> tuple[str, int]:
-    """(text, prompt characters) of one row; a field that is null is an empty text."""
+def _text(place: str, row: dict[str, Any], layout: Layout, chat: Chat | None) -> tuple[str, int, Spans]:
+    """(text, prompt characters, spans of answers) of one row; a field that is null is an empty text."""
     if layout.turns == "messages":
-        return render_messages(_value(place, row, "messages"), chat_template, place)
+        return _conversation(*render_messages(_value(place, row, "messages"), chat, place))
+    if layout.turns == "dialogue":
+        prompt, answer = _value(place, row, "prompt"), _value(place, row, "completion")
+        text, spans = render_messages([*_turns(place, prompt), *_turns(place, answer)], chat, place)
+        return _conversation(text, spans[-sum(turn.get("role") == "assistant" for turn in answer) :])
     if layout.turns == "prompt":
         prompt, completion = _string(place, row, "prompt"), _string(place, row, "completion")
         if not completion.strip():
             raise CorpusError(f"{place}: the completion is empty", "fill it, or remove the row: there is nothing to learn")
-        return prompt + completion, len(prompt)
+        return prompt + completion, len(prompt), ()
     assert layout.field is not None, "layout_of names a field or turns"
-    return _string(place, row, layout.field), 0
+    return _string(place, row, layout.field), 0, ()
+
+
+def _conversation(text: str, spans: Spans) -> tuple[str, int, Spans]:
+    return text, spans[0][0], spans
+
+
+def _turns(place: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise CorpusError(f"{place}: prompt and completion must both be texts or both be lists of messages", "mend the row")
+    return value
 
 
 def _value(place: str, row: dict[str, Any], name: str) -> Any:

@@ -80,7 +80,7 @@ def check_objective(corpus: Corpus, objective: str) -> None:
     """Raises CorpusError where the rows of `corpus` and the objective do not belong together."""
     turns = corpus.layout.turns
     if objective == "text" and turns is not None:
-        found = "prompt and completion" if turns == "prompt" else "messages"
+        found = "messages" if turns == "messages" else "prompt and completion"
         other = ", or name the text to train on: `field: text`" if "text" in corpus.fields else ""
         raise CorpusError(
             f"{corpus.name} has {found}, and the objective is text",

@@ -6,7 +6,7 @@ import contextlib
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from peftodyssey.measure.stats import Interval, paired_bootstrap
 from peftodyssey.methods.table import METHODS
 from peftodyssey.models import source as model_source
 from peftodyssey.models.quiet import quiet
+from peftodyssey.plan.chats import chat_of, rendering
 from peftodyssey.plan.device import Device
 from peftodyssey.plan.graph import BaseKey, IndexTask, ScoreTask
 from peftodyssey.recipe import identity
@@ -84,9 +85,11 @@ def score_anything(
     narrator = Narrator(console or Console(stderr=True), stop)
     bases = Bases(device.kind, device.budget_bytes)
     with _folder(out) as root, interrupt.listening(stop, narrator.say), quiet(), narrator.showing(2 + len(adapters)):
-        told = {"text": found.fingerprint, "split": split, "tokenizer": bases.tokenizer(key).fingerprint, "max_tokens": point.tokens}
+        chat = chat_of(found, None, source, bases.tokenizer(key))
+        point = replace(point, first_token="skip") if chat else point  # the template writes what stands first
+        told = rendering(chat) | {"text": found.fingerprint, "split": split, "tokenizer": bases.tokenizer(key).fingerprint, "max_tokens": point.tokens}
         name = layout.folder_name(f"{found.name}-{split}", identity.digest(told))
-        task = IndexTask(f"{layout.CORPORA}/{name}", found, split, source, point.tokens, "keep", "text", told)
+        task = IndexTask(f"{layout.CORPORA}/{name}", found, split, source, point.tokens, "keep", "text", told, chat)
         if manifest.read(root / task.folder) is None:
             narrator.task(f"tokenise {found.name}")
             index_job.index(task, root, bases.tokenizer(key))

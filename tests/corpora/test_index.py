@@ -243,15 +243,6 @@ def test_blocks_without_frames(monkeypatch):
     assert packed.segments.tolist() == [[0, 0, 1, 1]]
 
 
-def test_sft_trains_completions_and_their_end(monkeypatch):
-    unshuffled(monkeypatch)
-    made = hand_index([[11, 12, 13], [21, 22]], trained=[[0, 0, 1], [0, 0]])
-    packed = blocks.pack(made, seq_len=7, bos=1, eos=2, seed=0, objective="sft")
-    assert packed.input_ids.tolist() == [[1, 11, 12, 13, 1, 21, 22]]
-    assert packed.labels.tolist() == [[-100, -100, 13, 2, -100, -100, -100]]
-    assert packed.trained_tokens == 2
-
-
 def test_every_token_is_a_target_once_and_the_seed_only_reorders():
     documents = [list(range(100 * i, 100 * i + 3 + i % 7)) for i in range(1, 60)]
     targets = sorted(t for d in documents for t in d)
@@ -269,11 +260,9 @@ def test_order_is_a_permutation_that_differs_by_epoch_and_seed():
     assert len({tuple(blocks.order(50, s, e)) for s in (0, 1) for e in (0, 1)}) == 4
 
 
-def test_too_little_text_and_nothing_to_train_are_errors():
+def test_too_little_text_is_an_error():
     with pytest.raises(CorpusError, match="less than one block of 64"):
         blocks.pack(hand_index([[11, 12, 13]]), seq_len=64, bos=1, eos=2, seed=0)
-    with pytest.raises(CorpusError, match="not one of"):
-        blocks.pack(hand_index([[11, 12]], trained=[[0, 0]]), seq_len=2, bos=1, eos=2, seed=0, objective="sft")
 
 
 def test_tokenizer_json_of_the_tests_is_plain(tmp_path):

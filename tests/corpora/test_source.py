@@ -14,7 +14,6 @@ import pytest
 import zstandard
 
 from peftodyssey.corpora import m2d2, newlines, txt
-from peftodyssey.corpora.chat import render_messages
 from peftodyssey.corpora.documents import DEFAULT_SHARES, documents, text_key
 from peftodyssey.corpora.source import check_objective, resolve
 from peftodyssey.errors import CorpusError
@@ -211,48 +210,6 @@ def test_prompts_need_the_objective_and_say_which_line(tmp_path):
         check_objective(plain, "sft")
     with_text = written(tmp_path / "c.jsonl", jsonl([r | {"text": "T"} for r in rows]))
     check_objective(resolve(point(with_text, field="text")), "text")
-
-
-TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def test_messages_are_rendered_and_the_last_answer_is_the_completion(tmp_path):
-    text, prompt = render_messages(TALK, None, "x:1")
-    assert (text, text[prompt:]) == ("user: Hi\n\nassistant: Hello!", "Hello!")
-    text, prompt = render_messages(TALK, CHATML, "x:1")
-    assert text[:prompt] == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    assert text[prompt:] == "Hello!<|im_end|>\n"
-    corpus = resolve(point(written(tmp_path / "a.jsonl", jsonl([{"messages": TALK}]))))
-    assert everything(corpus) == ["user: Hi\n\nassistant: Hello!"]
-    with pytest.raises(CorpusError, match="messages"):
-        check_objective(corpus, "text")
-
-
-def test_chat_template_is_transformers_own(tmp_path):
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    rendered, _ = render_jinja_template([TALK], chat_template=CHATML)
-    assert render_messages(TALK, CHATML, "x:1")[0] == rendered[0]
-
-
-@pytest.mark.parametrize(
-    ("messages", "template", "message"),
-    [
-        (TALK[:1], None, "end with 'user'"),
-        ([], None, "end with 'nothing'"),
-        ([{"role": "user"}], None, "role and content"),
-        (TALK, "{{ raise_exception('no') }}", "refuses this conversation: no"),
-        (TALK, "{{ messages.append(1) }}", "refuses this conversation"),
-        (TALK, "{{ messages | length }}", "otherwise once the answer follows"),
-    ],
-)
-def test_conversations_that_cannot_be_rendered(messages, template, message):
-    with pytest.raises(CorpusError, match=message):
-        render_messages(messages, template, "x:1")
 
 
 def tarball(path, config, content):

@@ -1,0 +1,43 @@
+"""The chat template of a cell: the one that the recipe names, else the model's own. Called by `plan.build` and `run.scoring`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peftodyssey.corpora.chat import PLAIN, Chat
+from peftodyssey.corpora.source import Corpus
+from peftodyssey.errors import CorpusError
+from peftodyssey.models.source import ModelSource
+from peftodyssey.models.tokenizer import TextTokenizer, chat_template
+
+
+def chat_of(corpus: Corpus, named: str | None, source: ModelSource, tokenizer: TextTokenizer) -> Chat | None:
+    """What makes text of the conversations of `corpus`; None where its rows are none.
+
+    `named` is "plain", the path of a Jinja file, or None for the model's own. Raises CorpusError where the model has none, or
+    the file cannot be read.
+    """
+    if not corpus.layout.is_chat:
+        return None
+    template = chat_template(source) if named is None else PLAIN if named == "plain" else _read(Path(named))
+    if template is None:
+        raise CorpusError(
+            f"{corpus.name} has conversations, and {source.name} has no chat template to make text of them",
+            "name one: train: {chat_template: plain}, or the path of a Jinja file; or put chat_template.jinja beside its tokenizer",
+        )
+    ids = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos, "pad_token": tokenizer.pad}
+    return Chat(template, {name: str(tokenizer.backend.id_to_token(token)) for name, token in ids.items() if token is not None})
+
+
+def rendering(chat: Chat | None) -> dict[str, str]:
+    """What the identity of a text holds of the way in which its conversations are rendered; nothing where it has none."""
+    return {} if chat is None else {"chat_template": chat.template, "answers": "every turn"}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(
+            f"the chat template {path} cannot be read: {error}", "set train.chat_template to `plain` or to a Jinja file"
+        ) from error
