@@ -43,6 +43,11 @@ def inspect(point: CorpusPoint, commit: str) -> tuple[dict[str, str], Layout]:
     return parts, layout_of(row, point.field, where)
 
 
+def split_names(point: CorpusPoint, commit: str) -> list[str]:
+    """The data set's own splits."""
+    return list(_load(point, commit))
+
+
 def rows(point: CorpusPoint, commit: str, split: str, columns: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, row) of one split, streamed."""
     stream = _load(point, commit)[split]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftodyssey.corpora.blocks import Blocks, pack
 from peftodyssey.errors import Interrupted, TrainingError
-from peftodyssey.jobs import heartbeat, points, score
+from peftodyssey.jobs import choices, heartbeat, points, score
 from peftodyssey.jobs.events import Events, How
 from peftodyssey.jobs.index import opened
 from peftodyssey.jobs.peak import watched
@@ -55,9 +55,7 @@ def adapt(
         if trained:
             _keep_weights(attached, folder, task)
             parquet.write_rows(folder / layout.LOG, [vars(record) for record in trained.result.log], tables.LOG)
-        for column in task.scores:
-            if manifest.read(root / column.folder) is None:
-                score.column(column, root, attached.model, tokenizer.prefix, how, events)
+        _fill(task, root, attached, tokenizer, how, events)
     points.write(folder, task, root, trained.result if trained else None)
     _commit(task, folder, facts, how)
 
@@ -78,9 +76,17 @@ def rescore(
     kept = weights_of(task, root)
     assert kept is not None, "the scheduler asks for a new training where the weights are gone"
     with on_base(task, base, kept) as attached:
-        for column in task.scores:
-            if manifest.read(root / column.folder) is None:
-                score.column(column, root, attached.model, tokenizer.prefix, how, events)
+        _fill(task, root, attached, tokenizer, how, events)
+
+
+def _fill(task: CellTask, root: Path, attached: Attached, tokenizer: TextTokenizer, how: How, events: Events) -> None:
+    """The columns and tasks of a cell that are not whole."""
+    for column in task.scores:
+        if manifest.read(root / column.folder) is None:
+            score.column(column, root, attached.model, tokenizer.prefix, how, events)
+    for asked in task.choices:
+        if manifest.read(root / asked.folder) is None:
+            choices.column(asked, root, attached.model, tokenizer, how, events)
 
 
 def weights_of(task: CellTask, root: Path) -> Path | None:
@@ -139,11 +145,14 @@ def _train(
 
 
 def blocks_of(task: CellTask, root: Path, tokenizer: TextTokenizer) -> Blocks:
-    """The cell's text packed into the blocks that it trains on."""
+    """The cell's text packed into the blocks that it trains on. Rendered conversations hold their special tokens already."""
     point, index = task.cell.train, opened(root / str(task.train_index))
+    framed = bool((manifest.read(root / str(task.train_index)) or {})["facts"].get("framed"))
+    bos, eos = (None, None) if framed else (tokenizer.bos, tokenizer.eos)
     return pack(
-        index, seq_len=point.seq_len, bos=tokenizer.bos, eos=tokenizer.eos, seed=task.cell.seed, objective=point.objective
-    )
+        index, seq_len=point.seq_len, bos=bos, eos=eos, seed=task.cell.seed, objective=point.objective,
+        overlong=point.overlong or "error", framed=framed,
+    )  # fmt: skip
 
 
 def settings_of(task: CellTask, blocks: int) -> TrainSettings:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.index import Index, build_index, read_index
-from peftodyssey.models.tokenizer import TextTokenizer, chat_template
+from peftodyssey.models.tokenizer import TextTokenizer
 from peftodyssey.plan.graph import IndexTask
 from peftodyssey.store import manifest
 
@@ -16,14 +16,14 @@ def index(task: IndexTask, root: Path, tokenizer: TextTokenizer) -> None:
     """Write `index.parquet` and `documents.parquet` of `task`; CorpusError where the text cannot be used."""
     folder = manifest.fresh(root / task.folder)
     counts = build_index(
-        documents(task.corpus, task.split, chat_template(task.tokenizer_of)),
+        documents(task.corpus, task.split, task.chat),
         tokenizer,
         folder,
         max_tokens=task.max_tokens,
         newline=task.newline,
         name=f"{task.corpus.name} ({task.split})",
     )
-    facts = {**counts, "split": task.split, "name": task.corpus.name, "tokenizer": tokenizer.fingerprint}
+    facts = {**counts, "split": task.split, "name": task.corpus.name, "tokenizer": tokenizer.fingerprint, "framed": task.chat is not None}
     manifest.commit(folder, {"kind": "index", "identity": task.identity, "status": "done", "facts": facts})
 
 

@@ -6,12 +6,13 @@ Called by `check`, `plan` and `run`. Everything wrong is raised together, as one
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from peftodyssey.anatomy import Anatomy
 from peftodyssey.corpora import source as corpus_source
+from peftodyssey.corpora.chat import Chat
 from peftodyssey.corpora.newlines import policy_of
 from peftodyssey.corpora.source import Corpus
 from peftodyssey.errors import InputError, OdysseyError, Problem, RecipeError
@@ -20,14 +21,16 @@ from peftodyssey.models import source as model_source
 from peftodyssey.models.anatomy import anatomy as anatomy_of
 from peftodyssey.models.folder import fingerprint as weights_fingerprint
 from peftodyssey.models.source import ModelSource
-from peftodyssey.models.tokenizer import TextTokenizer, chat_template, load_tokenizer
-from peftodyssey.plan import entry
+from peftodyssey.models.tokenizer import TextTokenizer, load_tokenizer
+from peftodyssey.plan import entry, names
+from peftodyssey.plan.chats import chat_of, rendering
 from peftodyssey.plan.choose import cell_step, scoring, untrained
 from peftodyssey.plan.device import Device
 from peftodyssey.plan.graph import BaseKey, CellTask, IndexTask, Plan, ScoreTask
 from peftodyssey.plan.resolve import autos
 from peftodyssey.plan.rungs import look_up
 from peftodyssey.plan.step import Step
+from peftodyssey.plan.tasks import Tasks
 from peftodyssey.recipe import grid, identity
 from peftodyssey.recipe.cell import Cell, CorpusPoint, ModelPoint
 from peftodyssey.recipe.schema import Recipe
@@ -45,6 +48,7 @@ class Sources:
     anatomies: dict[ModelPoint, Anatomy]
     tokenizers: dict[ModelPoint, TextTokenizer]
     corpora: dict[str, Corpus]  # by CorpusPoint.name
+    tasks: Tasks = field(default_factory=Tasks)
 
 
 def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Plan:
@@ -71,6 +75,7 @@ def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Pl
         cells=tuple(tasks),
         warnings=(*found.warnings, *_warnings(sources)),
         digest=identity.digest({"cells": [task.entry for task in tasks]}),
+        base_choices=tuple(sources.tasks.base_choices.values()),
     )
 
 
@@ -91,6 +96,8 @@ def _resolve(recipe: Recipe, cells: list[Cell], problems: list[Problem]) -> Sour
         attempt("general", lambda general=general: _resolve_corpus(general, "any", sources))
     if sample := grid.sample_point(recipe):
         attempt("pretraining_text", lambda: _resolve_corpus(sample, "any", sources))
+    for task in grid.task_points(recipe):
+        attempt("tasks", lambda task=task: sources.tasks.find(task))
     return sources
 
 
@@ -138,7 +145,9 @@ def _check_cells(
                 )
         try:
             autos(cell, device)
-        except InputError as error:
+            for corpus in (sources.corpora[point.name] for point in (cell.domain, *cell.general)):
+                chat_of(corpus, cell.train.chat_template, sources.models[cell.model], sources.tokenizers[cell.model])
+        except OdysseyError as error:
             report("train", error.message, error.next_step)
 
 
@@ -180,7 +189,9 @@ class _Builder:
         texts = [("test", test), ("valid", valid), *general]
         tokens, scoring_bytes = scoring(anatomy, step, cell.score.context, self.budget_bytes)
         columns = {name: self._columns(cell, base, index, digest, step, tokens) for name, index in texts}
-        folder = f"{layout.CELLS}/{layout.folder_name(_slug(cell), digest)}"
+        alone, _ = scoring(anatomy, untrained(step, base.quant), cell.score.context, self.budget_bytes)
+        choices, asked = self.sources.tasks.of_cell(cell, base, str(told["facts"]["tokenizer"]), digest, (alone, tokens))
+        folder = f"{layout.CELLS}/{layout.folder_name(names.cell(cell), digest)}"
         return CellTask(
             cell=cell, hash=digest, folder=folder, identity=told, base=base, anatomy=anatomy, trainable=trainable,
             train_index=train.folder if train else None, valid_index=valid.folder,
@@ -189,7 +200,8 @@ class _Builder:
             step=step, memory=bill, scoring_bytes=scoring_bytes, autos=resolved,
             entry=entry.entry(
                 cell, digest, folder, base, resolved, trainable, bill, train.folder if train else None, texts, columns
-            ) | ({"sample_index": sample.folder} if sample else {}),
+            ) | ({"sample_index": sample.folder} if sample else {}) | asked,
+            choices=choices,
         )  # fmt: skip
 
     def _facts(self, cell: Cell, resolved: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,10 +218,11 @@ class _Builder:
     def _text(self, cell: Cell) -> str:
         """What is trained on: the text, and the template that makes text of conversations."""
         corpus = self.sources.corpora[cell.domain.name]
-        if corpus.layout.turns != "messages":
-            return corpus.fingerprint
-        template = chat_template(self.sources.models[cell.model])
-        return identity.digest({"text": corpus.fingerprint, "chat_template": template})
+        chat = self._chat(cell, corpus)
+        return corpus.fingerprint if chat is None else identity.digest({"text": corpus.fingerprint, **rendering(chat)})
+
+    def _chat(self, cell: Cell, corpus: Corpus) -> Chat | None:
+        return chat_of(corpus, cell.train.chat_template, self.sources.models[cell.model], self.sources.tokenizers[cell.model])
 
     def _general_split(self, point: CorpusPoint) -> str:
         """Nothing is trained on general text: its own test part, else all of it."""
@@ -227,13 +240,13 @@ class _Builder:
             "max_tokens": cap or _cap(cell, split, point is not cell.domain),
             "objective": cell.train.objective,
         }
-        if corpus.layout.turns == "messages":
-            told["chat_template"] = chat_template(self.sources.models[cell.model])
+        chat = self._chat(cell, corpus)
+        told |= rendering(chat)
         digest = identity.digest(told)
         folder = f"{layout.CORPORA}/{layout.folder_name(f'{point.name}-{split}', digest)}"
         task = IndexTask(
             folder, corpus, split, self.sources.models[cell.model], told["max_tokens"], told["newline"],
-            cell.train.objective, told,
+            cell.train.objective, told, chat,
         )  # fmt: skip
         return self.indexes.setdefault(folder, task)
 
@@ -253,6 +266,7 @@ class _Builder:
         return self.base_scores.setdefault(task.folder, task)
 
     def _score(self, cell: Cell, base: BaseKey, index: IndexTask, digest: str | None, tokens: int | None) -> ScoreTask:
+        settings = replace(cell.score, first_token="skip") if index.chat else cell.score  # the template writes what stands first
         told = {
             "index": index.identity,
             "model": base.source.fingerprint,
@@ -261,13 +275,13 @@ class _Builder:
             "cell": digest,
             "context": cell.score.context,
             "stride": cell.score.stride,
-            "first_token": cell.score.first_token,
+            "first_token": settings.first_token,
             "mode": cell.score.mode,
         }
         who = cell.method.label if digest else (base.quant.kind if base.quant else "base")
-        name = layout.slug(index.corpus.name, index.split, _short(cell.model), who)
+        name = layout.slug(index.corpus.name, index.split, names.model(cell.model), who)
         folder = f"{layout.SCORES}/{layout.folder_name(name, identity.digest(told))}"
-        return ScoreTask(folder, index.folder, base, cell.score, digest, told, tokens)
+        return ScoreTask(folder, index.folder, base, settings, digest, told, tokens)
 
 
 def saved_fingerprint(folder: Path) -> str:
@@ -283,13 +297,3 @@ def _cap(cell: Cell, split: str, general: bool) -> int | None:
     if cell.score.tokens is None:
         return None
     return cell.score.tokens if split == "test" or general else max(1, cell.score.tokens // 2)
-
-
-def _short(point: ModelPoint) -> str:
-    return layout.slug(point.name.rsplit("/", 1)[-1], point.revision)
-
-
-def _slug(cell: Cell) -> str:
-    lr = None if cell.method.lr is None else f"lr{cell.method.lr:g}"
-    policy = None if cell.domain.newline == "keep" else cell.domain.newline
-    return layout.slug(cell.domain.name, policy, _short(cell.model), cell.method.label, lr, f"s{cell.seed}")

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from peftodyssey.anatomy import Anatomy
+from peftodyssey.corpora.chat import Chat
+from peftodyssey.corpora.questions import Questions
 from peftodyssey.corpora.source import Corpus
 from peftodyssey.models.source import ModelSource
 from peftodyssey.plan.device import Device
@@ -45,6 +47,7 @@ class IndexTask:
     newline: str
     objective: str
     identity: dict[str, Any]
+    chat: Chat | None = None  # what makes text of conversations
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,19 @@ class ScoreTask:
     cell: str | None  # hash of the cell whose weights are scored; None: the base itself
     identity: dict[str, Any]
     batch_tokens: int | None = None  # of one pass, as the memory allows; None: by the device
+
+
+@dataclass(frozen=True)
+class ChoiceTask:
+    """Likelihoods of the choices of one task under a base, alone or as a cell changed it."""
+
+    folder: str
+    task: Questions
+    base: BaseKey
+    with_prefix: bool  # the start token stands before every prompt
+    cell: str | None
+    identity: dict[str, Any]
+    batch_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +96,7 @@ class CellTask:
     scoring_bytes: int  # of the device, while the trained model is scored
     autos: dict[str, Any]
     entry: dict[str, Any]  # what the store's plan file says of it
+    choices: tuple[ChoiceTask, ...] = ()  # tasks after adaptation
 
     @property
     def short(self) -> str:
@@ -103,6 +120,7 @@ class Plan:
     cells: tuple[CellTask, ...]
     warnings: tuple[str, ...]
     digest: str
+    base_choices: tuple[ChoiceTask, ...] = ()
 
     @property
     def base_order(self) -> dict[tuple[str, str, str], int]:

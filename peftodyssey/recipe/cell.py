@@ -85,6 +85,8 @@ class TrainPoint:
     precision: str  # auto | fp32 | bf16 | fp16
     optimizer: str  # auto | adamw
     engine: str  # own | trl
+    overlong: str | None = None  # error | cut | drop: what becomes of too long examples; None: not sft
+    chat_template: str | None = None  # plain, or an absolute path; None: the model's own
     fleet: str | int = "auto"  # auto | off | at most so many cells that train side by side
     halving: int | None = None  # of a tuned group one in so many goes on at every inner point; None: all do
 
@@ -101,6 +103,18 @@ class ScorePoint:
 
 
 @dataclass(frozen=True)
+class TaskPoint:
+    """One set of prompts with choices: where it is and how much of it is scored."""
+
+    name: str  # short name, unique in the recipe
+    source: str  # bundled/<name>, hub:<data set>, or a path (absolute)
+    split: str | None = None  # None: the test part, else all
+    examples: int | None = None  # cap on the prompts, chosen by hash; None: all
+    config: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
 class Cell:
     """One point of the grid: one training (or one saved adapter) and its scores."""
 
@@ -112,3 +126,4 @@ class Cell:
     seed: int
     train: TrainPoint
     score: ScorePoint
+    tasks: tuple[TaskPoint, ...] = ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from peftodyssey.recipe.checks_names import check_corpora, check_models
+from peftodyssey.recipe.checks_names import check_corpora, check_models, check_tasks
 from peftodyssey.recipe.finding import Finding
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_methods import Lora, Qlora, Saved
@@ -195,6 +195,19 @@ def _half_precision(recipe: Recipe) -> Iterator[Finding]:
             )
 
 
+def _answers_only(recipe: Recipe) -> Iterator[Finding]:
+    for key in ("overlong", "chat_template"):
+        if key in recipe.train.model_fields_set and recipe.train.objective != "sft":
+            path = ("train", key)
+            yield Finding(
+                path,
+                "only examples with answers are learnt so",
+                str(getattr(recipe.train, key)),
+                next_step="add objective: sft, or remove the key",
+                needs=(path, ("train", "objective")),
+            )
+
+
 def _engine(recipe: Recipe) -> Iterator[Finding]:
     if recipe.train.engine == "trl" and recipe.train.optimizer == "adamw8bit":
         path = ("train", "optimizer")
@@ -232,6 +245,6 @@ def _select(recipe: Recipe) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[Recipe], Iterator[Finding]], ...] = (
-    _batch, _windows, _lengths, _rates, _low_rank, check_corpora, check_models, _measures, _saved_only, _half_precision, _engine,
-    _select,
+    _batch, _windows, _lengths, _rates, _low_rank, check_corpora, check_tasks, check_models, _measures, _saved_only, _half_precision, _engine,
+    _select, _answers_only,
 )  # fmt: skip

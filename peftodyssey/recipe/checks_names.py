@@ -50,6 +50,21 @@ def check_corpora(recipe: Recipe) -> Iterator[Finding]:
             yield from _bundled_corpus(source, path)
 
 
+def check_tasks(recipe: Recipe) -> Iterator[Finding]:
+    seen: dict[str, Path] = {}
+    for index, task in enumerate(recipe.tasks):
+        path = ("tasks", index) if isinstance(recipe.data.get("tasks"), list) else ("tasks",)
+        if (task.source is None) == (task.path is None):
+            next_step = "write `path: questions.jsonl` or `source: bundled/<name>`"
+            yield Finding(path, "a task has one of `source` and `path`", next_step=next_step, needs=(path,))
+            continue
+        name = corpus_name(task)
+        if name in seen:
+            next_step = "give one of them another `name:`"
+            yield Finding(path, f"two tasks are called {name}", corpus_source(task), next_step=next_step, needs=(path, seen[name]))
+        seen.setdefault(name, path)
+
+
 def _split(corpus: Corpus, path: Path) -> Iterator[Finding]:
     split = corpus.split
     if split is None:
@@ -79,7 +94,7 @@ def _bundled_corpus(source: str, path: Path) -> Iterator[Finding]:
     from peftodyssey import assets
 
     name = source.removeprefix("bundled/")
-    usable = [n for n in assets.corpora() if assets.corpus_kind(n) != "task"]
+    usable = assets.corpora()
     if name not in usable:
         yield Finding(
             path,

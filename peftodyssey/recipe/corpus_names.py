@@ -6,22 +6,22 @@ import os
 import re
 from pathlib import Path
 
-from peftodyssey.recipe.schema_texts import Corpus
+from peftodyssey.recipe.schema_texts import Corpus, Task
 
 PREFIXES = ("bundled/", "m2d2/", "hub:")
 
 
-def corpus_source(corpus: Corpus) -> str:
+def corpus_source(corpus: Corpus | Task) -> str:
     """What was written as `source` or `path`."""
     return corpus.source or corpus.path or ""
 
 
-def is_path(corpus: Corpus) -> bool:
+def is_path(corpus: Corpus | Task) -> bool:
     """Whether the text lies in files rather than under a name."""
     return corpus.source is None or not corpus.source.startswith(PREFIXES)
 
 
-def corpus_name(corpus: Corpus) -> str:
+def corpus_name(corpus: Corpus | Task) -> str:
     """The short name: as given, else the last part of the source; for a pattern, the folder that holds the files."""
     if corpus.name:
         return corpus.name

@@ -17,7 +17,6 @@ from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_methods import METHOD_CLASSES
 from peftodyssey.recipe.yaml_tree import Path, Tree, spell
 
-LATER_KEYS = {("tasks",): "scoring of tasks"}
 LATER_MEASURES = {"similarity": "distance to the pretraining text"}
 MISPLACED = {
     ("full", "quant"): "full fine-tuning trains every weight, so none can be quantised: use lora or qlora",
@@ -165,9 +164,7 @@ def _unknown_key(path: Path, tree: Tree, root: type[BaseModel]) -> Problem:
     parent = at(tree.data, owner)
     what, allowed, hint = "no such key", ", ".join(known), nearest(key, known)
     misplaced = MISPLACED.get((parent.get("method"), key)) if isinstance(parent.get("method"), str) else None
-    if path in LATER_KEYS:
-        what, hint = f"{LATER_KEYS[path]} is not in this version", "remove the key"
-    elif misplaced:
+    if misplaced:
         what, hint = f"the method {parent['method']} does not have this key", misplaced
     elif not hint:
         elsewhere = _where_it_belongs(str(key), root)

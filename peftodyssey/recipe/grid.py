@@ -19,6 +19,7 @@ from peftodyssey.recipe.cell import (
     ModelPoint,
     QuantPoint,
     ScorePoint,
+    TaskPoint,
     TrainPoint,
 )
 from peftodyssey.recipe.checks import step_tokens
@@ -51,7 +52,7 @@ def cells(recipe: Recipe) -> list[Cell]:
     The order: model, revision, quantisation, domain, method, rank, learning rate, seed; the first four and the method as
     they stand in the recipe, the others by size.
     """
-    train, score = train_point(recipe), score_point(recipe)
+    train, score, tasks = train_point(recipe), score_point(recipe), task_points(recipe)
     measured = recipe.general if "forgetting" in recipe.measured else ()
     general = tuple(point for corpus in measured for point in corpus_points(corpus, recipe))
     domains = [point for corpus in recipe.domains for point in corpus_points(corpus, recipe)]
@@ -61,7 +62,7 @@ def cells(recipe: Recipe) -> list[Cell]:
         enumerate(model_points(recipe)), enumerate(domains), enumerate(methods), recipe.seeds
     ):
         cell = Cell(
-            recipe.name, model, domain, general, method, 0 if method.method == "saved" else seed, train, score
+            recipe.name, model, domain, general, method, 0 if method.method == "saved" else seed, train, score, tasks
         )
         key = (
             m,
@@ -145,6 +146,16 @@ def corpus_points(corpus: Corpus, recipe: Recipe) -> Iterator[CorpusPoint]:
         )
 
 
+def task_points(recipe: Recipe) -> tuple[TaskPoint, ...]:
+    """The tasks of the recipe with their short names and absolute paths."""
+    points = []
+    for task in recipe.tasks:
+        source = corpus_source(task)
+        where = absolute(source, recipe.folder) if is_path(task) else source
+        points.append(TaskPoint(corpus_name(task), where, task.split, task.examples, task.config, task.revision))
+    return tuple(points)
+
+
 def sample_point(recipe: Recipe) -> CorpusPoint | None:
     """The sample of pretraining text in which tokens are counted; None where no measure needs it."""
     if recipe.pretraining_text is None or "tokens" not in recipe.measured:
@@ -171,9 +182,15 @@ def train_point(recipe: Recipe) -> TrainPoint:
         precision=train.precision,
         optimizer=train.optimizer,
         engine=train.engine,
+        overlong=train.overlong if train.objective == "sft" else None,
+        chat_template=_template(train.chat_template, recipe.folder),
         fleet=train.fleet,
         halving=train.select.halving if train.select else None,
     )
+
+
+def _template(named: str | None, folder: str) -> str | None:
+    return named if named in (None, "plain") else absolute(str(named), folder)
 
 
 def score_point(recipe: Recipe) -> ScorePoint:

@@ -27,13 +27,14 @@ from peftodyssey.recipe.cell import (
 # Fields that say how, where or under what name; everything else of these classes enters the hash.
 HOW: dict[type, frozenset[str]] = {
     Cell: frozenset(
-        {"recipe", "general", "score"}
+        {"recipe", "general", "score", "tasks"}
     ),  # what is scored, and how, is in the identity of each column
     ModelPoint: frozenset({"name", "revision", "weights"}),  # facts["model"] is their content
     CorpusPoint: frozenset({"name", "source", "revision"}),  # facts["domain"] is their content
     MethodPoint: frozenset({"label", "tuned"}),
     QuantPoint: frozenset(),
-    TrainPoint: frozenset({"precision", "optimizer", "fleet", "halving"}),  # what the first two were resolved to is in facts
+    # what the first two were resolved to is in facts, and so is the template, with the domain
+    TrainPoint: frozenset({"precision", "optimizer", "fleet", "halving", "chat_template"}),
 }
 HOW_OPTIONS = frozenset({"path"})  # of the method `saved`; facts["saved"] is its content
 
@@ -45,7 +46,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
     QuantPoint: {},
     TrainPoint: {
         "budget_tokens": None, "budget_epochs": None, "budget_steps": None, "weight_decay": 0.0, "grad_clip": 1.0,
-        "betas": (0.9, 0.999), "objective": "text", "score_at": (1.0,), "engine": "own",
+        "betas": (0.9, 0.999), "objective": "text", "overlong": None, "score_at": (1.0,), "engine": "own",
     },
 }  # fmt: skip
 OPTION_DEFAULTS = {"rslora": False, "dora": False, "init": "default", "master_weights": "fp32", "config": {}}

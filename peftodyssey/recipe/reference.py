@@ -18,7 +18,7 @@ from peftodyssey.recipe.schema_ladder import LadderModel, LadderRecipe, LadderRu
 from peftodyssey.recipe.schema_measures import Measured, Noise
 from peftodyssey.recipe.schema_methods import METHOD_CLASSES
 from peftodyssey.recipe.schema_rungs import Rungs
-from peftodyssey.recipe.schema_texts import Corpus, Model, Split
+from peftodyssey.recipe.schema_texts import Corpus, Model, Split, Task
 from peftodyssey.recipe.schema_training import Budget, Score, Select, Train
 
 SECTIONS: tuple[tuple[str, type[Part]], ...] = (
@@ -31,6 +31,7 @@ SECTIONS: tuple[tuple[str, type[Part]], ...] = (
     ("`train`", Train),
     ("`select` of `train`", Select),
     ("`score`", Score),
+    ("`tasks`", Task),
     ("`measure`", Measured),
     ("`measure`: `noise`", Noise),
 )

@@ -14,7 +14,7 @@ from peftodyssey.recipe import schema_measures
 from peftodyssey.recipe.fields import Natural, Part
 from peftodyssey.recipe.forms import OrList, Short
 from peftodyssey.recipe.schema_methods import AnyMethod
-from peftodyssey.recipe.schema_texts import Corpora, Corpus, Model, Name
+from peftodyssey.recipe.schema_texts import Corpora, Corpus, Model, Name, Task
 from peftodyssey.recipe.schema_training import Score, Train
 from peftodyssey.recipe.yaml_tree import Path, Place, Tree, spell
 
@@ -49,6 +49,11 @@ class Recipe(Part):
     measure: Annotated[tuple[schema_measures.Measure, ...], OrList()] = Field(
         default=("degradation", "forgetting", "tokens"),
         description="What the report states; a list of words, or of words with options such as {noise: {pairs: 5}}.",
+    )
+
+    tasks: Annotated[tuple[Annotated[Task, Short("source")], ...], OrList(empty=True)] = Field(
+        default=(),
+        description="Prompts with choices, answered before and after by the likeliest choice; a list of tasks.",
     )
 
     _tree: Tree = PrivateAttr(default_factory=Tree)

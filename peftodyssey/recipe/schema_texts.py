@@ -118,4 +118,29 @@ class Corpus(Part):
     )
 
 
+class Task(Part):
+    """Prompts with choices, on which the accuracy of the likeliest choice is measured."""
+
+    name: Name | None = Field(
+        default=None,
+        description="Short name in tables and folders; letters, digits, `._-`. Default: the last part of the source.",
+    )
+    source: Word | None = Field(
+        default=None, description="Where the prompts are: bundled/<name>, hub:<data set>, or a path; text."
+    )
+    path: Word | None = Field(
+        default=None, description="File of rows with prompt, choices and answer, relative to the recipe's folder; a path."
+    )
+    split: Word | None = Field(
+        default=None, description="Split of the source that is scored; a word. Default: its test part, else all of it."
+    )
+    examples: Count | None = Field(
+        default=None, description="Cap on the prompts, chosen by hash; a number. Default: all."
+    )
+    config: Word | None = Field(default=None, description="Configuration of a Hub data set; a word.")
+    revision: Word | None = Field(
+        default=None, description="Revision of a Hub data set: a branch, tag or commit; text."
+    )
+
+
 Corpora = Annotated[tuple[Annotated[Corpus, Short("source")], ...], OrList()]

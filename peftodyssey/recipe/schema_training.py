@@ -16,6 +16,7 @@ from peftodyssey.recipe.fields import (
     ShareAboveZero,
     ShareBelowOne,
     TokenCap,
+    Word,
     refuse,
 )
 from peftodyssey.recipe.forms import OrList
@@ -119,6 +120,14 @@ class Train(Part):
     objective: Literal["text", "sft"] = Field(
         default="text",
         description="text: every token is learnt; sft: only answers (prompt/completion, messages); a word.",
+    )
+    overlong: Literal["error", "cut", "drop"] = Field(
+        default="error",
+        description="Under sft, an example longer than seq_len: stop with its name, cut its end off, or leave it out; a word.",
+    )
+    chat_template: Word | None = Field(
+        default=None,
+        description="Template that makes text of `messages`: `plain`, or the path of a Jinja file. Default: the model's own.",
     )
     score_at: Annotated[tuple[ShareAboveZero, ...], OrList()] = Field(
         default=(1.0,),

@@ -29,7 +29,16 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
 
     Several runs are compared in one page, in `out` or in the first one's report; their rows carry a `run` label.
     """
-    from peftodyssey.report import at_equal_learning, charts, drawing, page, ranks, summary, token_charts
+    from peftodyssey.report import (
+        at_equal_learning,
+        charts,
+        drawing,
+        page,
+        ranks,
+        summary,
+        tasks,
+        token_charts,
+    )
     from peftodyssey.store import layout
 
     given = [folders] if isinstance(folders, Path) else list(folders)
@@ -39,11 +48,16 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
         *charts.figures(content.rows, points),
         *ranks.figures(content.rows),
         *at_equal_learning.figures(content.rows, points),
+        *tasks.figures(content.rows, content.answered),
         *token_charts.figures(content.rows, content.evidence),
     ]
     drawn = drawing.save(figures, report / FIGURES)
     _drop_others(report / FIGURES, {figure.name for figure in figures})
-    asked = (ranks.section(content.rows), at_equal_learning.section(content.rows, points))
+    asked = (
+        ranks.section(content.rows),
+        at_equal_learning.section(content.rows, points),
+        tasks.section(content.rows, content.answered),
+    )
     shown = dataclasses.replace(content, figures=figures, drawn=drawn, sections=[one for one in asked if one])
     summary.write(shown, report / SUMMARY)
     return page.write(shown, report / PAGE)
@@ -59,11 +73,12 @@ def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]
     points: list[dict[str, Any]] = []
     of_tokens: list[list[dict[str, Any]]] = [[] for _ in TOKEN_TABLES]
     evidence, found = [], []
+    answered: list[dict[str, Any]] = []
     for folder, label in zip(folders, _labels(folders), strict=True):
         mark = {"run": label} if label else {}
         own = [{**row, **mark} for row in collect(folder).to_pylist()]
         rows += own
-        for name, table in ((layout.POINTS, points), *zip(TOKEN_TABLES, of_tokens, strict=True)):
+        for name, table in ((layout.POINTS, points), (layout.TASKS, answered), *zip(TOKEN_TABLES, of_tokens, strict=True)):
             table += [{**row, **mark} for row in parquet.read(folder / name).to_pylist()]
         tables = token_sentences.tables(*of_tokens)
         cells = {(cell["cell"], cell["recipe"]): cell for cell in plans.cells(folder)}  # scored otherwise by another recipe
@@ -72,7 +87,7 @@ def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]
         found += newlines.mismatches(folder, own, cells, text_of)
     recipes = tuple(dict.fromkeys(row["recipe"] for row in rows))
     models = tuple(dict.fromkeys(row["model"] for row in rows))
-    return page.Content(recipes, models, rows, evidence=tuple(evidence), mismatches=tuple(found), tables=tables), points
+    return page.Content(recipes, models, rows, evidence=tuple(evidence), mismatches=tuple(found), answered=answered, tables=tables), points
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:

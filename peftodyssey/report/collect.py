@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.measure import degradation, select
-from peftodyssey.report import collect_tokens
+from peftodyssey.report import collect_tasks, collect_tokens
 from peftodyssey.store import layout, manifest, parquet, plans, tables
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def collect(folder: Path) -> pa.Table:
     rows = [_row(folder, cell, read) for cell in cells]
     asked = [c for c, row in zip(cells, rows, strict=True) if row["status"] == "done" and "tokens" in c["measure"]]
     collect_tokens.write(folder, asked)
-    rows = sorted(_with_selection(rows, cells), key=sort_key)
+    answered = collect_tasks.write(folder, cells)
+    rows = [{**row, **answered.get((row["cell"], row["recipe"]), {})} for row in _with_selection(rows, cells)]
+    rows = sorted(rows, key=sort_key)
     parquet.write_rows(folder / layout.POINTS, _points(folder, cells), tables.POINTS)
     return parquet.write_rows(folder / layout.RESULTS, rows, tables.RESULTS)
 

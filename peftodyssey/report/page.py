@@ -37,6 +37,7 @@ class Content:
     evidence: Sequence[Evidence] = ()
     mismatches: Sequence[Mismatch] = ()
     sections: Sequence[Section] = ()
+    answered: Sequence[Mapping[str, Any]] = ()  # rows of tasks.parquet
     tables: token_sentences.Tables = field(default_factory=lambda: token_sentences.tables((), (), (), ()))
 
 

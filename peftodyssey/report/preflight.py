@@ -37,6 +37,7 @@ def check(plan: Plan, root: Path) -> Iterator[Any]:
     yield from side_by_side(plan)
     yield _host(plan)
     yield _disk(plan)
+    yield from map(Text, _answers(plan))
     for warning in (*(str(problem) for problem in plan.recipe.warnings), *plan.warnings):
         yield Text(f"warning: {warning}")
     for task in plan.too_large:
@@ -101,12 +102,24 @@ def documents(plan: Plan, count: int) -> Iterator[Text]:
         if task.cell.domain.shown in shown:
             continue
         shown.add(task.cell.domain.shown)
-        source = next(index.corpus for index in plan.indexes if index.folder == task.valid_index)
-        corpus = replace(source, point=task.cell.domain)  # one source may be read under several newline policies
+        index = next(index for index in plan.indexes if index.folder == task.valid_index)
+        corpus = replace(index.corpus, point=task.cell.domain)  # one source may be read under several newline policies
         tokenizer = load_tokenizer(task.base.source)
-        for place, pieces in enumerate(preview(corpus, tokenizer, count, objective=task.cell.train.objective)):
+        for place, pieces in enumerate(preview(corpus, tokenizer, count, task.cell.train.objective, chat=index.chat)):
             yield Text(f"{task.cell.domain.shown}, document {place + 1}:", style="bold")
             yield _coloured(pieces)
+
+
+def _answers(plan: Plan) -> Iterator[str]:
+    """What is learnt of every text with answers."""
+    from peftodyssey.corpora.audit import answers
+    from peftodyssey.models.tokenizer import load_tokenizer
+
+    first = {(t.cell.domain.shown, t.cell.model.name): t for t in reversed(plan.cells) if t.cell.train.overlong}
+    for task in reversed(first.values()):
+        index = next(index for index in plan.indexes if index.folder == task.valid_index)
+        corpus, train = replace(index.corpus, point=task.cell.domain), task.cell.train
+        yield answers(corpus, load_tokenizer(task.base.source), train.seq_len, str(train.overlong), index.chat)
 
 
 def _coloured(pieces: Sequence[tuple[str, bool]]) -> Text:

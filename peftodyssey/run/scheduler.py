@@ -12,6 +12,7 @@ from pathlib import Path
 
 from peftodyssey.errors import Interrupted, OdysseyError, StoreError
 from peftodyssey.jobs import adapt as adapt_job
+from peftodyssey.jobs import choices as choices_job
 from peftodyssey.jobs import fleet as fleet_job
 from peftodyssey.jobs import index as index_job
 from peftodyssey.jobs import score as score_job
@@ -20,7 +21,7 @@ from peftodyssey.jobs.events import How
 from peftodyssey.models.rung_disk import make_room
 from peftodyssey.models.source import ModelSource
 from peftodyssey.plan.fleets import fleets, together
-from peftodyssey.plan.graph import BaseKey, CellTask, Plan, ScoreTask
+from peftodyssey.plan.graph import BaseKey, CellTask, ChoiceTask, Plan, ScoreTask
 from peftodyssey.run import halving
 from peftodyssey.run.progress import Narrator
 from peftodyssey.store import manifest
@@ -86,6 +87,8 @@ def _needed(task: CellTask) -> Iterator[str]:
     scores = task.entry["scores"]
     for text in (scores["test"], scores["valid"], *scores["general"]):
         yield from (text[name] for name in ("index", "before", "quantised", "after") if text[name])
+    for asked in task.entry.get("tasks", ()):
+        yield from (asked[name] for name in ("before", "quantised", "after") if asked[name])
 
 
 def _forget_stale(cells: list[CellTask], root: Path) -> None:
@@ -95,7 +98,7 @@ def _forget_stale(cells: list[CellTask], root: Path) -> None:
         made = (manifest.read(root / task.folder) or {}).get("facts", {}).get("versions")
         if made is not None and any(made.get(name) != now.get(name) for name in REFRESHED_BY):
             manifest.fresh(root / task.folder)
-            for column in task.scores:
+            for column in (*task.scores, *task.choices):
                 manifest.fresh(root / column.folder)
 
 
@@ -186,9 +189,10 @@ class _Walk:
         wanted |= {task.entry.get("sample_index") for task in self.plan.cells}  # no cell stands on it, the report does
         return [index.folder for index in self.plan.indexes if index.folder in wanted and not self._whole(index.folder)]
 
-    def _missing_columns(self, todo: list[CellTask]) -> list[ScoreTask]:
+    def _missing_columns(self, todo: list[CellTask]) -> list[ScoreTask | ChoiceTask]:
         wanted = {folder for task in todo for folder in _needed(task)}
-        return [column for column in self.plan.base_scores if column.folder in wanted and not self._whole(column.folder)]
+        every = (*self.plan.base_scores, *self.plan.base_choices)
+        return [column for column in every if column.folder in wanted and not self._whole(column.folder)]
 
     def _whole(self, folder: str) -> bool:
         return manifest.read(self.root / folder) is not None
@@ -204,10 +208,13 @@ class _Walk:
             self.outcome.inputs += 1
         self.narrator.finished(folder, "failed" if why else "done")
 
-    def _column(self, task: ScoreTask) -> None:
-        if task.index in self.broken:
+    def _column(self, task: ScoreTask | ChoiceTask) -> None:
+        if isinstance(task, ScoreTask) and task.index in self.broken:
             raise StoredReason(self.broken[task.index])
         model, tokenizer = self.held.get(task.base), self.held.tokenizer(task.base)
+        if isinstance(task, ChoiceTask):
+            choices_job.column(task, self.root, model, tokenizer, self.how, self.narrator)
+            return
         score_job.column(task, self.root, model, tokenizer.prefix, self.how, self.narrator)
 
     def _fleet(self, group: Sequence[CellTask], share: float = 1.0) -> None:
@@ -233,10 +240,12 @@ class _Walk:
     def _cell(self, task: CellTask) -> None:
         self._stop_if_asked()
         self.narrator.task(task.folder.split("/", 1)[1])
+        whole = self._whole(task.folder)
         why = self._stands_on_broken(task) or self._tried(lambda: self._adapt(task))
         if why:
-            manifest.fresh(self.root / task.folder)
-            manifest.fail(self.root / task.folder, why, task.folder)
+            if not whole or not self._whole(task.folder):  # a cell that was finished keeps its weights where a column fails
+                manifest.fresh(self.root / task.folder)
+                manifest.fail(self.root / task.folder, why, task.folder)
             self.outcome.failed[task.folder] = why
             self.narrator.say(f"  {why}")
             self.held.drop()  # whatever went wrong may have left the base changed

@@ -68,10 +68,21 @@ def score_together(
     one window does not fit the memory, TrainingError where the model's logits are not finite.
     """
     _check(model, settings, layout)
+    table = corpus_windows(index.token, index.starts, settings, prefix)
+    return score_windows(
+        model, members, table, len(index.token), device=device, batch_tokens=batch_tokens, budget_bytes=budget_bytes, layout=layout,
+        precision=precision, on_progress=on_progress,
+    )  # fmt: skip
+
+
+def score_windows(
+    model: nn.Module, members: int, table: WindowTable, rows: int, *, device: str | torch.device, batch_tokens: int | None = None,
+    budget_bytes: int | None = None, layout: str = "padded", precision: str = "fp32", on_progress: Callable[[int, int], None] | None = None,
+) -> list[ScoreResult]:
+    """NLL in nats and rank of what the windows of `table` score, at their places among `rows`; else as `score_together`."""
     device = torch.device(device)
     batch_tokens = batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
-    table = corpus_windows(index.token, index.starts, settings, prefix)
-    shape = members, len(index.token)
+    shape = members, rows
     nll_nats, rank = np.full(shape, np.nan, np.float32), np.full(shape, -1, np.int32)
     facts: dict[str, Any] = {"layout": layout, "windows": len(table), "tokens": int(table.scored.sum()), "forward_tokens": 0}
     done, began = 0, time.perf_counter()

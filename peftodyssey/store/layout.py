@@ -13,6 +13,7 @@ LEDGER = "ledger.parquet"
 CONCENTRATION = "concentration.parquet"
 TERMS = "terms.parquet"
 RANKS = "ranks.parquet"
+TASKS = "tasks.parquet"
 PLANS = "plans"
 CELLS = "cells"
 SCORES = "scores"
@@ -29,6 +30,7 @@ STOPPED = "stopped.json"  # beside a checkpoint: when and why the cell was stopp
 SAILED = "fleet.json"  # inside a checkpoint: with whom the cell trained
 LOG = "log.parquet"
 NLL = "nll.parquet"
+CHOICES = "choices.parquet"
 INDEX = "index.parquet"
 DOCUMENTS = "documents.parquet"
 

@@ -35,7 +35,7 @@ def cells(folder: Path) -> list[dict[str, Any]]:
     """The cells of every plan, each once per way of scoring (the newest recipe that asks for it names it).
 
     What an earlier form of a recipe asked for stays once it is done, and is forgotten where it never was. `recipe` and
-    `measure` of a cell are those of its plan.
+    `measure` of a cell are those of its plan; its tasks are those of all of them.
     """
     asked = read_all(folder)
     newest = {plan["recipe"]: number for number, plan in enumerate(asked)}
@@ -44,5 +44,7 @@ def cells(folder: Path) -> list[dict[str, Any]]:
         for cell in plan["cells"]:
             if newest[plan["recipe"]] == number or manifest.read(folder / cell["folder"]) is not None:
                 asked_for = {"recipe": plan["recipe"], "measure": plan["measure"]}
-                found[cell["cell"], json.dumps(cell["scores"], sort_keys=True)] = {**cell, **asked_for}
+                key = cell["cell"], json.dumps(cell["scores"], sort_keys=True)
+                tasks = {task["after"]: task for task in (*found.get(key, {}).get("tasks", ()), *cell.get("tasks", ()))}
+                found[key] = {**cell, **asked_for, **({"tasks": list(tasks.values())} if tasks else {})}
     return list(found.values())

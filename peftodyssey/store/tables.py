@@ -68,6 +68,14 @@ RESULTS: Columns = {
     "test_documents": ("int64", "documents scored on test"),
     "general_documents": ("int64", "documents scored on the general text"),
     "versions": ("string", "library versions that trained the cell"),
+    "task": ("string", "the task whose accuracy follows, where the recipe has one; several are in tasks.parquet"),
+    "acc_before": ("float64", "share of the task's prompts whose likeliest choice is right, unquantised base"),
+    "acc_after": ("float64", "the same after adaptation"),
+    "acc_delta": ("float64", "acc_after - acc_before; positive: better"),
+    "acc_lo": ("float64", "lower end of the 95 % interval of acc_delta"),
+    "acc_hi": ("float64", "upper end of the 95 % interval of acc_delta"),
+    "acc_norm_before": ("float64", "accuracy with likelihoods per byte of the choice, unquantised base"),
+    "acc_norm_after": ("float64", "the same after adaptation"),
 }
 
 POINTS: Columns = {
@@ -154,13 +162,49 @@ RANKS: Columns = {
     "recall_10_hi": ("float64", "upper end of the 95 % interval of recall_10_delta"),
 }
 
+CHOICES: Columns = {
+    "example": ("int32", "number of the prompt, from 0"),
+    "choice": ("int32", "number of the choice, from 0"),
+    "loglik_nats": ("float64", "log-likelihood of the choice given its prompt, nats, summed over its tokens"),
+    "tokens": ("int32", "tokens of the choice"),
+    "bytes": ("int32", "UTF-8 bytes of the choice without the white space around it"),
+    "is_answer": ("bool", "the right choice of its prompt"),
+}
+
+TASKS: Columns = {
+    "cell": ("string", "first 16 hex digits of the cell's identity"),
+    "recipe": ("string", "name of the recipe that asked for the cell"),
+    "task": ("string", "name of the task"),
+    "examples": ("int64", "prompts with choices"),
+    "chance": ("float64", "accuracy of guessing"),
+    "acc_before": ("float64", "share of the prompts whose likeliest choice is right, unquantised base"),
+    "acc_before_lo": ("float64", "lower end of its 95 % interval (Wilson)"),
+    "acc_before_hi": ("float64", "upper end of its 95 % interval"),
+    "acc_quantised": ("float64", "the same under the quantised base where there is one"),
+    "acc_after": ("float64", "the same after adaptation"),
+    "acc_after_lo": ("float64", "lower end of its 95 % interval"),
+    "acc_after_hi": ("float64", "upper end of its 95 % interval"),
+    "acc_delta": ("float64", "acc_after - acc_before; positive: better"),
+    "acc_lo": ("float64", "lower end of the 95 % interval of acc_delta, paired by prompt (Tango)"),
+    "acc_hi": ("float64", "upper end of the 95 % interval of acc_delta"),
+    "acc_won": ("int64", "prompts answered rightly after adaptation alone"),
+    "acc_lost": ("int64", "prompts answered rightly by the base alone"),
+    "acc_p": ("float64", "exact p-value of McNemar's test"),
+    "acc_norm_before": ("float64", "accuracy with likelihoods per byte of the choice, unquantised base"),
+    "acc_norm_after": ("float64", "the same after adaptation"),
+    "acc_norm_delta": ("float64", "acc_norm_after - acc_norm_before; positive: better"),
+    "acc_norm_lo": ("float64", "lower end of the 95 % interval of acc_norm_delta, paired by prompt (Tango)"),
+    "acc_norm_hi": ("float64", "upper end of the 95 % interval of acc_norm_delta"),
+    "truncated": ("int64", "choices whose prompt is longer than the model and lost its beginning"),
+}
+
 # What two runs of the same recipe on the same machine may differ in.
 MEASURED = ("seconds", "tokens_per_second", "peak_memory_bytes")
 
 TABLES: dict[str, Columns] = {
     "results.parquet": RESULTS, "points.parquet": POINTS, "ledger.parquet": LEDGER, "concentration.parquet": CONCENTRATION,
-    "terms.parquet": TERMS, "ranks.parquet": RANKS,
-    "log.parquet": LOG, "nll.parquet": NLL,
+    "terms.parquet": TERMS, "ranks.parquet": RANKS, "tasks.parquet": TASKS,
+    "log.parquet": LOG, "nll.parquet": NLL, "choices.parquet": CHOICES,
 }  # fmt: skip
 
 

@@ -214,6 +214,14 @@ OTHER = {
     "Recipe.measure": (FULL, ["measure=[degradation]"]),
     "Measured.noise": None,  # measured on the bases, not on the cells: tests/plan/test_noise_plan.py
     **{f"Noise.{name}": None for name in Noise.model_fields},  # the same
+    "Recipe.tasks": (FULL, ["tasks=[bundled/boolq]"]),
+    "Task.name": (FULL, ["tasks=[{name: n, source: hub:x/y}]"]),
+    "Task.source": (FULL, ["tasks=[{source: hub:x/y}]"]),
+    "Task.path": (FULL, ["tasks=[{path: x.jsonl}]"]),
+    "Task.split": (FULL, ["tasks=[{source: hub:x/y, split: dev}]"]),
+    "Task.examples": (FULL, ["tasks=[{source: hub:x/y, examples: 9}]"]),
+    "Task.config": (FULL, ["tasks=[{source: hub:x/y, config: c}]"]),
+    "Task.revision": (FULL, ["tasks=[{source: hub:x/y, revision: v}]"]),
     "Model.name": (FULL, ["model={name: x/y}"]),
     "Model.revisions": (FULL, ["model.revisions=[a]"]),
     "Model.weights": (FULL, ["model={name: x/y, weights: bin}"]),
@@ -245,6 +253,8 @@ OTHER = {
     "Train.grad_clip": (FULL, ["train.grad_clip=0"]),
     "Train.betas": (FULL, ["train.betas=[0.9, 0.95]"]),
     "Train.objective": (FULL, ["train.objective=sft"]),
+    "Train.overlong": (FULL, ["train.objective=sft", "train.overlong=drop"]),
+    "Train.chat_template": (FULL, ["train.objective=sft", "train.chat_template=plain"]),
     "Train.score_at": (FULL, ["train.score_at=50%"]),
     "Train.precision": (FULL, ["train.precision=bf16"]),
     "Train.optimizer": (FULL, ["train.optimizer=adamw"]),

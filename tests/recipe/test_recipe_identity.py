@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from recipe_material import MINIMAL
 
 from peftodyssey.recipe import identity as module
-from peftodyssey.recipe.cell import Cell, CorpusPoint, MethodPoint, ModelPoint, QuantPoint, TrainPoint
+from peftodyssey.recipe.cell import (
+    Cell,
+    CorpusPoint,
+    MethodPoint,
+    ModelPoint,
+    QuantPoint,
+    TaskPoint,
+    TrainPoint,
+)
 from peftodyssey.recipe.grid import cells
 from peftodyssey.recipe.identity import canonical, digest, identity
 from peftodyssey.recipe.load import load_recipe
@@ -56,16 +64,15 @@ print([short(cell) for cell in cells(load_recipe("your-text"))])
 
 ANOTHER = {
     Cell: {"model": ModelPoint("a", None, 9), "domain": CorpusPoint("a", "b", newline="strip"), "method": MethodPoint("full", "x"), "seed": 9,
-           "train": None, "recipe": "other", "general": (), "score": None},
+           "train": None, "recipe": "other", "general": (), "score": None, "tasks": (TaskPoint("t", "bundled/boolq"),)},
     ModelPoint: {"name": "other", "revision": "r", "max_position_embeddings": 9, "weights": "bin"},
     CorpusPoint: {"name": "n", "source": "s", "revision": "r", "field": "f", "config": "c", "split": {"test": 0.1}, "newline": "strip"},
     MethodPoint: {"method": "lora", "label": "l", "lr": 9.0, "tuned": False, "rank": 9, "alpha": 9.0, "targets": ("q",), "dropout": 0.5,
                   "quant": None, "options": {"dora": True}},
     QuantPoint: {"kind": "fp4", "double_quant": False},
     TrainPoint: {"budget_tokens": 9, "budget_epochs": 2.0, "budget_steps": 9, "seq_len": 9, "batch_tokens": 9, "schedule": "wsd", "warmup": 0.5,
-                 "weight_decay": 0.1, "grad_clip": 0.0, "betas": (0.9, 0.95), "objective": "sft", "score_at": (0.5, 1.0), "precision": "bf16",
-                 "optimizer": "adamw", "engine": "trl", "fleet": "off",
-                 "halving": 2},
+                 "weight_decay": 0.1, "grad_clip": 0.0, "betas": (0.9, 0.95), "objective": "sft", "overlong": "cut", "chat_template": "plain", "score_at": (0.5, 1.0), "precision": "bf16",
+                 "optimizer": "adamw", "engine": "trl", "fleet": "off", "halving": 2},
 }  # fmt: skip
 
 

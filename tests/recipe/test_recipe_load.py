@@ -68,7 +68,8 @@ def test_ten_and_more_mistakes_are_told_at_once_with_their_lines(tmp_path):
     ("line", "key", "words"),
     [
         ("seed: 1", "seed", "did you mean seeds?"),
-        ("tasks: [x]", "tasks", "not in this version"),
+        ("tasks: [{path: x.jsonl, source: bundled/boolq}]", "tasks[0]", "one of `source` and `path`"),
+        ("tasks: [bundled/boolq, bundled/boolq]", "tasks[1]", "two tasks are called boolq"),
         ("measure: [similarity]", "measure[0]", "not in this version"),
         ("measure: [noise: {gamas: [0.1]}]", "measure[0].noise.gamas", "did you mean gammas?"),
         ("measure: [noise: {gammas: [-0.1]}]", "measure[0].noise.gammas[0]", "above 0"),

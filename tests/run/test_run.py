@@ -12,6 +12,7 @@ from rich.console import Console
 
 from peftodyssey import api
 from peftodyssey.errors import DoesNotFit, InputError, StoreError
+from peftodyssey.report import collect_tasks
 from peftodyssey.run.start import Options
 from peftodyssey.store import layout, lock, manifest, parquet, tables
 from tests import micro
@@ -32,7 +33,7 @@ def test_every_cell_is_done_and_every_promised_column_filled(done: Path) -> None
     rows = api.open(done).results.to_pylist()
     assert [row["status"] for row in rows] == ["done"] * micro.CELLS
     ends = {f"{stem}_{end}" for stem in ("delta", "forgetting") for end in ("lo", "hi")}  # 16 documents: no interval
-    optional = {"rank", "alpha", "targets", "quant", "nll_quantised", "lr_edge"} | ends
+    optional = {"rank", "alpha", "targets", "quant", "nll_quantised", "lr_edge"} | ends | set(collect_tasks.OF_RESULTS)
     for row in rows:
         empty = {name for name, value in row.items() if value is None}
         assert empty <= optional, empty
