@@ -18,7 +18,8 @@ from tests import micro
 pytestmark = pytest.mark.slow
 RECIPE = (
     micro.RECIPE.replace("  - {method: full, lr: {tune: [1e-4, 1e-3]}}\n", "")
-    .replace("budget: 4 steps", "budget: 2 steps")
+    .replace("budget: 4 steps, seq_len: 64, batch_tokens: 256, score_at: [50%, 100%]", "budget: 1 steps, seq_len: 64, batch_tokens: 64")
+    .replace("stride: 32, tokens: 4k", "stride: 64, tokens: 1k")
     .replace("general: [bundled/wiki_general]", "general: []")
     + "measure: [degradation]\n"
 )
