@@ -14,11 +14,13 @@ quickstart: .venv/.installed
 	.venv/bin/peftodyssey run recipes/quickstart.yaml --out runs/quickstart
 	@printf 'The report: %s\n' "$$(pwd)/runs/quickstart/report/index.html"
 
+# Two processes of one thread each: small models do not fill two threads.
+test test-slow: export OMP_NUM_THREADS = 1
 test: .venv/.installed-dev
-	$(VENV_PYTHON) -m pytest
+	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/.installed-dev
-	$(VENV_PYTHON) -m pytest -m "slow and not gpu"
+	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile -m "slow and not gpu"
 
 test-gpu: .venv/.installed-dev
 	$(VENV_PYTHON) -m pytest -m gpu
