@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -23,6 +23,14 @@ class Blocks:
     labels: np.ndarray  # already shifted: labels[b, i] is the target at position i; -100 where not trained
     position_ids: np.ndarray  # from 0 in each piece of a document
     segments: np.ndarray  # number of the piece within its block, from 0
+    replayed: int = 0  # how many of the blocks, the last ones, are general text beside the text that is adapted to
+
+    ARRAYS: ClassVar = ("input_ids", "labels", "position_ids", "segments")
+
+    @property
+    def target_blocks(self) -> int:
+        """Blocks of the text that is adapted to."""
+        return len(self.labels) - self.replayed
 
     @property
     def trained_tokens(self) -> int:

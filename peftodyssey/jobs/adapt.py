@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from peftodyssey.jobs import choices, heartbeat, points, score
 from peftodyssey.jobs.events import Events, How
 from peftodyssey.jobs.index import opened
 from peftodyssey.jobs.peak import watched
+from peftodyssey.methods import wise_ft
 from peftodyssey.methods.protocol import Attached
 from peftodyssey.methods.table import METHODS
 from peftodyssey.models import pickles
@@ -27,7 +28,8 @@ from peftodyssey.plan.graph import CellTask
 from peftodyssey.recipe.cell import TrainPoint
 from peftodyssey.store import layout, manifest, parquet, tables
 from peftodyssey.store.versions import versions
-from peftodyssey.train.settings import TrainResult, TrainSettings
+from peftodyssey.train.replay import mixed
+from peftodyssey.train.settings import Bound, TrainResult, TrainSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -80,13 +82,20 @@ def rescore(
 
 
 def _fill(task: CellTask, root: Path, attached: Attached, tokenizer: TextTokenizer, how: How, events: Events) -> None:
-    """The columns and tasks of a cell that are not whole."""
-    for column in task.scores:
-        if manifest.read(root / column.folder) is None:
+    """The columns and tasks of a cell that are not whole; those of a share of the update last, for which the weights are changed."""
+    wanted = {column.folder: column for column in (*task.scores, *task.wise)}
+    missing = [column for column in wanted.values() if manifest.read(root / column.folder) is None]
+    for column in missing:
+        if column.share == 1:
             score.column(column, root, attached.model, tokenizer.prefix, how, events)
     for asked in task.choices:
         if manifest.read(root / asked.folder) is None:
             choices.column(asked, root, attached.model, tokenizer, how, events)
+    with wise_ft.scaled(attached) if any(column.share != 1 for column in missing) else nullcontext() as to_share:
+        for column in missing:
+            if column.share != 1:
+                to_share(column.share)
+                score.column(column, root, attached.model, tokenizer.prefix, how, events)
 
 
 def weights_of(task: CellTask, root: Path) -> Path | None:
@@ -116,7 +125,7 @@ def _train(
     else:
         from peftodyssey.train.loop import train
     blocks = blocks_of(task, root, tokenizer)
-    settings = up_to(share, replace(settings_of(task, len(blocks.input_ids)), budget_bytes=how.resident_bytes))
+    settings = up_to(share, replace(settings_of(task, blocks.target_blocks), budget_bytes=how.resident_bytes))
     state = root / task.folder / layout.CHECKPOINT
     recorder = points.Recorder(task, root, attached.model, tokenizer.prefix, how, events)
     beat = heartbeat.Beat(root / task.folder, settings.last_step)
@@ -126,11 +135,15 @@ def _train(
         beat.step(record)
         events.step(record, settings.steps)
 
+    def general_nll() -> float:
+        assert task.guard is not None, "a method with an early stop has a text that it looks at"
+        return score.mean_nats(score.scored(task.guard, root, attached.model, tokenizer.prefix, how, events).nll_nats)
+
     with watched(how.device) as peak:
         result = train(
             attached.model, attached.trainable, blocks, settings, device=how.device, state_folder=state,
             checkpoint_every_s=how.checkpoint_every_s, on_step=on_step, on_point=recorder, should_stop=events.should_stop,
-            on_note=events.note,
+            on_note=events.note, general_nll=general_nll,
         )  # fmt: skip
     if result.resume_note:
         events.note(result.resume_note)
@@ -139,20 +152,30 @@ def _train(
             f"{task.folder}: stopped after step {result.steps} of {settings.steps}",
             "start the same command again, it goes on from there",
         )
-    if share >= 1:  # a part may lie within the warm-up
+    if result.stopped_at_step:
+        events.note(f"{task.cell.method.label}: general text became too much worse; kept step {result.steps} of {result.stopped_at_step}")
+    if share >= 1 and result.steps and not settings.holds_the_start:  # a part may lie within the warm-up
         _require_moved(task, attached)
     return Trained(result, peak.peak_bytes)
 
 
 def blocks_of(task: CellTask, root: Path, tokenizer: TextTokenizer) -> Blocks:
-    """The cell's text packed into the blocks that it trains on. Rendered conversations hold their special tokens already."""
-    point, index = task.cell.train, opened(root / str(task.train_index))
-    framed = bool((manifest.read(root / str(task.train_index)) or {})["facts"].get("framed"))
-    bos, eos = (None, None) if framed else (tokenizer.bos, tokenizer.eos)
-    return pack(
-        index, seq_len=point.seq_len, bos=bos, eos=eos, seed=task.cell.seed, objective=point.objective,
-        overlong=point.overlong or "error", framed=framed,
-    )  # fmt: skip
+    """The cell's text packed into the blocks that it trains on, those that are replayed last.
+
+    Rendered conversations hold their special tokens already.
+    """
+    point = task.cell.train
+
+    def packed(folder: str, objective: str) -> Blocks:
+        framed = bool((manifest.read(root / folder) or {})["facts"].get("framed"))
+        bos, eos = (None, None) if framed else (tokenizer.bos, tokenizer.eos)
+        return pack(
+            opened(root / folder), seq_len=point.seq_len, bos=bos, eos=eos, seed=task.cell.seed, objective=objective,
+            overlong=point.overlong or "error", framed=framed,
+        )  # fmt: skip
+
+    target = packed(str(task.train_index), point.objective)
+    return mixed(target, packed(task.replay_index, "text")) if task.replay_index else target
 
 
 def settings_of(task: CellTask, blocks: int) -> TrainSettings:
@@ -161,6 +184,7 @@ def settings_of(task: CellTask, blocks: int) -> TrainSettings:
     batch_blocks = point.batch_tokens // point.seq_len
     steps = steps_of(point, blocks, batch_blocks)
     inner = tuple(sorted({_step_at(share, steps) for share in point.score_at if share < 1}))
+    options, stop = task.cell.method.options, task.cell.method.options.get("early_stop")
     assert task.cell.method.lr is not None, "a method that trains has a learning rate"
     return TrainSettings(
         lr=task.cell.method.lr, steps=steps, batch_blocks=batch_blocks, micro_blocks=task.step.micro_blocks,
@@ -168,6 +192,8 @@ def settings_of(task: CellTask, blocks: int) -> TrainSettings:
         grad_clip=point.grad_clip, precision=task.autos["precision"], recompute=task.step.recompute,
         offload_activations=task.step.offload_activations, offload_optimizer=task.step.offload_optimizer,
         loss_chunk_bytes=task.step.loss_chunk_bytes, seed=task.cell.seed, optimizer=task.autos["optimizer"], score_at_steps=inner,
+        l2_sp=options.get("l2_sp", 0.0), norm_ball=options.get("norm_ball"), replay=options.get("replay", 0.0),
+        early_stop=Bound(stop["general"], stop["patience"], stop["looks"]) if stop else None,
     )  # fmt: skip
 
 
@@ -225,14 +251,16 @@ def _facts(task: CellTask, trained: Trained | None, how: How) -> dict[str, Any]:
         "steps": result.steps,
         "tokens": result.tokens,
         "seconds": result.seconds,
-        "tokens_per_second": result.tokens / result.seconds if result.seconds else None,
+        "tokens_per_second": result.log[-1].tokens / result.seconds if result.seconds else None,
         "peak_memory_bytes": trained.peak_bytes,
-        "final_loss_nats": result.final_loss,
+        "final_loss_nats": result.final_loss if result.steps else None,
         "micro_blocks": result.micro_blocks_used,
         "recompute": result.recompute_used,
         "offload_activations": result.activations_offloaded,
         "out_of_memory": result.out_of_memory,
         "resumed_from": result.resumed_from,
+        "stopped_at_step": result.stopped_at_step,
+        "general_rises_nats": [list(look) for look in result.general_rises_nats],
     }
 
 

@@ -105,7 +105,7 @@ def _member(
     from peftodyssey.train.loop import belongs_to
 
     blocks = blocks_of(task, root, tokenizer)
-    settings = up_to(share, settings_of(task, len(blocks.input_ids)))
+    settings = up_to(share, settings_of(task, blocks.target_blocks))
     settings = replace(settings, micro_blocks=micro_blocks, budget_bytes=how.resident_bytes)
     state = manifest.fresh(root / task.folder, keep=(layout.CHECKPOINT,)) / layout.CHECKPOINT
     heartbeat.tell_of_loss(root / task.folder, state, events)

@@ -52,8 +52,9 @@ def along_the_way(task: CellTask) -> list[ScoreTask]:
 def write(folder: Path, task: CellTask, root: Path, result: TrainResult | None) -> None:
     """`points.parquet` of a cell: what was recorded on the way, and its end from the finished columns."""
     recorded = read_so_far(folder / layout.CHECKPOINT / SO_FAR)
-    rows = [row for _, found in sorted(recorded.items(), key=lambda item: int(item[0])) for row in found]
     tokens, step = (result.tokens, result.steps) if result else (0, 0)
+    on_the_way = sorted((int(at), found) for at, found in recorded.items() if int(at) < step)  # an early stop goes back
+    rows = [row for _, found in on_the_way for row in found]
     for column in task.scores:
         facts = (manifest.read(root / column.folder) or {})["facts"]
         name, split = name_and_split(root, column)

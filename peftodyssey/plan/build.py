@@ -15,14 +15,15 @@ from peftodyssey.corpora import source as corpus_source
 from peftodyssey.corpora.chat import Chat
 from peftodyssey.corpora.newlines import policy_of
 from peftodyssey.corpora.source import Corpus
-from peftodyssey.errors import InputError, OdysseyError, Problem, RecipeError
+from peftodyssey.errors import OdysseyError, Problem, RecipeError
 from peftodyssey.methods.table import METHODS
 from peftodyssey.models import source as model_source
 from peftodyssey.models.anatomy import anatomy as anatomy_of
 from peftodyssey.models.folder import fingerprint as weights_fingerprint
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.tokenizer import TextTokenizer, load_tokenizer
-from peftodyssey.plan import entry, names
+from peftodyssey.plan import beside, entry, names
+from peftodyssey.plan.beforehand import beforehand
 from peftodyssey.plan.chats import chat_of, rendering
 from peftodyssey.plan.choose import cell_step, scoring, untrained
 from peftodyssey.plan.device import Device
@@ -94,6 +95,8 @@ def _resolve(recipe: Recipe, cells: list[Cell], problems: list[Problem]) -> Sour
         attempt("domains", lambda cell=cell: _resolve_corpus(cell.domain, cell.train.objective, sources))
     for general in {g.name: g for c in cells for g in c.general}.values():
         attempt("general", lambda general=general: _resolve_corpus(general, "any", sources))
+    for text in {p.name: p for c in cells for p in (c.replay, c.guard) if p and p.name not in sources.corpora}.values():
+        attempt("methods", lambda text=text: _resolve_corpus(text, "any", sources))
     if sample := grid.sample_point(recipe):
         attempt("pretraining_text", lambda: _resolve_corpus(sample, "any", sources))
     for task in grid.task_points(recipe):
@@ -123,32 +126,11 @@ def _problem(recipe: Recipe, key: str, error: OdysseyError, place: tuple[int, in
 def _check_cells(
     recipe: Recipe, cells: list[Cell], sources: Sources, device: Device, problems: list[Problem]
 ) -> None:
-    """What can be known of a cell beforehand: the method fits the model, blocks fit its positions, auto resolves."""
     seen: set[str] = set()
-
-    def report(key: str, message: str, next_step: str = "") -> None:
-        if message not in seen:
-            seen.add(message)
-            problems.append(_problem(recipe, key, InputError(message, next_step)))
-
-    for cell in cells:
-        anatomy = sources.anatomies[cell.model]
-        for message in METHODS[cell.method.method].check(cell.method, anatomy):
-            report("methods", f"{cell.method.label} on {cell.model.name}: {message}")
-        for key, tokens in (("train", cell.train.seq_len), ("score", cell.score.context)):
-            if tokens > anatomy.positions:
-                what = "train.seq_len" if key == "train" else "score.context"
-                report(
-                    key,
-                    f"{what} is {tokens:,} tokens, and {cell.model.name} has {anatomy.positions:,} positions",
-                    f"set {what} to at most {anatomy.positions:,}",
-                )
-        try:
-            autos(cell, device)
-            for corpus in (sources.corpora[point.name] for point in (cell.domain, *cell.general)):
-                chat_of(corpus, cell.train.chat_template, sources.models[cell.model], sources.tokenizers[cell.model])
-        except OdysseyError as error:
-            report("train", error.message, error.next_step)
+    for key, error in (found for cell in cells for found in beforehand(cell, sources, device)):
+        if error.message not in seen:
+            seen.add(error.message)
+            problems.append(_problem(recipe, key, error))
 
 
 def _warnings(sources: Sources) -> list[str]:
@@ -182,7 +164,9 @@ class _Builder:
         test = self._index(cell, cell.domain, "test")
         general = [(point.name, self._index(cell, point, self._general_split(point))) for point in cell.general]
         sample = self._index(cell, self.sample, "all", SAMPLE_TOKENS_CAP) if self.sample else None
-        told = identity.identity(cell, self._facts(cell, resolved))
+        replay = self._index(cell, cell.replay, "train") if cell.replay else None
+        guard = self._index(cell, cell.guard, "valid", _cap(cell, "valid", False)) if cell.guard else None
+        told = identity.identity(cell, self._facts(cell, resolved) | beside.facts(cell, replay, guard))
         digest = identity.digest(told)
         trainable = method.count(cell.method, anatomy)
         step, bill = cell_step(cell, anatomy, trainable, resolved, base.source.fingerprint, self.device, self.budget_bytes)
@@ -191,6 +175,10 @@ class _Builder:
         columns = {name: self._columns(cell, base, index, digest, step, tokens) for name, index in texts}
         alone, _ = scoring(anatomy, untrained(step, base.quant), cell.score.context, self.budget_bytes)
         choices, asked = self.sources.tasks.of_cell(cell, base, str(told["facts"]["tokenizer"]), digest, (alone, tokens))
+        wise = {
+            share: tuple(self._score(cell, base, index, digest, tokens, share) for _, index in texts)
+            for share in cell.method.options.get("wise_ft", ())
+        }
         folder = f"{layout.CELLS}/{layout.folder_name(names.cell(cell), digest)}"
         return CellTask(
             cell=cell, hash=digest, folder=folder, identity=told, base=base, anatomy=anatomy, trainable=trainable,
@@ -200,8 +188,11 @@ class _Builder:
             step=step, memory=bill, scoring_bytes=scoring_bytes, autos=resolved,
             entry=entry.entry(
                 cell, digest, folder, base, resolved, trainable, bill, train.folder if train else None, texts, columns
-            ) | ({"sample_index": sample.folder} if sample else {}) | asked,
+            ) | ({"sample_index": sample.folder} if sample else {}) | asked | ({"wise": entry.wise(wise)} if wise else {}),
             choices=choices,
+            replay_index=replay.folder if replay else None,
+            guard=self._score(cell, base, guard, digest, tokens) if guard else None,
+            wise=tuple(task for tasks in wise.values() for task in tasks),
         )  # fmt: skip
 
     def _facts(self, cell: Cell, resolved: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,7 +256,9 @@ class _Builder:
         task = self._score(cell, base, index, None, tokens)
         return self.base_scores.setdefault(task.folder, task)
 
-    def _score(self, cell: Cell, base: BaseKey, index: IndexTask, digest: str | None, tokens: int | None) -> ScoreTask:
+    def _score(
+        self, cell: Cell, base: BaseKey, index: IndexTask, digest: str | None, tokens: int | None, share: float = 1.0
+    ) -> ScoreTask:
         settings = replace(cell.score, first_token="skip") if index.chat else cell.score  # the template writes what stands first
         told = {
             "index": index.identity,
@@ -277,11 +270,12 @@ class _Builder:
             "stride": cell.score.stride,
             "first_token": settings.first_token,
             "mode": cell.score.mode,
+            **({} if share == 1 else {"share": share}),
         }
         who = cell.method.label if digest else (base.quant.kind if base.quant else "base")
-        name = layout.slug(index.corpus.name, index.split, names.model(cell.model), who)
+        name = layout.slug(index.corpus.name, index.split, names.model(cell.model), who, None if share == 1 else f"x{share:g}")
         folder = f"{layout.SCORES}/{layout.folder_name(name, identity.digest(told))}"
-        return ScoreTask(folder, index.folder, base, settings, digest, told, tokens)
+        return ScoreTask(folder, index.folder, base, settings, digest, told, tokens, share)
 
 
 def saved_fingerprint(folder: Path) -> str:

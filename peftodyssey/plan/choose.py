@@ -36,11 +36,19 @@ def cell_step(
         recompute="none", engine=cell.train.engine, device=device.kind, optimizer=str(resolved["optimizer"]),
         master="fp32" if resolved["master_weights"] == "fp32" else "same", packed=True,
         targets=tuple(sorted({m.leaf for m in targets})) or None, hopper=device.hopper,
-        loss_chunk_bytes=LOSS_CHUNK_BYTES[device.kind],
+        loss_chunk_bytes=LOSS_CHUNK_BYTES[device.kind], **_constraints(cell),
     )  # fmt: skip
     batch_blocks = cell.train.batch_tokens // cell.train.seq_len
     chosen, bill = choose(anatomy, step, batch_blocks, budget_bytes) or smallest(anatomy, step, batch_blocks)
     return chosen, probes.corrected(bill, probes.known(probes.key_of(cell, chosen, fingerprint, device)))
+
+
+def _constraints(cell: Cell) -> dict[str, Any]:
+    """What the further constraints of a method change in its step: a product of factors starts at 0, which no copy need say."""
+    options, weights = cell.method.options, cell.method.rank is None
+    copies = bool(options.get("early_stop")) + bool(weights and options.get("wise_ft"))
+    anchored = bool(weights and (options.get("l2_sp") or options.get("norm_ball")))
+    return {"anchored": anchored, "replays": bool(options.get("replay")), "kept_copies": copies}
 
 
 def scoring(anatomy: Anatomy, step: Step, context: int, budget_bytes: int) -> tuple[int | None, int]:
@@ -56,7 +64,7 @@ def untrained(step: Step, quant: QuantPoint | None) -> Step:
     """The base alone, stored as `quant` says."""
     return replace(
         step, quant=quant, trainable=0, full=False, adapter_rank=0, targets=None, optimizer="adamw",
-        offload_activations=False, offload_optimizer=False,
+        offload_activations=False, offload_optimizer=False, anchored=False, replays=False, kept_copies=0,
     )  # fmt: skip
 
 
@@ -90,7 +98,7 @@ def ways(step: Step) -> Iterator[Step]:
 
 
 def _sized(step: Step, micro_blocks: int, batch_blocks: int) -> Step:
-    return replace(step, micro_blocks=micro_blocks, accumulates=micro_blocks < batch_blocks)
+    return replace(step, micro_blocks=micro_blocks, accumulates=micro_blocks < batch_blocks or step.replays)
 
 
 def _largest(

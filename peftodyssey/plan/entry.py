@@ -44,6 +44,14 @@ def entry(
     }
 
 
+def wise(found: Mapping[float, Sequence[ScoreTask]]) -> list[dict[str, Any]]:
+    """What the plan file says of the columns at each share of the update: of test, validation and general text."""
+    return [
+        {"share": share, "test": test.folder, "valid": valid.folder, "general": [task.folder for task in general]}
+        for share, (test, valid, *general) in found.items()
+    ]
+
+
 def _folders(index: IndexTask, columns: Mapping[str, ScoreTask | None]) -> dict[str, str | None]:
     return {"index": index.folder, **{name: task.folder if task else None for name, task in columns.items()}}
 
@@ -71,6 +79,10 @@ def _coordinates(
         "newline": cell.domain.newline,
         "objective": cell.train.objective,
         "seed": cell.seed,
+        "l2_sp": method.options.get("l2_sp"),
+        "norm_ball": method.options.get("norm_ball"),
+        "replay": method.options.get("replay"),
+        "early_stop": (method.options.get("early_stop") or {}).get("general"),
         "trainable_params": trainable,
         "context": cell.score.context,
         "planned_memory_bytes": bill.peak_reserved_bytes,

@@ -15,6 +15,10 @@ from peftodyssey.plan.step import Step
 
 STARTS = ("default", "gaussian", "orthogonal")  # that leave the base as it is
 WORTH_TOKENS = {"cuda": 16_384, "cpu": 4_096}  # of one joint pass: beyond, nothing is gained by more
+ALONE = {  # constraints that are done between the steps of one training, or to its batches
+    "l2_sp": "l2_sp pulls its own update after each step", "norm_ball": "norm_ball measures its own update after each step",
+    "replay": "replay gives its steps more blocks", "early_stop": "early_stop ends it at a step of its own",
+}  # fmt: skip
 MOST_MEMBERS = {"cuda": 16, "cpu": 8}  # beyond, the base's share of a member's time is small
 
 
@@ -31,6 +35,8 @@ def why_alone(task: CellTask) -> str:
         return f"init {start} changes the base or trains a part"
     if method.quant and method.quant.kind not in ("nf4", "fp4"):
         return f"{method.quant.kind} multiplies in a kernel of its own"
+    if held := next((reason for name, reason in ALONE.items() if method.options.get(name)), ""):
+        return held
     if train.engine != "own":
         return f"engine {train.engine} trains one at a time"
     if task.autos["precision"] == "fp16":

@@ -61,6 +61,7 @@ class ScoreTask:
     cell: str | None  # hash of the cell whose weights are scored; None: the base itself
     identity: dict[str, Any]
     batch_tokens: int | None = None  # of one pass, as the memory allows; None: by the device
+    share: float = 1.0  # of the cell's update that the scored weights have
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,9 @@ class CellTask:
     autos: dict[str, Any]
     entry: dict[str, Any]  # what the store's plan file says of it
     choices: tuple[ChoiceTask, ...] = ()  # tasks after adaptation
+    replay_index: str | None = None  # general text that is trained on too
+    guard: ScoreTask | None = None  # general text that ends the training; looked at, never written
+    wise: tuple[ScoreTask, ...] = ()  # columns of shares of the update, by share
 
     @property
     def short(self) -> str:

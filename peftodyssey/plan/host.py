@@ -63,9 +63,10 @@ def host_plan(
     copy = base_copy_bytes(step, anatomy)
     held = Term("copy of the base", copy if copy <= MAPPED_COPY_BYTES else 0)
     start = Term("start of the adapters", 0 if step.full else 4 * step.trainable)
+    kept = Term("kept weights", step.kept_copies * step.trainable * _trained_width(step))
     if step.device == "cpu":
-        return HostPlan((Term("step", (bill or estimate(anatomy, step)).device_bytes), held, start, texts))
-    training = (*_pinned(step, anatomy), held, start, Term("writing weights", _written_from_card(step)))
+        return HostPlan((Term("step", (bill or estimate(anatomy, step)).device_bytes), held, start, kept, texts))
+    training = (*_pinned(step, anatomy), held, start, kept, Term("writing weights", _written_from_card(step)))
     loading = (Term("loading", _loading_bytes(step, anatomy, source)),)
     most = max(training, loading, key=lambda terms: sum(term.size_bytes for term in terms))
     return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), *most, texts))
@@ -115,9 +116,9 @@ def _written_from_card(step: Step) -> int:
 
 
 def checkpoint_bytes(step: Step) -> int:
-    """A saved training: weights and states."""
+    """A saved training: weights, states, and the weights that an early stop keeps."""
     width = _trained_width(step)
-    return step.trainable * width + _state_bytes(step, width)
+    return (1 + step.kept_copies) * step.trainable * width + _state_bytes(step, width)
 
 
 def disk_plan(plan: Plan, keep: str = "adapters") -> DiskPlan:
@@ -125,6 +126,7 @@ def disk_plan(plan: Plan, keep: str = "adapters") -> DiskPlan:
     trained = [task for task in plan.cells if task.train_index]
     tokens = {index.folder: index_tokens(index) for index in plan.indexes}
     columns = {score.folder: tokens[score.index] for task in plan.cells for score in task.scores}
+    columns |= {score.folder: tokens[score.index] for task in plan.cells for score in task.wise}
     columns |= {score.folder: tokens[score.index] for score in plan.base_scores}
     models = {task.cell.method.label: _model_bytes(task) for task in trained if task.step.full}
     kept = {"adapters": 0, "best": max(models.values(), default=0), "all": sum(_model_bytes(t) for t in trained if t.step.full)}
@@ -163,7 +165,7 @@ def index_tokens(index: IndexTask) -> int:
 
 def of_cell(plan: Plan, task: CellTask) -> HostPlan:
     """The host memory of a cell of `plan`, its texts included."""
-    named = {task.train_index, task.valid_index, *task.general_indexes, *(score.index for score in task.scores)}
+    named = {task.train_index, task.replay_index, task.valid_index, *task.general_indexes, *(score.index for score in task.scores)}
     tokens = sum(index_tokens(index) for index in plan.indexes if index.folder in named)
     return host_plan(task.step, task.anatomy, task.base.source, bill=task.memory, index_tokens=tokens)
 

@@ -55,7 +55,8 @@ def _training(plan: Plan, task: CellTask, probe: Probe) -> tuple[float, float]:
     if not probe.step_seconds:
         return 0.0, 0.0
     band = BAND if task.cell.train.budget_epochs is None else EPOCH_BAND
-    return _steps(plan, task) * probe.step_seconds[-1], band
+    replayed = task.cell.method.options.get("replay", 0.0)  # a probe's step has none
+    return _steps(plan, task) * probe.step_seconds[-1] / (1 - replayed), band
 
 
 def _steps(plan: Plan, task: CellTask) -> int:
@@ -72,7 +73,8 @@ def _steps(plan: Plan, task: CellTask) -> int:
 
 def _scoring(task: CellTask, probe: Probe) -> float:
     points = sum(share < 1 for share in task.cell.train.score_at)
-    columns = len(task.scores) + points
+    stop = task.cell.method.options.get("early_stop")
+    columns = len(task.scores) + points + len(task.wise) + (stop["looks"] / 2 if stop else 0)  # a look is at half the cap
     return columns * _tokens(task.cell.score.tokens) / probe.scored_tokens_per_second
 
 

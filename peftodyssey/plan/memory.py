@@ -21,7 +21,7 @@ CPU_SLACK = 0.03  # of what is allocated, kept by the C library
 CUBLAS_BYTES = 8_519_680  # cuBLAS's workspace in PyTorch's allocator; on Hopper 32 MiB
 HOPPER_CUBLAS_BYTES = 32 << 20
 ORDER = (
-    "weights", "adapters", "weight copies", "optimiser states", "gradients", "batch", "activations", "attention mask",
+    "weights", "adapters", "weight copies", "start weights", "optimiser states", "gradients", "batch", "activations", "attention mask",
     "logits and loss", "update buffers", "workspace",
 )  # fmt: skip
 

@@ -59,8 +59,9 @@ class Program:
             tape.passing(*[4 * numbers for numbers in sizes], term="adapters")  # each member's own is drawn and taken off
             self._berths(sum(sizes) * self.step.fleet)
         else:
-            for numbers in () if self.step.full else sizes:
-                tape.make(numbers, 4, "adapters")
+            for numbers in sizes:
+                tape.make(0 if self.step.full else numbers, 4, "adapters")
+                tape.make(numbers if self.step.anchored else 0, 4, "start weights")
             if self.step.engine == "own":
                 self._all_states(sizes)
         tape.make(self.tokens * 4, 8, "batch")
@@ -176,8 +177,7 @@ class Program:
 
     def _layer(self, number: int, x: Var) -> Var:
         anatomy, math, step = self.anatomy, self.math, self.step
-        parts = parts_of(anatomy, number, self.rank, step.targets)
-        name = f"layer{number}"
+        parts, name = parts_of(anatomy, number, self.rank, step.targets), f"layer{number}"
         if step.recompute == "full":
             return self._checkpointed(x, lambda v: layer(math, anatomy, parts, self.shape, v, name), step.offload_activations)
         if step.recompute == "selective":
@@ -289,11 +289,12 @@ class Program:
         self.math.gradient("embedding" if self.anatomy.tied else "head", numbers)
 
     def _update(self) -> None:
-        """torch's fused AdamW needs nothing more; others work in chunks of fp32."""
-        step = self.step
+        """torch's fused AdamW needs nothing more; others work in chunks of fp32, and so does what measures the change."""
+        step, measured = self.step, UPDATE_CHUNK_BYTES if self.step.anchored else 0
         fused = step.optimizer == "adamw" and (not step.full or step.master == "fp32")
         if not fused or step.offload_optimizer or step.fleet > 1:
             self.tape.passing(*[UPDATE_CHUNK_BYTES] * 4, term="update buffers")
+        self.tape.passing(min(measured, 4 * max((size for _, size in self._trained()), default=0)), term="update buffers")
         for storage in (*self.math.gradients.values(), *self.math.leaving):
             storage.drop()
         self.math.gradients, self.math.leaving = {}, []

@@ -32,4 +32,7 @@ class Step:
     fleet: int = 1  # adapters trained together over one base
     targets: tuple[str, ...] | None = None  # leaf names of the adapted matrices; None: every linear map of the layers
     loss_chunk_bytes: int = 64 << 20  # float32 logits alive at a time
+    anchored: bool = False  # a copy of the trained weights' start stays on the device, for l2_sp and norm_ball
+    replays: bool = False  # a step has general blocks beside the batch's own
+    kept_copies: int = 0  # copies of the trained weights that early_stop and wise_ft keep in host memory
     hopper: bool = False  # the card's cuBLAS takes a larger workspace

@@ -63,7 +63,8 @@ class MethodPoint:
     quant: QuantPoint | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     # the method's further fields, only those that it reads: rslora, dora, init (lora/qlora); layers (last_layers);
-    # peft_type + config (peft); path (saved); master_weights (full)
+    # peft_type + config (peft); path (saved); master_weights (full). Further constraints, absent at their defaults: l2_sp,
+    # norm_ball, replay (numbers), early_stop (its fields), wise_ft (shares of the update that are scored)
 
 
 @dataclass(frozen=True)
@@ -127,3 +128,5 @@ class Cell:
     train: TrainPoint
     score: ScorePoint
     tasks: tuple[TaskPoint, ...] = ()
+    replay: CorpusPoint | None = None  # whose train part is mixed in, where the method says so
+    guard: CorpusPoint | None = None  # whose validation part ends the training, where the method says so

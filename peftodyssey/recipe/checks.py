@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from peftodyssey.recipe.checks_constraints import check_constraints
 from peftodyssey.recipe.checks_names import check_corpora, check_models, check_tasks
 from peftodyssey.recipe.finding import Finding
 from peftodyssey.recipe.schema import Recipe
@@ -246,5 +247,5 @@ def _select(recipe: Recipe) -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[Recipe], Iterator[Finding]], ...] = (
     _batch, _windows, _lengths, _rates, _low_rank, check_corpora, check_tasks, check_models, _measures, _saved_only, _half_precision, _engine,
-    _select, _answers_only,
+    _select, _answers_only, check_constraints,
 )  # fmt: skip

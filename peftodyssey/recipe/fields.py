@@ -123,6 +123,7 @@ def _word(value: Any) -> str:
 Count = Annotated[int, _parsed(_at_least_one), _pattern(numbers.COUNT)]
 Natural = Annotated[int, _parsed(numbers.parse_count), _pattern(numbers.COUNT)]
 TokenCap = Annotated[int | None, _parsed(_token_cap), _pattern(numbers.COUNT, "^all$")]
+Share = Annotated[float, _parsed(numbers.parse_share), _pattern(numbers.SHARE)]
 ShareBelowOne = Annotated[float, _parsed(_below_one), _pattern(numbers.SHARE)]
 ShareAboveZero = Annotated[float, _parsed(_above_zero_share), _pattern(numbers.SHARE)]
 Positive = Annotated[float, _parsed(_above_zero), _pattern(numbers.NUMBER)]

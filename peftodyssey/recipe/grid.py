@@ -28,6 +28,7 @@ from peftodyssey.recipe.identity import canonical, digest, science
 from peftodyssey.recipe.labels import labelled
 from peftodyssey.recipe.numbers import parse_alpha
 from peftodyssey.recipe.schema import Recipe
+from peftodyssey.recipe.schema_constraints import held
 from peftodyssey.recipe.schema_methods import (
     AnyMethod,
     Bitfit,
@@ -57,13 +58,16 @@ def cells(recipe: Recipe) -> list[Cell]:
     general = tuple(point for corpus in measured for point in corpus_points(corpus, recipe))
     domains = [point for corpus in recipe.domains for point in corpus_points(corpus, recipe)]
     methods = method_points(recipe)
+    replay, guard = replay_point(recipe), guard_point(recipe)
     ranked: dict[str, tuple[tuple[Any, ...], Cell]] = {}
     for (m, model), (d, domain), (k, method), seed in product(
         enumerate(model_points(recipe)), enumerate(domains), enumerate(methods), recipe.seeds
     ):
         cell = Cell(
-            recipe.name, model, domain, general, method, 0 if method.method == "saved" else seed, train, score, tasks
-        )
+            recipe.name, model, domain, general, method, 0 if method.method == "saved" else seed, train, score, tasks,
+            replay=replay if method.options.get("replay") else None,
+            guard=guard if method.options.get("early_stop") else None,
+        )  # fmt: skip
         key = (
             m,
             _quant_order(method.quant),
@@ -73,8 +77,18 @@ def cells(recipe: Recipe) -> list[Cell]:
             k if method.lr is None else method.lr,
             seed,
         )
-        ranked.setdefault(_content(cell), (key, cell))
+        content = _content(cell)
+        first = ranked.setdefault(content, (key, cell))
+        ranked[content] = (first[0], _scored_as(first[1], cell))
     return [cell for _, cell in sorted(ranked.values(), key=lambda pair: pair[0])]
+
+
+def _scored_as(cell: Cell, same: Cell) -> Cell:
+    """`cell` scored at the shares of its update at which `same`, the same training written twice, is scored too."""
+    shares = {*cell.method.options.get("wise_ft", ()), *same.method.options.get("wise_ft", ())}
+    if not shares:
+        return cell
+    return replace(cell, method=replace(cell.method, options={**cell.method.options, "wise_ft": tuple(sorted(shares))}))
 
 
 def tune_group(cell: Cell) -> str:
@@ -163,6 +177,17 @@ def sample_point(recipe: Recipe) -> CorpusPoint | None:
     return next(corpus_points(recipe.pretraining_text, recipe))
 
 
+def replay_point(recipe: Recipe) -> CorpusPoint | None:
+    """The text of `replay`: that of the pretraining, else the first general one; None where there is neither."""
+    texts = (recipe.pretraining_text, *recipe.general)
+    return next((next(corpus_points(text, recipe)) for text in texts if text is not None), None)
+
+
+def guard_point(recipe: Recipe) -> CorpusPoint | None:
+    """The text of `early_stop`: the first general one; None where there is none."""
+    return next((next(corpus_points(text, recipe)) for text in recipe.general), None)
+
+
 def train_point(recipe: Recipe) -> TrainPoint:
     """How every cell of the recipe is trained."""
     train, budget = recipe.train, recipe.train.budget
@@ -211,7 +236,7 @@ def _expand(method: AnyMethod, folder: str) -> Iterator[MethodPoint]:
     if isinstance(method, Saved):
         yield MethodPoint("saved", method.label or "", options={"path": absolute(method.path, folder)})
         return
-    for values in AXES[type(method)](method):
+    for values, constraints in product(AXES[type(method)](method), held(method)):
         for rate in method.lr.tune or method.lr.fixed or ():
             yield MethodPoint(
                 **{
@@ -220,6 +245,7 @@ def _expand(method: AnyMethod, folder: str) -> Iterator[MethodPoint]:
                     "lr": rate,
                     "tuned": len(set(method.lr.tune or ())) > 1,
                     **values,
+                    "options": {**values.get("options", {}), **constraints},
                 }
             )
 

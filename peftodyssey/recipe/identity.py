@@ -27,8 +27,8 @@ from peftodyssey.recipe.cell import (
 # Fields that say how, where or under what name; everything else of these classes enters the hash.
 HOW: dict[type, frozenset[str]] = {
     Cell: frozenset(
-        {"recipe", "general", "score", "tasks"}
-    ),  # what is scored, and how, is in the identity of each column
+        {"recipe", "general", "score", "tasks", "replay", "guard"}
+    ),  # what is scored, and how, is in the identity of each column; facts hold the content of the last two
     ModelPoint: frozenset({"name", "revision", "weights"}),  # facts["model"] is their content
     CorpusPoint: frozenset({"name", "source", "revision"}),  # facts["domain"] is their content
     MethodPoint: frozenset({"label", "tuned"}),
@@ -36,7 +36,7 @@ HOW: dict[type, frozenset[str]] = {
     # what the first two were resolved to is in facts, and so is the template, with the domain
     TrainPoint: frozenset({"precision", "optimizer", "fleet", "halving", "chat_template"}),
 }
-HOW_OPTIONS = frozenset({"path"})  # of the method `saved`; facts["saved"] is its content
+HOW_OPTIONS = frozenset({"path", "wise_ft"})  # facts["saved"] is the first one's content; the other one only scores
 
 DEFAULTS: dict[type, dict[str, Any]] = {
     Cell: {},
@@ -49,7 +49,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "betas": (0.9, 0.999), "objective": "text", "overlong": None, "score_at": (1.0,), "engine": "own",
     },
 }  # fmt: skip
-OPTION_DEFAULTS = {"rslora": False, "dora": False, "init": "default", "master_weights": "fp32", "config": {}}
+OPTION_DEFAULTS = {"rslora": False, "dora": False, "init": "default", "master_weights": "fp32", "config": {}, "l2_sp": 0.0, "replay": 0.0}
 FACTS = (
     "model",
     "tokenizer",
@@ -60,6 +60,7 @@ FACTS = (
     "optimizer_state",
     "master_weights",
 )
+OPTION_FACTS = ("replay", "early_stop")  # needed where the method has the option: the text that it looks at, and how
 UNTRAINED_FACTS = ("model", "tokenizer", "domain", "precision", "compute_dtype", "saved")
 
 
@@ -100,9 +101,10 @@ def identity(cell: Cell, facts: Mapping[str, Any]) -> dict[str, Any]:
 
     `facts` holds the fingerprints `model`, `tokenizer` and `domain`, and what `auto` became: `precision`,
     `compute_dtype`, `optimizer`, `optimizer_state`, `master_weights`. A `saved` cell needs `saved`, the fingerprint of what
-    is scored, in place of the last three. Raises KeyError for a missing fact.
+    is scored, in place of the last three; an option of OPTION_FACTS needs the one of its name. Raises KeyError for a missing fact.
     """
     needed = UNTRAINED_FACTS if cell.method.method == "saved" else FACTS
+    needed += tuple(name for name in OPTION_FACTS if cell.method.options.get(name))
     known = {name: facts[name] for name in needed}
     return {
         "science": science(cell),

@@ -25,6 +25,10 @@ DISTINGUISHING = (
     "init",
     "master_weights",
     "layers",
+    "l2_sp",
+    "norm_ball",
+    "replay",
+    "early_stop",
     "config",
     "lr",
 )
@@ -36,7 +40,7 @@ def plain_label(point: MethodPoint) -> str:
     if point.method == "saved":
         return Path(options["path"]).name or "saved"
     if point.method == "peft":
-        return f"peft {options['peft_type']}"
+        return " ".join([f"peft {options['peft_type']}", *constraint_words(options)])
     if point.quant and point.quant.kind != "nf4":
         words.append(point.quant.kind)
     if point.rank is not None:
@@ -46,7 +50,13 @@ def plain_label(point: MethodPoint) -> str:
     words += [key for key in ("rslora", "dora") if options.get(key)]
     if options.get("init", "default") != "default":
         words.append(options["init"])
-    return " ".join(words)
+    return " ".join([*words, *constraint_words(options)])
+
+
+def constraint_words(options: dict[str, Any]) -> list[str]:
+    """How the update is held, as a label says it: `l2_sp=1`, `early_stop=0.02`."""
+    found = [f"{name}={options[name]:g}" for name in ("l2_sp", "norm_ball", "replay") if options.get(name)]
+    return [*found, *([f"early_stop={options['early_stop']['general']:g}"] if options.get("early_stop") else [])]
 
 
 def traits(point: MethodPoint) -> dict[str, Any]:
@@ -85,7 +95,8 @@ def _told_apart(point: MethodPoint, group: Sequence[MethodPoint]) -> str:
 
 def _unique(label: str, point: MethodPoint, taken: dict[str, MethodPoint]) -> str:
     """`label`, numbered where another method has it: two saved adapters of one folder name, or two PEFT configs."""
-    bare = replace(point, label="", lr=None if point.tuned else point.lr)
+    scored_too = {key: value for key, value in point.options.items() if key != "wise_ft"}
+    bare = replace(point, label="", lr=None if point.tuned else point.lr, options=scored_too)
     number, candidate = 1, label
     while taken.setdefault(candidate, bare) != bare:
         number += 1
@@ -102,7 +113,9 @@ def _added(label: str, name: str, value: Any) -> str:
     if name == "rank":
         return f"{label} r={value}"
     if isinstance(value, dict):
-        return " ".join([label, *(f"{key}={value[key]}" for key in sorted(value))])
+        words = (f"{key}={value[key]:g}" if isinstance(value[key], float) else f"{key}={value[key]}" for key in sorted(value))
+        return " ".join([label, *words])
     if isinstance(value, tuple):
         return f"{label} {name}={'+'.join(value)}"
-    return f"{label} {name}={value:g}" if isinstance(value, float) else f"{label} {name}={value}"
+    word = f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+    return label if word in label.split() else f"{label} {word}"

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from peftodyssey.recipe.fields import Part
 from peftodyssey.recipe.forms import Rates
 from peftodyssey.recipe.schema import Recipe
+from peftodyssey.recipe.schema_constraints import EarlyStop
 from peftodyssey.recipe.schema_ladder import LadderModel, LadderRecipe, LadderRungs, LadderTrain
 from peftodyssey.recipe.schema_measures import Measured, Noise
 from peftodyssey.recipe.schema_methods import METHOD_CLASSES
@@ -28,6 +29,7 @@ SECTIONS: tuple[tuple[str, type[Part]], ...] = (
     ("`domains` and `general`", Corpus),
     ("`split` of a text", Split),
     *((f"`methods`: `{name}`", part) for name, part in METHOD_CLASSES.items()),
+    ("`early_stop` of a method", EarlyStop),
     ("`train`", Train),
     ("`select` of `train`", Select),
     ("`score`", Score),

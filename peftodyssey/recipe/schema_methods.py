@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
-from peftodyssey.recipe.fields import Part, Word, refuse
+from peftodyssey.recipe.fields import Word, refuse
 from peftodyssey.recipe.forms import Alphas, Dropouts, Flags, LearningRates, OrList, Ranks, Rates, Targets
+from peftodyssey.recipe.schema_constraints import Anchored, Guarded, Method
 
 INITS = ("default", "gaussian", "pissa", "olora", "orthogonal")
 PEFT_TYPES = (  # those of peft 0.21, for spelling only; a name like none of them is handed on as it is
@@ -56,16 +57,7 @@ MasterWeights = Annotated[tuple[Literal["fp32", "same"], ...], OrList()]
 LayerCounts = Ranks
 
 
-class Method(Part):
-    """What every method may say."""
-
-    label: Word | None = Field(
-        default=None,
-        description="Name in tables and legends; text. Default: the method and what tells it apart.",
-    )
-
-
-class Full(Method):
+class Full(Anchored):
     """Every weight of the model is trained."""
 
     method: Literal["full"] = Field(description="Full fine-tuning; a word.")
@@ -80,7 +72,7 @@ class Full(Method):
     )
 
 
-class _LowRank(Method):
+class _LowRank(Anchored):
     rank: Ranks = Field(
         default=(8,), description="Rank of the update of each matrix, a count of dimensions; axis."
     )
@@ -142,7 +134,7 @@ class Qlora(_LowRank):
     )
 
 
-class Bitfit(Method):
+class Bitfit(Anchored):
     """Only the biases are trained; refused where a model has none."""
 
     method: Literal["bitfit"] = Field(description="BitFit; a word.")
@@ -152,7 +144,7 @@ class Bitfit(Method):
     )
 
 
-class LastLayers(Method):
+class LastLayers(Anchored):
     """Only the last decoder layers are trained."""
 
     method: Literal["last_layers"] = Field(description="Training of the last decoder layers; a word.")
@@ -165,7 +157,7 @@ class LastLayers(Method):
     )
 
 
-class Ia3(Method):
+class Ia3(Guarded):
     """Learned scales on keys, values and the feed-forward."""
 
     method: Literal["ia3"] = Field(description="IA3; a word.")
@@ -180,7 +172,7 @@ class Ia3(Method):
     )
 
 
-class Peft(Method):
+class Peft(Guarded):
     """Any adapter that PEFT has, by the name of its type and the fields of its config."""
 
     method: Literal["peft"] = Field(description="An adapter of the PEFT library; a word.")

@@ -32,6 +32,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
     from peftodyssey.report import (
         at_equal_learning,
         charts,
+        constraints,
         drawing,
         page,
         ranks,
@@ -43,12 +44,13 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
 
     given = [folders] if isinstance(folders, Path) else list(folders)
     report = out or given[0] / layout.REPORT
-    content, points = _content(given)
+    content, points, wise = _content(given)
     figures = [
         *charts.figures(content.rows, points),
         *ranks.figures(content.rows),
         *at_equal_learning.figures(content.rows, points),
         *tasks.figures(content.rows, content.answered),
+        *constraints.figures(content.rows, wise),
         *token_charts.figures(content.rows, content.evidence),
     ]
     drawn = drawing.save(figures, report / FIGURES)
@@ -57,20 +59,22 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
         ranks.section(content.rows),
         at_equal_learning.section(content.rows, points),
         tasks.section(content.rows, content.answered),
+        constraints.section(content.rows, wise),
     )
     shown = dataclasses.replace(content, figures=figures, drawn=drawn, sections=[one for one in asked if one])
     summary.write(shown, report / SUMMARY)
     return page.write(shown, report / PAGE)
 
 
-def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]]]:
-    """Rows and evidence of all runs as one content without figures, and all points."""
+def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows and evidence of all runs as one content without figures, all points, and all shares of updates."""
     from peftodyssey.report import newlines, page, texts, token_sentences
     from peftodyssey.report.collect import collect
     from peftodyssey.store import layout, parquet, plans
 
     rows: list[dict[str, Any]] = []
     points: list[dict[str, Any]] = []
+    wise: list[dict[str, Any]] = []
     of_tokens: list[list[dict[str, Any]]] = [[] for _ in TOKEN_TABLES]
     evidence, found = [], []
     answered: list[dict[str, Any]] = []
@@ -78,7 +82,8 @@ def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]
         mark = {"run": label} if label else {}
         own = [{**row, **mark} for row in collect(folder).to_pylist()]
         rows += own
-        for name, table in ((layout.POINTS, points), (layout.TASKS, answered), *zip(TOKEN_TABLES, of_tokens, strict=True)):
+        plain = ((layout.POINTS, points), (layout.TASKS, answered), (layout.WISE, wise))
+        for name, table in (*plain, *zip(TOKEN_TABLES, of_tokens, strict=True)):
             table += [{**row, **mark} for row in parquet.read(folder / name).to_pylist()]
         tables = token_sentences.tables(*of_tokens)
         cells = {(cell["cell"], cell["recipe"]): cell for cell in plans.cells(folder)}  # scored otherwise by another recipe
@@ -87,7 +92,8 @@ def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]
         found += newlines.mismatches(folder, own, cells, text_of)
     recipes = tuple(dict.fromkeys(row["recipe"] for row in rows))
     models = tuple(dict.fromkeys(row["model"] for row in rows))
-    return page.Content(recipes, models, rows, evidence=tuple(evidence), mismatches=tuple(found), answered=answered, tables=tables), points
+    shown = page.Content(recipes, models, rows, evidence=tuple(evidence), mismatches=tuple(found), answered=answered, tables=tables)
+    return shown, points, wise
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:

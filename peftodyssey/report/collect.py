@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.measure import degradation, select
-from peftodyssey.report import collect_tasks, collect_tokens
+from peftodyssey.report import collect_tasks, collect_tokens, collect_wise
 from peftodyssey.store import layout, manifest, parquet, plans, tables
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ Reader = Callable[[str, str], "np.ndarray"]  # (folder of an index or a score, c
 ORDER = ("model", "domain", "newline", "pretrain_tokens", "revision", "method", "rank", "label", "lr", "seed", "recipe", "cell")
 FACTS = (
     "tokens", "steps", "trainable_params", "engine", "fleet_size", "seconds", "tokens_per_second", "peak_memory_bytes",
-    "planned_memory_bytes",
+    "planned_memory_bytes", "stopped_at_step",
 )  # fmt: skip
 
 
@@ -36,6 +36,8 @@ def collect(folder: Path) -> pa.Table:
     rows = [_row(folder, cell, read) for cell in cells]
     asked = [c for c, row in zip(cells, rows, strict=True) if row["status"] == "done" and "tokens" in c["measure"]]
     collect_tokens.write(folder, asked)
+    curves = collect_wise.rows(folder, cells, lambda texts: _compared(texts, read))
+    parquet.write_rows(folder / layout.WISE, curves, tables.WISE)
     answered = collect_tasks.write(folder, cells)
     rows = [{**row, **answered.get((row["cell"], row["recipe"]), {})} for row in _with_selection(rows, cells)]
     rows = sorted(rows, key=sort_key)

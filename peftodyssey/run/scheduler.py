@@ -89,6 +89,14 @@ def _needed(task: CellTask) -> Iterator[str]:
         yield from (text[name] for name in ("index", "before", "quantised", "after") if text[name])
     for asked in task.entry.get("tasks", ()):
         yield from (asked[name] for name in ("before", "quantised", "after") if asked[name])
+    for share in task.entry.get("wise", ()):
+        yield from (share["test"], share["valid"], *share["general"])
+
+
+def _trained_with(task: CellTask) -> list[str]:
+    """The indexes that a training reads, beside those of its columns."""
+    folders = (task.train_index, task.replay_index, task.guard.index if task.guard else None)
+    return [folder for folder in folders if folder]
 
 
 def _forget_stale(cells: list[CellTask], root: Path) -> None:
@@ -98,7 +106,7 @@ def _forget_stale(cells: list[CellTask], root: Path) -> None:
         made = (manifest.read(root / task.folder) or {}).get("facts", {}).get("versions")
         if made is not None and any(made.get(name) != now.get(name) for name in REFRESHED_BY):
             manifest.fresh(root / task.folder)
-            for column in (*task.scores, *task.choices):
+            for column in (*task.scores, *task.wise, *task.choices):
                 manifest.fresh(root / column.folder)
 
 
@@ -184,7 +192,8 @@ class _Walk:
         adapt_job.advance(task, share, self.root, base, tokenizer, self.how, self.narrator)
 
     def _missing_indexes(self, todo: list[CellTask]) -> list[str]:
-        wanted = {task.train_index for task in todo if task.train_index and manifest.read(self.root / task.folder) is None}
+        training = [task for task in todo if task.train_index and manifest.read(self.root / task.folder) is None]
+        wanted = {folder for task in training for folder in _trained_with(task)}
         wanted |= {folder for task in todo for folder in _needed(task) if folder.startswith("corpora/")}
         wanted |= {task.entry.get("sample_index") for task in self.plan.cells}  # no cell stands on it, the report does
         return [index.folder for index in self.plan.indexes if index.folder in wanted and not self._whole(index.folder)]
@@ -235,7 +244,7 @@ class _Walk:
 
     def _stands_on_broken(self, task: CellTask) -> str:
         """Why what a cell stands on, or its own training in a fleet, failed; "" where nothing did."""
-        return next((self.broken[folder] for folder in (task.folder, task.train_index, *_needed(task)) if folder in self.broken), "")
+        return next((self.broken[folder] for folder in (task.folder, *_trained_with(task), *_needed(task)) if folder in self.broken), "")
 
     def _cell(self, task: CellTask) -> None:
         self._stop_if_asked()

@@ -1,6 +1,6 @@
 """SQL over what a run left on disk, by DuckDB, read-only. Called by the `query` verb, the Python API and `opened`.
 
-Views: `results`, `points`, `ledger`, `concentration`, `terms`, `ranks`, `tasks`, `cells` (manifests) and `tokens` (every scored token).
+Views: `results`, `points`, `ledger`, `concentration`, `terms`, `ranks`, `tasks`, `wise`, `cells` (manifests) and `tokens` (every scored token).
 SQL sees tables in memory only: it can neither read nor write a file.
 """
 
@@ -53,6 +53,7 @@ VIEWS: dict[str, tables.Columns] = {
     "terms": {**RUN_COLUMN, **tables.TERMS},
     "ranks": {**RUN_COLUMN, **tables.RANKS},
     "tasks": {**RUN_COLUMN, **tables.TASKS},
+    "wise": {**RUN_COLUMN, **tables.WISE},
     "cells": {**RUN_COLUMN, **CELLS},
     "tokens": {**RUN_COLUMN, **TOKENS},
 }
@@ -227,6 +228,7 @@ _LOADERS: dict[str, Callable[[Sequence[Path]], pa.Table]] = {
     "terms": _collected(layout.TERMS, tables.TERMS),
     "ranks": _collected(layout.RANKS, tables.RANKS),
     "tasks": _collected(layout.TASKS, tables.TASKS),
+    "wise": _collected(layout.WISE, tables.WISE),
     "cells": _cells,
     "tokens": _tokens,
 }

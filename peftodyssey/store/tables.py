@@ -76,6 +76,11 @@ RESULTS: Columns = {
     "acc_hi": ("float64", "upper end of the 95 % interval of acc_delta"),
     "acc_norm_before": ("float64", "accuracy with likelihoods per byte of the choice, unquantised base"),
     "acc_norm_after": ("float64", "the same after adaptation"),
+    "l2_sp": ("float64", "pull of the update to its start, where there is one"),
+    "norm_ball": ("float64", "longest change of a matrix as a share of its norm, where it is bounded"),
+    "replay": ("float64", "share of general text among the trained tokens, where there is some; it counts in tokens, not in the budget"),
+    "early_stop": ("float64", "how far the NLL of general text could rise before training ended, nats per token, where it was bounded"),
+    "stopped_at_step": ("int64", "where general text had become too much worse; steps and tokens are those of the weights kept"),
 }
 
 POINTS: Columns = {
@@ -86,6 +91,21 @@ POINTS: Columns = {
     "split": ("string", "valid or test"),
     "nll_nats": ("float64", "mean NLL there, nats per token"),
     "tokens": ("int64", "tokens scored"),
+}
+
+WISE: Columns = {
+    "cell": ("string", "first 16 hex digits of the cell's identity"),
+    "recipe": ("string", "name of the recipe that asked for the cell"),
+    "share": ("float64", "share of the finished update that the scored weights have: 0 is the base, 1 the adapted model (WiSE-FT)"),
+    "nll": ("float64", "test NLL, nats per token"),
+    "valid_nll": ("float64", "validation NLL, nats per token"),
+    "delta_nll": ("float64", "nll minus that of the unquantised base; positive: worse"),
+    "delta_lo": ("float64", "lower end of the 95 % interval of delta_nll"),
+    "delta_hi": ("float64", "upper end of the 95 % interval of delta_nll"),
+    "general_nll": ("float64", "NLL on the general text, nats per token"),
+    "forgetting": ("float64", "general_nll minus that of the unquantised base; positive: worse"),
+    "forgetting_lo": ("float64", "lower end of the 95 % interval of forgetting"),
+    "forgetting_hi": ("float64", "upper end of the 95 % interval of forgetting"),
 }
 
 LOG: Columns = {
@@ -203,7 +223,7 @@ MEASURED = ("seconds", "tokens_per_second", "peak_memory_bytes")
 
 TABLES: dict[str, Columns] = {
     "results.parquet": RESULTS, "points.parquet": POINTS, "ledger.parquet": LEDGER, "concentration.parquet": CONCENTRATION,
-    "terms.parquet": TERMS, "ranks.parquet": RANKS, "tasks.parquet": TASKS,
+    "terms.parquet": TERMS, "ranks.parquet": RANKS, "tasks.parquet": TASKS, "wise.parquet": WISE,
     "log.parquet": LOG, "nll.parquet": NLL, "choices.parquet": CHOICES,
 }  # fmt: skip
 

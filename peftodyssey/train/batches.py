@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 def step_blocks(n_blocks: int, batch_blocks: int, seed: int, step: int) -> np.ndarray:
     """Block numbers of one step's batch (int64 [batch_blocks]); `step` counts from 0."""
-    places = np.arange(step * batch_blocks, (step + 1) * batch_blocks)
+    return placed(n_blocks, range(step * batch_blocks, (step + 1) * batch_blocks), seed)
+
+
+def placed(n_blocks: int, row: range, seed: int) -> np.ndarray:
+    """Block numbers at these places of the endless row (int64)."""
+    places = np.arange(row.start, row.stop)
     epochs = {int(epoch): order(n_blocks, seed, int(epoch)) for epoch in np.unique(places // n_blocks)}
     return np.array([epochs[int(place // n_blocks)][place % n_blocks] for place in places], dtype=np.int64)
 

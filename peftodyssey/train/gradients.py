@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from peftodyssey.corpora.blocks import IGNORED
 from peftodyssey.models.packing import packed_inputs
-from peftodyssey.train import batches
+from peftodyssey.train import batches, replay
 from peftodyssey.train.captured import MOST_TOKENS, Graphs
 from peftodyssey.train.dropout import Draws
 from peftodyssey.train.loss import token_nll_sums
@@ -38,9 +38,9 @@ class Batch:
 
 def batch(blocks: Blocks, settings: TrainSettings, step: int) -> Batch:
     """The batch of step `step`, counted from 0."""
-    size = settings.batch_blocks
-    chosen = batches.step_blocks(len(blocks.labels), size, settings.seed, step)
-    return Batch(blocks, chosen, batches.trained_tokens(blocks, chosen), settings.seed, step * size)
+    chosen = replay.chosen(blocks, settings, step)
+    first = step * settings.batch_blocks + replay.before(settings, step)
+    return Batch(blocks, chosen, batches.trained_tokens(blocks, chosen), settings.seed, first)
 
 
 def accumulate(

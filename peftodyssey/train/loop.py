@@ -16,7 +16,18 @@ from torch import nn
 
 from peftodyssey.errors import TrainingError
 from peftodyssey.models.head import split
-from peftodyssey.train import batches, captured, checkpoint, gradients, lean, optim, schedule
+from peftodyssey.train import (
+    batches,
+    captured,
+    checkpoint,
+    early_stop,
+    gradients,
+    l2_sp,
+    lean,
+    norm_ball,
+    optim,
+    schedule,
+)
 from peftodyssey.train.dropout import Draws
 from peftodyssey.train.fitting import fitting
 from peftodyssey.train.settings import (
@@ -28,6 +39,7 @@ from peftodyssey.train.settings import (
     TrainResult,
     TrainSettings,
 )
+from peftodyssey.train.travelled import changes
 from peftodyssey.train.way import asked
 
 if TYPE_CHECKING:
@@ -51,6 +63,7 @@ def train(
     on_point: OnPoint | None = None,
     should_stop: ShouldStop | None = None,
     on_note: OnNote | None = None,
+    general_nll: early_stop.GeneralNll | None = None,
 ) -> TrainResult:
     """Trains the parameters in `trainable` on `blocks`, in place, from where `state_folder` stands or from
     step 0.
@@ -59,7 +72,7 @@ def train(
     model in any mode, and has to write its result before it returns: a resumed training does not call it for
     that point again. `should_stop()` is asked before every step: where it says True the state is saved and
     the result is `interrupted`. `on_note` is told where a step did not fit the memory and in which leaner way
-    the training goes on. Raises TrainingError: settings, nothing to train on, loss not finite, no memory for one
+    the training goes on. `general_nll` scores what `settings.early_stop` watches, in any mode. Raises TrainingError: settings, nothing to train on, loss not finite, no memory for one
     block, a foreign state.
     """
     device = torch.device(device)
@@ -73,11 +86,15 @@ def train(
     optimizer = optim.made(trainable, settings)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
     way, out_of_memory = asked(settings), []
+    moved = changes(model, trainable) if settings.l2_sp or settings.norm_ball is not None else []
+    watch = early_stop.watch(settings.early_stop, settings.steps, general_nll)
     log: list[StepRecord] = []
     if state:
         _restore(state, trainable, optimizer, scaler, device)
         log, out_of_memory = list(state.log), list(state.out_of_memory)
         way = way.and_as_lean_as(state.way) if out_of_memory else way
+        if watch:
+            watch.restore(state.tensors)
     resumed_from, last_saved, interrupted = len(log), time.monotonic(), False
 
     def save(folder: Path) -> None:
@@ -85,6 +102,7 @@ def train(
             **{f"parameter/{name}": parameter for name, parameter in trainable.items()},
             **optim.state_tensors(optimizer, trainable),
             **checkpoint.random_state(device),
+            **(watch.state_tensors() if watch else {}),
         }
         scale = scaler.state_dict()
         checkpoint.save(
@@ -102,12 +120,21 @@ def train(
         if graphs:
             graphs.drop()
 
+    def look(step: int) -> None:
+        if watch and watch.due(step):
+            drop()
+            with aside(model, device):
+                watch.look(step, trainable)
+
     with (
         lean.leaned(model, gradients.HALVES.get(settings.precision), draws) as autocast,
         optim.at_work(optimizer),
         fitting(model, settings, device, drop) as fit,
     ):
+        look(resumed_from)
         for step in range(resumed_from, settings.last_step):
+            if watch and watch.stopped:
+                break
             if interrupted := bool(should_stop and should_stop()):
                 break
             begun = time.perf_counter()
@@ -140,6 +167,9 @@ def train(
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=not (graphs and graphs.live))
+            l2_sp.pull(moved, lr, settings.l2_sp)
+            if settings.norm_ball is not None:
+                norm_ball.project(moved, settings.norm_ball)
 
             seconds = time.perf_counter() - begun
             tokens = batch.tokens + (log[-1].tokens if log else 0)
@@ -150,6 +180,7 @@ def train(
                 drop()
                 with aside(model, device):
                     on_point(settings.score_at_steps.index(step + 1), step + 1, tokens)
+            look(step + 1)
             due = checkpoint_every_s is not None and time.monotonic() - last_saved >= checkpoint_every_s
             if due and state_folder:
                 save(state_folder)
@@ -158,11 +189,14 @@ def train(
         paused = interrupted or settings.until_step is not None
         if state_folder and len(log) > resumed_from and (paused or unsaved_s >= KEEP_END_AFTER_S):
             save(state_folder)  # at the end too: what comes next (scoring) may be broken off
+    if watch and not interrupted:
+        watch.put_back(trainable)
+    kept = log[: watch.kept_step] if watch and not interrupted else log
     return TrainResult(
-        steps=len(log),
-        tokens=log[-1].tokens if log else 0,
+        steps=len(kept),
+        tokens=kept[-1].tokens if kept else 0,
         log=tuple(log),
-        final_loss=log[-1].loss_nats if log else math.nan,
+        final_loss=kept[-1].loss_nats if kept else math.nan,
         seconds=math.fsum(record.seconds for record in log),
         interrupted=interrupted,
         resumed_from=resumed_from,
@@ -171,6 +205,8 @@ def train(
         activations_offloaded=way.offload_activations,
         out_of_memory=tuple(out_of_memory),
         resume_note=note,
+        stopped_at_step=len(log) if len(kept) < len(log) else None,
+        general_rises_nats=tuple(watch.rises()) if watch else (),
     )
 
 

@@ -22,6 +22,16 @@ HOW = frozenset(
     {"micro_blocks", "recompute", "offload_activations", "offload_optimizer", "loss_chunk_bytes", "budget_bytes", "score_at_steps",
      "until_step"}
 )  # fields that do not change the trained weights
+LATER = {"l2_sp": 0.0, "norm_ball": None, "replay": 0.0, "early_stop": None}  # at these, a state saved without them goes on
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How much worse general text may become, how often it is looked at, and how many looks above it in a row end a training."""
+
+    general_nats: float
+    patience: int
+    looks: int
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,10 @@ class TrainSettings:
     budget_bytes: int | None = None  # CPU: resident bytes above which a micro-batch counts as too large; None: no limit
     seed: int = 0  # data order and dropout
     optimizer: str = "adamw"
+    l2_sp: float = 0.0  # pull to the start, per step and unit of learning rate; 0: none
+    norm_ball: float | None = None  # longest change of a matrix as a share of its norm; None: any
+    replay: float = 0.0  # share of general text among the trained tokens, beside the target text
+    early_stop: Bound | None = None  # how much worse the general text may become; None: by any amount
     score_at_steps: tuple[int, ...] = ()  # after how many steps `on_point` is called, ascending
     until_step: int | None = None  # stop there for now, with the state saved; None: train to the end
 
@@ -61,11 +75,17 @@ class TrainSettings:
         """The step after which to stop, for now or for good."""
         return self.steps if self.until_step is None else min(self.steps, self.until_step)
 
+    @property
+    def holds_the_start(self) -> bool:
+        """Whether the pull of one step takes back all that was moved, so that a training that moved nothing is as it should be."""
+        return self.lr * self.l2_sp >= 1
+
     def digest(self) -> str:
         """SHA-256 hex of the fields that change the trained weights; tells whether a saved state belongs
         here.
         """
-        science = {name: value for name, value in asdict(self).items() if name not in HOW}
+        off = {name for name, default in LATER.items() if getattr(self, name) == default}
+        science = {name: value for name, value in asdict(self).items() if name not in HOW | off}
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()
 
     def problems(self) -> list[str]:
@@ -87,11 +107,13 @@ class TrainSettings:
         ]
         found += [
             f"{name} is {getattr(self, name)}; it must be finite and not negative"
-            for name in ("weight_decay", "grad_clip", "warmup", "eps")
+            for name in ("weight_decay", "grad_clip", "warmup", "eps", "l2_sp", "replay")
             if not 0 <= getattr(self, name) < math.inf
         ]
         if not 0 < self.lr < math.inf:
             found.append(f"lr is {self.lr}; it must be finite and above 0")
+        if self.replay >= 1:
+            found.append(f"replay is {self.replay}; it is a share of the trained tokens, below 1")
         if self.warmup > 1:
             found.append(f"warmup is {self.warmup}; it is a share of the steps, 0..1")
         return found
@@ -125,8 +147,8 @@ class TrainResult:
     without scoring.
     """
 
-    steps: int
-    tokens: int
+    steps: int  # of the weights that it left
+    tokens: int  # trained tokens that these have seen
     log: tuple[StepRecord, ...]
     final_loss: float  # nats per token of the last step's batch
     seconds: float
@@ -137,6 +159,8 @@ class TrainResult:
     activations_offloaded: bool = False  # the layers' inputs waited in host memory
     out_of_memory: tuple[str, ...] = ()  # what did not fit, at which step, and how it went on; those before a resume too
     resume_note: str = ""  # why a saved state was not used, or ""
+    stopped_at_step: int | None = None  # where general text had become too much worse; `steps` is then an earlier one
+    general_rises_nats: tuple[tuple[int, float], ...] = ()  # (step, rise of general text's NLL), where an early stop looked
 
 
 OnStep = Callable[[StepRecord], None]

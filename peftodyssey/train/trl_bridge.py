@@ -25,6 +25,7 @@ from peftodyssey.models import resident
 from peftodyssey.models.packing import packed_inputs
 from peftodyssey.train import batches, schedule
 from peftodyssey.train.settings import (
+    LATER,
     OnNote,
     OnPoint,
     OnStep,
@@ -59,13 +60,16 @@ def train_trl(
     on_point: OnPoint | None = None,
     should_stop: ShouldStop | None = None,
     on_note: OnNote | None = None,
+    general_nll: Any = None,
 ) -> TrainResult:
     """Trains `trainable` in place as `train.loop.train` does, with the same arguments, callbacks and result.
 
     The micro-batch is the largest divisor of the batch that is not above `settings.micro_blocks`. Raises TrainingError
-    where memory runs out: the Trainer cannot begin a step again. No budget of resident memory is watched.
+    where memory runs out: the Trainer cannot begin a step again. No budget of resident memory is watched. The recipe refuses what
+    is done between the steps: `l2_sp`, `norm_ball`, `replay` and `early_stop`.
     """
     settings.check()
+    assert all(getattr(settings, name) == off for name, off in LATER.items()), "the recipe refuses these with TRL"
     batches.require_trained_tokens(blocks)
     micro_blocks = _divisor(settings.batch_blocks, settings.micro_blocks)
     follower = _follower(model, blocks, settings, torch.device(device), on_step, on_point, should_stop)

@@ -282,6 +282,15 @@ OTHER = {
             ("init", "gaussian", []), ("double_quant", "false", ["methods[0].quant=nf4"]), ("quant", "fp4", []),
         )
     },
+    **{
+        f"{kind.__name__}.{key}": (name, [f"methods[0].{key}={value}"])
+        for name, kind in METHOD_CLASSES.items()
+        for key, value in (("l2_sp", 1), ("norm_ball", 0.1), ("wise_ft", "50%"), ("replay", "10%"), ("early_stop", "{}"))
+        if key in kind.model_fields
+    },
+    "EarlyStop.general": (FULL, ["methods[0].early_stop.general=0.5"]),
+    "EarlyStop.patience": (FULL, ["methods[0].early_stop.patience=7"]),
+    "EarlyStop.looks": (FULL, ["methods[0].early_stop.looks=7"]),
     "Full.master_weights": (FULL, ["methods[0].master_weights=same"]),
     "LastLayers.layers": ("last_layers", ["methods[0].layers=2"]),
     "Ia3.targets": ("ia3", ["methods[0].targets=all-linear"]),
@@ -318,6 +327,8 @@ def test_every_field_is_read(field):
     base = [f"methods=[{{{', '.join(f'{k}: {v}' for k, v in first.items())}}}]"]
     if field.endswith(".double_quant"):
         base.append("methods[0].quant=nf4")
+    if field.startswith("EarlyStop."):
+        base.append("methods[0].early_stop={}")
     assert cells(load_recipe(MINIMAL, [*base, *overrides])) != cells(load_recipe(MINIMAL, base))
 
 

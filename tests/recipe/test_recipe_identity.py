@@ -28,7 +28,7 @@ from peftodyssey.recipe.shipped import names
 
 FACTS = {
     "model": "m", "tokenizer": "t", "domain": "d", "precision": "fp32", "compute_dtype": "fp32",
-    "optimizer": "adamw", "optimizer_state": "fp32", "master_weights": "fp32", "saved": "s",
+    "optimizer": "adamw", "optimizer_state": "fp32", "master_weights": "fp32", "saved": "s", "replay": "r", "early_stop": "e",
 }  # fmt: skip
 
 # First 16 digits of each cell's hash, in grid order, with the facts above. Where a recipe's numbers are changed on purpose its
@@ -64,7 +64,8 @@ print([short(cell) for cell in cells(load_recipe("your-text"))])
 
 ANOTHER = {
     Cell: {"model": ModelPoint("a", None, 9), "domain": CorpusPoint("a", "b", newline="strip"), "method": MethodPoint("full", "x"), "seed": 9,
-           "train": None, "recipe": "other", "general": (), "score": None, "tasks": (TaskPoint("t", "bundled/boolq"),)},
+           "train": None, "recipe": "other", "general": (), "score": None, "tasks": (TaskPoint("t", "bundled/boolq"),),
+           "replay": CorpusPoint("a", "b"), "guard": CorpusPoint("a", "b")},
     ModelPoint: {"name": "other", "revision": "r", "max_position_embeddings": 9, "weights": "bin"},
     CorpusPoint: {"name": "n", "source": "s", "revision": "r", "field": "f", "config": "c", "split": {"test": 0.1}, "newline": "strip"},
     MethodPoint: {"method": "lora", "label": "l", "lr": 9.0, "tuned": False, "rank": 9, "alpha": 9.0, "targets": ("q",), "dropout": 0.5,
@@ -102,7 +103,7 @@ def test_what_is_named_as_how_or_has_a_default_exists():
         assert not set(module.HOW[kind]) & set(module.DEFAULTS[kind])
 
 
-@pytest.mark.parametrize("fact", sorted(set(FACTS) - {"saved"}))
+@pytest.mark.parametrize("fact", sorted(set(FACTS) - {"saved", "replay", "early_stop"}))
 def test_every_fact_is_needed_and_enters(fact):
     assert short(CELL, {**FACTS, fact: "another"}) != short(CELL)
     with pytest.raises(KeyError):

@@ -40,7 +40,9 @@ def rows(run):
 def test_every_column_of_a_finished_cell_is_filled(rows):
     row = rows["qlora r=8", 1e-3]
     empty = {name for name in tables.RESULTS if row[name] is None}
-    assert empty == {"targets", "reason", "lr_edge"}
+    of_constraints = {"l2_sp", "norm_ball", "replay", "early_stop", "stopped_at_step"}  # this cell has none
+    of_tasks = {name for name in tables.RESULTS if name == "task" or name.startswith("acc_")}  # its recipe has none
+    assert empty == {"targets", "reason", "lr_edge"} | of_constraints | of_tasks
 
 
 def test_planted_changes_are_found(rows):
