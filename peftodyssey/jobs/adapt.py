@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from peftodyssey.corpora.blocks import Blocks, pack
 from peftodyssey.errors import Interrupted, TrainingError
-from peftodyssey.jobs import choices, heartbeat, points, score
+from peftodyssey.jobs import choices, heartbeat, perturb, points, score
 from peftodyssey.jobs.events import Events, How
 from peftodyssey.jobs.index import opened
 from peftodyssey.jobs.peak import watched
 from peftodyssey.methods import wise_ft
 from peftodyssey.methods.protocol import Attached
 from peftodyssey.methods.table import METHODS
+from peftodyssey.methods.update import update_of
 from peftodyssey.models import pickles
 from peftodyssey.models.tokenizer import TextTokenizer
 from peftodyssey.plan.graph import CellTask
@@ -51,6 +52,7 @@ def adapt(
     Raises TrainingError, MethodError or CorpusError where the cell cannot be done, Interrupted where the user stops.
     """
     folder = manifest.fresh(root / task.folder, keep=(layout.CHECKPOINT,))
+    shifted = perturb.names(task, root, base)
     with on_base(task, base) as attached:
         trained = _train(task, root, attached, tokenizer, how, events) if task.train_index else None
         facts = _facts(task, trained, how) | _fleet(folder / layout.CHECKPOINT)
@@ -58,6 +60,8 @@ def adapt(
             _keep_weights(attached, folder, task)
             parquet.write_rows(folder / layout.LOG, [vars(record) for record in trained.result.log], tables.LOG)
         _fill(task, root, attached, tokenizer, how, events)
+        update = update_of(attached, shifted) if shifted else {}
+    perturb.along(task, root, base, update, tokenizer.prefix, how, events)
     points.write(folder, task, root, trained.result if trained else None)
     _commit(task, folder, facts, how)
 
@@ -77,8 +81,11 @@ def rescore(
     """Fill the columns that a finished cell lacks from the weights that it kept."""
     kept = weights_of(task, root)
     assert kept is not None, "the scheduler asks for a new training where the weights are gone"
+    shifted = perturb.names(task, root, base)
     with on_base(task, base, kept) as attached:
+        update = update_of(attached, shifted) if shifted else {}
         _fill(task, root, attached, tokenizer, how, events)
+    perturb.along(task, root, base, update, tokenizer.prefix, how, events)
 
 
 def _fill(task: CellTask, root: Path, attached: Attached, tokenizer: TextTokenizer, how: How, events: Events) -> None:

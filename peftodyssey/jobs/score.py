@@ -18,6 +18,8 @@ from peftodyssey.store import manifest, parquet
 if TYPE_CHECKING:
     from torch import nn
 
+    from peftodyssey.corpora.index import Index
+
 
 def column(task: ScoreTask, root: Path, model: nn.Module, prefix: int | None, how: How, events: Events) -> None:
     """Write `nll.parquet` of `task`, row for row with its index."""
@@ -42,10 +44,10 @@ def scored(
 
 
 def together(
-    task: ScoreTask, members: int, root: Path, model: nn.Module, prefix: int | None, how: How, events: Events
+    task: ScoreTask, members: int, root: Path, model: nn.Module, prefix: int | None, how: How, events: Events, part: Index | None = None
 ) -> list[ScoreResult]:
-    """What `scored` gives for each of `members` models in one; `task` is the column of any of them."""
-    index = opened(root / task.index)
+    """What `scored` gives for each of `members` models in one; `task` is the column of any of them. `part`: in place of its index."""
+    index = opened(root / task.index) if part is None else part
     name = Path(task.index).name
 
     def progress(done: int, total: int) -> None:

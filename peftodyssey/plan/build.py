@@ -22,7 +22,7 @@ from peftodyssey.models.anatomy import anatomy as anatomy_of
 from peftodyssey.models.folder import fingerprint as weights_fingerprint
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.tokenizer import TextTokenizer, load_tokenizer
-from peftodyssey.plan import beside, entry, names
+from peftodyssey.plan import beside, entry, names, shifts
 from peftodyssey.plan.beforehand import beforehand
 from peftodyssey.plan.chats import chat_of, rendering
 from peftodyssey.plan.choose import cell_step, scoring, untrained
@@ -64,20 +64,16 @@ def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Pl
         _check_cells(recipe, cells, sources, device, problems)
     if problems:
         raise RecipeError(problems)
-    sample = grid.sample_point(recipe)
-    builder = _Builder(sources, device, device.budget_bytes if budget_bytes is None else budget_bytes, sample)
-    tasks = [builder.cell(cell) for cell in cells]
+    budget_bytes = device.budget_bytes if budget_bytes is None else budget_bytes
+    builder = _Builder(sources, device, budget_bytes, grid.sample_point(recipe))
+    tasks = tuple(builder.cell(cell) for cell in cells)
+    noise, tasks = shifts.planned(recipe.noise, tasks, builder.noise_texts, budget_bytes)
     return Plan(
-        recipe=recipe,
-        device=device,
-        budget_bytes=builder.budget_bytes,
-        indexes=tuple(builder.indexes.values()),
-        base_scores=tuple(builder.base_scores.values()),
-        cells=tuple(tasks),
-        warnings=(*found.warnings, *_warnings(sources)),
+        recipe=recipe, device=device, budget_bytes=builder.budget_bytes, indexes=tuple(builder.indexes.values()),
+        base_scores=tuple(builder.base_scores.values()), cells=tasks, noise=noise, warnings=(*found.warnings, *_warnings(sources)),
         digest=identity.digest({"cells": [task.entry for task in tasks]}),
         base_choices=tuple(sources.tasks.base_choices.values()),
-    )
+    )  # fmt: skip
 
 
 def _resolve(recipe: Recipe, cells: list[Cell], problems: list[Problem]) -> Sources:
@@ -194,6 +190,11 @@ class _Builder:
             guard=self._score(cell, base, guard, digest, tokens) if guard else None,
             wise=tuple(task for tasks in wise.values() for task in tasks),
         )  # fmt: skip
+
+    def noise_texts(self, cell: Cell) -> list[tuple[str, IndexTask]]:
+        """The texts that `cell`'s base is scored on with noise: the general ones, and the test part of its own."""
+        parts = [*((point, self._general_split(point)) for point in cell.general), (cell.domain, "test")]
+        return [(point.shown, self._index(cell, point, split)) for point, split in parts]
 
     def _facts(self, cell: Cell, resolved: Mapping[str, Any]) -> dict[str, Any]:
         facts: dict[str, Any] = {

@@ -18,6 +18,7 @@ from peftodyssey.plan.memory import MemoryPlan
 from peftodyssey.plan.step import Step
 from peftodyssey.recipe.cell import Cell, QuantPoint, ScorePoint
 from peftodyssey.recipe.schema import Recipe
+from peftodyssey.recipe.schema_measures import Noise
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,21 @@ class ChoiceTask:
 
 
 @dataclass(frozen=True)
+class NoiseTask:
+    """Shift the weights of one base, as `noise` says or along what one cell added to them, and score one text each time."""
+
+    score: ScoreTask  # the text, the unquantised base, and the folder
+    noise: Noise
+    earliest: BaseKey | None  # whose tensors give the scale, where it is that of the earliest rung
+    entry: dict[str, Any]  # what the store's plan file says of it
+
+    @property
+    def base(self) -> BaseKey:
+        """The base that is shifted."""
+        return self.score.base
+
+
+@dataclass(frozen=True)
 class CellTask:
     """Train one cell (or load a saved one) and fill the columns that stand on it."""
 
@@ -101,6 +117,7 @@ class CellTask:
     replay_index: str | None = None  # general text that is trained on too
     guard: ScoreTask | None = None  # general text that ends the training; looked at, never written
     wise: tuple[ScoreTask, ...] = ()  # columns of shares of the update, by share
+    updates: tuple[NoiseTask, ...] = ()  # the base shifted along what training added to it
 
     @property
     def short(self) -> str:
@@ -125,6 +142,7 @@ class Plan:
     warnings: tuple[str, ...]
     digest: str
     base_choices: tuple[ChoiceTask, ...] = ()
+    noise: tuple[NoiseTask, ...] = ()  # bases whose weights are shifted
 
     @property
     def base_order(self) -> dict[tuple[str, str, str], int]:

@@ -173,7 +173,7 @@ def of_cell(plan: Plan, task: CellTask) -> HostPlan:
 def largest(plan: Plan, cells: Sequence[CellTask] | None = None) -> HostPlan:
     """The host memory of the cell that takes most."""
     wanted = _distinct(plan.cells if cells is None else cells)
-    plans = [found for task in wanted for found in (of_cell(plan, task), _spread_base(plan, task))]
+    plans = [found for task in wanted for found in (of_cell(plan, task), _spread_base(plan, task), shifted(plan, task))]
     return max(plans, key=lambda found: found.peak_bytes, default=HostPlan(()))
 
 
@@ -185,6 +185,20 @@ def _spread_base(plan: Plan, task: CellTask) -> HostPlan:
         return HostPlan(())
     whole = Term("base beside the card", width * task.anatomy.parameters)  # loaded here before its first layers move
     return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), whole))
+
+
+def shifted(plan: Plan, task: CellTask) -> HostPlan:
+    """Shifting the weights of the cell's base by noise: what they are put back from, and the direction that is followed."""
+    noise = plan.recipe.noise
+    if noise is None:
+        return HostPlan(())
+    whole = BYTES[task.base.precision] * task.anatomy.parameters
+    kept = Term("weights to put back", whole if whole <= MAPPED_COPY_BYTES else 0)
+    followed = Term("update or gradient", 4 * task.anatomy.parameters if task.updates or noise.sharpness else 0)
+    if plan.device.kind == "cuda":
+        return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), kept, followed))
+    gradient = Term("gradient of a batch", 4 * task.anatomy.parameters if noise.sharpness else 0)
+    return HostPlan((Term("base", whole), Term("scoring", task.scoring_bytes), kept, followed, gradient))
 
 
 def _distinct(cells: Sequence[CellTask]) -> list[CellTask]:

@@ -54,7 +54,7 @@ def cells(recipe: Recipe) -> list[Cell]:
     they stand in the recipe, the others by size.
     """
     train, score, tasks = train_point(recipe), score_point(recipe), task_points(recipe)
-    measured = recipe.general if "forgetting" in recipe.measured else ()
+    measured = recipe.general if {"forgetting", "noise"} & {*recipe.measured} else ()
     general = tuple(point for corpus in measured for point in corpus_points(corpus, recipe))
     domains = [point for corpus in recipe.domains for point in corpus_points(corpus, recipe)]
     methods = method_points(recipe)

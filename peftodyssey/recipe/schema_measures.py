@@ -65,8 +65,9 @@ class Noise(Part):
         description="Whether the smallest step against the base's own gradient that raises the loss is looked for; needs the memory of that "
         "gradient; a switch.",
     )
-    tokens: Count = Field(
-        default=8000, description="Cap on the tokens of each text that noise is scored on, below `score.tokens`; by whole documents."
+    documents: Count = Field(
+        default=48,
+        description="Documents of each text that noise is scored on, of which the first window is read; 30 or more of a length give an interval.",
     )
 
 

@@ -34,8 +34,10 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
         charts,
         constraints,
         drawing,
+        noise,
         page,
         ranks,
+        sensitivity,
         summary,
         tasks,
         token_charts,
@@ -51,6 +53,8 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
         *at_equal_learning.figures(content.rows, points),
         *tasks.figures(content.rows, content.answered),
         *constraints.figures(content.rows, wise),
+        *noise.figures(content.noise),
+        *sensitivity.figures(content.sensitivity),
         *token_charts.figures(content.rows, content.evidence),
     ]
     drawn = drawing.save(figures, report / FIGURES)
@@ -58,6 +62,8 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
     asked = (
         ranks.section(content.rows),
         at_equal_learning.section(content.rows, points),
+        noise.section(content.noise, content.sensitivity),
+        sensitivity.section(content.sensitivity),
         tasks.section(content.rows, content.answered),
         constraints.section(content.rows, wise),
     )
@@ -75,6 +81,8 @@ def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]
     rows: list[dict[str, Any]] = []
     points: list[dict[str, Any]] = []
     wise: list[dict[str, Any]] = []
+    shifted: list[dict[str, Any]] = []
+    slopes: list[dict[str, Any]] = []
     of_tokens: list[list[dict[str, Any]]] = [[] for _ in TOKEN_TABLES]
     evidence, found = [], []
     answered: list[dict[str, Any]] = []
@@ -82,8 +90,8 @@ def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]
         mark = {"run": label} if label else {}
         own = [{**row, **mark} for row in collect(folder).to_pylist()]
         rows += own
-        plain = ((layout.POINTS, points), (layout.TASKS, answered), (layout.WISE, wise))
-        for name, table in (*plain, *zip(TOKEN_TABLES, of_tokens, strict=True)):
+        whole = {layout.POINTS: points, layout.TASKS: answered, layout.WISE: wise, layout.NOISES: shifted, layout.SENSITIVITY: slopes}
+        for name, table in (*whole.items(), *zip(TOKEN_TABLES, of_tokens, strict=True)):
             table += [{**row, **mark} for row in parquet.read(folder / name).to_pylist()]
         tables = token_sentences.tables(*of_tokens)
         cells = {(cell["cell"], cell["recipe"]): cell for cell in plans.cells(folder)}  # scored otherwise by another recipe
@@ -92,8 +100,11 @@ def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]
         found += newlines.mismatches(folder, own, cells, text_of)
     recipes = tuple(dict.fromkeys(row["recipe"] for row in rows))
     models = tuple(dict.fromkeys(row["model"] for row in rows))
-    shown = page.Content(recipes, models, rows, evidence=tuple(evidence), mismatches=tuple(found), answered=answered, tables=tables)
-    return shown, points, wise
+    content = page.Content(
+        recipes, models, rows, evidence=tuple(evidence), mismatches=tuple(found), answered=answered, tables=tables, noise=shifted,
+        sensitivity=slopes,
+    )  # fmt: skip
+    return content, points, wise
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.measure import degradation, select
-from peftodyssey.report import collect_tasks, collect_tokens, collect_wise
+from peftodyssey.report import collect_sensitivity, collect_tasks, collect_tokens, collect_wise
 from peftodyssey.store import layout, manifest, parquet, plans, tables
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ def collect(folder: Path) -> pa.Table:
     curves = collect_wise.rows(folder, cells, lambda texts: _compared(texts, read))
     parquet.write_rows(folder / layout.WISE, curves, tables.WISE)
     answered = collect_tasks.write(folder, cells)
-    rows = [{**row, **answered.get((row["cell"], row["recipe"]), {})} for row in _with_selection(rows, cells)]
+    selected = _with_selection(rows, cells)
+    collect_sensitivity.write(folder, selected, cells, read)
+    rows = [{**row, **answered.get((row["cell"], row["recipe"]), {})} for row in selected]
     rows = sorted(rows, key=sort_key)
     parquet.write_rows(folder / layout.POINTS, _points(folder, cells), tables.POINTS)
     return parquet.write_rows(folder / layout.RESULTS, rows, tables.RESULTS)

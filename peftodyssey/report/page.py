@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.report import newlines, sentences, token_sentences
+from peftodyssey.report import newlines, noise, sentences, token_sentences
 from peftodyssey.report.drawing import Figure, base
 from peftodyssey.report.evidence import Evidence
 from peftodyssey.report.newlines import Mismatch
@@ -38,6 +38,8 @@ class Content:
     mismatches: Sequence[Mismatch] = ()
     sections: Sequence[Section] = ()
     answered: Sequence[Mapping[str, Any]] = ()  # rows of tasks.parquet
+    noise: Sequence[Mapping[str, Any]] = ()  # rows of noise.parquet
+    sensitivity: Sequence[Mapping[str, Any]] = ()
     tables: token_sentences.Tables = field(default_factory=lambda: token_sentences.tables((), (), (), ()))
 
 
@@ -55,7 +57,7 @@ def html(content: Content) -> str:
         content=content,
         statements=sentences.statements(content.rows),
         caveats=sentences.caveats(content.rows),
-        unmeasured=unmeasured(content.rows, content.tables),
+        unmeasured=[*unmeasured(content.rows, content.tables), *([] if content.noise else [noise.UNMEASURED])],
         newlines=newlines.statements(content.mismatches, content.rows),
         tokens=token_sentences.statements(content.rows, content.tables),
         tokens_unmeasured=token_sentences.unmeasured(content.rows, content.tables),
@@ -77,7 +79,7 @@ def unmeasured(rows: Sequence[Mapping[str, Any]], tables: token_sentences.Tables
     if tables.ledger and not any(entry["factor"] == "frequency" for entries in tables.ledger.values() for entry in entries):
         notes.append("Frequency in the pretraining text was not measured: the recipe names no `pretraining_text`.")
     notes.append(
-        "Similarity to the pretraining text, sensitivity to noise and other domains of the recipe are not part of this page; "
+        "Similarity to the pretraining text and other domains of the recipe are not part of this page; "
         "NLL says how well text is predicted, not how well a task is solved."
     )
     return notes

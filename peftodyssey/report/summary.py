@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from peftodyssey.report import final_table, newlines, sentences, token_sentences
+from peftodyssey.report import final_table, newlines, noise, sentences, token_sentences
 from peftodyssey.report.page import Content, unmeasured
 from peftodyssey.store import atomic
 
@@ -19,7 +19,7 @@ def write(content: Content, path: Path) -> Path:
 def markdown(content: Content) -> str:
     """The summary's text; numbers that differ between two runs of the same recipe (time, memory) are only in the table."""
     stated = sentences.statements(content.rows) or ["No cell is finished yet, so there is nothing to state."]
-    limits = [*sentences.caveats(content.rows), *unmeasured(content.rows, content.tables)]
+    limits = [*sentences.caveats(content.rows), *unmeasured(content.rows, content.tables), *([] if content.noise else [noise.UNMEASURED])]
     tokens = token_sentences.statements(content.rows, content.tables)
     mismatch = newlines.statements(content.mismatches, content.rows)
     missing = token_sentences.unmeasured(content.rows, content.tables)

@@ -6,7 +6,7 @@ Called by `api.run`. Order: every index; then, base by base, its own columns and
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,19 +15,18 @@ from peftodyssey.jobs import adapt as adapt_job
 from peftodyssey.jobs import choices as choices_job
 from peftodyssey.jobs import fleet as fleet_job
 from peftodyssey.jobs import index as index_job
+from peftodyssey.jobs import perturb as perturb_job
 from peftodyssey.jobs import score as score_job
 from peftodyssey.jobs.bases import Bases
 from peftodyssey.jobs.events import How
 from peftodyssey.models.rung_disk import make_room
 from peftodyssey.models.source import ModelSource
 from peftodyssey.plan.fleets import fleets, together
-from peftodyssey.plan.graph import BaseKey, CellTask, ChoiceTask, Plan, ScoreTask
+from peftodyssey.plan.graph import BaseKey, CellTask, ChoiceTask, NoiseTask, Plan, ScoreTask
 from peftodyssey.run import halving
 from peftodyssey.run.progress import Narrator
+from peftodyssey.run.todo import finished, forget_stale, matches, needed, trained_with
 from peftodyssey.store import manifest
-from peftodyssey.store.versions import versions
-
-REFRESHED_BY = ("torch", "transformers", "peft", "bitsandbytes", "trl", "peftodyssey")
 
 
 @dataclass
@@ -51,10 +50,10 @@ def execute(plan: Plan, root: Path, how: How, narrator: Narrator, only: Mapping[
     """Do what of `plan` is missing below `root`; StoreError ends the run, everything else a cell alone."""
     cells = [task for task in plan.cells if matches(task, only)]
     if refresh:
-        _forget_stale(cells, root)
+        forget_stale(cells, root)
     todo = [task for task in cells if not finished(task, root) and halving.stopped(task, root) is None]
     outcome = Outcome(skipped=len(cells) - len(todo))
-    walk = _Walk(plan, root, how, narrator, outcome)
+    walk = _Walk(plan, root, how, narrator, outcome, perturb_job.missing(plan, cells, root))
     try:
         with narrator.showing(walk.count(todo)):
             walk.indexes(todo)
@@ -64,57 +63,11 @@ def execute(plan: Plan, root: Path, how: How, narrator: Narrator, only: Mapping[
     return outcome
 
 
-def matches(task: CellTask, only: Mapping[str, str]) -> bool:
-    """Whether a cell's coordinates are those that `--only` names."""
-    coordinates = task.entry["coordinates"]
-    return all(str(coordinates.get(key)) == value or _equal(coordinates.get(key), value) for key, value in only.items())
-
-
-def _equal(have: object, wanted: str) -> bool:
-    try:
-        return isinstance(have, int | float) and float(have) == float(wanted)
-    except ValueError:
-        return False
-
-
-def finished(task: CellTask, root: Path) -> bool:
-    """Whether the cell and every column that its row is made of are whole."""
-    folders = [task.folder, *(folder for folder in _needed(task))]
-    return all(manifest.read(root / folder) is not None for folder in folders)
-
-
-def _needed(task: CellTask) -> Iterator[str]:
-    scores = task.entry["scores"]
-    for text in (scores["test"], scores["valid"], *scores["general"]):
-        yield from (text[name] for name in ("index", "before", "quantised", "after") if text[name])
-    for asked in task.entry.get("tasks", ()):
-        yield from (asked[name] for name in ("before", "quantised", "after") if asked[name])
-    for share in task.entry.get("wise", ()):
-        yield from (share["test"], share["valid"], *share["general"])
-
-
-def _trained_with(task: CellTask) -> list[str]:
-    """The indexes that a training reads, beside those of its columns."""
-    folders = (task.train_index, task.replay_index, task.guard.index if task.guard else None)
-    return [folder for folder in folders if folder]
-
-
-def _forget_stale(cells: list[CellTask], root: Path) -> None:
-    """Remove the manifests of cells that other library versions made, so that they are done again."""
-    now = versions()
-    for task in cells:
-        made = (manifest.read(root / task.folder) or {}).get("facts", {}).get("versions")
-        if made is not None and any(made.get(name) != now.get(name) for name in REFRESHED_BY):
-            manifest.fresh(root / task.folder)
-            for column in (*task.scores, *task.wise, *task.choices):
-                manifest.fresh(root / column.folder)
-
-
 class _Walk:
     """One pass over the missing tasks; holds the base in memory and the reasons of failed inputs."""
 
-    def __init__(self, plan: Plan, root: Path, how: How, narrator: Narrator, outcome: Outcome) -> None:
-        self.plan, self.root, self.how, self.narrator, self.outcome = plan, root, how, narrator, outcome
+    def __init__(self, plan: Plan, root: Path, how: How, narrator: Narrator, outcome: Outcome, noise: Sequence[NoiseTask]) -> None:
+        self.plan, self.root, self.how, self.narrator, self.outcome, self.noise = plan, root, how, narrator, outcome, noise
         self.held = Bases(how.device, plan.budget_bytes, self._room)
         self.broken: dict[str, str] = {}  # folder of an index or a column -> why it could not be made
 
@@ -126,7 +79,7 @@ class _Walk:
 
     def count(self, todo: list[CellTask]) -> int:
         """How many tasks are to be done."""
-        return len(self._missing_indexes(todo)) + len(self._missing_columns(todo)) + len(todo)
+        return len(self._missing_indexes(todo)) + len(self._missing_columns(todo)) + len(self.noise) + len(todo)
 
     def indexes(self, todo: list[CellTask]) -> None:
         """Tokenise what is not."""
@@ -138,10 +91,11 @@ class _Walk:
     def bases(self, cells: list[CellTask], todo: list[CellTask]) -> None:
         """Base by base: its own columns, then its cells."""
         columns, order = self._missing_columns(todo), self.plan.base_order
-        for base in sorted({task.base.name for task in [*columns, *todo]}, key=order.__getitem__):
+        for base in sorted({task.base.name for task in [*columns, *self.noise, *todo]}, key=order.__getitem__):
             for column in columns:
                 if column.base.name == base:
                     self._input(column.folder, lambda column=column: self._column(column))
+            self._shifts([task for task in self.noise if task.base.name == base])
             self._contests([task for task in cells if task.base.name == base])
             self._cells([t for t in cells if t.base.name == base and not finished(t, self.root) and halving.stopped(t, self.root) is None])
         self.held.drop()
@@ -193,13 +147,14 @@ class _Walk:
 
     def _missing_indexes(self, todo: list[CellTask]) -> list[str]:
         training = [task for task in todo if task.train_index and manifest.read(self.root / task.folder) is None]
-        wanted = {folder for task in training for folder in _trained_with(task)}
-        wanted |= {folder for task in todo for folder in _needed(task) if folder.startswith("corpora/")}
+        wanted = {folder for task in training for folder in trained_with(task)}
+        wanted |= {folder for task in todo for folder in needed(task) if folder.startswith("corpora/")}
+        wanted |= {task.score.index for task in (*self.noise, *(update for cell in todo for update in cell.updates))}
         wanted |= {task.entry.get("sample_index") for task in self.plan.cells}  # no cell stands on it, the report does
         return [index.folder for index in self.plan.indexes if index.folder in wanted and not self._whole(index.folder)]
 
     def _missing_columns(self, todo: list[CellTask]) -> list[ScoreTask | ChoiceTask]:
-        wanted = {folder for task in todo for folder in _needed(task)}
+        wanted = {folder for task in todo for folder in needed(task)}
         every = (*self.plan.base_scores, *self.plan.base_choices)
         return [column for column in every if column.folder in wanted and not self._whole(column.folder)]
 
@@ -226,6 +181,20 @@ class _Walk:
             return
         score_job.column(task, self.root, model, tokenizer.prefix, self.how, self.narrator)
 
+    def _shifts(self, tasks: Sequence[NoiseTask]) -> None:
+        """Noise of a base's weights: where it fails nothing else does, and the run says so."""
+        for task in tasks:
+            self._input(folder := task.score.folder, lambda task=task: self._perturb(task))
+            if folder in self.broken:
+                self.outcome.failed[folder] = self.broken[folder]
+                self.narrator.say(f"  {self.broken[folder]}")
+                self.held.drop()
+
+    def _perturb(self, task: NoiseTask) -> None:
+        if task.score.index in self.broken:
+            raise StoredReason(self.broken[task.score.index])
+        perturb_job.perturb(task, self.root, self.held, self.how, self.narrator)
+
     def _fleet(self, group: Sequence[CellTask], share: float = 1.0) -> None:
         """Train some cells together; where that cannot be, each goes on alone from where it stands."""
         self._stop_if_asked()
@@ -244,7 +213,7 @@ class _Walk:
 
     def _stands_on_broken(self, task: CellTask) -> str:
         """Why what a cell stands on, or its own training in a fleet, failed; "" where nothing did."""
-        return next((self.broken[folder] for folder in (task.folder, *_trained_with(task), *_needed(task)) if folder in self.broken), "")
+        return next((self.broken[folder] for folder in (task.folder, *trained_with(task), *needed(task)) if folder in self.broken), "")
 
     def _cell(self, task: CellTask) -> None:
         self._stop_if_asked()

@@ -18,7 +18,8 @@ from peftodyssey.plan.graph import CellTask, Plan
 from peftodyssey.plan.memory import CUDA_CONTEXT_BYTES
 from peftodyssey.run import interrupt
 from peftodyssey.run.progress import Narrator
-from peftodyssey.run.scheduler import Outcome, execute, matches
+from peftodyssey.run.scheduler import Outcome, execute
+from peftodyssey.run.todo import matches
 from peftodyssey.store import atomic, layout, lock, plans
 
 
@@ -90,6 +91,7 @@ def record(plan: Plan, root: Path) -> None:
         "asked": datetime.datetime.now(datetime.UTC).isoformat(),
         "measure": list(recipe.measured),
         "cells": [task.entry for task in plan.cells],
+        "noise": [task.entry for task in plan.noise],
     })  # fmt: skip
 
 

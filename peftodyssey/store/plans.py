@@ -48,3 +48,12 @@ def cells(folder: Path) -> list[dict[str, Any]]:
                 tasks = {task["after"]: task for task in (*found.get(key, {}).get("tasks", ()), *cell.get("tasks", ()))}
                 found[key] = {**cell, **asked_for, **({"tasks": list(tasks.values())} if tasks else {})}
     return list(found.values())
+
+
+def noise(folder: Path) -> list[dict[str, Any]]:
+    """What every plan asked of noise: tasks of bases, and along cells' updates, each folder once, with its recipe."""
+    found: dict[str, dict[str, Any]] = {}
+    for plan in read_all(folder):
+        for entry in (*plan.get("noise", ()), *(entry for cell in plan["cells"] for entry in cell.get("updates", ()))):
+            found[entry["folder"]] = {**entry, "recipe": plan["recipe"]}
+    return list(found.values())

@@ -1,6 +1,6 @@
 """SQL over what a run left on disk, by DuckDB, read-only. Called by the `query` verb, the Python API and `opened`.
 
-Views: `results`, `points`, `ledger`, `concentration`, `terms`, `ranks`, `tasks`, `wise`, `cells` (manifests) and `tokens` (every scored token).
+Views: one a table (`results`, `points`, `ledger`, ..., `noise`), `cells` (manifests) and `tokens` (every scored token).
 SQL sees tables in memory only: it can neither read nor write a file.
 """
 
@@ -54,6 +54,9 @@ VIEWS: dict[str, tables.Columns] = {
     "ranks": {**RUN_COLUMN, **tables.RANKS},
     "tasks": {**RUN_COLUMN, **tables.TASKS},
     "wise": {**RUN_COLUMN, **tables.WISE},
+    "noise": {**RUN_COLUMN, **tables.NOISE},
+    "sensitivity": {**RUN_COLUMN, **tables.SENSITIVITY},
+    "sharpness": {**RUN_COLUMN, **tables.SHARPNESS},
     "cells": {**RUN_COLUMN, **CELLS},
     "tokens": {**RUN_COLUMN, **TOKENS},
 }
@@ -229,6 +232,9 @@ _LOADERS: dict[str, Callable[[Sequence[Path]], pa.Table]] = {
     "ranks": _collected(layout.RANKS, tables.RANKS),
     "tasks": _collected(layout.TASKS, tables.TASKS),
     "wise": _collected(layout.WISE, tables.WISE),
+    "noise": _collected(layout.NOISES, tables.NOISE),
+    "sensitivity": _collected(layout.SENSITIVITY, tables.SENSITIVITY),
+    "sharpness": _collected(layout.SHARPNESS, tables.SHARPNESS),
     "cells": _cells,
     "tokens": _tokens,
 }

@@ -1,0 +1,63 @@
+"""What of a plan is left to do: which cells are asked for, which are whole, what each stands on. Called by `run.scheduler`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from peftodyssey.jobs import adapt as adapt_job
+from peftodyssey.jobs import perturb as perturb_job
+from peftodyssey.plan.graph import CellTask
+from peftodyssey.store import manifest
+from peftodyssey.store.versions import versions
+
+REFRESHED_BY = ("torch", "transformers", "peft", "bitsandbytes", "trl", "peftodyssey")
+
+
+def matches(task: CellTask, only: Mapping[str, str]) -> bool:
+    """Whether a cell's coordinates are those that `--only` names."""
+    coordinates = task.entry["coordinates"]
+    return all(str(coordinates.get(key)) == value or _equal(coordinates.get(key), value) for key, value in only.items())
+
+
+def _equal(have: object, wanted: str) -> bool:
+    try:
+        return isinstance(have, int | float) and float(have) == float(wanted)
+    except ValueError:
+        return False
+
+
+def finished(task: CellTask, root: Path) -> bool:
+    """Whether the cell, every column that its row is made of, and what can be measured along its update are whole."""
+    folders = [task.folder, *(folder for folder in needed(task))]
+    if any(manifest.read(root / folder) is None for folder in folders):
+        return False
+    return not perturb_job.missing_updates(task, root) or adapt_job.weights_of(task, root) is None
+
+
+def needed(task: CellTask) -> Iterator[str]:
+    """The folders of texts and columns that a cell's row is made of."""
+    scores = task.entry["scores"]
+    for text in (scores["test"], scores["valid"], *scores["general"]):
+        yield from (text[name] for name in ("index", "before", "quantised", "after") if text[name])
+    for asked in task.entry.get("tasks", ()):
+        yield from (asked[name] for name in ("before", "quantised", "after") if asked[name])
+    for share in task.entry.get("wise", ()):
+        yield from (share["test"], share["valid"], *share["general"])
+
+
+def trained_with(task: CellTask) -> list[str]:
+    """The indexes that a training reads, beside those of its columns."""
+    folders = (task.train_index, task.replay_index, task.guard.index if task.guard else None)
+    return [folder for folder in folders if folder]
+
+
+def forget_stale(cells: list[CellTask], root: Path) -> None:
+    """Remove the manifests of cells that other library versions made, so that they are done again."""
+    now = versions()
+    for task in cells:
+        made = (manifest.read(root / task.folder) or {}).get("facts", {}).get("versions")
+        if made is not None and any(made.get(name) != now.get(name) for name in REFRESHED_BY):
+            manifest.fresh(root / task.folder)
+            for column in (*task.scores, *task.wise, *task.choices):
+                manifest.fresh(root / column.folder)
