@@ -158,7 +158,7 @@ def test_the_readme_is_short_and_names_the_test_command() -> None:
     readme = text(ROOT / "README.md")
     assert len(readme.splitlines()) <= 220
     assert "\nmake test\n" in readme
-    assert "-m pytest" in text(ROOT / "Makefile").split("test: ")[1].split("\n")[1]
+    assert "-m pytest" in text(ROOT / "Makefile").split("\ntest: .venv")[1].split("\n")[1]
     assert "`.venv/bin/python -m pytest`" in readme
 
 
