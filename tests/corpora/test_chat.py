@@ -101,3 +101,12 @@ def test_conversations_that_cannot_be_rendered(messages, template, message):
 def test_a_conversation_without_a_template_is_refused(tmp_path):
     with pytest.raises(CorpusError, match=r"x:1: the model has no chat template.*\n.*chat_template: plain"):
         render_messages(TALK, None, "x:1")
+
+
+@pytest.mark.parametrize("row", [{"messages": TALK}, {"prompt": TALK[:4], "completion": TALK[4:]}], ids=["messages", "dialogue"])
+def test_a_hub_data_set_of_conversations(row, tmp_path):
+    (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
+    corpus = resolve(CorpusPoint("x", f"hub:{tmp_path}"))
+    assert corpus.layout.is_chat
+    [document] = documents(corpus, "all", Chat(MARKED, SPECIAL))
+    assert document.text[slice(*document.answers[-1])] == "It\nis 4 🎉.<|endoftext|>"
