@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftodyssey.corpora.blocks import Blocks, pack
 from peftodyssey.errors import Interrupted, TrainingError
-from peftodyssey.jobs import choices, heartbeat, perturb, points, score
+from peftodyssey.jobs import choices, geometry, heartbeat, perturb, points, score
 from peftodyssey.jobs.events import Events, How
 from peftodyssey.jobs.index import opened
 from peftodyssey.jobs.peak import watched
@@ -78,7 +78,7 @@ def advance(
 def rescore(
     task: CellTask, root: Path, base: PreTrainedModel, tokenizer: TextTokenizer, how: How, events: Events
 ) -> None:
-    """Fill the columns that a finished cell lacks from the weights that it kept."""
+    """Fill the columns, and the geometry, that a finished cell lacks from the weights that it kept."""
     kept = weights_of(task, root)
     assert kept is not None, "the scheduler asks for a new training where the weights are gone"
     shifted = perturb.names(task, root, base)
@@ -89,7 +89,7 @@ def rescore(
 
 
 def _fill(task: CellTask, root: Path, attached: Attached, tokenizer: TextTokenizer, how: How, events: Events) -> None:
-    """The columns and tasks of a cell that are not whole; those of a share of the update last, for which the weights are changed."""
+    """The columns, tasks and geometry of a cell that are not whole; those of a share of the update last, for which the weights are changed."""
     wanted = {column.folder: column for column in (*task.scores, *task.wise)}
     missing = [column for column in wanted.values() if manifest.read(root / column.folder) is None]
     for column in missing:
@@ -98,6 +98,8 @@ def _fill(task: CellTask, root: Path, attached: Attached, tokenizer: TextTokeniz
     for asked in task.choices:
         if manifest.read(root / asked.folder) is None:
             choices.column(asked, root, attached.model, tokenizer, how, events)
+    if geometry.is_missing(task, root):
+        geometry.measure(task, root, attached, events)
     with wise_ft.scaled(attached) if any(column.share != 1 for column in missing) else nullcontext() as to_share:
         for column in missing:
             if column.share != 1:

@@ -67,6 +67,7 @@ def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Pl
     budget_bytes = device.budget_bytes if budget_bytes is None else budget_bytes
     builder = _Builder(sources, device, budget_bytes, grid.sample_point(recipe))
     tasks = tuple(builder.cell(cell) for cell in cells)
+    tasks = tuple(task.with_geometry() for task in tasks) if "geometry" in recipe.measured else tasks
     noise, tasks = shifts.planned(recipe.noise, tasks, builder.noise_texts, budget_bytes)
     return Plan(
         recipe=recipe, device=device, budget_bytes=builder.budget_bytes, indexes=tuple(builder.indexes.values()),

@@ -19,6 +19,7 @@ from peftodyssey.plan.step import Step
 from peftodyssey.recipe.cell import Cell, QuantPoint, ScorePoint
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_measures import Noise
+from peftodyssey.store import layout
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,17 @@ class CellTask:
     guard: ScoreTask | None = None  # general text that ends the training; looked at, never written
     wise: tuple[ScoreTask, ...] = ()  # columns of shares of the update, by share
     updates: tuple[NoiseTask, ...] = ()  # the base shifted along what training added to it
+    geometry: str | None = None  # where it is written how far the weights moved; None: not asked for
 
     @property
     def short(self) -> str:
         """The hash as tables print it."""
         return self.hash[:16]
+
+    def with_geometry(self) -> CellTask:
+        """The same, told to write how far the weights moved: under the cell's own name, beside the cells."""
+        folder = self.folder.replace(layout.CELLS, layout.MOVES, 1)
+        return replace(self, geometry=folder, entry={**self.entry, "geometry": folder})
 
     def fits(self, budget_bytes: int) -> bool:
         """Whether training and scoring stay within the budget."""

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, Wit
 from peftodyssey.recipe.fields import Count, Flag, Part, Positive, refuse
 from peftodyssey.recipe.forms import OrList
 
-Word = Literal["degradation", "forgetting", "tokens", "noise"]
+Word = Literal["degradation", "forgetting", "tokens", "noise", "geometry"]
 
 
 def _rank(value: Any) -> Any:

@@ -34,6 +34,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
         charts,
         constraints,
         drawing,
+        geometry,
         noise,
         page,
         ranks,
@@ -55,6 +56,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
         *constraints.figures(content.rows, wise),
         *noise.figures(content.noise),
         *sensitivity.figures(content.sensitivity),
+        *geometry.figures(content.rows),
         *token_charts.figures(content.rows, content.evidence),
     ]
     drawn = drawing.save(figures, report / FIGURES)
@@ -65,6 +67,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
         noise.section(content.noise, content.sensitivity),
         sensitivity.section(content.sensitivity),
         tasks.section(content.rows, content.answered),
+        geometry.section(content.rows),
         constraints.section(content.rows, wise),
     )
     shown = dataclasses.replace(content, figures=figures, drawn=drawn, sections=[one for one in asked if one])

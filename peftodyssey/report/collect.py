@@ -1,4 +1,4 @@
-"""The store as tables: `results.parquet`, `points.parquet` and those of `collect_tokens`. Called by `report.build`.
+"""The store as tables: `results.parquet`, `points.parquet`, those of `collect_tokens` and `geometry.parquet`. Called by `report.build`.
 
 Everything is computed again from plans, manifests and NLL columns, so a killed and resumed run collects the same values.
 """
@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.measure import degradation, select
-from peftodyssey.report import collect_sensitivity, collect_tasks, collect_tokens, collect_wise
+from peftodyssey.report import (
+    collect_geometry,
+    collect_sensitivity,
+    collect_tasks,
+    collect_tokens,
+    collect_wise,
+)
 from peftodyssey.store import layout, manifest, parquet, plans, tables
 
 if TYPE_CHECKING:
@@ -38,6 +44,7 @@ def collect(folder: Path) -> pa.Table:
     collect_tokens.write(folder, asked)
     curves = collect_wise.rows(folder, cells, lambda texts: _compared(texts, read))
     parquet.write_rows(folder / layout.WISE, curves, tables.WISE)
+    collect_geometry.write(folder, [cell for cell, row in zip(cells, rows, strict=True) if row["status"] == "done"])
     answered = collect_tasks.write(folder, cells)
     selected = _with_selection(rows, cells)
     collect_sensitivity.write(folder, selected, cells, read)
@@ -61,7 +68,7 @@ def _row(folder: Path, cell: Mapping[str, Any], read: Reader) -> Row:
     row |= {name: facts[name] for name in FACTS if facts.get(name) is not None}
     row |= {"cell": cell["cell"], "recipe": cell["recipe"], "versions": _versions(facts.get("versions"))}
     if done and all(_whole(folder, paths) for paths in _scored(cell)):
-        return {**row, "status": "done", **_measured(cell["scores"], read)}
+        return {**row, "status": "done", **_measured(cell["scores"], read), **collect_geometry.of_cell(folder, cell)}
     return {**row, **_trouble(folder, cell)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ def families(rows: Sequence[Row]) -> list[Family]:
     found: dict[tuple[Any, ...], list[Row]] = {}
     for row in sentences.headline(rows):
         if row.get("rank") and row["method"] in ("lora", "qlora"):
-            for rule in dict.fromkeys(("2r" if row["alpha"] == 2 * row["rank"] else f"{row['alpha']:g}", f"{row['alpha']:g}")):
+            for rule in alpha_rules(row):
                 found.setdefault((*sentences.setting(row), row["method"], row.get("quant"), str(row.get("targets")), rule), []).append(row)
     made = []
     for key, own in found.items():
@@ -46,6 +47,12 @@ def families(rows: Sequence[Row]) -> list[Family]:
             trials = [Trial(row["rank"], row["seed"], row["delta_nll"], not row.get("lr_edge")) for row in own]
             made.append(Family(own, key[-1], rank_trend(trials)))
     return made
+
+
+def alpha_rules(row: Row) -> list[str]:
+    """The rules that give this alpha at this rank: 2r and the number, or the number alone."""
+    number = f"{row['alpha']:g}"
+    return ["2r", number] if row["alpha"] == 2 * row["rank"] else [number]
 
 
 def section(rows: Sequence[Row]) -> Section | None:
@@ -72,11 +79,24 @@ def _said(family: Family) -> list[str]:
             else f"rank {trend.smallest_enough} is the smallest within {noise} of it"
         )  # fmt: skip
         said.append(f"{where}: {best}; {enough}.")
+    said[-1] += f" {_used(family)}"
     if edges:
         add = sorted({sentences.number(sentences.beyond(row["lr"], row["lr_edge"])) for row in family.rows if row.get("lr_edge")})
         ranks = ", ".join(map(str, edges))
         said.append(f"{where}: not resolved at rank {ranks}, where the best learning rate is the last one tried; add {', '.join(add)}.")
     return said
+
+
+def _used(family: Family) -> str:
+    """How much of each rank the updates use, where it was measured."""
+    used = {
+        rank: [row["effective_rank_mean"] for row in family.rows if row["rank"] == rank and row.get("effective_rank_mean") is not None]
+        for rank in family.trend.means
+    }
+    if not any(used.values()):
+        return "Effective rank used: not measured."
+    told = (f"{statistics.fmean(values):.1f} of {rank}" if values else f"not measured of {rank}" for rank, values in used.items())
+    return f"Effective rank used, mean over matrices: {', '.join(told)}."
 
 
 def figures(rows: Sequence[Row]) -> list[Figure]:

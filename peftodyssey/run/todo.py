@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from peftodyssey.jobs import adapt as adapt_job
+from peftodyssey.jobs import geometry as geometry_job
 from peftodyssey.jobs import perturb as perturb_job
 from peftodyssey.plan.graph import CellTask
 from peftodyssey.store import manifest
@@ -32,7 +33,8 @@ def finished(task: CellTask, root: Path) -> bool:
     folders = [task.folder, *(folder for folder in needed(task))]
     if any(manifest.read(root / folder) is None for folder in folders):
         return False
-    return not perturb_job.missing_updates(task, root) or adapt_job.weights_of(task, root) is None
+    left = geometry_job.is_missing(task, root) or perturb_job.missing_updates(task, root)
+    return not left or adapt_job.weights_of(task, root) is None  # nothing is left to measure them from
 
 
 def needed(task: CellTask) -> Iterator[str]:
@@ -61,3 +63,5 @@ def forget_stale(cells: list[CellTask], root: Path) -> None:
             manifest.fresh(root / task.folder)
             for column in (*task.scores, *task.wise, *task.choices):
                 manifest.fresh(root / column.folder)
+            if task.geometry:
+                manifest.fresh(root / task.geometry)

@@ -18,11 +18,13 @@ WISE = "wise.parquet"
 NOISES = "noise.parquet"
 SHARPNESS = "sharpness.parquet"
 SENSITIVITY = "sensitivity.parquet"
+GEOMETRY = "geometry.parquet"
 PLANS = "plans"
 CELLS = "cells"
 SCORES = "scores"
 CORPORA = "corpora"
 NOISE = "noise"
+MOVES = "geometry"  # how far each cell moved its base
 REPORT = "report"
 LOCK = ".lock"
 

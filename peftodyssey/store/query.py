@@ -57,6 +57,7 @@ VIEWS: dict[str, tables.Columns] = {
     "noise": {**RUN_COLUMN, **tables.NOISE},
     "sensitivity": {**RUN_COLUMN, **tables.SENSITIVITY},
     "sharpness": {**RUN_COLUMN, **tables.SHARPNESS},
+    "geometry": {**RUN_COLUMN, **tables.GEOMETRY},
     "cells": {**RUN_COLUMN, **CELLS},
     "tokens": {**RUN_COLUMN, **TOKENS},
 }
@@ -235,6 +236,7 @@ _LOADERS: dict[str, Callable[[Sequence[Path]], pa.Table]] = {
     "noise": _collected(layout.NOISES, tables.NOISE),
     "sensitivity": _collected(layout.SENSITIVITY, tables.SENSITIVITY),
     "sharpness": _collected(layout.SHARPNESS, tables.SHARPNESS),
+    "geometry": _collected(layout.GEOMETRY, tables.GEOMETRY),
     "cells": _cells,
     "tokens": _tokens,
 }

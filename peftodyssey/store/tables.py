@@ -83,6 +83,10 @@ RESULTS: Columns = {
     "replay": ("float64", "share of general text among the trained tokens, where there is some; it counts in tokens, not in the budget"),
     "early_stop": ("float64", "how far the NLL of general text could rise before training ended, nats per token, where it was bounded"),
     "stopped_at_step": ("int64", "where general text had become too much worse; steps and tokens are those of the weights kept"),
+    "update_norm_relative": ("float64", "Frobenius norm of the update over that of all weights of the base, where geometry was measured"),
+    "effective_rank_mean": ("float64", "mean effective rank of the updates of the matrices that were decomposed"),
+    "intruder_dimensions": ("float64", "intruder dimensions among the 10 strongest of a tuned matrix, mean over those that were decomposed"),
+    "decomposed_layers": ("string", "decoder layers whose matrices were decomposed, of all: a sample of a large model"),
 }
 
 POINTS: Columns = {
@@ -220,6 +224,23 @@ TASKS: Columns = {
     "truncated": ("int64", "choices whose prompt is longer than the model and lost its beginning"),
 }
 
+GEOMETRY: Columns = {
+    "cell": ("string", "first 16 hex digits of the cell's identity"),
+    "recipe": ("string", "name of the recipe that asked for the cell; in the cell's own table empty"),
+    "matrix": ("string", "the weight that moved, by its name in the base; weights that did not move have no row"),
+    "rows": ("int64", "outputs of a matrix, numbers of a vector"),
+    "columns": ("int64", "inputs of a matrix; empty for a vector"),
+    "update_norm": ("float64", "Frobenius norm of the update"),
+    "base_norm": ("float64", "Frobenius norm of the base's weight, a quantised one as what its storage stands for"),
+    "relative_norm": ("float64", "update_norm / base_norm"),
+    "spectral_norm": ("float64", "largest singular value of the update; this and what follows for linear maps of decoder layers only"),
+    "stable_rank": ("float64", "squared Frobenius norm of the update over its squared spectral norm"),
+    "effective_rank": ("float64", "exponential of the entropy of the update's singular values over their sum"),
+    "angle_mean_degrees": ("float64", "mean principal angle between the spans of the 10 strongest left singular vectors, base and tuned"),
+    "angle_largest_degrees": ("float64", "largest of these angles"),
+    "intruders": ("int32", "of the 10 strongest left singular vectors of the tuned matrix, those with an absolute cosine below 0.5 to each one of the base's"),
+}
+
 # What two runs of the same recipe on the same machine may differ in.
 MEASURED = ("seconds", "tokens_per_second", "peak_memory_bytes")
 
@@ -227,6 +248,7 @@ TABLES: dict[str, Columns] = {
     "results.parquet": RESULTS, "points.parquet": POINTS, "ledger.parquet": LEDGER, "concentration.parquet": CONCENTRATION,
     "terms.parquet": TERMS, "ranks.parquet": RANKS, "tasks.parquet": TASKS, "wise.parquet": WISE,
     "noise.parquet": NOISE, "sensitivity.parquet": SENSITIVITY, "sharpness.parquet": SHARPNESS, "shifts.parquet": SHIFTS,
+    "geometry.parquet": GEOMETRY,
     "log.parquet": LOG, "nll.parquet": NLL, "choices.parquet": CHOICES,
 }  # fmt: skip
 

@@ -1,0 +1,98 @@
+"""Job: how far one cell moved each weight of its base, as it stands in memory, in a folder of its own.
+
+Called by `jobs.adapt` after training, and for a finished cell whose weights were kept. It does not enter a cell's identity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peftodyssey.anatomy import Anatomy
+from peftodyssey.errors import Interrupted
+from peftodyssey.jobs.events import Events
+from peftodyssey.measure import geometry
+from peftodyssey.methods import spectra
+from peftodyssey.methods.protocol import Attached
+from peftodyssey.methods.updates import Update, base_norm, updates
+from peftodyssey.plan.graph import CellTask
+from peftodyssey.store import layout, manifest, parquet, tables
+
+Row = dict[str, Any]
+Decomposed = tuple[Any, Any]  # singular values and left vectors, tensors
+
+
+def is_missing(task: CellTask, root: Path) -> bool:
+    """Whether the recipe asks for the cell's geometry and it is not there."""
+    return task.geometry is not None and manifest.read(root / task.geometry) is None
+
+
+def measure(task: CellTask, root: Path, attached: Attached, events: Events) -> None:
+    """Write `geometry.parquet` of the cell: a row for each weight that moved. Interrupted where the user wants to stop."""
+    assert task.geometry is not None, "asked of a cell whose recipe does not measure it"
+    import torch
+
+    chosen, layers = decomposed(task.anatomy)
+    rows, refused = [], {}
+    for update in updates(attached):
+        if events.should_stop():
+            raise Interrupted("stopped while the update was measured", "start the same command again, it goes on from here")
+        try:
+            row = None if update.refused else _roomy(lambda device, one=update: _row(one.on(device) if device else one, one.name in chosen))
+        except (torch.linalg.LinAlgError, np.linalg.LinAlgError, MemoryError) as error:  # must not cost what was trained
+            update = Update(update.name, update.base, refused=str(error).splitlines()[0] if str(error) else type(error).__name__)
+        if update.refused:
+            refused[update.name] = update.refused
+        elif row:
+            rows.append({"cell": task.short, **row})
+    folder = manifest.fresh(root / task.geometry)
+    parquet.write_rows(folder / layout.GEOMETRY, rows, tables.GEOMETRY)
+    facts = {
+        "base_norm": base_norm(attached), "top": geometry.TOP, "cosine": geometry.INTRUDER_COSINE, "layers": list(layers),
+        "layers_of": task.anatomy.layers, "refused": refused,
+    }  # fmt: skip
+    manifest.commit(folder, {"kind": "geometry", "identity": {"cell": task.hash}, "status": "done", "facts": facts})
+
+
+def decomposed(anatomy: Anatomy) -> tuple[set[str], tuple[int, ...]]:
+    """The weights whose spectra are computed, by name, and their layers: the linear maps of all decoder layers or of a sample."""
+    by_layer: Mapping[int, list[Any]] = {layer: [m for m in anatomy.linears if m.layer == layer] for layer in range(anatomy.layers)}
+    flops = [sum(geometry.flops(m.out_features, m.in_features) for m in found) for found in by_layer.values()]
+    layers = geometry.sampled_layers(flops)
+    return {f"{m.name}.weight" for layer in layers for m in by_layer[layer]}, layers
+
+
+def _roomy(act: Callable[[str], Row | None]) -> Row | None:
+    """`act` where the weights are, and on the CPU where the card has no room for it."""
+    import torch
+
+    try:
+        return act("")
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return act("cpu")
+
+
+def _row(update: Update, with_spectrum: bool) -> Row | None:
+    """The row of one weight; None where it did not move."""
+    product = update.left is not None and update.right is not None
+    values = spectra.values_of_product(update.left, update.right).cpu().numpy() if product else None
+    change = update.change
+    norm = math.sqrt(float((values**2).sum())) if values is not None else float(change.double().norm())
+    if not norm:
+        return None
+    base = float(update.base.double().norm())
+    shape = tuple(change.shape)
+    row = {
+        "matrix": update.name, "rows": shape[0], "columns": math.prod(shape[1:]) if len(shape) > 1 else None, "update_norm": norm,
+        "base_norm": base, "relative_norm": norm / base if base else None,
+    }  # fmt: skip
+    if not with_spectrum:
+        return row
+    values = spectra.values_of(change).cpu().numpy() if values is None else values
+    before, after = (spectra.left_singular(matrix)[1].cpu().numpy() for matrix in (update.base, update.base + change))
+    return row | geometry.spectrum(values) | geometry.turned(after, before)

@@ -1,0 +1,113 @@
+"""How far weights travelled: numbers of one matrix's update from singular values and vectors, and those of a whole cell.
+
+Called by `jobs.geometry` and `report.collect_geometry`; the decompositions are made in `methods.spectra`. A matrix is (out, in),
+so that left singular vectors lie among its outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+TOP = 10  # directions that are compared, the strongest first
+INTRUDER_COSINE = 0.5  # below: a direction of the tuned matrix that the base does not have
+EXACT_FLOPS = 1e13  # of one decomposition of every matrix; above, a sample of the layers is decomposed
+FEWEST_LAYERS = 3
+
+
+def stable_rank(values: np.ndarray) -> float:
+    """||M||_F^2 / ||M||_2^2 of a matrix with the singular `values` [n], not negative: 1 to n; NaN where all are 0."""
+    squares = np.asarray(values, np.float64) ** 2
+    return float(squares.sum() / squares.max()) if squares.size and squares.max() > 0 else math.nan
+
+
+def effective_rank(values: np.ndarray) -> float:
+    """The exponential of the entropy of the singular `values` [n] over their sum: 1 to n; NaN where all are 0.
+
+    Roy and Vetterli 2007, "The effective rank: a measure of effective dimensionality".
+    """
+    values = np.asarray(values, np.float64)
+    if not values.size or values.sum() <= 0:
+        return math.nan
+    shares = values[values > 0] / values.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def principal_angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Principal angles in radians, ascending, [k]: between the spans of orthonormal columns, both [n, k].
+
+    Small ones from sines, large ones from cosines, each where it is exact (Bjorck and Golub 1973).
+    """
+    first, second = (np.asarray(columns, np.float64) for columns in (first, second))
+    common = first.T @ second
+    cosines = np.linalg.svd(common, compute_uv=False)
+    sines = np.linalg.svd(second - first @ common, compute_uv=False)[::-1]
+    return np.where(cosines**2 < 0.5, np.arccos(np.clip(cosines, 0, 1)), np.arcsin(np.clip(sines, 0, 1)))
+
+
+def best_cosines(tuned_left: np.ndarray, base_left: np.ndarray) -> np.ndarray:
+    """Largest |cosine| of each column of `tuned_left` [n, k] to any column of `base_left` [n, m]; unit columns. [k], 0 to 1."""
+    return np.abs(np.asarray(base_left, np.float64).T @ np.asarray(tuned_left, np.float64)).max(axis=0)
+
+
+def intruders(tuned_left: np.ndarray, base_left: np.ndarray, top: int = TOP, cosine: float = INTRUDER_COSINE) -> int:
+    """Intruder dimensions: of the `top` strongest left singular vectors of the tuned matrix, those unlike each one of the base's.
+
+    Unlike: |cosine| below `cosine`. Columns [n, k] are singular vectors, the strongest first; `base_left` holds all with a
+    value above 0 (Shuttleworth et al., arXiv 2410.21228).
+    """
+    return int((best_cosines(tuned_left[:, :top], base_left) < cosine).sum())
+
+
+def spectrum(values: np.ndarray) -> dict[str, float]:
+    """`spectral_norm`, `stable_rank` and `effective_rank` of an update with the singular `values` [n]."""
+    return {"spectral_norm": float(np.max(values)), "stable_rank": stable_rank(values), "effective_rank": effective_rank(values)}
+
+
+def turned(tuned_left: np.ndarray, base_left: np.ndarray, top: int = TOP) -> dict[str, float]:
+    """How the strongest directions turned: mean and largest principal angle in degrees, and `intruders`.
+
+    Both [n, k], left singular vectors, the strongest first; the spans of the first `top` of each are compared.
+    """
+    top = min(top, tuned_left.shape[1], base_left.shape[1])
+    degrees = np.degrees(principal_angles(base_left[:, :top], tuned_left[:, :top]))
+    return {
+        "angle_mean_degrees": float(degrees.mean()),
+        "angle_largest_degrees": float(degrees.max()),
+        "intruders": intruders(tuned_left, base_left, top),
+    }
+
+
+def whole(rows: Sequence[Mapping[str, Any]], base_norm: float) -> dict[str, float | None]:
+    """The numbers of a cell from those of its matrices; `base_norm` is the Frobenius norm of all weights of the base.
+
+    `update_norm_relative` over all weights; `effective_rank_mean` and `intruder_dimensions` are means over the matrices that
+    were decomposed, None where none was.
+    """
+    moved = math.sqrt(math.fsum(row["update_norm"] ** 2 for row in rows))
+    found: dict[str, float | None] = {"update_norm_relative": moved / base_norm}
+    for name, column in (("effective_rank_mean", "effective_rank"), ("intruder_dimensions", "intruders")):
+        values = [row[column] for row in rows if row.get(column) is not None]
+        found[name] = math.fsum(values) / len(values) if values else None
+    return found
+
+
+def flops(rows: int, columns: int) -> float:
+    """About what it takes to find all singular values and left vectors of a matrix of this size."""
+    least = min(rows, columns)
+    return rows * columns * least + 10.0 * least**3
+
+
+def sampled_layers(flops_by_layer: Sequence[float], most: float = EXACT_FLOPS, fewest: int = FEWEST_LAYERS) -> tuple[int, ...]:
+    """The places of the layers that are decomposed: all where that takes at most `most`, else evenly from first to last.
+
+    A sample has at least `fewest` layers. It depends on the sizes alone, so all methods on one base are compared on the same matrices.
+    """
+    layers, total = len(flops_by_layer), sum(flops_by_layer)
+    if total <= most or layers <= fewest:
+        return tuple(range(layers))
+    chosen = max(fewest, int(layers * most / total))
+    return tuple(sorted({round(place) for place in np.linspace(0, layers - 1, chosen)}))
