@@ -22,7 +22,7 @@ from peftodyssey.models.anatomy import anatomy as anatomy_of
 from peftodyssey.models.folder import fingerprint as weights_fingerprint
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.tokenizer import TextTokenizer, load_tokenizer
-from peftodyssey.plan import beside, entry, names, shifts
+from peftodyssey.plan import beside, entry, names, shifts, states
 from peftodyssey.plan.beforehand import beforehand
 from peftodyssey.plan.chats import chat_of, rendering
 from peftodyssey.plan.choose import cell_step, scoring, untrained
@@ -69,9 +69,11 @@ def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Pl
     tasks = tuple(builder.cell(cell) for cell in cells)
     tasks = tuple(task.with_geometry() for task in tasks) if "geometry" in recipe.measured else tasks
     noise, tasks = shifts.planned(recipe.noise, tasks, builder.noise_texts, budget_bytes)
+    read, tasks = states.planned(recipe.similarity, tasks, builder.indexes)
     return Plan(
         recipe=recipe, device=device, budget_bytes=builder.budget_bytes, indexes=tuple(builder.indexes.values()),
-        base_scores=tuple(builder.base_scores.values()), cells=tasks, noise=noise, warnings=(*found.warnings, *_warnings(sources)),
+        base_scores=tuple(builder.base_scores.values()), cells=tasks, noise=noise, states=read,
+        warnings=(*found.warnings, *_warnings(sources)),
         digest=identity.digest({"cells": [task.entry for task in tasks]}),
         base_choices=tuple(sources.tasks.base_choices.values()),
     )  # fmt: skip
@@ -128,6 +130,9 @@ def _check_cells(
         if error.message not in seen:
             seen.add(error.message)
             problems.append(_problem(recipe, key, error))
+    if recipe.similarity:
+        for point, anatomy in sources.anatomies.items():
+            problems.extend(_problem(recipe, "measure", error) for error in states.problems(recipe.similarity, anatomy, point.name))
 
 
 def _warnings(sources: Sources) -> list[str]:

@@ -93,6 +93,30 @@ class NoiseTask:
         """The base that is shifted."""
         return self.score.base
 
+    @property
+    def index(self) -> str:
+        """Folder of the text that is scored."""
+        return self.score.index
+
+    @property
+    def folder(self) -> str:
+        """Where the scores are written."""
+        return self.score.folder
+
+
+@dataclass(frozen=True)
+class StatesTask:
+    """Mean hidden states of one text's chunks under one unquantised base."""
+
+    folder: str
+    index: str
+    base: BaseKey
+    layer: int  # of the decoder, 0 the embeddings; -1 the last
+    chunks: int  # at most; of each half where there are halves
+    chunk_tokens: int
+    halves: bool  # the text is the pretraining sample, parted at random by documents
+    identity: dict[str, Any]
+
 
 @dataclass(frozen=True)
 class CellTask:
@@ -150,6 +174,7 @@ class Plan:
     digest: str
     base_choices: tuple[ChoiceTask, ...] = ()
     noise: tuple[NoiseTask, ...] = ()  # bases whose weights are shifted
+    states: tuple[StatesTask, ...] = ()  # what likeness to the pretraining text is measured on
 
     @property
     def base_order(self) -> dict[tuple[str, str, str], int]:

@@ -14,6 +14,8 @@ from peftodyssey.recipe.finding import Finding
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_methods import Lora, Qlora, Saved
 
+FEWEST_CHUNK_TOKENS = 16  # of `measure: similarity`
+
 
 def findings(recipe: Recipe) -> Iterator[Finding]:
     """Everything that the checks of this file find in `recipe`."""
@@ -160,6 +162,7 @@ def _measures(recipe: Recipe) -> Iterator[Finding]:
             next_step="add general: [bundled/wiki_general], or remove forgetting from measure",
             needs=(("general",), ("measure",)),
         )
+    yield from _similarity(recipe)
     for key, values in (("measure", list(recipe.measured)), ("seeds", list(recipe.seeds))):
         if len(set(values)) < len(values):
             yield Finding(
@@ -170,6 +173,23 @@ def _measures(recipe: Recipe) -> Iterator[Finding]:
                 severity="warning",
                 needs=((key,),),
             )
+
+
+def _similarity(recipe: Recipe) -> Iterator[Finding]:
+    asked, needs = recipe.similarity, (("measure",), ("pretraining_text",))
+    if asked and recipe.pretraining_text is None:
+        yield Finding(
+            ("measure",),
+            "similarity is measured against the pretraining text, and there is none",
+            next_step="add pretraining_text: a sample of what the base was pretrained on (bundled/pretrain_sample for "
+            "bundled/odyssey-3m), or remove similarity from measure",
+            needs=needs,
+        )
+    if asked and asked.chunk_tokens < FEWEST_CHUNK_TOKENS:
+        yield Finding(
+            ("measure",), "chunks are too short to say what text they are of", f"chunk_tokens: {asked.chunk_tokens}",
+            f"{FEWEST_CHUNK_TOKENS} tokens or more", needs=needs,
+        )  # fmt: skip
 
 
 def _saved_only(recipe: Recipe) -> Iterator[Finding]:

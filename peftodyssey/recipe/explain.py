@@ -17,7 +17,6 @@ from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_methods import METHOD_CLASSES
 from peftodyssey.recipe.yaml_tree import Path, Tree, spell
 
-LATER_MEASURES = {"similarity": "distance to the pretraining text"}
 MISPLACED = {
     ("full", "quant"): "full fine-tuning trains every weight, so none can be quantised: use lora or qlora",
     (
@@ -129,13 +128,6 @@ def _problem(item: Any, path: Path, tree: Tree, root: type[BaseModel]) -> Proble
 
 def _not_in_list(value: Any, expected: str, path: Path) -> tuple[str, str, str]:
     words = [w.strip("' ") for w in expected.replace(" or ", ", ").split(",")]
-    name = str(next(iter(value), "") if isinstance(value, dict) else value)
-    if path[:1] == ("measure",) and name in LATER_MEASURES:
-        return (
-            f"{LATER_MEASURES[name]} is not in this version",
-            ", ".join(words),
-            f"remove {name} from measure",
-        )
     return "not one of the allowed values", ", ".join(words), nearest(value, words)
 
 

@@ -171,8 +171,8 @@ def task_points(recipe: Recipe) -> tuple[TaskPoint, ...]:
 
 
 def sample_point(recipe: Recipe) -> CorpusPoint | None:
-    """The sample of pretraining text in which tokens are counted; None where no measure needs it."""
-    if recipe.pretraining_text is None or "tokens" not in recipe.measured:
+    """The sample of pretraining text; None where no measure needs it."""
+    if recipe.pretraining_text is None or not {"tokens", "similarity"} & {*recipe.measured}:
         return None
     return next(corpus_points(recipe.pretraining_text, recipe))
 

@@ -16,7 +16,7 @@ from peftodyssey.recipe.forms import Rates
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_constraints import EarlyStop
 from peftodyssey.recipe.schema_ladder import LadderModel, LadderRecipe, LadderRungs, LadderTrain
-from peftodyssey.recipe.schema_measures import Measured, Noise
+from peftodyssey.recipe.schema_measures import Measured, Noise, Similarity
 from peftodyssey.recipe.schema_methods import METHOD_CLASSES
 from peftodyssey.recipe.schema_rungs import Rungs
 from peftodyssey.recipe.schema_texts import Corpus, Model, Split, Task
@@ -36,6 +36,7 @@ SECTIONS: tuple[tuple[str, type[Part]], ...] = (
     ("`tasks`", Task),
     ("`measure`", Measured),
     ("`measure`: `noise`", Noise),
+    ("`measure`: `similarity`", Similarity),
 )
 LADDER_SECTIONS: tuple[tuple[str, type[Part]], ...] = (
     ("The recipe of a ladder", LadderRecipe),

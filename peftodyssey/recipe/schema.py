@@ -39,7 +39,7 @@ class Recipe(Part):
     )
     pretraining_text: Annotated[Corpus, Short("source")] | None = Field(
         default=None,
-        description="A sample of the text that the base was pretrained on, in which the tokens of `measure: tokens` are counted; a text.",
+        description="A sample of the text that the base was pretrained on, in which `measure: tokens` counts tokens and which `measure: similarity` compares each domain with; a text.",
     )
     methods: Annotated[tuple[Annotated[AnyMethod, Short("method")], ...], OrList()] = Field(
         description="Constraints on the update to compare; axis."
@@ -71,6 +71,11 @@ class Recipe(Part):
     def noise(self) -> schema_measures.Noise | None:
         """How noise of the weights is measured, None where it is not."""
         return schema_measures.noise(self.measure)
+
+    @property
+    def similarity(self) -> schema_measures.Similarity | None:
+        """How likeness to the pretraining text is measured, None where it is not."""
+        return schema_measures.similarity(self.measure)
 
     @property
     def source_text(self) -> str:

@@ -7,12 +7,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictInt,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 
 from peftodyssey.recipe.fields import Count, Flag, Part, Positive, refuse
 from peftodyssey.recipe.forms import OrList
 
-Word = Literal["degradation", "forgetting", "tokens", "noise", "geometry"]
+Word = Literal["degradation", "forgetting", "tokens", "noise", "geometry", "similarity"]
 
 
 def _rank(value: Any) -> Any:
@@ -71,12 +80,26 @@ class Noise(Part):
     )
 
 
+class Similarity(Part):
+    """Likeness to the pretraining text: distances of each domain's test part from `pretraining_text`, on equal counts of chunks."""
+
+    layer: StrictInt = Field(
+        default=-1,
+        description="Decoder layer whose hidden states are meant over each chunk: 0 the embeddings, 1 the first, -1 the last; a whole number.",
+    )
+    chunks: Count = Field(
+        default=200, description="Chunks of each text, and of each half of the sample; fewer for all where one of them has fewer."
+    )
+    chunk_tokens: Count = Field(default=64, description="Tokens of a chunk, from 16; chunks lie within documents.")
+
+
 class Measured(Part):
     """A measure with options: a mapping with the measure's word as its only key."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
     noise: Noise | None = Field(default=None, description="Sensitivity of the base to noise of its weights; a mapping.")
+    similarity: Similarity | None = Field(default=None, description="Likeness of each domain to the pretraining text; a mapping.")
 
     @model_validator(mode="after")
     def _one(self) -> Measured:
@@ -106,3 +129,9 @@ def noise(measures: tuple[Any, ...]) -> Noise | None:
     """The options of `noise`, None where it is not measured."""
     options = next((item.noise for item in measures if isinstance(item, Measured) and item.noise), None)
     return options or (Noise() if "noise" in measures else None)
+
+
+def similarity(measures: tuple[Any, ...]) -> Similarity | None:
+    """The options of `similarity`, None where it is not measured."""
+    options = next((item.similarity for item in measures if isinstance(item, Measured) and item.similarity), None)
+    return options or (Similarity() if "similarity" in measures else None)

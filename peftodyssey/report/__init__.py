@@ -39,6 +39,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
         page,
         ranks,
         sensitivity,
+        similarity,
         summary,
         tasks,
         token_charts,
@@ -48,6 +49,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
     given = [folders] if isinstance(folders, Path) else list(folders)
     report = out or given[0] / layout.REPORT
     content, points, wise = _content(given)
+    similar, correlations = (_tables(given, name) for name in (layout.SIMILARITY, layout.CORRELATION))
     figures = [
         *charts.figures(content.rows, points),
         *ranks.figures(content.rows),
@@ -57,6 +59,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
         *noise.figures(content.noise),
         *sensitivity.figures(content.sensitivity),
         *geometry.figures(content.rows),
+        *similarity.figures(content.rows, similar),
         *token_charts.figures(content.rows, content.evidence),
     ]
     drawn = drawing.save(figures, report / FIGURES)
@@ -69,6 +72,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
         tasks.section(content.rows, content.answered),
         geometry.section(content.rows),
         constraints.section(content.rows, wise),
+        *similarity.sections(similar, correlations),
     )
     shown = dataclasses.replace(content, figures=figures, drawn=drawn, sections=[one for one in asked if one])
     summary.write(shown, report / SUMMARY)
@@ -108,6 +112,14 @@ def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]
         sensitivity=slopes,
     )  # fmt: skip
     return content, points, wise
+
+
+def _tables(folders: Sequence[Path], name: str) -> list[dict[str, Any]]:
+    """Rows of one collected table of all runs, marked with their run where there are several."""
+    from peftodyssey.store import parquet
+
+    marked = zip(folders, _labels(folders), strict=True)
+    return [{**row, **({"run": label} if label else {})} for folder, label in marked for row in parquet.read(folder / name).to_pylist()]
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from peftodyssey.measure import degradation, select
 from peftodyssey.report import (
+    collect_correlation,
     collect_geometry,
     collect_sensitivity,
+    collect_similarity,
     collect_tasks,
     collect_tokens,
     collect_wise,
@@ -50,6 +52,7 @@ def collect(folder: Path) -> pa.Table:
     collect_sensitivity.write(folder, selected, cells, read)
     rows = [{**row, **answered.get((row["cell"], row["recipe"]), {})} for row in selected]
     rows = sorted(rows, key=sort_key)
+    collect_correlation.write(folder, rows, collect_similarity.write(folder, cells))
     parquet.write_rows(folder / layout.POINTS, _points(folder, cells), tables.POINTS)
     return parquet.write_rows(folder / layout.RESULTS, rows, tables.RESULTS)
 

@@ -79,7 +79,7 @@ def unmeasured(rows: Sequence[Mapping[str, Any]], tables: token_sentences.Tables
     if tables.ledger and not any(entry["factor"] == "frequency" for entries in tables.ledger.values() for entry in entries):
         notes.append("Frequency in the pretraining text was not measured: the recipe names no `pretraining_text`.")
     notes.append(
-        "Similarity to the pretraining text and other domains of the recipe are not part of this page; "
+        "Other domains of the recipe are not part of this page; "
         "NLL says how well text is predicted, not how well a task is solved."
     )
     return notes

@@ -17,16 +17,19 @@ from peftodyssey.jobs import fleet as fleet_job
 from peftodyssey.jobs import index as index_job
 from peftodyssey.jobs import perturb as perturb_job
 from peftodyssey.jobs import score as score_job
+from peftodyssey.jobs import states as states_job
 from peftodyssey.jobs.bases import Bases
 from peftodyssey.jobs.events import How
 from peftodyssey.models.rung_disk import make_room
 from peftodyssey.models.source import ModelSource
 from peftodyssey.plan.fleets import fleets, together
-from peftodyssey.plan.graph import BaseKey, CellTask, ChoiceTask, NoiseTask, Plan, ScoreTask
+from peftodyssey.plan.graph import BaseKey, CellTask, ChoiceTask, NoiseTask, Plan, ScoreTask, StatesTask
 from peftodyssey.run import halving
 from peftodyssey.run.progress import Narrator
 from peftodyssey.run.todo import finished, forget_stale, matches, needed, trained_with
 from peftodyssey.store import manifest
+
+Beside = NoiseTask | StatesTask  # what the report wants and no cell stands on
 
 
 @dataclass
@@ -53,7 +56,8 @@ def execute(plan: Plan, root: Path, how: How, narrator: Narrator, only: Mapping[
         forget_stale(cells, root)
     todo = [task for task in cells if not finished(task, root) and halving.stopped(task, root) is None]
     outcome = Outcome(skipped=len(cells) - len(todo))
-    walk = _Walk(plan, root, how, narrator, outcome, perturb_job.missing(plan, cells, root))
+    beside = [*states_job.missing(plan, cells, root), *perturb_job.missing(plan, cells, root)]
+    walk = _Walk(plan, root, how, narrator, outcome, beside)
     try:
         with narrator.showing(walk.count(todo)):
             walk.indexes(todo)
@@ -66,8 +70,8 @@ def execute(plan: Plan, root: Path, how: How, narrator: Narrator, only: Mapping[
 class _Walk:
     """One pass over the missing tasks; holds the base in memory and the reasons of failed inputs."""
 
-    def __init__(self, plan: Plan, root: Path, how: How, narrator: Narrator, outcome: Outcome, noise: Sequence[NoiseTask]) -> None:
-        self.plan, self.root, self.how, self.narrator, self.outcome, self.noise = plan, root, how, narrator, outcome, noise
+    def __init__(self, plan: Plan, root: Path, how: How, narrator: Narrator, outcome: Outcome, beside: Sequence[Beside]) -> None:
+        self.plan, self.root, self.how, self.narrator, self.outcome, self.beside = plan, root, how, narrator, outcome, beside
         self.held = Bases(how.device, plan.budget_bytes, self._room)
         self.broken: dict[str, str] = {}  # folder of an index or a column -> why it could not be made
 
@@ -79,7 +83,7 @@ class _Walk:
 
     def count(self, todo: list[CellTask]) -> int:
         """How many tasks are to be done."""
-        return len(self._missing_indexes(todo)) + len(self._missing_columns(todo)) + len(self.noise) + len(todo)
+        return len(self._missing_indexes(todo)) + len(self._missing_columns(todo)) + len(self.beside) + len(todo)
 
     def indexes(self, todo: list[CellTask]) -> None:
         """Tokenise what is not."""
@@ -91,11 +95,11 @@ class _Walk:
     def bases(self, cells: list[CellTask], todo: list[CellTask]) -> None:
         """Base by base: its own columns, then its cells."""
         columns, order = self._missing_columns(todo), self.plan.base_order
-        for base in sorted({task.base.name for task in [*columns, *self.noise, *todo]}, key=order.__getitem__):
+        for base in sorted({task.base.name for task in [*columns, *self.beside, *todo]}, key=order.__getitem__):
             for column in columns:
                 if column.base.name == base:
                     self._input(column.folder, lambda column=column: self._column(column))
-            self._shifts([task for task in self.noise if task.base.name == base])
+            self._no_cell_needs([task for task in self.beside if task.base.name == base])
             self._contests([task for task in cells if task.base.name == base])
             self._cells([t for t in cells if t.base.name == base and not finished(t, self.root) and halving.stopped(t, self.root) is None])
         self.held.drop()
@@ -149,7 +153,7 @@ class _Walk:
         training = [task for task in todo if task.train_index and manifest.read(self.root / task.folder) is None]
         wanted = {folder for task in training for folder in trained_with(task)}
         wanted |= {folder for task in todo for folder in needed(task) if folder.startswith("corpora/")}
-        wanted |= {task.score.index for task in (*self.noise, *(update for cell in todo for update in cell.updates))}
+        wanted |= {task.index for task in (*self.beside, *(update for cell in todo for update in cell.updates))}
         wanted |= {task.entry.get("sample_index") for task in self.plan.cells}  # no cell stands on it, the report does
         return [index.folder for index in self.plan.indexes if index.folder in wanted and not self._whole(index.folder)]
 
@@ -181,18 +185,21 @@ class _Walk:
             return
         score_job.column(task, self.root, model, tokenizer.prefix, self.how, self.narrator)
 
-    def _shifts(self, tasks: Sequence[NoiseTask]) -> None:
-        """Noise of a base's weights: where it fails nothing else does, and the run says so."""
+    def _no_cell_needs(self, tasks: Sequence[Beside]) -> None:
+        """States of texts and noise of a base's weights: where one fails nothing else does, and the run says so."""
         for task in tasks:
-            self._input(folder := task.score.folder, lambda task=task: self._perturb(task))
+            self._input(folder := task.folder, lambda task=task: self._measure(task))
             if folder in self.broken:
                 self.outcome.failed[folder] = self.broken[folder]
                 self.narrator.say(f"  {self.broken[folder]}")
                 self.held.drop()
 
-    def _perturb(self, task: NoiseTask) -> None:
-        if task.score.index in self.broken:
-            raise StoredReason(self.broken[task.score.index])
+    def _measure(self, task: Beside) -> None:
+        if task.index in self.broken:
+            raise StoredReason(self.broken[task.index])
+        if isinstance(task, StatesTask):
+            states_job.states(task, self.root, self.held, self.how, self.narrator)
+            return
         perturb_job.perturb(task, self.root, self.held, self.how, self.narrator)
 
     def _fleet(self, group: Sequence[CellTask], share: float = 1.0) -> None:

@@ -87,7 +87,7 @@ def score_windows(
     facts: dict[str, Any] = {"layout": layout, "windows": len(table), "tokens": int(table.scored.sum()), "forward_tokens": 0}
     done, began = 0, time.perf_counter()
     budget_bytes = budget_bytes if device.type == "cpu" else None
-    with _autocast(model, device, precision), pinned(model):  # no_grad, not inference_mode: what modules cache there could not be trained through
+    with autocast(model, device, precision), pinned(model):  # no_grad, not inference_mode: what modules cache there could not be trained through
         for scored, nll, ranks, state in _scored_batches(model, members, table, layout, batch_tokens, device, budget_bytes):
             nll_nats[:, scored.row], rank[:, scored.row] = nll, ranks
             facts |= state | {"forward_tokens": facts["forward_tokens"] + scored.input_ids_bt.size}
@@ -176,7 +176,7 @@ def _score_batch(
     return nll.cpu().numpy().reshape(members, -1), ranks.cpu().numpy().reshape(members, -1)
 
 
-def _autocast(model: nn.Module, device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+def autocast(model: nn.Module, device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
     """Mixed precision where it is asked for, or where 16-bit weights meet float32 adapters on a card."""
     stored = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     dtype = HALVES.get(precision, stored if device.type == "cuda" else torch.float32)

@@ -19,12 +19,15 @@ NOISES = "noise.parquet"
 SHARPNESS = "sharpness.parquet"
 SENSITIVITY = "sensitivity.parquet"
 GEOMETRY = "geometry.parquet"
+SIMILARITY = "similarity.parquet"
+CORRELATION = "correlation.parquet"
 PLANS = "plans"
 CELLS = "cells"
 SCORES = "scores"
 CORPORA = "corpora"
 NOISE = "noise"
 MOVES = "geometry"  # how far each cell moved its base
+STATES = "states"  # mean hidden states of chunks of a text
 REPORT = "report"
 LOCK = ".lock"
 
@@ -39,6 +42,7 @@ LOG = "log.parquet"
 NLL = "nll.parquet"
 CHOICES = "choices.parquet"
 SHIFTS = "shifts.parquet"
+STATES_FILE = "states.safetensors"
 INDEX = "index.parquet"
 DOCUMENTS = "documents.parquet"
 

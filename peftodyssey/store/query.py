@@ -58,6 +58,8 @@ VIEWS: dict[str, tables.Columns] = {
     "sensitivity": {**RUN_COLUMN, **tables.SENSITIVITY},
     "sharpness": {**RUN_COLUMN, **tables.SHARPNESS},
     "geometry": {**RUN_COLUMN, **tables.GEOMETRY},
+    "similarity": {**RUN_COLUMN, **tables.SIMILARITY},
+    "correlation": {**RUN_COLUMN, **tables.CORRELATION},
     "cells": {**RUN_COLUMN, **CELLS},
     "tokens": {**RUN_COLUMN, **TOKENS},
 }
@@ -237,6 +239,8 @@ _LOADERS: dict[str, Callable[[Sequence[Path]], pa.Table]] = {
     "sensitivity": _collected(layout.SENSITIVITY, tables.SENSITIVITY),
     "sharpness": _collected(layout.SHARPNESS, tables.SHARPNESS),
     "geometry": _collected(layout.GEOMETRY, tables.GEOMETRY),
+    "similarity": _collected(layout.SIMILARITY, tables.SIMILARITY),
+    "correlation": _collected(layout.CORRELATION, tables.CORRELATION),
     "cells": _cells,
     "tokens": _tokens,
 }

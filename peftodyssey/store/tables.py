@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peftodyssey.store.tables_noise import NOISE, SENSITIVITY, SHARPNESS, SHIFTS
+from peftodyssey.store.tables_similarity import CORRELATION, SIMILARITY
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -247,6 +248,7 @@ MEASURED = ("seconds", "tokens_per_second", "peak_memory_bytes")
 TABLES: dict[str, Columns] = {
     "results.parquet": RESULTS, "points.parquet": POINTS, "ledger.parquet": LEDGER, "concentration.parquet": CONCENTRATION,
     "terms.parquet": TERMS, "ranks.parquet": RANKS, "tasks.parquet": TASKS, "wise.parquet": WISE,
+    "similarity.parquet": SIMILARITY, "correlation.parquet": CORRELATION,
     "noise.parquet": NOISE, "sensitivity.parquet": SENSITIVITY, "sharpness.parquet": SHARPNESS, "shifts.parquet": SHIFTS,
     "geometry.parquet": GEOMETRY,
     "log.parquet": LOG, "nll.parquet": NLL, "choices.parquet": CHOICES,

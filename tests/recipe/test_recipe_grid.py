@@ -13,7 +13,7 @@ from peftodyssey.recipe.explain import _classes
 from peftodyssey.recipe.grid import cells, tune_group
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.schema import Recipe
-from peftodyssey.recipe.schema_measures import Noise
+from peftodyssey.recipe.schema_measures import Noise, Similarity
 from peftodyssey.recipe.schema_methods import METHOD_CLASSES
 
 
@@ -212,6 +212,8 @@ OTHER = {
     "Recipe.train": (FULL, ["train={budget: 1 steps}"]),
     "Recipe.score": (FULL, ["score={tokens: 1k}"]),
     "Recipe.measure": (FULL, ["measure=[degradation]"]),
+    "Measured.similarity": None,  # measured on the bases, not on the cells: tests/plan/test_states_plan.py
+    **{f"Similarity.{name}": None for name in Similarity.model_fields},  # the same
     "Measured.noise": None,  # measured on the bases, not on the cells: tests/plan/test_noise_plan.py
     **{f"Noise.{name}": None for name in Noise.model_fields},  # the same
     "Recipe.tasks": (FULL, ["tasks=[bundled/boolq]"]),

@@ -34,7 +34,7 @@ BAD_ONES = [
     MINIMAL + "seed: 3\n",
     MINIMAL + "train: {schedule: cosin}\n",
     MINIMAL + "train: {budget: 200k}\n",
-    MINIMAL + "measure: [similarity]\n",
+    MINIMAL + "measure: [likeness]\n",
     MINIMAL + "measure: [{noise: {gamas: [1]}}]\n",
     MINIMAL + "measure: [{}]\n",
     MINIMAL + "domains: {newline: no}\n".replace("domains", "general"),

@@ -1,0 +1,34 @@
+"""Reading and writing the hidden states of a text's chunks. Written by `jobs.states`, read by the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftodyssey.errors import StoreError
+from peftodyssey.store import atomic, layout
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def write(folder: Path, hidden: np.ndarray, row: np.ndarray, half: np.ndarray) -> None:
+    """Write float32 [chunks, width] states, the index row int64 [chunks] that each begins at, and its half, int8 [chunks]:
+    1 and 2 of a reference that is parted by documents, 0 of any other text.
+    """
+    from safetensors.numpy import save
+
+    atomic.write_bytes(folder / layout.STATES_FILE, save({"hidden": hidden, "row": row, "half": half}))
+
+
+def read(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(hidden, row, half) as they were written; StoreError where they are missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    path = folder / layout.STATES_FILE
+    try:
+        found = load(path.read_bytes())
+        return found["hidden"], found["row"], found["half"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise StoreError(f"cannot read {path}: {error}", "delete the folder it is in and run the recipe again") from error
