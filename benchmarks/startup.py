@@ -1,11 +1,14 @@
 """How long the command line takes to answer, beside importing what the field's tools import first.
 
-    python benchmarks/startup.py
+    python benchmarks/startup.py [out.json]
+
+Beside the wall time stands that of the processor, which other work on the machine hardly changes.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -31,24 +34,31 @@ COMMANDS = {
 REPEATS = 3
 
 
-def seconds(command: list[str]) -> float:
-    """Median wall time, the first start left out."""
-    found = []
+def seconds(command: list[str]) -> tuple[float, float]:
+    """Median wall and processor time, the first start left out."""
+    wall, processor = [], []
     for _ in range(REPEATS + 1):
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), _used()
         subprocess.run(command, capture_output=True, check=True)
-        found.append(time.perf_counter() - begun)
-    return statistics.median(found[1:])
+        wall.append(time.perf_counter() - begun)
+        processor.append(_used() - used)
+    return statistics.median(wall[1:]), statistics.median(processor[1:])
+
+
+def _used() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return children.ru_utime + children.ru_stime
 
 
 def main() -> None:
     """Measure, print."""
     table = Table(title=f"median of {REPEATS} starts", title_justify="left")
     table.add_column("command")
-    table.add_column("seconds", justify="right")
+    for column in ("seconds", "of processor"):
+        table.add_column(column, justify="right")
     found = {name: seconds(command) for name, command in COMMANDS.items()}
-    for name, each in found.items():
-        table.add_row(name, f"{each:.2f}")
+    for name, (wall, processor) in found.items():
+        table.add_row(name, f"{wall:.2f}", f"{processor:.2f}")
     Console(width=100).print(table)
     if len(sys.argv) > 1:
         with open(sys.argv[1], "w", encoding="utf-8") as file:

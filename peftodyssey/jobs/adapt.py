@@ -90,7 +90,7 @@ def rescore(
 
 def _fill(task: CellTask, root: Path, attached: Attached, tokenizer: TextTokenizer, how: How, events: Events) -> None:
     """The columns, tasks and geometry of a cell that are not whole; those of a share of the update last, for which the weights are changed."""
-    wanted = {column.folder: column for column in (*task.scores, *task.wise)}
+    wanted = {column.folder: column for column in (*task.columns, *task.wise)}
     missing = [column for column in wanted.values() if manifest.read(root / column.folder) is None]
     for column in missing:
         if column.share == 1:

@@ -90,7 +90,7 @@ def _in_common(tasks: Sequence[CellTask], root: Path) -> list[dict[int, ScoreTas
     """The missing columns of one text by one way of scoring, by the number of the cell that they belong to."""
     found: dict[tuple[str, ScorePoint], dict[int, ScoreTask]] = {}
     for number, task in enumerate(tasks):
-        for column in task.scores:
+        for column in task.columns:
             if manifest.read(root / column.folder) is None:
                 found.setdefault((column.index, column.settings), {})[number] = column
     return list(found.values())

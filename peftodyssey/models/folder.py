@@ -194,3 +194,9 @@ def _sample(path: Path, digest: hashlib._Hash) -> None:
         for start in range(0, size, gap):
             stream.seek(start)
             digest.update(stream.read(_SAMPLE_BYTES))
+
+
+def saved_fingerprint(folder: Path) -> str:
+    """SHA-256 of a saved adapter's or model's files; weights are sampled, as those of a local base are."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*config.json"))}
+    return fingerprint(texts, sorted(folder.glob("*.safetensors")))

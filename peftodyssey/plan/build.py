@@ -19,10 +19,10 @@ from peftodyssey.errors import OdysseyError, Problem, RecipeError
 from peftodyssey.methods.table import METHODS
 from peftodyssey.models import source as model_source
 from peftodyssey.models.anatomy import anatomy as anatomy_of
-from peftodyssey.models.folder import fingerprint as weights_fingerprint
+from peftodyssey.models.folder import saved_fingerprint
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.tokenizer import TextTokenizer, load_tokenizer
-from peftodyssey.plan import beside, entry, names, shifts, states
+from peftodyssey.plan import beside, crossed, entry, names, shifts, states
 from peftodyssey.plan.beforehand import beforehand
 from peftodyssey.plan.chats import chat_of, rendering
 from peftodyssey.plan.choose import cell_step, scoring, untrained
@@ -181,6 +181,9 @@ class _Builder:
             share: tuple(self._score(cell, base, index, digest, tokens, share) for _, index in texts)
             for share in cell.method.options.get("wise_ft", ())
         }
+        others = crossed.texts(
+            cell, test, lambda p: self._index(cell, p, "test"), lambda i: self._columns(cell, base, i, digest, step, tokens)
+        )
         folder = f"{layout.CELLS}/{layout.folder_name(names.cell(cell), digest)}"
         return CellTask(
             cell=cell, hash=digest, folder=folder, identity=told, base=base, anatomy=anatomy, trainable=trainable,
@@ -190,11 +193,12 @@ class _Builder:
             step=step, memory=bill, scoring_bytes=scoring_bytes, autos=resolved,
             entry=entry.entry(
                 cell, digest, folder, base, resolved, trainable, bill, train.folder if train else None, texts, columns
-            ) | ({"sample_index": sample.folder} if sample else {}) | asked | ({"wise": entry.wise(wise)} if wise else {}),
+            ) | ({"sample_index": sample.folder} if sample else {}) | asked | ({"wise": entry.wise(wise)} if wise else {}) | crossed.entry(others),
             choices=choices,
             replay_index=replay.folder if replay else None,
             guard=self._score(cell, base, guard, digest, tokens) if guard else None,
             wise=tuple(task for tasks in wise.values() for task in tasks),
+            crossed=tuple(column["after"] for _, _, column in others if column["after"]),
         )  # fmt: skip
 
     def noise_texts(self, cell: Cell) -> list[tuple[str, IndexTask]]:
@@ -283,12 +287,6 @@ class _Builder:
         name = layout.slug(index.corpus.name, index.split, names.model(cell.model), who, None if share == 1 else f"x{share:g}")
         folder = f"{layout.SCORES}/{layout.folder_name(name, identity.digest(told))}"
         return ScoreTask(folder, index.folder, base, settings, digest, told, tokens, share)
-
-
-def saved_fingerprint(folder: Path) -> str:
-    """SHA-256 of a saved adapter's or model's files; weights are sampled, as those of a local base are."""
-    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*config.json"))}
-    return weights_fingerprint(texts, sorted(folder.glob("*.safetensors")))
 
 
 def _cap(cell: Cell, split: str, general: bool) -> int | None:

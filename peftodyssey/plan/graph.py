@@ -144,6 +144,12 @@ class CellTask:
     wise: tuple[ScoreTask, ...] = ()  # columns of shares of the update, by share
     updates: tuple[NoiseTask, ...] = ()  # the base shifted along what training added to it
     geometry: str | None = None  # where it is written how far the weights moved; None: not asked for
+    crossed: tuple[ScoreTask, ...] = ()  # columns on the other domains of the recipe
+
+    @property
+    def columns(self) -> tuple[ScoreTask, ...]:
+        """Every column of the whole update, each once."""
+        return tuple({column.folder: column for column in (*self.scores, *self.crossed)}.values())
 
     @property
     def short(self) -> str:

@@ -125,7 +125,7 @@ def disk_plan(plan: Plan, keep: str = "adapters") -> DiskPlan:
     """Downloads, indexes, columns, kept weights, and the largest unfinished cell: its old and its new checkpoint."""
     trained = [task for task in plan.cells if task.train_index]
     tokens = {index.folder: index_tokens(index) for index in plan.indexes}
-    columns = {score.folder: tokens[score.index] for task in plan.cells for score in task.scores}
+    columns = {score.folder: tokens[score.index] for task in plan.cells for score in task.columns}
     columns |= {score.folder: tokens[score.index] for task in plan.cells for score in task.wise}
     columns |= {score.folder: tokens[score.index] for score in plan.base_scores}
     models = {task.cell.method.label: _model_bytes(task) for task in trained if task.step.full}
@@ -165,7 +165,7 @@ def index_tokens(index: IndexTask) -> int:
 
 def of_cell(plan: Plan, task: CellTask) -> HostPlan:
     """The host memory of a cell of `plan`, its texts included."""
-    named = {task.train_index, task.replay_index, task.valid_index, *task.general_indexes, *(score.index for score in task.scores)}
+    named = {task.train_index, task.replay_index, task.valid_index, *task.general_indexes, *(score.index for score in task.columns)}
     tokens = sum(index_tokens(index) for index in plan.indexes if index.folder in named)
     return host_plan(task.step, task.anatomy, task.base.source, bill=task.memory, index_tokens=tokens)
 

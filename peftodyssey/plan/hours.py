@@ -74,7 +74,7 @@ def _steps(plan: Plan, task: CellTask) -> int:
 def _scoring(task: CellTask, probe: Probe) -> float:
     points = sum(share < 1 for share in task.cell.train.score_at)
     stop = task.cell.method.options.get("early_stop")
-    columns = len(task.scores) + points + len(task.wise) + (stop["looks"] / 2 if stop else 0)  # a look is at half the cap
+    columns = len(task.columns) + points + len(task.wise) + (stop["looks"] / 2 if stop else 0)  # a look is at half the cap
     return columns * _tokens(task.cell.score.tokens) / probe.scored_tokens_per_second
 
 

@@ -130,3 +130,4 @@ class Cell:
     tasks: tuple[TaskPoint, ...] = ()
     replay: CorpusPoint | None = None  # whose train part is mixed in, where the method says so
     guard: CorpusPoint | None = None  # whose validation part ends the training, where the method says so
+    crossed: tuple[CorpusPoint, ...] = ()  # every domain of the recipe, where what adapting does to the others is measured

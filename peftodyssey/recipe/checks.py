@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 from peftodyssey.recipe.checks_constraints import check_constraints
 from peftodyssey.recipe.checks_names import check_corpora, check_models, check_tasks
+from peftodyssey.recipe.corpus_names import corpus_name
 from peftodyssey.recipe.finding import Finding
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_methods import Lora, Qlora, Saved
@@ -163,6 +164,15 @@ def _measures(recipe: Recipe) -> Iterator[Finding]:
             needs=(("general",), ("measure",)),
         )
     yield from _similarity(recipe)
+    scored = {(corpus_name(corpus), "keep" if how == "mismatch" else how) for corpus in recipe.domains for how in corpus.newline}
+    if "transfer" in recipe.measured and len(scored) < 2:
+        yield Finding(
+            ("measure",),
+            "transfer is what adapting to one text does to the others, and there is only one text",
+            next_step="add a text to domains, or remove transfer from measure",
+            severity="warning",
+            needs=(("measure",), ("domains",)),
+        )
     for key, values in (("measure", list(recipe.measured)), ("seeds", list(recipe.seeds))):
         if len(set(values)) < len(values):
             yield Finding(

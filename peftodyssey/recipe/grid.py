@@ -58,6 +58,7 @@ def cells(recipe: Recipe) -> list[Cell]:
     general = tuple(point for corpus in measured for point in corpus_points(corpus, recipe))
     domains = [point for corpus in recipe.domains for point in corpus_points(corpus, recipe)]
     methods = method_points(recipe)
+    crossed = tuple(domains) if "transfer" in recipe.measured else ()
     replay, guard = replay_point(recipe), guard_point(recipe)
     ranked: dict[str, tuple[tuple[Any, ...], Cell]] = {}
     for (m, model), (d, domain), (k, method), seed in product(
@@ -67,6 +68,7 @@ def cells(recipe: Recipe) -> list[Cell]:
             recipe.name, model, domain, general, method, 0 if method.method == "saved" else seed, train, score, tasks,
             replay=replay if method.options.get("replay") else None,
             guard=guard if method.options.get("early_stop") else None,
+            crossed=crossed,
         )  # fmt: skip
         key = (
             m,

@@ -27,7 +27,7 @@ from peftodyssey.recipe.cell import (
 # Fields that say how, where or under what name; everything else of these classes enters the hash.
 HOW: dict[type, frozenset[str]] = {
     Cell: frozenset(
-        {"recipe", "general", "score", "tasks", "replay", "guard"}
+        {"recipe", "general", "score", "tasks", "replay", "guard", "crossed"}
     ),  # what is scored, and how, is in the identity of each column; facts hold the content of the last two
     ModelPoint: frozenset({"name", "revision", "weights"}),  # facts["model"] is their content
     CorpusPoint: frozenset({"name", "source", "revision"}),  # facts["domain"] is their content

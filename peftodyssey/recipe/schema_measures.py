@@ -21,7 +21,7 @@ from pydantic import (
 from peftodyssey.recipe.fields import Count, Flag, Part, Positive, refuse
 from peftodyssey.recipe.forms import OrList
 
-Word = Literal["degradation", "forgetting", "tokens", "noise", "geometry", "similarity"]
+Word = Literal["degradation", "forgetting", "tokens", "transfer", "noise", "geometry", "similarity"]
 
 
 def _rank(value: Any) -> Any:

@@ -43,6 +43,8 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
         summary,
         tasks,
         token_charts,
+        transfer,
+        transfer_charts,
     )
     from peftodyssey.store import layout
 
@@ -60,6 +62,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
         *sensitivity.figures(content.sensitivity),
         *geometry.figures(content.rows),
         *similarity.figures(content.rows, similar),
+        *transfer_charts.figures(content.transfer),
         *token_charts.figures(content.rows, content.evidence),
     ]
     drawn = drawing.save(figures, report / FIGURES)
@@ -73,6 +76,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
         geometry.section(content.rows),
         constraints.section(content.rows, wise),
         *similarity.sections(similar, correlations),
+        transfer.section(content.transfer, content.rows),
     )
     shown = dataclasses.replace(content, figures=figures, drawn=drawn, sections=[one for one in asked if one])
     summary.write(shown, report / SUMMARY)
@@ -81,7 +85,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
 
 def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows and evidence of all runs as one content without figures, all points, and all shares of updates."""
-    from peftodyssey.report import newlines, page, texts, token_sentences
+    from peftodyssey.report import newlines, page, texts, token_sentences, transfer
     from peftodyssey.report.collect import collect
     from peftodyssey.store import layout, parquet, plans
 
@@ -91,7 +95,7 @@ def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]
     shifted: list[dict[str, Any]] = []
     slopes: list[dict[str, Any]] = []
     of_tokens: list[list[dict[str, Any]]] = [[] for _ in TOKEN_TABLES]
-    evidence, found = [], []
+    evidence, found, crossed = [], [], []
     answered: list[dict[str, Any]] = []
     for folder, label in zip(folders, _labels(folders), strict=True):
         mark = {"run": label} if label else {}
@@ -105,11 +109,12 @@ def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]
         text_of = texts.reader(folder)
         evidence += _evidence(folder, own, tables, cells, text_of)
         found += newlines.mismatches(folder, own, cells, text_of)
+        crossed += transfer.matrices(folder, own, parquet.read(folder / layout.TRANSFER).to_pylist(), cells)
     recipes = tuple(dict.fromkeys(row["recipe"] for row in rows))
     models = tuple(dict.fromkeys(row["model"] for row in rows))
     content = page.Content(
         recipes, models, rows, evidence=tuple(evidence), mismatches=tuple(found), answered=answered, tables=tables, noise=shifted,
-        sensitivity=slopes,
+        sensitivity=slopes, transfer=crossed,
     )  # fmt: skip
     return content, points, wise
 

@@ -19,6 +19,7 @@ from peftodyssey.report import (
     collect_similarity,
     collect_tasks,
     collect_tokens,
+    collect_transfer,
     collect_wise,
 )
 from peftodyssey.store import layout, manifest, parquet, plans, tables
@@ -42,11 +43,12 @@ def collect(folder: Path) -> pa.Table:
     cells = plans.cells(folder)
     read = functools.cache(functools.partial(_column, folder))
     rows = [_row(folder, cell, read) for cell in cells]
-    asked = [c for c, row in zip(cells, rows, strict=True) if row["status"] == "done" and "tokens" in c["measure"]]
-    collect_tokens.write(folder, asked)
+    done = [cell for cell, row in zip(cells, rows, strict=True) if row["status"] == "done"]
+    collect_tokens.write(folder, [cell for cell in done if "tokens" in cell["measure"]])
+    collect_transfer.write(folder, [cell for cell in done if "transfer" in cell["measure"]])
     curves = collect_wise.rows(folder, cells, lambda texts: _compared(texts, read))
     parquet.write_rows(folder / layout.WISE, curves, tables.WISE)
-    collect_geometry.write(folder, [cell for cell, row in zip(cells, rows, strict=True) if row["status"] == "done"])
+    collect_geometry.write(folder, done)
     answered = collect_tasks.write(folder, cells)
     selected = _with_selection(rows, cells)
     collect_sensitivity.write(folder, selected, cells, read)

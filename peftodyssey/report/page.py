@@ -12,6 +12,7 @@ from peftodyssey.report.drawing import Figure, base
 from peftodyssey.report.evidence import Evidence
 from peftodyssey.report.newlines import Mismatch
 from peftodyssey.report.section import Section
+from peftodyssey.report.transfer import Matrix
 from peftodyssey.report.visible import visible
 from peftodyssey.store import atomic
 
@@ -36,6 +37,7 @@ class Content:
     drawn: Mapping[str, str] = field(default_factory=dict)  # figure name -> SVG
     evidence: Sequence[Evidence] = ()
     mismatches: Sequence[Mismatch] = ()
+    transfer: Sequence[Matrix] = ()
     sections: Sequence[Section] = ()
     answered: Sequence[Mapping[str, Any]] = ()  # rows of tasks.parquet
     noise: Sequence[Mapping[str, Any]] = ()  # rows of noise.parquet
@@ -78,10 +80,7 @@ def unmeasured(rows: Sequence[Mapping[str, Any]], tables: token_sentences.Tables
         notes.append("Peak memory is missing where nothing was trained.")
     if tables.ledger and not any(entry["factor"] == "frequency" for entries in tables.ledger.values() for entry in entries):
         notes.append("Frequency in the pretraining text was not measured: the recipe names no `pretraining_text`.")
-    notes.append(
-        "Other domains of the recipe are not part of this page; "
-        "NLL says how well text is predicted, not how well a task is solved."
-    )
+    notes.append("NLL says how well text is predicted, not how well a task is solved.")
     return notes
 
 

@@ -183,7 +183,7 @@ def _name(corpus: str) -> str:
 
 
 def _fingerprint(adapter: Path) -> str:
-    from peftodyssey.plan.build import saved_fingerprint
+    from peftodyssey.models.folder import saved_fingerprint
 
     return saved_fingerprint(adapter)
 

@@ -40,7 +40,7 @@ def finished(task: CellTask, root: Path) -> bool:
 def needed(task: CellTask) -> Iterator[str]:
     """The folders of texts and columns that a cell's row is made of."""
     scores = task.entry["scores"]
-    for text in (scores["test"], scores["valid"], *scores["general"]):
+    for text in (scores["test"], scores["valid"], *scores["general"], *task.entry.get("transfer", ())):
         yield from (text[name] for name in ("index", "before", "quantised", "after") if text[name])
     for asked in task.entry.get("tasks", ()):
         yield from (asked[name] for name in ("before", "quantised", "after") if asked[name])
@@ -61,7 +61,7 @@ def forget_stale(cells: list[CellTask], root: Path) -> None:
         made = (manifest.read(root / task.folder) or {}).get("facts", {}).get("versions")
         if made is not None and any(made.get(name) != now.get(name) for name in REFRESHED_BY):
             manifest.fresh(root / task.folder)
-            for column in (*task.scores, *task.wise, *task.choices):
+            for column in (*task.columns, *task.wise, *task.choices):
                 manifest.fresh(root / column.folder)
             if task.geometry:
                 manifest.fresh(root / task.geometry)

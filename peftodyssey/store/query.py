@@ -33,7 +33,7 @@ CELLS: tables.Columns = {
 TOKENS: tables.Columns = {
     "cell": ("string", "first 16 hex digits of the cell's identity"),
     "domain": ("string", "the text scored"),
-    "split": ("string", "test, valid, or general"),
+    "split": ("string", "test, valid, general, or transfer (another domain of the recipe)"),
     "document": ("int32", "number of the document within its text"),
     "position": ("int32", "number of the token within its document"),
     "token": ("int32", "id of the token"),
@@ -52,6 +52,7 @@ VIEWS: dict[str, tables.Columns] = {
     "concentration": {**RUN_COLUMN, **tables.CONCENTRATION},
     "terms": {**RUN_COLUMN, **tables.TERMS},
     "ranks": {**RUN_COLUMN, **tables.RANKS},
+    "transfer": {**RUN_COLUMN, **tables.TRANSFER},
     "tasks": {**RUN_COLUMN, **tables.TASKS},
     "wise": {**RUN_COLUMN, **tables.WISE},
     "noise": {**RUN_COLUMN, **tables.NOISE},
@@ -197,7 +198,8 @@ def texts(cell: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
     scores = cell["scores"]
     domain = cell["coordinates"]["domain"]
     own = [(split, domain, scores[split]) for split in ("test", "valid") if scores.get(split)]
-    return own + [("general", score["name"], score) for score in scores.get("general") or ()]
+    others = {"general": scores.get("general") or (), "transfer": cell.get("transfer") or ()}
+    return own + [(split, score["name"], score) for split, found in others.items() for score in found]
 
 
 def token_pieces(index_folder: Path) -> pa.Table:
@@ -233,6 +235,7 @@ _LOADERS: dict[str, Callable[[Sequence[Path]], pa.Table]] = {
     "concentration": _collected(layout.CONCENTRATION, tables.CONCENTRATION),
     "terms": _collected(layout.TERMS, tables.TERMS),
     "ranks": _collected(layout.RANKS, tables.RANKS),
+    "transfer": _collected(layout.TRANSFER, tables.TRANSFER),
     "tasks": _collected(layout.TASKS, tables.TASKS),
     "wise": _collected(layout.WISE, tables.WISE),
     "noise": _collected(layout.NOISES, tables.NOISE),

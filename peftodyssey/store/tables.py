@@ -242,6 +242,20 @@ GEOMETRY: Columns = {
     "intruders": ("int32", "of the 10 strongest left singular vectors of the tuned matrix, those with an absolute cosine below 0.5 to each one of the base's"),
 }
 
+TRANSFER: Columns = {
+    "cell": ("string", "first 16 hex digits of the cell's identity"),
+    "recipe": ("string", "name of the recipe that measures transfer"),
+    "trained_on": ("string", "the text adapted to, with its newline policy where that is not keep"),
+    "scored_on": ("string", "the text whose test part is scored, with the newline policy that it is scored under"),
+    "own": ("bool", "scored on the text adapted to"),
+    "tokens": ("int64", "tokens scored"),
+    "nll_before": ("float64", "NLL of the unquantised base there, nats per token"),
+    "nll_after": ("float64", "NLL there after adaptation, nats per token"),
+    "delta_nll": ("float64", "nll_after - nll_before; positive: worse"),
+    "delta_lo": ("float64", "lower end of the 95 % interval of delta_nll"),
+    "delta_hi": ("float64", "upper end of the 95 % interval of delta_nll"),
+}
+
 # What two runs of the same recipe on the same machine may differ in.
 MEASURED = ("seconds", "tokens_per_second", "peak_memory_bytes")
 
@@ -250,7 +264,7 @@ TABLES: dict[str, Columns] = {
     "terms.parquet": TERMS, "ranks.parquet": RANKS, "tasks.parquet": TASKS, "wise.parquet": WISE,
     "similarity.parquet": SIMILARITY, "correlation.parquet": CORRELATION,
     "noise.parquet": NOISE, "sensitivity.parquet": SENSITIVITY, "sharpness.parquet": SHARPNESS, "shifts.parquet": SHIFTS,
-    "geometry.parquet": GEOMETRY,
+    "geometry.parquet": GEOMETRY, "transfer.parquet": TRANSFER,
     "log.parquet": LOG, "nll.parquet": NLL, "choices.parquet": CHOICES,
 }  # fmt: skip
 

@@ -65,7 +65,7 @@ print([short(cell) for cell in cells(load_recipe("your-text"))])
 ANOTHER = {
     Cell: {"model": ModelPoint("a", None, 9), "domain": CorpusPoint("a", "b", newline="strip"), "method": MethodPoint("full", "x"), "seed": 9,
            "train": None, "recipe": "other", "general": (), "score": None, "tasks": (TaskPoint("t", "bundled/boolq"),),
-           "replay": CorpusPoint("a", "b"), "guard": CorpusPoint("a", "b")},
+           "replay": CorpusPoint("a", "b"), "guard": CorpusPoint("a", "b"), "crossed": (CorpusPoint("a", "b"),)},
     ModelPoint: {"name": "other", "revision": "r", "max_position_embeddings": 9, "weights": "bin"},
     CorpusPoint: {"name": "n", "source": "s", "revision": "r", "field": "f", "config": "c", "split": {"test": 0.1}, "newline": "strip"},
     MethodPoint: {"method": "lora", "label": "l", "lr": 9.0, "tuned": False, "rank": 9, "alpha": 9.0, "targets": ("q",), "dropout": 0.5,

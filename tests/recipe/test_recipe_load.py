@@ -70,7 +70,6 @@ def test_ten_and_more_mistakes_are_told_at_once_with_their_lines(tmp_path):
         ("seed: 1", "seed", "did you mean seeds?"),
         ("tasks: [{path: x.jsonl, source: bundled/boolq}]", "tasks[0]", "one of `source` and `path`"),
         ("tasks: [bundled/boolq, bundled/boolq]", "tasks[1]", "two tasks are called boolq"),
-        ("tasks: [x]", "tasks", "not in this version"),
         ("measure: [likeness]", "measure[0]", "not one of the allowed"),
         ("measure: [similarity]", "measure", "against the pretraining text, and there is none"),
         ("measure: [{similarity: {layer: last}}]", "measure[0].similarity.layer", ""),
