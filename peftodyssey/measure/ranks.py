@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SEEDS_FOR_NOISE = 2  # of one rank at least: below, a difference cannot be told from noise
+from peftodyssey.measure.seeds import NoiseFloor, noise_floor
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RankTrend:
 
     means: dict[int, float]  # rank -> mean over seeds, all ranks
     resolved: tuple[int, ...]  # ranks whose learning rate lies inside the grid for every seed: only these are compared
-    noise: float | None  # pooled standard deviation between seeds; None: too few seeds
+    noise: NoiseFloor  # between the seeds of one rank, pooled over the ranks
     best: int | None  # of the resolved ones
     smallest_enough: int | None  # smallest resolved rank whose mean is not above the best one's by more than the noise
 
@@ -37,18 +37,10 @@ def rank_trend(trials: Sequence[Trial]) -> RankTrend:
         values.setdefault(trial.rank, []).append(trial.value)
     means = {rank: math.fsum(found) / len(found) for rank, found in values.items()}
     resolved = tuple(rank for rank in means if all(t.resolved for t in trials if t.rank == rank))
-    noise = _pooled_deviation([found for found in values.values() if len(found) >= SEEDS_FOR_NOISE])
+    noise = noise_floor(list(values.values()))
     best = min(resolved, key=lambda rank: (means[rank], rank), default=None)
     enough = None
-    if best is not None and noise is not None:
-        enough = next(rank for rank in resolved if means[rank] - means[best] <= noise)
+    if best is not None and noise.deviation is not None:
+        enough = next(rank for rank in resolved if means[rank] - means[best] <= noise.deviation)
     return RankTrend(means, resolved, noise, best, enough)
 
-
-def _pooled_deviation(groups: Sequence[Sequence[float]]) -> float | None:
-    """The root of the mean variance within groups, weighted by degrees of freedom."""
-    freedom = sum(len(group) - 1 for group in groups)
-    if not freedom:
-        return None
-    squares = math.fsum((value - math.fsum(group) / len(group)) ** 2 for group in groups for value in group)
-    return math.sqrt(squares / freedom)

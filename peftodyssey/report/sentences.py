@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from peftodyssey.measure.seeds import least_difference, noise_floor
+
 Row = Mapping[str, Any]
 METHODS = {
     "full": "Full fine-tuning", "lora": "LoRA", "qlora": "QLoRA", "bitfit": "BitFit", "ia3": "IA3",
@@ -165,16 +167,17 @@ def caveats(rows: Sequence[Row]) -> list[str]:
 
 
 def _noise_floor(rows: Sequence[Row]) -> str:
-    seeded = [group for group in groups(rows) if len(group) > 1]
-    if not headline(rows):
+    found = groups(rows)
+    if not found:
         return ""
-    if not seeded:
+    floor = noise_floor([[row["delta_nll"] for row in group] for group in found])
+    if floor.deviation is None:
         return "One seed: no noise floor. The intervals cover the choice of test documents, not the luck of a training run."
-    variances = [statistics.variance([row["delta_nll"] for row in group]) for group in seeded]
-    floor = statistics.fmean(variances) ** 0.5
+    seeds = min(len(group) for group in found if len(group) > 1)
+    least = least_difference(floor, seeds, seeds)
     return (
-        f"Noise floor over seeds: {floor:.4f} {UNIT} (pooled standard deviation of the change on test over "
-        f"{len(seeded)} settings). Differences between methods below about twice that say nothing."
+        f"Noise floor over seeds: {floor.deviation:.4f} {UNIT} (pooled standard deviation of the change on test over {floor.groups} "
+        f"settings, {floor.freedom} degrees of freedom). A difference of two methods over {seeds} seeds each says nothing below {least:.4f}."
     )
 
 

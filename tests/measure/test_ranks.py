@@ -17,7 +17,8 @@ def test_the_smallest_rank_within_the_noise_of_the_best() -> None:
     values = {1: [-0.10, -0.11, -0.12], 4: [-0.29, -0.30, -0.31], 16: [-0.295, -0.305, -0.312], 64: [-0.20, -0.21, -0.22]}
     trend = rank_trend(trials(values))
     variances = [statistics.variance(found) for found in values.values()]
-    assert trend.noise == pytest.approx(statistics.mean(variances) ** 0.5)
+    assert trend.noise.deviation == pytest.approx(statistics.mean(variances) ** 0.5)
+    assert trend.noise.freedom == 8
     assert trend.best == 16
     assert trend.smallest_enough == 4
     assert trend.means[1] == pytest.approx(-0.11)
@@ -34,4 +35,4 @@ def test_a_rank_whose_rate_is_not_resolved_is_never_compared() -> None:
 
 def test_one_seed_has_no_noise() -> None:
     trend = rank_trend(trials({1: [-0.1], 4: [-0.3]}))
-    assert (trend.noise, trend.best, trend.smallest_enough) == (None, 4, None)
+    assert (trend.noise.deviation, trend.best, trend.smallest_enough) == (None, 4, None)
