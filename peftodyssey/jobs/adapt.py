@@ -59,8 +59,8 @@ def adapt(
         if trained:
             _keep_weights(attached, folder, task)
             parquet.write_rows(folder / layout.LOG, [vars(record) for record in trained.result.log], tables.LOG)
-        _fill(task, root, attached, tokenizer, how, events)
         update = update_of(attached, shifted) if shifted else {}
+        _fill(task, root, attached, tokenizer, how, events)
     perturb.along(task, root, base, update, tokenizer.prefix, how, events)
     points.write(folder, task, root, trained.result if trained else None)
     _commit(task, folder, facts, how)

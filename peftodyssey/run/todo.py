@@ -61,7 +61,7 @@ def forget_stale(cells: list[CellTask], root: Path) -> None:
         made = (manifest.read(root / task.folder) or {}).get("facts", {}).get("versions")
         if made is not None and any(made.get(name) != now.get(name) for name in REFRESHED_BY):
             manifest.fresh(root / task.folder)
-            for column in (*task.columns, *task.wise, *task.choices):
+            for column in (*task.columns, *task.wise, *task.choices, *(update.score for update in task.updates)):
                 manifest.fresh(root / column.folder)
             if task.geometry:
                 manifest.fresh(root / task.geometry)
