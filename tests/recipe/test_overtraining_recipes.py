@@ -1,0 +1,34 @@
+"""The recipes about overtraining: what they promise of cells and arms, and that the public ones stand without a download."""
+
+from __future__ import annotations
+
+import pytest
+
+from peftodyssey import api, assets
+from peftodyssey.recipe.grid import cells
+from peftodyssey.recipe.shipped import names
+
+SHAPES = {
+    "overtraining-olmo1b": "random/olmo-1b", "overtraining-smollm2-135m": "random/smollm2-135m",
+    "overtraining-pythia-410m": "random/pythia-410m", "overtraining-olmo2-7b": "random/olmo2-7b",
+}  # fmt: skip
+
+
+def test_the_bundled_one_crosses_methods_arms_and_seeds_in_ninety_cells() -> None:
+    found = cells(api.load("overtraining"))
+    assert len(found) <= 90
+    ladder = assets.ladder("odyssey-3m")["rungs"]
+    arms = {rung["arm"] for rung in ladder if rung["name"] in {cell.model.revision for cell in found}}
+    assert arms == {"annealed", "trunk"}
+    assert {cell.method.method for cell in found} == {"full", "lora", "qlora"}
+    assert {cell.method.rank for cell in found if cell.method.method == "lora"} == {2, 8, 32}
+    assert {cell.seed for cell in found} == {0, 1}
+    assert len({cell.method.lr for cell in found if cell.method.method == "full"}) == 3
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_public_ones_stand_and_can_be_rehearsed(name: str) -> None:
+    assert name in dict(names())
+    plan = api.plan(api.load(name, [f"model={{name: {SHAPES[name]}}}"]), device="cpu", memory="200GiB")
+    assert {task.cell.method.method for task in plan.cells} <= {"full", "lora", "qlora"}
+    assert plan.noise
