@@ -10,7 +10,7 @@ from peftodyssey.recipe.shipped import names
 
 SHAPES = {
     "overtraining-olmo1b": "random/olmo-1b", "overtraining-smollm2-135m": "random/smollm2-135m",
-    "overtraining-pythia-410m": "random/pythia-410m", "overtraining-olmo2-7b": "random/olmo2-7b",
+    "overtraining-pythia-410m": "random/pythia-410m", "overtraining-olmo2-7b": "random/olmo-2-7b",
 }  # fmt: skip
 
 
