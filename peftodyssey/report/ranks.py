@@ -73,7 +73,7 @@ def _said(family: Family) -> list[str]:
         said.append(f"{where}: rank {trend.best} changes test most ({seen}); with one seed there is no noise floor to compare it with.")
     else:
         best = f"rank {trend.best} changes test most ({sentences.signed(trend.means[trend.best])} {sentences.UNIT})"
-        noise = f"the noise between seeds ({trend.noise:.4f})"
+        noise = f"the noise between seeds ({trend.noise.deviation:.4f})"
         enough = (
             f"no smaller rank comes within {noise}" if trend.smallest_enough == trend.best
             else f"rank {trend.smallest_enough} is the smallest within {noise} of it"
@@ -127,11 +127,11 @@ def _against_rank(found: Sequence[Family], column: str, title: str) -> alt.TopLe
     colour = alt.Color(
         "family:N", title="method", scale=alt.Scale(domain=names, range=list(COLOURS[: len(names)])), legend=alt.Legend(orient="bottom", columns=2)
     )
-    title, scale = f"{title}, nats per token (negative: better)", alt.Scale(zero=False)
-    up, middle = (alt.Y(what, title=title, scale=scale) for what in ("value:Q", "mean(value):Q"))
-    lines = source.mark_line(strokeWidth=2).encode(x=across, y=middle, color=colour)
+    lines, scale = [title, "nats per token (negative: better)"], alt.Scale(zero=False)
+    up, middle = (alt.Y(what, title=lines, scale=scale) for what in ("value:Q", "mean(value):Q"))
+    means = source.mark_line(strokeWidth=2).encode(x=across, y=middle, color=colour)
     dots = source.mark_point(size=60, strokeWidth=1.6, opacity=1).encode(
         x=across, y=up, color=colour, fill=alt.condition("datum.resolved", colour, alt.value("white"))
     )
     rows = [{"domain": value["domain"]} for value in values]
-    return styled(by_domain(alt.layer(lines, dots, data=source.data).properties(width=360, height=240), rows))
+    return styled(by_domain(alt.layer(means, dots, data=source.data).properties(width=360, height=240), rows).resolve_scale(y="independent"))
