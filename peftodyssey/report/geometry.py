@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from peftodyssey.measure.geometry import TOP
 from peftodyssey.report import sentences
 from peftodyssey.report.drawing import Figure, base, by_domain, colour_of_method, plain, shape, styled
-from peftodyssey.report.ranks import alpha_rules
+from peftodyssey.report.ranks import alpha_rules, kind
 from peftodyssey.report.section import Section
 
 if TYPE_CHECKING:
@@ -172,8 +172,6 @@ def _rank_used(rows: Sequence[Row]) -> alt.TopLevelMixin:
 
 def _families(row: Row) -> list[str]:
     """The label without its rank, and with the rule that gave alpha where labels tell it: the lines that a cell belongs to."""
-    words = str(row["label"]).split(" ")
-    bare = " ".join(word for word in words if not word.startswith(("r=", "alpha=")))
-    if not any(word.startswith("alpha=") for word in words):
-        return [bare]
-    return [f"{bare} alpha={rule}" for rule in alpha_rules(row)]
+    if "alpha=" not in str(row["label"]):
+        return [kind(row)]
+    return [f"{kind(row)} alpha={rule}" for rule in alpha_rules(row)]

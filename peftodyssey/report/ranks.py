@@ -30,8 +30,8 @@ class Family:
 
     @property
     def name(self) -> str:
-        """Method and alpha rule in words."""
-        return f"{sentences.METHODS[self.rows[0]['method']]}, alpha {self.alpha}"
+        """Method, its further options and the alpha rule in words."""
+        return f"{sentences.name({**self.rows[0], 'label': kind(self.rows[0])})}, alpha {self.alpha}"
 
 
 def families(rows: Sequence[Row]) -> list[Family]:
@@ -40,13 +40,18 @@ def families(rows: Sequence[Row]) -> list[Family]:
     for row in sentences.headline(rows):
         if row.get("rank") and row["method"] in ("lora", "qlora"):
             for rule in alpha_rules(row):
-                found.setdefault((*sentences.setting(row), row["method"], row.get("quant"), str(row.get("targets")), rule), []).append(row)
+                found.setdefault((*sentences.setting(row), row["method"], kind(row), row.get("quant"), str(row.get("targets")), rule), []).append(row)
     made = []
     for key, own in found.items():
         if len({row["rank"] for row in own}) >= FEWEST_RANKS:
             trials = [Trial(row["rank"], row["seed"], row["delta_nll"], not row.get("lr_edge")) for row in own]
             made.append(Family(own, key[-1], rank_trend(trials)))
     return made
+
+
+def kind(row: Row) -> str:
+    """The label without rank and alpha: what the cells of a family share, `lora dora` apart from `lora`."""
+    return " ".join(word for word in str(row["label"]).split(" ") if not word.startswith(("r=", "alpha=")))
 
 
 def alpha_rules(row: Row) -> list[str]:

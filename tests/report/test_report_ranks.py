@@ -41,3 +41,13 @@ def test_two_ranks_are_no_trend() -> None:
     rows = [row(rank, 0, -0.1, 2.0 * rank) for rank in (1, 4)]
     assert ranks.section(rows) is None
     assert ranks.figures(rows) == []
+
+
+def test_options_make_families_of_their_own() -> None:
+    """DoRA beside LoRA at one rank is no second seed."""
+    rows = [row(rank, 0, change, 2.0 * rank) for rank, change in CHANGES.items()]
+    with_dora = [*rows, row(4, 0, -0.31, 8.0, label="lora r=4 dora")]
+    assert [family.rows for family in ranks.families(with_dora)] == [rows]
+    assert "one seed" in ranks.section(with_dora).statements[0]
+    named = [row(rank, 0, change, 2.0 * rank, label=f"lora r={rank} dora alpha={2 * rank}") for rank, change in CHANGES.items()]
+    assert ranks.families(named)[0].name == "LoRA dora, alpha 2r"
