@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 WITHIN = 1.1  # upper end over lower end of what is returned
-FURTHEST = 10  # doublings either way before the search gives up
+FURTHEST = 16  # doublings either way before the search gives up
 
 
 class Critical(NamedTuple):
