@@ -66,21 +66,19 @@ def _panel(name: str, measure: Measure, values: Sequence[Mapping[str, Any]], met
 
     chart = alt.Chart(alt.Data(values=[value for value in values if value[name] is not None]))
     unit = f", {measure.unit}" if measure.unit else ""
-    x = alt.X(
-        f"{name}:Q", title=[f"{measure.name}{unit}", f"(right: {'more' if measure.likeness > 0 else 'less'} alike)"],
-        scale=alt.Scale(zero=False, padding=12), axis=alt.Axis(tickCount=4, grid=True),
-    )  # fmt: skip
-    y = alt.Y("change:Q", title="change of test NLL, nats per token", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5, grid=True))
+    across, up = [f"{measure.name}{unit}", f"(right: {'more' if measure.likeness > 0 else 'less'} alike)"], "change of test NLL, nats per token"
+    x = alt.X(f"{name}:Q", title=across, scale=alt.Scale(zero=False, padding=12), axis=alt.Axis(tickCount=4, grid=True))
+    y = alt.Y("change:Q", title=up, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5, grid=True))
     colour = colour_of_method(values)
     groups = order(values, lambda value: value["group"])
     shape = alt.Shape("group:N", sort=groups, scale=alt.Scale(domain=groups, range=[SHAPES[i % len(SHAPES)] for i in range(len(groups))]),
                       legend=alt.Legend(title="group of texts", symbolFillColor=INK, symbolStrokeColor=INK))  # fmt: skip
     ends = [{"label": label, **end} for label, points in methods.items() for end in _fits(name, points)]
     lines = alt.Chart(alt.Data(values=ends)).mark_line(strokeWidth=1.5, opacity=0.8).encode(
-        x=alt.X("x:Q", title=x.title), y=alt.Y("y:Q"), color=colour, detail="group:N"
+        x=alt.X("x:Q", title=across), y=alt.Y("y:Q", title=up), color=colour, detail="group:N"
     )  # fmt: skip
     zero = chart.mark_rule(color="#b6bec7", strokeDash=[3, 3]).encode(y=alt.datum(0))
-    bars = chart.transform_filter("isValid(datum.lo)").mark_rule(strokeWidth=1.5).encode(x=x, y=alt.Y("lo:Q", title=y.title), y2="hi:Q", color=colour)
+    bars = chart.transform_filter("isValid(datum.lo)").mark_rule(strokeWidth=1.5).encode(x=x, y=alt.Y("lo:Q", title=up), y2="hi:Q", color=colour)
     dots = chart.mark_point(filled=True, size=80, opacity=1).encode(x=x, y=y, color=colour, shape=shape)
     return alt.layer(zero, lines, bars, dots).properties(width=210, height=210)
 

@@ -1,0 +1,99 @@
+"""Likeness from a recipe to its tables: measured once, without training again, and in an order that does not hang on the draw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from peftodyssey import api
+from peftodyssey.corpora.documents import documents
+from peftodyssey.corpora.index import build_index, read_index
+from peftodyssey.corpora.source import resolve
+from peftodyssey.measure import chunks, overlap
+from peftodyssey.measure.similarity import Sample, of_states, of_tokens, reference
+from peftodyssey.models import source as model_source
+from peftodyssey.models.load import load
+from peftodyssey.models.tokenizer import load_tokenizer
+from peftodyssey.plan.build import build
+from peftodyssey.plan.device import detect
+from peftodyssey.recipe.cell import CorpusPoint
+from peftodyssey.recipe.load import load_recipe
+from peftodyssey.score.hidden import mean_states
+from peftodyssey.store import layout
+from tests import micro
+
+METHOD = "methods=[{method: full, lr: 1e-3}]"
+ASKED = ("pretraining_text=bundled/pretrain_sample", "measure=[degradation, {similarity: {chunks: 24, chunk_tokens: 32}}]")
+
+
+def made(folder: Path, *overrides: str):
+    return build(load_recipe(str(micro.write(folder)), [METHOD, "score.tokens=2k", *overrides]), detect())
+
+
+def test_a_finished_run_gains_it_without_training_again_and_once(tmp_path: Path) -> None:
+    out, quiet = tmp_path / "out", Console(quiet=True)
+    api.run_plan(made(tmp_path, "measure=[degradation]"), out, console=quiet)
+    assert "has no `similarity`" in (out / "report/summary.md").read_text(encoding="utf-8")
+    before = {path: path.stat().st_mtime_ns for path in (out / "cells").rglob(layout.MANIFEST)}
+    run, outcome, _ = api.run_plan(made(tmp_path, *ASKED), out, console=quiet)
+    assert (outcome.done, outcome.skipped, outcome.inputs) == (0, 1, 3), "the sample's index, and the states of both"
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert run is not None
+    text, floor = run.query("select * from similarity order by kind desc").to_pylist()
+    assert (text["domain"], text["kind"], text["group"], floor["domain"]) == ("arxiv_cs.CL", "text", "arxiv", "pretrain_sample")
+    assert text["chunks"] == floor["chunks"] == 24
+    assert text["frechet"] > text["frechet_bias"] == floor["frechet"]
+    assert 0 < floor["js_bits"] < text["js_bits"] < 1
+    assert 0 <= text["ngram_overlap"] < floor["ngram_overlap"] < 1
+    assert 0.5 < text["base_bpb"] < 5
+    [row] = {(r["domains"], r["note"]) for r in run.query("select * from correlation where r is null").to_pylist() if r["scope"] == "pooled"}
+    assert row == (1, "too few points (1)")
+    assert api.run_plan(made(tmp_path, *ASKED), out, console=quiet)[1].worked is False
+
+
+def test_a_text_without_chunks_fails_alone_and_says_what_to_do(tmp_path: Path) -> None:
+    long = ("measure=[degradation, {similarity: {chunk_tokens: 500}}]",)
+    run, outcome, _ = api.run_plan(made(tmp_path, ASKED[0], *long), tmp_path / "out", console=Console(quiet=True))
+    assert (outcome.done, len(outcome.failed)) == (1, 1)
+    assert "too few to compare texts on" in next(iter(outcome.failed.values()))
+    assert run is not None
+    assert run.results["status"].to_pylist() == ["done"]
+    assert run.query("select * from similarity").num_rows == 0
+
+
+ORDERED = ("wiki_general", "arxiv_cs.CL", "code_python_stdlib")
+
+
+@pytest.mark.slow
+def test_the_order_of_kinds_of_text_is_that_of_every_draw(tmp_path: Path) -> None:
+    """Nearest to the sample of Wikipedia: more Wikipedia, then papers, then code; measured on states and on tokens."""
+    base = model_source.resolve("bundled/odyssey-3m", None)
+    model, tokenizer = load(base, precision="fp32"), load_tokenizer(base)
+    indexes = {}
+    for name, split in (("pretrain_sample", "all"), *((name, "test") for name in ORDERED)):
+        corpus = resolve(CorpusPoint(name, f"bundled/{name}"))
+        build_index(documents(corpus, split), tokenizer, tmp_path / name, max_tokens=60_000)
+        indexes[name] = read_index(tmp_path / name)
+
+    def sample(name: str, seed: int, kept: np.ndarray | None = None) -> Sample:
+        index = indexes[name]
+        row = chunks.drawn(index.starts, 64, 80, seed, kept)
+        token = chunks.tokens(index.token, row, 64)
+        return Sample(mean_states(model, token, layer=-1, prefix=tokenizer.prefix, device="cpu"), token, index.document[row])
+
+    for seed in range(3):
+        index = indexes["pretrain_sample"]
+        half = chunks.first_half(index.starts, seed)
+        held = reference(sample("pretrain_sample", seed, half), sample("pretrain_sample", seed, ~half))
+        grams = overlap.grams(index.token, index.starts, half)
+        found = []
+        for name in ORDERED:
+            text = sample(name, seed)
+            found.append(of_states(text, held, permutations=99) | of_tokens(text.token, held.sample.token, grams))
+        for measure, sign in (("mmd2", 1), ("frechet", 1), ("js_bits", 1), ("ngram_overlap", -1)):
+            values = [sign * row[measure] for row in found]
+            assert values == sorted(values), (seed, measure, values)
+        assert found[-1]["mmd_p"] == pytest.approx(0.01)
