@@ -113,7 +113,8 @@ def _added(label: str, name: str, value: Any) -> str:
     if name == "rank":
         return f"{label} r={value}"
     if isinstance(value, dict):
-        words = (f"{key}={value[key]:g}" if isinstance(value[key], float) else f"{key}={value[key]}" for key in sorted(value))
+        told = [key for key in sorted(value) if name != "early_stop" or key != "general"]  # which the label's start says
+        words = (f"{key}={value[key]:g}" if isinstance(value[key], float) else f"{key}={value[key]}" for key in told)
         return " ".join([label, *words])
     if isinstance(value, tuple):
         return f"{label} {name}={'+'.join(value)}"

@@ -22,7 +22,7 @@ from peftodyssey.train.settings import Bound, TrainSettings
 SETTINGS = TrainSettings(lr=5e-3, steps=6, batch_blocks=4, micro_blocks=2, warmup=0.2, schedule="constant", seed=3)
 
 
-def run(full=True, data=None, dtype=torch.float64, callbacks=None, start=None, **changes):
+def run(full=True, data=None, dtype=torch.float64, callbacks=None, **changes):
     """(result, weights before, weights after, model)."""
     model = random_model(dtype=dtype)
     model, trainable = (model, all_trainable(model)) if full else with_lora(model)
