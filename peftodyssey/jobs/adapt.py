@@ -163,7 +163,8 @@ def _train(
         )
     if result.stopped_at_step:
         events.note(f"{task.cell.method.label}: general text became too much worse; kept step {result.steps} of {result.stopped_at_step}")
-    if share >= 1 and result.steps and not settings.holds_the_start:  # a part may lie within the warm-up
+    ended = share >= 1 and result.stopped_at_step is None  # a part, or what an early stop kept, may lie within the warm-up
+    if ended and not settings.holds_the_start:
         _require_moved(task, attached)
     return Trained(result, peak.peak_bytes)
 

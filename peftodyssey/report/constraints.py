@@ -69,7 +69,7 @@ def _key(row: Row) -> tuple[Any, ...]:
 def section(rows: Sequence[Row], wise: Sequence[Row]) -> Section | None:
     """The part of the page; None where nothing is held and no share of an update was scored."""
     made = statements(rows, wise) or [_shares(rows, wise)]
-    return Section(SECTION, "Does constraining help", made) if figures(rows, wise) else None
+    return Section(SECTION, "Does constraining help?", made) if figures(rows, wise) else None
 
 
 def _shares(rows: Sequence[Row], wise: Sequence[Row]) -> str:
