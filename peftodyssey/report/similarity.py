@@ -80,11 +80,18 @@ def _verdict(rows: Sequence[Row], correlations: Sequence[Row]) -> str:
     clear = {(row["measure"], row["statistic"], row["scope"]): row for row in rows if row["p_holm"] is not None and row["p_holm"] < CLEAR}
     found = clear.get((HEADLINE, "spearman", "pooled"))
     said += f": {_direction(found) if found else _too_few(pooled)}."
-    others = sorted({MEASURES[row["measure"]].name for row in clear.values() if row["scope"] == "pooled" and row["measure"] != HEADLINE})
-    if others:
-        said += f" Also clear, pooled: {', '.join(others)}."
-    held = sorted({MEASURES[row["measure"]].name for row in clear.values() if row["scope"] == "within"})
-    return said + (f" Clear within groups: {', '.join(held)}." if held else " No measure is clear within groups.")
+    others = _named([row for row in clear.values() if row["scope"] == "pooled" and row is not found])
+    held = _named([row for row in clear.values() if row["scope"] == "within"])
+    said += f" Also clear, pooled: {others}." if others else ""
+    return said + (f" Clear within groups: {held}." if held else " No measure is clear within groups.")
+
+
+def _named(rows: Sequence[Row]) -> str:
+    """The measures of some coefficients, each statistic's by itself."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        names.setdefault(row["statistic"].capitalize(), []).append(MEASURES[row["measure"]].name)
+    return "; ".join(f"{', '.join(held)} ({statistic})" for statistic, held in names.items())
 
 
 def _direction(row: Row) -> str:

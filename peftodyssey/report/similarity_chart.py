@@ -22,7 +22,7 @@ MOST_BASES = 3  # more: the first and the last alone are drawn, all are in the t
 FEWEST_TEXTS = 3
 CAPTION = (
     "Change of test NLL (up is worse) against each measure of likeness to the pretraining text; bars are 95 % intervals over documents, or the "
-    "range over seeds. Lines: one slope for all groups of a method, through each group's mean, where groups hold several texts."
+    "range over seeds; none where documents are too few. Lines: one slope for all groups of a method, through each group's mean, where groups hold several texts."
 )
 
 

@@ -95,6 +95,7 @@ def test_intervals_of_uncorrelated_points_cover_zero(kind, grouped) -> None:
         assert share - 0.06 < np.mean([f.p <= share for f in found]) < share + 0.05
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=20))
 def test_ranks_are_scipys(values) -> None:
     assert ranks(np.array(values, float)).tolist() == stats.rankdata(values).tolist()
@@ -106,6 +107,7 @@ def test_holm_by_hand() -> None:
     assert holm([]) == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_lies_between_no_correction_and_bonferronis(p) -> None:
     found = holm(p)

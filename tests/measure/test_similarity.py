@@ -112,6 +112,7 @@ def test_frechet_is_the_formula_on_shrunk_covariances(n: int, width: int) -> Non
     assert frechet(x, x) == pytest.approx(0, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=9))
 def test_jensen_shannon_is_scipys(pairs) -> None:
     p, q = np.array(pairs).T
@@ -162,6 +163,7 @@ def test_a_shifted_copy_is_near_and_new_text_is_not() -> None:
     assert overlap.near_duplicates(altered, held) < 0.5
 
 
+@settings(deadline=None)
 @given(SIZES, st.integers(1, 8), st.integers(0, 3))
 def test_chunks_lie_whole_within_documents_and_never_on_each_other(sizes, length, seed) -> None:
     starts = np.concatenate([[0], np.cumsum(sizes)])

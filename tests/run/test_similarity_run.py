@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,11 @@ from peftodyssey import api
 from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.index import build_index, read_index
 from peftodyssey.corpora.source import resolve
+from peftodyssey.errors import CorpusError
+from peftodyssey.jobs import index as index_job
+from peftodyssey.jobs import states as states_job
+from peftodyssey.jobs.bases import Bases
+from peftodyssey.jobs.events import How
 from peftodyssey.measure import chunks, overlap
 from peftodyssey.measure.similarity import Sample, of_states, of_tokens, reference
 from peftodyssey.models import source as model_source
@@ -22,7 +28,7 @@ from peftodyssey.plan.device import detect
 from peftodyssey.recipe.cell import CorpusPoint
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.score.hidden import mean_states
-from peftodyssey.store import layout
+from peftodyssey.store import layout, states
 from tests import micro
 
 METHOD = "methods=[{method: full, lr: 1e-3}]"
@@ -33,6 +39,7 @@ def made(folder: Path, *overrides: str):
     return build(load_recipe(str(micro.write(folder)), [METHOD, "score.tokens=2k", *overrides]), detect())
 
 
+@pytest.mark.slow
 def test_a_finished_run_gains_it_without_training_again_and_once(tmp_path: Path) -> None:
     out, quiet = tmp_path / "out", Console(quiet=True)
     api.run_plan(made(tmp_path, "measure=[degradation]"), out, console=quiet)
@@ -54,14 +61,27 @@ def test_a_finished_run_gains_it_without_training_again_and_once(tmp_path: Path)
     assert api.run_plan(made(tmp_path, *ASKED), out, console=quiet)[1].worked is False
 
 
-def test_a_text_without_chunks_fails_alone_and_says_what_to_do(tmp_path: Path) -> None:
-    long = ("measure=[degradation, {similarity: {chunk_tokens: 500}}]",)
-    run, outcome, _ = api.run_plan(made(tmp_path, ASKED[0], *long), tmp_path / "out", console=Console(quiet=True))
-    assert (outcome.done, len(outcome.failed)) == (1, 1)
-    assert "too few to compare texts on" in next(iter(outcome.failed.values()))
-    assert run is not None
-    assert run.results["status"].to_pylist() == ["done"]
-    assert run.query("select * from similarity").num_rows == 0
+class Silent:
+    """Events that nobody listens to."""
+
+    def __getattr__(self, name: str):
+        return lambda *told: False
+
+
+def test_a_text_without_chunks_says_what_to_do_and_what_is_read_is_read_again_the_same(tmp_path: Path) -> None:
+    plan = made(tmp_path, ASKED[0], "measure=[degradation, {similarity: {chunks: 12, chunk_tokens: 32}}]")
+    bases, how = Bases("cpu", plan.budget_bytes), How("cpu", 0.0, "adapters", None)
+    text = plan.states[0]
+    [index] = [index for index in plan.indexes if index.folder == text.index]
+    index_job.index(index, tmp_path, bases.tokenizer(text.base))
+    states_job.states(text, tmp_path, bases, how, Silent())
+    first = states.read(tmp_path / text.folder)
+    assert states_job.missing(plan, plan.cells, tmp_path) == [plan.states[1]]
+    states_job.states(text, tmp_path, bases, how, Silent())
+    assert all((a == b).all() for a, b in zip(first, states.read(tmp_path / text.folder), strict=True))
+    assert (first[0].shape, first[1].shape, first[2].tolist()) == ((12, bases.get(text.base).config.hidden_size), (12,), [0] * 12)
+    with pytest.raises(CorpusError, match="too few to compare texts on"):
+        states_job.states(replace(text, chunk_tokens=1500), tmp_path, bases, how, Silent())
 
 
 ORDERED = ("wiki_general", "arxiv_cs.CL", "code_python_stdlib")
