@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import altair as alt
 
 STEP, HEIGHT = 46, 34  # pixels of a cell
-DARK = 0.62  # share of the scale from which numbers are white
+DARK = 0.85  # share of the scale from which numbers are white
 WIDEST = 840  # pixels of the matrices that stand beside each other
 
 
