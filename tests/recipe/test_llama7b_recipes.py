@@ -31,7 +31,11 @@ def test_there_is_one_for_every_way_and_card() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_fits_its_card_whole_and_beside_a_desktop(name: str, tmp_path: Path) -> None:
+def test_it_fits_its_card_whole_and_beside_a_desktop(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = host.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(host.shutil, "disk_usage", lambda place: disk._replace(free=128 * GIB))
     size = memory_gib(name)
     for budget in (size * GIB, int(re.findall(r"--memory (\d+)GiB", shipped.read(name))[0]) * GIB):
         plan = build(load_recipe(name), card(size, host_gib=HOST_GIB.get(name, 16)), budget)
