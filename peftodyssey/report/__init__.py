@@ -30,6 +30,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
     Several runs are compared in one page, in `out` or in the first one's report; their rows carry a `run` label.
     """
     from peftodyssey.report import (
+        arms,
         at_equal_learning,
         charts,
         constraints,
@@ -51,7 +52,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
     given = [folders] if isinstance(folders, Path) else list(folders)
     report = out or given[0] / layout.REPORT
     content, points, wise = _content(given)
-    similar, correlations = (_tables(given, name) for name in (layout.SIMILARITY, layout.CORRELATION))
+    similar, correlations, between = (_tables(given, name) for name in (layout.SIMILARITY, layout.CORRELATION, layout.ARMS))
     figures = [
         *charts.figures(content.rows, points),
         *ranks.figures(content.rows),
@@ -59,7 +60,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
         *tasks.figures(content.rows, content.answered),
         *constraints.figures(content.rows, wise),
         *noise.figures(content.noise),
-        *sensitivity.figures(content.sensitivity),
+        *sensitivity.figures(content.sensitivity, content.rows),
         *geometry.figures(content.rows),
         *similarity.figures(content.rows, similar),
         *transfer_charts.figures(content.transfer),
@@ -71,7 +72,8 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
         ranks.section(content.rows),
         at_equal_learning.section(content.rows, points),
         noise.section(content.noise, content.sensitivity),
-        sensitivity.section(content.sensitivity),
+        sensitivity.section(content.sensitivity, content.rows),
+        arms.section(between),
         tasks.section(content.rows, content.answered),
         geometry.section(content.rows),
         constraints.section(content.rows, wise),

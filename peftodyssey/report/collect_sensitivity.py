@@ -1,9 +1,12 @@
-"""How noise, forgetting and learning depend on the length of the pretraining, as `sensitivity.parquet`. Called by `report.collect`."""
+"""How noise, forgetting and learning depend on the length of the pretraining, as `sensitivity.parquet`, and on the arm of the ladder, as
+`arms.parquet`. Called by `report.collect`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +21,35 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Reader = Callable[[str, str], "np.ndarray"]
-Trained = dict[int, dict[int, "np.ndarray"]]  # pretraining tokens -> seed -> change summed by document
+BySeed = dict[int, dict[int, "np.ndarray"]]  # pretraining tokens -> seed -> float64 [documents]
+Line = tuple[Row, "Rungs", "np.ndarray"]  # coordinates with `who`, values by pretraining tokens, tokens by document
 AGAINST = "full"
 FEWEST_TO_TURN = 3  # rungs: two have no inside
 
 
+@dataclass
+class Trained:
+    """One method on the rungs of one ladder: by pretraining tokens and seed what changed, and the loss after, summed by document."""
+
+    changes: BySeed = field(default_factory=dict)
+    losses: BySeed = field(default_factory=dict)
+
+
+@dataclass
+class Text:
+    """One text that the trained models of one arm were scored on: its methods at each rate (None: the selected one of each rung)."""
+
+    told: Row
+    tokens_d: np.ndarray
+    methods: dict[tuple[str, float | None], Trained] = field(default_factory=dict)
+
+
 def write(folder: Path, rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]], read: Reader) -> None:
-    """Write the table from the noise and the finished cells (`rows`, collected from `cells` in the same order) of `folder`."""
-    shifts = collect_noise.write(folder)
-    found = [*_of_noise(shifts), *_of_cells(rows, cells, read)]
+    """Write the tables from the noise and the finished cells (`rows`, collected from `cells` in the same order) of `folder`."""
+    shifts, texts = collect_noise.write(folder), _texts(rows, cells, read)
+    found = [*_of_noise(shifts), *(row for text in texts for row in _of_group(text))]
     parquet.write_rows(folder / layout.SENSITIVITY, found, tables.SENSITIVITY)
+    parquet.write_rows(folder / layout.ARMS, list(_between_arms([*_lines_of_noise(shifts), *_lines_of_cells(texts)])), tables.ARMS)
 
 
 def name(shift: Mapping[str, Any]) -> str:
@@ -50,51 +72,95 @@ def _of_noise(shifts: Sequence[collect_noise.Shifts]) -> Iterator[Row]:
             yield from _differing({**key, "who": "gaussian", "minus": name(told)}, full, rises, tokens_d)
 
 
-def _of_cells(rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]], read: Reader) -> Iterator[Row]:
-    """Forgetting and learning by method along each ladder, at the selected rate of each rung and at each rate held."""
-    grouped: dict[tuple[Any, ...], dict[tuple[str, float | None], Trained]] = {}
-    tokens_of: dict[tuple[Any, ...], np.ndarray] = {}
+def _texts(rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]], read: Reader) -> list[Text]:
+    """What forgetting and learning were measured on, with every finished cell of a rung whose tokens are known."""
+    found: dict[tuple[Any, ...], Text] = {}
     for row, cell in zip(rows, cells, strict=True):
         if row["status"] != "done" or not row.get("pretrain_tokens") or row.get("lr") is None:
             continue
-        for quantity, texts in (("forgetting", cell["scores"].get("general") or ()), ("learning", [cell["scores"]["test"]])):
-            if not texts:
+        for quantity, scored in (("forgetting", cell["scores"].get("general") or ()), ("learning", [cell["scores"]["test"]])):
+            if not scored:
                 continue
-            index = tuple(text["index"] for text in texts)
-            key = (*(row[n] for n in ("recipe", "model", "arm", "domain", "newline")), quantity, index)
-            sums, tokens_of[key] = _changes(texts, read)
+            before, after, tokens_d = _sums(scored, read)
+            told = {name: row[name] for name in ("recipe", "model", "arm", "domain")} | {"quantity": quantity}
+            told["corpus"] = row["domain"] if quantity == "learning" else "general"
+            key = (*told.values(), row["newline"], *(text["index"] for text in scored))
+            text = found.setdefault(key, Text(told, tokens_d))
             for rate in (row["lr"], *((None,) if row["selected"] else ())):
-                held = grouped.setdefault(key, {}).setdefault((row["label"], rate), {})
-                held.setdefault(row["pretrain_tokens"], {})[row["seed"]] = sums
-    for key, methods in grouped.items():
-        told = dict(zip(("recipe", "model", "arm", "domain"), key[:4], strict=True)) | {"quantity": key[5]}
-        yield from _of_group({**told, "corpus": key[3] if key[5] == "learning" else "general"}, methods, tokens_of[key])
+                held = text.methods.setdefault((row["label"], rate), Trained())
+                held.changes.setdefault(row["pretrain_tokens"], {})[row["seed"]] = after - before
+                held.losses.setdefault(row["pretrain_tokens"], {})[row["seed"]] = after
+    return list(found.values())
 
 
-def _of_group(told: Row, methods: Mapping[tuple[str, float | None], Trained], tokens_d: np.ndarray) -> Iterator[Row]:
-    rates = {label: {rate for other, rate in methods if other == label and rate is not None} for label, _ in methods}
-    for (label, rate), trained in methods.items():
+def _of_group(text: Text) -> Iterator[Row]:
+    """Slopes of every method at each rate held and at the selected ones; differences of the selected ones from full fine-tuning's."""
+    rates = {label: {rate for other, rate in text.methods if other == label and rate is not None} for label, _ in text.methods}
+    for (label, rate), trained in text.methods.items():
         if rate is None or len(rates[label]) > 1:  # a lone rate is the selected one
-            yield from _sloped({**told, "who": label, "lr": rate}, _even(trained), tokens_d)
-    full = [(label, trained) for (label, rate), trained in methods.items() if rate is None and label.split(" ")[0] == AGAINST]
-    others = [(label, trained) for (label, rate), trained in methods.items() if rate is None and label.split(" ")[0] != AGAINST]
-    for (first, one), (second, other) in product(full, others):
-        both = {tokens: {seed: one[tokens][seed] for seed in one[tokens] if seed in other.get(tokens, {})} for tokens in one}
-        mirror = {tokens: {seed: other[tokens][seed] for seed in found} for tokens, found in both.items()}
-        yield from _differing({**told, "who": first, "minus": second}, _even(both), _even(mirror), tokens_d)
+            yield from _sloped({**text.told, "who": label, "lr": rate}, _even(trained.changes), text.tokens_d, _even(trained.losses))
+    chosen = {label: trained.changes for (label, rate), trained in text.methods.items() if rate is None}
+    full, others = [label for label in chosen if label.split(" ")[0] == AGAINST], [label for label in chosen if label.split(" ")[0] != AGAINST]
+    for first, second in product(full, others):
+        one, other = _paired(chosen[first], chosen[second])
+        yield from _differing({**text.told, "who": first, "minus": second}, one, other, text.tokens_d)
 
 
-def _changes(texts: Sequence[Mapping[str, Any]], read: Reader) -> tuple[np.ndarray, np.ndarray]:
-    """Change of NLL summed by document over all texts, and the documents' tokens, float64 [documents]."""
+def _lines_of_noise(shifts: Sequence[collect_noise.Shifts]) -> Iterator[Line]:
+    for told, rises, _, tokens_d in collect_noise.lines(shifts):
+        kept = {n: told[n] for n in (*collect_noise.OF_LADDER, "domain", "gamma")}
+        yield {**kept, "quantity": "noise", "who": name(told)}, rises, tokens_d
+
+
+def _lines_of_cells(texts: Sequence[Text]) -> Iterator[Line]:
+    """Every method at the selected rate of each rung."""
+    for text in texts:
+        for (label, rate), trained in text.methods.items():
+            if rate is None:
+                yield {**text.told, "gamma": None, "who": label}, _even(trained.changes), text.tokens_d
+
+
+def _between_arms(lines: Iterable[Line]) -> Iterator[Row]:
+    """Every line beside the same one of another arm, at each pretraining budget that both have."""
+    import numpy as np
+
+    from peftodyssey.measure.crossed import crossed
+
+    beside: dict[tuple[Any, ...], list[Line]] = {}
+    for line in lines:
+        told = line[0]
+        if told["arm"] is not None:
+            beside.setdefault(tuple(value for column, value in sorted(told.items()) if column != "arm"), []).append(line)
+    for found in beside.values():
+        for (first, one, tokens_d), (second, other, same_d) in combinations(sorted(found, key=lambda line: line[0]["arm"]), 2):
+            for tokens in sorted(set(one) & set(other)):
+                repetitions = min(len(one[tokens]), len(other[tokens]))
+                if np.array_equal(tokens_d, same_d):
+                    seen = crossed(one[tokens][:repetitions] - other[tokens][:repetitions], tokens_d)
+                    yield {
+                        **first, "minus": second["arm"], "pretrain_tokens": tokens, "change": seen.estimate, "lo": seen.lo, "hi": seen.hi,
+                        "repetitions": repetitions, "documents": len(tokens_d), "note": seen.note or None,
+                    }  # fmt: skip
+
+
+def _sums(texts: Sequence[Mapping[str, Any]], read: Reader) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """NLL before and after summed by document over all texts, and the documents' tokens, float64 [documents]."""
     import numpy as np
 
     from peftodyssey.measure.stats import document_sums
 
-    parts = [document_sums(read(t["after"], "nll_nats") - read(t["before"], "nll_nats"), read(t["index"], "document")) for t in texts]
-    return np.concatenate([sums for sums, _ in parts]), np.concatenate([tokens for _, tokens in parts])
+    before, after = ([document_sums(read(t[which], "nll_nats"), read(t["index"], "document")) for t in texts] for which in ("before", "after"))
+    whole = [np.concatenate([sums for sums, _ in found]) for found in (before, after)]
+    return whole[0], whole[1], np.concatenate([tokens for _, tokens in before])
 
 
-def _even(trained: Mapping[int, Mapping[int, np.ndarray]]) -> Rungs:
+def _paired(one: BySeed, other: BySeed) -> tuple[Rungs, Rungs]:
+    """Both at the seeds that both have on a rung."""
+    both = {tokens: {seed: one[tokens][seed] for seed in one[tokens] if seed in other.get(tokens, {})} for tokens in one}
+    return _even(both), _even({tokens: {seed: other[tokens][seed] for seed in found} for tokens, found in both.items()})
+
+
+def _even(trained: BySeed) -> Rungs:
     """Seeds that every rung has, as [seeds, documents]; rungs without any are left out."""
     import numpy as np
 

@@ -79,6 +79,15 @@ def colour_of_method(rows: Rows) -> alt.Color:
     return alt.Color("label:N", scale=alt.Scale(domain=labels, range=span), legend=legend, sort=labels)
 
 
+def by_pretraining(counts: Sequence[int]) -> alt.X:
+    """`tokens` across on a log scale, a label at every rung that there is room for."""
+    import altair as alt
+
+    label = "replace(format(datum.value, '.3~s'), 'G', 'B')"  # people write 1.02B tokens
+    axis = alt.Axis(values=sorted(set(counts)), labelExpr=label, grid=False)
+    return alt.X("tokens:Q", title="pretraining tokens", scale=alt.Scale(type="log", nice=False, padding=16), axis=axis)
+
+
 def styled(chart: alt.Chart | alt.FacetChart | alt.LayerChart) -> alt.TopLevelMixin:
     """The chart with the report's type, ink and spacing."""
     return (

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.report.drawing import COLOURS, INK, Figure, by_domain, styled
+from peftodyssey.report.drawing import COLOURS, INK, Figure, by_domain, by_pretraining, styled
 from peftodyssey.report.section import Section
 from peftodyssey.report.sentences import UNIT, interval, signed
 
@@ -35,7 +35,8 @@ def section(noise: Sequence[Row], sensitivity: Sequence[Row]) -> Section | None:
 def statements(noise: Sequence[Row], sensitivity: Sequence[Row]) -> list[str]:
     """One sentence a ladder and text at the largest noise, then what low rank, updates and rounding cost at the same norm."""
     said = [text for rungs in _lines(noise, "gaussian") for text in _said(rungs, noise, sensitivity)]
-    if said:
+    said += _rounding(noise, sensitivity)
+    if any(row["kind"] != "quantiser" for row in noise):
         first = next(row for row in noise if row["kind"] != "quantiser")
         said.append(
             f"Gamma is in units of {SCALES[first['scale']]}; shifted: {first['tensors'].replace(',', ', ')}. Intervals are over pairs of noise and "
@@ -68,13 +69,17 @@ def _trend(row: Row, sensitivity: Sequence[Row]) -> str:
     found = slope_of(row, sensitivity, "gaussian")
     if found is None:
         return "the pretraining tokens of the rungs are not known, so no trend is given"
-    turn = ""
-    if found["turn_tokens"]:
-        turn = f"; with the noise, the loss is lowest at {tokens(found['turn_tokens'])} [{tokens(found['turn_lo'])}, {tokens(found['turn_hi'])}]"
-    elif found["turn_share"] is not None:
-        turn = f"; with the noise, the loss {'rises from the first rung on' if found['turn_share'] > 0.5 else 'falls to the last rung'}"
-    amount = interval(found, "slope", "slope_lo", "slope_hi", 4)
-    return f"per tenfold pretraining {amount} {UNIT}: {verdict(found)}{turn}"
+    amount, turns = interval(found, "slope", "slope_lo", "slope_hi", 4), turn(found)
+    return f"per tenfold pretraining {amount} {UNIT}: {verdict(found)}" + f"; with the noise, the loss {turns}" * bool(turns)
+
+
+def turn(row: Row) -> str:
+    """Where the modified model's loss is lowest along the ladder, in words to follow "the loss"; empty where it was not asked."""
+    if row["turn_tokens"]:
+        return f"is lowest at {tokens(row['turn_tokens'])} [{tokens(row['turn_lo'])}, {tokens(row['turn_hi'])}]"
+    if row["turn_share"] is None:
+        return ""
+    return "rises from the first rung on" if row["turn_share"] > 0.5 else "falls to the last rung"
 
 
 def slope_of(row: Row, sensitivity: Sequence[Row], who: str) -> Row | None:
@@ -102,10 +107,19 @@ def _at_equal_norm(row: Row, noise: Sequence[Row]) -> Iterator[str]:
     if others:
         costs = ", ".join(f"{who(o)} {interval(o, 'rise_nats', 'lo', 'hi', 4)}" for o in others)
         yield f"{row['corpus']}, {base(row)}, at the same Frobenius norm ({row['norm']:.3g}): gaussian {signed(row['rise_nats'], 4)}, {costs} {UNIT}."
-    rounded = [o for o in noise if o["kind"] == "quantiser" and all(o.get(n) == row.get(n) for n in same)]
-    if rounded:
-        costs = ", ".join(f"{o['quantiser']} {interval(o, 'rise_nats', 'lo', 'hi', 4)} (norm {o['norm']:.3g})" for o in rounded)
-        yield f"{row['corpus']}, {base(row)}: rounding the weights costs {costs} {UNIT}."
+
+
+def _rounding(noise: Sequence[Row], sensitivity: Sequence[Row]) -> Iterator[str]:
+    """What rounding the weights costs by itself, apart from any adapter, at the first and the last rung of each ladder."""
+    keys = dict.fromkeys((*(row.get(name) for name in LINE), row["quantiser"]) for row in noise if row["kind"] == "quantiser")
+    for key in keys:
+        own = [row for row in noise if row["kind"] == "quantiser" and (*(row.get(name) for name in LINE), row["quantiser"]) == key]
+        own.sort(key=lambda row: row["pretrain_tokens"] or 0)
+        costs = " and ".join(f"{interval(row, 'rise_nats', 'lo', 'hi', 4)} {UNIT} at {base(row)}" for row in (own[:1] + own[-1:])[: len(own)])
+        slope = slope_of(own[0], sensitivity, str(own[0]["quantiser"]))
+        trend = f"; per tenfold pretraining {interval(slope, 'slope', 'slope_lo', 'slope_hi', 4)}: {verdict(slope)}" if slope else ""
+        where = f"{own[0]['corpus']}, {own[0]['arm'] or own[0]['model']}"
+        yield f"{where}: rounding the weights to {own[0]['quantiser']} alone (norm {own[-1]['norm']:.3g}) costs {costs}{trend}."
 
 
 def who(row: Row) -> str:
@@ -173,7 +187,7 @@ def _by_rung(rows: Sequence[Row], value: str, low: str, high: str) -> alt.TopLev
     ]
     names = list(dict.fromkeys(v["gamma"] for v in sorted(values, key=lambda v: v["gamma"] != "none" and float(v["gamma"]))))
     colours = (["#8b949e"] if names[0] == "none" else []) + list(COLOURS)
-    across = alt.X("tokens:Q", title="pretraining tokens", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s", grid=False, tickCount=4))
+    across = by_pretraining([v["tokens"] for v in values])
     colour = alt.Color("gamma:N", title="gamma", sort=names, scale=alt.Scale(domain=names, range=colours[: len(names)]))
     title = f"{'rise of NLL' if value == 'rise_nats' else 'NLL'}, nats per token"
     source = alt.Chart(alt.Data(values=values))
@@ -197,7 +211,7 @@ def _by_norm(rows: Sequence[Row]) -> alt.TopLevelMixin:
     names = list(dict.fromkeys(v["who"] for v in values))
     span = [COLOURS[i % len(COLOURS)] for i in range(len(names))]
     source = alt.Chart(alt.Data(values=values))
-    across = alt.X("norm:Q", title="Frobenius norm of the shift", scale=alt.Scale(type="log"), axis=alt.Axis(grid=False, tickCount=4))
+    across = alt.X("norm:Q", title="Frobenius norm of the shift", scale=alt.Scale(type="log", nice=False, padding=16), axis=alt.Axis(grid=False, tickCount=4))
     colour = alt.Color("who:N", title="shift", sort=names, scale=alt.Scale(domain=names, range=span), legend=alt.Legend(orient="bottom", columns=2, symbolOpacity=1))
     up = alt.Y("value:Q", title="rise of NLL, nats per token")
     zero = source.mark_rule(color=INK, strokeWidth=1).encode(y=alt.datum(0))

@@ -127,6 +127,5 @@ def _points(entry: Mapping[str, Any]) -> str:
 
 def _verdict(row: Mapping[str, Any]) -> str:
     """CSS class of a change: better, worse, or neither."""
-    if row.get("delta_lo") is None:
-        return "none"
-    return "better" if row["delta_hi"] < 0 else "worse" if row["delta_lo"] > 0 else "none"
+    said = sentences.verdict([row], "delta_lo", "delta_hi")
+    return said if said in ("better", "worse") else "none"

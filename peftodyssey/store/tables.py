@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peftodyssey.store.tables_noise import NOISE, SENSITIVITY, SHARPNESS, SHIFTS
+from peftodyssey.store.tables_noise import ARMS, NOISE, SENSITIVITY, SHARPNESS, SHIFTS
 from peftodyssey.store.tables_similarity import CORRELATION, SIMILARITY
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ TABLES: dict[str, Columns] = {
     "results.parquet": RESULTS, "points.parquet": POINTS, "ledger.parquet": LEDGER, "concentration.parquet": CONCENTRATION,
     "terms.parquet": TERMS, "ranks.parquet": RANKS, "tasks.parquet": TASKS, "wise.parquet": WISE,
     "similarity.parquet": SIMILARITY, "correlation.parquet": CORRELATION,
-    "noise.parquet": NOISE, "sensitivity.parquet": SENSITIVITY, "sharpness.parquet": SHARPNESS, "shifts.parquet": SHIFTS,
+    "noise.parquet": NOISE, "sensitivity.parquet": SENSITIVITY, "arms.parquet": ARMS, "sharpness.parquet": SHARPNESS, "shifts.parquet": SHIFTS,
     "geometry.parquet": GEOMETRY, "transfer.parquet": TRANSFER,
     "log.parquet": LOG, "nll.parquet": NLL, "choices.parquet": CHOICES,
 }  # fmt: skip

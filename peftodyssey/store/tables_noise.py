@@ -75,6 +75,25 @@ SENSITIVITY: Columns = {
     "note": ("string", "why there is no interval, or what it leaves out"),
 }
 
+ARMS: Columns = {
+    "recipe": ("string", "name of the recipe that asked for it"),
+    "model": ("string", "name of the base model"),
+    "arm": ("string", "ladder arm of the bases"),
+    "minus": ("string", "the other arm, whose cost is subtracted"),
+    "pretrain_tokens": ("int64", "tokens that both bases were pretrained on"),
+    "corpus": ("string", "the text scored, as in sensitivity.parquet"),
+    "domain": ("string", "the text adapted to, where something was trained"),
+    "quantity": ("string", "noise, forgetting or learning, as in sensitivity.parquet"),
+    "who": ("string", "the shift, or the method at the learning rate selected on each base"),
+    "gamma": ("float64", "size of the noise"),
+    "change": ("float64", "the quantity in `arm` less that in `minus`, nats per token; positive: it costs more in `arm`"),
+    "lo": ("float64", "lower end of its 95 % interval, from repetitions and documents, given these two bases"),
+    "hi": ("float64", "upper end of its 95 % interval"),
+    "repetitions": ("int32", "pairs of noise, or seeds"),
+    "documents": ("int64", "documents scored"),
+    "note": ("string", "why there is no interval, or what it leaves out"),
+}
+
 SHARPNESS: Columns = {
     "recipe": ("string", "name of the recipe that asked for it"),
     "model": ("string", "name of the base model"),

@@ -106,7 +106,7 @@ def test_figures_lie_there_as_svg_and_png(run):
     names = {path.name for path in (run / "report/figures").iterdir()}
     assert names == {
         f"{n}.{kind}"
-        for n in ("change", "frontier", "before_after", "paths", "classes", "concentration", "types", "slopes")
+        for n in ("change", "frontier", "before_after", "paths", "classes", "concentration", "types", "ladder", "slopes")
         for kind in ("svg", "png")
     }
     assert (run / "report/figures/change.png").read_bytes().startswith(b"\x89PNG")
