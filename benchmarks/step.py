@@ -13,7 +13,6 @@ of a frozen base (forward, backward to activations, recomputation) at the speed 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import platform
 import time
@@ -63,6 +62,7 @@ def measured(setting: Setting, members: int, micro_blocks: int, console: Console
     ways = {
         "stock": lambda: trainings.stock(base, setting),
         "TRL": lambda: trainings.trl(base, setting),
+        "unsloth": lambda: trainings.unsloth(base, setting),
         "ours": lambda: trainings.by_loop(base, setting),
         f"ours, {members} together": lambda: trainings.fleet(base, setting, members, micro_blocks),
     }
@@ -72,8 +72,6 @@ def measured(setting: Setting, members: int, micro_blocks: int, console: Console
         except (RuntimeError, torch.OutOfMemoryError) as error:
             found[name] = str(error).splitlines()[0]
         console.print(f"{setting.blocks} x {setting.seq_len}, {name}: done", style="dim")
-    if importlib.util.find_spec("unsloth") is None:
-        found["unsloth"] = "not installed"
     found["base alone"] = trainings.base_only(base, setting, members)
     return found
 

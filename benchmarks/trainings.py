@@ -6,7 +6,12 @@ All start from the same adapters and see the same random tokens; each gives its 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import json
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +31,7 @@ from peftodyssey.train.fleet import Member, train_fleet
 from peftodyssey.train.loop import belongs_to, train
 from peftodyssey.train.settings import TrainSettings
 
+BESIDE = str(Path(__file__).with_name("beside_unsloth.py"))
 WARM_UP = 3  # steps that are not timed
 
 
@@ -147,6 +153,32 @@ def trl(base: Any, setting: Setting) -> Timed:
     from peftodyssey.train.trl_bridge import train_trl
 
     return by_loop(base, setting, train_trl)
+
+
+def unsloth(base: Any, setting: Setting) -> Timed | str:
+    """unsloth from the same weights, adapter and tokens, in a process of its own; or why there is none."""
+    if importlib.util.find_spec("unsloth") is None:
+        return "not installed"
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    found = source.resolve(setting.model)
+    with tempfile.TemporaryDirectory() as folder:
+        models.load(found, precision="bf16", device="cpu").save_pretrained(folder)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            if found.tokenizer_folder and (file := found.tokenizer_folder / name).is_file():
+                shutil.copy(file, folder)
+        with adapted(base, setting) as (model, _):
+            save_file({name: value.contiguous().cpu() for name, value in get_peft_model_state_dict(model).items()}, f"{folder}.adapter")
+        asked = {**vars(setting), "folder": folder, "adapter": f"{folder}.adapter"}
+        try:
+            done = subprocess.run([sys.executable, BESIDE, json.dumps(asked)], capture_output=True, text=True, check=False)
+        finally:
+            Path(f"{folder}.adapter").unlink()
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or ["ended without a word"])[-1]
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    return Timed.of(told["seconds"], told["peak_bytes"], told["loss_nats"], told["grad_norm"])
 
 
 def fleet(base: Any, setting: Setting, members: int, micro_blocks: int) -> Timed:
