@@ -57,7 +57,8 @@ def _what(row: Row) -> str:
 def _said(rows: Sequence[Row]) -> str:
     first = rows[0]
     costs = ", ".join(f"{interval(row, 'change', 'lo', 'hi', 4)} at {tokens(row['pretrain_tokens'])}" for row in rows)
-    return f"{first['corpus']}, {first['arm']} minus {first['minus']}: {_what(first)} costs {costs} {UNIT}: {_verdict(rows)}."
+    where, does = (first["corpus"], f"{_what(first)} costs") if first["quantity"] == "noise" else (first["domain"], f"{first['who']} forgets")
+    return f"{where}, {first['arm']} minus {first['minus']}: {does} {costs} {UNIT}: {_verdict(rows)}."
 
 
 def _verdict(rows: Sequence[Row]) -> str:

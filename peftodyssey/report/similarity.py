@@ -65,7 +65,7 @@ def _nearest(rows: Sequence[Row]) -> str:
         said += f" and {sentences.text(far)} farthest ({far['mmd2']:.4f}, {_p(far['mmd_p'])})"
     said += f"; two halves of that text lie at {floor['mmd2']:.4f} ({_p(floor['mmd_p'])})."
     if near["chunks"] < FEW_CHUNKS:
-        said += f" Few chunks: {near['chunks']}, where the text that has the fewest ends; a larger score.tokens gives more."
+        said += f" {near['chunks']} chunks are few: every text gives as many as the shortest; a larger score.tokens gives more."
     return said
 
 
