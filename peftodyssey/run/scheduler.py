@@ -125,8 +125,9 @@ class _Walk:
             for point, share in enumerate(shares):
                 racing = [task for contest in competing for task in halving.racing(contest, point, self.root)]
                 self._advance(racing, point, share)
-                for contest in competing:
-                    for task in halving.judge(contest, point, self.root):
+                before = {task.folder for contest in competing for task in contest if halving.stopped(task, self.root)}
+                for task in (task for contest in competing for task in halving.judge(contest, point, self.root)):
+                    if task.folder not in before:
                         self.outcome.stopped += 1
                         self.narrator.finished(task.folder.split("/", 1)[1], "stopped")
 

@@ -90,7 +90,13 @@ def test_the_same_again_does_nothing_and_without_select_the_stopped_go_on(halved
 def test_a_longer_grid_is_judged_anew(tmp_path: Path) -> None:
     first, _ = run(tmp_path, "out", "methods=[{method: full, lr: {tune: [1e-5, 1e-4]}}]")
     assert {key[1]: row["status"] for key, row in first.items()} == {1e-5: "stopped", 1e-4: "done"}
-    second, _ = run(tmp_path, "out", "methods=[{method: full, lr: {tune: [1e-5, 1e-4, 1e-7, 1e-8]}}]")
+    (survivor,) = (folder for folder in (tmp_path / "out/cells").iterdir() if "lr0.0001" in folder.name)
+    (survivor / "manifest.json").unlink()
+    again, told = run(tmp_path, "out", "methods=[{method: full, lr: {tune: [1e-5, 1e-4]}}]")
+    assert {key[1]: row["status"] for key, row in again.items()} == {1e-5: "stopped", 1e-4: "done"}
+    assert "stopped:" not in told  # it was before
+    second, told = run(tmp_path, "out", "methods=[{method: full, lr: {tune: [1e-5, 1e-4, 1e-7, 1e-8]}}]")
+    assert told.count("stopped:") == 3
     states = {key[1]: row["status"] for key, row in second.items()}
     assert states[1e-7] == states[1e-8] == "stopped"
     assert states[1e-4] == "done"
