@@ -132,7 +132,7 @@ def _frontier(rows: Rows) -> alt.TopLevelMixin:
     x = alt.X(
         "delta_nll:Q",
         title="change on the text adapted to, nats per token",
-        axis=alt.Axis(tickCount=5, grid=True),
+        axis=alt.Axis(tickCount=4, grid=True),
     )
     y = alt.Y("forgetting:Q", title="change on general text, nats per token")
     colour = colour_of_method(rows)

@@ -141,7 +141,7 @@ def row_step(rows: Rows) -> alt.Step:
     """Height of a lane, so that many bases still fit."""
     import altair as alt
 
-    return alt.Step(max(14, 30 // max(1, len(order(rows, base)))), **{"for": "offset"})
+    return alt.Step(max(14, 18 // max(1, len(order(rows, base)))), **{"for": "offset"})
 
 
 def by_domain(chart: alt.LayerChart, rows: Rows, *, wide: bool = False) -> alt.FacetChart:

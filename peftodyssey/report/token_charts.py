@@ -28,7 +28,6 @@ SECTION = "tokens"
 MIN_COUNT = 3  # occurrences of a token type that is drawn
 DRAWN_TYPES = 250  # per panel, those with the largest summed change
 PANELS = 8  # of token types
-NAMED_TYPES = 2  # of those that went worse, and of those that went better
 WORSE, BETTER = COLOURS[1], COLOURS[0]
 
 
@@ -51,7 +50,7 @@ def figures(rows: Rows, evidence: Sequence[Evidence]) -> list[Figure]:
     if points := _type_rows(drawn):
         text = (
             f"Mean NLL of each token type before and after, of those that occur at least {MIN_COUNT} times; the area is the count. Above "
-            f"the line a type is worse. Named: the {NAMED_TYPES} types with the largest summed rise and fall. Axes by square roots."
+            f"the line a type is worse. Named: the types with the largest summed rise and fall. Axes by square roots."
             + (f" The {len(drawn)} of {len(shown)} texts and methods that changed most for the worse." if len(drawn) < len(shown) else "")
         )
         made.append(Figure("types", "Token types before and after", text, _types(points), SECTION))
@@ -132,7 +131,7 @@ def _type_rows(shown: Sequence[Evidence]) -> list[dict[str, Any]]:
     for item in shown:
         often = [row for row in item.types if row["tokens"] >= MIN_COUNT]
         ranked = sorted(often, key=lambda row: (-abs(row["sum_nats"]), row["token"]))[:DRAWN_TYPES]
-        named = [*_that_went(ranked, 1)[:NAMED_TYPES], *_that_went(ranked, -1)[:NAMED_TYPES]]
+        named = [*_that_went(ranked, 1)[:1], *_that_went(ranked, -1)[:1]]
         made += [
             {
                 "panel": f"{text(item.row)}: {item.row['label']}", "before": row["nll_before"], "after": row["nll_after"],

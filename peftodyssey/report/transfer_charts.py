@@ -33,7 +33,9 @@ def _maps(found: Sequence[Matrix]) -> alt.TopLevelMixin:
 
     values = [value for matrix in found for value in _values(matrix)]
     names = list(dict.fromkeys(matrix.name for matrix in found))
-    trained, scored = (list(dict.fromkeys(value[key] for value in values)) for key in ("trained_on", "scored_on"))
+    trained = list(dict.fromkeys(value["trained_on"] for value in values))
+    own_first = sorted(values, key=lambda value: not value["own"])  # the framed ones lie on the diagonal
+    scored = list(dict.fromkeys(value["scored_on"] for value in own_first))
     top = max(abs(value["delta"]) for value in values) or 1.0
     source = alt.Chart(alt.Data(values=values))
     down = alt.Y("trained_on:N", sort=trained, title="adapted to", axis=_axis())
