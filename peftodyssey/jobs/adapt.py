@@ -22,7 +22,7 @@ from peftodyssey.jobs.peak import watched
 from peftodyssey.methods import wise_ft
 from peftodyssey.methods.protocol import Attached
 from peftodyssey.methods.table import METHODS
-from peftodyssey.methods.update import update_of
+from peftodyssey.methods.updates import added
 from peftodyssey.models import pickles
 from peftodyssey.models.tokenizer import TextTokenizer
 from peftodyssey.plan.graph import CellTask
@@ -59,7 +59,7 @@ def adapt(
         if trained:
             _keep_weights(attached, folder, task)
             parquet.write_rows(folder / layout.LOG, [vars(record) for record in trained.result.log], tables.LOG)
-        update = update_of(attached, shifted) if shifted else {}
+        update = added(attached, shifted) if shifted else {}
         _fill(task, root, attached, tokenizer, how, events)
     perturb.along(task, root, base, update, tokenizer.prefix, how, events)
     points.write(folder, task, root, trained.result if trained else None)
@@ -83,7 +83,7 @@ def rescore(
     assert kept is not None, "the scheduler asks for a new training where the weights are gone"
     shifted = perturb.names(task, root, base)
     with on_base(task, base, kept) as attached:
-        update = update_of(attached, shifted) if shifted else {}
+        update = added(attached, shifted) if shifted else {}
         _fill(task, root, attached, tokenizer, how, events)
     perturb.along(task, root, base, update, tokenizer.prefix, how, events)
 

@@ -1,4 +1,4 @@
-"""What a method did to each weight of its base: the base's weight and the update, one at a time. Called by `jobs.geometry`.
+"""What a method did to each weight of its base: the base's weight and the update, one at a time. Called by `jobs.geometry` and `jobs.adapt`.
 
 Nothing is changed: weights that PEFT merges into on the way are put back bit for bit. Matrices are (out, in), whatever the
 storage order; a quantised weight is what its storage stands for.
@@ -6,11 +6,13 @@ storage order; a quantised weight is what its storage stands for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from peftodyssey.methods.adapter import REWRITING_STARTS
 from peftodyssey.methods.protocol import Attached
+from peftodyssey.recipe.cell import MethodPoint
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +31,7 @@ class Update:
     left: torch.Tensor | None = None  # [out, r]
     right: torch.Tensor | None = None  # [r, in]
     refused: str = ""  # why there is no update, in words; then all three are None
+    turned: bool = False  # the base stores this matrix as (in, out)
 
     @property
     def change(self) -> torch.Tensor:
@@ -47,6 +50,22 @@ class Update:
 def updates(attached: Attached) -> Iterator[Update]:
     """The update of every weight that `attached` may have changed, trained here or loaded; a shared weight once."""
     yield from _of_adapter(attached) if attached.adapter else _of_weights(attached)
+
+
+def is_addition(point: MethodPoint) -> bool:
+    """Whether the method's result is its base's matrices plus something: full fine-tuning, LoRA on an unquantised base.
+
+    Not so for DoRA, for starts that take a part of the base into the adapter, and for quantised bases.
+    """
+    plain = not point.options.get("dora") and not str(point.options.get("init", "")).startswith(REWRITING_STARTS)
+    return point.quant is None and (point.method == "full" or (point.method == "lora" and plain))
+
+
+def added(attached: Attached, names: Collection[str]) -> dict[str, torch.Tensor]:
+    """What was added to the base's parameters `names` as they are stored, float32 on the CPU; those left alone are left out."""
+    assert is_addition(attached.point), attached.point
+    found = (update for update in updates(attached) if update.name in names)
+    return {update.name: (update.change.T if update.turned else update.change).cpu() for update in found}
 
 
 def base_norm(attached: Attached) -> float:
@@ -103,14 +122,19 @@ def _of_weights(attached: Attached) -> Iterator[Update]:
 
 def _dense(name: str, module: nn.Module, before: torch.Tensor, now: torch.Tensor) -> Update:
     before, now = _outward(module, before), _outward(module, now)
-    return Update(name, before, delta=now - before)
+    return Update(name, before, delta=now - before, turned=_turned(module) and now.ndim == 2)
 
 
 def _outward(module: nn.Module, tensor: torch.Tensor) -> torch.Tensor:
-    """A matrix of `module` as (out, in): Conv1D stores it the other way round."""
+    """A matrix of `module` as (out, in)."""
+    return tensor.T if _turned(module) and tensor.ndim == 2 else tensor
+
+
+def _turned(module: nn.Module) -> bool:
+    """Whether the module stores its matrix as (in, out)."""
     from transformers.pytorch_utils import Conv1D
 
-    return tensor.T if isinstance(module, Conv1D) and tensor.ndim == 2 else tensor
+    return isinstance(module, Conv1D)
 
 
 def _of_adapter(attached: Attached) -> Iterator[Update]:
@@ -170,16 +194,17 @@ def _low_rank(attached: Attached, name: str, layer: Any) -> Update:
     import torch
 
     weight, (left, right) = _weight(layer.get_base_layer()), _factors(layer)
+    turned = _turned(layer.get_base_layer())
     original = attached.base_weights.get(f"{name}.weight")
     if original is None:
-        return Update(f"{name}.weight", _outward(layer.get_base_layer(), weight), left=left, right=right)
+        return Update(f"{name}.weight", _outward(layer.get_base_layer(), weight), left=left, right=right, turned=turned)
     base = _outward(layer.get_base_layer(), original.to(weight.device).float())
     parts = [attached.start.get(f"base_model.model.{name}.{part}.{ADAPTER}.weight") for part in ("lora_B", "lora_A")]
     if parts[0] is None or parts[1] is None:  # loaded: how it started is not in the folder
-        return Update(f"{name}.weight", base, delta=_outward(layer.get_base_layer(), weight) + left @ right - base)
+        return Update(f"{name}.weight", base, delta=_outward(layer.get_base_layer(), weight) + left @ right - base, turned=turned)
     first_left, first_right = (part.to(weight.device).float() for part in parts)
     both = torch.cat([left, -layer.scaling[ADAPTER] * first_left], 1), torch.cat([right, first_right], 0)
-    return Update(f"{name}.weight", base, left=both[0], right=both[1])
+    return Update(f"{name}.weight", base, left=both[0], right=both[1], turned=turned)
 
 
 def _dora(name: str, layer: Any) -> Update:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from peftodyssey.errors import InputError
-from peftodyssey.methods.update import has_update
+from peftodyssey.methods.updates import is_addition
 from peftodyssey.plan.choose import scoring, untrained
 from peftodyssey.plan.graph import BaseKey, CellTask, IndexTask, NoiseTask, ScoreTask
 from peftodyssey.recipe import identity
@@ -40,7 +40,7 @@ def planned(
         made = [_task(noise, cell, key, rung, name, index, budget_bytes, along=False) for name, index in texts]
         for task in made:
             bases.setdefault(task.score.folder, task)
-        if noise.updates and cell.train_index and has_update(cell.cell.method):
+        if noise.updates and cell.train_index and is_addition(cell.cell.method):
             along = tuple(_task(noise, cell, key, rung, name, index, budget_bytes, along=True) for name, index in texts)
             entry = {**cell.entry, "updates": [task.entry for task in along]}
             cell = replace(cell, updates=along, entry=entry)

@@ -12,7 +12,7 @@ from test_qlora import _quantised
 
 from peftodyssey.methods import spectra
 from peftodyssey.methods.table import METHODS
-from peftodyssey.methods.updates import base_norm, updates
+from peftodyssey.methods.updates import added, base_norm, is_addition, updates
 from peftodyssey.methods.weights import frozen_digest
 from peftodyssey.recipe.cell import QuantPoint
 
@@ -44,7 +44,13 @@ def test_base_and_update_add_up_to_the_merged_model_and_nothing_is_changed(famil
     assert frozen_digest(attached.model) == digest
     assert torch.equal(logits(attached.model), out)
     assert base_norm(attached) == pytest.approx(float(torch.stack([w.double().square().sum() for w in before.values()]).sum().sqrt()), rel=1e-6)
+    start = dict(tiny_model(family).named_parameters())
+    stored = added(attached, start) if is_addition(attached.point) else {}
     merged, _ = method.merge(attached, tiny_model(family) if attached.adapter else None)
+    for key, update in stored.items():
+        torch.testing.assert_close(update, merged.get_parameter(key).detach() - start[key], atol=2e-6, rtol=1e-4)
+    assert stored or name not in ("full", "lora")
+    assert not stored or name not in ("pissa", "rslora-dora", "ia3", "bitfit")
     after = matrices(merged)
     assert set(found) <= set(before)
     for key, weight in after.items():
