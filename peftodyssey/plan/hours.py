@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from peftodyssey.plan import probes
-from peftodyssey.plan.graph import CellTask, Plan
+from peftodyssey.plan import fleet_probes, probes
+from peftodyssey.plan.graph import CellTask, NoiseTask, Plan
 from peftodyssey.plan.probes import Probe
 
 BAND = 0.15  # at least: clocks, temperatures and lengths of real text differ from a probe's
@@ -14,6 +14,8 @@ EPOCH_BAND = 0.5
 BYTES_PER_TOKEN = 4  # of English text, about
 UNKNOWN_TEXT_BYTES = 4_000_000
 UNCAPPED_TOKENS = 1_000_000  # scored where the recipe sets no cap
+SEARCH_PASSES = 10  # over a text, for a critical step
+GRADIENT_PASSES = 3  # that a gradient takes the time of
 
 
 @dataclass(frozen=True)
@@ -27,18 +29,22 @@ class Hours:
 
 
 def hours(plan: Plan) -> Hours:
-    """What the grid takes from nothing to the report, without downloads."""
+    """What the grid takes from nothing to the report, without downloads and without tasks of prompts."""
     found = {task.hash: probes.of(task, plan.device) for task in plan.cells}
     unknown = sum(probe is None for probe in found.values())
     if unknown:
         return Hours(None, None, None, unknown)
     middle, low, high = 0.0, 0.0, 0.0
     bases: set[tuple[str, str, str]] = set()
+    raced, faster = _raced(plan), _faster(plan)
     for task in plan.cells:
         probe = found[task.hash]
         assert probe is not None
         training, band = _training(plan, task, probe)
-        other = _scoring(task, probe) + probe.save_seconds
+        steps, ends = raced.get(task.hash, (1.0, 1.0))
+        training *= steps / faster.get(task.hash, 1.0)
+        other = ends * (_scoring(task, probe) + probe.save_seconds)
+        other += sum(map(_shifting, task.updates)) / probe.scored_tokens_per_second
         if task.base.name not in bases:
             bases.add(task.base.name)
             other += probe.load_seconds
@@ -46,7 +52,7 @@ def hours(plan: Plan) -> Hours:
         low += training * (1 - band) + other * (1 - BAND)
         high += training * (1 + band) + other * (1 + BAND)
     rate = min(probe.scored_tokens_per_second for probe in found.values() if probe is not None)
-    columns = sum(_tokens(task.settings.tokens) for task in plan.base_scores) / rate
+    columns = (sum(_tokens(task.settings.tokens) for task in plan.base_scores) + sum(map(_shifting, plan.noise))) / rate
     return Hours(middle + columns, low + columns * (1 - BAND), high + columns * (1 + BAND), 0)
 
 
@@ -76,6 +82,45 @@ def _scoring(task: CellTask, probe: Probe) -> float:
     stop = task.cell.method.options.get("early_stop")
     columns = len(task.columns) + points + len(task.wise) + (stop["looks"] / 2 if stop else 0)  # a look is at half the cap
     return columns * _tokens(task.cell.score.tokens) / probe.scored_tokens_per_second
+
+
+def _shifting(task: NoiseTask) -> int:
+    """Tokens scored while one base's weights are shifted, or along one update."""
+    asked = task.noise
+    if task.score.cell:
+        passes = 1 + len(asked.gammas) + SEARCH_PASSES
+    else:
+        ranks = 1 + len({rank for rank in asked.ranks if rank})
+        passes = 1 + 2 * asked.pairs * len(asked.gammas) * ranks + len(asked.quantisers)
+        passes += (SEARCH_PASSES + GRADIENT_PASSES) * asked.sharpness
+    openings = asked.documents * task.score.settings.context
+    return passes * min(openings, _tokens(task.score.settings.tokens))
+
+
+def _raced(plan: Plan) -> dict[str, tuple[float, float]]:
+    """Of cells of which some are stopped early: the share of a cell's steps and of its columns that is done, on the mean of its contest."""
+    groups: dict[str, list[CellTask]] = {}
+    for task in plan.cells:
+        if task.train_index and task.cell.method.tuned and task.cell.train.halving:
+            groups.setdefault(task.entry["group"], []).append(task)
+    found = {}
+    for group in groups.values():
+        train, going, steps, last = group[0].cell.train, len(group), 0.0, 0.0
+        for share in (share for share in train.score_at if share < 1):
+            steps, last = steps + going * (share - last), share
+            going = math.ceil(going / (train.halving or 1))
+        share = (steps + going * (1 - last)) / len(group)
+        found |= {task.hash: (share, going / len(group)) for task in group}
+    return found
+
+
+def _faster(plan: Plan) -> dict[str, float]:
+    """How many times as fast the cells of a fleet train than alone, where that was tried."""
+    found = {}
+    for key, groups in fleet_probes.shapes(plan).items():
+        times = fleet_probes.tried(fleet_probes.known(key), groups, plan.device).times_as_fast
+        found |= {task.hash: times for group in groups for task in group if times}
+    return found
 
 
 def _tokens(cap: int | None) -> int:
