@@ -190,7 +190,7 @@ def _edges(rows: Sequence[Row]) -> list[str]:
     )
     return [
         f"{method}: the learning rate chosen on {', '.join(sorted({domain for _, domain, _ in group}))} is the edge of its grid, "
-        f"{lr}; a better one may lie beyond."
+        f"{lr.replace('edge: ', '')}; a better one may lie beyond."
         for (method, lr), group in ((k, list(g)) for k, g in groupby(sorted(edged, key=lambda e: (e[0], e[2])), key=lambda e: (e[0], e[2])))
     ]  # fmt: skip
 

@@ -80,10 +80,16 @@ def _verdict(rows: Sequence[Row], correlations: Sequence[Row]) -> str:
     clear = {(row["measure"], row["statistic"], row["scope"]): row for row in rows if row["p_holm"] is not None and row["p_holm"] < CLEAR}
     found = clear.get((HEADLINE, "spearman", "pooled"))
     said += f": {_direction(found) if found else _too_few(pooled)}."
-    others = _named([row for row in clear.values() if row["scope"] == "pooled" and row is not found])
-    held = _named([row for row in clear.values() if row["scope"] == "within"])
-    said += f" Also clear, pooled: {others}." if others else ""
-    return said + (f" Clear within groups: {held}." if held else " No measure is clear within groups.")
+    others = [row for row in clear.values() if row["scope"] == "pooled" and row is not found]
+    held = [row for row in clear.values() if row["scope"] == "within"]
+    said += f" {'Also clear' if found else 'Clear'}, pooled: {_named(others)}{_all_say(others)}." if others else ""
+    return said + (f" Clear within groups: {_named(held)}{_all_say(held)}." if held else " No measure is clear within groups.")
+
+
+def _all_say(rows: Sequence[Row]) -> str:
+    """What clear coefficients mean, where they agree."""
+    found = {_direction(row) for row in rows}
+    return f", {found.pop()}" if len(found) == 1 else ", which do not agree in direction"
 
 
 def _named(rows: Sequence[Row]) -> str:

@@ -140,7 +140,7 @@ def test_sentences_state_numbers_whichever_way_they_fall(rows):
     )
     limits = " ".join(sentences.caveats(rows))
     assert "One seed: no noise floor" in limits
-    assert "3e-3 (edge: try 1e-2)" in limits
+    assert "3e-3 (try 1e-2)" in limits
     assert "failed: loss is not finite at step 3" in limits
     assert "4 of 32 cells are not finished" in limits
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,7 @@ def test_sentences_say_what_the_numbers_do(tmp_path: Path) -> None:
     assert "8 texts" in said
     assert "-1.00 [-1.00, -1.00]" in said
     assert "degradation grows with likeness." in said
+    assert re.search(r"Also clear, pooled: .*Pearson\), which do not agree in direction\.", said)  # all of them grow with the distance
     assert all(len(line) == len(section.headings) for section in (alike, grows) for line in section.table)
     rising = [result(name, d) for name, d in zip(TEXTS, DISTANCE, strict=True)]
     assert "degradation falls with likeness." in similarity.sections(similar, correlated(tmp_path, rising, similar))[1].statements[0]
