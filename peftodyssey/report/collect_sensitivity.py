@@ -138,7 +138,7 @@ def _between_arms(lines: Iterable[Line]) -> Iterator[Row]:
                 if np.array_equal(tokens_d, same_d):
                     seen = crossed(one[tokens][:repetitions] - other[tokens][:repetitions], tokens_d)
                     yield {
-                        **first, "minus": second["arm"], "pretrain_tokens": tokens, "change": seen.estimate, "lo": seen.lo, "hi": seen.hi,
+                        **{name: first[name] for name in tables.ARMS if name in first}, "minus": second["arm"], "pretrain_tokens": tokens, "change": seen.estimate, "lo": seen.lo, "hi": seen.hi,
                         "repetitions": repetitions, "documents": len(tokens_d), "note": seen.note or None,
                     }  # fmt: skip
 

@@ -62,13 +62,13 @@ def alpha_rules(row: Row) -> list[str]:
 
 def section(rows: Sequence[Row]) -> Section | None:
     """One sentence a family, and one about learning rates that are not resolved; None where no family has enough ranks."""
-    said = [text for family in families(rows) for text in _said(family)]
+    said = [text for family in families(rows) for text in _said(family, rows)]
     return Section(SECTION, "Which rank", said) if said else None
 
 
-def _said(family: Family) -> list[str]:
+def _said(family: Family, rows: Sequence[Row]) -> list[str]:
     trend, first = family.trend, family.rows[0]
-    where = f"{sentences.text(first)}, {family.name}"
+    where = f"{sentences.text(first)}{sentences.where(first, rows)}, {family.name}"
     edges = sorted({row["rank"] for row in family.rows if row.get("lr_edge")})
     said = []
     if trend.best is None:
@@ -84,6 +84,10 @@ def _said(family: Family) -> list[str]:
             else f"rank {trend.smallest_enough} is the smallest within {noise} of it"
         )  # fmt: skip
         said.append(f"{where}: {best}; {enough}.")
+    tuned = {row["rank"]: sentences.is_tuned(row, rows) for row in family.rows}
+    if len(set(tuned.values())) > 1:
+        one = ", ".join(str(rank) for rank in sorted(tuned) if not tuned[rank])
+        said[-1] += f" Tried at one learning rate, so perhaps at less than its best: rank {one}."
     said[-1] += f" {_used(family)}"
     if edges:
         add = sorted({sentences.number(sentences.beyond(row["lr"], row["lr_edge"])) for row in family.rows if row.get("lr_edge")})
@@ -110,18 +114,18 @@ def figures(rows: Sequence[Row]) -> list[Figure]:
     if not found:
         return []
     caption = "against the rank at the selected learning rate; points are seeds, lines their mean; hollow: learning rate not resolved."
-    made = [Figure("rank", "Rank", f"Change on test {caption}", _against_rank(found, "delta_nll", "change of test NLL"), SECTION)]
+    made = [Figure("rank", "Rank", f"Change on test {caption}", _against_rank(found, rows, "delta_nll", "change of test NLL"), SECTION)]
     if all(row.get("forgetting") is not None for family in found for row in family.rows):
-        chart = _against_rank(found, "forgetting", "change of NLL on general text")
+        chart = _against_rank(found, rows, "forgetting", "change of NLL on general text")
         made.append(Figure("rank_forgetting", "Rank and forgetting", f"Change on general text {caption}", chart, SECTION))
     return made
 
 
-def _against_rank(found: Sequence[Family], column: str, title: str) -> alt.TopLevelMixin:
+def _against_rank(found: Sequence[Family], rows: Sequence[Row], column: str, title: str) -> alt.TopLevelMixin:
     import altair as alt
 
     values = [
-        {"domain": sentences.text(row), "family": family.name, "rank": row["rank"], "value": row[column], "resolved": not row.get("lr_edge")}
+        {"domain": f"{sentences.text(row)}{sentences.where(row, rows)}", "family": family.name, "rank": row["rank"], "value": row[column], "resolved": not row.get("lr_edge")}
         for family in found
         for row in family.rows
     ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from demo_store import Fit, write_run
 
 from peftodyssey.report import arms
 from peftodyssey.report.collect import collect
-from peftodyssey.store import layout, parquet
+from peftodyssey.store import layout, manifest, parquet, plans, tables
 
 
 def fits(domain: str, rung: int) -> list[Fit]:
@@ -21,10 +22,32 @@ def fits(domain: str, rung: int) -> list[Fit]:
     ]
 
 
+def write_noise(folder: Path, arm: str, tokens: int, cost: float) -> dict[str, Any]:
+    """A base of 40 documents to which noise adds `cost` nats a token, unevenly over pairs and documents; its entry in the plan."""
+    rows = []
+    for kind, pair, sign in (("base", None, None), *(("gaussian", pair, sign) for pair in range(3) for sign in (1, -1))):
+        for document in range(40):
+            rise = 0.0 if kind == "base" else cost * (1 + 0.1 * (pair - 1)) * (1 + 0.2 * (document % 2 - 0.5)) + 0.5 * sign
+            rows.append({
+                "kind": kind, "gamma": None if kind == "base" else 0.4, "pair": pair, "sign": sign, "norm": 1.0, "relative": 0.1,
+                "document": document, "tokens": 100, "nll_sum_nats": 100 * (3.0 + rise),
+            })  # fmt: skip
+    entry = {
+        "folder": f"noise/{arm}-{tokens}", "model": "bundled/odyssey-3m", "revision": f"{arm}-{tokens}M", "pretrain_tokens": tokens * 10**6, "arm": arm,
+        "corpus": "wiki", "scale": "initializer", "tensors": "blocks",
+    }  # fmt: skip
+    place = manifest.fresh(folder / entry["folder"])
+    parquet.write_rows(place / layout.SHIFTS, rows, tables.SHIFTS)
+    manifest.commit(place, {"kind": "noise", "facts": {"sigma": 0.02}})
+    return entry
+
+
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder: Path = tmp_path_factory.mktemp("arms")
     write_run(folder, fits=fits, domains=("law",))
+    entries = [write_noise(folder, arm, tokens, cost) for arm, cost in (("annealed", 0.05), ("trunk", 0.02)) for tokens in (64, 1024)]
+    plans.write(folder, "demo", "1" * 8, {"recipe": "demo", "asked": "2026-01-02T00:00:00", "measure": [], "cells": [], "noise": entries})
     collect(folder)
     return parquet.read(folder / layout.ARMS).to_pylist()
 
@@ -41,6 +64,8 @@ def test_the_same_method_on_the_same_pretraining_is_compared_between_arms(rows: 
 
 
 def test_the_section_says_which_arm_pays(rows: list[dict]) -> None:
-    (said,) = arms.section(rows).statements
+    of_noise, said = sorted(arms.section(rows).statements, key=lambda text: "forgets" in text)
+    assert of_noise.startswith("wiki, annealed minus trunk: noise, gaussian of gamma 0.4 costs +0.0300 [")
+    assert of_noise.endswith("it costs the annealed base more.")
     assert said.startswith("law, annealed minus trunk: full forgets +0.0600 [")
     assert said.endswith("nats/token: it costs the annealed base more.")
