@@ -135,7 +135,8 @@ def figures(rows: Sequence[Row], points: Sequence[Row]) -> list[Figure]:
         return []
     caption = (
         "Every point of every learning rate: learning on validation text against forgetting on general text. Lines: the least "
-        "forgetting at each learning, one a seed. Methods are compared where their lines reach, and nowhere beyond."
+        "forgetting at each learning, one a seed. Methods are compared where their lines reach, and nowhere beyond. Points that learnt "
+        "nothing are left out."
     )
     return [Figure("equal_learning", "Forgetting at equal learning", caption, _chart(found), SECTION)]
 
@@ -149,7 +150,7 @@ def _chart(found: Sequence[Path]) -> alt.TopLevelMixin:
 
     dots = [
         {**told(path, seed), "learning": x, "forgetting": y, "line": False}
-        for path in found for seed, pairs in path.pairs.items() for x, y in pairs
+        for path in found for seed, pairs in path.pairs.items() for x, y in pairs if x >= 0
     ]  # fmt: skip
     lines = [
         {**told(path, seed), "learning": float(x), "forgetting": float(y), "line": True}
@@ -158,12 +159,12 @@ def _chart(found: Sequence[Path]) -> alt.TopLevelMixin:
     source = alt.Chart(alt.Data(values=[*lines, *dots]))
     across = alt.X("learning:Q", title="learning: fall of validation NLL, nats per token", axis=alt.Axis(tickCount=5, grid=True))
     up = alt.Y("forgetting:Q", title="forgetting: rise of general NLL, nats per token")
-    colour = colour_of_method([{"label": value["label"]} for value in dots])
-    labels = list(dict.fromkeys(value["label"] for value in dots))
+    labels = list(dict.fromkeys(path.label for path in found))
+    colour = colour_of_method([{"label": label} for label in labels])
     form = alt.Shape("label:N", title="method", sort=labels, scale=alt.Scale(domain=labels))
     drawn = source.transform_filter("datum.line").mark_line(strokeWidth=2, opacity=0.8)
     drawn = drawn.encode(x=across, y=up, color=colour, detail="seed:N", order="learning:Q")
     marks = source.transform_filter("!datum.line").mark_point(size=34, strokeWidth=1.4, opacity=0.9)
     marks = marks.encode(x=across, y=up, color=colour, shape=form)
     layers = alt.layer(drawn, marks, data=source.data).properties(width=270, height=230)
-    return styled(by_domain(layers, dots, wide=True).resolve_scale(x="independent", y="independent"))
+    return styled(by_domain(layers, [*lines, *dots], wide=True).resolve_scale(x="independent", y="independent"))
