@@ -64,7 +64,7 @@ def statements(sensitivity: Sequence[Row], rows: Sequence[Row]) -> list[str]:
 def _trained(row: Row, rows: Sequence[Row], label: str) -> list[Row]:
     """The selected cells that a slope stands on, by pretraining tokens."""
     same = ("run", "recipe", "model", "arm", "domain")
-    found = [r for r in headline(rows) if r["label"] == label and r.get("pretrain_tokens") and all(r.get(n) == row.get(n) for n in same)]
+    found = [r for r in headline(rows) if r["label"] == label and r.get("pretrain_tokens") and r.get("lr") and all(r.get(n) == row.get(n) for n in same)]
     return sorted(found, key=lambda r: (r["pretrain_tokens"], r["seed"]))
 
 
@@ -84,7 +84,7 @@ def _rates(slopes: Sequence[Row], rows: Sequence[Row]) -> Iterator[str]:
     """How the tuned learning rate changes along the ladder: geometric means over seeds, no finer than the grid."""
     for row in slopes:
         found = _trained(row, rows, row["who"]) if not row["minus"] and row["quantity"] == "forgetting" else []
-        if not any(is_tuned(one, rows) for one in found):
+        if len({one["pretrain_tokens"] for one in found}) < 2 or not any(is_tuned(one, rows) for one in found):
             continue
         by_rung = {count: [one["lr"] for one in found if one["pretrain_tokens"] == count] for count in dict.fromkeys(r["pretrain_tokens"] for r in found)}
         told = ", ".join(f"{' and '.join(map(number, sorted(set(rates))))} at {tokens(count)}" for count, rates in by_rung.items())

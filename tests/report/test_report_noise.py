@@ -87,6 +87,7 @@ def test_the_tuned_rate_along_the_ladder_is_said(rates, words):
     said = sensitivity.statements(slopes, [row for count, lr in zip(RUNGS, rates, strict=True) for row in tuned(count, lr)])
     assert f"learning rate of full {words}" in said[1]
     assert "1e-3 at 64M tokens" in said[1] or rates[0] != 1e-3
+    assert len(sensitivity.statements(slopes, tuned(RUNGS[0], rates[0]))) == 2  # one rung has no trend
 
 
 def test_a_slope_on_the_edge_of_a_grid_is_unresolved():
