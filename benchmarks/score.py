@@ -2,10 +2,12 @@
 
     python benchmarks/score.py                     the bundled model and general text
     python benchmarks/score.py --tokens 40000 --context 256 --json out.json
+    python benchmarks/score.py --model random/llama-7b --quant nf4 --context 2048 --tokens 131072 --batch-tokens 8192    on a card
 
 All score every token once in windows without overlap; the sums beside the speeds must agree. The ways take turns, and the best of
 their repeats counts; the clock is the process's own on a CPU, so that other work on the machine does not enter, and the wall's on a
-card. The last column is the time over that of ours without ranks: ranks and the ledger are held to 1.3 of it.
+card. The last column is the time over that of ours without ranks: ranks and the ledger are held to 1.3 of it. A model of random
+weights reads random tokens, in documents of one context each; beside it stands transformers with whole logits, in the same batches.
 """
 
 from __future__ import annotations
@@ -35,9 +37,11 @@ from peftodyssey.corpora.index import Index, build_index, read_index
 from peftodyssey.measure import attribute, ledger
 from peftodyssey.models import load as models
 from peftodyssey.models import source
+from peftodyssey.models.mode import pin_mode
 from peftodyssey.models.tokenizer import load_tokenizer
-from peftodyssey.recipe.cell import CorpusPoint, ScorePoint
+from peftodyssey.recipe.cell import CorpusPoint, QuantPoint, ScorePoint
 from peftodyssey.score import nll
+from peftodyssey.score.sizes import BATCH_TOKENS
 
 MODEL, TEXT = "bundled/odyssey-3m", "wiki_general"
 BASE = "ours, without ranks"
@@ -82,6 +86,29 @@ def parted(index: Index, before_nats: np.ndarray, after_nats: np.ndarray) -> Non
     ledger.by_token(before_nats, after_nats, index.token)
 
 
+def stock(model: torch.nn.Module, rows: list[np.ndarray], prefix: int, batch_tokens: int, device: str) -> float:
+    """Summed NLL by transformers alone: batches of rows of one length, all their logits at once."""
+    total, each = 0.0, max(1, batch_tokens // len(rows[0]))
+    with torch.no_grad():
+        for begin in range(0, len(rows), each):
+            ids = torch.from_numpy(np.stack(rows[begin : begin + each]).astype(np.int64)).to(device)
+            before = torch.cat([torch.full_like(ids[:, :1], prefix), ids[:, :-1]], dim=1)
+            logits = model(input_ids=before, use_cache=False).logits.float().flatten(0, 1)
+            total += float(torch.nn.functional.cross_entropy(logits, ids.flatten(), reduction="sum"))
+    return total
+
+
+def random_index(vocabulary: int, tokens: int, context: int) -> Index:
+    """Random tokens, each document of one context."""
+    rows = max(1, tokens // context) * context
+    zeros, starts = np.zeros(rows, np.int32), np.arange(0, rows + 1, context)
+    return Index(
+        folder=None, document=np.repeat(np.arange(len(starts) - 1, dtype=np.int32), context), position=zeros,
+        token=np.random.default_rng(0).integers(0, vocabulary, rows).astype(np.int32), start=zeros, end=zeros, bytes=zeros,
+        token_class=zeros.astype(np.int8), trained=np.ones(rows, bool), starts=starts,
+    )  # fmt: skip
+
+
 def harness(model: torch.nn.Module, texts: list[str], context: int) -> float:
     """Summed NLL by lm-eval."""
     from lm_eval.api.instance import Instance
@@ -99,29 +126,38 @@ def harness(model: torch.nn.Module, texts: list[str], context: int) -> float:
 def main() -> None:
     """Measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=MODEL, help="the bundled model, or random/<shape>")
+    parser.add_argument("--quant", choices=("nf4", "fp4"))
     parser.add_argument("--tokens", type=int, default=20_000)
     parser.add_argument("--context", type=int, default=256)
+    parser.add_argument("--batch-tokens", type=int, help="of one pass of ours and of stock; without it ours chooses by the device")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--without-lm-eval", action="store_true", help="where it is not installed")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    found = source.resolve(MODEL)
-    tokenizer = load_tokenizer(found)
-    model = models.load(found, precision="fp32", device=options.device)
-    corpus = corpora.resolve(CorpusPoint(name=TEXT, source=f"bundled/{TEXT}"))
-    with tempfile.TemporaryDirectory() as folder:
-        build_index(documents(corpus, "test", None), tokenizer, Path(folder), max_tokens=options.tokens, newline="keep", name=TEXT)
-        index = read_index(Path(folder))
+    found, bundled = source.resolve(options.model), options.model == MODEL
+    precision = "bf16" if options.device == "cuda" and not bundled else "fp32"
+    quant = QuantPoint(options.quant, True) if options.quant else None
+    model = models.load(found, precision=precision, quant=quant, device=options.device)
+    tokenizer = load_tokenizer(found) if bundled else None
+    if tokenizer is None:
+        index = random_index(model.config.vocab_size, options.tokens, options.context)
+    else:
+        corpus = corpora.resolve(CorpusPoint(name=TEXT, source=f"bundled/{TEXT}"))
+        with tempfile.TemporaryDirectory() as folder:
+            build_index(documents(corpus, "test", None), tokenizer, Path(folder), max_tokens=options.tokens, newline="keep", name=TEXT)
+            index = read_index(Path(folder))
     rows = [index.token[a:b] for a, b in itertools.pairwise(index.starts)]
-    texts = [tokenizer.decode(row.tolist()) for row in rows]
     point = ScorePoint(options.context, options.context, None, "bos", "documents")
-    assert tokenizer.prefix is not None
-    prefix = tokenizer.prefix
-    model.eval()
+    prefix = 0 if tokenizer is None else tokenizer.prefix
+    assert prefix is not None
+    pin_mode(model)
 
     def ours() -> float:
-        found = nll.score_index(model, index, point, prefix=prefix, device=options.device).nll_nats.astype(np.float64)
+        found = nll.score_index(
+            model, index, point, prefix=prefix, device=options.device, precision=precision, batch_tokens=options.batch_tokens
+        ).nll_nats.astype(np.float64)
         columns.append(found)
         return float(np.nansum(found))
 
@@ -136,21 +172,22 @@ def main() -> None:
 
     columns: list[np.ndarray] = []
     ours()
-    ways = {
-        BASE: bare,
-        "ours, with ranks": ours,
-        "ours, with ranks and token ledger": with_ledger,
-        "plain loop": lambda: plain(model, rows, options.context, prefix, options.device),
-        "lm-eval, rolling": lambda: harness(model, texts, options.context),
-    }
-    if options.without_lm_eval:
-        del ways["lm-eval, rolling"]
-    results = measured(ways, len(index.token), options.repeats, options.device)
-    table = Table(title=f"{MODEL}, {len(index.token):,} tokens of {TEXT}, context {options.context}", title_justify="left")
-    for column in ("", "tokens/s", "NLL, nats", "time"):
+    ways = {BASE: bare, "ours, with ranks": ours, "ours, with ranks and token ledger": with_ledger}
+    if tokenizer is None:
+        ways["stock transformers"] = lambda: stock(model, rows, prefix, options.batch_tokens or BATCH_TOKENS[options.device], options.device)
+    else:
+        texts = [tokenizer.decode(row.tolist()) for row in rows]
+        ways["plain loop"] = lambda: plain(model, rows, options.context, prefix, options.device)
+        if not options.without_lm_eval:
+            ways["lm-eval, rolling"] = lambda: harness(model, texts, options.context)
+    results = measured(ways, len(index.token), options.repeats, options.device, 1e-4 if precision == "fp32" else 1e-3)
+    what = f"{options.model} {options.quant or precision}, {len(index.token):,} {'random tokens' if tokenizer is None else f'tokens of {TEXT}'}"
+    table = Table(title=f"{what}, context {options.context}", title_justify="left")
+    for column in ("", "tokens/s", "NLL, nats", "time", "reserved"):
         table.add_column(column, justify="right" if column else "left")
     for name, found in results.items():
-        table.add_row(name, f"{found['tokens_per_second']:,.0f}", f"{found['nll_nats']:,.2f}", f"{found['ratio']:.2f}")
+        peak = f"{found['peak_bytes'] / (1 << 30):.2f} GiB" if found["peak_bytes"] else "-"
+        table.add_row(name, f"{found['tokens_per_second']:,.0f}", f"{found['nll_nats']:,.2f}", f"{found['ratio']:.2f}", peak)
     Console(width=110).print(table)
     if options.json:
         from peftodyssey.store.versions import versions
@@ -159,22 +196,30 @@ def main() -> None:
         options.json.write_text(json.dumps({"hardware": hardware, "versions": versions(), "results": results}, indent=1) + "\n")
 
 
-def measured(ways: dict[str, Callable[[], float]], tokens: int, repeats: int, device: str) -> dict[str, dict[str, float]]:
-    """Speed, summed NLL and relative time of each way: the best of `repeats` rounds in which they take turns."""
+def measured(ways: dict[str, Callable[[], float]], tokens: int, repeats: int, device: str, agree: float) -> dict[str, dict[str, float]]:
+    """Speed, summed NLL, relative time and, on a card, reserved bytes of each way: the best of `repeats` rounds of turns."""
     clock = time.perf_counter if device == "cuda" else time.process_time
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     nats: dict[str, float] = {}
+    peaks = dict.fromkeys(ways, 0)
     for _ in range(repeats):
         for name, run in ways.items():
+            if device == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
             begun = clock()
             nats[name] = run()
             seconds[name].append(clock() - begun)
+            peaks[name] = torch.cuda.max_memory_reserved() if device == "cuda" else 0
     sums = list(nats.values())
-    assert np.allclose(sums, sums[0], rtol=1e-4), f"not the same sum: {nats}"
+    assert np.allclose(sums, sums[0], rtol=agree), f"not the same sum: {nats}"
     best = {name: min(found) for name, found in seconds.items()}
     return {
-        name: {"tokens_per_second": tokens / best[name], "nll_nats": nats[name], "ratio": best[name] / best[BASE]} for name in ways
-    }
+        name: {
+            "tokens_per_second": tokens / best[name], "nll_nats": nats[name], "ratio": best[name] / best[BASE], "peak_bytes": peaks[name],
+        }
+        for name in ways
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python benchmarks/step.py                                          the bundled model, on a CPU in some minutes
     python benchmarks/step.py --model random/llama-7b --quant nf4 --shapes 1x512 8x512 1x2048 4x2048 --recompute full
     python benchmarks/step.py --model random/gpt2 --shapes 4x512       on a card: bf16 and random weights
+    python benchmarks/step.py --model random/llama-7b --quant nf4 --shapes 1x512 4x2048 --recompute full --offload-activations
     python benchmarks/step.py --json out.json                          also as JSON, with versions and hardware
 
 Rows of one shape are measured in one run, one after the other, and are to be read as ratios. Loss and gradient norm after
@@ -79,7 +80,8 @@ def measured(setting: Setting, members: int, micro_blocks: int, console: Console
 def table_of(setting: Setting, found: dict[str, Any], members: int, flops: float) -> Table:
     """One line a way."""
     what = f"{setting.model.removeprefix('random/')} {setting.quant or setting.precision} r={setting.rank}"
-    table = Table(title=f"{what}, {setting.blocks} x {setting.seq_len} tokens, recompute {setting.recompute}", title_justify="left")
+    kept = f"recompute {setting.recompute}" + (", ours with activations on the host" if setting.offload_activations else "")
+    table = Table(title=f"{what}, {setting.blocks} x {setting.seq_len} tokens, {kept}", title_justify="left")
     for column in ("", "s/step", "tokens/s", "times stock", "reserved", f"loss after {setting.steps}", "gradient norm"):
         table.add_column(column, justify="right" if column else "left")
     stock = found["stock"].seconds if isinstance(found["stock"], Timed) else None
@@ -105,6 +107,7 @@ def main() -> None:
     parser.add_argument("--quant", choices=("nf4", "fp4"))
     parser.add_argument("--shapes", nargs="+", default=["4x256"], metavar="BLOCKSxTOKENS")
     parser.add_argument("--recompute", choices=("none", "selective", "full"), default="none")
+    parser.add_argument("--offload-activations", action="store_true", help="ours: what stands between layers waits in host memory")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--members", type=int, default=8)
     parser.add_argument("--micro-blocks", type=int, default=1, help="blocks of each member in one joint pass")
@@ -119,7 +122,10 @@ def main() -> None:
     rows = []
     for shape in options.shapes:
         blocks, seq_len = map(int, shape.split("x"))
-        setting = Setting(options.model, options.quant, precision, options.rank, blocks, seq_len, options.recompute, options.steps, options.device)
+        setting = Setting(
+            options.model, options.quant, precision, options.rank, blocks, seq_len, options.recompute, options.steps, options.device,
+            options.offload_activations,
+        )  # fmt: skip
         found = measured(setting, options.members, min(options.micro_blocks, blocks), console)
         console.print(table_of(setting, found, options.members, flops))
         rows.append({**vars(setting), **{name: vars(v) if isinstance(v, Timed) else v for name, v in found.items()}})

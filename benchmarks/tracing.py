@@ -161,6 +161,7 @@ def fake_model(config: Any, dtype: torch.dtype, quant: Any = None) -> Any:
     """A causal language model of fake weights, its linear maps in bitsandbytes' 4-bit form where `quant` says so."""
     from transformers import AutoModelForCausalLM
 
+    from peftodyssey.models import documents
     from peftodyssey.models.load import linear_names
 
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -169,6 +170,7 @@ def fake_model(config: Any, dtype: torch.dtype, quant: Any = None) -> Any:
     if quant:
         model.is_loaded_in_4bit = True
     model.config.use_cache = False
+    documents.install(model)
     model.requires_grad_(False)
     return model.train()
 
@@ -227,8 +229,8 @@ def _answers() -> Iterator[None]:
     """Where the loop reads numbers off the device, fake tensors have none to give: it gets ones."""
     import bitsandbytes as bnb
 
-    from peftodyssey.models import head, packing
-    from peftodyssey.train import checkpoint, lean
+    from peftodyssey.models import documents, head, lean
+    from peftodyssey.train import checkpoint
 
     with (
         mock.patch.object(checkpoint, "save", _not_written),
@@ -236,8 +238,8 @@ def _answers() -> Iterator[None]:
         mock.patch.object(lean, "is_4bit", lambda module: isinstance(module, bnb.nn.Linear4bit)),
         mock.patch.object(torch.Tensor, "tolist", lambda tensor: [1.0] * tensor.numel()),
         mock.patch.object(torch.Tensor, "item", return_value=1.0),
-        mock.patch.object(packing, "_restarts_say_it_all", return_value=True),
         mock.patch.object(head, "_same", return_value=True),
+        mock.patch.object(documents, "_side_by_side", documents._by_flash),  # what a card would do; fake weights lie on no card
     ):
         yield
 

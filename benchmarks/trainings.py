@@ -48,6 +48,7 @@ class Setting:
     recompute: str
     steps: int
     device: str
+    offload_activations: bool = False  # ours: the layers' inputs wait in host memory
 
     @property
     def tokens(self) -> int:
@@ -58,7 +59,7 @@ class Setting:
         """As the training loop takes it."""
         return TrainSettings(
             lr=1e-3, steps=self.steps, batch_blocks=self.blocks, micro_blocks=self.blocks, schedule="constant", precision=self.precision,
-            recompute=self.recompute, seed=seed, score_at_steps=(),
+            recompute=self.recompute, offload_activations=self.offload_activations, seed=seed, score_at_steps=(),
         )  # fmt: skip
 
 

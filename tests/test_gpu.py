@@ -117,3 +117,54 @@ def test_a_ladder_trained_on_the_card_is_near_the_one_of_the_cpu(tmp_path: Path)
         rungs = json.loads((tmp_path / device / "ladder.json").read_text())["rungs"]
         losses[device] = {rung["name"]: rung["validation_nll"]["wiki_general"] for rung in rungs}
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=0.02)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
+def test_documents_told_by_their_ends_are_those_told_by_masks(family: str, tmp_path: Path) -> None:
+    """bf16, documents of unequal length, layers with a window among them: logits and gradients of the two ways."""
+    import numpy as np
+    import torch
+
+    from peftodyssey.models import documents, packing
+    from peftodyssey.models.load import load
+    from peftodyssey.models.source import resolve
+    from tests.tiny import tiny
+
+    cuda = torch.device("cuda", 0)
+    window = {} if family == "llama" else {"sliding_window": 7, "use_sliding_window": True, "max_window_layers": 0}
+    model = load(resolve(str(tiny(family, tmp_path, **window))), precision="bf16", device=cuda).requires_grad_(True)
+    assert documents.flash_works(cuda) == detect("cuda").bf16
+    lengths = [[60, 1, 35], [5, 40, 51]]
+    positions = np.array([[place for length in row for place in range(length)] for row in lengths])
+    segments = np.array([[number for number, length in enumerate(row) for _ in range(length)] for row in lengths])
+    ids = np.random.default_rng(0).integers(0, 4096, (2, 96))
+    found = []
+    for attention in (documents.NAME, "sdpa"):
+        model.config._attn_implementation = attention
+        logits = model(**packing.packed_inputs(model, ids, positions, segments, cuda)).logits.float()
+        model.zero_grad()
+        logits.logsumexp(-1).mean().backward()
+        found.append((logits.detach(), torch.cat([p.grad.float().flatten() for p in model.parameters() if p.grad is not None])))
+    for one, other in zip(*found, strict=True):
+        assert (one - other).norm() < 0.03 * other.norm()
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_lean_forms_on_the_card_score_what_the_cpu_scores(layout: str, tmp_path: Path) -> None:
+    import numpy as np
+
+    from peftodyssey.models.load import load
+    from peftodyssey.models.source import resolve
+    from peftodyssey.recipe.cell import ScorePoint
+    from peftodyssey.score import nll, windows
+
+    found = resolve("bundled/odyssey-3m")
+    tokens = np.random.default_rng(0).integers(1, 4096, 3000).astype(np.int32)
+    point = ScorePoint(256, 128, None, "bos", "documents")
+    table = windows.corpus_windows(tokens, np.array([0, 700, 701, 3000]), point, 0)
+    means = [
+        nll.mean_nats(nll.score_windows(load(found, precision=precision, device=device), 1, table, 3000, device=device, precision=precision, layout=layout)[0].nll_nats)
+        for device, precision in (("cpu", "fp32"), ("cuda", "fp32"), ("cuda", "bf16"))
+    ]  # fmt: skip
+    assert means[1] == pytest.approx(means[0], abs=1e-4)
+    assert means[2] == pytest.approx(means[0], abs=2e-2)

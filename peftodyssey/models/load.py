@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from peftodyssey.errors import ModelError
+from peftodyssey.models import documents
 from peftodyssey.models.meta import is_linear, layer_of
 from peftodyssey.models.mode import pin_mode
 from peftodyssey.models.quantised import bnb_config, random_quantised
@@ -47,6 +48,7 @@ def load(
             model = _random(config, dtype, quant, device)
         else:
             model = _pretrained(source, config, dtype, quant, device)
+    documents.install(model)
     model.requires_grad_(False)
     model.config.use_cache = False
     return model.train()

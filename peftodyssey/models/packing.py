@@ -4,41 +4,51 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-# Families whose masks transformers builds from restarting position ids (masking_utils, packed sequences).
-_BY_POSITIONS = frozenset(
-    ["llama", "gpt2", "gpt_neox", "olmo", "olmo2", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "mistral", "phi", "phi3", "starcoder2", "stablelm"]
-)
+from peftodyssey.models import documents
 
 
 def packed_inputs(
-    model: nn.Module, input_ids_bt: torch.Tensor, position_ids_bt: torch.Tensor, segments_bt: torch.Tensor
+    model: nn.Module,
+    input_ids_bt: np.ndarray | Tensor,
+    position_ids_bt: np.ndarray | Tensor,
+    segments_bt: np.ndarray | Tensor,
+    device: torch.device | None = None,
+    *,
+    may_take_ends: bool = True,
 ) -> dict[str, Any]:
-    """Keyword arguments of a forward pass in which a token sees only earlier tokens of its own segment.
+    """Keyword arguments of a forward pass on `device` (None: the CPU) in which a token sees only earlier tokens of its own segment.
 
-    `position_ids_bt` restart at 0 where a segment begins. Families that read segments off the positions get no mask,
-    which is the fast path; others get a boolean (b, 1, t, t) mask, True where a token may look.
+    The arrays lie on the host; `position_ids_bt` restart at 0 where a segment begins. A model that takes them is given the ends of
+    the documents as its mask (`models.documents`); families that read segments off the positions get no mask; others get a boolean
+    (b, 1, t, t) mask, True where a token may look.
     """
-    inputs = {"input_ids": input_ids_bt, "position_ids": position_ids_bt, "use_cache": False}
-    config = model.config.get_text_config()
-    if config.model_type in _BY_POSITIONS and _restarts_say_it_all(position_ids_bt, segments_bt):
+    device = device or torch.device("cpu")
+    inputs = {"input_ids": on_device(input_ids_bt, device), "position_ids": on_device(position_ids_bt, device), "use_cache": False}
+    config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    segments = np.asarray(segments_bt)
+    if may_take_ends and documents.takes_ends(model, device, segments.shape[1]):
+        return {**inputs, "attention_mask": torch.from_numpy(documents.ends(segments)).to(device, non_blocking=True)}
+    if config.model_type in documents.FAMILIES and _restarts_say_it_all(np.asarray(position_ids_bt), segments):
         return inputs
-    return {**inputs, "attention_mask": _mask(config, position_ids_bt, segments_bt, _float_type(model))}
+    dtype = next(p.dtype for p in model.parameters() if p.dtype.is_floating_point)
+    return {**inputs, "attention_mask": _mask(config, inputs["position_ids"], on_device(segments, device), dtype)}
 
 
-def _restarts_say_it_all(position_ids_bt: torch.Tensor, segments_bt: torch.Tensor) -> bool:
+def on_device(array: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """The numbers as int64 on `device`; the host does not wait for the copy."""
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device, non_blocking=True)
+
+
+def _restarts_say_it_all(position_ids_bt: np.ndarray, segments_bt: np.ndarray) -> bool:
     """Whether positions jump exactly where a new segment begins."""
-    jumps = position_ids_bt.diff(dim=-1) != 1
-    return bool(torch.equal(jumps, segments_bt.diff(dim=-1) != 0))
+    return np.array_equal(np.diff(position_ids_bt) != 1, np.diff(segments_bt) != 0)
 
 
-def _float_type(model: nn.Module) -> torch.dtype:
-    return next(p.dtype for p in model.parameters() if p.dtype.is_floating_point)
-
-
-def _mask(config: Any, position_ids_bt: torch.Tensor, segments_bt: torch.Tensor, dtype: torch.dtype) -> Any:
+def _mask(config: Any, position_ids_bt: Tensor, segments_bt: Tensor, dtype: torch.dtype) -> Any:
     """A (b, 1, t, t) mask, or one for each kind of layer where a family alternates kinds."""
     steps = torch.arange(segments_bt.shape[1], device=segments_bt.device)
     allowed_btt = (segments_bt[:, :, None] == segments_bt[:, None, :]) & (steps[:, None] >= steps[None, :])
@@ -53,8 +63,8 @@ def _mask(config: Any, position_ids_bt: torch.Tensor, segments_bt: torch.Tensor,
     return masks["sliding_attention"]
 
 
-def _as_attention_takes_it(config: Any, allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _as_attention_takes_it(config: Any, allowed: Tensor, dtype: torch.dtype) -> Tensor:
     """Booleans for sdpa; for eager attention numbers to add, 0 where allowed."""
-    if config._attn_implementation == "sdpa":
+    if config._attn_implementation in ("sdpa", documents.NAME):
         return allowed
     return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)

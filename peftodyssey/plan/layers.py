@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from peftodyssey.anatomy import Anatomy, Matrix
+from peftodyssey.models.anatomy import FAMILIES
 from peftodyssey.plan.linears import linear
 from peftodyssey.plan.operations import (
     Math,
@@ -18,7 +19,8 @@ from peftodyssey.plan.operations import (
     same_size,
     wide_layer_norm,
 )
-from peftodyssey.plan.tape import Grads, Var
+from peftodyssey.plan.step import Step
+from peftodyssey.plan.tape import Grads, Storage, Var
 
 LAYER_NORMS = frozenset(["gpt2", "gpt_neox", "phi", "stablelm", "starcoder2", "olmo"])
 COMPOSED_GELU = frozenset(["gpt2", "phi", "starcoder2"])
@@ -27,6 +29,10 @@ NORMED_AFTER = frozenset(["olmo2"])  # norms after the halves only
 HEAD_NORMS = frozenset(["qwen3", "gemma3_text", "olmo2"])  # queries and keys are normalised
 PARALLEL = frozenset(["gpt_neox", "phi"])  # attention and feed-forward read the same input
 ROTARY = {"gpt2": 0.0, "gpt_neox": 0.25, "phi": 0.5, "stablelm": 0.25}  # share of a head that is rotated; else all
+EAGER = "gemma2"  # transformers gives it no fused attention
+LONG_ON_CPU = 512  # tokens of a row, from which `models.documents` does without a mask
+SHORT_DOCUMENT = 512  # tokens; a kernel's own buffers grow by 128 rows a document, and are planned for documents of this length
+LEAN_ROTATION = frozenset(["llama", "mistral", "qwen2", "qwen3", "olmo2"])  # whose attention `models.lean_attention` knows
 OUT_PROJECTIONS = frozenset(["o_proj", "dense", "c_proj"])
 
 
@@ -37,12 +43,22 @@ class Shape:
     blocks: int
     seq_len: int
     masked: bool  # several documents a block: a mask of seq_len x seq_len
+    documents: int  # that a CUDA kernel is told of by their ends; 0 where it takes rows
     kernel_workspace: bool  # a CUDA kernel's own buffers are counted
 
     @property
     def tokens(self) -> int:
         """Tokens of the micro-batch."""
         return self.blocks * self.seq_len
+
+
+def shape_of(anatomy: Anatomy, step: Step, kernel_workspace: bool) -> Shape:
+    """The micro-batch of a step: known families are told documents by their ends, in bf16 on a card, in long rows on a CPU."""
+    blocks = step.micro_blocks * step.fleet
+    on_card = step.device == "cuda"
+    ends = step.engine == "own" and anatomy.family in FAMILIES and anatomy.family != EAGER and (step.precision == "bf16" if on_card else step.seq_len >= LONG_ON_CPU)
+    documents = 2 * max(blocks, blocks * step.seq_len // SHORT_DOCUMENT if step.packed else 0)  # up to a power of two
+    return Shape(blocks, step.seq_len, step.packed and not ends, documents if ends and on_card else 0, kernel_workspace)
 
 
 @dataclass(frozen=True)
@@ -115,8 +131,9 @@ def attention(math: Math, anatomy: Anatomy, parts: LayerParts, shape: Shape, x: 
         query = _replaced(rms_norm(math, query, f"{name}.q_norm", anatomy.head_dim), query)
         key = _replaced(rms_norm(math, key, f"{name}.k_norm", anatomy.head_dim), key)
     if share := ROTARY.get(anatomy.family, 1.0):
-        query = _replaced(_rotated(math, query, share), query)
-        key = _replaced(_rotated(math, key, share), key)
+        rotated = _lean_rotated if math.lean and anatomy.family in LEAN_ROTATION else _rotated
+        query = _replaced(rotated(math, query, share), query)
+        key = _replaced(rotated(math, key, share), key)
         query, key = (_replaced(cast(math, v, math.width), v) for v in (query, key))
     mixed = _attended(math, anatomy, shape, query, key, value)
     if 0.0 < ROTARY.get(anatomy.family, 1.0) < 1.0:
@@ -174,6 +191,22 @@ def _rotated(math: Math, x: Var, share: float) -> Var:
     return tape.op([x], out, x.numbers, math.stream, backward)
 
 
+def _lean_rotated(math: Math, x: Var, share: float) -> Var:
+    """A query or key rotated, one half at a time; by way of a wider copy where cosines and sines are wider."""
+
+    def turned() -> Storage:
+        wider = math.stream > x.width
+        wide = [math.tape.make(x.numbers, math.stream) for _ in range(2 if wider else 0)]
+        out = None if wider else math.tape.make(x.numbers, x.width)
+        math.tape.passing(x.numbers // 2 * math.stream)
+        out = out or math.tape.make(x.numbers, x.width)
+        for storage in wide:
+            storage.drop()
+        return out
+
+    return math.tape.op([x], turned(), x.numbers, x.width, lambda grad: [turned()])
+
+
 def _attended(math: Math, anatomy: Anatomy, shape: Shape, query: Var, key: Var, value: Var) -> Var:
     """The fused kernel: it keeps its inputs, its output and one number a token and head; never the scores."""
     tape, grouped = math.tape, anatomy.heads != anatomy.kv_heads
@@ -201,6 +234,8 @@ def _attended(math: Math, anatomy: Anatomy, shape: Shape, query: Var, key: Var, 
 def _kernel_bytes(anatomy: Anatomy, shape: Shape, query: Var, grouped: bool) -> int:
     """FlashAttention 2's backward: fp32 sums of the query gradient and one number a token and head, rounded up."""
     rows = -(-shape.seq_len // 128) * 128 * shape.blocks * anatomy.heads
+    if shape.documents:
+        rows = (shape.tokens + 128 * shape.documents) * anatomy.heads
     columns = -(-anatomy.head_dim // 32) * 32
     expanded = 2 * query.numbers * query.width if grouped and not shape.masked else 0
     return rows * columns * 4 + rows * 4 + expanded

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cached_property
 
 from peftodyssey.anatomy import Anatomy, Matrix
-from peftodyssey.plan.layers import Shape, feed_forward, layer, norm, parts_of
+from peftodyssey.plan.layers import feed_forward, layer, norm, parts_of, shape_of
 from peftodyssey.plan.operations import Math
 from peftodyssey.plan.step import BYTES, Step
 from peftodyssey.plan.tape import Grads, Storage, Tape, Var
@@ -31,7 +31,7 @@ class Program:
             weight_width=4 if masters else width, host_gradients=step.offload_optimizer,
             members=step.fleet,
         )  # fmt: skip
-        self.shape = Shape(step.micro_blocks * step.fleet, step.seq_len, step.packed, kernel_workspace)
+        self.shape = shape_of(anatomy, step, kernel_workspace)
         self.tokens = self.shape.tokens
 
     @cached_property

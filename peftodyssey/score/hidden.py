@@ -10,8 +10,7 @@ import torch
 
 from peftodyssey.errors import DoesNotFit, TrainingError
 from peftodyssey.models import resident
-from peftodyssey.models.mode import pinned
-from peftodyssey.score.nll import autocast
+from peftodyssey.score.nll import ready
 from peftodyssey.score.sizes import BATCH_TOKENS
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def mean_states(
     rows = max(1, BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]) // ids_ct.shape[1])
     made: list[np.ndarray] = []
     done = 0
-    with autocast(model, device, precision), pinned(model):
+    with ready(model, device, precision):
         while done < len(ids_ct):
             ids_bt = torch.from_numpy(ids_ct[done : done + rows].astype(np.int64)).to(device)
             try:

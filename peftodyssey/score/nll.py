@@ -17,8 +17,9 @@ from torch import nn
 from peftodyssey.errors import DoesNotFit, InputError, TrainingError
 from peftodyssey.models import resident
 from peftodyssey.models.head import split
+from peftodyssey.models.lean import leaned_on_card
 from peftodyssey.models.mode import pinned
-from peftodyssey.models.packing import packed_inputs
+from peftodyssey.models.packing import on_device, packed_inputs
 from peftodyssey.recipe.cell import ScorePoint
 from peftodyssey.score.batches import LAYOUTS, Batch, batch, rows_of_windows, take
 from peftodyssey.score.sizes import BATCH_TOKENS, CHUNK_BYTES, MIN_CHUNK_ROWS
@@ -87,7 +88,7 @@ def score_windows(
     facts: dict[str, Any] = {"layout": layout, "windows": len(table), "tokens": int(table.scored.sum()), "forward_tokens": 0}
     done, began = 0, time.perf_counter()
     budget_bytes = budget_bytes if device.type == "cpu" else None
-    with autocast(model, device, precision), pinned(model):  # no_grad, not inference_mode: what modules cache there could not be trained through
+    with ready(model, device, precision):
         for scored, nll, ranks, state in _scored_batches(model, members, table, layout, batch_tokens, device, budget_bytes):
             nll_nats[:, scored.row], rank[:, scored.row] = nll, ranks
             facts |= state | {"forward_tokens": facts["forward_tokens"] + scored.input_ids_bt.size}
@@ -160,12 +161,10 @@ def _does_not_fit(tokens: int, device: torch.device, budget_bytes: int | None, e
 def _score_batch(
     model: nn.Module, parts: tuple[Callable[..., Any], nn.Linear] | None, current: Batch, layout: str, device: torch.device, members: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    ids, positions, segments = (
-        torch.from_numpy(a).to(device).repeat(members, 1) for a in (current.input_ids_bt, current.position_ids_bt, current.segments_bt)
-    )
+    arrays = [np.tile(a, (members, 1)) for a in (current.input_ids_bt, current.position_ids_bt, current.segments_bt)]
     place, target = (torch.from_numpy(a).to(device).repeat(members) for a in (current.place, current.target))
     place += torch.arange(members, device=device).repeat_interleave(len(current.place)) * current.input_ids_bt.size
-    inputs = packed_inputs(model, ids, positions, segments) if layout == "packed" else {"input_ids": ids, "use_cache": False}
+    inputs = packed_inputs(model, *arrays, device) if layout == "packed" else {"input_ids": on_device(arrays[0], device), "use_cache": False}
     if parts is None:
         logits = model(**inputs).logits
         nll, ranks = _in_chunks(logits.flatten(0, 1), place, target, lambda rows: rows, logits.shape[-1])
@@ -176,11 +175,20 @@ def _score_batch(
     return nll.cpu().numpy().reshape(members, -1), ranks.cpu().numpy().reshape(members, -1)
 
 
-def autocast(model: nn.Module, device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Mixed precision where it is asked for, or where 16-bit weights meet float32 adapters on a card."""
+@contextlib.contextmanager
+def ready(model: nn.Module, device: torch.device, precision: str) -> Iterator[None]:
+    """The model as it is scored: without gradients, its modules' own modes aside, and in mixed precision where it is asked
+    for, or where 16-bit weights meet float32 adapters on a card; there also in lean forms (`models.lean`).
+    """
     stored = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     dtype = HALVES.get(precision, stored if device.type == "cuda" else torch.float32)
-    return torch.autocast(device.type, dtype) if dtype in HALVES.values() else contextlib.nullcontext()
+    compute = dtype if dtype in HALVES.values() else None
+    with (
+        pinned(model),  # no_grad, not inference_mode: what modules cache there could not be trained through
+        leaned_on_card(model, compute, device) as mixed,
+        torch.autocast(device.type, compute) if mixed else contextlib.nullcontext(),
+    ):
+        yield
 
 
 def _in_chunks(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from peftodyssey.train.lean import PEFT_PREFIX
+from peftodyssey.models.lean import PEFT_PREFIX
 from peftodyssey.train.optim import MOMENTS
 
 DOWN = PEFT_PREFIX + "{}.lora_A.default.weight"

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from peftodyssey.models.lean import frozen_weight
 from peftodyssey.train.banks import Banks, Berth
 from peftodyssey.train.dropout import Draws
-from peftodyssey.train.lean import frozen_weight
 
 
 @contextlib.contextmanager

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from peftodyssey.errors import TrainingError
+from peftodyssey.models import lean
 from peftodyssey.models.head import split
 from peftodyssey.train import banks as banking
-from peftodyssey.train import batches, captured, checkpoint, gradients, lean, schedule, stacked
+from peftodyssey.train import batches, captured, checkpoint, gradients, schedule, stacked
 from peftodyssey.train.adapters import Adapter, Start, start_of
 from peftodyssey.train.boarding import boarded
 from peftodyssey.train.dropout import Draws

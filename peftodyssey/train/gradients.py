@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from peftodyssey.corpora.blocks import IGNORED
-from peftodyssey.models.packing import packed_inputs
+from peftodyssey.models import documents
+from peftodyssey.models.packing import on_device, packed_inputs
 from peftodyssey.train import batches, replay
 from peftodyssey.train.captured import MOST_TOKENS, Graphs
 from peftodyssey.train.dropout import Draws
@@ -67,8 +68,10 @@ def accumulate(
     for begin in range(0, len(members[0].chosen), micro_blocks):
         pieces = [of.chosen[begin : begin + micro_blocks] for of in members]
         draws.at([of.seed for of in members], [range(of.first + begin, of.first + begin + micro_blocks) for of in members])
-        if graphs is not None and not autocast and _uniform(members, pieces):
-            losses += graphs.run([*_uniform_inputs(members, pieces, device), weights], begin == 0, _pass(model, parts, settings))
+        by_ends = documents.takes_ends(model, device, members[0].blocks.labels.shape[1])
+        if graphs is not None and not autocast and _uniform(members, pieces, by_ends):
+            inputs = _uniform_inputs(members, pieces, device, by_ends)
+            losses += graphs.run([weights, *inputs], begin == 0, _pass(model, parts, settings))
         else:
             with torch.autocast(device.type, HALVES.get(settings.precision), enabled=autocast):
                 nll = torch.stack(_nlls(model, parts, members, pieces, device, settings.loss_chunk_bytes))
@@ -81,8 +84,8 @@ def accumulate(
 def _pass(model: nn.Module, parts: Parts, settings: TrainSettings) -> Callable[..., Tensor]:
     """A micro-batch as a function of device tensors alone, which asks nothing of the host: it can be captured."""
 
-    def forward_and_backward(ids_bt: Tensor, positions_bt: Tensor, labels_kbt: Tensor, weights: Tensor) -> Tensor:
-        inputs = {"input_ids": ids_bt, "position_ids": positions_bt, "use_cache": False}
+    def forward_and_backward(weights: Tensor, ids_bt: Tensor, positions_bt: Tensor, labels_kbt: Tensor, *ends: Tensor) -> Tensor:
+        inputs = {"input_ids": ids_bt, "position_ids": positions_bt, "use_cache": False, "attention_mask": ends[0] if ends else None}
         nll = torch.stack(token_nll_sums(model, parts, inputs, list(labels_kbt), [None] * len(labels_kbt), settings.loss_chunk_bytes))
         (nll * weights.to(nll.dtype)).sum().backward()
         return nll.detach()
@@ -90,28 +93,27 @@ def _pass(model: nn.Module, parts: Parts, settings: TrainSettings) -> Callable[.
     return forward_and_backward
 
 
-def _uniform(members: Sequence[Batch], pieces: Sequence[np.ndarray]) -> bool:
-    """Whether every position has a label and positions tell the documents of a block apart, so that no pass differs in form."""
+def _uniform(members: Sequence[Batch], pieces: Sequence[np.ndarray], by_ends: bool) -> bool:
+    """Whether every position has a label and ends or positions tell the documents of a block apart, so that no pass differs in form."""
     if sum(piece.size for piece in pieces) * members[0].blocks.labels.shape[1] > MOST_TOKENS:
         return False
     return all(
         bool((of.blocks.labels[piece] != IGNORED).all())
-        and bool(((np.diff(of.blocks.position_ids[piece]) != 1) == (np.diff(of.blocks.segments[piece]) != 0)).all())
+        and (by_ends or bool(((np.diff(of.blocks.position_ids[piece]) != 1) == (np.diff(of.blocks.segments[piece]) != 0)).all()))
         for of, piece in zip(members, pieces, strict=True)
     )
 
 
-def _uniform_inputs(members: Sequence[Batch], pieces: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
-    """Token ids and positions (k * b, t) and labels (k, b, t)."""
-    ids, positions, labels = (
-        _on_device(np.stack([getattr(of.blocks, field)[piece] for of, piece in zip(members, pieces, strict=True)]), device)
-        for field in ("input_ids", "position_ids", "labels")
-    )
-    return [ids.flatten(0, 1), positions.flatten(0, 1), labels]
+def _uniform_inputs(members: Sequence[Batch], pieces: Sequence[np.ndarray], device: torch.device, by_ends: bool) -> list[Tensor]:
+    """Token ids and positions (k * b, t), labels (k, b, t) and, where documents are told apart by them, their ends."""
 
+    def stacked(field: str) -> np.ndarray:
+        return np.stack([getattr(of.blocks, field)[piece] for of, piece in zip(members, pieces, strict=True)])
 
-def _on_device(array: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device, non_blocking=True)
+    ids, positions, labels = (on_device(stacked(field), device) for field in ("input_ids", "position_ids", "labels"))
+    segments = stacked("segments")
+    ends = [torch.from_numpy(documents.ends(segments.reshape(-1, segments.shape[-1]))).to(device, non_blocking=True)] if by_ends else []
+    return [ids.flatten(0, 1), positions.flatten(0, 1), labels, *ends]
 
 
 def _nlls(
@@ -122,11 +124,11 @@ def _nlls(
     device: torch.device,
     chunk_bytes: int | None,
 ) -> list[Tensor]:
-    def joined(field: str) -> Tensor:
-        return _on_device(np.concatenate([getattr(of.blocks, field)[piece] for of, piece in zip(members, pieces, strict=True)]), device)
+    def joined(field: str) -> np.ndarray:
+        return np.concatenate([getattr(of.blocks, field)[piece] for of, piece in zip(members, pieces, strict=True)])
 
     labels = [of.blocks.labels[piece] for of, piece in zip(members, pieces, strict=True)]
     kept = [np.flatnonzero(own != IGNORED) for own in labels]
-    inputs = packed_inputs(model, joined("input_ids"), joined("position_ids"), joined("segments"))
-    kept_rows = [None if rows.size == own.size else _on_device(rows, device) for rows, own in zip(kept, labels, strict=True)]
-    return token_nll_sums(model, parts, inputs, [_on_device(own, device) for own in labels], kept_rows, chunk_bytes)
+    inputs = packed_inputs(model, joined("input_ids"), joined("position_ids"), joined("segments"), device)
+    kept_rows = [None if rows.size == own.size else on_device(rows, device) for rows, own in zip(kept, labels, strict=True)]
+    return token_nll_sums(model, parts, inputs, [on_device(own, device) for own in labels], kept_rows, chunk_bytes)

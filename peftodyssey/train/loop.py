@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from peftodyssey.errors import TrainingError
+from peftodyssey.models import lean
 from peftodyssey.models.head import split
 from peftodyssey.train import (
     batches,
@@ -23,7 +24,6 @@ from peftodyssey.train import (
     early_stop,
     gradients,
     l2_sp,
-    lean,
     norm_ball,
     optim,
     schedule,
@@ -127,7 +127,7 @@ def train(
                 watch.look(step, trainable)
 
     with (
-        lean.leaned(model, gradients.HALVES.get(settings.precision), draws) as autocast,
+        lean.leaned(model, gradients.HALVES.get(settings.precision), draws.dropped) as autocast,
         optim.at_work(optimizer),
         fitting(model, settings, device, drop) as fit,
     ):

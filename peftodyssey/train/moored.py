@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from peftodyssey.models.lean import leaned_on_card
 from peftodyssey.train import banks as banking
 from peftodyssey.train.adapters import Adapter, Start
 from peftodyssey.train.boarding import boarded
@@ -26,5 +27,5 @@ def moored(model: nn.Module, adapters: Sequence[Adapter], device: torch.device, 
     for berth in banks.berths:
         berth.grads, berth.moments = berth.grads.new_empty(0), (berth.grads.new_empty(0), berth.grads.new_empty(0))
     banks.refresh(compute)
-    with boarded(model, lambda: banks, Draws()):
+    with leaned_on_card(model, compute, device), boarded(model, lambda: banks, Draws()):  # lean first: it tries the base's own modules
         yield banks.order

@@ -187,9 +187,9 @@ def _collate(model: nn.Module, blocks: Blocks, chosen: np.ndarray) -> dict[str, 
     That token is a document of its own: it attends to nothing, nothing to it, and no target is asked of it.
     """
 
-    def longer(array: np.ndarray, extra: np.ndarray | int) -> Tensor:
+    def longer(array: np.ndarray, extra: np.ndarray | int) -> np.ndarray:
         column = np.broadcast_to(np.asarray(extra).reshape(-1, 1), (len(chosen), 1))
-        return torch.from_numpy(np.concatenate([array, column], axis=1).astype(np.int64))
+        return np.concatenate([array, column], axis=1)
 
     labels = blocks.labels[chosen]
     segments = blocks.segments[chosen]
@@ -199,6 +199,7 @@ def _collate(model: nn.Module, blocks: Blocks, chosen: np.ndarray) -> dict[str, 
         longer(blocks.input_ids[chosen], blocks.input_ids[chosen][:, 0]),
         longer(blocks.position_ids[chosen], 0),
         longer(segments, segments.max(axis=1) + 1),
+        may_take_ends=False,  # the Trainer counts tokens by a mask
     )
     inputs.pop("use_cache", None)
     return {**inputs, "labels": torch.from_numpy(shifted_back)}

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
-from peftodyssey.models import head, packing
+from peftodyssey.models import documents, head, packing
 from peftodyssey.models.anatomy import anatomy
 from peftodyssey.models.load import linear_names, load, pin_mode
 from peftodyssey.models.source import resolve
@@ -120,17 +120,25 @@ def lengths_to_rows(rows):
     return torch.tensor(positions), torch.tensor(segments)
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("told", ["ends", "positions", "mask"])
 @pytest.mark.parametrize("rows", [[[60, 1, 35]], [[60, 1, 35], [96], [5, 40, 51]]])
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_packed_segments_equal_separate_documents(folder, rows, mode, masked, monkeypatch):
-    if masked:
-        monkeypatch.setattr(packing, "_BY_POSITIONS", frozenset())
+def test_packed_segments_equal_separate_documents(folder, rows, mode, told, monkeypatch):
+    monkeypatch.setattr(documents, "LONG", 1)
     model = load(resolve(str(folder)), precision="fp32").train(mode == "train")
+    eager = model.config._attn_implementation == "eager"
+    assert eager == ("gemma2" in folder.name)
+    if told != "ends" and not eager:
+        model.config._attn_implementation = "sdpa"
+    if told == "mask":
+        monkeypatch.setattr(documents, "FAMILIES", frozenset())
     positions, segments = lengths_to_rows(rows)
     packed = ids(len(rows), 96)
     inputs = packing.packed_inputs(model, packed, positions, segments)
-    assert ("attention_mask" in inputs) == masked
+    given = inputs.get("attention_mask")
+    dtypes = {"ends": torch.int32, "positions": None, "mask": torch.bool}
+    if not eager:
+        assert getattr(next(iter(given.values())) if isinstance(given, dict) else given, "dtype", None) == dtypes[told]
     with torch.no_grad():
         together = model(**inputs).logits
         for row, lengths in enumerate(rows):

@@ -190,3 +190,10 @@ def test_the_plan_verb_answers_without_torch() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_the_plan_and_attention_agree_on_what_a_long_row_is() -> None:
+    from peftodyssey.models import documents
+    from peftodyssey.plan import layers
+
+    assert layers.LONG_ON_CPU == documents.LONG

@@ -10,6 +10,7 @@ from score_material import PREFIX, index_of, plain_logits, plain_nll, point
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from peftodyssey import assets
+from peftodyssey.models.lean import leaned
 from peftodyssey.score.nll import mean_nats, score_index
 
 CONTEXT = 256
@@ -69,3 +70,21 @@ def test_document_sums_are_lm_evals_rolling_log_likelihood(model, texts):
     requests = [Instance("loglikelihood_rolling", {}, (text,), number) for number, text in enumerate(documents)]
     theirs = [-value for value in harness.loglikelihood_rolling(requests, disable_tqdm=True)]
     assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_lean_forms_score_what_the_modules_score(folder, texts, layout):
+    """As a card scores: in float64, where only a mistake would show."""
+    exact = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    ids = texts[2][0]
+    index = index_of(np.array(ids, np.int32), [len(ids)])
+
+    def scored():
+        return score_index(exact, index, point(CONTEXT, 128), prefix=PREFIX, device="cpu", layout=layout)
+
+    own = scored()
+    with leaned(exact, None):
+        assert any("forward" in vars(module) for module in exact.modules())
+        lean = scored()
+    assert np.abs(own.nll_nats - lean.nll_nats).max() < 1e-6  # the head's float32
+    assert np.array_equal(own.rank, lean.rank)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from train_material import blocks, random_model, with_lora
 
+from peftodyssey.models import documents
 from peftodyssey.models.head import split
 from peftodyssey.train import captured, gradients, recompute
 from peftodyssey.train.dropout import Draws
@@ -20,10 +21,10 @@ SETTINGS = TrainSettings(lr=1e-2, steps=2, batch_blocks=4)
 class Straight:
     """Runs every pass in its capturable form, as a graph would replay it."""
 
-    passes = 0
+    passes = tensors = 0
 
     def run(self, inputs, first, body):
-        self.passes += 1
+        self.passes, self.tensors = self.passes + 1, len(inputs)
         return body(*(tensor.clone() for tensor in inputs))
 
 
@@ -38,12 +39,16 @@ def gradient(model, data, graphs):
     return loss, torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None])
 
 
-def test_a_pass_that_asks_nothing_of_the_host_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("attention", ["documents", "sdpa"])
+def test_a_pass_that_asks_nothing_of_the_host_gives_the_same(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "LONG", 1)
     model, _ = with_lora(random_model("llama", dtype=torch.float64))
+    model.config._attn_implementation = attention
     data, straight = blocks(n_blocks=4), Straight()
     expected_loss, expected = gradient(model, data, None)
     loss, found = gradient(model, data, straight)
     assert straight.passes == 2
+    assert straight.tensors == (5 if attention == "documents" else 4)
     assert torch.equal(loss, expected_loss)
     assert (found - expected).norm() <= 1e-12 * expected.norm()
 
@@ -54,6 +59,7 @@ def test_blocks_that_differ_in_form_are_not_captured(monkeypatch: pytest.MonkeyP
     gradient(model, blocks(n_blocks=4, masked_share=0.3), straight)  # rows without a label
     whole = blocks(n_blocks=4)
     straight_on = np.tile(np.arange(whole.position_ids.shape[1]), (4, 1))
+    model.config._attn_implementation = "sdpa"
     gradient(model, dataclasses.replace(whole, position_ids=straight_on), straight)  # documents that positions do not tell apart
     monkeypatch.setattr(gradients, "MOST_TOKENS", 8)
     gradient(model, whole, straight)

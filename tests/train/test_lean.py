@@ -10,11 +10,10 @@ from torch import nn
 from torch.autograd import gradcheck
 from train_material import FAMILIES, all_trainable, random_model, with_lora
 
+from peftodyssey.models import kernels, source
 from peftodyssey.models import load as models
-from peftodyssey.models import source
+from peftodyssey.models.lean import leaned
 from peftodyssey.recipe.cell import QuantPoint
-from peftodyssey.train import kernels
-from peftodyssey.train.lean import leaned
 
 IDS_BT = torch.arange(24).reshape(2, 12) % 30
 
@@ -171,3 +170,36 @@ def test_bf16_adapters_keep_no_float32_activations():
     assert lean.get(torch.float32, 0) < hidden  # the attention kernel's one number a token and head
     size_bytes = [sum(numbers * dtype.itemsize for dtype, numbers in kept.items()) for kept in (lean, plain)]
     assert size_bytes[0] < 0.5 * size_bytes[1]
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_rotation_is_transformers_and_its_gradient_is_right(rows):
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, 5, heads, 8, generator=generator, dtype=torch.float64) for heads in (4, 2))
+    angles = torch.randn(rows, 5, 8, generator=generator, dtype=torch.float64)  # both halves their own: more than a rotation
+    cos, sin = angles.cos(), angles.sin()
+    expected = apply_rotary_pos_emb(query, key, cos, sin, unsqueeze_dim=2)
+    for x, wanted in zip((query, key), expected, strict=True):
+        torch.testing.assert_close(kernels.rotated(x, cos, sin), wanted, rtol=1e-12, atol=1e-12)
+    assert gradcheck(lambda x: kernels.rotated(x, cos, sin), key.requires_grad_())
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "olmo2"])
+def test_the_attention_of_llamas_kin_is_exchanged(family):
+    """Tried and found to give the module's own numbers: a form that were refused would leave every other test as it is."""
+    model = random_model(family, dtype=torch.float64)
+    attention = [module for module in model.modules() if type(module).__name__.endswith("Attention")]
+    with leaned(model, None):
+        assert attention
+        assert all("forward" in vars(module) for module in attention)
+    assert not any("forward" in vars(module) for module in attention)
+
+
+def test_an_attention_that_computes_something_else_is_left_alone(monkeypatch):
+    model = random_model("llama", dtype=torch.float64)
+    layer = model.model.layers[0].self_attn
+    monkeypatch.setattr(type(layer), "forward", lambda self, hidden, *_, **__: (2 * hidden, None))
+    with leaned(model, None):
+        assert "forward" not in vars(layer)

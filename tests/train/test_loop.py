@@ -15,6 +15,7 @@ from train_material import FAMILIES, all_trainable, blocks, random_model, with_l
 
 from peftodyssey.corpora.blocks import order
 from peftodyssey.errors import TrainingError
+from peftodyssey.models import documents
 from peftodyssey.models.head import split
 from peftodyssey.models.packing import packed_inputs
 from peftodyssey.train import batches
@@ -209,6 +210,20 @@ def test_cuda_follows_the_cpu(precision, tolerance):
     assert [r.loss_nats for r in result.log] == pytest.approx(
         [r.loss_nats for r in expected.log], abs=tolerance
     )
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+def test_documents_told_by_their_ends_train_as_those_told_by_masks(family, recompute, monkeypatch):
+    expected, by_masks, _ = run(family=family, dtype=torch.float64, recompute=recompute)
+    told: list[int] = []
+    real = documents._side_by_side
+    monkeypatch.setattr(documents, "_side_by_side", lambda *inputs: told.append(1) or real(*inputs))
+    monkeypatch.setattr(documents, "LONG", 1)
+    result, by_ends, _ = run(family=family, dtype=torch.float64, recompute=recompute)
+    assert told
+    assert distance(by_masks, by_ends) < 1e-10
+    assert [r.grad_norm for r in result.log] == pytest.approx([r.grad_norm for r in expected.log], rel=1e-9)
 
 
 @pytest.mark.parametrize("recompute", ["none", "full"])

@@ -194,7 +194,7 @@ def test_a_broken_training_goes_on_with_the_same_bits(tmp_path, full, stop_at):
     data = mixed(target, blocks(n_blocks=5, seed=9))
 
     def once(steps=math.inf, **callbacks):
-        model = random_model()
+        model = random_model(dtype=torch.float64)
         model, trainable = (model, all_trainable(model)) if full else with_lora(model)
         settings = dataclasses.replace(
             SETTINGS, steps=9, lr=0.02, l2_sp=5.0, norm_ball=0.05, replay=0.3, early_stop=Bound(0.005, 2, 9)
@@ -221,4 +221,5 @@ def test_a_broken_training_goes_on_with_the_same_bits(tmp_path, full, stop_at):
 
 def general_start(full, general):
     """The NLL of the model as it is before any step."""
-    return general(random_model() if full else with_lora(random_model())[0])
+    model = random_model(dtype=torch.float64)
+    return general(model if full else with_lora(model)[0])

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from peftodyssey.corpora.blocks import Blocks
+from peftodyssey.models import documents
 from peftodyssey.models.shapes import named
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "olmo", "olmo2", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
@@ -56,7 +57,9 @@ def random_model(
         if hasattr(config, name):
             setattr(config, name, 0.0)
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(config).to(dtype).requires_grad_(False).eval()
+    model = AutoModelForCausalLM.from_config(config).to(dtype).requires_grad_(False).eval()
+    documents.install(model)
+    return model
 
 
 def all_trainable(model: Any) -> dict[str, torch.nn.Parameter]:

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from peftodyssey.train import fused, kernels
+from peftodyssey.models import fused, kernels
 
 pytestmark = pytest.mark.slow  # the first compilation takes half a minute
 SHAPE = (3, 5, 64)
@@ -27,12 +27,18 @@ def product(activation: str):
     return [gate, up], kernels.gated(gate, up, activation)
 
 
-CASES = [(norm, False), (norm, True), *((product, name) for name in kernels.ACTIVATIONS)]
+def rotation(cos_rows: int):
+    x = drawn(2, 3, 4, 16, seed=5).requires_grad_()
+    angles = drawn(cos_rows, 3, 16, seed=6)
+    return [x], kernels.rotated(x, angles.cos(), angles.sin()).flatten(2)
+
+
+CASES = [(rotation, 1), (rotation, 2), (norm, False), (norm, True), *((product, name) for name in kernels.ACTIVATIONS)]
 
 
 def value_and_gradients(form, kind):
     inputs, out = form(kind)
-    out.backward(drawn(*SHAPE, seed=4))
+    out.backward(drawn(*out.shape, seed=4))
     return [out.detach(), *(x.grad for x in inputs)]
 
 

@@ -1,6 +1,6 @@
 """Row-wise arithmetic that a card does in one kernel each: compiled by torch where rows are wide, None elsewhere.
 
-`train.kernels` asks here first and works in chunks where the answer is None: on a CPU, on narrow models, where compiling
+`models.kernels` asks here first and works in chunks where the answer is None: on a CPU, on narrow models, where compiling
 failed. Compiled, nothing wide is written to memory.
 """
 
@@ -59,6 +59,17 @@ def rms_norm_gradient(x_nd: Tensor, grad_nd: Tensor, weight_d: Tensor, eps: floa
     root = torch.rsqrt(wide.square().mean(1, keepdim=True) + eps)
     unit, by_unit = wide * root, grad_nd.float() * (weight_d.float() + 1 if plus_one else weight_d.float())
     return ((by_unit - unit * (by_unit * unit).mean(1, keepdim=True)) * root).to(x_nd.dtype)
+
+
+@_compiled
+def rotation(x_nw: Tensor, cos_nd: Tensor, sin_nd: Tensor, back: bool) -> Tensor:
+    """The rotation of `kernels.rotated`, of all heads of a row, rounded once; with `back` its transpose."""
+    wide = x_nw.float().unflatten(1, (-1, cos_nd.shape[1]))
+    cos, sin = cos_nd.float()[:, None], sin_nd.float()[:, None]
+    turned = wide * sin if back else wide
+    first, second = turned.chunk(2, -1)
+    half = torch.cat([second, -first], -1) if back else torch.cat([-second, first], -1) * sin
+    return (wide * cos + half).flatten(1).to(x_nw.dtype)
 
 
 @_compiled

@@ -1,4 +1,4 @@
-"""Autograd functions that keep only what their backward pass cannot compute again. `train.lean` puts them into a model.
+"""Autograd functions that keep only what their backward pass cannot compute again. `models.lean` puts them into a model.
 
 A frozen weight in 4 bits is dequantised in the forward and once more in the backward pass and never kept; adapters and
 trained weights stay in their own (wide) type and are cast for each product; norms and gated products work through the rows
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from peftodyssey.train import fused
+from peftodyssey.models import fused
 
 CHUNK_BYTES = 16 << 20  # float32 temporaries of one chunk of rows
 
@@ -223,6 +223,41 @@ class _Gated(torch.autograd.Function):
             torch.mul(grads[part], value(gates[part]), out=by_up[part])
             by_gate[part] = slope(grads[part] * ups[part], gates[part])
         return grad_gate, grad_up, None
+
+
+def rotated(x_bthd: Tensor, cos_btd: Tensor, sin_btd: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al., arXiv 2104.09864) of every head, halves of it as pairs. Kept: cosines and sines alone."""
+    result: Tensor = _Rotated.apply(x_bthd, cos_btd, sin_btd)
+    return result
+
+
+class _Rotated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin, False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _turned(grad, *ctx.saved_tensors, True), None, None
+
+
+def _turned(x_bthd: Tensor, cos_btd: Tensor, sin_btd: Tensor, back: bool) -> Tensor:
+    """The rotation, or with `back` its transpose, which is its gradient."""
+    rows_nw = x_bthd.flatten(0, 1).flatten(1)
+    cos_nd, sin_nd = (angle.expand(*x_bthd.shape[:2], -1).flatten(0, 1) for angle in (cos_btd, sin_btd))
+    if (whole := fused.rotation(rows_nw, cos_nd, sin_nd, back)) is not None:
+        return whole.view(x_bthd.shape)
+    wide = x_bthd.to(torch.promote_types(x_bthd.dtype, cos_btd.dtype))
+    half = wide.shape[-1] // 2
+    sin_bt1d = sin_btd[:, :, None]
+    out = wide * cos_btd[:, :, None]
+    down, up = (sin_bt1d[..., half:], sin_bt1d[..., :half]) if back else (sin_bt1d[..., :half], sin_bt1d[..., half:])
+    sign = 1 if back else -1  # products and sums apart, each rounded: transformers' bits, whatever the shape
+    out[..., :half].add_(wide[..., half:] * down, alpha=sign)
+    out[..., half:].add_(wide[..., :half] * up, alpha=-sign)
+    return out.to(x_bthd.dtype)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""A model with its modules' forwards exchanged for lean ones (`train.kernels`) while it trains. `train.loop` calls `leaned`.
+"""A model with its modules' forwards exchanged for lean ones (`models.kernels`). `train` and `score` call `leaned`.
 
-Exchanged are PEFT's LoRA modules, trained linear maps kept wider than they are multiplied, RMS norms, gated feed-forwards and
-GELUs written out in Python. A form is taken only where it gives the module's own numbers on a small random input; what is
-not known stays as transformers and PEFT wrote it, under autocast.
+Exchanged are PEFT's LoRA modules, trained linear maps kept wider than they are multiplied, RMS norms, gated feed-forwards,
+attention with rotated queries and keys, and GELUs written out in Python. A form is taken only where it gives the module's
+own numbers on a small random input; what is not known stays as transformers and PEFT wrote it, under autocast.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peftodyssey.models import kernels, lean_attention
 from peftodyssey.models.mode import is_4bit, pinned
-from peftodyssey.train import kernels
-from peftodyssey.train.dropout import Draws
 
 PROBED_ROWS = 4
+Dropped = Callable[[Tensor, str, float], Tensor]
 PEFT_PREFIX = "base_model.model."  # of a module's name in PEFT's wrapper, before its name in the base
 LIKE = "like"  # where `known` holds a weight of the type and on the device of the model
 CLOSE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}  # relative rounding
 
 
 @contextlib.contextmanager
-def leaned(model: nn.Module, compute: torch.dtype | None, draws: Draws | None = None) -> Iterator[bool]:
+def leaned(model: nn.Module, compute: torch.dtype | None, dropped: Dropped | None = None) -> Iterator[bool]:
     """Lean forwards in the body; its value: whether products still need autocast to `compute` (None: no lower precision).
 
-    Dropout of LoRA modules takes its masks from `draws`, where there are any.
+    `dropped(x, target, share)` is the dropout of LoRA modules; without it they draw their own.
     """
     exchanged: list[nn.Module] = []
     known: dict[Any, Any] = {LIKE: next(p for p in model.parameters() if p.is_floating_point())}
     with pinned(model):
         forms = [
-            (module, _lean_forward(name, module, compute, known, draws))
+            (module, _lean_forward(name, module, compute, known, dropped))
             for name, module in model.named_modules()
             if "forward" not in vars(module)
         ]
@@ -51,6 +51,11 @@ def leaned(model: nn.Module, compute: torch.dtype | None, draws: Draws | None = 
             del module.forward  # the class's own shows again
 
 
+def leaned_on_card(model: nn.Module, compute: torch.dtype | None, device: torch.device) -> contextlib.AbstractContextManager[bool]:
+    """`leaned` for scoring, where it pays: on a card. On a CPU a model is scored by transformers' own arithmetic."""
+    return leaned(model, compute) if device.type == "cuda" else contextlib.nullcontext(compute is not None)
+
+
 def _speaks(model: nn.Module, exchanged: list[nn.Module], compute: torch.dtype) -> bool:
     """Whether all weights are in `compute` but those of exchanged LoRA modules, which cast for themselves."""
     lora = {id(p) for m in exchanged if hasattr(m, "lora_A") for p in m.parameters() if p.requires_grad}
@@ -58,14 +63,16 @@ def _speaks(model: nn.Module, exchanged: list[nn.Module], compute: torch.dtype) 
 
 
 def _lean_forward(
-    name: str, module: nn.Module, compute: torch.dtype | None, known: dict[Any, Any], draws: Draws | None
+    name: str, module: nn.Module, compute: torch.dtype | None, known: dict[Any, Any], dropped: Dropped | None
 ) -> Callable[..., Tensor] | None:
     """The lean forward of one module, or None; `known` holds what a class was found to compute."""
     if hasattr(module, "lora_A"):
-        return _lora(name.removeprefix(PEFT_PREFIX), module, draws)
+        return _lora(name.removeprefix(PEFT_PREFIX), module, dropped)
     if type(module) is nn.Linear or hasattr(module, "nf"):
         return _trained_linear(module, compute)
     kind = type(module).__name__
+    if kind.endswith("Attention"):
+        return _attention(module, known)
     if kind.endswith("RMSNorm"):
         return _rms_norm(module, compute, known)
     if kind.endswith("LayerNorm") and not isinstance(module, nn.LayerNorm):
@@ -77,7 +84,7 @@ def _lean_forward(
     return None
 
 
-def _lora(target: str, module: Any, draws: Draws | None) -> Callable[..., Tensor] | None:
+def _lora(target: str, module: Any, dropped: Dropped | None) -> Callable[..., Tensor] | None:
     """PEFT's LoRA on one linear map: one adapter, no variant, nothing trained in the map itself."""
     adapters = list(module.lora_A)
     if adapters != ["default"] or getattr(module, "lora_variant", None) or module.lora_bias["default"]:
@@ -95,7 +102,7 @@ def _lora(target: str, module: Any, draws: Draws | None) -> Callable[..., Tensor
         scaling = module.scaling["default"]
         dropout, x_low = module.lora_dropout["default"], x
         if dropout.training and not isinstance(dropout, nn.Identity):
-            x_low = draws.dropped(x, target, dropout.p) if draws else dropout(x)
+            x_low = dropped(x, target, dropout.p) if dropped else dropout(x)
         if weight is not None:
             return kernels.lora_linear(x, x_low, down, up, weight, base.bias, scaling)
         out: Tensor = base(x)
@@ -177,6 +184,17 @@ def _gated_mlp(module: Any, known: dict[Any, Any]) -> Callable[[Tensor], Tensor]
             known[type(module)] = activation if _same(type(module).forward(module, x), form(x, activation)) else None
     activation = known[type(module)]
     return functools.partial(form, activation=activation) if activation else None
+
+
+def _attention(module: Any, known: dict[Any, Any]) -> Callable[..., Any] | None:
+    """Rotated once, laid out once; tried on a row of a few tokens."""
+    form = lean_attention.form(module)
+    if form is not None and type(module) not in known:
+        hidden = _random(known[LIKE], module.q_proj.in_features)[None]
+        angles = tuple(turn(_random(known[LIKE], module.head_dim))[None] for turn in (torch.cos, torch.sin))
+        expected, given = (forward(hidden, angles, None)[0] for forward in (functools.partial(type(module).forward, module), form))
+        known[type(module)] = _same(expected, given)
+    return form if form is not None and known[type(module)] else None
 
 
 def _gelu(module: nn.Module, known: dict[Any, Any]) -> Callable[[Tensor], Tensor] | None:
