@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from peftodyssey.report import sentences
 from peftodyssey.report.drawing import (
     COLOURS,
+    GREY,
     INK,
     WIDTH,
     Figure,
@@ -89,7 +90,7 @@ def _before_after(rows: Rows) -> alt.TopLevelMixin:
         if row.get(column) is not None
     ]
     shown = [stage for stage in stages.values() if any(value["stage"] == stage for value in values)]
-    colours = {"base": "#8b949e", "quantised base": COLOURS[4], "adapted": COLOURS[0]}
+    colours = {"base": GREY, "quantised base": COLOURS[4], "adapted": COLOURS[0]}
     scale = alt.Scale(domain=shown, range=[colours[stage] for stage in shown])
     lines = alt.Chart(plain(rows, ("nll_before", "nll_after"))).mark_rule(color="#b6bec7", strokeWidth=2)
     lines = lines.encode(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import altair as alt
 
 Rows = Sequence[Mapping[str, Any]]
+GREY = "#8b949e"  # of what is not adapted
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#B8A800")
 INK, QUIET, GRID = "#1f2328", "#59636e", "#e6e8eb"
 FONT = "DejaVu Sans, Verdana, Helvetica, Arial, sans-serif"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftodyssey.measure.geometry import TOP
 from peftodyssey.report import sentences
-from peftodyssey.report.drawing import Figure, base, by_domain, colour_of_method, plain, shape, styled
+from peftodyssey.report.drawing import GREY, Figure, base, by_domain, colour_of_method, plain, shape, styled
 from peftodyssey.report.ranks import alpha_rules, kind
 from peftodyssey.report.section import Section
 
@@ -162,7 +162,7 @@ def _rank_used(rows: Sequence[Row]) -> alt.TopLevelMixin:
     across = alt.X("rank:Q", title="rank", scale=scale, axis=alt.Axis(values=ranks, grid=False))
     up = alt.Y("effective_rank_mean:Q", title="effective rank of the update", scale=scale, axis=alt.Axis(values=ranks))
     colour = colour_of_method(kinds)
-    most = chart.mark_line(color="#8b949e", strokeDash=[4, 3]).encode(x=across, y=alt.Y("rank:Q", scale=scale))
+    most = chart.mark_line(color=GREY, strokeDash=[4, 3]).encode(x=across, y=alt.Y("rank:Q", scale=scale))
     lines = chart.mark_line(strokeWidth=2).encode(
         x=across, y=alt.Y("mean(effective_rank_mean):Q", title="effective rank of the update", scale=scale), color=colour, detail="base:N"
     )

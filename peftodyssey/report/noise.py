@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.report.drawing import COLOURS, INK, Figure, by_domain, by_pretraining, styled
+from peftodyssey.report.drawing import COLOURS, GREY, INK, Figure, by_domain, by_pretraining, styled
 from peftodyssey.report.section import Section
 from peftodyssey.report.sentences import UNIT, interval, signed
 
@@ -186,7 +186,7 @@ def _by_rung(rows: Sequence[Row], value: str, low: str, high: str) -> alt.TopLev
         for r in rows
     ]
     names = list(dict.fromkeys(v["gamma"] for v in sorted(values, key=lambda v: v["gamma"] != "none" and float(v["gamma"]))))
-    colours = (["#8b949e"] if names[0] == "none" else []) + list(COLOURS)
+    colours = ([GREY] if names[0] == "none" else []) + list(COLOURS)
     across = by_pretraining([v["tokens"] for v in values])
     colour = alt.Color("gamma:N", title="gamma", sort=names, scale=alt.Scale(domain=names, range=colours[: len(names)]))
     title = f"{'rise of NLL' if value == 'rise_nats' else 'NLL'}, nats per token"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftodyssey.report.drawing import (
     COLOURS,
+    GREY,
     INK,
     WIDTH,
     Figure,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 SECTION = "sensitivity"
 QUESTION = "Does fine-tuning cost more the longer the pretraining, and does the method change that?"
-GREY = "#8b949e"  # of the base
 SAME = 1e-9  # of logarithms of rates: rounding of a geometric mean
 QUANTITIES = {"forgetting": "forgetting", "learning": "the change on the text adapted to"}
 

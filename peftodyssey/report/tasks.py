@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.report import sentences
-from peftodyssey.report.drawing import COLOURS, INK, Figure, base, dodge, row_step, shape, styled
+from peftodyssey.report.drawing import COLOURS, GREY, INK, Figure, base, dodge, row_step, shape, styled
 from peftodyssey.report.section import Section
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _accuracy(found: Sequence[Row]) -> alt.TopLevelMixin:
     source = alt.Chart(alt.Data(values=values))
     height, offset = dodge(found)
     across = alt.X("accuracy:Q", title="accuracy, % of the prompts", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=7, grid=True))
-    scale = alt.Scale(domain=list(stages.values()), range=["#8b949e", COLOURS[0]])
+    scale = alt.Scale(domain=list(stages.values()), range=[GREY, COLOURS[0]])
     colour = alt.Color("stage:N", scale=scale, sort=list(stages.values()), legend=alt.Legend(title="model"))
     guess = source.mark_rule(color=INK, strokeWidth=1.2, strokeDash=[4, 3]).encode(x="mean(chance):Q")
     shared = {"y": height, "yOffset": offset, "color": colour, "detail": "lane:N"}
