@@ -62,6 +62,7 @@ def _llama() -> dict[str, Config]:
         "llama-3.2-3b": _llama_shape(
             3072, 28, 24, 8, 8192, 128256, 131072, head_dim=128, tie_word_embeddings=True, rope_parameters=rope_3
         ),
+        "llama-124m": _llama_shape(768, 12, 12, 12, 2048, 50304, 1024, tie_word_embeddings=True),  # GPT-2's size
         "smollm2-135m": _llama_shape(576, 30, 9, 3, 1536, 49152, 8192, theta=100000.0, tie_word_embeddings=True),
         "smollm2-360m": _llama_shape(960, 32, 15, 5, 2560, 49152, 8192, theta=100000.0, tie_word_embeddings=True),
         "smollm2-1.7b": _llama_shape(2048, 24, 32, 32, 8192, 49152, 8192, theta=130000.0, tie_word_embeddings=True),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "olmo2", "smollm3"})  # whose passes never ask the host
 EAGER_FAMILIES = frozenset({"gpt2", "gpt_neox", "olmo", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "starcoder2", "stablelm"})
-MOST_TOKENS = 4096  # of a pass: beyond, its kernels run longer than they take to launch, and flash attention needs no mask
+MOST_NUMBERS = 4096 * 4096  # of a pass's hidden states: beyond, its kernels run longer than they take to launch
 MOST_GRAPHS = 4  # of different shapes: each keeps its memory
 CLOSE = 0.02  # relative distance of the gradients of two runs of one pass: atomics and the order of sums in 16 bits
 

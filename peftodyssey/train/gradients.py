@@ -14,7 +14,7 @@ from peftodyssey.corpora.blocks import IGNORED
 from peftodyssey.models import documents
 from peftodyssey.models.packing import on_device, packed_inputs
 from peftodyssey.train import batches, replay
-from peftodyssey.train.captured import MOST_TOKENS, Graphs
+from peftodyssey.train.captured import MOST_NUMBERS, Graphs
 from peftodyssey.train.dropout import Draws
 from peftodyssey.train.loss import token_nll_sums
 from peftodyssey.train.settings import TrainSettings
@@ -69,7 +69,7 @@ def accumulate(
         pieces = [of.chosen[begin : begin + micro_blocks] for of in members]
         draws.at([of.seed for of in members], [range(of.first + begin, of.first + begin + micro_blocks) for of in members])
         by_ends = documents.takes_ends(model, device, members[0].blocks.labels.shape[1])
-        if graphs is not None and not autocast and _uniform(members, pieces, by_ends):
+        if graphs is not None and not autocast and _uniform(model, members, pieces, by_ends):
             inputs = _uniform_inputs(members, pieces, device, by_ends)
             losses += graphs.run([weights, *inputs], begin == 0, _pass(model, parts, settings))
         else:
@@ -93,9 +93,12 @@ def _pass(model: nn.Module, parts: Parts, settings: TrainSettings) -> Callable[.
     return forward_and_backward
 
 
-def _uniform(members: Sequence[Batch], pieces: Sequence[np.ndarray], by_ends: bool) -> bool:
-    """Whether every position has a label and ends or positions tell the documents of a block apart, so that no pass differs in form."""
-    if sum(piece.size for piece in pieces) * members[0].blocks.labels.shape[1] > MOST_TOKENS:
+def _uniform(model: Any, members: Sequence[Batch], pieces: Sequence[np.ndarray], by_ends: bool) -> bool:
+    """Whether a pass is short, every position has a label, and ends or positions tell the documents of a block apart: no pass
+    differs in form.
+    """
+    tokens = sum(piece.size for piece in pieces) * members[0].blocks.labels.shape[1]
+    if tokens * model.config.get_text_config().hidden_size > MOST_NUMBERS:
         return False
     return all(
         bool((of.blocks.labels[piece] != IGNORED).all())

@@ -61,7 +61,7 @@ def test_blocks_that_differ_in_form_are_not_captured(monkeypatch: pytest.MonkeyP
     straight_on = np.tile(np.arange(whole.position_ids.shape[1]), (4, 1))
     model.config._attn_implementation = "sdpa"
     gradient(model, dataclasses.replace(whole, position_ids=straight_on), straight)  # documents that positions do not tell apart
-    monkeypatch.setattr(gradients, "MOST_TOKENS", 8)
+    monkeypatch.setattr(gradients, "MOST_NUMBERS", 8)
     gradient(model, whole, straight)
     assert straight.passes == 0
 
