@@ -62,14 +62,20 @@ def rms_norm_gradient(x_nd: Tensor, grad_nd: Tensor, weight_d: Tensor, eps: floa
 
 
 @_compiled
-def rotation(x_nw: Tensor, cos_nd: Tensor, sin_nd: Tensor, back: bool) -> Tensor:
-    """The rotation of `kernels.rotated`, of all heads of a row, rounded once; with `back` its transpose."""
+def rotation(x_nw: Tensor, cos_nd: Tensor, sin_nd: Tensor) -> Tensor:
+    """The rotation of `kernels.rotated`, of all heads of a row, rounded once."""
     wide = x_nw.float().unflatten(1, (-1, cos_nd.shape[1]))
-    cos, sin = cos_nd.float()[:, None], sin_nd.float()[:, None]
-    turned = wide * sin if back else wide
-    first, second = turned.chunk(2, -1)
-    half = torch.cat([second, -first], -1) if back else torch.cat([-second, first], -1) * sin
-    return (wide * cos + half).flatten(1).to(x_nw.dtype)
+    first, second = wide.chunk(2, -1)
+    turned = torch.cat([-second, first], -1) * sin_nd.float()[:, None]
+    return (wide * cos_nd.float()[:, None] + turned).flatten(1).to(x_nw.dtype)
+
+
+@_compiled
+def rotation_gradient(grad_nw: Tensor, cos_nd: Tensor, sin_nd: Tensor) -> Tensor:
+    """Its gradient by x: the transpose."""
+    wide = grad_nw.float().unflatten(1, (-1, cos_nd.shape[1]))
+    first, second = (wide * sin_nd.float()[:, None]).chunk(2, -1)
+    return (wide * cos_nd.float()[:, None] + torch.cat([second, -first], -1)).flatten(1).to(grad_nw.dtype)
 
 
 @_compiled

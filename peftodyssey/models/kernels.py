@@ -247,7 +247,7 @@ def _turned(x_bthd: Tensor, cos_btd: Tensor, sin_btd: Tensor, back: bool) -> Ten
     """The rotation, or with `back` its transpose, which is its gradient."""
     rows_nw = x_bthd.flatten(0, 1).flatten(1)
     cos_nd, sin_nd = (angle.expand(*x_bthd.shape[:2], -1).flatten(0, 1) for angle in (cos_btd, sin_btd))
-    if (whole := fused.rotation(rows_nw, cos_nd, sin_nd, back)) is not None:
+    if (whole := (fused.rotation_gradient if back else fused.rotation)(rows_nw, cos_nd, sin_nd)) is not None:
         return whole.view(x_bthd.shape)
     wide = x_bthd.to(torch.promote_types(x_bthd.dtype, cos_btd.dtype))
     half = wide.shape[-1] // 2
