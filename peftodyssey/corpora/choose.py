@@ -25,8 +25,8 @@ class Encoded:
     """One document and its tokens: `ids` int32 [tokens], `offsets` int32 [tokens, 2] in characters."""
 
     document: Document
-    ids: np.ndarray
-    offsets: np.ndarray
+    ids: np.ndarray | range
+    offsets: np.ndarray | tuple[()]
 
 
 Encode = Callable[[Sequence[Document]], list[Encoded]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 INDEX, DOCUMENTS = "index.parquet", "documents.parquet"
 BATCH_DOCUMENTS = 256
+TOKENISED_FIRST, TOKENISED_CHARACTERS = 4, 2000  # of each, where the others' tokens are estimated
 ROWS = {
     "document": "int32", "position": "int32", "token": "int32", "start": "int32", "end": "int32", "bytes": "int32",
     "class": "int8", "trained": "bool",
@@ -81,6 +82,21 @@ def build_index(
             "add text, or give this split a larger share (split: {valid: 10%, test: 20%}) or a file of its own",
         )
     return count
+
+
+def about_token_counts(documents: Iterable[Document], tokenizer: Encodes, max_tokens: int | None, newline: str) -> list[int]:
+    """About how many tokens each document has that `build_index` would take: only the first ones are tokenised, the rest by their length."""
+    remaining = iter(with_newlines(document, newline) for document in documents)
+    first = list(islice(remaining, TOKENISED_FIRST))
+    parts = [document.text[:TOKENISED_CHARACTERS] for document in first]
+    tokens = sum(len(e.ids) for e in tokenizer.backend.encode_batch(parts, add_special_tokens=False))
+    each = sum(map(len, parts)) / max(tokens, 1)
+
+    def encode(batch: Sequence[Document]) -> list[choose.Encoded]:
+        return [choose.Encoded(document, range(round(len(document.text) / each)), ()) for document in batch]
+
+    chosen = choose.choose(chain(first, remaining), encode, max_tokens, None, {"dropped": 0, "truncated": False})
+    return [len(encoded.ids) for encoded in chosen]
 
 
 def read_index(folder: Path) -> Index:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from peftodyssey.plan import host
 from peftodyssey.plan.graph import CellTask, Plan
+from peftodyssey.report import held_out
 from peftodyssey.report.sentences import count, number
 from peftodyssey.report.side_by_side import side_by_side
 
@@ -40,6 +41,7 @@ def check(plan: Plan, root: Path) -> Iterator[Any]:
     yield from map(Text, _answers(plan))
     for warning in (*(str(problem) for problem in plan.recipe.warnings), *plan.warnings):
         yield Text(f"warning: {warning}")
+    yield from (Text(f"warning: {warning}") for warning in held_out.too_small(plan))
     for task in plan.too_large:
         yield Text(f"does not fit: {task.folder}: {size(task.memory.device_bytes)}")
     for problem in host.problems(plan, root):

@@ -6,13 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from peftodyssey.corpora import source
+from peftodyssey.corpora.documents import documents
+from peftodyssey.corpora.index import about_token_counts, build_index
 from peftodyssey.jobs.bases import Bases
 from peftodyssey.jobs.index import index as make
 from peftodyssey.measure.stats import too_few
+from peftodyssey.models.source import resolve
+from peftodyssey.models.tokenizer import load_tokenizer
 from peftodyssey.plan.build import build
 from peftodyssey.plan.device import detect
 from peftodyssey.recipe import shipped
+from peftodyssey.recipe.cell import CorpusPoint
 from peftodyssey.recipe.load import load_recipe
+from peftodyssey.report import held_out
 from peftodyssey.store import layout, parquet
 
 MEANINGLESS = ("smoke",)  # says so itself
@@ -33,3 +40,23 @@ def test_no_interval_of_a_shipped_recipe_is_missing_for_want_of_documents(name: 
             notes[index.corpus.name] = too_few(parquet.read(tmp_path / index.folder / layout.DOCUMENTS)["tokens"].to_numpy().astype(float))
     assert notes
     assert not any(notes.values()), notes
+    assert list(held_out.too_small(plan)) == []
+
+
+def test_check_says_before_a_run_which_texts_are_too_small() -> None:
+    """The estimate against the counts of the indexes themselves, which `smoke` makes small on purpose."""
+    said = list(held_out.too_small(build(load_recipe("smoke"), detect("cpu"))))
+    assert [line.split(",")[0] for line in said] == ["arxiv_cs.CL", "wiki_general"]
+    assert all("score.tokens, 4,000" in line for line in said)
+    assert "about 8 effective documents" in said[1]
+
+
+@pytest.mark.parametrize("cap", [None, 9_000])
+def test_estimated_tokens_are_near_those_of_the_index(cap: int | None, tmp_path: Path) -> None:
+    corpus = source.resolve(CorpusPoint(name="wiki_general", source="bundled/wiki_general"))
+    tokenizer = load_tokenizer(resolve("bundled/odyssey-3m"))
+    build_index(documents(corpus, "test", None), tokenizer, tmp_path, max_tokens=cap, newline="keep", name="wiki_general")
+    exact = parquet.read(tmp_path / layout.DOCUMENTS)["tokens"].to_pylist()
+    about = about_token_counts(documents(corpus, "test", None), tokenizer, cap, "keep")
+    assert sum(about) == pytest.approx(sum(exact), rel=0.15)
+    assert len(about) == pytest.approx(len(exact), rel=0.2)
