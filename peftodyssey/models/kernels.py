@@ -245,19 +245,23 @@ class _Rotated(torch.autograd.Function):
 
 def _turned(x_bthd: Tensor, cos_btd: Tensor, sin_btd: Tensor, back: bool) -> Tensor:
     """The rotation, or with `back` its transpose, which is its gradient."""
-    rows_nw = x_bthd.flatten(0, 1).flatten(1)
+    x_nhd = x_bthd.flatten(0, 1)
+    rows_nw = x_nhd.flatten(1)
     cos_nd, sin_nd = (angle.expand(*x_bthd.shape[:2], -1).flatten(0, 1) for angle in (cos_btd, sin_btd))
     if (whole := (fused.rotation_gradient if back else fused.rotation)(rows_nw, cos_nd, sin_nd)) is not None:
         return whole.view(x_bthd.shape)
-    wide = x_bthd.to(torch.promote_types(x_bthd.dtype, cos_btd.dtype))
-    half = wide.shape[-1] // 2
-    sin_bt1d = sin_btd[:, :, None]
-    out = wide * cos_btd[:, :, None]
-    down, up = (sin_bt1d[..., half:], sin_bt1d[..., :half]) if back else (sin_bt1d[..., :half], sin_bt1d[..., half:])
-    sign = 1 if back else -1  # products and sums apart, each rounded: transformers' bits, whatever the shape
-    out[..., :half].add_(wide[..., half:] * down, alpha=sign)
-    out[..., half:].add_(wide[..., :half] * up, alpha=-sign)
-    return out.to(x_bthd.dtype)
+    out = torch.empty_like(x_bthd, memory_format=torch.contiguous_format)
+    out_nhd, half, sign = out.view(x_nhd.shape), x_bthd.shape[-1] // 2, 1 if back else -1
+    compute = torch.promote_types(x_bthd.dtype, cos_btd.dtype)
+    for part in _chunks(rows_nw):
+        x, cos, sin = x_nhd[part].to(compute), cos_nd[part, None], sin_nd[part, None]
+        down, up = (sin[..., half:], sin[..., :half]) if back else (sin[..., :half], sin[..., half:])
+        turned = torch.mul(x, cos, out=out_nhd[part] if compute == out.dtype else None)
+        turned[..., :half].add_(x[..., half:] * down, alpha=sign)  # products and sums apart, each rounded: transformers' bits,
+        turned[..., half:].add_(x[..., :half] * up, alpha=-sign)  # whatever the shape
+        if compute != out.dtype:
+            out_nhd[part] = turned
+    return out
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -38,12 +38,10 @@ def form(module: Any) -> Attention | None:
             )
             return own
         by_head = (*hidden_states.shape[:-1], -1, module.head_dim)
-        products = [module.q_proj(hidden_states), module.k_proj(hidden_states)]
-        turned = [
-            kernels.rotated(_normed(x, norm, by_head), *position_embeddings).transpose(1, 2)
-            for x, norm in zip(products, norms, strict=True)
+        turned = [  # each product is gone before the next is made, which takes its place in memory
+            kernels.rotated(_normed(project(hidden_states), norm, by_head), *position_embeddings).transpose(1, 2)
+            for project, norm in zip((module.q_proj, module.k_proj), norms, strict=True)
         ]
-        del products
         value = module.v_proj(hidden_states).view(by_head).transpose(1, 2)
         out, weights = _interface(module)(
             module, *turned, value, attention_mask, dropout=0.0, scaling=module.scaling, sliding_window=window, **more

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from peftodyssey.anatomy import Anatomy, Matrix
 from peftodyssey.models.anatomy import FAMILIES
 from peftodyssey.plan.linears import linear
 from peftodyssey.plan.operations import (
+    CHUNK_BYTES,
     Math,
     add,
     cast,
@@ -123,6 +124,21 @@ def norm(math: Math, anatomy: Anatomy, x: Var, name: str) -> Var:
 
 def attention(math: Math, anatomy: Anatomy, parts: LayerParts, shape: Shape, x: Var, name: str) -> Var:
     """Queries, keys and values, their rotation, the fused attention kernel and the output map."""
+    if math.lean and anatomy.family in LEAN_ROTATION:
+        query, key, value = _lean_reads(math, anatomy, parts, x, name)
+    else:
+        query, key, value = _reads(math, anatomy, parts, shape, x, name)
+    mixed = _attended(math, anatomy, shape, query, key, value)
+    if 0.0 < ROTARY.get(anatomy.family, 1.0) < 1.0:
+        mixed = _replaced(same_size(math, mixed), mixed)  # put together by head, laid out by token again
+    out = linear(math, mixed, parts.out, parts.ranks.get(parts.out.name, 0))
+    for var in (mixed, query, key, value):
+        var.drop()
+    return out
+
+
+def _reads(math: Math, anatomy: Anatomy, parts: LayerParts, shape: Shape, x: Var, name: str) -> Sequence[Var]:
+    """Queries, keys and values; then norms and rotations."""
     made = [linear(math, x, m, parts.ranks.get(m.name, 0)) for m in parts.reads]
     if len(made) == 1:
         made = _split(math, anatomy, made[0], shape.tokens)
@@ -131,17 +147,21 @@ def attention(math: Math, anatomy: Anatomy, parts: LayerParts, shape: Shape, x: 
         query = _replaced(rms_norm(math, query, f"{name}.q_norm", anatomy.head_dim), query)
         key = _replaced(rms_norm(math, key, f"{name}.k_norm", anatomy.head_dim), key)
     if share := ROTARY.get(anatomy.family, 1.0):
-        rotated = _lean_rotated if math.lean and anatomy.family in LEAN_ROTATION else _rotated
-        query = _replaced(rotated(math, query, share), query)
-        key = _replaced(rotated(math, key, share), key)
+        query = _replaced(_rotated(math, query, share), query)
+        key = _replaced(_rotated(math, key, share), key)
         query, key = (_replaced(cast(math, v, math.width), v) for v in (query, key))
-    mixed = _attended(math, anatomy, shape, query, key, value)
-    if 0.0 < ROTARY.get(anatomy.family, 1.0) < 1.0:
-        mixed = _replaced(same_size(math, mixed), mixed)  # put together by head, laid out by token again
-    out = linear(math, mixed, parts.out, parts.ranks.get(parts.out.name, 0))
-    for var in (mixed, query, key, value):
-        var.drop()
-    return out
+    return query, key, value
+
+
+def _lean_reads(math: Math, anatomy: Anatomy, parts: LayerParts, x: Var, name: str) -> Sequence[Var]:
+    """Queries, then keys, each normalised and rotated before the next product is made; then values."""
+    made = []
+    for matrix, norm in zip(parts.reads, ("q_norm", "k_norm", None), strict=True):
+        var = linear(math, x, matrix, parts.ranks.get(matrix.name, 0))
+        if norm and anatomy.family in HEAD_NORMS:
+            var = _replaced(rms_norm(math, var, f"{name}.{norm}", anatomy.head_dim), var)
+        made.append(_replaced(_lean_rotated(math, var), var) if norm else var)
+    return made
 
 
 def _split(math: Math, anatomy: Anatomy, joint: Var, tokens: int) -> list[Var]:
@@ -191,17 +211,13 @@ def _rotated(math: Math, x: Var, share: float) -> Var:
     return tape.op([x], out, x.numbers, math.stream, backward)
 
 
-def _lean_rotated(math: Math, x: Var, share: float) -> Var:
-    """A query or key rotated, one half at a time; by way of a wider copy where cosines and sines are wider."""
+def _lean_rotated(math: Math, x: Var) -> Var:
+    """A query or key rotated, some rows at a time."""
 
     def turned() -> Storage:
-        wider = math.stream > x.width
-        wide = [math.tape.make(x.numbers, math.stream) for _ in range(2 if wider else 0)]
-        out = None if wider else math.tape.make(x.numbers, x.width)
-        math.tape.passing(x.numbers // 2 * math.stream)
-        out = out or math.tape.make(x.numbers, x.width)
-        for storage in wide:
-            storage.drop()
+        out = math.tape.make(x.numbers, x.width)
+        wide = min(x.numbers * math.stream, CHUNK_BYTES // 4 * math.stream)
+        math.tape.passing(*([wide, wide, wide // 2] if math.stream > x.width else [wide // 2]))
         return out
 
     return math.tape.op([x], turned(), x.numbers, x.width, lambda grad: [turned()])
