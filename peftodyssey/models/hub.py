@@ -44,8 +44,6 @@ def find(name: str, revision: str | None, weights: str = "safetensors") -> HubMo
     `weights: bin` takes pickled weights where a commit has no safetensors. Raises ModelError: no such repository or
     revision, gated, offline and not cached, no such weights.
     """
-    from huggingface_hub import snapshot_download
-
     place = config_folder(name, revision)
     commit = place.name
     files = _listing(name, commit)
@@ -56,7 +54,7 @@ def find(name: str, revision: str | None, weights: str = "safetensors") -> HubMo
             f"look for a converted revision (refs/pr/...) of the repository, or {BIN_HINT}",
         )
     ending = ".bin" if pickled else ".safetensors"
-    ask(name, commit, lambda: snapshot_download(name, revision=commit, allow_patterns=SMALL))
+    ask(name, commit, lambda: _snapshot(name, commit, SMALL))
     return HubModel(place, commit, sum(size for file, size in files.items() if file.endswith(ending)), pickled)
 
 
@@ -69,15 +67,28 @@ def config_folder(name: str, revision: str | None) -> Path:
 
 def download_weights(name: str, commit: str, pickled: bool = False) -> Path:
     """Snapshot folder of `commit` with all weights in it, checked to be whole; downloads what is missing."""
-    from huggingface_hub import snapshot_download
-
     from peftodyssey.models.folder import check_weights
 
     if pickled:
-        return Path(ask(name, commit, lambda: snapshot_download(name, revision=commit, allow_patterns=[*SMALL, *PATTERNS])))
-    folder = Path(ask(name, commit, lambda: snapshot_download(name, revision=commit, allow_patterns=SMALL + WEIGHTS)))
+        return Path(ask(name, commit, lambda: _snapshot(name, commit, [*SMALL, *PATTERNS])))
+    folder = Path(ask(name, commit, lambda: _snapshot(name, commit, SMALL + WEIGHTS)))
     check_weights(folder)
     return folder
+
+
+def _snapshot(name: str, commit: str, patterns: list[str]) -> str:
+    """The snapshot folder of a commit, what matches `patterns` downloaded; without a connection what the cache holds.
+
+    huggingface_hub 1 lists the files of a commit on the Hub first, whatever is cached.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return str(snapshot_download(name, revision=commit, allow_patterns=patterns))
+    except errors.HfHubHTTPError:  # the Hub answered
+        raise
+    except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError.__bases__[0], ConnectionError):
+        return str(snapshot_download(name, revision=commit, allow_patterns=patterns, local_files_only=True))
 
 
 def _listing(name: str, commit: str) -> dict[str, int]:

@@ -29,7 +29,8 @@ def ids(rows: int = 2, length: int = 48) -> torch.Tensor:
 
 def test_logits_are_those_of_plain_transformers_in_training_mode_too(folder):
     model = load(resolve(str(folder)), precision="fp32")
-    plain = AutoModelForCausalLM.from_pretrained(folder).eval()
+    eager = {"attn_implementation": "eager"} if "gemma2" in folder.name else {}  # transformers 5.17 takes sdpa, which leaves out the cap
+    plain = AutoModelForCausalLM.from_pretrained(folder, **eager).eval()
     assert model.training
     assert not any(p.requires_grad for p in model.parameters())
     with torch.no_grad():
