@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import statistics
 import time
 import warnings
 from pathlib import Path
@@ -67,13 +68,15 @@ def measured(setting: Setting, members: int, micro_blocks: int, console: Console
         "ours": lambda: trainings.by_loop(base, setting),
         f"ours, {members} together": lambda: trainings.fleet(base, setting, members, micro_blocks),
     }
+    alone: list[float] = []  # before and after the fleet, because processors change their pace
     for name, run in ways.items():
+        alone += trainings.base_only(base, setting, members) if "together" in name else []
         try:
             found[name] = run()
         except (RuntimeError, torch.OutOfMemoryError) as error:
             found[name] = str(error).splitlines()[0]
         console.print(f"{setting.blocks} x {setting.seq_len}, {name}: done", style="dim")
-    found["base alone"] = trainings.base_only(base, setting, members)
+    found["base alone"] = statistics.median(alone + trainings.base_only(base, setting, members))
     return found
 
 

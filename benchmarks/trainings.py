@@ -198,8 +198,8 @@ def fleet(base: Any, setting: Setting, members: int, micro_blocks: int) -> Timed
         return Timed.of([r.seconds * members for r in log], peak_bytes(), log[-1].loss_nats, log[-1].grad_norm)
 
 
-def base_only(base: Any, setting: Setting, passes: int) -> float:
-    """Median seconds of a pass of the base alone over the tokens of so many steps: forward, and backward to the activations."""
+def base_only(base: Any, setting: Setting, passes: int) -> list[float]:
+    """Seconds of some passes of the base alone over the tokens of so many steps: forward, and backward to the activations."""
     ids = torch.randint(0, base.config.vocab_size, (setting.blocks * passes, setting.seq_len), device=setting.device)
     embed, seconds = base.get_input_embeddings(), []
     dtype = HALVES.get(setting.precision, torch.float32)
@@ -211,4 +211,4 @@ def base_only(base: Any, setting: Setting, passes: int) -> float:
         if setting.device == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begun)
-    return statistics.median(seconds[WARM_UP:])
+    return seconds[WARM_UP:]
