@@ -44,7 +44,8 @@ class Shape:
     blocks: int
     seq_len: int
     masked: bool  # several documents a block: a mask of seq_len x seq_len
-    documents: int  # that a CUDA kernel is told of by their ends; 0 where it takes rows
+    ends: bool  # attention is told where documents end, and takes and gives its tensors by token
+    documents: int  # that a CUDA kernel is told of; 0 where it takes rows
     kernel_workspace: bool  # a CUDA kernel's own buffers are counted
 
     @property
@@ -59,7 +60,7 @@ def shape_of(anatomy: Anatomy, step: Step, kernel_workspace: bool) -> Shape:
     on_card = step.device == "cuda"
     ends = step.engine == "own" and anatomy.family in FAMILIES and anatomy.family != EAGER and (step.precision == "bf16" if on_card else step.seq_len >= LONG_ON_CPU)
     documents = 2 * max(blocks, blocks * step.seq_len // SHORT_DOCUMENT if step.packed else 0)  # up to a power of two
-    return Shape(blocks, step.seq_len, step.packed and not ends, documents if ends and on_card else 0, kernel_workspace)
+    return Shape(blocks, step.seq_len, step.packed and not ends, ends, documents if ends and on_card else 0, kernel_workspace)
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def attention(math: Math, anatomy: Anatomy, parts: LayerParts, shape: Shape, x: 
     else:
         query, key, value = _reads(math, anatomy, parts, shape, x, name)
     mixed = _attended(math, anatomy, shape, query, key, value)
-    if 0.0 < ROTARY.get(anatomy.family, 1.0) < 1.0:
+    if 0.0 < ROTARY.get(anatomy.family, 1.0) < 1.0 and not shape.ends:
         mixed = _replaced(same_size(math, mixed), mixed)  # put together by head, laid out by token again
     out = linear(math, mixed, parts.out, parts.ranks.get(parts.out.name, 0))
     for var in (mixed, query, key, value):
