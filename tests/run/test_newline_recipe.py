@@ -15,7 +15,7 @@ from peftodyssey.recipe.load import load_recipe
 SMALL = [
     "domains=[{source: bundled/wiki_history_events, newline: [keep, mismatch]}]",
     "methods=[{method: full, lr: 1e-3}]",
-    "train.budget=60k tokens",
+    "train.budget=36k tokens",
     "train.seq_len=128",
     "score={context: 128, stride: 96, tokens: 12k}",
 ]
