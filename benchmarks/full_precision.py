@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from peftodyssey.corpora import source as corpora
-from peftodyssey.corpora.blocks import Blocks, pack
+from peftodyssey.corpora.blocks import PackedBlocks, pack
 from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.index import build_index, read_index
 from peftodyssey.models import load as models
@@ -48,7 +48,7 @@ WAYS = {
 }
 
 
-def curve(way: dict[str, object], blocks: Blocks, settings: TrainSettings, device: str) -> list[float]:
+def curve(way: dict[str, object], blocks: PackedBlocks, settings: TrainSettings, device: str) -> list[float]:
     """Training loss by step, nats a token."""
     own = dict(way)
     nearest = own.pop("nearest", False)
@@ -59,7 +59,7 @@ def curve(way: dict[str, object], blocks: Blocks, settings: TrainSettings, devic
     return [record.loss_nats for record in result.log]
 
 
-def text(seq_len: int) -> Blocks:
+def text(seq_len: int) -> PackedBlocks:
     """The bundled text in blocks of the bundled model's tokens."""
     tokenizer = load_tokenizer(source.resolve(MODEL))
     corpus = corpora.resolve(CorpusPoint(name=TEXT, source=f"bundled/{TEXT}"))

@@ -29,14 +29,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from peftodyssey.anatomy import Anatomy
+from peftodyssey.anatomy import ModelShape
 from peftodyssey.methods.table import METHODS
 from peftodyssey.models import source
 from peftodyssey.models.anatomy import anatomy as anatomy_of
-from peftodyssey.plan.choose import ways
+from peftodyssey.plan.choose import candidates
 from peftodyssey.plan.memory import estimate, run
-from peftodyssey.plan.step import Step
-from peftodyssey.recipe.cell import MethodPoint, QuantPoint
+from peftodyssey.plan.step import StepSpec
+from peftodyssey.recipe.cell import MethodSpec, QuantSpec
 
 GIB, MIB = 1 << 30, 1 << 20
 PUBLISHED_LONGEST = {8: 2_972, 12: 21_848, 16: 40_724, 24: 78_475}  # unsloth's documentation, Llama 3.1 8B, QLoRA rank 32
@@ -95,12 +95,12 @@ def every_case() -> Iterator[Case]:
             yield Case(model, method, rank if method != "full" else 0, count, seq_len, recompute, engine, accumulates=accumulates)
 
 
-def step_of(case: Case, anatomy: Anatomy, hopper: bool = False) -> Step:
+def step_of(case: Case, anatomy: ModelShape, hopper: bool = False) -> StepSpec:
     """The case as the plan's step, on a card."""
-    quant = QuantPoint("nf4", True) if case.method == "qlora" else None
+    quant = QuantSpec("nf4", True) if case.method == "qlora" else None
     full = case.method == "full"
-    point = MethodPoint(case.method, case.method, lr=1e-4, rank=None if full else case.rank, alpha=2.0 * case.rank, quant=quant)
-    return Step(
+    point = MethodSpec(case.method, case.method, lr=1e-4, rank=None if full else case.rank, alpha=2.0 * case.rank, quant=quant)
+    return StepSpec(
         precision="bf16", quant=quant, trainable=METHODS[case.method].count(point, anatomy), full=full,
         adapter_rank=case.rank, seq_len=case.seq_len, micro_blocks=case.blocks, recompute=case.recompute, engine=case.engine,
         device="cuda", optimizer=case.optimizer, master=case.master, accumulates=case.accumulates,
@@ -173,11 +173,11 @@ def longest(model: str, rank: int) -> Table:
     return table
 
 
-def _longest(anatomy: Anatomy, base: Step, budget_bytes: int) -> tuple[int, Step | None]:
+def _longest(anatomy: ModelShape, base: StepSpec, budget_bytes: int) -> tuple[int, StepSpec | None]:
     low, high, best = 0, 4096, None
     while high - low > 1:  # in units of 256 tokens
         middle = (low + high) // 2
-        fitting = [w for w in ways(replace(base, seq_len=middle * 256)) if estimate(anatomy, w).fits(budget_bytes)]
+        fitting = [w for w in candidates(replace(base, seq_len=middle * 256)) if estimate(anatomy, w).fits(budget_bytes)]
         low, high, best = (middle, high, fitting[0]) if fitting else (low, middle, best)
     return low * 256, best
 

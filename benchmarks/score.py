@@ -37,9 +37,9 @@ from peftodyssey.corpora.index import Index, build_index, read_index
 from peftodyssey.measure import attribute, ledger
 from peftodyssey.models import load as models
 from peftodyssey.models import source
-from peftodyssey.models.mode import pin_mode
+from peftodyssey.models.mode import set_scoring_mode
 from peftodyssey.models.tokenizer import load_tokenizer
-from peftodyssey.recipe.cell import CorpusPoint, QuantPoint, ScorePoint
+from peftodyssey.recipe.cell import CorpusPoint, QuantSpec, ScoreSpec
 from peftodyssey.score import nll
 from peftodyssey.score.sizes import BATCH_TOKENS
 
@@ -138,7 +138,7 @@ def main() -> None:
     options = parser.parse_args()
     found, bundled = source.resolve(options.model), options.model == MODEL
     precision = "bf16" if options.device == "cuda" and not bundled else "fp32"
-    quant = QuantPoint(options.quant, True) if options.quant else None
+    quant = QuantSpec(options.quant, True) if options.quant else None
     model = models.load(found, precision=precision, quant=quant, device=options.device)
     tokenizer = load_tokenizer(found) if bundled else None
     if tokenizer is None:
@@ -149,10 +149,10 @@ def main() -> None:
             build_index(documents(corpus, "test", None), tokenizer, Path(folder), max_tokens=options.tokens, newline="keep", name=TEXT)
             index = read_index(Path(folder))
     rows = [index.token[a:b] for a, b in itertools.pairwise(index.starts)]
-    point = ScorePoint(options.context, options.context, None, "bos", "documents")
+    point = ScoreSpec(options.context, options.context, None, "bos", "documents")
     prefix = 0 if tokenizer is None else tokenizer.prefix
     assert prefix is not None
-    pin_mode(model)
+    set_scoring_mode(model)
 
     def ours() -> float:
         found = nll.score_index(

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from peftodyssey.corpora.blocks import Blocks
+from peftodyssey.corpora.blocks import PackedBlocks
 from peftodyssey.models.load import linear_names
-from peftodyssey.plan.step import Step
+from peftodyssey.plan.step import StepSpec
 from peftodyssey.train.adapters import adapter_of
 from peftodyssey.train.fleet import Member, train_fleet
 from peftodyssey.train.loop import train
@@ -21,7 +21,7 @@ from peftodyssey.train.settings import TrainSettings
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def adapted(model: Any, step: Step) -> Any:
+def adapted(model: Any, step: StepSpec) -> Any:
     """PEFT's LoRA on the linear maps that the step names; the model itself, opened, where all of it trains."""
     if step.full:
         if step.master == "fp32":
@@ -35,7 +35,7 @@ def adapted(model: Any, step: Step) -> Any:
     return get_peft_model(model, config).train()
 
 
-def stock_step(model: Any, step: Step, steps: int = 2) -> list[float]:
+def stock_step(model: Any, step: StepSpec, steps: int = 2) -> list[float]:
     """Optimiser steps of the model's own loss with torch's AdamW on random tokens; seconds are not taken here."""
     wrapped = adapted(model, step)
     if step.recompute == "full":
@@ -59,7 +59,7 @@ def stock_step(model: Any, step: Step, steps: int = 2) -> list[float]:
     return losses
 
 
-def own_step(model: Any, step: Step, steps: int = 2) -> Any:
+def own_step(model: Any, step: StepSpec, steps: int = 2) -> Any:
     """The same by `peftodyssey.train.loop.train`: one document a block."""
     wrapped = adapted(model, step)
     trainable = {name: p for name, p in wrapped.named_parameters() if p.requires_grad}
@@ -67,7 +67,7 @@ def own_step(model: Any, step: Step, steps: int = 2) -> Any:
     return train(wrapped, trainable, random_blocks(batch, step.seq_len, model.config.vocab_size), settings_of(step, steps), device=next(model.parameters()).device)
 
 
-def fleet_step(model: Any, step: Step, steps: int = 2) -> None:
+def fleet_step(model: Any, step: StepSpec, steps: int = 2) -> None:
     """The same by `peftodyssey.train.fleet`: `step.fleet` adapters of one rank side by side."""
     batch = step.micro_blocks * (2 if step.accumulates else 1)
     wrapped = adapted(model, step)
@@ -83,7 +83,7 @@ def fleet_step(model: Any, step: Step, steps: int = 2) -> None:
         train_fleet(plain, members, device=next(plain.parameters()).device)
 
 
-def settings_of(step: Step, steps: int) -> TrainSettings:
+def settings_of(step: StepSpec, steps: int) -> TrainSettings:
     """How `step` is asked of the training loop."""
     return TrainSettings(
         lr=1e-4, steps=steps, batch_blocks=step.micro_blocks * (2 if step.accumulates else 1), micro_blocks=step.micro_blocks,
@@ -93,9 +93,9 @@ def settings_of(step: Step, steps: int) -> TrainSettings:
     )  # fmt: skip
 
 
-def random_blocks(blocks: int, seq_len: int, vocabulary: int) -> Blocks:
+def random_blocks(blocks: int, seq_len: int, vocabulary: int) -> PackedBlocks:
     """Random tokens, each block one document."""
     draw = np.random.default_rng(0)
     ids = draw.integers(0, vocabulary, (blocks, seq_len + 1)).astype(np.int32)
     positions = np.tile(np.arange(seq_len, dtype=np.int32), (blocks, 1))
-    return Blocks(ids[:, :-1].copy(), ids[:, 1:].copy(), positions, np.zeros_like(positions))
+    return PackedBlocks(ids[:, :-1].copy(), ids[:, 1:].copy(), positions, np.zeros_like(positions))

@@ -239,7 +239,7 @@ def _answers() -> Iterator[None]:
         mock.patch.object(torch.Tensor, "tolist", lambda tensor: [1.0] * tensor.numel()),
         mock.patch.object(torch.Tensor, "item", return_value=1.0),
         mock.patch.object(head, "_same", return_value=True),
-        mock.patch.object(documents, "_side_by_side", documents._by_flash),  # what a card would do; fake weights lie on no card
+        mock.patch.object(documents, "_side_by_side", documents._flash_varlen),  # what a card would do; fake weights lie on no card
     ):
         yield
 

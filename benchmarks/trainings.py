@@ -25,10 +25,10 @@ from torch.nn import functional as F
 
 from peftodyssey.models import load as models
 from peftodyssey.models import source
-from peftodyssey.recipe.cell import QuantPoint
+from peftodyssey.recipe.cell import QuantSpec
 from peftodyssey.train.adapters import adapter_of
 from peftodyssey.train.fleet import Member, train_fleet
-from peftodyssey.train.loop import belongs_to, train
+from peftodyssey.train.loop import resume_digest, train
 from peftodyssey.train.settings import TrainSettings
 
 BESIDE = str(Path(__file__).with_name("beside_unsloth.py"))
@@ -80,7 +80,7 @@ class Timed:
 
 def base_of(setting: Setting) -> Any:
     """The frozen base."""
-    quant = QuantPoint(setting.quant, True) if setting.quant else None
+    quant = QuantSpec(setting.quant, True) if setting.quant else None
     return models.load(source.resolve(setting.model), precision=setting.precision, quant=quant, device=setting.device)
 
 
@@ -191,7 +191,7 @@ def fleet(base: Any, setting: Setting, members: int, micro_blocks: int) -> Timed
             settings = setting.train_settings(seed=number)
             settings = TrainSettings(**{**vars(settings), "micro_blocks": micro_blocks})
             with adapted(base, setting, seed=number) as (model, trainable):
-                owner = belongs_to(trainable, blocks, settings)
+                owner = resume_digest(trainable, blocks, settings)
                 sailing.append(Member(settings, blocks, adapter_of(model), Path(folder) / str(number), owner))
         train_fleet(base, sailing, device=setting.device)
         log = sailing[0].log

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Matrix:
+class LinearShape:
     """One linear map of the decoder: `weight` is (out_features, in_features) whatever the storage order.
 
     `name` is the module's full name as `named_modules()` of the loaded `AutoModelForCausalLM` gives it,
@@ -34,7 +34,7 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelShape:
     """The sizes of one causal language model. All counts are of numbers, not bytes."""
 
     family: str  # config.json's model_type
@@ -48,7 +48,7 @@ class Anatomy:
     positions: int  # longest sequence the model was made for, in tokens
     tied: bool  # the head shares the input embedding
     gated: bool  # the feed-forward has gate and up projections
-    linears: tuple[Matrix, ...]  # every linear map inside the decoder layers, in module order; no head
+    linears: tuple[LinearShape, ...]  # every linear map inside the decoder layers, in module order; no head
     embedding_parameters: int  # token (and learned position) embeddings
     head_parameters: int  # 0 where tied
     norm_parameters: int  # norms, scales and their biases, in total

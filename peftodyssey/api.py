@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from peftodyssey.plan.fleet_probes import TriedFleet
     from peftodyssey.plan.graph import Plan
     from peftodyssey.plan.ladder import LadderPlan
-    from peftodyssey.plan.probes import Tried
+    from peftodyssey.plan.probes import ProbeResult
     from peftodyssey.plan.single import StepPlan
     from peftodyssey.recipe.schema import Recipe
     from peftodyssey.run.pretraining import Trained
@@ -77,14 +77,14 @@ def plan_step(
 
     A `memory` speaks of a card, so bf16 is assumed there.
     """
-    from peftodyssey.plan.single import Wanted, step_plan
+    from peftodyssey.plan.single import StepRequest, step_plan
 
-    return step_plan(Wanted(model, **settings), detect(device), size_bytes(memory))
+    return step_plan(StepRequest(model, **settings), detect(device), size_bytes(memory))
 
 
 def probe(
     recipe: str | Path | Recipe, *, device: str = "auto", memory: str | int | None = None, console: Console | None = None
-) -> tuple[Plan, list[Tried], list[TriedFleet]]:
+) -> tuple[Plan, list[ProbeResult], list[TriedFleet]]:
     """Every distinct shape of a recipe tried for real: loaded, trained two steps, scored, saved, read back.
 
     What was measured is kept for this machine and these versions, corrects later plans and gives their hours. Returns the
@@ -200,9 +200,9 @@ def score(
     console: Console | None = None,
 ) -> Scored:
     """Per-token NLL of a model on a text, alone and with each adapter, with 95 % intervals of the differences."""
-    from peftodyssey.run.scoring import score_anything
+    from peftodyssey.run.scoring import score_model
 
-    return score_anything(
+    return score_model(
         model, corpus, [Path(adapter) for adapter in adapters], revision=revision, split=split,
         out=Path(out) if out else None, device=detect(device), quant=quant, settings=dict(settings or {}), console=console,
     )  # fmt: skip

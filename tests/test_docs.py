@@ -13,7 +13,7 @@ import typer
 
 from peftodyssey.cli import app
 from peftodyssey.recipe import reference, shipped
-from peftodyssey.recipe.fields import Part
+from peftodyssey.recipe.fields import RecipeSection
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_ladder import LadderRecipe
@@ -71,9 +71,9 @@ def test_the_table_reference_is_that_of_the_tables() -> None:
     assert text(DOCS / "tables.md") == tables.markdown()
 
 
-def parts_below(annotation: object) -> set[type[Part]]:
+def parts_below(annotation: object) -> set[type[RecipeSection]]:
     """Every class of the schema that an annotation leads to."""
-    if isinstance(annotation, type) and issubclass(annotation, Part):
+    if isinstance(annotation, type) and issubclass(annotation, RecipeSection):
         below = (parts_below(field.annotation) for field in annotation.model_fields.values())
         return {annotation}.union(*below)
     return set().union(*(parts_below(inner) for inner in get_args(annotation)), set())

@@ -155,12 +155,12 @@ def test_lean_forms_on_the_card_score_what_the_cpu_scores(layout: str, tmp_path:
 
     from peftodyssey.models.load import load
     from peftodyssey.models.source import resolve
-    from peftodyssey.recipe.cell import ScorePoint
+    from peftodyssey.recipe.cell import ScoreSpec
     from peftodyssey.score import nll, windows
 
     found = resolve("bundled/odyssey-3m")
     tokens = np.random.default_rng(0).integers(1, 4096, 3000).astype(np.int32)
-    point = ScorePoint(256, 128, None, "bos", "documents")
+    point = ScoreSpec(256, 128, None, "bos", "documents")
     table = windows.corpus_windows(tokens, np.array([0, 700, 701, 3000]), point, 0)
     means = [
         nll.mean_nats(nll.score_windows(load(found, precision=precision, device=device), 1, table, 3000, device=device, precision=precision, layout=layout)[0].nll_nats)

@@ -16,7 +16,7 @@ FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0,
 def pack(safetensors: bytes) -> bytes:
     """The xz bytes of a bf16 safetensors file."""
     start = _data_start(safetensors)
-    turned = _turn(safetensors[start:], left=1)
+    turned = _rotate_words(safetensors[start:], left=1)
     return lzma.compress(safetensors[:start] + turned[1::2] + turned[0::2], filters=FILTERS)
 
 
@@ -28,14 +28,14 @@ def unpack(packed: bytes) -> bytes:
     turned = bytearray(2 * half)
     turned[1::2] = raw[start : start + half]
     turned[0::2] = raw[start + half :]
-    return raw[:start] + _turn(bytes(turned), left=15)
+    return raw[:start] + _rotate_words(bytes(turned), left=15)
 
 
 def _data_start(safetensors: bytes) -> int:
     return LENGTH_BYTES + int.from_bytes(safetensors[:LENGTH_BYTES], "little")
 
 
-def _turn(data: bytes, left: int) -> bytes:
+def _rotate_words(data: bytes, left: int) -> bytes:
     """Every little-endian 16-bit word of `data`, rotated left by `left` bits."""
     words = len(data) // 2
     low = int.from_bytes(((1 << left) - 1).to_bytes(2, "little") * words, "little")

@@ -19,7 +19,7 @@ LOOKED_AT = 200  # examples of which `check` says how much is learnt
 PROBE = "A line.\n\n  Two  spaces,\ttab; café 世界 🎉"
 
 
-class Framed(Protocol):
+class SpecialTokenIds(Protocol):
     """What of a tokenizer is looked at; `models.tokenizer.TextTokenizer` has it."""
 
     @property
@@ -32,7 +32,7 @@ class Framed(Protocol):
     def pad(self) -> int | None: ...
 
 
-def audit(tokenizer: Framed) -> list[str]:
+def audit(tokenizer: SpecialTokenIds) -> list[str]:
     """Warnings in words; none where nothing about the tokenizer can surprise."""
     backend = tokenizer.backend
     found = []
@@ -56,7 +56,7 @@ def audit(tokenizer: Framed) -> list[str]:
 
 
 def preview(
-    corpus: Corpus, tokenizer: Framed, count: int, objective: str = "text", split: str = "train", chat: Chat | None = None
+    corpus: Corpus, tokenizer: SpecialTokenIds, count: int, objective: str = "text", split: str = "train", chat: Chat | None = None
 ) -> list[list[tuple[str, bool]]]:
     """The first `count` documents of a split, each as (text of one token, whether it is trained), frame included.
 
@@ -69,7 +69,7 @@ def preview(
     return [_pieces(tokenizer.backend, with_newlines(document, policy), objective, framed) for document in found]
 
 
-def answers(corpus: Corpus, tokenizer: Framed, seq_len: int, overlong: str, chat: Chat | None = None) -> str:
+def answers(corpus: Corpus, tokenizer: SpecialTokenIds, seq_len: int, overlong: str, chat: Chat | None = None) -> str:
     """What `objective: sft` learns of the first training examples, in one sentence: how much, how it ends, what is too long."""
     shown = preview(corpus, tokenizer, LOOKED_AT, "sft", chat=chat)
     if not shown:
@@ -84,7 +84,7 @@ def answers(corpus: Corpus, tokenizer: Framed, seq_len: int, overlong: str, chat
     return f"{corpus.name}: {learnt:.0%} of the tokens of {len(shown):,} examples are learnt; {end}; the longest has {max(lengths):,} tokens, {fits}"
 
 
-def _pieces(backend: Tokenizer, document: Document, objective: str, framed: Framed | None) -> list[tuple[str, bool]]:
+def _pieces(backend: Tokenizer, document: Document, objective: str, framed: SpecialTokenIds | None) -> list[tuple[str, bool]]:
     import numpy as np
 
     text = document.text
@@ -102,5 +102,5 @@ def _pieces(backend: Tokenizer, document: Document, objective: str, framed: Fram
     return [*front, *pieces, *back]
 
 
-def _name(tokenizer: Framed, token: int) -> str:
+def _name(tokenizer: SpecialTokenIds, token: int) -> str:
     return tokenizer.backend.id_to_token(token) or f"<{token}>"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from peftodyssey.corpora.examples import IGNORED, pack_examples
+from peftodyssey.corpora.examples import IGNORE_INDEX, pack_examples
 from peftodyssey.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Blocks:
+class PackedBlocks:
     """Training text, int32 [blocks, seq_len] each. Documents of one block do not see each other (`segments`)."""
 
     input_ids: np.ndarray
@@ -35,13 +35,13 @@ class Blocks:
     @property
     def trained_tokens(self) -> int:
         """Labels that are trained."""
-        return int(np.count_nonzero(self.labels != IGNORED))
+        return int(np.count_nonzero(self.labels != IGNORE_INDEX))
 
 
 def pack(
     index: Index, *, seq_len: int, bos: int | None, eos: int | None, seed: int, objective: str = "text",
     overlong: str = "error", framed: bool = False,
-) -> Blocks:
+) -> PackedBlocks:
     """Documents in an order shuffled by `seed`, each as bos + tokens with eos as its last target, cut every `seq_len`.
 
     A document that does not end in its block goes on in the next one as a new piece; what is left at the very end and
@@ -49,7 +49,7 @@ def pack(
     `framed` belong. Raises CorpusError where there is less than one block.
     """
     if objective == "sft":
-        return Blocks(*pack_examples(index, seq_len=seq_len, bos=bos, eos=eos, overlong=overlong, framed=framed))
+        return PackedBlocks(*pack_examples(index, seq_len=seq_len, bos=bos, eos=eos, overlong=overlong, framed=framed))
     stream, within, lengths = _stream(index, bos, eos, seed)
     has_target = within < np.repeat(lengths, lengths) - 1
     is_target = within > 0
@@ -65,10 +65,10 @@ def pack(
 
     labels = cut(stream[is_target])
     segments, positions = _pieces(cut(np.repeat(np.arange(len(lengths)), lengths)[has_target]), cut(within[has_target]))
-    return Blocks(*(a.astype(np.int32) for a in (cut(stream[has_target]), labels, positions, segments)))
+    return PackedBlocks(*(a.astype(np.int32) for a in (cut(stream[has_target]), labels, positions, segments)))
 
 
-def order(n_blocks: int, seed: int, epoch: int) -> np.ndarray:
+def epoch_permutation(n_blocks: int, seed: int, epoch: int) -> np.ndarray:
     """int64 [n_blocks]: the order in which one epoch visits the blocks."""
     return np.random.default_rng([seed, epoch]).permutation(n_blocks)
 

@@ -17,7 +17,7 @@ from peftodyssey.errors import CorpusError
 
 Spans = tuple[tuple[int, int], ...]  # [start, end) in characters, ascending
 # The template that `train.chat_template: plain` names: roles and words, every answer ended by the end token.
-PLAIN = (
+PLAIN_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['role'] }}: "
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}{{ eos_token }}{% endgeneration %}"
     "{% else %}{{ message['content'] }}{% endif %}{{ '\n\n' if not loop.last }}{% endfor %}"

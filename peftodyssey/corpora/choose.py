@@ -21,7 +21,7 @@ USUAL_CHARACTERS_PER_TOKEN = 4  # how much is tokenised at once on the way to a 
 
 
 @dataclass(frozen=True)
-class Encoded:
+class TokenizedDocument:
     """One document and its tokens: `ids` int32 [tokens], `offsets` int32 [tokens, 2] in characters."""
 
     document: Document
@@ -29,12 +29,12 @@ class Encoded:
     offsets: np.ndarray | tuple[()]
 
 
-Encode = Callable[[Sequence[Document]], list[Encoded]]
+Encode = Callable[[Sequence[Document]], list[TokenizedDocument]]
 
 
 def choose(
     documents: Iterable[Document], encode: Encode, max_tokens: int | None, shuffle_seed: int | None, count: dict[str, Any]
-) -> Iterator[Encoded]:
+) -> Iterator[TokenizedDocument]:
     """The documents of an index, tokenised, in source order or shuffled; adds `dropped`, sets `truncated` in `count`.
 
     Without a cap and a seed they pass through one batch at a time. With a cap, no more text is held than
@@ -51,7 +51,7 @@ def choose(
     return iter(_shuffled([encoded for _, encoded in kept], shuffle_seed))
 
 
-def _encoded(documents: Iterable[Document], encode: Encode, count: dict[str, Any]) -> Iterator[Encoded]:
+def _encoded(documents: Iterable[Document], encode: Encode, count: dict[str, Any]) -> Iterator[TokenizedDocument]:
     remaining = iter(documents)
     while batch := list(islice(remaining, BATCH_DOCUMENTS)):
         for encoded in encode(batch):
@@ -76,9 +76,9 @@ def _smallest(documents: Iterable[Document], max_tokens: int, count: dict[str, A
 
 def _until(
     numbered: list[tuple[int, Document]], encode: Encode, max_tokens: int, count: dict[str, Any]
-) -> list[tuple[int, Encoded]]:
+) -> list[tuple[int, TokenizedDocument]]:
     """Documents from the front until their tokens reach the cap."""
-    kept: list[tuple[int, Encoded]] = []
+    kept: list[tuple[int, TokenizedDocument]] = []
     tokens = taken = 0
     while taken < len(numbered) and tokens < max_tokens:
         batch = _first_characters(numbered[taken:], (max_tokens - tokens) * USUAL_CHARACTERS_PER_TOKEN)
@@ -106,7 +106,7 @@ def _first_characters(numbered: list[tuple[int, Document]], characters: int) -> 
     return batch
 
 
-def _shuffled(encoded: list[Encoded], seed: int | None) -> list[Encoded]:
+def _shuffled(encoded: list[TokenizedDocument], seed: int | None) -> list[TokenizedDocument]:
     if seed is None:
         return encoded
     import numpy as np

@@ -50,12 +50,12 @@ def documents(corpus: Corpus, split: str, chat: Chat | None = None) -> Iterator[
     `all` is every part, one after the other. `chat` renders conversations.
     Raises CorpusError where there is no such split.
     """
-    from peftodyssey.corpora.rows import read_part
+    from peftodyssey.corpora.rows import read_split
 
     assert split in (*SPLITS, "all"), split
     if split == "all":
         for part in corpus.parts:
-            yield from (document for document in read_part(corpus, part, chat) if document.text.strip())
+            yield from (document for document in read_split(corpus, part, chat) if document.text.strip())
         return
     own = set(corpus.parts)
     if split not in own and "train" not in own:
@@ -64,7 +64,7 @@ def documents(corpus: Corpus, split: str, chat: Chat | None = None) -> Iterator[
             f"name the part to use: split: {{{split}: {sorted(own)[0]}}}",
         )
     shares = {name: share for name, share in shares_of(corpus.point.split).items() if name not in own}
-    for document in read_part(corpus, split if split in own else "train", chat):
+    for document in read_split(corpus, split if split in own else "train", chat):
         if not document.text.strip():
             continue
         if (split in own and split != "train") or assigned(document.key, shares) == split:

@@ -19,7 +19,7 @@ from peftodyssey.errors import CorpusError
 if TYPE_CHECKING:
     from peftodyssey.corpora.index import Index
 
-IGNORED = -100
+IGNORE_INDEX = -100
 NAMED = 3  # examples that a message names
 OVERLONG = ("error", "cut", "drop")
 Example = tuple[np.ndarray, np.ndarray]  # framed tokens [t + 1]; whether each is learnt [t + 1]
@@ -129,14 +129,14 @@ def _bins(lengths: Sequence[int], room: int) -> list[list[int]]:
 def _filled(examples: Sequence[Example], bins: Sequence[Sequence[int]], seq_len: int) -> tuple[np.ndarray, ...]:
     shape = (len(bins), seq_len)
     ids, positions, segments = (np.zeros(shape, np.int32) for _ in range(3))
-    labels = np.full(shape, IGNORED, np.int32)
+    labels = np.full(shape, IGNORE_INDEX, np.int32)
     for block, numbers in enumerate(bins):
         begin = 0
         for segment, number in enumerate(numbers):
             tokens, learnt = examples[number]
             here = slice(begin, begin + len(tokens) - 1)
             ids[block, here], positions[block, here], segments[block, here] = tokens[:-1], np.arange(len(tokens) - 1), segment
-            labels[block, here] = np.where(learnt[1:], tokens[1:], IGNORED)
+            labels[block, here] = np.where(learnt[1:], tokens[1:], IGNORE_INDEX)
             begin = here.stop
         segments[block, begin:] = len(numbers)  # padding: a segment of its own
         positions[block, begin:] = np.arange(seq_len - begin)

@@ -92,8 +92,8 @@ def about_token_counts(documents: Iterable[Document], tokenizer: Encodes, max_to
     tokens = sum(len(e.ids) for e in tokenizer.backend.encode_batch(parts, add_special_tokens=False))
     each = sum(map(len, parts)) / max(tokens, 1)
 
-    def encode(batch: Sequence[Document]) -> list[choose.Encoded]:
-        return [choose.Encoded(document, range(round(len(document.text) / each)), ()) for document in batch]
+    def encode(batch: Sequence[Document]) -> list[choose.TokenizedDocument]:
+        return [choose.TokenizedDocument(document, range(round(len(document.text) / each)), ()) for document in batch]
 
     chosen = choose.choose(chain(first, remaining), encode, max_tokens, None, {"dropped": 0, "truncated": False})
     return [len(encoded.ids) for encoded in chosen]
@@ -119,12 +119,12 @@ def read_index(folder: Path) -> Index:
     )  # fmt: skip
 
 
-def _encode(batch: Sequence[Document], backend: Tokenizer) -> list[choose.Encoded]:
+def _encode(batch: Sequence[Document], backend: Tokenizer) -> list[choose.TokenizedDocument]:
     import numpy as np
 
     encodings = backend.encode_batch([document.text for document in batch], add_special_tokens=False)
     return [
-        choose.Encoded(document, np.array(e.ids, dtype=np.int32), np.array(e.offsets, dtype=np.int32).reshape(-1, 2))
+        choose.TokenizedDocument(document, np.array(e.ids, dtype=np.int32), np.array(e.offsets, dtype=np.int32).reshape(-1, 2))
         for document, e in zip(batch, encodings, strict=True)
     ]
 
@@ -135,7 +135,7 @@ def _special_ids(backend: Tokenizer) -> np.ndarray:
     return np.array([i for i, token in backend.get_added_tokens_decoder().items() if token.special], dtype=np.int32)
 
 
-def _write(folder: Path, chosen: Iterator[choose.Encoded], special: np.ndarray, count: dict[str, Any]) -> None:
+def _write(folder: Path, chosen: Iterator[choose.TokenizedDocument], special: np.ndarray, count: dict[str, Any]) -> None:
     """Both tables, batch by batch, adding to `count`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -159,7 +159,7 @@ def _write(folder: Path, chosen: Iterator[choose.Encoded], special: np.ndarray, 
             count["bytes"] += sum(d["bytes"] for d in described)
 
 
-def _rows(number: int, encoded: choose.Encoded, special: np.ndarray) -> dict[str, np.ndarray]:
+def _rows(number: int, encoded: choose.TokenizedDocument, special: np.ndarray) -> dict[str, np.ndarray]:
     """The rows of one document, by column."""
     import numpy as np
 
@@ -190,7 +190,7 @@ def trained_tokens(document: Document, starts: np.ndarray, ends: np.ndarray) -> 
     return np.any([(starts < end) & (ends > start) for start, end in document.answers], axis=0)
 
 
-def _described(number: int, encoded: choose.Encoded, rows: dict[str, np.ndarray]) -> dict[str, Any]:
+def _described(number: int, encoded: choose.TokenizedDocument, rows: dict[str, np.ndarray]) -> dict[str, Any]:
     document = encoded.document
     return {
         "document": number, "id": document.id, "sha256": document.key, "text": document.text,

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from peftodyssey.corpora.index import Index
 
 
-def openings(index: Index, documents: int, tokens: int) -> Index:
+def first_windows(index: Index, documents: int, tokens: int) -> Index:
     """The first `tokens` tokens of at most `documents` documents, chosen at random once and for all, in the order of the index."""
     import numpy as np
 

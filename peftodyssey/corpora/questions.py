@@ -15,7 +15,7 @@ from peftodyssey.corpora.documents import text_key
 from peftodyssey.corpora.layout import did_you_mean, parts_of_names
 from peftodyssey.corpora.readers import json_rows
 from peftodyssey.errors import CorpusError
-from peftodyssey.recipe.cell import CorpusPoint, TaskPoint
+from peftodyssey.recipe.cell import CorpusPoint, TaskSpec
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,7 +29,7 @@ WANTED = ["id", "prompt", "choices", *ANSWERS]
 class Questions:
     """A task that exists, before it is read."""
 
-    point: TaskPoint
+    point: TaskSpec
     fingerprint: str  # sha256 hex of the content and of the split
     parts: tuple[Any, ...]  # files, or the name of the split
     commit: str | None = None  # of a Hub data set
@@ -58,7 +58,7 @@ class Request:
     choice: list[int]
 
 
-def resolve(point: TaskPoint) -> Questions:
+def resolve(point: TaskSpec) -> Questions:
     """The task that `point` names. Raises CorpusError where it is not there or its first row is none."""
     if point.source.startswith("bundled/"):
         found = _bundled(point)
@@ -98,7 +98,7 @@ def requests(question: Question, tokenizer: Tokenizer) -> list[Request]:
     return made
 
 
-def _bundled(point: TaskPoint) -> Questions:
+def _bundled(point: TaskSpec) -> Questions:
     from peftodyssey import assets
 
     name = point.source.removeprefix("bundled/")
@@ -111,7 +111,7 @@ def _bundled(point: TaskPoint) -> Questions:
     return Questions(point, assets.sha256(name, split), (split,))
 
 
-def _local(point: TaskPoint) -> Questions:
+def _local(point: TaskSpec) -> Questions:
     parts = local.find_parts(point.source, {})
     split = point.split or ("test" if "test" in parts else None)
     if split is not None and split not in parts:
@@ -121,7 +121,7 @@ def _local(point: TaskPoint) -> Questions:
     return Questions(point, digest, files)
 
 
-def _hub(point: TaskPoint) -> Questions:
+def _hub(point: TaskSpec) -> Questions:
     where = CorpusPoint(point.name, point.source, config=point.config, revision=point.revision)
     commit = hub.commit_of(where)
     names = hub.split_names(where, commit)

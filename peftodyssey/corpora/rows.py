@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CONSIDERED_CHARACTERS = 200_000_000
 
 
-def read_part(corpus: Corpus, part: str, chat: Chat | None = None) -> Iterator[Document]:
+def read_split(corpus: Corpus, part: str, chat: Chat | None = None) -> Iterator[Document]:
     """The documents of one part that the source itself keeps apart, in its order. Raises CorpusError."""
     entries = corpus.parts[part]
     if corpus.kind == "bundled":

@@ -13,24 +13,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.corpora.blocks import Blocks, pack
+from peftodyssey.corpora.blocks import PackedBlocks, pack
 from peftodyssey.errors import Interrupted, TrainingError
 from peftodyssey.jobs import choices, geometry, heartbeat, perturb, points, score
 from peftodyssey.jobs.events import Events, How
 from peftodyssey.jobs.index import opened
-from peftodyssey.jobs.peak import watched
+from peftodyssey.jobs.peak import track_peak
 from peftodyssey.methods import wise_ft
-from peftodyssey.methods.protocol import Attached
+from peftodyssey.methods.protocol import AttachedMethod
 from peftodyssey.methods.table import METHODS
 from peftodyssey.methods.updates import added
 from peftodyssey.models import pickles
 from peftodyssey.models.tokenizer import TextTokenizer
 from peftodyssey.plan.graph import CellTask
-from peftodyssey.recipe.cell import TrainPoint
+from peftodyssey.recipe.cell import TrainSpec
 from peftodyssey.store import layout, manifest, parquet, tables
 from peftodyssey.store.versions import versions
-from peftodyssey.train.replay import mixed
-from peftodyssey.train.settings import Bound, TrainResult, TrainSettings
+from peftodyssey.train.replay import concat_replay
+from peftodyssey.train.settings import EarlyStopSettings, TrainResult, TrainSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,34 +44,34 @@ class Trained:
     peak_bytes: int
 
 
-def adapt(
+def train_cell(
     task: CellTask, root: Path, base: PreTrainedModel, tokenizer: TextTokenizer, how: How, events: Events
 ) -> None:
     """Do all of one cell and commit it; `base` is afterwards what it was before.
 
     Raises TrainingError, MethodError or CorpusError where the cell cannot be done, Interrupted where the user stops.
     """
-    folder = manifest.fresh(root / task.folder, keep=(layout.CHECKPOINT,))
+    folder = manifest.prepare_dir(root / task.folder, keep=(layout.CHECKPOINT,))
     shifted = perturb.names(task, root, base)
-    with on_base(task, base) as attached:
+    with attached_method(task, base) as attached:
         trained = _train(task, root, attached, tokenizer, how, events) if task.train_index else None
         facts = _facts(task, trained, how) | _fleet(folder / layout.CHECKPOINT)
         if trained:
             _keep_weights(attached, folder, task)
             parquet.write_rows(folder / layout.LOG, [vars(record) for record in trained.result.log], tables.LOG)
         update = added(attached, shifted) if shifted else {}
-        _fill(task, root, attached, tokenizer, how, events)
-    perturb.along(task, root, base, update, tokenizer.prefix, how, events)
+        score_missing(task, root, attached, tokenizer, how, events)
+    perturb.perturb_along_update(task, root, base, update, tokenizer.prefix, how, events)
     points.write(folder, task, root, trained.result if trained else None)
     _commit(task, folder, facts, how)
 
 
-def advance(
+def train_until(
     task: CellTask, share: float, root: Path, base: PreTrainedModel, tokenizer: TextTokenizer, how: How, events: Events
 ) -> None:
     """Train one cell up to a share of its budget and leave it there, its state saved; raises what `adapt` does."""
-    manifest.fresh(root / task.folder, keep=(layout.CHECKPOINT,))
-    with on_base(task, base) as attached:
+    manifest.prepare_dir(root / task.folder, keep=(layout.CHECKPOINT,))
+    with attached_method(task, base) as attached:
         _train(task, root, attached, tokenizer, how, events, share)
 
 
@@ -82,19 +82,19 @@ def rescore(
     kept = weights_of(task, root)
     assert kept is not None, "the scheduler asks for a new training where the weights are gone"
     shifted = perturb.names(task, root, base)
-    with on_base(task, base, kept) as attached:
+    with attached_method(task, base, kept) as attached:
         update = added(attached, shifted) if shifted else {}
-        _fill(task, root, attached, tokenizer, how, events)
-    perturb.along(task, root, base, update, tokenizer.prefix, how, events)
+        score_missing(task, root, attached, tokenizer, how, events)
+    perturb.perturb_along_update(task, root, base, update, tokenizer.prefix, how, events)
 
 
-def _fill(task: CellTask, root: Path, attached: Attached, tokenizer: TextTokenizer, how: How, events: Events) -> None:
+def score_missing(task: CellTask, root: Path, attached: AttachedMethod, tokenizer: TextTokenizer, how: How, events: Events) -> None:
     """The columns, tasks and geometry of a cell that are not whole; those of a share of the update last, for which the weights are changed."""
-    wanted = {column.folder: column for column in (*task.columns, *task.wise)}
+    wanted = {column.folder: column for column in (*task.columns, *task.wise_ft_scores)}
     missing = [column for column in wanted.values() if manifest.read(root / column.folder) is None]
     for column in missing:
         if column.share == 1:
-            score.column(column, root, attached.model, tokenizer.prefix, how, events)
+            score.score_and_write(column, root, attached.model, tokenizer.prefix, how, events)
     for asked in task.choices:
         if manifest.read(root / asked.folder) is None:
             choices.column(asked, root, attached.model, tokenizer, how, events)
@@ -104,7 +104,7 @@ def _fill(task: CellTask, root: Path, attached: Attached, tokenizer: TextTokeniz
         for column in missing:
             if column.share != 1:
                 to_share(column.share)
-                score.column(column, root, attached.model, tokenizer.prefix, how, events)
+                score.score_and_write(column, root, attached.model, tokenizer.prefix, how, events)
 
 
 def weights_of(task: CellTask, root: Path) -> Path | None:
@@ -116,7 +116,7 @@ def weights_of(task: CellTask, root: Path) -> Path | None:
 
 
 @contextmanager
-def on_base(task: CellTask, base: PreTrainedModel, kept: Path | None = None) -> Iterator[Attached]:
+def attached_method(task: CellTask, base: PreTrainedModel, kept: Path | None = None) -> Iterator[AttachedMethod]:
     """The method on the base: fresh, or as it was left in the folder `kept`; taken off again at the end."""
     method, point = METHODS[task.cell.method.method], task.cell.method
     attached = method.load(base, kept, point) if kept else method.attach(base, point, task.cell.seed)
@@ -127,28 +127,28 @@ def on_base(task: CellTask, base: PreTrainedModel, kept: Path | None = None) -> 
 
 
 def _train(
-    task: CellTask, root: Path, attached: Attached, tokenizer: TextTokenizer, how: How, events: Events, share: float = 1.0
+    task: CellTask, root: Path, attached: AttachedMethod, tokenizer: TextTokenizer, how: How, events: Events, share: float = 1.0
 ) -> Trained:
     if task.cell.train.engine == "trl":
         from peftodyssey.train.trl_bridge import train_trl as train
     else:
         from peftodyssey.train.loop import train
     blocks = blocks_of(task, root, tokenizer)
-    settings = up_to(share, replace(settings_of(task, blocks.target_blocks), budget_bytes=how.resident_bytes))
+    settings = truncate(share, replace(settings_of(task, blocks.target_blocks), budget_bytes=how.resident_bytes))
     state = root / task.folder / layout.CHECKPOINT
-    recorder = points.Recorder(task, root, attached.model, tokenizer.prefix, how, events)
-    beat = heartbeat.Beat(root / task.folder, settings.last_step)
-    heartbeat.tell_of_loss(root / task.folder, state, events)
+    recorder = points.EvalCallback(task, root, attached.model, tokenizer.prefix, how, events)
+    beat = heartbeat.ProgressFile(root / task.folder, settings.last_step)
+    heartbeat.note_repeated_work(root / task.folder, state, events)
 
     def on_step(record: Any) -> None:
         beat.step(record)
         events.step(record, settings.steps)
 
     def general_nll() -> float:
-        assert task.guard is not None, "a method with an early stop has a text that it looks at"
-        return score.mean_nats(score.scored(task.guard, root, attached.model, tokenizer.prefix, how, events).nll_nats)
+        assert task.early_stop_eval is not None, "a method with an early stop has a text that it looks at"
+        return score.mean_nats(score.scored(task.early_stop_eval, root, attached.model, tokenizer.prefix, how, events).nll_nats)
 
-    with watched(how.device) as peak:
+    with track_peak(how.device) as peak:
         result = train(
             attached.model, attached.trainable, blocks, settings, device=how.device, state_folder=state,
             checkpoint_every_s=how.checkpoint_every_s, on_step=on_step, on_point=recorder, should_stop=events.should_stop,
@@ -164,19 +164,19 @@ def _train(
     if result.stopped_at_step:
         events.note(f"{task.cell.method.label}: general text became too much worse; kept step {result.steps} of {result.stopped_at_step}")
     ended = share >= 1 and result.stopped_at_step is None  # a part, or what an early stop kept, may lie within the warm-up
-    if ended and not settings.holds_the_start:
-        _require_moved(task, attached)
+    if ended and not settings.l2_sp_cancels_update:
+        _require_weights_changed(task, attached)
     return Trained(result, peak.peak_bytes)
 
 
-def blocks_of(task: CellTask, root: Path, tokenizer: TextTokenizer) -> Blocks:
+def blocks_of(task: CellTask, root: Path, tokenizer: TextTokenizer) -> PackedBlocks:
     """The cell's text packed into the blocks that it trains on, those that are replayed last.
 
     Rendered conversations hold their special tokens already.
     """
     point = task.cell.train
 
-    def packed(folder: str, objective: str) -> Blocks:
+    def packed(folder: str, objective: str) -> PackedBlocks:
         framed = bool((manifest.read(root / folder) or {})["facts"].get("framed"))
         bos, eos = (None, None) if framed else (tokenizer.bos, tokenizer.eos)
         return pack(
@@ -185,7 +185,7 @@ def blocks_of(task: CellTask, root: Path, tokenizer: TextTokenizer) -> Blocks:
         )  # fmt: skip
 
     target = packed(str(task.train_index), point.objective)
-    return mixed(target, packed(task.replay_index, "text")) if task.replay_index else target
+    return concat_replay(target, packed(task.replay_index, "text")) if task.replay_index else target
 
 
 def settings_of(task: CellTask, blocks: int) -> TrainSettings:
@@ -203,11 +203,11 @@ def settings_of(task: CellTask, blocks: int) -> TrainSettings:
         offload_activations=task.step.offload_activations, offload_optimizer=task.step.offload_optimizer,
         loss_chunk_bytes=task.step.loss_chunk_bytes, seed=task.cell.seed, optimizer=task.autos["optimizer"], score_at_steps=inner,
         l2_sp=options.get("l2_sp", 0.0), norm_ball=options.get("norm_ball"), replay=options.get("replay", 0.0),
-        early_stop=Bound(stop["general"], stop["patience"], stop["looks"]) if stop else None,
+        early_stop=EarlyStopSettings(stop["general"], stop["patience"], stop["looks"]) if stop else None,
     )  # fmt: skip
 
 
-def up_to(share: float, settings: TrainSettings) -> TrainSettings:
+def truncate(share: float, settings: TrainSettings) -> TrainSettings:
     """The settings of a training that stops for now at a share of its budget; of the whole one at 1."""
     return settings if share >= 1 else replace(settings, until_step=_step_at(share, settings.steps))
 
@@ -216,7 +216,7 @@ def _step_at(share: float, steps: int) -> int:
     return max(1, round(share * steps))
 
 
-def steps_of(point: TrainPoint, blocks: int, batch_blocks: int) -> int:
+def steps_of(point: TrainSpec, blocks: int, batch_blocks: int) -> int:
     """Optimiser steps of a budget in tokens, epochs or steps; at least one."""
     if point.budget_steps is not None:
         return point.budget_steps
@@ -226,18 +226,18 @@ def steps_of(point: TrainPoint, blocks: int, batch_blocks: int) -> int:
     return max(1, math.ceil(point.budget_tokens / point.batch_tokens))
 
 
-def _require_moved(task: CellTask, attached: Attached) -> None:
+def _require_weights_changed(task: CellTask, attached: AttachedMethod) -> None:
     """An adapter that did not move after training was not connected: say so instead of reporting a change of nothing."""
-    from peftodyssey.methods.weights import moved
+    from peftodyssey.methods.weights import max_change
 
-    if moved(attached) == 0.0:
+    if max_change(attached) == 0.0:
         raise TrainingError(
             f"{task.cell.method.label}: training left every trained weight where it was",
             "raise lr; in bf16 a tiny lr is rounded away",
         )
 
 
-def _keep_weights(attached: Attached, folder: Path, task: CellTask) -> None:
+def _keep_weights(attached: AttachedMethod, folder: Path, task: CellTask) -> None:
     name = layout.ADAPTER if attached.adapter else layout.WEIGHTS
     METHODS[task.cell.method.method].export(attached, folder / name, task.cell.model.name)
 
@@ -276,7 +276,7 @@ def _facts(task: CellTask, trained: Trained | None, how: How) -> dict[str, Any]:
 
 def _fleet(checkpoint: Path) -> dict[str, Any]:
     """With whom a cell trained, where it did not train alone: its time is a share of theirs, its peak is all of theirs."""
-    path = checkpoint / layout.SAILED
+    path = checkpoint / layout.MULTI_LORA_FILE
     if not path.is_file():
         return {}
     told = json.loads(path.read_text(encoding="utf-8"))

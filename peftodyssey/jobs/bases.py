@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from peftodyssey.models.anatomy import anatomy
 from peftodyssey.models.load import load
 from peftodyssey.models.source import ModelSource
-from peftodyssey.models.spread import layers_on_card, spread
+from peftodyssey.models.spread import layers_on_card, offload_layers
 from peftodyssey.models.tokenizer import TextTokenizer, load_tokenizer
-from peftodyssey.plan.graph import BaseKey
+from peftodyssey.plan.graph import BaseModelKey
 from peftodyssey.plan.step import BYTES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class Bases:
+class LoadedModels:
     """Holds at most one base on `device`, a card of which `budget_bytes` may be used; `get` swaps it.
 
     `room` is called with a model before it is loaded, and downloaded where it is not there.
@@ -26,11 +26,11 @@ class Bases:
 
     def __init__(self, device: str, budget_bytes: int, room: Callable[[ModelSource], None] | None = None) -> None:
         self.device, self.budget_bytes, self.room = device, budget_bytes, room
-        self._key: BaseKey | None = None
+        self._key: BaseModelKey | None = None
         self._model: PreTrainedModel | None = None
         self._tokenizers: dict[str, TextTokenizer] = {}
 
-    def get(self, key: BaseKey) -> PreTrainedModel:
+    def get(self, key: BaseModelKey) -> PreTrainedModel:
         """The base that `key` names, frozen; ModelError where it cannot be loaded."""
         if self._model is None or _identity(key) != _identity(self._key):
             self.drop()
@@ -40,7 +40,7 @@ class Bases:
             self._key = key
         return self._model
 
-    def _load(self, key: BaseKey) -> PreTrainedModel:
+    def _load(self, key: BaseModelKey) -> PreTrainedModel:
         """The base on the device; unquantised and larger than a card, its last layers stay in host memory."""
         if self.device == "cpu" or key.quant:
             return load(key.source, precision=key.precision, quant=key.quant, device=self.device)
@@ -50,9 +50,9 @@ class Bases:
             return load(key.source, precision=key.precision, device=self.device)
         import torch
 
-        return spread(load(key.source, precision=key.precision), staying, torch.device(self.device))
+        return offload_layers(load(key.source, precision=key.precision), staying, torch.device(self.device))
 
-    def tokenizer(self, key: BaseKey) -> TextTokenizer:
+    def tokenizer(self, key: BaseModelKey) -> TextTokenizer:
         """The tokenizer of the base, without loading the base."""
         name = f"{key.source.name}@{key.source.revision}"
         if name not in self._tokenizers:
@@ -69,5 +69,5 @@ class Bases:
             torch.cuda.empty_cache()
 
 
-def _identity(key: BaseKey | None) -> tuple[object, ...] | None:
+def _identity(key: BaseModelKey | None) -> tuple[object, ...] | None:
     return None if key is None else (key.source.name, key.source.fingerprint, key.precision, key.quant)

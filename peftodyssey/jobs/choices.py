@@ -41,7 +41,7 @@ def column(task: ChoiceTask, root: Path, model: nn.Module, tokenizer: TextTokeni
         }
         for (number, choice), nats, tokens in zip(places, found.loglik_nats, found.tokens, strict=True)
     ]  # fmt: skip
-    folder = manifest.fresh(root / task.folder)
+    folder = manifest.prepare_dir(root / task.folder)
     parquet.write_rows(folder / layout.CHOICES, rows, tables.CHOICES)
     facts = {"task": name, "examples": len(asked), "choices": len(rows), **found.facts}
     manifest.commit(folder, {"kind": "choices", "identity": task.identity, "status": "done", "facts": facts})

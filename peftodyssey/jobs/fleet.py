@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import Interrupted
 from peftodyssey.jobs import heartbeat, points, score
-from peftodyssey.jobs.adapt import blocks_of, on_base, settings_of, up_to
+from peftodyssey.jobs.adapt import blocks_of, attached_method, settings_of, truncate
 from peftodyssey.jobs.events import Events, How
-from peftodyssey.jobs.peak import watched
+from peftodyssey.jobs.peak import track_peak
 from peftodyssey.models.tokenizer import TextTokenizer
 from peftodyssey.plan.graph import CellTask, ScoreTask
-from peftodyssey.recipe.cell import ScorePoint
+from peftodyssey.recipe.cell import ScoreSpec
 from peftodyssey.store import atomic, layout, manifest
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from peftodyssey.train.fleet import Member
 
 
-def sail(
+def train_multi_lora(
     tasks: Sequence[CellTask], micro_blocks: int, share: float, root: Path, base: PreTrainedModel, tokenizer: TextTokenizer, how: How,
     events: Events,
 ) -> dict[str, str]:
@@ -42,14 +42,14 @@ def sail(
 
     members = [_member(task, micro_blocks, share, root, base, tokenizer, how, events) for task in tasks]
     _listen(members, tasks, root, events)
-    with watched(how.device) as peak:
+    with track_peak(how.device) as peak:
         whole = train_fleet(
             base, members, device=how.device, checkpoint_every_s=how.checkpoint_every_s, should_stop=events.should_stop,
             on_note=events.note,
         )  # fmt: skip
     for member in members:
         told = {"members": [task.short for task in tasks], "peak_memory_bytes": peak.peak_bytes}
-        atomic.write_text(member.state_folder / layout.SAILED, json.dumps(told))
+        atomic.write_text(member.state_folder / layout.MULTI_LORA_FILE, json.dumps(told))
     if not whole:
         done = min(len(member.log) for member in members)
         raise Interrupted(f"a fleet of {len(tasks)} stopped after step {done}", "start the same command again, it goes on from there")
@@ -67,7 +67,7 @@ def _score(
     from peftodyssey.train import checkpoint
     from peftodyssey.train.adapters import start_of
     from peftodyssey.train.gradients import HALVES
-    from peftodyssey.train.moored import moored
+    from peftodyssey.train.moored import attach_adapters_for_eval
 
     if not finished:
         return
@@ -80,15 +80,15 @@ def _score(
     for columns in _in_common(tasks, root):
         took = [number for number in range(len(tasks)) if number in columns]
         compute = HALVES.get(tasks[0].base.precision)
-        with moored(base, [adapters[number] for number in took], torch.device(how.device), compute) as order:
-            results = score.together(columns[took[0]], len(took), root, base, tokenizer.prefix, how, events)
+        with attach_adapters_for_eval(base, [adapters[number] for number in took], torch.device(how.device), compute) as order:
+            results = score.score_and_write_adapters(columns[took[0]], len(took), root, base, tokenizer.prefix, how, events)
         for place, result in zip(order, results, strict=True):
             score.commit(columns[took[place]], root, tokenizer.prefix, result)
 
 
 def _in_common(tasks: Sequence[CellTask], root: Path) -> list[dict[int, ScoreTask]]:
     """The missing columns of one text by one way of scoring, by the number of the cell that they belong to."""
-    found: dict[tuple[str, ScorePoint], dict[int, ScoreTask]] = {}
+    found: dict[tuple[str, ScoreSpec], dict[int, ScoreTask]] = {}
     for number, task in enumerate(tasks):
         for column in task.columns:
             if manifest.read(root / column.folder) is None:
@@ -100,22 +100,22 @@ def _member(
     task: CellTask, micro_blocks: int, share: float, root: Path, base: PreTrainedModel, tokenizer: TextTokenizer, how: How,
     events: Events,
 ) -> Member:
-    from peftodyssey.train.adapters import Adapter, adapter_of, put
+    from peftodyssey.train.adapters import Adapter, adapter_of, copy_adapter_into
     from peftodyssey.train.fleet import Member
-    from peftodyssey.train.loop import belongs_to
+    from peftodyssey.train.loop import resume_digest
 
     blocks = blocks_of(task, root, tokenizer)
-    settings = up_to(share, settings_of(task, blocks.target_blocks))
+    settings = truncate(share, settings_of(task, blocks.target_blocks))
     settings = replace(settings, micro_blocks=micro_blocks, budget_bytes=how.resident_bytes)
-    state = manifest.fresh(root / task.folder, keep=(layout.CHECKPOINT,)) / layout.CHECKPOINT
-    heartbeat.tell_of_loss(root / task.folder, state, events)
-    with on_base(task, base) as attached:
-        start, owner = adapter_of(attached.model), belongs_to(attached.trainable, blocks, settings)
+    state = manifest.prepare_dir(root / task.folder, keep=(layout.CHECKPOINT,)) / layout.CHECKPOINT
+    heartbeat.note_repeated_work(root / task.folder, state, events)
+    with attached_method(task, base) as attached:
+        start, owner = adapter_of(attached.model), resume_digest(attached.trainable, blocks, settings)
 
     def on_point(point: int, step: int, tokens: int, adapter: Adapter) -> None:
-        with on_base(task, base) as attached:
-            put(adapter, attached.model)
-            points.Recorder(task, root, attached.model, tokenizer.prefix, how, events)(point, step, tokens)
+        with attached_method(task, base) as attached:
+            copy_adapter_into(adapter, attached.model)
+            points.EvalCallback(task, root, attached.model, tokenizer.prefix, how, events)(point, step, tokens)
 
     return Member(settings, blocks, start, state, owner, on_point=on_point)
 
@@ -125,7 +125,7 @@ def _listen(members: Sequence[Member], tasks: Sequence[CellTask], root: Path, ev
     longest = max(members, key=lambda member: member.settings.steps)
 
     def listener(member: Member, task: CellTask) -> Callable[[Any], None]:
-        beat = heartbeat.Beat(root / task.folder, member.settings.last_step)
+        beat = heartbeat.ProgressFile(root / task.folder, member.settings.last_step)
 
         def on_step(record: Any) -> None:
             beat.step(record)

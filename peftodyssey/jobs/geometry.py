@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from peftodyssey.anatomy import Anatomy
+from peftodyssey.anatomy import ModelShape
 from peftodyssey.errors import Interrupted
 from peftodyssey.jobs.events import Events
 from peftodyssey.measure import geometry
 from peftodyssey.methods import spectra
-from peftodyssey.methods.protocol import Attached
+from peftodyssey.methods.protocol import AttachedMethod
 from peftodyssey.methods.updates import Update, base_norm, updates
 from peftodyssey.plan.graph import CellTask
 from peftodyssey.store import layout, manifest, parquet, tables
@@ -31,7 +31,7 @@ def is_missing(task: CellTask, root: Path) -> bool:
     return task.geometry is not None and manifest.read(root / task.geometry) is None
 
 
-def measure(task: CellTask, root: Path, attached: Attached, events: Events) -> None:
+def measure(task: CellTask, root: Path, attached: AttachedMethod, events: Events) -> None:
     """Write `geometry.parquet` of the cell: a row for each weight that moved. Interrupted where the user wants to stop."""
     assert task.geometry is not None, "asked of a cell whose recipe does not measure it"
     import torch
@@ -42,14 +42,14 @@ def measure(task: CellTask, root: Path, attached: Attached, events: Events) -> N
         if events.should_stop():
             raise Interrupted("stopped while the update was measured", "start the same command again, it goes on from here")
         try:
-            row = None if update.refused else _roomy(lambda device, one=update: _row(one.on(device) if device else one, one.name in chosen))
+            row = None if update.refused else _with_cpu_fallback(lambda device, one=update: _row(one.on(device) if device else one, one.name in chosen))
         except (torch.linalg.LinAlgError, np.linalg.LinAlgError, MemoryError) as error:  # must not cost what was trained
             update = Update(update.name, update.base, refused=str(error).splitlines()[0] if str(error) else type(error).__name__)
         if update.refused:
             refused[update.name] = update.refused
         elif row:
             rows.append({"cell": task.short, **row})
-    folder = manifest.fresh(root / task.geometry)
+    folder = manifest.prepare_dir(root / task.geometry)
     parquet.write_rows(folder / layout.GEOMETRY, rows, tables.GEOMETRY)
     facts = {
         "base_norm": base_norm(attached), "top": geometry.TOP, "cosine": geometry.INTRUDER_COSINE, "layers": list(layers),
@@ -58,7 +58,7 @@ def measure(task: CellTask, root: Path, attached: Attached, events: Events) -> N
     manifest.commit(folder, {"kind": "geometry", "identity": {"cell": task.hash}, "status": "done", "facts": facts})
 
 
-def decomposed(anatomy: Anatomy) -> tuple[set[str], tuple[int, ...]]:
+def decomposed(anatomy: ModelShape) -> tuple[set[str], tuple[int, ...]]:
     """The weights whose spectra are computed, by name, and their layers: the linear maps of all decoder layers or of a sample."""
     by_layer: Mapping[int, list[Any]] = {layer: [m for m in anatomy.linears if m.layer == layer] for layer in range(anatomy.layers)}
     flops = [sum(geometry.flops(m.out_features, m.in_features) for m in found) for found in by_layer.values()]
@@ -66,7 +66,7 @@ def decomposed(anatomy: Anatomy) -> tuple[set[str], tuple[int, ...]]:
     return {f"{m.name}.weight" for layer in layers for m in by_layer[layer]}, layers
 
 
-def _roomy(act: Callable[[str], Row | None]) -> Row | None:
+def _with_cpu_fallback(act: Callable[[str], Row | None]) -> Row | None:
     """`act` where the weights are, and on the CPU where the card has no room for it."""
     import torch
 
@@ -95,4 +95,4 @@ def _row(update: Update, with_spectrum: bool) -> Row | None:
         return row
     values = spectra.values_of(change).cpu().numpy() if values is None else values
     before, after = (spectra.left_singular(matrix)[1].cpu().numpy() for matrix in (update.base, update.base + change))
-    return row | geometry.spectrum(values) | geometry.turned(after, before)
+    return row | geometry.spectrum(values) | geometry.direction_change(after, before)

@@ -14,7 +14,7 @@ FILE = ".progress.json"
 EVERY_S = 2.0
 
 
-class Beat:
+class ProgressFile:
     """Writes step and seconds of training every two seconds; a torn file is harmless and ignored."""
 
     def __init__(self, folder: Path, steps: int) -> None:
@@ -44,7 +44,7 @@ def remove(folder: Path) -> None:
     (folder / FILE).unlink(missing_ok=True)
 
 
-def tell_of_loss(folder: Path, state_folder: Path, events: Events) -> None:
+def note_repeated_work(folder: Path, state_folder: Path, events: Events) -> None:
     """One line about where an interrupted training goes on and how many minutes are done again."""
     beat = read(folder)
     saved = _saved_step(state_folder)

@@ -14,7 +14,7 @@ from peftodyssey.store import manifest
 
 def index(task: IndexTask, root: Path, tokenizer: TextTokenizer) -> None:
     """Write `index.parquet` and `documents.parquet` of `task`; CorpusError where the text cannot be used."""
-    folder = manifest.fresh(root / task.folder)
+    folder = manifest.prepare_dir(root / task.folder)
     counts = build_index(
         documents(task.corpus, task.split, task.chat),
         tokenizer,

@@ -30,7 +30,7 @@ def allocated_bytes(device: str) -> int:
 
 
 @contextlib.contextmanager
-def watched(device: str) -> Iterator[Peak]:
+def track_peak(device: str) -> Iterator[Peak]:
     """Measure the block: on a card exactly, on the CPU by sampling the resident size twenty times a second."""
     peak = Peak()
     watch = _card(peak) if device == "cuda" else _process(peak)

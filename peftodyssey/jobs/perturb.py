@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from peftodyssey.corpora.openings import openings
+from peftodyssey.corpora.openings import first_windows
 from peftodyssey.errors import ModelError
 from peftodyssey.jobs import score
-from peftodyssey.jobs.bases import Bases
+from peftodyssey.jobs.bases import LoadedModels
 from peftodyssey.jobs.events import Events, How
 from peftodyssey.jobs.index import opened
 from peftodyssey.measure.stats import document_sums
-from peftodyssey.methods.weights import copies
-from peftodyssey.plan.graph import BaseKey, CellTask, NoiseTask, Plan
+from peftodyssey.methods.weights import snapshot
+from peftodyssey.plan.graph import BaseModelKey, CellTask, NoiseTask, Plan
 from peftodyssey.recipe.identity import digest
 from peftodyssey.score import noise
 from peftodyssey.score.critical import Critical, critical_step
-from peftodyssey.score.gradient import descent
+from peftodyssey.score.gradient import negative_gradient
 from peftodyssey.store import atomic, layout, manifest, parquet, tables
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ class Shift:
     sign: int = 1
 
 
-def perturb(task: NoiseTask, root: Path, bases: Bases, how: How, events: Events) -> None:
+def perturb(task: NoiseTask, root: Path, bases: LoadedModels, how: How, events: Events) -> None:
     """Every shift of a base that the recipe asks for, on one text."""
     reference = _reference(task.earliest, root, bases) if task.earliest else None
     base, prefix = bases.get(task.base), bases.tokenizer(task.base).prefix
-    bench = _Bench(task, root, base, prefix, how, events, reference)
+    bench = _NoiseRun(task, root, base, prefix, how, events, reference)
     bench.score_all(bench.of_base())
     found = [("gradient", bench.against_gradient())] if task.noise.sharpness else []
     bench.commit(dict(found))
@@ -76,7 +76,7 @@ def names(task: CellTask, root: Path, base: PreTrainedModel) -> tuple[str, ...]:
     return tuple(noise.matrices(base, wanted[0].noise.tensors)) if wanted else ()
 
 
-def along(
+def perturb_along_update(
     task: CellTask, root: Path, base: PreTrainedModel, update: Update, prefix: int | None, how: How, events: Events
 ) -> None:
     """The base shifted along `update` at the lengths of the noise; and the critical step along it."""
@@ -84,12 +84,12 @@ def along(
         reference = _known(each.earliest, root) if each.earliest else None
         if each.earliest and reference is None:
             raise ModelError("the scale of noise is that of the earliest rung, whose noise could not be measured", "see its reason")
-        bench = _Bench(each, root, base, prefix, how, events, reference)
+        bench = _NoiseRun(each, root, base, prefix, how, events, reference)
         bench.score_all(bench.of_update(update))
         bench.commit({"update": bench.critical(update)})
 
 
-class _Bench:
+class _NoiseRun:
     """One base, one text, and what was scored so far."""
 
     def __init__(
@@ -98,12 +98,12 @@ class _Bench:
     ) -> None:  # fmt: skip
         self.task, self.root, self.base, self.prefix, self.how, self.events = task, root, base, prefix, how, events
         self.tensors = noise.matrices(base, task.noise.tensors)
-        self.originals = copies(self.tensors)
+        self.originals = snapshot(self.tensors)
         self.sigma = noise.sigmas(base, self.tensors, task.noise.scale, reference)
         self.unit = noise.length(self.tensors, self.sigma)  # Frobenius norm of the noise at gamma 1
-        self.folder = manifest.fresh(root / task.score.folder, keep=(SO_FAR,))
+        self.folder = manifest.prepare_dir(root / task.score.folder, keep=(SO_FAR,))
         self.done: dict[str, dict[str, Any]] = _read(self.folder / SO_FAR)
-        self.index = openings(opened(root / task.score.index), task.noise.documents, task.score.settings.context)
+        self.index = first_windows(opened(root / task.score.index), task.noise.documents, task.score.settings.context)
 
     def of_base(self) -> Iterator[Shift]:
         """Gaussian and low-rank noise by size, rank, pair and sign, then roundings."""
@@ -123,7 +123,7 @@ class _Bench:
     def of_update(self, update: Update) -> Iterator[Shift]:
         """Along the update at the length of each noise."""
         for gamma in self.task.noise.gammas:
-            yield Shift({"kind": "update", "gamma": gamma, "sign": 1}, noise.along(update, gamma * self.unit))
+            yield Shift({"kind": "update", "gamma": gamma, "sign": 1}, noise.rescaled_update(update, gamma * self.unit))
 
     def score_all(self, shifts: Iterator[Shift]) -> None:
         """Score the base and every shift that has not been scored yet; each is on disk before the next."""
@@ -134,7 +134,7 @@ class _Bench:
             if shift.told["kind"] == "base":
                 norm, relative, nll_nats = 0.0, 0.0, self._score()
             else:
-                with noise.shifted(self.tensors, self.originals, shift.change, shift.sign) as (norm, relative):
+                with noise.perturbed_weights(self.tensors, self.originals, shift.change, shift.sign) as (norm, relative):
                     nll_nats = self._score()
             sums, tokens = document_sums(nll_nats, self.index.document)
             kept = {"norm": norm, "relative": relative, "sums": sums.tolist(), "tokens": tokens.tolist()}
@@ -142,7 +142,7 @@ class _Bench:
             atomic.write_text(self.folder / SO_FAR, json.dumps(self.done))
 
     def _score(self) -> np.ndarray:
-        found = score.together(self.task.score, 1, self.root, self.base, self.prefix, self.how, self.events, self.index)
+        found = score.score_and_write_adapters(self.task.score, 1, self.root, self.base, self.prefix, self.how, self.events, self.index)
         return found[0].nll_nats
 
     def critical(self, direction: Update) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class _Bench:
         whole = math.sqrt(math.fsum(float(t.double().square().sum()) for t in self.originals.values()))
 
         def loss(step: float) -> float:
-            with noise.shifted(self.tensors, self.originals, noise.along(direction, step)):
+            with noise.perturbed_weights(self.tensors, self.originals, noise.rescaled_update(direction, step)):
                 nll_nats = self._score()
             return float(np.nanmean(nll_nats, dtype=np.float64))
 
@@ -161,7 +161,7 @@ class _Bench:
     def against_gradient(self) -> dict[str, Any]:
         """The critical step against the gradient of the text's loss, which takes one backward pass a batch."""
         task = self.task.score
-        gradient = descent(
+        gradient = negative_gradient(
             self.base, self.tensors, self.index, task.settings, prefix=self.prefix, device=self.how.device, batch_tokens=task.batch_tokens
         )
         return self.critical(gradient)
@@ -190,21 +190,21 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _reference(earliest: BaseKey, root: Path, bases: Bases) -> dict[str, float]:
+def _reference(earliest: BaseModelKey, root: Path, bases: LoadedModels) -> dict[str, float]:
     """Root mean square of each matrix of the earliest rung, measured once and kept."""
     folder = _place(earliest, root)
     if (known := _known(earliest, root)) is not None:
         return known
     found = noise.root_mean_squares(noise.matrices(bases.get(earliest), ("blocks", "embeddings", "head")))
-    manifest.commit(manifest.fresh(folder), {"kind": "scale", "status": "done", "facts": {"root_mean_square": found}})
+    manifest.commit(manifest.prepare_dir(folder), {"kind": "scale", "status": "done", "facts": {"root_mean_square": found}})
     return found
 
 
-def _known(earliest: BaseKey, root: Path) -> dict[str, float] | None:
+def _known(earliest: BaseModelKey, root: Path) -> dict[str, float] | None:
     written = manifest.read(_place(earliest, root))
     return written["facts"]["root_mean_square"] if written else None
 
 
-def _place(earliest: BaseKey, root: Path) -> Path:
+def _place(earliest: BaseModelKey, root: Path) -> Path:
     told = {"scale_of": earliest.source.fingerprint, "precision": earliest.precision}
     return root / layout.NOISE / layout.folder_name(layout.slug("scale", earliest.source.revision), digest(told))

@@ -19,7 +19,7 @@ POINTS = "points.parquet"
 SO_FAR = "points.json"  # inside the checkpoint folder, which outlives an interruption
 
 
-class Recorder:
+class EvalCallback:
     """Called by the loop at each point: scores validation and general text and writes what it found at once."""
 
     def __init__(
@@ -31,7 +31,7 @@ class Recorder:
     def __call__(self, point: int, step: int, tokens: int) -> None:
         """Score the model as it stands after `step` steps and `tokens` trained tokens."""
         found = {key: rows for key, rows in read_so_far(self.path).items() if int(key) < step}
-        found[str(step)] = [self._row(column, point, step, tokens) for column in along_the_way(self.task)]
+        found[str(step)] = [self._row(column, point, step, tokens) for column in eval_columns(self.task)]
         atomic.write_text(self.path, json.dumps(found))
 
     def _row(self, column: ScoreTask, point: int, step: int, tokens: int) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class Recorder:
         return _row(self.task, tokens, step, name, split, mean, int((result.rank > 0).sum()))
 
 
-def along_the_way(task: CellTask) -> list[ScoreTask]:
+def eval_columns(task: CellTask) -> list[ScoreTask]:
     """The columns that are scored at every point: validation and general text, never test."""
     wanted = {task.valid_index, *task.general_indexes}
     return [column for column in task.scores if column.index in wanted]

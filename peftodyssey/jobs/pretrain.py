@@ -150,11 +150,11 @@ def keep_rung(work: Work, name: str, arm: str, steps: int) -> None:
     model, config = work.training.model, work.plan.config
     dtype = DTYPES[work.plan.recipe.rungs.save_as]
     weights = {key: p.detach().to(dtype) for key, p in model.named_parameters()}
-    folder = manifest.fresh(work.root / name)
+    folder = manifest.prepare_dir(work.root / name)
     pretrain_text.copy_tokenizer(work.root, folder)
     told = {**config, **pretrain_text.ids_of(work.root, work.text.tokenizer)}
     atomic.write_text(folder / "config.json", json.dumps(told, indent=2) + "\n")
-    with atomic.replacing(folder / "model.safetensors") as temporary:
+    with atomic.atomic_write(folder / "model.safetensors") as temporary:
         save_file({key: tensor.cpu().contiguous() for key, tensor in weights.items()}, temporary, metadata={"format": "pt"})
     manifest.commit(folder, {"kind": "rung", "entry": _entry(work, name, arm, steps, weights)})
     write_ladder(work.plan, work.root, work)

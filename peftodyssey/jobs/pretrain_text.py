@@ -43,7 +43,7 @@ def text_of(plan: LadderPlan, root: Path) -> Text:
     told = {"identity": plan.identity["text"], "seed": plan.recipe.seed, "tokenizer": tokenizer.fingerprint}
     written = manifest.read(root / STREAM)
     if written is None or written.get("made_of") != digest(told):
-        written = _write_stream(plan, tokenizer, manifest.fresh(root / STREAM), digest(told))
+        written = _write_stream(plan, tokenizer, manifest.prepare_dir(root / STREAM), digest(told))
     from safetensors.numpy import load_file
 
     tokens = load_file(root / STREAM / "tokens.safetensors")["tokens"].astype(np.int32)
@@ -61,7 +61,7 @@ def text_of(plan: LadderPlan, root: Path) -> Text:
 def _tokenizer(plan: LadderPlan, folder: Path) -> TextTokenizer:
     """The tokenizer in `folder`, put there now if need be."""
     if manifest.read(folder) is None:
-        manifest.fresh(folder)
+        manifest.prepare_dir(folder)
         if plan.tokenizer is None:
             texts = (text for corpus in plan.texts for text in _texts(corpus, training_split(corpus)))
             size = train_bpe(texts, plan.recipe.model.vocabulary, folder, plan.recipe.model.positions)
@@ -109,7 +109,7 @@ def _write_stream(plan: LadderPlan, tokenizer: TextTokenizer, folder: Path, made
     shuffled = np.random.default_rng(plan.recipe.seed).permutation(len(rows))
     tokens = np.concatenate([rows[place] for place in shuffled])
     narrow = np.uint16 if plan.recipe.model.vocabulary <= 1 << 16 else np.int32
-    with atomic.replacing(folder / "tokens.safetensors") as temporary:
+    with atomic.atomic_write(folder / "tokens.safetensors") as temporary:
         save_file({"tokens": tokens.astype(narrow)}, temporary)
     return manifest.commit(folder, {"kind": "stream", "made_of": made_of, "documents": len(rows), "tokens": len(tokens)})
 

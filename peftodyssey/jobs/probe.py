@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftodyssey.corpora.blocks import Blocks
+from peftodyssey.corpora.blocks import PackedBlocks
 from peftodyssey.corpora.index import Index
 from peftodyssey.errors import TrainingError
-from peftodyssey.jobs.adapt import on_base, settings_of
-from peftodyssey.jobs.peak import allocated_bytes, watched
+from peftodyssey.jobs.adapt import attached_method, settings_of
+from peftodyssey.jobs.peak import allocated_bytes, track_peak
 from peftodyssey.methods.table import METHODS
 from peftodyssey.plan.graph import CellTask
 from peftodyssey.plan.probes import Probe
@@ -46,11 +46,11 @@ def probe(task: CellTask, base: PreTrainedModel, load_seconds: float, device: st
     held = {"weights": allocated_bytes(device)}
     with TemporaryDirectory() as scratch:
         place = Path(scratch) / "saved"
-        with on_base(task, base) as attached:
+        with attached_method(task, base) as attached:
             held["adapters"] = allocated_bytes(device)
-            with watched(device) as peak:
+            with track_peak(device) as peak:
                 seconds = _train(task, attached, draw, vocabulary, device, held) if task.cell.method.lr else ()
-            with watched(device) as scoring:
+            with track_peak(device) as scoring:
                 scored = _score(task, attached.model, index, prefix, device)
             begun = time.perf_counter()
             if seconds:
@@ -103,7 +103,7 @@ def _require_same(
     task: CellTask, base: PreTrainedModel, place: Path, scored: ScoreResult, index: Index, prefix: int | None, device: str
 ) -> None:
     """What was written to disk, read again, gives the same likelihoods."""
-    with on_base(task, base, place) as reloaded:
+    with attached_method(task, base, place) as reloaded:
         again = _score(task, reloaded.model, index, prefix, device)
     drift_nats = abs(float(np.nanmean(again.nll_nats, dtype=np.float64) - np.nanmean(scored.nll_nats, dtype=np.float64)))
     if not drift_nats <= RELOADED_WITHIN_NATS:
@@ -123,7 +123,7 @@ def _lengths(draw: np.random.Generator, total: int, longest: int) -> Iterator[in
         length = int(draw.integers(2, longest + 1))
 
 
-def random_blocks(draw: np.random.Generator, blocks: int, seq_len: int, vocabulary: int) -> Blocks:
+def random_blocks(draw: np.random.Generator, blocks: int, seq_len: int, vocabulary: int) -> PackedBlocks:
     """Random tokens; each second block holds several documents, as packed text does."""
     ids = draw.integers(0, vocabulary, (blocks, seq_len)).astype(np.int32)
     positions, segments = np.zeros_like(ids), np.zeros_like(ids)
@@ -131,7 +131,7 @@ def random_blocks(draw: np.random.Generator, blocks: int, seq_len: int, vocabula
         lengths = list(_lengths(draw, seq_len, max(2, seq_len // 3) if number % 2 else seq_len))
         positions[number] = np.concatenate([np.arange(length) for length in lengths])
         segments[number] = np.repeat(np.arange(len(lengths)), lengths)
-    return Blocks(ids, np.roll(ids, -1, axis=1), positions, segments)
+    return PackedBlocks(ids, np.roll(ids, -1, axis=1), positions, segments)
 
 
 def _text(draw: np.random.Generator, vocabulary: int, task: CellTask, device: str) -> Index:

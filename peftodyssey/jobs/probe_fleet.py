@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftodyssey.jobs.adapt import on_base, settings_of
-from peftodyssey.jobs.peak import watched
+from peftodyssey.jobs.adapt import attached_method, settings_of
+from peftodyssey.jobs.peak import track_peak
 from peftodyssey.jobs.probe import STEPS, random_blocks
 from peftodyssey.plan.fleet_probes import FleetProbe
 from peftodyssey.plan.graph import CellTask
@@ -30,7 +30,7 @@ def probe_fleet(tasks: Sequence[CellTask], micro_blocks: int, base: PreTrainedMo
     vocabulary = min(tasks[0].anatomy.vocabulary, base.get_input_embeddings().num_embeddings)
     with TemporaryDirectory() as scratch:
         members = [_member(task, micro_blocks, base, draw, vocabulary, Path(scratch) / str(n)) for n, task in enumerate(tasks)]
-        with watched(device) as peak:
+        with track_peak(device) as peak:
             train_fleet(base, members, device=device)
     for member in members:
         if member.failed:
@@ -51,6 +51,6 @@ def _member(
     blocks = random_blocks(draw, train.batch_tokens // train.seq_len * STEPS, train.seq_len, vocabulary)
     settings = settings_of(task, len(blocks.labels))
     settings = replace(settings, steps=STEPS, warmup=0.0, score_at_steps=(), micro_blocks=micro_blocks)
-    with on_base(task, base) as attached:
+    with attached_method(task, base) as attached:
         start = adapter_of(attached.model)
     return Member(settings, blocks, start, folder, belongs_to="a probe")

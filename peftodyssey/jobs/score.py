@@ -12,7 +12,7 @@ from peftodyssey.jobs.events import Events, How
 from peftodyssey.jobs.index import opened
 from peftodyssey.models import pickles
 from peftodyssey.plan.graph import ScoreTask
-from peftodyssey.score.nll import ScoreResult, mean_nats, score_together
+from peftodyssey.score.nll import ScoreResult, mean_nats, score_and_write_adapters
 from peftodyssey.store import manifest, parquet
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from peftodyssey.corpora.index import Index
 
 
-def column(task: ScoreTask, root: Path, model: nn.Module, prefix: int | None, how: How, events: Events) -> None:
+def score_and_write(task: ScoreTask, root: Path, model: nn.Module, prefix: int | None, how: How, events: Events) -> None:
     """Write `nll.parquet` of `task`, row for row with its index."""
     commit(task, root, prefix, scored(task, root, model, prefix, how, events))
 
 
 def commit(task: ScoreTask, root: Path, prefix: int | None, result: ScoreResult) -> None:
     """Write a column that is scored."""
-    folder = manifest.fresh(root / task.folder)
+    folder = manifest.prepare_dir(root / task.folder)
     parquet.write_nll(folder, result.nll_nats, result.rank)
     facts = {"nll_nats_mean": mean_nats(result.nll_nats), "prefix": prefix, **result.facts}
     if task.base.source.pickled:
@@ -40,10 +40,10 @@ def scored(
     task: ScoreTask, root: Path, model: nn.Module, prefix: int | None, how: How, events: Events
 ) -> ScoreResult:
     """The column of `task`, not yet written; Interrupted where the user wants to stop."""
-    return together(task, 1, root, model, prefix, how, events)[0]
+    return score_and_write_adapters(task, 1, root, model, prefix, how, events)[0]
 
 
-def together(
+def score_and_write_adapters(
     task: ScoreTask, members: int, root: Path, model: nn.Module, prefix: int | None, how: How, events: Events, part: Index | None = None
 ) -> list[ScoreResult]:
     """What `scored` gives for each of `members` models in one; `task` is the column of any of them. `part`: in place of its index."""
@@ -56,7 +56,7 @@ def together(
             raise Interrupted("stopped while scoring", "start the same command again, it goes on from here")
 
     precision = task.base.precision
-    results = score_together(
+    results = score_and_write_adapters(
         model, members, index, task.settings, prefix=prefix, device=how.device, precision=precision, on_progress=progress,
         batch_tokens=task.batch_tokens, budget_bytes=how.resident_bytes,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from peftodyssey.errors import CorpusError, Interrupted
-from peftodyssey.jobs.bases import Bases
+from peftodyssey.jobs.bases import LoadedModels
 from peftodyssey.jobs.events import Events, How
 from peftodyssey.jobs.index import opened
 from peftodyssey.measure import chunks
@@ -26,7 +26,7 @@ def missing(plan: Plan, cells: Sequence[CellTask], root: Path) -> list[StatesTas
     return [task for task in plan.states if task.folder in wanted and manifest.read(root / task.folder) is None]
 
 
-def states(task: StatesTask, root: Path, bases: Bases, how: How, events: Events) -> None:
+def states(task: StatesTask, root: Path, bases: LoadedModels, how: How, events: Events) -> None:
     """Write the states of `task`; CorpusError where its text has too few whole chunks."""
     index = opened(root / task.index)
     name = Path(task.index).name
@@ -48,7 +48,7 @@ def states(task: StatesTask, root: Path, bases: Bases, how: How, events: Events)
     hidden = mean_states(
         model, token, layer=task.layer, prefix=prefix, device=how.device, precision=task.base.precision, on_progress=progress
     )
-    folder = manifest.fresh(root / task.folder)
+    folder = manifest.prepare_dir(root / task.folder)
     store.write(folder, hidden, row, half)
     facts = {"chunks": len(row), "width": hidden.shape[1], "prefix": prefix}
     manifest.commit(folder, {"kind": "states", "identity": task.identity, "status": "done", "facts": facts})

@@ -67,7 +67,7 @@ def spectrum(values: np.ndarray) -> dict[str, float]:
     return {"spectral_norm": float(np.max(values)), "stable_rank": stable_rank(values), "effective_rank": effective_rank(values)}
 
 
-def turned(tuned_left: np.ndarray, base_left: np.ndarray, top: int = TOP) -> dict[str, float]:
+def direction_change(tuned_left: np.ndarray, base_left: np.ndarray, top: int = TOP) -> dict[str, float]:
     """How the strongest directions turned: mean and largest principal angle in degrees, and `intruders`.
 
     Both [n, k], left singular vectors, the strongest first; the spans of the first `top` of each are compared.
@@ -81,7 +81,7 @@ def turned(tuned_left: np.ndarray, base_left: np.ndarray, top: int = TOP) -> dic
     }
 
 
-def whole(rows: Sequence[Mapping[str, Any]], base_norm: float) -> dict[str, float | None]:
+def summarize(rows: Sequence[Mapping[str, Any]], base_norm: float) -> dict[str, float | None]:
     """The numbers of a cell from those of its matrices; `base_norm` is the Frobenius norm of all weights of the base.
 
     `update_norm_relative` over all weights; `effective_rank_mean` and `intruder_dimensions` are means over the matrices that

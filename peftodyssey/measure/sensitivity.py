@@ -55,7 +55,7 @@ def difference(first: Rungs, second: Rungs, tokens_d: np.ndarray, **options: flo
 
 
 @dataclass(frozen=True)
-class Inflection:
+class TurningPoint:
     """Where the modified model's loss stops falling with longer pretraining.
 
     `tokens`: the bottom of the parabola in log tokens through the lowest rung and its neighbours; None where the lowest is at an end of
@@ -68,7 +68,7 @@ class Inflection:
     share: float
 
 
-def inflection(losses: Rungs, tokens_d: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95) -> Inflection:
+def inflection(losses: Rungs, tokens_d: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95) -> TurningPoint:
     """The turning point of the modified model's loss, summed like the values of a slope; repetitions and documents are resampled both."""
     counts = sorted(count for count in losses if count > 0)
     assert len(counts) >= FEWEST
@@ -82,7 +82,7 @@ def inflection(losses: Rungs, tokens_d: np.ndarray, *, seed: int = 0, resamples:
         found.append(_bottom(x, np.einsum("nrd,r,d->n", stacked, r, d) / (repetitions * (tokens_d @ d))))
     here = _bottom(x, stacked.mean(1).sum(1) / tokens_d.sum())
     lo, hi = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], method="nearest")
-    return Inflection(_tokens(here), _tokens(lo), _tokens(hi), float(np.mean(np.asarray(found) < math.inf)))
+    return TurningPoint(_tokens(here), _tokens(lo), _tokens(hi), float(np.mean(np.asarray(found) < math.inf)))
 
 
 def _bottom(x: np.ndarray, loss: np.ndarray) -> float:

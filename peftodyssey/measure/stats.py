@@ -139,7 +139,7 @@ def _bca(
     return float(lo), float(hi)
 
 
-def contributions(
+def group_intervals(
     delta_nats: np.ndarray,
     document: np.ndarray,
     group: np.ndarray,
@@ -193,12 +193,12 @@ def _studentised_columns(
     moments = np.concatenate([centred, w, centred**2, centred * w, w**2], 1)
     t = np.concatenate([_t_values(chunk) for chunk in _resampled(rng, moments, resamples)])
     error = np.sqrt(np.square(centred).sum(0)) / weights.sum()
-    tail = expanded_tail(tail, weights)
+    tail = corrected_alpha(tail, weights)
     q_lo, q_hi = np.quantile(t, [tail, 1 - tail], axis=0)
     return estimates - q_hi * error, estimates - q_lo * error
 
 
-def expanded_tail(tail: float, weights: np.ndarray) -> float:
+def corrected_alpha(tail: float, weights: np.ndarray) -> float:
     """The nominal tail, made smaller so that intervals from few documents hold the truth as often as they say.
 
     Resampled documents vary less than documents do, by (n - 1) / n, and have lighter tails than Student's t; n is the

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.modules import linear_modules
-from peftodyssey.methods.protocol import Attached
-from peftodyssey.methods.weights import copies, stored_as
-from peftodyssey.recipe.cell import MethodPoint
+from peftodyssey.methods.protocol import AttachedMethod
+from peftodyssey.methods.weights import snapshot, stored_as
+from peftodyssey.recipe.cell import MethodSpec
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-REWRITING_STARTS = ("pissa", "olora", "corda", "loftq")
+BASE_MODIFYING_INITS = ("pissa", "olora", "corda", "loftq")
 
 
 def type_of(config: PeftConfig) -> str:
@@ -49,7 +49,7 @@ def seeded(model: torch.nn.Module, seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def modes_kept(model: torch.nn.Module) -> Iterator[None]:
+def preserve_training_flags(model: torch.nn.Module) -> Iterator[None]:
     """Each module that is there now has its mode back afterwards: PEFT calls eval(), which 4-bit modules on a CPU must not see."""
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -59,7 +59,7 @@ def modes_kept(model: torch.nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def attach_config(model: PreTrainedModel, config: PeftConfig, point: MethodPoint, seed: int) -> Attached:
+def attach_config(model: PreTrainedModel, config: PeftConfig, point: MethodSpec, seed: int) -> AttachedMethod:
     """`config`'s adapter on `model`, in place, drawn from `seed`; adapters are float32 whatever the base's type.
 
     Where the start changes the base's own weights, these are remembered. Raises MethodError with PEFT's reason where it refuses.
@@ -69,16 +69,16 @@ def attach_config(model: PreTrainedModel, config: PeftConfig, point: MethodPoint
     kept = _rewritten(model, config)
     model.requires_grad_(False)
     try:
-        with seeded(model, seed), modes_kept(model), warnings.catch_warnings():
+        with seeded(model, seed), preserve_training_flags(model), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
             wrapped: Any = get_peft_model(model, config)
     except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError) as error:
         raise MethodError(f"{point.label}: PEFT cannot put this adapter on the model: {error}", "change its fields") from error
     trainable = {name: p for name, p in wrapped.named_parameters() if p.requires_grad}
-    return Attached(point.method, point, wrapped, model, trainable, True, copies(trainable), kept)
+    return AttachedMethod(point.method, point, wrapped, model, trainable, True, snapshot(trainable), kept)
 
 
-def detach_adapter(attached: Attached) -> PreTrainedModel:
+def detach_adapter(attached: AttachedMethod) -> PreTrainedModel:
     """The base without its adapter, bit for bit as it was: weights that the start changed are put back."""
     base = attached.model.unload()
     for name, stored in attached.base_weights.items():
@@ -96,12 +96,12 @@ def _cleared(base: PreTrainedModel) -> PreTrainedModel:
     return base
 
 
-def export_adapter(attached: Attached, folder: Path, base_name: str | None = None) -> None:
+def export_adapter(attached: AttachedMethod, folder: Path, base_name: str | None = None) -> None:
     """Writes adapter_config.json and adapter_model.safetensors, which plain `peft` loads on the original base."""
     wrapped: PeftModel = attached.model
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with modes_kept(wrapped), tempfile.TemporaryDirectory() as scratch:
+    with preserve_training_flags(wrapped), tempfile.TemporaryDirectory() as scratch:
         converted = bool(attached.start and attached.base_weights) and wrapped.peft_type == "LORA"
         initial = _initial_adapter(attached, Path(scratch)) if converted else None
         with seeded(wrapped, 0):  # the conversion makes an adapter for a moment, which must not move the generators
@@ -109,10 +109,10 @@ def export_adapter(attached: Attached, folder: Path, base_name: str | None = Non
                 str(folder), save_embedding_layers=False, path_initial_model_for_weight_conversion=initial
             )
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the export verb writes a real one
-    _say_base(folder / CONFIG, base_name)
+    _set_base_model_name(folder / CONFIG, base_name)
 
 
-def _initial_adapter(attached: Attached, folder: Path) -> str:
+def _initial_adapter(attached: AttachedMethod, folder: Path) -> str:
     """The adapter as it was before training, in a folder: what PEFT subtracts to make a plain LoRA of it."""
     from safetensors.torch import save_file
 
@@ -124,14 +124,14 @@ def _initial_adapter(attached: Attached, folder: Path) -> str:
     return str(initial)
 
 
-def _say_base(config_file: Path, base_name: str | None) -> None:
+def _set_base_model_name(config_file: Path, base_name: str | None) -> None:
     """Writes `base_name` (null where unknown) into an adapter's config as the base it belongs to."""
     config = json.loads(config_file.read_text())
     config["base_model_name_or_path"] = base_name
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def load_adapter_folder(model: PreTrainedModel, folder: Path, point: MethodPoint) -> Attached:
+def load_adapter_folder(model: PreTrainedModel, folder: Path, point: MethodSpec) -> AttachedMethod:
     """The adapter in `folder` on `model`, in place, for scoring. Raises MethodError where it belongs to another base."""
     from peft import PeftConfig, get_peft_model
     from safetensors import SafetensorError
@@ -143,7 +143,7 @@ def load_adapter_folder(model: PreTrainedModel, folder: Path, point: MethodPoint
         config.inference_mode = True
         refuse_unscorable(config, folder)
         kept = _rewritten(model, config)
-        with seeded(model, 0), modes_kept(model), warnings.catch_warnings():
+        with seeded(model, 0), preserve_training_flags(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             wrapped: Any = get_peft_model(model, config)
             result = wrapped.load_adapter(str(folder), "default", is_trainable=False)
@@ -154,19 +154,19 @@ def load_adapter_folder(model: PreTrainedModel, folder: Path, point: MethodPoint
         ) from error
     _refuse_other_base(folder, wrapped, result)
     wrapped.requires_grad_(False)
-    return Attached(point.method, point, wrapped, model, {}, True, {}, kept)
+    return AttachedMethod(point.method, point, wrapped, model, {}, True, {}, kept)
 
 
 def moves_base(config: PeftConfig) -> bool:
     """Whether putting this adapter on a model changes the model's own weights: a part of them goes into the adapter."""
-    return str(getattr(config, "init_lora_weights", "")).startswith(REWRITING_STARTS) or type_of(config) == "OSF"
+    return str(getattr(config, "init_lora_weights", "")).startswith(BASE_MODIFYING_INITS) or type_of(config) == "OSF"
 
 
 def _rewritten(model: PreTrainedModel, config: PeftConfig) -> dict[str, torch.Tensor]:
     """Copies of the linear maps' weights where `config` changes them, else nothing."""
     if not moves_base(config):
         return {}
-    return copies({f"{name}.weight": module.get_parameter("weight") for name, module in linear_modules(model).items()})
+    return snapshot({f"{name}.weight": module.get_parameter("weight") for name, module in linear_modules(model).items()})
 
 
 def _refuse_unreadable(folder: Path) -> None:
@@ -202,7 +202,7 @@ def _refuse_other_base(folder: Path, wrapped: PeftModel, result: Any) -> None:
             )
 
 
-def merge_adapter(attached: Attached, base: PreTrainedModel | None = None) -> tuple[PreTrainedModel, dict[str, Any]]:
+def merge_adapter(attached: AttachedMethod, base: PreTrainedModel | None = None) -> tuple[PreTrainedModel, dict[str, Any]]:
     """A plain model with the adapter in its weights, and what rounding cost.
 
     Facts: `matrices` merged, `stored_as` type, `rounding_share` = |merged - (weight + update)| / |update| in Frobenius norm

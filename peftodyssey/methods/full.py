@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peftodyssey.anatomy import Anatomy
+from peftodyssey.anatomy import ModelShape
 from peftodyssey.errors import MethodError
-from peftodyssey.methods.protocol import Attached, Functions
+from peftodyssey.methods.protocol import AttachedMethod, MethodImpl
 from peftodyssey.methods.saved import load_folder
 from peftodyssey.methods.weights import attach_weights, detach_weights, export_model, merge_weights
-from peftodyssey.recipe.cell import MethodPoint
+from peftodyssey.recipe.cell import MethodSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def check(point: MethodPoint, anatomy: Anatomy) -> list[str]:
+def check(point: MethodSpec, anatomy: ModelShape) -> list[str]:
     """A quantised base cannot be trained itself, and master weights are fp32 or same."""
     problems = []
     if point.quant:
@@ -26,18 +26,18 @@ def check(point: MethodPoint, anatomy: Anatomy) -> list[str]:
     return problems
 
 
-def count(point: MethodPoint, anatomy: Anatomy) -> int:
+def count(point: MethodSpec, anatomy: ModelShape) -> int:
     """All parameters, a tied head once."""
     return anatomy.parameters
 
 
-def attach(model: PreTrainedModel, point: MethodPoint, seed: int) -> Attached:
+def attach(model: PreTrainedModel, point: MethodSpec, seed: int) -> AttachedMethod:
     """All parameters trainable, in float32 unless `master_weights: same`; nothing is drawn, so `seed` plays no part."""
     if getattr(model, "is_quantized", False):
         raise MethodError("full trains the weights themselves, which a quantised base does not allow", "use qlora")
     return attach_weights(model, {name for name, _ in model.named_parameters()}, point)
 
 
-FULL = Functions(
+FULL = MethodImpl(
     "full", "every weight of the model is trained", check, count, attach, export_model, load_folder, merge_weights, detach_weights
 )

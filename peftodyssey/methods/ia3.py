@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peftodyssey.anatomy import Anatomy
+from peftodyssey.anatomy import ModelShape
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.adapter import attach_config, detach_adapter, export_adapter, merge_adapter
 from peftodyssey.methods.modules import fan_in_fan_out, linear_modules, target_names
-from peftodyssey.methods.protocol import Attached, Functions
+from peftodyssey.methods.protocol import AttachedMethod, MethodImpl
 from peftodyssey.methods.saved import load_folder
 from peftodyssey.methods.targets import matches, target_problems, targeted
-from peftodyssey.recipe.cell import MethodPoint
+from peftodyssey.recipe.cell import MethodSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,7 +34,7 @@ def scaled(names: list[str]) -> list[str]:
     return [name for name in names if feeds_forward(name) or any(matches(name, part) for part in KEYS_AND_VALUES)]
 
 
-def check(point: MethodPoint, anatomy: Anatomy) -> list[str]:
+def check(point: MethodSpec, anatomy: ModelShape) -> list[str]:
     """A quantised base, targets that match nothing, or a family whose keys, values and feed-forward are not known by name."""
     if point.quant:  # PEFT's 4-bit IA3 gives float32 where half precision is expected, except under autocast
         return [f"ia3 is not offered on a base stored as {point.quant.kind}; use qlora"]
@@ -44,18 +44,18 @@ def check(point: MethodPoint, anatomy: Anatomy) -> list[str]:
     return target_problems(anatomy, point.targets)
 
 
-def _targets(point: MethodPoint, anatomy: Anatomy) -> list[str]:
+def _targets(point: MethodSpec, anatomy: ModelShape) -> list[str]:
     names = [m.name for m in targeted(anatomy, point.targets)]
     return scaled(names) if point.targets is None else names
 
 
-def count(point: MethodPoint, anatomy: Anatomy) -> int:
+def count(point: MethodSpec, anatomy: ModelShape) -> int:
     """One scale for each input of a way out of the feed-forward, one for each output of any other target."""
     chosen = set(_targets(point, anatomy))
     return sum(m.in_features if feeds_forward(m.name) else m.out_features for m in anatomy.linears if m.name in chosen)
 
 
-def attach(model: PreTrainedModel, point: MethodPoint, seed: int) -> Attached:
+def attach(model: PreTrainedModel, point: MethodSpec, seed: int) -> AttachedMethod:
     """PEFT's IA3 on the targets, all scales 1."""
     from peft import IA3Config
 
@@ -71,7 +71,7 @@ def attach(model: PreTrainedModel, point: MethodPoint, seed: int) -> Attached:
     return attach_config(model, config, point, seed)
 
 
-IA3 = Functions(
+IA3 = MethodImpl(
     "ia3",
     "learned scales on keys, values and the feed-forward",
     check,

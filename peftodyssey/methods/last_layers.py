@@ -7,24 +7,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peftodyssey.anatomy import Anatomy
+from peftodyssey.anatomy import ModelShape
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.modules import decoder_layers
-from peftodyssey.methods.protocol import Attached, Functions
+from peftodyssey.methods.protocol import AttachedMethod, MethodImpl
 from peftodyssey.methods.saved import load_folder
 from peftodyssey.methods.weights import attach_weights, detach_weights, export_model, merge_weights
-from peftodyssey.recipe.cell import MethodPoint
+from peftodyssey.recipe.cell import MethodSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def depth(point: MethodPoint) -> int:
+def depth(point: MethodSpec) -> int:
     """How many layers, from the end, are trained."""
     return int(point.options.get("layers", 1))
 
 
-def check(point: MethodPoint, anatomy: Anatomy) -> list[str]:
+def check(point: MethodSpec, anatomy: ModelShape) -> list[str]:
     """Between one and all of the model's layers, of a base that is not quantised."""
     problems = []
     if not 1 <= depth(point) <= anatomy.layers:
@@ -34,7 +34,7 @@ def check(point: MethodPoint, anatomy: Anatomy) -> list[str]:
     return problems
 
 
-def count(point: MethodPoint, anatomy: Anatomy) -> int:
+def count(point: MethodSpec, anatomy: ModelShape) -> int:
     """Linear maps and norms of the last layers, and the final norm."""
     first = anatomy.layers - depth(point)
     linears = sum(m.parameters for m in anatomy.linears if m.layer is not None and m.layer >= first)
@@ -42,7 +42,7 @@ def count(point: MethodPoint, anatomy: Anatomy) -> int:
     return linears + anatomy.norm_parameters - frozen_norms
 
 
-def attach(model: PreTrainedModel, point: MethodPoint, seed: int) -> Attached:
+def attach(model: PreTrainedModel, point: MethodSpec, seed: int) -> AttachedMethod:
     """The last layers and the final norm trainable; nothing is drawn."""
     if getattr(model, "is_quantized", False):
         raise MethodError("last_layers trains weights, which a quantised base does not allow", "use qlora")
@@ -63,7 +63,7 @@ def _names(model: PreTrainedModel, layers: int) -> set[str]:
     return names
 
 
-LAST_LAYERS = Functions(
+LAST_LAYERS = MethodImpl(
     "last_layers",
     "only the last decoder layers and the final norm are trained",
     check,

@@ -10,28 +10,28 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from peftodyssey.anatomy import Anatomy, Matrix
+from peftodyssey.anatomy import ModelShape, LinearShape
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.adapter import attach_config, detach_adapter, export_adapter, merge_adapter
 from peftodyssey.methods.modules import fan_in_fan_out, target_names
-from peftodyssey.methods.protocol import Attached, Functions
+from peftodyssey.methods.protocol import AttachedMethod, MethodImpl
 from peftodyssey.methods.saved import load_folder
 from peftodyssey.methods.targets import STORES_TRANSPOSED, shortest, target_problems, targeted
-from peftodyssey.recipe.cell import MethodPoint
+from peftodyssey.recipe.cell import MethodSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-STARTS = ("default", "gaussian", "orthogonal", "pissa", "olora", "mica")
-DATA_STARTS = ("eva", "corda", "lora_ga", "loftq")
+INIT_LORA_WEIGHTS = ("default", "gaussian", "orthogonal", "pissa", "olora", "mica")
+DATA_DRIVEN_INITS = ("eva", "corda", "lora_ga", "loftq")
 
 
-def start(point: MethodPoint) -> str:
+def init_lora_weights(point: MethodSpec) -> str:
     """The name of the adapter's start: one of STARTS or `pissa_niter_<n>`."""
     return str(point.options.get("init") or "default")
 
 
-def check(point: MethodPoint, anatomy: Anatomy) -> list[str]:
+def check(point: MethodSpec, anatomy: ModelShape) -> list[str]:
     """Targets that match nothing, a rank that a target cannot hold, starts that need something that is not there."""
     problems = target_problems(anatomy, point.targets)
     if point.method == "qlora" and (point.quant is None or point.quant.kind not in ("nf4", "fp4")):
@@ -41,7 +41,7 @@ def check(point: MethodPoint, anatomy: Anatomy) -> list[str]:
     return problems + _rank_problems(point.rank, targeted(anatomy, point.targets)) + _start_problems(point, anatomy)
 
 
-def _rank_problems(rank: int, matrices: tuple[Matrix, ...]) -> list[str]:
+def _rank_problems(rank: int, matrices: tuple[LinearShape, ...]) -> list[str]:
     if not matrices:
         return []
     smallest = min(matrices, key=lambda m: min(m.out_features, m.in_features))
@@ -52,12 +52,12 @@ def _rank_problems(rank: int, matrices: tuple[Matrix, ...]) -> list[str]:
     return [f"rank {rank} is larger than {smallest.name} ({size}); at most {limit} with these targets"]
 
 
-def _start_problems(point: MethodPoint, anatomy: Anatomy) -> list[str]:
-    name, problems = start(point), []
-    if name in DATA_STARTS:
-        problems.append(f"init {name} looks at data before training, which is not done here; there are {', '.join(STARTS)}")
-    elif name not in STARTS and not re.fullmatch(r"pissa_niter_\d+", name):
-        problems.append(f"there is no init {name!r}; there are {', '.join(STARTS)}, pissa_niter_<n>")
+def _start_problems(point: MethodSpec, anatomy: ModelShape) -> list[str]:
+    name, problems = init_lora_weights(point), []
+    if name in DATA_DRIVEN_INITS:
+        problems.append(f"init {name} looks at data before training, which is not done here; there are {', '.join(INIT_LORA_WEIGHTS)}")
+    elif name not in INIT_LORA_WEIGHTS and not re.fullmatch(r"pissa_niter_\d+", name):
+        problems.append(f"there is no init {name!r}; there are {', '.join(INIT_LORA_WEIGHTS)}, pissa_niter_<n>")
     if point.quant and name not in ("default", "gaussian"):
         problems.append(f"init {name} reads or changes the base's weights, which {point.quant.kind} storage does not allow")
     if name == "orthogonal" and point.rank and point.rank % 2:
@@ -69,23 +69,23 @@ def _start_problems(point: MethodPoint, anatomy: Anatomy) -> list[str]:
     return problems
 
 
-def count(point: MethodPoint, anatomy: Anatomy) -> int:
+def count(point: MethodSpec, anatomy: ModelShape) -> int:
     """A and B of each target, its magnitudes under dora; A alone for mica, which freezes B."""
-    rank, mica, dora = point.rank or 0, start(point) == "mica", bool(point.options.get("dora"))
+    rank, mica, dora = point.rank or 0, init_lora_weights(point) == "mica", bool(point.options.get("dora"))
     return sum(
         rank * (m.in_features + (0 if mica else m.out_features)) + (m.out_features if dora else 0)
         for m in targeted(anatomy, point.targets)
     )
 
 
-def attach(model: PreTrainedModel, point: MethodPoint, seed: int) -> Attached:
+def attach(model: PreTrainedModel, point: MethodSpec, seed: int) -> AttachedMethod:
     """PEFT's LoRA on the targets; alpha is twice the rank where the point has none."""
     from peft import LoraConfig
 
     names, others = target_names(model, point.targets)
     if point.rank is None:
         raise MethodError(f"{point.method} needs a rank", "give `rank: 8`")
-    init = start(point)
+    init = init_lora_weights(point)
     alpha = 2 * point.rank if point.alpha is None else point.alpha
     config = LoraConfig(
         r=point.rank,
@@ -103,5 +103,5 @@ def attach(model: PreTrainedModel, point: MethodPoint, seed: int) -> Attached:
 
 
 _PARTS = (check, count, attach, export_adapter, load_folder, merge_adapter, detach_adapter)
-LORA = Functions("lora", "a low-rank update of each targeted matrix", *_PARTS)
-QLORA = Functions("qlora", "a low-rank update of each targeted matrix of a base in 4 bits", *_PARTS)
+LORA = MethodImpl("lora", "a low-rank update of each targeted matrix", *_PARTS)
+QLORA = MethodImpl("qlora", "a low-rank update of each targeted matrix of a base in 4 bits", *_PARTS)

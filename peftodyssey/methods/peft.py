@@ -9,17 +9,17 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.anatomy import Anatomy
+from peftodyssey.anatomy import ModelShape
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.adapter import attach_config, detach_adapter, export_adapter, merge_adapter
-from peftodyssey.methods.lora import DATA_STARTS
+from peftodyssey.methods.lora import DATA_DRIVEN_INITS
 from peftodyssey.methods.modules import linear_modules
 from peftodyssey.methods.peft_types import SET_BY_PEFT, catalogue
-from peftodyssey.methods.protocol import Attached, Functions
+from peftodyssey.methods.protocol import AttachedMethod, MethodImpl
 from peftodyssey.methods.saved import load_folder
 from peftodyssey.methods.skeleton import count_on_skeleton
 from peftodyssey.methods.targets import listed, target_problems
-from peftodyssey.recipe.cell import MethodPoint
+from peftodyssey.recipe.cell import MethodSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,17 +37,17 @@ REFUSED = {
 }
 
 
-def type_name(point: MethodPoint) -> str:
+def type_name(point: MethodSpec) -> str:
     """The PEFT type in capitals."""
     return str(point.options.get("peft_type", "")).upper()
 
 
-def fields(point: MethodPoint) -> dict[str, Any]:
+def fields(point: MethodSpec) -> dict[str, Any]:
     """The fields of the config as given."""
     return dict(point.options.get("config") or {})
 
 
-def check(point: MethodPoint, anatomy: Anatomy) -> list[str]:
+def check(point: MethodSpec, anatomy: ModelShape) -> list[str]:
     """Unknown or refused types, unknown fields, targets that match nothing."""
     name, types = type_name(point), catalogue()
     if name in REFUSED:
@@ -57,12 +57,12 @@ def check(point: MethodPoint, anatomy: Anatomy) -> list[str]:
     problems = [
         f"PEFT's {name} has no field {key!r}; {_nearest(key, types[name])}" for key in fields(point) if key not in types[name]
     ]
-    if fields(point).get("init_lora_weights") in DATA_STARTS:
+    if fields(point).get("init_lora_weights") in DATA_DRIVEN_INITS:
         problems.append("a start that looks at data before training is not done here")
     return problems + _target_problems(point, anatomy)
 
 
-def _target_problems(point: MethodPoint, anatomy: Anatomy) -> list[str]:
+def _target_problems(point: MethodSpec, anatomy: ModelShape) -> list[str]:
     """For lists of targets; one word is a pattern to PEFT, and LN_TUNING and TRAINABLE_TOKENS sit on other modules."""
     targets = fields(point).get("target_modules")
     if isinstance(targets, str) or targets is None or type_name(point) in ("LN_TUNING", "TRAINABLE_TOKENS"):
@@ -75,7 +75,7 @@ def _nearest(word: str, known: tuple[str, ...]) -> str:
     return (f"did you mean {close[0]!r}? " if close else "") + f"there are {', '.join(sorted(known))}"
 
 
-def config(point: MethodPoint) -> Any:
+def config(point: MethodSpec) -> Any:
     """PEFT's config of the point. Raises MethodError with PEFT's reason where it refuses."""
     from peft import PeftType
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -94,7 +94,7 @@ def config(point: MethodPoint) -> Any:
         raise MethodError(f"PEFT's {name} refuses its fields: {error}", "change them") from error
 
 
-def count(point: MethodPoint, anatomy: Anatomy) -> int:
+def count(point: MethodSpec, anatomy: ModelShape) -> int:
     """What PEFT makes trainable on empty matrices of the model's names and sizes; imports torch, as only PEFT knows."""
     given = fields(point)
     if type_name(point) == "TRAINABLE_TOKENS":
@@ -104,7 +104,7 @@ def count(point: MethodPoint, anatomy: Anatomy) -> int:
     return count_on_skeleton(config(point), anatomy)
 
 
-def attach(model: PreTrainedModel, point: MethodPoint, seed: int) -> Attached:
+def attach(model: PreTrainedModel, point: MethodSpec, seed: int) -> AttachedMethod:
     """PEFT's adapter on the model."""
     made = config(point)
     if type_name(point) == "LN_TUNING" and made.target_modules is None:
@@ -122,7 +122,7 @@ def _norms(model: PreTrainedModel) -> list[str]:
     ]
 
 
-PEFT = Functions(
+PEFT = MethodImpl(
     "peft",
     "any adapter of the PEFT library, by type and fields",
     check,

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.anatomy import Anatomy
+from peftodyssey.anatomy import ModelShape
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.adapter import (
     CONFIG,
@@ -19,15 +19,15 @@ from peftodyssey.methods.adapter import (
     load_adapter_folder,
     merge_adapter,
 )
-from peftodyssey.methods.protocol import Attached, Functions
+from peftodyssey.methods.protocol import AttachedMethod, MethodImpl
 from peftodyssey.methods.weights import detach_weights, export_model, load_model_folder, merge_weights
-from peftodyssey.recipe.cell import MethodPoint
+from peftodyssey.recipe.cell import MethodSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def check(point: MethodPoint, anatomy: Anatomy) -> list[str]:
+def check(point: MethodSpec, anatomy: ModelShape) -> list[str]:
     """A folder with an adapter or a model in safetensors; a whole model must be of the base's family and unquantised."""
     if not point.options.get("path"):
         return ["saved needs the path of an adapter or model folder"]
@@ -39,7 +39,7 @@ def check(point: MethodPoint, anatomy: Anatomy) -> list[str]:
     return _model_problems(folder, point, anatomy)
 
 
-def _model_problems(folder: Path, point: MethodPoint, anatomy: Anatomy) -> list[str]:
+def _model_problems(folder: Path, point: MethodSpec, anatomy: ModelShape) -> list[str]:
     if not (folder / "config.json").exists():
         return [f"{folder} has neither {CONFIG} (an adapter) nor config.json (a model)"]
     problems = []
@@ -53,42 +53,42 @@ def _model_problems(folder: Path, point: MethodPoint, anatomy: Anatomy) -> list[
     return problems
 
 
-def count(point: MethodPoint, anatomy: Anatomy) -> int:
+def count(point: MethodSpec, anatomy: ModelShape) -> int:
     """Nothing trains."""
     return 0
 
 
-def load_folder(model: PreTrainedModel, folder: Path, point: MethodPoint | None = None) -> Attached:
+def load_folder(model: PreTrainedModel, folder: Path, point: MethodSpec | None = None) -> AttachedMethod:
     """An adapter or a whole model in `folder` on `model`, in place, for scoring. Raises MethodError where they do not fit."""
     folder = Path(folder)
-    point = point or MethodPoint("saved", folder.name, options={"path": str(folder)})
+    point = point or MethodSpec("saved", folder.name, options={"path": str(folder)})
     if (folder / CONFIG).exists() or (folder / WEIGHTS).exists():
         return load_adapter_folder(model, folder, point)
     return load_model_folder(model, folder, point)
 
 
-def attach(model: PreTrainedModel, point: MethodPoint, seed: int) -> Attached:
+def attach(model: PreTrainedModel, point: MethodSpec, seed: int) -> AttachedMethod:
     """What lies at the point's path, on `model`; nothing is drawn."""
     if not point.options.get("path"):
         raise MethodError("saved needs the path of an adapter or model folder", "give `path: ./my-adapter`")
     return load_folder(model, Path(point.options["path"]), point)
 
 
-def export(attached: Attached, folder: Path, base_name: str | None = None) -> None:
+def export(attached: AttachedMethod, folder: Path, base_name: str | None = None) -> None:
     """Writes it again, as an adapter or a model, whichever it is."""
     (export_adapter if attached.adapter else export_model)(attached, folder, base_name)
 
 
-def merge(attached: Attached, base: PreTrainedModel | None = None) -> tuple[PreTrainedModel, dict[str, Any]]:
+def merge(attached: AttachedMethod, base: PreTrainedModel | None = None) -> tuple[PreTrainedModel, dict[str, Any]]:
     """A plain model; see `merge_adapter`."""
     return (merge_adapter if attached.adapter else merge_weights)(attached, base)
 
 
-def detach(attached: Attached) -> PreTrainedModel:
+def detach(attached: AttachedMethod) -> PreTrainedModel:
     """The base as it was."""
     return (detach_adapter if attached.adapter else detach_weights)(attached)
 
 
-SAVED = Functions(
+SAVED = MethodImpl(
     "saved", "an adapter or model that exists already: scored, not trained", check, count, attach, export, load_folder, merge, detach, False
 )

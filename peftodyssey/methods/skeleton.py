@@ -7,7 +7,7 @@ from copy import deepcopy
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.anatomy import Anatomy, Matrix
+from peftodyssey.anatomy import ModelShape, LinearShape
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.adapter import type_of
 from peftodyssey.methods.targets import ALL_LINEAR, STORES_TRANSPOSED, shortest
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def count_on_skeleton(config: Any, anatomy: Anatomy) -> int:
+def count_on_skeleton(config: Any, anatomy: ModelShape) -> int:
     """Trainable parameters of `config`'s adapter on the decoder layers of `anatomy`. Raises MethodError where PEFT refuses.
 
     Some types look at the weights when they start; for these the skeleton is filled with random numbers, up to LARGEST.
@@ -37,7 +37,7 @@ def count_on_skeleton(config: Any, anatomy: Anatomy) -> int:
         raise MethodError(f"PEFT cannot put {type_of(config)} on this model: {error}", "change its fields") from error
 
 
-def _filled(config: Any, anatomy: Anatomy) -> str:
+def _filled(config: Any, anatomy: ModelShape) -> str:
     """The device for a skeleton with numbers. Raises MethodError where that would take too much memory."""
     if sum(m.parameters for m in anatomy.linears) > LARGEST:
         raise MethodError(
@@ -57,7 +57,7 @@ def _trainable(config: Any, model: torch.nn.Module) -> int:
     return sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
 
 
-def skeleton(anatomy: Anatomy, device: str) -> torch.nn.Module:
+def skeleton(anatomy: ModelShape, device: str) -> torch.nn.Module:
     """Modules with the names, sizes and storage order of the decoder layers' linear maps, on `device`."""
     from torch import nn
 
@@ -74,7 +74,7 @@ def skeleton(anatomy: Anatomy, device: str) -> torch.nn.Module:
     return root
 
 
-def _linear(matrix: Matrix, family: str, device: str) -> torch.nn.Module:
+def _linear(matrix: LinearShape, family: str, device: str) -> torch.nn.Module:
     import torch
     from torch import nn
     from transformers.pytorch_utils import Conv1D
@@ -85,7 +85,7 @@ def _linear(matrix: Matrix, family: str, device: str) -> torch.nn.Module:
         return nn.Linear(matrix.in_features, matrix.out_features, bias=matrix.bias)
 
 
-def _config(anatomy: Anatomy) -> Any:
+def _config(anatomy: ModelShape) -> Any:
     """What PEFT asks of a model's config: the family, for its default targets, and sizes."""
     words = {
         "model_type": anatomy.family,

@@ -15,7 +15,7 @@ MAPPED_COPY_BYTES = 2 << 30  # copies above this lie in a file
 ALIGNED_BYTES = 64
 
 
-def spilled(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+def mmap_copy(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
     """Copies of `parameters`, bit for bit, mapped from an unnamed file: the system may drop their pages from memory.
 
     Raises StoreError where the disk refuses. The file's room is free again when the last tensor is gone.

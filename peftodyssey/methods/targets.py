@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from peftodyssey.anatomy import Anatomy, Matrix
+from peftodyssey.anatomy import ModelShape, LinearShape
 
 ALL_LINEAR = "all-linear"
 STORES_TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")  # families made of Conv1D, whose weights are (in, out)
@@ -24,7 +24,7 @@ def listed(targets: str | Sequence[str] | None) -> tuple[str, ...]:
     return (targets,) if isinstance(targets, str) else tuple(targets or ())
 
 
-def targeted(anatomy: Anatomy, targets: str | Sequence[str] | None) -> tuple[Matrix, ...]:
+def targeted(anatomy: ModelShape, targets: str | Sequence[str] | None) -> tuple[LinearShape, ...]:
     """The linear maps of the decoder layers that `targets` means, in module order; all of them for None and `all-linear`."""
     words = listed(targets)
     if not words or words == (ALL_LINEAR,):
@@ -32,7 +32,7 @@ def targeted(anatomy: Anatomy, targets: str | Sequence[str] | None) -> tuple[Mat
     return tuple(m for m in anatomy.linears if any(matches(m.name, word) for word in words))
 
 
-def target_problems(anatomy: Anatomy, targets: str | Sequence[str] | None) -> list[str]:
+def target_problems(anatomy: ModelShape, targets: str | Sequence[str] | None) -> list[str]:
     """One sentence for each target that means no linear map of the decoder layers."""
     leaves = sorted({m.leaf for m in anatomy.linears})
     problems = []

@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.methods.adapter import REWRITING_STARTS
-from peftodyssey.methods.protocol import Attached
-from peftodyssey.recipe.cell import MethodPoint
+from peftodyssey.methods.adapter import BASE_MODIFYING_INITS
+from peftodyssey.methods.protocol import AttachedMethod
+from peftodyssey.recipe.cell import MethodSpec
 
 if TYPE_CHECKING:
     import torch
@@ -47,28 +47,28 @@ class Update:
         return replace(self, **moved)
 
 
-def updates(attached: Attached) -> Iterator[Update]:
+def updates(attached: AttachedMethod) -> Iterator[Update]:
     """The update of every weight that `attached` may have changed, trained here or loaded; a shared weight once."""
     yield from _of_adapter(attached) if attached.adapter else _of_weights(attached)
 
 
-def is_addition(point: MethodPoint) -> bool:
+def is_addition(point: MethodSpec) -> bool:
     """Whether the method's result is its base's matrices plus something: full fine-tuning, LoRA on an unquantised base.
 
     Not so for DoRA, for starts that take a part of the base into the adapter, and for quantised bases.
     """
-    plain = not point.options.get("dora") and not str(point.options.get("init", "")).startswith(REWRITING_STARTS)
+    plain = not point.options.get("dora") and not str(point.options.get("init", "")).startswith(BASE_MODIFYING_INITS)
     return point.quant is None and (point.method == "full" or (point.method == "lora" and plain))
 
 
-def added(attached: Attached, names: Collection[str]) -> dict[str, torch.Tensor]:
+def added(attached: AttachedMethod, names: Collection[str]) -> dict[str, torch.Tensor]:
     """What was added to the base's parameters `names` as they are stored, float32 on the CPU; those left alone are left out."""
     assert is_addition(attached.point), attached.point
     found = (update for update in updates(attached) if update.name in names)
     return {update.name: (update.change.T if update.turned else update.change).cpu() for update in found}
 
 
-def base_norm(attached: Attached) -> float:
+def base_norm(attached: AttachedMethod) -> float:
     """Frobenius norm of all weights of the base as they were before the method, quantised ones as what they stand for."""
     of_adapter, total, seen = _adapter_parameters(attached.base), 0.0, set()
     for name, module in attached.base.named_modules():
@@ -110,7 +110,7 @@ def _adapter_parameters(model: nn.Module) -> set[int]:
     return brought
 
 
-def _of_weights(attached: Attached) -> Iterator[Update]:
+def _of_weights(attached: AttachedMethod) -> Iterator[Update]:
     """Trained or loaded weights against those that are remembered."""
     parameters = dict(attached.base.named_parameters())
     for name, stored in attached.base_weights.items():
@@ -121,11 +121,11 @@ def _of_weights(attached: Attached) -> Iterator[Update]:
 
 
 def _dense(name: str, module: nn.Module, before: torch.Tensor, now: torch.Tensor) -> Update:
-    before, now = _outward(module, before), _outward(module, now)
+    before, now = _to_out_in(module, before), _to_out_in(module, now)
     return Update(name, before, delta=now - before, turned=_turned(module) and now.ndim == 2)
 
 
-def _outward(module: nn.Module, tensor: torch.Tensor) -> torch.Tensor:
+def _to_out_in(module: nn.Module, tensor: torch.Tensor) -> torch.Tensor:
     """A matrix of `module` as (out, in)."""
     return tensor.T if _turned(module) and tensor.ndim == 2 else tensor
 
@@ -137,7 +137,7 @@ def _turned(module: nn.Module) -> bool:
     return isinstance(module, Conv1D)
 
 
-def _of_adapter(attached: Attached) -> Iterator[Update]:
+def _of_adapter(attached: AttachedMethod) -> Iterator[Update]:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import ModulesToSaveWrapper
 
@@ -155,7 +155,7 @@ def _of_copy(name: str, module: Any) -> Iterator[Update]:
         yield _dense(f"{name}.{key}", module.original_module, parameter.detach().float(), now[key].detach().float())
 
 
-def _of_layer(attached: Attached, name: str, layer: Any) -> Iterator[Update]:
+def _of_layer(attached: AttachedMethod, name: str, layer: Any) -> Iterator[Update]:
     """One layer of PEFT's: low-rank where it is so, else what merging it makes of the weight."""
     from peft.tuners.lora import LoraLayer
 
@@ -189,7 +189,7 @@ def _factors(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return left * layer.scaling[ADAPTER], right
 
 
-def _low_rank(attached: Attached, name: str, layer: Any) -> Update:
+def _low_rank(attached: AttachedMethod, name: str, layer: Any) -> Update:
     """B A, less what the start took out of the base where it did: then the base is the one that is remembered."""
     import torch
 
@@ -197,11 +197,11 @@ def _low_rank(attached: Attached, name: str, layer: Any) -> Update:
     turned = _turned(layer.get_base_layer())
     original = attached.base_weights.get(f"{name}.weight")
     if original is None:
-        return Update(f"{name}.weight", _outward(layer.get_base_layer(), weight), left=left, right=right, turned=turned)
-    base = _outward(layer.get_base_layer(), original.to(weight.device).float())
+        return Update(f"{name}.weight", _to_out_in(layer.get_base_layer(), weight), left=left, right=right, turned=turned)
+    base = _to_out_in(layer.get_base_layer(), original.to(weight.device).float())
     parts = [attached.start.get(f"base_model.model.{name}.{part}.{ADAPTER}.weight") for part in ("lora_B", "lora_A")]
     if parts[0] is None or parts[1] is None:  # loaded: how it started is not in the folder
-        return Update(f"{name}.weight", base, delta=_outward(layer.get_base_layer(), weight) + left @ right - base, turned=turned)
+        return Update(f"{name}.weight", base, delta=_to_out_in(layer.get_base_layer(), weight) + left @ right - base, turned=turned)
     first_left, first_right = (part.to(weight.device).float() for part in parts)
     both = torch.cat([left, -layer.scaling[ADAPTER] * first_left], 1), torch.cat([right, first_right], 0)
     return Update(f"{name}.weight", base, left=both[0], right=both[1], turned=turned)
@@ -209,14 +209,14 @@ def _low_rank(attached: Attached, name: str, layer: Any) -> Update:
 
 def _dora(name: str, layer: Any) -> Update:
     """m (W + s B A) / ||W + s B A|| - W, norms over the inputs of each output (arXiv 2402.09353, equation 5)."""
-    weight = _outward(layer.get_base_layer(), _weight(layer.get_base_layer()))
+    weight = _to_out_in(layer.get_base_layer(), _weight(layer.get_base_layer()))
     left, right = _factors(layer)
     moved = weight + left @ right
     magnitude = layer.lora_magnitude_vector[ADAPTER].weight.detach().float()
     return Update(f"{name}.weight", weight, delta=magnitude[:, None] * moved / moved.norm(dim=1, keepdim=True) - weight)
 
 
-def _merged(attached: Attached, name: str, layer: Any) -> Iterator[Update]:
+def _merged(attached: AttachedMethod, name: str, layer: Any) -> Iterator[Update]:
     """What PEFT's merge makes of the layer's own weights, in float32, which are put back afterwards."""
     inner = layer.get_base_layer()
     held = {key: parameter.data for key, parameter in inner.named_parameters()}

@@ -11,23 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import MethodError
-from peftodyssey.methods.protocol import Attached
-from peftodyssey.methods.spill import MAPPED_COPY_BYTES, spilled
-from peftodyssey.recipe.cell import MethodPoint
+from peftodyssey.methods.protocol import AttachedMethod
+from peftodyssey.methods.spill import MAPPED_COPY_BYTES, mmap_copy
+from peftodyssey.recipe.cell import MethodSpec
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
 
-def copies(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+def snapshot(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
     """Copies on the CPU, in the type they are stored in; large ones in a file, so that they take no memory for good."""
     if sum(p.numel() * p.element_size() for p in parameters.values()) > MAPPED_COPY_BYTES:
-        return spilled(parameters)
+        return mmap_copy(parameters)
     return {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
 
 
-def attach_weights(model: PreTrainedModel, names: Collection[str], point: MethodPoint) -> Attached:
+def attach_weights(model: PreTrainedModel, names: Collection[str], point: MethodSpec) -> AttachedMethod:
     """Makes the parameters `names` of `model` trainable and freezes the rest.
 
     Trained weights become float32 unless `master_weights: same` (half-precision steps below their resolution are lost);
@@ -35,15 +35,15 @@ def attach_weights(model: PreTrainedModel, names: Collection[str], point: Method
     """
     model.requires_grad_(False)
     chosen = {name: p for name, p in model.named_parameters() if name in names}
-    before = copies(chosen)
+    before = snapshot(chosen)
     for parameter in chosen.values():
         if point.options.get("master_weights", "fp32") == "fp32":
             parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
-    return Attached(point.method, point, model, model, chosen, adapter=False, start=before, base_weights=before)
+    return AttachedMethod(point.method, point, model, model, chosen, adapter=False, start=before, base_weights=before)
 
 
-def detach_weights(attached: Attached) -> PreTrainedModel:
+def detach_weights(attached: AttachedMethod) -> PreTrainedModel:
     """The base with its weights put back in their own type, bit for bit, and nothing trainable."""
     parameters = dict(attached.base.named_parameters())
     for name, stored in attached.base_weights.items():
@@ -53,12 +53,12 @@ def detach_weights(attached: Attached) -> PreTrainedModel:
     return attached.base
 
 
-def export_model(attached: Attached, folder: Path, base_name: str | None = None) -> None:
+def export_model(attached: AttachedMethod, folder: Path, base_name: str | None = None) -> None:
     """Writes the whole model as transformers loads it: config.json and safetensors, in the type it was trained in."""
     attached.base.save_pretrained(folder, safe_serialization=True)
 
 
-def merge_weights(attached: Attached, base: PreTrainedModel | None = None) -> tuple[PreTrainedModel, dict[str, Any]]:
+def merge_weights(attached: AttachedMethod, base: PreTrainedModel | None = None) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model itself: its weights are the update, so nothing is rounded."""
     attached.base.requires_grad_(False)
     return attached.base, {"matrices": 0, "stored_as": stored_as(attached.base.parameters()), "rounding_share": 0.0}
@@ -69,7 +69,7 @@ def stored_as(parameters: Iterable[torch.nn.Parameter]) -> str:
     return "+".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters}))
 
 
-def load_model_folder(model: PreTrainedModel, folder: Path, point: MethodPoint) -> Attached:
+def load_model_folder(model: PreTrainedModel, folder: Path, point: MethodSpec) -> AttachedMethod:
     """The weights in `folder` on `model`, in place, for scoring; they must have the model's names and shapes."""
     if getattr(model, "is_quantized", False):
         raise MethodError(
@@ -78,11 +78,11 @@ def load_model_folder(model: PreTrainedModel, folder: Path, point: MethodPoint) 
     parameters = dict(model.named_parameters())
     found = _parameters_in(folder)
     _refuse_other_model(folder, parameters, found)
-    before = copies(parameters)
+    before = snapshot(parameters)
     for name, parameter in parameters.items():
         parameter.data = found[name].detach().to(parameter.device, parameter.dtype)
     model.requires_grad_(False)
-    return Attached(point.method, point, model, model, {}, adapter=False, start=before, base_weights=before)
+    return AttachedMethod(point.method, point, model, model, {}, adapter=False, start=before, base_weights=before)
 
 
 def _parameters_in(folder: Path) -> dict[str, torch.nn.Parameter]:
@@ -141,7 +141,7 @@ def frozen_digest(model: torch.nn.Module, trainable: Collection[str] = ()) -> st
     return digest.hexdigest()
 
 
-def moved(attached: Attached) -> float:
+def max_change(attached: AttachedMethod) -> float:
     """The largest change of one trained number since `attach`: 0 means that nothing was trained. NaN where one became NaN."""
     import torch
 

@@ -10,14 +10,14 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from peftodyssey.methods.protocol import Attached
-from peftodyssey.methods.weights import copies
+from peftodyssey.methods.protocol import AttachedMethod
+from peftodyssey.methods.weights import snapshot
 
 ToShare = Callable[[float], None]
 
 
 @contextlib.contextmanager
-def scaled(attached: Attached) -> Iterator[ToShare]:
+def scaled(attached: AttachedMethod) -> Iterator[ToShare]:
     """A function that gives the model a share of its update; afterwards it has all of it, bit for bit."""
     to_share = _products(attached) if attached.adapter else _weights(attached)
     try:
@@ -26,7 +26,7 @@ def scaled(attached: Attached) -> Iterator[ToShare]:
         to_share(1.0)
 
 
-def _products(attached: Attached) -> ToShare:
+def _products(attached: AttachedMethod) -> ToShare:
     layers: list[Any] = [m for m in attached.model.modules() if hasattr(m, "lora_A") and "default" in m.lora_A]
     assert layers, "the recipe allows this for LoRA and for the model's own weights"
     whole = [layer.scaling["default"] for layer in layers]
@@ -38,12 +38,12 @@ def _products(attached: Attached) -> ToShare:
     return to_share
 
 
-def _weights(attached: Attached) -> ToShare:
+def _weights(attached: AttachedMethod) -> ToShare:
     import torch
 
     places = dict(attached.model.named_parameters())
     parameters = {name: places[name] for name in attached.start}
-    adapted = copies(parameters)
+    adapted = snapshot(parameters)
 
     @torch.no_grad()
     def to_share(share: float) -> None:

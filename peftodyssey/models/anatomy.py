@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peftodyssey.anatomy import Anatomy, Matrix
+from peftodyssey.anatomy import ModelShape, LinearShape
 
 # One decoder layer: (name inside the layer, out_features, in_features, bias), in module order.
 Linears = list[tuple[str, int, int, bool]]
@@ -51,7 +51,7 @@ class _Family:
     head_bias: bool = False
 
 
-def anatomy(config: Mapping[str, Any]) -> Anatomy:
+def anatomy(config: Mapping[str, Any]) -> ModelShape:
     """The Anatomy of the `AutoModelForCausalLM` that `config` (a config.json) describes.
 
     Raises ModelError for a family that transformers does not know.
@@ -95,13 +95,13 @@ def _positions(config: Mapping[str, Any]) -> Any:
     return _first(config, "max_position_embeddings", "n_positions")
 
 
-def _analytic(config: Mapping[str, Any], family: _Family, sizes: _Sizes) -> Anatomy:
+def _analytic(config: Mapping[str, Any], family: _Family, sizes: _Sizes) -> ModelShape:
     layers = _first(config, "num_hidden_layers", "n_layer")
     vocabulary, learned = config["vocab_size"], config["model_type"] == "gpt2"
     tied = bool(config.get("tie_word_embeddings", family.tied))
     one_layer = family.linears(sizes)
     inside, outside = family.norms(sizes)
-    return Anatomy(
+    return ModelShape(
         family=config["model_type"],
         vocabulary=vocabulary,
         hidden=sizes.hidden,
@@ -114,7 +114,7 @@ def _analytic(config: Mapping[str, Any], family: _Family, sizes: _Sizes) -> Anat
         tied=tied,
         gated=family.gated,
         linears=tuple(
-            Matrix(f"{family.layers}.{layer}.{name}", rows, columns, bias, layer)
+            LinearShape(f"{family.layers}.{layer}.{name}", rows, columns, bias, layer)
             for layer in range(layers)
             for name, rows, columns, bias in one_layer
         ),

@@ -23,8 +23,8 @@ from peftodyssey.models.anatomy import FAMILIES
 
 NAME = "documents"  # of this attention in transformers' registry
 WIDEST_HEAD = 256  # of FlashAttention 2
-LONG = 512  # tokens of a row on a CPU: in shorter ones a mask costs less than telling documents apart
-FILLED_TO = 64  # tokens: documents whose lengths round up to the same multiple are alike
+MIN_VARLEN_TOKENS_CPU = 512  # tokens of a row on a CPU: in shorter ones a mask costs less than telling documents apart
+LENGTH_BUCKET = 64  # tokens: documents whose lengths round up to the same multiple are alike
 CLOSE = 0.05  # of the trial: a few roundings in bf16
 
 
@@ -38,18 +38,18 @@ def install(model: Any) -> None:
         from transformers import AttentionInterface
         from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-        AttentionInterface.register(NAME, attend)
+        AttentionInterface.register(NAME, varlen_attention_forward)
         AttentionMaskInterface.register(NAME, sdpa_mask)
         model.config._attn_implementation = NAME
 
 
-def takes_ends(model: Any, device: torch.device, row_tokens: int) -> bool:
+def supports_varlen(model: Any, device: torch.device, row_tokens: int) -> bool:
     """Whether a pass of such rows on `device`, under the autocast of now, may be given `ends` as its mask."""
     config = model.config.get_text_config()
     if config._attn_implementation != NAME or device.type not in ("cpu", "cuda"):
         return False
     if device.type == "cpu":
-        return row_tokens >= LONG
+        return row_tokens >= MIN_VARLEN_TOKENS_CPU
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return head_dim <= WIDEST_HEAD and _computes_in(model) == torch.bfloat16 and flash_works(device)
 
@@ -61,7 +61,7 @@ def _computes_in(model: nn.Module) -> torch.dtype:
     return next(p.dtype for p in model.parameters() if p.dtype.is_floating_point)
 
 
-def ends(segments_bt: np.ndarray) -> np.ndarray:
+def cu_seqlens(segments_bt: np.ndarray) -> np.ndarray:
     """Where the documents of a batch end, int32 (1, 1, 1, n): 0, the end of each in the rows laid end to end, the last repeated.
 
     The four dimensions are those of a mask, which transformers hands through. n is a power of two, so that batches seldom differ in
@@ -74,7 +74,7 @@ def ends(segments_bt: np.ndarray) -> np.ndarray:
     return padded[None, None, None]
 
 
-def attend(
+def varlen_attention_forward(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -93,13 +93,13 @@ def attend(
         return plain
     assert dropout == 0.0, "a base is trained without dropout"
     rows, _, tokens, _ = query.shape
-    way = _by_flash if query.is_cuda else _side_by_side
+    way = _flash_varlen if query.is_cuda else _bucketed_sdpa
     flat = (x.transpose(1, 2).reshape(rows * tokens, x.shape[1], x.shape[3]) for x in (query, key, value))
     out = way(*flat, attention_mask.flatten(), tokens, scaling, sliding_window)
     return out.view(rows, tokens, *out.shape[1:]), None
 
 
-def _side_by_side(query: Tensor, key: Tensor, value: Tensor, ends_n: Tensor, longest: int, scaling: float | None, window: int | None) -> Tensor:
+def _bucketed_sdpa(query: Tensor, key: Tensor, value: Tensor, ends_n: Tensor, longest: int, scaling: float | None, window: int | None) -> Tensor:
     """(tokens, h, d) each: torch's own kernel on documents of like length at a time.
 
     They are filled up on the right, where causal attention does not look, with copies of their last token.
@@ -109,7 +109,7 @@ def _side_by_side(query: Tensor, key: Tensor, value: Tensor, ends_n: Tensor, lon
     begins, lengths = bounds[:-1][lengths > 0], lengths[lengths > 0]
     if len(set(lengths.tolist())) == 1:
         return _together((query, key, value), len(lengths), scaling, window)
-    sizes = -(-lengths // FILLED_TO) * FILLED_TO
+    sizes = -(-lengths // LENGTH_BUCKET) * LENGTH_BUCKET
     there, back, shapes = [], np.empty(bounds[-1], np.int64), []
     for size in np.unique(sizes):
         alike = np.flatnonzero(sizes == size)
@@ -128,13 +128,13 @@ def _side_by_side(query: Tensor, key: Tensor, value: Tensor, ends_n: Tensor, lon
 def _together(parts: Sequence[Tensor], documents: int, scaling: float | None, window: int | None) -> Tensor:
     """Documents of one length laid end to end, (documents * length, h, d) each."""
     query, key, value = (part.unflatten(0, (documents, -1)).transpose(1, 2) for part in parts)
-    near = _near(query.shape[2], window, query.device)
+    near = _sliding_window_mask(query.shape[2], window, query.device)
     grouped = {"enable_gqa": True} if query.shape[1] != key.shape[1] else {}
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=near, is_causal=near is None, scale=scaling, **grouped)
     return out.transpose(1, 2).flatten(0, 1)
 
 
-def _near(tokens: int, window: int | None, device: torch.device) -> Tensor | None:
+def _sliding_window_mask(tokens: int, window: int | None, device: torch.device) -> Tensor | None:
     """The mask of a document that is longer than the window; None for others."""
     if window is None or tokens <= window:
         return None
@@ -142,7 +142,7 @@ def _near(tokens: int, window: int | None, device: torch.device) -> Tensor | Non
     return (back >= 0) & (back < window)
 
 
-def _by_flash(query: Tensor, key: Tensor, value: Tensor, ends_n: Tensor, longest: int, scaling: float | None, window: int | None) -> Tensor:
+def _flash_varlen(query: Tensor, key: Tensor, value: Tensor, ends_n: Tensor, longest: int, scaling: float | None, window: int | None) -> Tensor:
     """(tokens, h, d) each: FlashAttention, all documents at once; nothing is asked of the host."""
     from torch.nn.attention.varlen import varlen_attn
 
@@ -177,14 +177,14 @@ def flash_works(device: torch.device) -> bool:
 def _trial(device: torch.device) -> bool:
     ends_n = torch.tensor([0, 5, 6, 40, 40, 40], dtype=torch.int32, device=device)
     with torch.enable_grad(), torch.autocast("cuda", enabled=False):
-        return all(_agree(ends_n, kv_heads, window) for kv_heads, window in ((4, None), (2, None), (4, 3)))
+        return all(_matches_sdpa(ends_n, kv_heads, window) for kv_heads, window in ((4, None), (2, None), (4, 3)))
 
 
-def _agree(ends_n: Tensor, kv_heads: int, window: int | None) -> bool:
+def _matches_sdpa(ends_n: Tensor, kv_heads: int, window: int | None) -> bool:
     numbers = torch.arange(40 * 4 * 64, dtype=torch.float64, device=ends_n.device)
     drawn = (2 * torch.sin(numbers * numbers)).view(40, 4, 64).bfloat16()
     results = []
-    for way in (_by_flash, _side_by_side):
+    for way in (_flash_varlen, _bucketed_sdpa):
         own = [drawn[:, :heads].roll(n, 0).clone().requires_grad_() for n, heads in enumerate((4, kv_heads, kv_heads))]
         out = way(*own, ends_n, 34, None, window)
         results.append([out.detach(), *torch.autograd.grad(out, own, drawn)])

@@ -149,7 +149,7 @@ def _damaged(path: Path, what: str) -> ModelError:
     return ModelError(f"{path} is truncated or damaged: {what}", "copy or download the file again")
 
 
-def laid_out(folder: Path, weights: Path, fingerprint: str) -> Path:
+def link_as_model_folder(folder: Path, weights: Path, fingerprint: str) -> Path:
     """A folder in the cache in which `weights`, one file of a ladder, is called as transformers expects it."""
     place = assets.cache_folder() / "rungs" / fingerprint[:32]
     place.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*inputs: Any) -> Any:
-        if not worth(inputs[0]) or function.__name__ in _broken:
+        if not should_compile(inputs[0]) or function.__name__ in _broken:
             return None
         try:
             return made()(*inputs)
@@ -39,7 +39,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def worth(rows_nd: Tensor) -> bool:
+def should_compile(rows_nd: Tensor) -> bool:
     """Whether a compiled kernel pays for such rows: real ones, on a card, and wide."""
     return rows_nd.is_cuda and type(rows_nd) in (Tensor, torch.nn.Parameter) and rows_nd.shape[-1] >= NARROW
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from peftodyssey.models.mode import pinned
+from peftodyssey.models.mode import scoring_mode
 
 _VERDICT = "_odyssey_split"
 
@@ -37,7 +37,7 @@ def _same(model: nn.Module, base: nn.Module, backbone: nn.Module, head: nn.Linea
     if getattr(base.config.get_text_config(), "final_logit_softcapping", None) is not None:
         return False
     ids_bt = torch.arange(16, device=head.weight.device).reshape(2, 8) % head.out_features
-    with pinned(model):
+    with scoring_mode(model):
         expected = model(input_ids=ids_bt, use_cache=False).logits
         logits = head(backbone(input_ids=ids_bt, use_cache=False).last_hidden_state)
     return expected.shape == logits.shape and bool((expected - logits).abs().max() <= 1e-6 * expected.abs().max())

@@ -54,7 +54,7 @@ def find(name: str, revision: str | None, weights: str = "safetensors") -> HubMo
             f"look for a converted revision (refs/pr/...) of the repository, or {BIN_HINT}",
         )
     ending = ".bin" if pickled else ".safetensors"
-    ask(name, commit, lambda: _snapshot(name, commit, SMALL))
+    hub_call(name, commit, lambda: _snapshot(name, commit, SMALL))
     return HubModel(place, commit, sum(size for file, size in files.items() if file.endswith(ending)), pickled)
 
 
@@ -62,7 +62,7 @@ def config_folder(name: str, revision: str | None) -> Path:
     """The snapshot folder of a revision, with its config.json in it."""
     from huggingface_hub import hf_hub_download
 
-    return Path(ask(name, revision, lambda: hf_hub_download(name, "config.json", revision=revision))).parent
+    return Path(hub_call(name, revision, lambda: hf_hub_download(name, "config.json", revision=revision))).parent
 
 
 def download_weights(name: str, commit: str, pickled: bool = False) -> Path:
@@ -70,8 +70,8 @@ def download_weights(name: str, commit: str, pickled: bool = False) -> Path:
     from peftodyssey.models.folder import check_weights
 
     if pickled:
-        return Path(ask(name, commit, lambda: _snapshot(name, commit, [*SMALL, *PATTERNS])))
-    folder = Path(ask(name, commit, lambda: _snapshot(name, commit, SMALL + WEIGHTS)))
+        return Path(hub_call(name, commit, lambda: _snapshot(name, commit, [*SMALL, *PATTERNS])))
+    folder = Path(hub_call(name, commit, lambda: _snapshot(name, commit, SMALL + WEIGHTS)))
     check_weights(folder)
     return folder
 
@@ -106,7 +106,7 @@ def _listing(name: str, commit: str) -> dict[str, int]:
         return {path.name: path.stat().st_size for pattern in ("*.safetensors", "*.bin") for path in there.glob(pattern)}
 
 
-def ask(name: str, revision: str | None, question: Callable[[], T]) -> T:
+def hub_call(name: str, revision: str | None, question: Callable[[], T]) -> T:
     """The answer of the Hub, its many errors turned into sentences."""
     from huggingface_hub import errors
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftodyssey.models import kernels, lean_attention
-from peftodyssey.models.mode import is_4bit, pinned
+from peftodyssey.models.mode import is_4bit, scoring_mode
 
 PROBED_ROWS = 4
 Dropped = Callable[[Tensor, str, float], Tensor]
@@ -27,14 +27,14 @@ CLOSE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.
 
 
 @contextlib.contextmanager
-def leaned(model: nn.Module, compute: torch.dtype | None, dropped: Dropped | None = None) -> Iterator[bool]:
+def patch_model(model: nn.Module, compute: torch.dtype | None, dropped: Dropped | None = None) -> Iterator[bool]:
     """Lean forwards in the body; its value: whether products still need autocast to `compute` (None: no lower precision).
 
     `dropped(x, target, share)` is the dropout of LoRA modules; without it they draw their own.
     """
     exchanged: list[nn.Module] = []
     known: dict[Any, Any] = {LIKE: next(p for p in model.parameters() if p.is_floating_point())}
-    with pinned(model):
+    with scoring_mode(model):
         forms = [
             (module, _lean_forward(name, module, compute, known, dropped))
             for name, module in model.named_modules()
@@ -45,18 +45,18 @@ def leaned(model: nn.Module, compute: torch.dtype | None, dropped: Dropped | Non
             module.forward = forward  # type: ignore[method-assign,assignment]
             exchanged.append(module)
     try:
-        yield compute is not None and not _speaks(model, exchanged, compute)
+        yield compute is not None and not _needs_no_autocast(model, exchanged, compute)
     finally:
         for module in exchanged:
             del module.forward  # the class's own shows again
 
 
-def leaned_on_card(model: nn.Module, compute: torch.dtype | None, device: torch.device) -> contextlib.AbstractContextManager[bool]:
+def patch_model_on_cuda(model: nn.Module, compute: torch.dtype | None, device: torch.device) -> contextlib.AbstractContextManager[bool]:
     """`leaned` for scoring, where it pays: on a card. On a CPU a model is scored by transformers' own arithmetic."""
-    return leaned(model, compute) if device.type == "cuda" else contextlib.nullcontext(compute is not None)
+    return patch_model(model, compute) if device.type == "cuda" else contextlib.nullcontext(compute is not None)
 
 
-def _speaks(model: nn.Module, exchanged: list[nn.Module], compute: torch.dtype) -> bool:
+def _needs_no_autocast(model: nn.Module, exchanged: list[nn.Module], compute: torch.dtype) -> bool:
     """Whether all weights are in `compute` but those of exchanged LoRA modules, which cast for themselves."""
     lora = {id(p) for m in exchanged if hasattr(m, "lora_A") for p in m.parameters() if p.requires_grad}
     return all(p.dtype == compute for p in model.parameters() if p.is_floating_point() and id(p) not in lora)
@@ -92,7 +92,7 @@ def _lora(target: str, module: Any, dropped: Dropped | None) -> Callable[..., Te
     base = module.get_base_layer()
     if not isinstance(module.lora_A["default"], nn.Linear) or any(p.requires_grad for p in base.parameters()):
         return None
-    weight = frozen_weight(base)
+    weight = dequantized_weight_fn(base)
 
     def forward(x: Tensor, *more: Any, **named: Any) -> Tensor:
         if module.disable_adapters or module.merged or more or named:
@@ -111,7 +111,7 @@ def _lora(target: str, module: Any, dropped: Dropped | None) -> Callable[..., Te
     return forward
 
 
-def frozen_weight(base: Any) -> Callable[[], Tensor] | None:
+def dequantized_weight_fn(base: Any) -> Callable[[], Tensor] | None:
     """What gives the (outputs, inputs) weight of a linear map, unpacked each time; None where only the map itself knows."""
     if is_4bit(base):
         from bitsandbytes.functional import dequantize_4bit

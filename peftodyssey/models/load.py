@@ -13,7 +13,7 @@ from torch import nn
 from peftodyssey.errors import ModelError
 from peftodyssey.models import documents
 from peftodyssey.models.meta import is_linear, layer_of
-from peftodyssey.models.mode import pin_mode
+from peftodyssey.models.mode import set_scoring_mode
 from peftodyssey.models.quantised import bnb_config, random_quantised
 from peftodyssey.models.quiet import quiet
 from peftodyssey.models.source import RANDOM_SEED, ModelSource, weights_folder
@@ -21,9 +21,9 @@ from peftodyssey.models.source import RANDOM_SEED, ModelSource, weights_folder
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from peftodyssey.recipe.cell import QuantPoint
+    from peftodyssey.recipe.cell import QuantSpec
 
-__all__ = ["DTYPES", "linear_names", "load", "pin_mode", "zero_dropout"]
+__all__ = ["DTYPES", "linear_names", "load", "set_scoring_mode", "zero_dropout"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,7 +32,7 @@ def load(
     source: ModelSource,
     *,
     precision: str,
-    quant: QuantPoint | None = None,
+    quant: QuantSpec | None = None,
     device: str | torch.device = "cpu",
     attn: str = "sdpa",
 ) -> PreTrainedModel:
@@ -90,7 +90,7 @@ def zero_dropout(config: PreTrainedConfig) -> None:
 
 
 def _pretrained(
-    source: ModelSource, config: PreTrainedConfig, dtype: torch.dtype, quant: QuantPoint | None, device: torch.device
+    source: ModelSource, config: PreTrainedConfig, dtype: torch.dtype, quant: QuantSpec | None, device: torch.device
 ) -> PreTrainedModel:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -117,7 +117,7 @@ def _pretrained(
 
 
 def _random(
-    config: PreTrainedConfig, dtype: torch.dtype, quant: QuantPoint | None, device: torch.device
+    config: PreTrainedConfig, dtype: torch.dtype, quant: QuantSpec | None, device: torch.device
 ) -> PreTrainedModel:
     """Initial weights at a fixed seed, made on the device in their final type."""
     from transformers import AutoModelForCausalLM

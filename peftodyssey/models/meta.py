@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.anatomy import Anatomy, Matrix
+from peftodyssey.anatomy import ModelShape, LinearShape
 from peftodyssey.errors import ModelError
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ def layer_of(name: str) -> int | None:
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
-def matrix(name: str, module: Any) -> Matrix:
+def matrix(name: str, module: Any) -> LinearShape:
     """The Matrix of one linear module; Conv1D stores its weight as (in, out)."""
     rows, columns = module.weight.shape if not hasattr(module, "nf") else module.weight.shape[::-1]
-    return Matrix(name, rows, columns, module.bias is not None, layer_of(name))
+    return LinearShape(name, rows, columns, module.bias is not None, layer_of(name))
 
 
-def meta_anatomy(config: Mapping[str, Any]) -> Anatomy:
+def meta_anatomy(config: Mapping[str, Any]) -> ModelShape:
     """The Anatomy of `config` counted on the real module tree. What is neither linear, embedding nor head counts as norm."""
     from torch import nn
 
@@ -70,7 +70,7 @@ def meta_anatomy(config: Mapping[str, Any]) -> Anatomy:
     norm_total = sum(p.numel() for p in norms.values()) - embedding - head_parameters
     heads = text.num_attention_heads
     intermediate = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * text.hidden_size
-    return Anatomy(
+    return ModelShape(
         family=text.model_type,
         vocabulary=text.vocab_size,
         hidden=text.hidden_size,

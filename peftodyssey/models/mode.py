@@ -14,7 +14,7 @@ def is_4bit(module: nn.Module) -> bool:
     return type(module._parameters.get("weight")).__name__ == "Params4bit"
 
 
-def pin_mode(model: nn.Module) -> nn.Module:
+def set_scoring_mode(model: nn.Module) -> nn.Module:
     """Sets the mode for scoring: evaluation, but 4-bit modules on a CPU stay in training mode.
 
     bitsandbytes 0.50 repacks their bytes in an evaluation-mode forward on CPUs with AVX512-BF16, after which gradients
@@ -28,10 +28,10 @@ def pin_mode(model: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def pinned(model: nn.Module) -> Iterator[None]:
+def scoring_mode(model: nn.Module) -> Iterator[None]:
     """Scoring mode without gradients while the body runs; every module's own mode afterwards as before."""
     modes = [(module, module.training) for module in model.modules()]
-    pin_mode(model)
+    set_scoring_mode(model)
     try:
         with torch.no_grad():
             yield

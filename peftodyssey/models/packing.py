@@ -30,9 +30,9 @@ def packed_inputs(
     inputs = {"input_ids": on_device(input_ids_bt, device), "position_ids": on_device(position_ids_bt, device), "use_cache": False}
     config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
     segments = np.asarray(segments_bt)
-    if may_take_ends and documents.takes_ends(model, device, segments.shape[1]):
-        return {**inputs, "attention_mask": torch.from_numpy(documents.ends(segments)).to(device, non_blocking=True)}
-    if config.model_type in documents.FAMILIES and _restarts_say_it_all(np.asarray(position_ids_bt), segments):
+    if may_take_ends and documents.supports_varlen(model, device, segments.shape[1]):
+        return {**inputs, "attention_mask": torch.from_numpy(documents.cu_seqlens(segments)).to(device, non_blocking=True)}
+    if config.model_type in documents.FAMILIES and _positions_encode_segments(np.asarray(position_ids_bt), segments):
         return inputs
     dtype = next(p.dtype for p in model.parameters() if p.dtype.is_floating_point)
     return {**inputs, "attention_mask": _mask(config, inputs["position_ids"], on_device(segments, device), dtype)}
@@ -43,7 +43,7 @@ def on_device(array: np.ndarray | Tensor, device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device, non_blocking=True)
 
 
-def _restarts_say_it_all(position_ids_bt: np.ndarray, segments_bt: np.ndarray) -> bool:
+def _positions_encode_segments(position_ids_bt: np.ndarray, segments_bt: np.ndarray) -> bool:
     """Whether positions jump exactly where a new segment begins."""
     return np.array_equal(np.diff(position_ids_bt) != 1, np.diff(segments_bt) != 0)
 

@@ -14,10 +14,10 @@ from peftodyssey.models.meta import is_linear, layer_of
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
-    from peftodyssey.recipe.cell import QuantPoint
+    from peftodyssey.recipe.cell import QuantSpec
 
 
-def bnb_config(quant: QuantPoint, dtype: torch.dtype) -> BitsAndBytesConfig:
+def bnb_config(quant: QuantSpec, dtype: torch.dtype) -> BitsAndBytesConfig:
     """transformers' settings of `quant`, arithmetic in `dtype`. Raises ModelError without bitsandbytes."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(f"quant: {quant.kind} needs bitsandbytes, which is not installed", "pip install bitsandbytes")
@@ -34,7 +34,7 @@ def bnb_config(quant: QuantPoint, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def random_quantised(
-    config: PreTrainedConfig, dtype: torch.dtype, quant: QuantPoint, device: torch.device
+    config: PreTrainedConfig, dtype: torch.dtype, quant: QuantSpec, device: torch.device
 ) -> PreTrainedModel:
     """Random weights quantised as they are made, one matrix at a time: the unquantised whole never exists."""
     from transformers import AutoModelForCausalLM
@@ -57,7 +57,7 @@ def random_quantised(
     return model
 
 
-def _stored(module: nn.Module, quant: QuantPoint, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def _stored(module: nn.Module, quant: QuantSpec, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The bitsandbytes form of a linear map, its weight quantised on `device`; the bias stays as it is."""
     import bitsandbytes as bnb
 

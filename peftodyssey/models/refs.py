@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from peftodyssey.errors import ModelError
-from peftodyssey.models.hub import ask
+from peftodyssey.models.hub import hub_call
 
 PREFIX = "models--"
 
@@ -51,7 +51,7 @@ def listed(repository: str) -> tuple[list[str], str]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     try:
-        found = ask(repository, None, lambda: HfApi().list_repo_refs(repository, repo_type="model"))
+        found = hub_call(repository, None, lambda: HfApi().list_repo_refs(repository, repo_type="model"))
     except ModelError as error:
         folder = Path(HF_HUB_CACHE) / (PREFIX + repository.replace("/", "--"))
         if not is_cache(folder):

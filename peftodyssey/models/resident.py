@@ -23,7 +23,7 @@ from peftodyssey.errors import OdysseyError
 SAMPLE_EVERY_S = 0.005
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 HIGH_WATER = re.compile(r"^VmHWM:\s*(\d+) kB", re.MULTILINE)
-SHORTAGES = (  # what the libraries below torch.OutOfMemoryError say
+OOM_MESSAGES = (  # what the libraries below torch.OutOfMemoryError say
     "DefaultCPUAllocator", "not enough memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )  # fmt: skip
@@ -33,16 +33,16 @@ class OverBudget(MemoryError):
     """The process was larger than it may be; the message says by how much."""
 
 
-def is_shortage(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that memory ran out: the card's, the host's, or the stated budget."""
     if isinstance(error, OdysseyError):
         return False
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in SHORTAGES)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OOM_MESSAGES)
 
 
-def give_back(device: torch.device) -> None:
+def release_memory(device: torch.device) -> None:
     """Free what nothing refers to any more: objects in cycles, a card's cache, free pages of glibc's heaps.
 
     glibc keeps freed tensors of up to 32 MiB where anything lies behind them; they stay resident, and would be held
@@ -66,7 +66,7 @@ def resident_bytes() -> int:
     return psutil.Process().memory_info().rss
 
 
-class Watch(NamedTuple):
+class RssBudget(NamedTuple):
     """Two functions that hold a process against its budget; both do nothing where there is none."""
 
     anew: Callable[[], None]  # forgets how high the process rose before, and gives back what that left
@@ -74,14 +74,14 @@ class Watch(NamedTuple):
 
 
 @contextlib.contextmanager
-def watched(budget_bytes: int | None) -> Iterator[Watch]:
+def watched(budget_bytes: int | None) -> Iterator[RssBudget]:
     """The watch over `budget_bytes` of resident memory; None: no budget."""
     if budget_bytes is None:
-        yield Watch(lambda: None, lambda: None)
+        yield RssBudget(lambda: None, lambda: None)
         return
-    with highest() as peak_bytes:
+    with peak_rss() as peak_bytes:
 
-        def anew() -> None:
+        def reset_peak() -> None:
             trim()
             peak_bytes()
 
@@ -90,11 +90,11 @@ def watched(budget_bytes: int | None) -> Iterator[Watch]:
             if peak > budget_bytes:
                 raise OverBudget(f"{gib(peak)} resident")
 
-        yield Watch(anew, check)
+        yield RssBudget(reset_peak, check)
 
 
 @contextlib.contextmanager
-def highest() -> Iterator[Callable[[], int]]:
+def peak_rss() -> Iterator[Callable[[], int]]:
     """A function that gives the largest resident size, in bytes, since it was called last.
 
     Linux counts it and lets it be counted anew; elsewhere it is sampled two hundred times a second.

@@ -18,7 +18,7 @@ AMBER_CHUNK = 1_706_976 * 2_048
 
 
 @dataclass(frozen=True)
-class Facts:
+class PublishedSchedule:
     """One ladder as its authors describe it. Steps count optimiser steps, Amber's count chunks of text."""
 
     tokens_per_step: int
@@ -34,39 +34,39 @@ class Facts:
 _COSINE = {"shape": "cosine", "floor": 0.1}
 _PYTHIA = {"tokens_per_step": STEP_2M, **_COSINE, "warmup_steps": 1_430, "end_step": 143_000}
 
-LADDERS: tuple[tuple[str, Facts], ...] = (
+LADDERS: tuple[tuple[str, PublishedSchedule], ...] = (
     (
         r"allenai/OLMo-1B(-hf)?",
-        Facts(STEP_4M, **_COSINE, peak_lr=4e-4, warmup_steps=2_000, end_step=739_328),
+        PublishedSchedule(STEP_4M, **_COSINE, peak_lr=4e-4, warmup_steps=2_000, end_step=739_328),
     ),
     (
         r"allenai/OLMo-2-0425-1B(-early-training)?",
-        Facts(STEP_2M, **_COSINE, peak_lr=4e-4, warmup_steps=4_000, end_step=5e12 / STEP_2M, stage1_tokens=4_001 * 10**9),
+        PublishedSchedule(STEP_2M, **_COSINE, peak_lr=4e-4, warmup_steps=4_000, end_step=5e12 / STEP_2M, stage1_tokens=4_001 * 10**9),
     ),
-    (r"allenai/OLMo-2-1124-7B", Facts(STEP_4M, stage1_tokens=3_896 * 10**9)),
-    (r"LLM360/Amber", Facts(AMBER_CHUNK, **_COSINE, peak_lr=3e-4, end_step=360)),
-    (r"EleutherAI/pythia-(14m|31m|70m)(-deduped)?", Facts(**_PYTHIA, peak_lr=1e-3)),
-    (r"EleutherAI/pythia-160m(-deduped)?", Facts(**_PYTHIA, peak_lr=6e-4)),
-    (r"EleutherAI/pythia-(410m|1b)(-deduped)?", Facts(**_PYTHIA, peak_lr=3e-4)),
-    (r"EleutherAI/pythia-.*", Facts(**_PYTHIA)),
+    (r"allenai/OLMo-2-1124-7B", PublishedSchedule(STEP_4M, stage1_tokens=3_896 * 10**9)),
+    (r"LLM360/Amber", PublishedSchedule(AMBER_CHUNK, **_COSINE, peak_lr=3e-4, end_step=360)),
+    (r"EleutherAI/pythia-(14m|31m|70m)(-deduped)?", PublishedSchedule(**_PYTHIA, peak_lr=1e-3)),
+    (r"EleutherAI/pythia-160m(-deduped)?", PublishedSchedule(**_PYTHIA, peak_lr=6e-4)),
+    (r"EleutherAI/pythia-(410m|1b)(-deduped)?", PublishedSchedule(**_PYTHIA, peak_lr=3e-4)),
+    (r"EleutherAI/pythia-.*", PublishedSchedule(**_PYTHIA)),
     (
         r"HuggingFaceTB/SmolLM2-135M-intermediate-checkpoints",
-        Facts(STEP_1M, "wsd", 3e-3, warmup_steps=2_000, end_step=2_000_000, decay_step=1_600_000),
+        PublishedSchedule(STEP_1M, "wsd", 3e-3, warmup_steps=2_000, end_step=2_000_000, decay_step=1_600_000),
     ),
     (
         r"HuggingFaceTB/SmolLM2-360M-intermediate-checkpoints",
-        Facts(3 * STEP_1M // 2, "wsd", end_step=2_600_000, decay_step=2_080_000),
+        PublishedSchedule(3 * STEP_1M // 2, "wsd", end_step=2_600_000, decay_step=2_080_000),
     ),
-    (r"HuggingFaceTB/SmolLM3-3B-checkpoints", Facts(2_359_296)),
+    (r"HuggingFaceTB/SmolLM3-3B-checkpoints", PublishedSchedule(2_359_296)),
 )
 
 
-def facts_of(repository: str) -> Facts | None:
+def facts_of(repository: str) -> PublishedSchedule | None:
     """What is published of the ladder in a Hub repository; None where this table has nothing."""
     return next((facts for pattern, facts in LADDERS if re.fullmatch(pattern, repository, re.IGNORECASE)), None)
 
 
-def learning_rate(facts: Facts, step: int) -> float | None:
+def learning_rate(facts: PublishedSchedule, step: int) -> float | None:
     """The learning rate at `step` of the first stage, as its published schedule has it; None where none is."""
     if facts.peak_lr is None or facts.shape is None:
         return None
@@ -79,7 +79,7 @@ def learning_rate(facts: Facts, step: int) -> float | None:
     return facts.peak_lr * (facts.floor + (1 - facts.floor) * (1 + math.cos(math.pi * way)) / 2)
 
 
-def arm_of(facts: Facts | None, step: int) -> str | None:
+def arm_of(facts: PublishedSchedule | None, step: int) -> str | None:
     """The arm of a first-stage rung by what its learning rate does there: init, warm-up, trunk, decay or cosine."""
     if step == 0:
         return "init"

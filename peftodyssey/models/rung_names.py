@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from peftodyssey.models.rung_facts import Facts, arm_of, facts_of, learning_rate
+from peftodyssey.models.rung_facts import PublishedSchedule, arm_of, facts_of, learning_rate
 
 STEPS = re.compile(r"(?:stage(\d+)-(?:ingredient(\d+)-)?)?step-?(\d+)(?:-tokens(\d+(?:\.\d+)?)([BMT]))?")
 CHUNKS = re.compile(r"ckpt_(\d+)")
@@ -46,14 +46,14 @@ def parsed(repository: str, name: str) -> Rung | None:
     return _of_later_stage(name, f"stage{stage}" + f"-ingredient{ingredient}" * (ingredient is not None), int(step), label, facts)
 
 
-def _of_step(name: str, step: int, label: int | None, facts: Facts | None) -> Rung:
+def _of_step(name: str, step: int, label: int | None, facts: PublishedSchedule | None) -> Rung:
     computed = None if facts is None else step * facts.tokens_per_step
     tokens = computed if label is None else label
     rate = learning_rate(facts, step) if facts else None
     return Rung(name, 0 if step == 0 else tokens, arm_of(facts, step), rate, step, labelled=label is not None)
 
 
-def _of_later_stage(name: str, stage: str, step: int, label: int | None, facts: Facts | None) -> Rung:
+def _of_later_stage(name: str, stage: str, step: int, label: int | None, facts: PublishedSchedule | None) -> Rung:
     """A later stage's label counts from its own beginning: what came before is added, where it is known."""
     before = facts.stage1_tokens if facts else None
     whole = None if label is None or before is None else before + label
@@ -78,7 +78,7 @@ def remarks(repository: str, rungs: Sequence[Rung]) -> list[str]:
     return found
 
 
-def _wrong_labels(rungs: Sequence[Rung], facts: Facts | None, stage: str) -> list[str]:
+def _wrong_labels(rungs: Sequence[Rung], facts: PublishedSchedule | None, stage: str) -> list[str]:
     """Labels that lie away from steps x tokens of a step: published, or else the median of the ladder's own."""
     labels = {rung.name: (rung.step or 0, _label(rung.name)) for rung in rungs}
     ratios = [tokens / step for step, tokens in labels.values() if step and tokens]

@@ -92,7 +92,7 @@ def weights_folder(source: ModelSource) -> Path:
     if source.pickled:
         return pickles.converted(source.folder, source.fingerprint)
     if source.weight_file is not None:
-        return on_disk.laid_out(source.folder, source.weight_file, source.fingerprint)
+        return on_disk.link_as_model_folder(source.folder, source.weight_file, source.fingerprint)
     on_disk.check_weights(source.folder)
     return source.folder
 

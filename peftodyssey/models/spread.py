@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peftodyssey.anatomy import Anatomy
+from peftodyssey.anatomy import ModelShape
 from peftodyssey.models.meta import layer_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ SCORING_BYTES = 1536 << 20  # left on the card for a scoring pass
 SCORING_SHARE = 0.25  # of a small budget
 
 
-def layers_on_card(anatomy: Anatomy, width: int, budget_bytes: int) -> int:
+def layers_on_card(anatomy: ModelShape, width: int, budget_bytes: int) -> int:
     """Decoder layers, of `width` bytes a weight, that stay on a card of which `budget_bytes` may be used; all where they fit."""
     outside = width * (anatomy.embedding_parameters + anatomy.head_parameters)
     layer = (width * anatomy.parameters - outside) // anatomy.layers
@@ -30,7 +30,7 @@ def layers_on_card(anatomy: Anatomy, width: int, budget_bytes: int) -> int:
     return max(0, room // layer - 1)  # one passes through
 
 
-def spread(model: PreTrainedModel, staying: int, device: torch.device) -> PreTrainedModel:
+def offload_layers(model: PreTrainedModel, staying: int, device: torch.device) -> PreTrainedModel:
     """`model`, loaded in host memory, with all but its layers from number `staying` on moved to `device`."""
     from accelerate import cpu_offload
 

@@ -58,11 +58,11 @@ class Allocator:
         block.free = True
         if (left := block.before) is not None and left.free:
             self._take(left)
-            self._swallow(left, block)
+            self._merge(left, block)
             block = left
         if (right := block.after) is not None and right.free:
             self._take(right)
-            self._swallow(block, right)
+            self._merge(block, right)
         self._put(block)
 
     def _segment(self, size: int, small: bool) -> _Block:
@@ -104,7 +104,7 @@ class Allocator:
         rest.free = True
         self._put(rest)
 
-    def _swallow(self, left: _Block, right: _Block) -> None:
+    def _merge(self, left: _Block, right: _Block) -> None:
         left.size += right.size
         left.after = right.after
         if right.after is not None:

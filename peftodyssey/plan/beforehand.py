@@ -10,14 +10,14 @@ from peftodyssey.methods.table import METHODS
 from peftodyssey.plan import beside
 from peftodyssey.plan.chats import chat_of
 from peftodyssey.plan.device import Device
-from peftodyssey.plan.resolve import autos
+from peftodyssey.plan.resolve import resolve_auto
 from peftodyssey.recipe.cell import Cell
 
 if TYPE_CHECKING:
     from peftodyssey.plan.build import Sources
 
 
-def beforehand(cell: Cell, sources: Sources, device: Device) -> Iterator[tuple[str, OdysseyError]]:
+def validate_cell(cell: Cell, sources: Sources, device: Device) -> Iterator[tuple[str, OdysseyError]]:
     """(key of the recipe, what is wrong): the method fits the model, blocks fit its positions, texts have parts, auto resolves."""
     anatomy = sources.anatomies[cell.model]
     for message in METHODS[cell.method.method].check(cell.method, anatomy):
@@ -31,7 +31,7 @@ def beforehand(cell: Cell, sources: Sources, device: Device) -> Iterator[tuple[s
                 f"set {what} to at most {anatomy.positions:,}",
             )
     try:
-        autos(cell, device)
+        resolve_auto(cell, device)
         for corpus in (sources.corpora[point.name] for point in (cell.domain, *cell.general)):
             chat_of(corpus, cell.train.chat_template, sources.models[cell.model], sources.tokenizers[cell.model])
     except OdysseyError as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from peftodyssey.anatomy import Anatomy
+from peftodyssey.anatomy import ModelShape
 from peftodyssey.corpora import source as corpus_source
 from peftodyssey.corpora.chat import Chat
 from peftodyssey.corpora.newlines import policy_of
@@ -23,17 +23,17 @@ from peftodyssey.models.folder import saved_fingerprint
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.tokenizer import TextTokenizer, load_tokenizer
 from peftodyssey.plan import beside, crossed, entry, names, shifts, states
-from peftodyssey.plan.beforehand import beforehand
+from peftodyssey.plan.beforehand import validate_cell
 from peftodyssey.plan.chats import chat_of, rendering
-from peftodyssey.plan.choose import cell_step, scoring, untrained
+from peftodyssey.plan.choose import cell_step, scoring, base_only
 from peftodyssey.plan.device import Device
-from peftodyssey.plan.graph import BaseKey, CellTask, IndexTask, Plan, ScoreTask
-from peftodyssey.plan.resolve import autos
+from peftodyssey.plan.graph import BaseModelKey, CellTask, IndexTask, Plan, ScoreTask
+from peftodyssey.plan.resolve import resolve_auto
 from peftodyssey.plan.rungs import look_up
-from peftodyssey.plan.step import Step
+from peftodyssey.plan.step import StepSpec
 from peftodyssey.plan.tasks import Tasks
 from peftodyssey.recipe import grid, identity
-from peftodyssey.recipe.cell import Cell, CorpusPoint, ModelPoint
+from peftodyssey.recipe.cell import Cell, CorpusPoint, ModelSpec
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.store import layout
 
@@ -45,9 +45,9 @@ TRAIN_TOKENS_CAP = 20_000_000  # tokens indexed of a training split, unless the 
 class Sources:
     """What the recipe names, found once each."""
 
-    models: dict[ModelPoint, ModelSource]
-    anatomies: dict[ModelPoint, Anatomy]
-    tokenizers: dict[ModelPoint, TextTokenizer]
+    models: dict[ModelSpec, ModelSource]
+    anatomies: dict[ModelSpec, ModelShape]
+    tokenizers: dict[ModelSpec, TextTokenizer]
     corpora: dict[str, Corpus]  # by CorpusPoint.name
     tasks: Tasks = field(default_factory=Tasks)
 
@@ -103,7 +103,7 @@ def _resolve(recipe: Recipe, cells: list[Cell], problems: list[Problem]) -> Sour
     return sources
 
 
-def _resolve_model(point: ModelPoint, sources: Sources) -> None:
+def _resolve_model(point: ModelSpec, sources: Sources) -> None:
     found = model_source.resolve(point.name, point.revision, point.max_position_embeddings, point.weights)
     sources.models[point] = found
     sources.anatomies[point] = anatomy_of(found.config)
@@ -126,7 +126,7 @@ def _check_cells(
     recipe: Recipe, cells: list[Cell], sources: Sources, device: Device, problems: list[Problem]
 ) -> None:
     seen: set[str] = set()
-    for key, error in (found for cell in cells for found in beforehand(cell, sources, device)):
+    for key, error in (found for cell in cells for found in validate_cell(cell, sources, device)):
         if error.message not in seen:
             seen.add(error.message)
             problems.append(_problem(recipe, key, error))
@@ -159,8 +159,8 @@ class _Builder:
         """The task of one cell, with the indexes and base columns that it stands on."""
         method = METHODS[cell.method.method]
         anatomy = self.sources.anatomies[cell.model]
-        resolved = autos(cell, self.device)
-        base = BaseKey(self.sources.models[cell.model], str(resolved["precision"]), cell.method.quant)
+        resolved = resolve_auto(cell, self.device)
+        base = BaseModelKey(self.sources.models[cell.model], str(resolved["precision"]), cell.method.quant)
         train = self._index(cell, cell.domain, "train") if method.trains else None
         valid = self._index(cell, cell.domain, "valid")
         test = self._index(cell, cell.domain, "test")
@@ -175,7 +175,7 @@ class _Builder:
         texts = [("test", test), ("valid", valid), *general]
         tokens, scoring_bytes = scoring(anatomy, step, cell.score.context, self.budget_bytes)
         columns = {name: self._columns(cell, base, index, digest, step, tokens) for name, index in texts}
-        alone, _ = scoring(anatomy, untrained(step, base.quant), cell.score.context, self.budget_bytes)
+        alone, _ = scoring(anatomy, base_only(step, base.quant), cell.score.context, self.budget_bytes)
         choices, asked = self.sources.tasks.of_cell(cell, base, str(told["facts"]["tokenizer"]), digest, (alone, tokens))
         wise = {
             share: tuple(self._score(cell, base, index, digest, tokens, share) for _, index in texts)
@@ -196,9 +196,9 @@ class _Builder:
             ) | ({"sample_index": sample.folder} if sample else {}) | asked | ({"wise": entry.wise(wise)} if wise else {}) | crossed.entry(others),
             choices=choices,
             replay_index=replay.folder if replay else None,
-            guard=self._score(cell, base, guard, digest, tokens) if guard else None,
-            wise=tuple(task for tasks in wise.values() for task in tasks),
-            crossed=tuple(column["after"] for _, _, column in others if column["after"]),
+            early_stop_eval=self._score(cell, base, guard, digest, tokens) if guard else None,
+            wise_ft_scores=tuple(task for tasks in wise.values() for task in tasks),
+            transfer_scores=tuple(column["after"] for _, _, column in others if column["after"]),
         )  # fmt: skip
 
     def noise_texts(self, cell: Cell) -> list[tuple[str, IndexTask]]:
@@ -253,7 +253,7 @@ class _Builder:
         return self.indexes.setdefault(folder, task)
 
     def _columns(
-        self, cell: Cell, base: BaseKey, index: IndexTask, digest: str, step: Step, tokens: int | None
+        self, cell: Cell, base: BaseModelKey, index: IndexTask, digest: str, step: StepSpec, tokens: int | None
     ) -> dict[str, ScoreTask | None]:
         """The before, quantised and after columns of one index; the first two are shared between cells."""
         plain = replace(base, quant=None)
@@ -261,14 +261,14 @@ class _Builder:
         quantised = self._base_score(cell, base, index, step) if base.quant else None
         return {"before": before, "quantised": quantised, "after": self._score(cell, base, index, digest, tokens)}
 
-    def _base_score(self, cell: Cell, base: BaseKey, index: IndexTask, step: Step) -> ScoreTask:
+    def _base_score(self, cell: Cell, base: BaseModelKey, index: IndexTask, step: StepSpec) -> ScoreTask:
         anatomy = self.sources.anatomies[cell.model]
-        tokens, _ = scoring(anatomy, untrained(step, base.quant), cell.score.context, self.budget_bytes)
+        tokens, _ = scoring(anatomy, base_only(step, base.quant), cell.score.context, self.budget_bytes)
         task = self._score(cell, base, index, None, tokens)
         return self.base_scores.setdefault(task.folder, task)
 
     def _score(
-        self, cell: Cell, base: BaseKey, index: IndexTask, digest: str | None, tokens: int | None, share: float = 1.0
+        self, cell: Cell, base: BaseModelKey, index: IndexTask, digest: str | None, tokens: int | None, share: float = 1.0
     ) -> ScoreTask:
         settings = replace(cell.score, first_token="skip") if index.chat else cell.score  # the template writes what stands first
         told = {

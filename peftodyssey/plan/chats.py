@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peftodyssey.corpora.chat import PLAIN, Chat
+from peftodyssey.corpora.chat import PLAIN_TEMPLATE, Chat
 from peftodyssey.corpora.source import Corpus
 from peftodyssey.errors import CorpusError
 from peftodyssey.models.source import ModelSource
@@ -19,7 +19,7 @@ def chat_of(corpus: Corpus, named: str | None, source: ModelSource, tokenizer: T
     """
     if not corpus.layout.is_chat:
         return None
-    template = chat_template(source) if named is None else PLAIN if named == "plain" else _read(Path(named))
+    template = chat_template(source) if named is None else PLAIN_TEMPLATE if named == "plain" else _read(Path(named))
     if template is None:
         raise CorpusError(
             f"{corpus.name} has conversations, and {source.name} has no chat template to make text of them",

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from peftodyssey.anatomy import Anatomy
+from peftodyssey.anatomy import ModelShape
 from peftodyssey.methods.targets import targeted
 from peftodyssey.plan import probes
 from peftodyssey.plan.device import Device
-from peftodyssey.plan.memory import MemoryPlan, estimate, scoring_bytes, scoring_tokens, within
-from peftodyssey.plan.step import Step
-from peftodyssey.recipe.cell import Cell, QuantPoint
+from peftodyssey.plan.memory import MemoryPlan, estimate, scoring_bytes, scoring_tokens, estimate_if_fits
+from peftodyssey.plan.step import StepSpec
+from peftodyssey.recipe.cell import Cell, QuantSpec
 from peftodyssey.score.sizes import BATCH_TOKENS
 
 LOSS_CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}  # what fits a processor's caches; what keeps a card busy
@@ -23,14 +23,14 @@ SMALL_LOSS_CHUNK_BYTES = 16 << 20
 
 
 def cell_step(
-    cell: Cell, anatomy: Anatomy, trainable: int, resolved: Mapping[str, Any], fingerprint: str, device: Device, budget_bytes: int
-) -> tuple[Step, MemoryPlan]:
+    cell: Cell, anatomy: ModelShape, trainable: int, resolved: Mapping[str, Any], fingerprint: str, device: Device, budget_bytes: int
+) -> tuple[StepSpec, MemoryPlan]:
     """How a cell's step is done within the budget, and its bill; the leanest way where none fits.
 
     Where this very shape was tried on this machine (`fingerprint` is the base's), its sums are those that were measured.
     """
     targets = targeted(anatomy, cell.method.targets) if cell.method.rank else ()
-    step = Step(
+    step = StepSpec(
         precision=str(resolved["precision"]), quant=cell.method.quant, trainable=trainable,
         full=cell.method.method == "full", adapter_rank=cell.method.rank or 0, seq_len=cell.train.seq_len, micro_blocks=1,
         recompute="none", engine=cell.train.engine, device=device.kind, optimizer=str(resolved["optimizer"]),
@@ -51,7 +51,7 @@ def _constraints(cell: Cell) -> dict[str, Any]:
     return {"anchored": anchored, "replays": bool(options.get("replay")), "kept_copies": copies}
 
 
-def scoring(anatomy: Anatomy, step: Step, context: int, budget_bytes: int) -> tuple[int | None, int]:
+def scoring(anatomy: ModelShape, step: StepSpec, context: int, budget_bytes: int) -> tuple[int | None, int]:
     """Tokens of one scoring pass beside the model that `step` trains, and its bytes: the most that fit, half by half.
 
     None, with the bytes of one window of `context` tokens, where not even that fits. No result depends on it.
@@ -60,7 +60,7 @@ def scoring(anatomy: Anatomy, step: Step, context: int, budget_bytes: int) -> tu
     return tokens, scoring_bytes(anatomy, step, tokens or context)
 
 
-def untrained(step: Step, quant: QuantPoint | None) -> Step:
+def base_only(step: StepSpec, quant: QuantSpec | None) -> StepSpec:
     """The base alone, stored as `quant` says."""
     return replace(
         step, quant=quant, trainable=0, full=False, adapter_rank=0, targets=None, optimizer="adamw",
@@ -68,23 +68,23 @@ def untrained(step: Step, quant: QuantPoint | None) -> Step:
     )  # fmt: skip
 
 
-def choose(anatomy: Anatomy, step: Step, batch_blocks: int, budget_bytes: int) -> tuple[Step, MemoryPlan] | None:
+def choose(anatomy: ModelShape, step: StepSpec, batch_blocks: int, budget_bytes: int) -> tuple[StepSpec, MemoryPlan] | None:
     """The fastest way to do the step that fits, with its bill; None where none does."""
     divisors = [n for n in range(1, batch_blocks + 1) if batch_blocks % n == 0]
-    for way in ways(step):
+    for way in candidates(step):
         best = _largest(anatomy, way, divisors, batch_blocks, budget_bytes)
         if best:
             return best
     return None
 
 
-def smallest(anatomy: Anatomy, step: Step, batch_blocks: int) -> tuple[Step, MemoryPlan]:
+def smallest(anatomy: ModelShape, step: StepSpec, batch_blocks: int) -> tuple[StepSpec, MemoryPlan]:
     """The way of doing the step that needs least, with its bill."""
-    found = [(way, estimate(anatomy, way)) for way in (_sized(way, 1, batch_blocks) for way in ways(step))]
+    found = [(way, estimate(anatomy, way)) for way in (_sized(way, 1, batch_blocks) for way in candidates(step))]
     return min(found, key=lambda pair: pair[1].device_bytes)
 
 
-def ways(step: Step) -> Iterator[Step]:
+def candidates(step: StepSpec) -> Iterator[StepSpec]:
     """How a step can be done, fastest first: what is kept, what is computed again, what waits in host memory."""
     own, card = step.engine == "own", step.device == "cuda"
     hosted = (False, True) if step.full and own and card and step.precision != "fp16" else (False,)
@@ -97,26 +97,26 @@ def ways(step: Step) -> Iterator[Step]:
             yield replace(offloaded, loss_chunk_bytes=SMALL_LOSS_CHUNK_BYTES)
 
 
-def _sized(step: Step, micro_blocks: int, batch_blocks: int) -> Step:
+def _sized(step: StepSpec, micro_blocks: int, batch_blocks: int) -> StepSpec:
     return replace(step, micro_blocks=micro_blocks, accumulates=micro_blocks < batch_blocks or step.replays)
 
 
 def _largest(
-    anatomy: Anatomy, way: Step, divisors: list[int], batch_blocks: int, budget_bytes: int
-) -> tuple[Step, MemoryPlan] | None:
+    anatomy: ModelShape, way: StepSpec, divisors: list[int], batch_blocks: int, budget_bytes: int
+) -> tuple[StepSpec, MemoryPlan] | None:
     """The largest micro-batch that fits: more blocks never need less, so halves are searched."""
     low, high, best = 0, len(divisors) - 1, None
     while low <= high:
         middle = high if best is None and high == len(divisors) - 1 else (low + high) // 2
         candidate = _sized(way, divisors[middle], batch_blocks)
-        if bill := within(anatomy, candidate, budget_bytes):
+        if bill := estimate_if_fits(anatomy, candidate, budget_bytes):
             best, low = (candidate, bill), middle + 1
         else:
             high = middle - 1
     return best
 
 
-def advice(anatomy: Anatomy, step: Step, budget_bytes: int) -> list[str]:
+def advice(anatomy: ModelShape, step: StepSpec, budget_bytes: int) -> list[str]:
     """Single changes that would make the step fit, with what it then takes; two at a time where none alone does."""
     single = _changes(step)
     fitting = _fitting(anatomy, single, budget_bytes)
@@ -137,12 +137,12 @@ def advice(anatomy: Anatomy, step: Step, budget_bytes: int) -> list[str]:
     ]
 
 
-def _fitting(anatomy: Anatomy, changes: dict[str, Step], budget_bytes: int) -> list[str]:
+def _fitting(anatomy: ModelShape, changes: dict[str, StepSpec], budget_bytes: int) -> list[str]:
     found = [(name, estimate(anatomy, changed).device_bytes) for name, changed in changes.items()]
     return [f"would fit with {name}: {size / 2**30:.2f} GiB" for name, size in found if size <= budget_bytes]
 
 
-def _changes(step: Step) -> dict[str, Step]:
+def _changes(step: StepSpec) -> dict[str, StepSpec]:
     """What a user can change, in the words of the command line."""
     own, card = step.engine == "own", step.device == "cuda"
     found = {
@@ -156,7 +156,7 @@ def _changes(step: Step) -> dict[str, Step]:
         "--engine own": replace(step, engine="own"),
     }
     if not step.full and step.quant is None:
-        found["--method qlora"] = replace(step, quant=QuantPoint("nf4", True))
+        found["--method qlora"] = replace(step, quant=QuantSpec("nf4", True))
     if step.full and step.master == "fp32" and step.precision == "bf16":
         found["--master-weights same"] = replace(step, master="same")
     return {name: changed for name, changed in found.items() if changed != step}

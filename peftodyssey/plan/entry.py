@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from peftodyssey.plan.memory import MemoryPlan
 from peftodyssey.recipe import grid
-from peftodyssey.recipe.cell import Cell, QuantPoint
+from peftodyssey.recipe.cell import Cell, QuantSpec
 from peftodyssey.recipe.identity import digest as digest_of
 
 if TYPE_CHECKING:
-    from peftodyssey.plan.graph import BaseKey, IndexTask, ScoreTask
+    from peftodyssey.plan.graph import BaseModelKey, IndexTask, ScoreTask
 
 
 def entry(
     cell: Cell,
     digest: str,
     folder: str,
-    base: BaseKey,
+    base: BaseModelKey,
     resolved: Mapping[str, Any],
     trainable: int,
     bill: MemoryPlan,
@@ -57,7 +57,7 @@ def _folders(index: IndexTask, columns: Mapping[str, ScoreTask | None]) -> dict[
 
 
 def _coordinates(
-    cell: Cell, base: BaseKey, resolved: Mapping[str, Any], trainable: int, bill: MemoryPlan
+    cell: Cell, base: BaseModelKey, resolved: Mapping[str, Any], trainable: int, bill: MemoryPlan
 ) -> dict[str, Any]:
     method = cell.method
     targets = method.targets if method.targets is None or isinstance(method.targets, str) else ",".join(method.targets)
@@ -89,7 +89,7 @@ def _coordinates(
     }
 
 
-def _quant(quant: QuantPoint | None) -> str | None:
+def _quant(quant: QuantSpec | None) -> str | None:
     if quant is None:
         return None
     return quant.kind + ("+dq" if quant.double_quant and quant.kind != "int8" else "")

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from peftodyssey.plan import probes
 from peftodyssey.plan.device import Device
-from peftodyssey.plan.fleets import fleets, together
+from peftodyssey.plan.fleets import fleets, joint_micro_batch
 from peftodyssey.plan.graph import CellTask, Plan
 from peftodyssey.recipe.identity import digest
 from peftodyssey.store import atomic
@@ -50,7 +50,7 @@ def shapes(plan: Plan) -> dict[str, list[tuple[CellTask, ...]]]:
     found: dict[str, list[tuple[CellTask, ...]]] = {}
     for group in fleets(plan, plan.cells):
         alone = sorted(probes.key_of(t.cell, t.step, t.base.source.fingerprint, plan.device) for t in group)
-        found.setdefault(digest({"fleet": alone, "micro_blocks": together(plan, group)}), []).append(group)
+        found.setdefault(digest({"fleet": alone, "micro_blocks": joint_micro_batch(plan, group)}), []).append(group)
     return found
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from peftodyssey.plan.graph import CellTask, Plan
 from peftodyssey.plan.memory import estimate
-from peftodyssey.plan.step import Step
+from peftodyssey.plan.step import StepSpec
 
 STARTS = ("default", "gaussian", "orthogonal")  # that leave the base as it is
 WORTH_TOKENS = {"cuda": 16_384, "cpu": 4_096}  # of one joint pass: beyond, nothing is gained by more
@@ -22,7 +22,7 @@ ALONE = {  # constraints that are done between the steps of one training, or to 
 MOST_MEMBERS = {"cuda": 16, "cpu": 8}  # beyond, the base's share of a member's time is small
 
 
-def why_alone(task: CellTask) -> str:
+def why_not_batched(task: CellTask) -> str:
     """Why a cell cannot train with others, in words; "" where it can."""
     method, train = task.cell.method, task.cell.train
     if task.train_index is None:
@@ -48,7 +48,7 @@ def fleets(plan: Plan, cells: Sequence[CellTask]) -> list[tuple[CellTask, ...]]:
     """The cells of `cells` that train together, in their order; those that train alone are in none."""
     groups: dict[Hashable, list[CellTask]] = {}
     for task in cells:
-        if task.cell.train.fleet != "off" and not why_alone(task):
+        if task.cell.train.fleet != "off" and not why_not_batched(task):
             groups.setdefault(_shared(task), []).append(task)
     found = []
     for group in groups.values():
@@ -79,7 +79,7 @@ def _size(plan: Plan, group: Sequence[CellTask]) -> int:
     return 1
 
 
-def together(plan: Plan, members: Sequence[CellTask]) -> int:
+def joint_micro_batch(plan: Plan, members: Sequence[CellTask]) -> int:
     """Blocks of each member that pass through the model at a time: as many as are worth it and fit."""
     batch_blocks = members[0].cell.train.batch_tokens // members[0].cell.train.seq_len
     enough = WORTH_TOKENS[plan.device.kind] // (len(members) * members[0].cell.train.seq_len)
@@ -89,7 +89,7 @@ def together(plan: Plan, members: Sequence[CellTask]) -> int:
     return 1
 
 
-def step_of(members: Sequence[CellTask], micro_blocks: int = 1) -> Step:
+def step_of(members: Sequence[CellTask], micro_blocks: int = 1) -> StepSpec:
     """The joint step of a fleet, `micro_blocks` blocks of every member at a time, the widest member's rank for all."""
     widest = max(members, key=lambda task: task.step.adapter_rank).step
     batch_blocks = members[0].cell.train.batch_tokens // widest.seq_len

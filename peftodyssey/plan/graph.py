@@ -8,27 +8,27 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from peftodyssey.anatomy import Anatomy
+from peftodyssey.anatomy import ModelShape
 from peftodyssey.corpora.chat import Chat
 from peftodyssey.corpora.questions import Questions
 from peftodyssey.corpora.source import Corpus
 from peftodyssey.models.source import ModelSource
 from peftodyssey.plan.device import Device
 from peftodyssey.plan.memory import MemoryPlan
-from peftodyssey.plan.step import Step
-from peftodyssey.recipe.cell import Cell, QuantPoint, ScorePoint
+from peftodyssey.plan.step import StepSpec
+from peftodyssey.recipe.cell import Cell, QuantSpec, ScoreSpec
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_measures import Noise
 from peftodyssey.store import layout
 
 
 @dataclass(frozen=True)
-class BaseKey:
+class BaseModelKey:
     """One way of holding a base model in memory; cells with equal keys share it."""
 
     source: ModelSource
     precision: str
-    quant: QuantPoint | None
+    quant: QuantSpec | None
 
     @property
     def name(self) -> tuple[str, str, str]:
@@ -58,8 +58,8 @@ class ScoreTask:
 
     folder: str
     index: str
-    base: BaseKey
-    settings: ScorePoint
+    base: BaseModelKey
+    settings: ScoreSpec
     cell: str | None  # hash of the cell whose weights are scored; None: the base itself
     identity: dict[str, Any]
     batch_tokens: int | None = None  # of one pass, as the memory allows; None: by the device
@@ -72,7 +72,7 @@ class ChoiceTask:
 
     folder: str
     task: Questions
-    base: BaseKey
+    base: BaseModelKey
     with_prefix: bool  # the start token stands before every prompt
     cell: str | None
     identity: dict[str, Any]
@@ -85,11 +85,11 @@ class NoiseTask:
 
     score: ScoreTask  # the text, the unquantised base, and the folder
     noise: Noise
-    earliest: BaseKey | None  # whose tensors give the scale, where it is that of the earliest rung
+    earliest: BaseModelKey | None  # whose tensors give the scale, where it is that of the earliest rung
     entry: dict[str, Any]  # what the store's plan file says of it
 
     @property
-    def base(self) -> BaseKey:
+    def base(self) -> BaseModelKey:
         """The base that is shifted."""
         return self.score.base
 
@@ -110,7 +110,7 @@ class StatesTask:
 
     folder: str
     index: str
-    base: BaseKey
+    base: BaseModelKey
     layer: int  # of the decoder, 0 the embeddings; -1 the last
     chunks: int  # at most; of each half where there are halves
     chunk_tokens: int
@@ -126,30 +126,30 @@ class CellTask:
     hash: str  # 64 hex digits
     folder: str
     identity: dict[str, Any]
-    base: BaseKey
-    anatomy: Anatomy
+    base: BaseModelKey
+    anatomy: ModelShape
     trainable: int
     train_index: str | None
     valid_index: str
     general_indexes: tuple[str, ...]
     scores: tuple[ScoreTask, ...]  # columns after adaptation
-    step: Step
+    step: StepSpec
     memory: MemoryPlan
     scoring_bytes: int  # of the device, while the trained model is scored
     autos: dict[str, Any]
     entry: dict[str, Any]  # what the store's plan file says of it
     choices: tuple[ChoiceTask, ...] = ()  # tasks after adaptation
     replay_index: str | None = None  # general text that is trained on too
-    guard: ScoreTask | None = None  # general text that ends the training; looked at, never written
-    wise: tuple[ScoreTask, ...] = ()  # columns of shares of the update, by share
+    early_stop_eval: ScoreTask | None = None  # general text that ends the training; looked at, never written
+    wise_ft_scores: tuple[ScoreTask, ...] = ()  # columns of shares of the update, by share
     updates: tuple[NoiseTask, ...] = ()  # the base shifted along what training added to it
     geometry: str | None = None  # where it is written how far the weights moved; None: not asked for
-    crossed: tuple[ScoreTask, ...] = ()  # columns on the other domains of the recipe
+    transfer_scores: tuple[ScoreTask, ...] = ()  # columns on the other domains of the recipe
 
     @property
     def columns(self) -> tuple[ScoreTask, ...]:
         """Every column of the whole update, each once."""
-        return tuple({column.folder: column for column in (*self.scores, *self.crossed)}.values())
+        return tuple({column.folder: column for column in (*self.scores, *self.transfer_scores)}.values())
 
     @property
     def short(self) -> str:
@@ -158,7 +158,7 @@ class CellTask:
 
     def with_geometry(self) -> CellTask:
         """The same, told to write how far the weights moved: under the cell's own name, beside the cells."""
-        folder = self.folder.replace(layout.CELLS, layout.MOVES, 1)
+        folder = self.folder.replace(layout.CELLS, layout.GEOMETRY_DIR, 1)
         return replace(self, geometry=folder, entry={**self.entry, "geometry": folder})
 
     def fits(self, budget_bytes: int) -> bool:

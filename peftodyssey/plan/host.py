@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from peftodyssey.anatomy import Anatomy
+from peftodyssey.anatomy import ModelShape
 from peftodyssey.methods.spill import MAPPED_COPY_BYTES
 from peftodyssey.models.rung_disk import is_there, needed_bytes
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.spread import layers_on_card
 from peftodyssey.plan.graph import CellTask, IndexTask, Plan
 from peftodyssey.plan.memory import MemoryPlan, Term, estimate
-from peftodyssey.plan.step import BYTES, Step
+from peftodyssey.plan.step import BYTES, StepSpec
 
 CUDA_RUNTIME_BYTES = 900 << 20  # interpreter, torch with its CUDA libraries, transformers, bitsandbytes
 LOADERS = 4  # tensors that transformers reads at a time
@@ -56,7 +56,7 @@ class DiskPlan:
 
 
 def host_plan(
-    step: Step, anatomy: Anatomy, source: ModelSource, *, bill: MemoryPlan | None = None, index_tokens: int = 0
+    step: StepSpec, anatomy: ModelShape, source: ModelSource, *, bill: MemoryPlan | None = None, index_tokens: int = 0
 ) -> HostPlan:
     """Host memory of a cell that trains by `step`: loading or training, whichever is more, with texts of `index_tokens`."""
     texts = Term("texts", index_tokens * (INDEX_ROW_BYTES + BLOCK_TOKEN_BYTES))
@@ -72,12 +72,12 @@ def host_plan(
     return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), *most, texts))
 
 
-def base_copy_bytes(step: Step, anatomy: Anatomy) -> int:
+def base_copy_bytes(step: StepSpec, anatomy: ModelShape) -> int:
     """The copy of the trained weights that puts the base back afterwards: in memory, or in a file where it is large."""
     return anatomy.parameters * BYTES[step.precision] if step.full else 0
 
 
-def _loading_bytes(step: Step, anatomy: Anatomy, source: ModelSource) -> int:
+def _loading_bytes(step: StepSpec, anatomy: ModelShape, source: ModelSource) -> int:
     """So many of the largest tensor as are read at a time, as stored; random ones are made on the device."""
     if source.kind == "random":
         return 0
@@ -86,7 +86,7 @@ def _loading_bytes(step: Step, anatomy: Anatomy, source: ModelSource) -> int:
     return LOADERS * largest * max(width, BYTES[step.precision])
 
 
-def _pinned(step: Step, anatomy: Anatomy) -> tuple[Term, ...]:
+def _pinned(step: StepSpec, anatomy: ModelShape) -> tuple[Term, ...]:
     """Buffers that the card reads and writes; PyTorch gives activations in powers of two and keeps them."""
     layer = step.micro_blocks * step.seq_len * anatomy.hidden * BYTES[step.precision]
     activations = anatomy.layers * (1 << (layer - 1).bit_length()) if step.offload_activations else 0
@@ -99,23 +99,23 @@ def _pinned(step: Step, anatomy: Anatomy) -> tuple[Term, ...]:
     )  # fmt: skip
 
 
-def _state_bytes(step: Step, width: int) -> int:
+def _state_bytes(step: StepSpec, width: int) -> int:
     if step.optimizer == "adamw8bit":
         return 2 * (step.trainable + 4 * -(-step.trainable // STATE_BLOCK))
     return 2 * step.trainable * width
 
 
-def _trained_width(step: Step) -> int:
+def _trained_width(step: StepSpec) -> int:
     return BYTES[step.precision] if step.full and step.master == "same" else 4
 
 
-def _written_from_card(step: Step) -> int:
+def _written_from_card(step: StepSpec) -> int:
     """What a checkpoint brings over from the card at once: trained weights, and states where they are there."""
     width = _trained_width(step)
     return step.trainable * width + (0 if step.offload_optimizer else _state_bytes(step, width))
 
 
-def checkpoint_bytes(step: Step) -> int:
+def checkpoint_bytes(step: StepSpec) -> int:
     """A saved training: weights, states, and the weights that an early stop keeps."""
     width = _trained_width(step)
     return (1 + step.kept_copies) * step.trainable * width + _state_bytes(step, width)
@@ -126,7 +126,7 @@ def disk_plan(plan: Plan, keep: str = "adapters") -> DiskPlan:
     trained = [task for task in plan.cells if task.train_index]
     tokens = {index.folder: index_tokens(index) for index in plan.indexes}
     columns = {score.folder: tokens[score.index] for task in plan.cells for score in task.columns}
-    columns |= {score.folder: tokens[score.index] for task in plan.cells for score in task.wise}
+    columns |= {score.folder: tokens[score.index] for task in plan.cells for score in task.wise_ft_scores}
     columns |= {score.folder: tokens[score.index] for score in plan.base_scores}
     models = {task.cell.method.label: _model_bytes(task) for task in trained if task.step.full}
     kept = {"adapters": 0, "best": max(models.values(), default=0), "all": sum(_model_bytes(t) for t in trained if t.step.full)}

@@ -36,7 +36,7 @@ def hours(plan: Plan) -> Hours:
         return Hours(None, None, None, unknown)
     middle, low, high = 0.0, 0.0, 0.0
     bases: set[tuple[str, str, str]] = set()
-    raced, faster = _raced(plan), _faster(plan)
+    raced, faster = _halving_share(plan), _faster(plan)
     for task in plan.cells:
         probe = found[task.hash]
         assert probe is not None
@@ -80,7 +80,7 @@ def _steps(plan: Plan, task: CellTask) -> int:
 def _scoring(task: CellTask, probe: Probe) -> float:
     points = sum(share < 1 for share in task.cell.train.score_at)
     stop = task.cell.method.options.get("early_stop")
-    columns = len(task.columns) + points + len(task.wise) + (stop["looks"] / 2 if stop else 0)  # a look is at half the cap
+    columns = len(task.columns) + points + len(task.wise_ft_scores) + (stop["looks"] / 2 if stop else 0)  # a look is at half the cap
     return columns * _tokens(task.cell.score.tokens) / probe.scored_tokens_per_second
 
 
@@ -97,7 +97,7 @@ def _shifting(task: NoiseTask) -> int:
     return passes * min(openings, _tokens(task.score.settings.tokens))
 
 
-def _raced(plan: Plan) -> dict[str, tuple[float, float]]:
+def _halving_share(plan: Plan) -> dict[str, tuple[float, float]]:
     """Of cells of which some are stopped early: the share of a cell's steps and of its columns that is done, on the mean of its contest."""
     groups: dict[str, list[CellTask]] = {}
     for task in plan.cells:

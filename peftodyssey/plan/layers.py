@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from peftodyssey.anatomy import Anatomy, Matrix
+from peftodyssey.anatomy import ModelShape, LinearShape
 from peftodyssey.models.anatomy import FAMILIES
 from peftodyssey.plan.linears import linear
 from peftodyssey.plan.operations import (
     CHUNK_BYTES,
-    Math,
+    OpContext,
     add,
     cast,
     composed_gelu,
@@ -20,7 +20,7 @@ from peftodyssey.plan.operations import (
     same_size,
     wide_layer_norm,
 )
-from peftodyssey.plan.step import Step
+from peftodyssey.plan.step import StepSpec
 from peftodyssey.plan.tape import Grads, Storage, Var
 
 LAYER_NORMS = frozenset(["gpt2", "gpt_neox", "phi", "stablelm", "starcoder2", "olmo"])
@@ -54,7 +54,7 @@ class Shape:
         return self.blocks * self.seq_len
 
 
-def shape_of(anatomy: Anatomy, step: Step, kernel_workspace: bool) -> Shape:
+def shape_of(anatomy: ModelShape, step: StepSpec, kernel_workspace: bool) -> Shape:
     """The micro-batch of a step: known families are told documents by their ends, in bf16 on a card, in long rows on a CPU."""
     blocks = step.micro_blocks * step.fleet
     on_card = step.device == "cuda"
@@ -67,14 +67,14 @@ def shape_of(anatomy: Anatomy, step: Step, kernel_workspace: bool) -> Shape:
 class LayerParts:
     """The matrices of one layer by their place, and the rank of each one's adapter (0: none)."""
 
-    reads: tuple[Matrix, ...]  # queries, keys, values; or one for all three
-    out: Matrix
-    ups: tuple[Matrix, ...]  # gate and up; or one
-    down: Matrix
+    reads: tuple[LinearShape, ...]  # queries, keys, values; or one for all three
+    out: LinearShape
+    ups: tuple[LinearShape, ...]  # gate and up; or one
+    down: LinearShape
     ranks: dict[str, int]
 
 
-def parts_of(anatomy: Anatomy, layer: int, rank: int, targets: tuple[str, ...] | None) -> LayerParts:
+def parts_of(anatomy: ModelShape, layer: int, rank: int, targets: tuple[str, ...] | None) -> LayerParts:
     """The parts of a layer, adapters of `rank` on the matrices whose leaf name is in `targets` (None: all)."""
     matrices = [m for m in anatomy.linears if m.layer == layer]
     feed = [m for m in matrices if ".mlp." in m.name]
@@ -85,7 +85,7 @@ def parts_of(anatomy: Anatomy, layer: int, rank: int, targets: tuple[str, ...] |
 
 
 def layer(
-    math: Math, anatomy: Anatomy, parts: LayerParts, shape: Shape, x: Var, name: str, feed: Callable[[Var], Var] | None = None
+    math: OpContext, anatomy: ModelShape, parts: LayerParts, shape: Shape, x: Var, name: str, feed: Callable[[Var], Var] | None = None
 ) -> Var:
     """The layer's output; `x` is dropped. `feed` stands for the feed-forward where that is recomputed."""
     feed = feed or (lambda v: feed_forward(math, anatomy, parts, v))
@@ -116,14 +116,14 @@ def _replaced(new: Var, *old: Var) -> Var:
     return new
 
 
-def norm(math: Math, anatomy: Anatomy, x: Var, name: str) -> Var:
+def norm(math: OpContext, anatomy: ModelShape, x: Var, name: str) -> Var:
     """The family's norm over the hidden size."""
     if anatomy.family == "olmo":
         return wide_layer_norm(math, x, name, anatomy.hidden)
     return (layer_norm if anatomy.family in LAYER_NORMS else rms_norm)(math, x, name, anatomy.hidden)
 
 
-def attention(math: Math, anatomy: Anatomy, parts: LayerParts, shape: Shape, x: Var, name: str) -> Var:
+def attention(math: OpContext, anatomy: ModelShape, parts: LayerParts, shape: Shape, x: Var, name: str) -> Var:
     """Queries, keys and values, their rotation, the fused attention kernel and the output map."""
     if math.lean and anatomy.family in LEAN_ROTATION:
         query, key, value = _lean_reads(math, anatomy, parts, x, name)
@@ -138,7 +138,7 @@ def attention(math: Math, anatomy: Anatomy, parts: LayerParts, shape: Shape, x: 
     return out
 
 
-def _reads(math: Math, anatomy: Anatomy, parts: LayerParts, shape: Shape, x: Var, name: str) -> Sequence[Var]:
+def _reads(math: OpContext, anatomy: ModelShape, parts: LayerParts, shape: Shape, x: Var, name: str) -> Sequence[Var]:
     """Queries, keys and values; then norms and rotations."""
     made = [linear(math, x, m, parts.ranks.get(m.name, 0)) for m in parts.reads]
     if len(made) == 1:
@@ -154,7 +154,7 @@ def _reads(math: Math, anatomy: Anatomy, parts: LayerParts, shape: Shape, x: Var
     return query, key, value
 
 
-def _lean_reads(math: Math, anatomy: Anatomy, parts: LayerParts, x: Var, name: str) -> Sequence[Var]:
+def _lean_reads(math: OpContext, anatomy: ModelShape, parts: LayerParts, x: Var, name: str) -> Sequence[Var]:
     """Queries, then keys, each normalised and rotated before the next product is made; then values."""
     made = []
     for matrix, norm in zip(parts.reads, ("q_norm", "k_norm", None), strict=True):
@@ -165,7 +165,7 @@ def _lean_reads(math: Math, anatomy: Anatomy, parts: LayerParts, x: Var, name: s
     return made
 
 
-def _split(math: Math, anatomy: Anatomy, joint: Var, tokens: int) -> list[Var]:
+def _split(math: OpContext, anatomy: ModelShape, joint: Var, tokens: int) -> list[Var]:
     """Views of one product; their gradients are laid side by side again."""
     sizes = [tokens * anatomy.head_dim * heads for heads in (anatomy.heads, anatomy.kv_heads, anatomy.kv_heads)]
     views = [Var(joint.storage.hold(), size, joint.width) for size in sizes]
@@ -185,7 +185,7 @@ def _split(math: Math, anatomy: Anatomy, joint: Var, tokens: int) -> list[Var]:
     return views
 
 
-def _rotated(math: Math, x: Var, share: float) -> Var:
+def _rotated(math: OpContext, x: Var, share: float) -> Var:
     """x * cos + rotate_half(x) * sin, written out in Python; cos and sin have the residual stream's type."""
     tape, narrow, size = math.tape, int(x.numbers * x.width * share), int(x.numbers * math.stream * share)
     straight = tape.make(size, 1)
@@ -203,28 +203,28 @@ def _rotated(math: Math, x: Var, share: float) -> Var:
 
     def backward(grad: object) -> Grads:
         turned_grad = tape.make(size, 1)
-        tape.passing(narrow // 2, narrow)
+        tape.transient(narrow // 2, narrow)
         made = tape.make(x.numbers, x.width)
-        tape.passing(size)
+        tape.transient(size)
         turned_grad.drop()
         return [made]
 
     return tape.op([x], out, x.numbers, math.stream, backward)
 
 
-def _lean_rotated(math: Math, x: Var) -> Var:
+def _lean_rotated(math: OpContext, x: Var) -> Var:
     """A query or key rotated, some rows at a time."""
 
     def turned() -> Storage:
         out = math.tape.make(x.numbers, x.width)
         wide = min(x.numbers * math.stream, CHUNK_BYTES // 4 * math.stream)
-        math.tape.passing(*([wide, wide, wide // 2] if math.stream > x.width else [wide // 2]))
+        math.tape.transient(*([wide, wide, wide // 2] if math.stream > x.width else [wide // 2]))
         return out
 
     return math.tape.op([x], turned(), x.numbers, x.width, lambda grad: [turned()])
 
 
-def _attended(math: Math, anatomy: Anatomy, shape: Shape, query: Var, key: Var, value: Var) -> Var:
+def _attended(math: OpContext, anatomy: ModelShape, shape: Shape, query: Var, key: Var, value: Var) -> Var:
     """The fused kernel: it keeps its inputs, its output and one number a token and head; never the scores."""
     tape, grouped = math.tape, anatomy.heads != anatomy.kv_heads
     if grouped and shape.masked:  # with a mask transformers repeats keys and values for every query head
@@ -238,7 +238,7 @@ def _attended(math: Math, anatomy: Anatomy, shape: Shape, query: Var, key: Var, 
     def backward(grad: object) -> Grads:
         kernel = _kernel_bytes(anatomy, shape, query, grouped) if shape.kernel_workspace else 0
         made: Grads = [tape.make(v.numbers, v.width) for v in (query, key, value)]
-        tape.passing(kernel)
+        tape.transient(kernel)
         return made
 
     saved = [query.storage, key.storage, value.storage, out, sums, mask]
@@ -248,7 +248,7 @@ def _attended(math: Math, anatomy: Anatomy, shape: Shape, query: Var, key: Var, 
     return result
 
 
-def _kernel_bytes(anatomy: Anatomy, shape: Shape, query: Var, grouped: bool) -> int:
+def _kernel_bytes(anatomy: ModelShape, shape: Shape, query: Var, grouped: bool) -> int:
     """FlashAttention 2's backward: fp32 sums of the query gradient and one number a token and head, rounded up."""
     rows = -(-shape.seq_len // 128) * 128 * shape.blocks * anatomy.heads
     if shape.documents:
@@ -258,12 +258,12 @@ def _kernel_bytes(anatomy: Anatomy, shape: Shape, query: Var, grouped: bool) -> 
     return rows * columns * 4 + rows * 4 + expanded
 
 
-def _repeated(math: Math, x: Var, numbers: int) -> Var:
+def _repeated(math: OpContext, x: Var, numbers: int) -> Var:
     out = math.tape.make(numbers, x.width)
     return math.tape.op([x], out, numbers, x.width, lambda g: [math.tape.make(x.numbers, x.width)])
 
 
-def feed_forward(math: Math, anatomy: Anatomy, parts: LayerParts, x: Var) -> Var:
+def feed_forward(math: OpContext, anatomy: ModelShape, parts: LayerParts, x: Var) -> Var:
     """The two or three maps of the feed-forward and what is between them; `x` is dropped."""
     made = [linear(math, x, m, parts.ranks.get(m.name, 0)) for m in parts.ups]
     if anatomy.gated:

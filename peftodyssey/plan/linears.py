@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from peftodyssey.anatomy import Matrix
-from peftodyssey.plan.operations import Math, add, cast, same_size
+from peftodyssey.anatomy import LinearShape
+from peftodyssey.plan.operations import OpContext, add, cast, same_size
 from peftodyssey.plan.tape import Grads, Storage, Var
 
 NF4_BLOCK = 64
 
 
-def dequantised(math: Math, matrix: Matrix) -> Storage | None:
+def dequantised(math: OpContext, matrix: LinearShape) -> Storage | None:
     """A 4-bit weight unpacked for one product, None where it is not quantised; its constants in fp32 come and go."""
     if math.quant is None:
         return None
@@ -25,7 +25,7 @@ def dequantised(math: Math, matrix: Matrix) -> Storage | None:
     return unpacked
 
 
-def linear(math: Math, x: Var, matrix: Matrix, rank: int) -> Var:
+def linear(math: OpContext, x: Var, matrix: LinearShape, rank: int) -> Var:
     """One linear map of the decoder with its adapter (rank 0: none)."""
     if rank:
         return (_lean_lora if math.lean else _stock_lora)(math, x, matrix, rank)
@@ -34,7 +34,7 @@ def linear(math: Math, x: Var, matrix: Matrix, rank: int) -> Var:
     return _plain(math, x, matrix)
 
 
-def _plain(math: Math, x: Var, matrix: Matrix) -> Var:
+def _plain(math: OpContext, x: Var, matrix: LinearShape) -> Var:
     if x.width != math.width:  # autocast makes a copy for each product
         narrow = cast(math, x, math.width)
         out = _plain(math, narrow, matrix)
@@ -70,7 +70,7 @@ def _plain(math: Math, x: Var, matrix: Matrix) -> Var:
     return result
 
 
-def _lean_trained(math: Math, x: Var, matrix: Matrix) -> Var:
+def _lean_trained(math: OpContext, x: Var, matrix: LinearShape) -> Var:
     """A weight in fp32 multiplied in the narrow type: cast for each product, the narrow input kept."""
     tape, n = math.tape, x.numbers // matrix.in_features
     numbers = matrix.in_features * matrix.out_features
@@ -96,7 +96,7 @@ def _lean_trained(math: Math, x: Var, matrix: Matrix) -> Var:
     return result
 
 
-def _stock_lora(math: Math, x: Var, matrix: Matrix, rank: int) -> Var:
+def _stock_lora(math: OpContext, x: Var, matrix: LinearShape, rank: int) -> Var:
     """PEFT's module: adapters in fp32, the input cast to it once a target, its product scaled and cast back."""
     tape, n = math.tape, x.numbers // matrix.in_features
     base = _plain(math, x, matrix)
@@ -125,12 +125,12 @@ def _stock_lora(math: Math, x: Var, matrix: Matrix, rank: int) -> Var:
     return out
 
 
-def _autocast_copy(math: Math, x: Var) -> Var:
+def _autocast_copy(math: OpContext, x: Var) -> Var:
     """Under autocast PEFT casts to fp32 and torch casts back for the product: a copy of its own in the narrow type."""
     return same_size(math, x)
 
 
-def _matrix_grads(math: Math, x: Var, name: str, numbers: int) -> Callable[[Storage], Grads]:
+def _matrix_grads(math: OpContext, x: Var, name: str, numbers: int) -> Callable[[Storage], Grads]:
     def backward(grad: Storage) -> Grads:
         made = math.tape.make(x.numbers, x.width) if x.needs_grad else None
         math.gradient(name, numbers, 4)
@@ -139,7 +139,7 @@ def _matrix_grads(math: Math, x: Var, name: str, numbers: int) -> Callable[[Stor
     return backward
 
 
-def _lean_lora(math: Math, x: Var, matrix: Matrix, rank: int) -> Var:
+def _lean_lora(math: OpContext, x: Var, matrix: LinearShape, rank: int) -> Var:
     """One function: it keeps its input, the low-rank product and nothing else."""
     tape, n = math.tape, x.numbers // matrix.in_features
     out_numbers = n * matrix.out_features
@@ -148,7 +148,7 @@ def _lean_lora(math: Math, x: Var, matrix: Matrix, rank: int) -> Var:
     if weight is not None:
         weight.drop()
     low = tape.make(n * rank, math.width)
-    tape.passing(out_numbers * math.width)
+    tape.transient(out_numbers * math.width)
 
     def backward(grad: Storage) -> Grads:
         unpacked = dequantised(math, matrix)
@@ -156,10 +156,10 @@ def _lean_lora(math: Math, x: Var, matrix: Matrix, rank: int) -> Var:
         if unpacked is not None:
             unpacked.drop()
         if math.members > 1:  # added to what the fleet holds, from products in the narrow type
-            tape.passing(math.members * rank * matrix.out_features * math.width)
+            tape.transient(math.members * rank * matrix.out_features * math.width)
         low_grad = tape.make(n * rank, math.width)
         if math.members > 1:
-            tape.passing(math.members * rank * matrix.in_features * math.width)
+            tape.transient(math.members * rank * matrix.in_features * math.width)
         else:
             math.gradient(matrix.name + ".B", rank * matrix.out_features, 4)
             math.gradient(matrix.name + ".A", rank * matrix.in_features, 4)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from peftodyssey.anatomy import Anatomy
+from peftodyssey.anatomy import ModelShape
 from peftodyssey.plan.allocator import Allocator
 from peftodyssey.plan.program import Program
-from peftodyssey.plan.step import Step
+from peftodyssey.plan.step import StepSpec
 from peftodyssey.plan.tape import Overflow, Tape
 
 CUDA_CONTEXT_BYTES = 500 << 20  # kernels and driver, outside of PyTorch's allocator
@@ -58,22 +58,22 @@ class MemoryPlan:
 
 
 @lru_cache(maxsize=4096)
-def estimate(anatomy: Anatomy, step: Step) -> MemoryPlan:
+def estimate(anatomy: ModelShape, step: StepSpec) -> MemoryPlan:
     """The bill of one training step, at the moment when it is highest."""
-    return _bill(run(anatomy, step), step)
+    return _breakdown(run(anatomy, step), step)
 
 
 @lru_cache(maxsize=4096)
-def within(anatomy: Anatomy, step: Step, budget_bytes: int) -> MemoryPlan | None:
+def estimate_if_fits(anatomy: ModelShape, step: StepSpec, budget_bytes: int) -> MemoryPlan | None:
     """The bill of a step that stays within the budget, None of one that does not: that shows early in the step."""
     try:
-        bill = _bill(run(anatomy, step, most_bytes=budget_bytes), step)
+        bill = _breakdown(run(anatomy, step, most_bytes=budget_bytes), step)
     except Overflow:
         return None
     return bill if bill.fits(budget_bytes) else None
 
 
-def _bill(tape: Tape, step: Step) -> MemoryPlan:
+def _breakdown(tape: Tape, step: StepSpec) -> MemoryPlan:
     known = [Term(name, tape.peak_terms.get(name, 0)) for name in ORDER]
     if step.device == "cpu":
         slack = int(tape.peak_bytes * CPU_SLACK)
@@ -89,7 +89,7 @@ def _bill(tape: Tape, step: Step) -> MemoryPlan:
     return MemoryPlan(tuple(terms), allocated, reserved, CUDA_CONTEXT_BYTES)
 
 
-def run(anatomy: Anatomy, step: Step, kernel_workspace: bool = True, most_bytes: int | None = None) -> Tape:
+def run(anatomy: ModelShape, step: StepSpec, kernel_workspace: bool = True, most_bytes: int | None = None) -> Tape:
     """The tape of the step after its update; `kernel_workspace` counts what attention kernels hold inside themselves.
 
     Raises Overflow as soon as more than `most_bytes` are alive.
@@ -97,12 +97,12 @@ def run(anatomy: Anatomy, step: Step, kernel_workspace: bool = True, most_bytes:
     on_card = step.device == "cuda"
     tape = Tape(Allocator(expandable=step.engine == "own") if on_card else None, most_bytes)
     program = Program(anatomy, step, tape, kernel_workspace and on_card)
-    program.stand()
+    program.allocate_persistent()
     program.run()
     return tape
 
 
-def scoring_tokens(anatomy: Anatomy, step: Step, context: int, budget_bytes: int, most: int) -> int | None:
+def scoring_tokens(anatomy: ModelShape, step: StepSpec, context: int, budget_bytes: int, most: int) -> int | None:
     """Tokens that one scoring pass may hold beside the trained model; None where not even one window of `context` fits."""
     tokens = most
     while tokens >= context:
@@ -113,12 +113,12 @@ def scoring_tokens(anatomy: Anatomy, step: Step, context: int, budget_bytes: int
 
 
 @lru_cache(maxsize=4096)
-def scoring_bytes(anatomy: Anatomy, step: Step, tokens: int) -> int:
+def scoring_bytes(anatomy: ModelShape, step: StepSpec, tokens: int) -> int:
     """Device bytes of one scoring pass of `tokens` tokens, with the adapters and optimiser states of `step` in place."""
     on_card = step.device == "cuda"
     tape = Tape(None)
     program = Program(anatomy, replace(step, micro_blocks=1, seq_len=tokens, packed=False, recompute="none"), tape, False)
-    program.stand()
+    program.allocate_persistent()
     program.score()
     rest = CUDA_CONTEXT_BYTES + CUBLAS_BYTES if on_card else CPU_RUNTIME_BYTES
     return int(tape.peak_bytes * (1 + CPU_SLACK)) + rest

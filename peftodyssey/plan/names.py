@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from peftodyssey.recipe.cell import Cell, ModelPoint
+from peftodyssey.recipe.cell import Cell, ModelSpec
 from peftodyssey.store import layout
 
 
-def model(point: ModelPoint) -> str:
+def model(point: ModelSpec) -> str:
     """The base in short: the last part of its name, and its revision."""
     return layout.slug(point.name.rsplit("/", 1)[-1], point.revision)
 

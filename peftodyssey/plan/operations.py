@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from peftodyssey.plan.tape import Grads, Storage, Tape, Var
-from peftodyssey.recipe.cell import QuantPoint
+from peftodyssey.recipe.cell import QuantSpec
 
 MOST_LEAVING = 2  # gradients that a card holds while they go to the host
 CHUNK_BYTES = 16 << 20  # fp32 temporaries of the lean norm and gated product
 
 
 @dataclass
-class Math:
+class OpContext:
     """How the step's arithmetic is done, and the gradients that exist so far."""
 
     tape: Tape
@@ -24,7 +24,7 @@ class Math:
     stream: int  # of the residual stream: fp32 where the weights are, under autocast
     lean: bool
     autocast: bool  # transformers under torch.autocast, weights in fp32
-    quant: QuantPoint | None
+    quant: QuantSpec | None
     trains_base: bool
     weight_width: int  # of a trained weight and of its gradient
     host_gradients: bool = False  # gradients leave for the host as they are made
@@ -46,27 +46,27 @@ class Math:
             self.gradients[name] = made
 
 
-def same_size(math: Math, x: Var, saved: tuple[Storage, ...] = (), *, width: int | None = None, temporary: int = 0) -> Var:
+def same_size(math: OpContext, x: Var, saved: tuple[Storage, ...] = (), *, width: int | None = None, temporary: int = 0) -> Var:
     """An elementwise operation of one input; backward makes one gradient of the input's size."""
     width = width or x.width
     out = math.tape.make(x.numbers, width)
 
     def backward(grad: Storage) -> Grads:
         if temporary:
-            math.tape.passing(temporary)
+            math.tape.transient(temporary)
         return [math.tape.make(x.numbers, x.width)]
 
     return math.tape.op([x], out, x.numbers, width, backward, saved)
 
 
-def cast(math: Math, x: Var, width: int) -> Var:
+def cast(math: OpContext, x: Var, width: int) -> Var:
     """A copy in another type; the same tensor where the type is the same."""
     if x.width == width:
         return Var(x.storage.hold(), x.numbers, x.width, x.node, x.needs_grad)
     return same_size(math, x, width=width)
 
 
-def add(math: Math, left: Var, right: Var) -> Var:
+def add(math: OpContext, left: Var, right: Var) -> Var:
     """A sum: the gradient goes to both."""
     width = max(left.width, right.width)
     out = math.tape.make(left.numbers, width)
@@ -77,24 +77,24 @@ def add(math: Math, left: Var, right: Var) -> Var:
     return math.tape.op([left, right], out, left.numbers, width, backward)
 
 
-def rms_norm(math: Math, x: Var, name: str, size: int) -> Var:
+def rms_norm(math: OpContext, x: Var, name: str, size: int) -> Var:
     """RMS norm: transformers keeps fp32 copies, the lean one its input alone."""
     tape, n = math.tape, x.numbers // size
     if math.lean:
         chunk = min(CHUNK_BYTES, 4 * x.numbers)
-        tape.passing(chunk, chunk)
+        tape.transient(chunk, chunk)
         out = tape.make(x.numbers, math.width)
 
         def lean_backward(grad: Storage) -> Grads:
             made = tape.make(x.numbers, x.width)
-            tape.passing(chunk, chunk, chunk)
+            tape.transient(chunk, chunk, chunk)
             if math.trains_base:
                 math.gradient(name, size)
             return [made]
 
         return tape.op([x], out, x.numbers, math.width, lean_backward, [x.storage], trains=math.trains_base)
     wide = tape.make(x.numbers, 4)
-    tape.passing(4 * x.numbers)
+    tape.transient(4 * x.numbers)
     root = tape.make(n, 4)
     scaled = tape.make(x.numbers, 4)
     narrow = scaled if x.width == 4 else tape.make(x.numbers, x.width)
@@ -104,7 +104,7 @@ def rms_norm(math: Math, x: Var, name: str, size: int) -> Var:
 
     def backward(grad: Storage) -> Grads:
         if math.trains_base:
-            tape.passing(x.numbers * x.width)
+            tape.transient(x.numbers * x.width)
             math.gradient(name, size)
         first = tape.make(x.numbers, x.width)
         wide_grad = first if x.width == 4 else tape.make(x.numbers, 4)
@@ -115,7 +115,7 @@ def rms_norm(math: Math, x: Var, name: str, size: int) -> Var:
         by_value.drop()
         wide_grad.drop()
         squares = tape.make(x.numbers, 4)
-        tape.passing(4 * x.numbers)
+        tape.transient(4 * x.numbers)
         squares.drop()
         last = by_root if x.width == 4 else tape.make(x.numbers, x.width)
         if last is not by_root:
@@ -129,7 +129,7 @@ def rms_norm(math: Math, x: Var, name: str, size: int) -> Var:
     return result
 
 
-def wide_layer_norm(math: Math, x: Var, name: str, size: int) -> Var:
+def wide_layer_norm(math: OpContext, x: Var, name: str, size: int) -> Var:
     """OLMo's layer norm: of a copy in fp32, and back; the lean one is torch's own."""
     if math.lean:
         return layer_norm(math, x, name, size)
@@ -141,7 +141,7 @@ def wide_layer_norm(math: Math, x: Var, name: str, size: int) -> Var:
     return narrow
 
 
-def layer_norm(math: Math, x: Var, name: str, size: int) -> Var:
+def layer_norm(math: OpContext, x: Var, name: str, size: int) -> Var:
     """torch's fused layer norm: it saves its input and two numbers a token."""
     tape, n = math.tape, x.numbers // size
     out, means = tape.make(x.numbers, x.width), tape.make(2 * n, 4)
@@ -156,7 +156,7 @@ def layer_norm(math: Math, x: Var, name: str, size: int) -> Var:
     return result
 
 
-def gated_product(math: Math, gate: Var, up: Var) -> Var:
+def gated_product(math: OpContext, gate: Var, up: Var) -> Var:
     """act(gate) * up; the lean one keeps gate and up, torch's also the activation."""
     tape = math.tape
     if not math.lean:
@@ -166,17 +166,17 @@ def gated_product(math: Math, gate: Var, up: Var) -> Var:
         return out
     chunk = min(CHUNK_BYTES, 4 * gate.numbers)
     out = tape.make(gate.numbers, gate.width)
-    tape.passing(chunk, chunk)
+    tape.transient(chunk, chunk)
 
     def backward(grad: Storage) -> Grads:
         made: Grads = [tape.make(gate.numbers, gate.width), tape.make(up.numbers, up.width)]
-        tape.passing(chunk, chunk, chunk)
+        tape.transient(chunk, chunk, chunk)
         return made
 
     return tape.op([gate, up], out, gate.numbers, gate.width, backward, [gate.storage, up.storage])
 
 
-def _product(math: Math, left: Var, right: Var) -> Var:
+def _product(math: OpContext, left: Var, right: Var) -> Var:
     out = math.tape.make(left.numbers, left.width)
 
     def backward(grad: Storage) -> Grads:
@@ -185,17 +185,17 @@ def _product(math: Math, left: Var, right: Var) -> Var:
     return math.tape.op([left, right], out, left.numbers, left.width, backward, [left.storage, right.storage])
 
 
-def composed_gelu(math: Math, x: Var) -> Var:
+def composed_gelu(math: OpContext, x: Var) -> Var:
     """GPT-2's tanh-GELU written out in Python: it keeps half of x, x, the tanh and one plus it."""
     tape = math.tape
     size = x.numbers * x.width
     half, tanh, one = (tape.make(x.numbers, x.width) for _ in range(3))
-    tape.passing(size, size)
+    tape.transient(size, size)
     out = tape.make(x.numbers, x.width)
 
     def backward(grad: Storage) -> Grads:
         made = tape.make(x.numbers, x.width)
-        tape.passing(size, size, size)
+        tape.transient(size, size, size)
         return [made]
 
     result = tape.op([x], out, x.numbers, x.width, backward, [x.storage, half, tanh, one])

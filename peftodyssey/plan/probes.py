@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from peftodyssey import assets
 from peftodyssey.plan.device import Device
 from peftodyssey.plan.memory import MemoryPlan, Term
-from peftodyssey.plan.step import Step
+from peftodyssey.plan.step import StepSpec
 from peftodyssey.recipe.cell import Cell
 from peftodyssey.recipe.identity import digest
 from peftodyssey.store import atomic
@@ -45,7 +45,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Tried:
+class ProbeResult:
     """One shape: the first cell that has it, how many do, and what was measured or why it cannot be done."""
 
     task: CellTask
@@ -55,7 +55,7 @@ class Tried:
     cached: bool
 
 
-def key_of(cell: Cell, step: Step, model_fingerprint: str, device: Device) -> str:
+def key_of(cell: Cell, step: StepSpec, model_fingerprint: str, device: Device) -> str:
     """Name of the probe of a shape on this machine."""
     method = {name: value for name, value in asdict(cell.method).items() if name not in HOW}
     told = {

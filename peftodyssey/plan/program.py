@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 
-from peftodyssey.anatomy import Anatomy, Matrix
+from peftodyssey.anatomy import ModelShape, LinearShape
 from peftodyssey.plan.layers import feed_forward, layer, norm, parts_of, shape_of
-from peftodyssey.plan.operations import Math
-from peftodyssey.plan.step import BYTES, Step
+from peftodyssey.plan.operations import OpContext
+from peftodyssey.plan.step import BYTES, StepSpec
 from peftodyssey.plan.tape import Grads, Storage, Tape, Var
 from peftodyssey.score.sizes import CHUNK_BYTES, MIN_CHUNK_ROWS
 
@@ -20,12 +20,12 @@ UPDATE_CHUNK_BYTES = 32 << 20  # fp32 temporaries of an update that is not torch
 class Program:
     """Runs a step on a tape: what stands before it, its forward and backward passes, its update."""
 
-    def __init__(self, anatomy: Anatomy, step: Step, tape: Tape, kernel_workspace: bool) -> None:
+    def __init__(self, anatomy: ModelShape, step: StepSpec, tape: Tape, kernel_workspace: bool) -> None:
         self.anatomy, self.step, self.tape = anatomy, step, tape
         own = step.engine == "own"
         width = BYTES[step.precision]
         masters = step.full and step.master == "fp32"
-        self.math = Math(
+        self.math = OpContext(
             tape=tape, width=width, stream=4 if masters else width, lean=own, quant=step.quant, trains_base=step.full,
             autocast=(masters or step.engine == "trl") and width < 4,
             weight_width=4 if masters else width, host_gradients=step.offload_optimizer,
@@ -43,7 +43,7 @@ class Program:
         around = sum(m.in_features + m.out_features for m in self.anatomy.linears)
         return -(-step.trainable // around) if step.trainable else 0
 
-    def stand(self) -> None:
+    def allocate_persistent(self) -> None:
         """What is there before the first step: weights, adapters, optimiser states, the batch."""
         anatomy, tape = self.anatomy, self.tape
         width = 4 if self.step.full and self.step.master == "fp32" else BYTES[self.step.precision]
@@ -56,8 +56,8 @@ class Program:
                 tape.make(matrix.out_features, width, "weights")
         sizes = [numbers for _, numbers in self._trained()]
         if self.step.fleet > 1:
-            tape.passing(*[4 * numbers for numbers in sizes], term="adapters")  # each member's own is drawn and taken off
-            self._berths(sum(sizes) * self.step.fleet)
+            tape.transient(*[4 * numbers for numbers in sizes], term="adapters")  # each member's own is drawn and taken off
+            self._adapter_buckets(sum(sizes) * self.step.fleet)
         else:
             for numbers in sizes:
                 tape.make(0 if self.step.full else numbers, 4, "adapters")
@@ -67,7 +67,7 @@ class Program:
         tape.make(self.tokens * 4, 8, "batch")
         tape.make(self.tokens * anatomy.head_dim * 2, BYTES[self.step.precision], "batch")  # cos and sin
 
-    def _berths(self, numbers: int) -> None:
+    def _adapter_buckets(self, numbers: int) -> None:
         """A fleet's numbers, their copies in the narrow type, gradients that stay, and moments: one matrix each."""
         narrow = BYTES[self.step.precision]
         self.tape.make(numbers, 4, "adapters")
@@ -75,7 +75,7 @@ class Program:
         self.tape.make(numbers, 4, "gradients")
         self.tape.make(2 * numbers, 4, "optimiser states")
 
-    def _weight(self, matrix: Matrix, width: int) -> None:
+    def _weight(self, matrix: LinearShape, width: int) -> None:
         numbers, quant = matrix.in_features * matrix.out_features, self.step.quant
         if quant is None:
             self.tape.make(numbers, width, "weights")
@@ -140,7 +140,7 @@ class Program:
         hidden = self._forward()
         rows = max(MIN_CHUNK_ROWS, CHUNK_BYTES[self.step.device] // (4 * self.anatomy.vocabulary))
         chunk = min(rows, self.tokens) * self.anatomy.vocabulary
-        self.tape.passing(chunk * self.math.width, chunk * 4, chunk * 4, term="logits and loss")
+        self.tape.transient(chunk * self.math.width, chunk * 4, chunk * 4, term="logits and loss")
         hidden.drop()
 
     def _forward(self) -> Var:
@@ -229,7 +229,7 @@ class Program:
         def backward(grad: Storage) -> Grads:
             made = tape.make(numbers, hidden.width)
             if step.full:
-                tape.passing(4 * head, term="logits and loss")
+                tape.transient(4 * head, term="logits and loss")
                 self._head_gradient(head)
             return [made]
 
@@ -248,9 +248,9 @@ class Program:
             logits.drop()
             logits = tape.make(chunk, narrow, term)
             wide.drop()
-        tape.passing(rows * anatomy.hidden * narrow, term=term)
+        tape.transient(rows * anatomy.hidden * narrow, term=term)
         if self.step.full:
-            tape.passing(anatomy.vocabulary * anatomy.hidden * (narrow if narrow < 4 else 0), term=term)
+            tape.transient(anatomy.vocabulary * anatomy.hidden * (narrow if narrow < 4 else 0), term=term)
         logits.drop()
 
     def _stock_loss(self, hidden: Var) -> Var:
@@ -293,8 +293,8 @@ class Program:
         step, measured = self.step, UPDATE_CHUNK_BYTES if self.step.anchored else 0
         fused = step.optimizer == "adamw" and (not step.full or step.master == "fp32")
         if not fused or step.offload_optimizer or step.fleet > 1:
-            self.tape.passing(*[UPDATE_CHUNK_BYTES] * 4, term="update buffers")
-        self.tape.passing(min(measured, 4 * max((size for _, size in self._trained()), default=0)), term="update buffers")
+            self.tape.transient(*[UPDATE_CHUNK_BYTES] * 4, term="update buffers")
+        self.tape.transient(min(measured, 4 * max((size for _, size in self._trained()), default=0)), term="update buffers")
         for storage in (*self.math.gradients.values(), *self.math.leaving):
             storage.drop()
         self.math.gradients, self.math.leaving = {}, []

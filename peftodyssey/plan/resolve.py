@@ -7,7 +7,7 @@ from peftodyssey.plan.device import Device
 from peftodyssey.recipe.cell import Cell
 
 
-def autos(cell: Cell, device: Device) -> dict[str, str | None]:
+def resolve_auto(cell: Cell, device: Device) -> dict[str, str | None]:
     """The resolved choices of one cell; InputError where the device cannot do what the recipe asks."""
     precision = _precision(cell.train.precision, device)
     master = cell.method.options.get("master_weights", "fp32") if cell.method.method == "full" else "fp32"

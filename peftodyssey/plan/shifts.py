@@ -11,8 +11,8 @@ from typing import Any
 
 from peftodyssey.errors import InputError
 from peftodyssey.methods.updates import is_addition
-from peftodyssey.plan.choose import scoring, untrained
-from peftodyssey.plan.graph import BaseKey, CellTask, IndexTask, NoiseTask, ScoreTask
+from peftodyssey.plan.choose import scoring, base_only
+from peftodyssey.plan.graph import BaseModelKey, CellTask, IndexTask, NoiseTask, ScoreTask
 from peftodyssey.recipe import identity
 from peftodyssey.recipe.cell import Cell
 from peftodyssey.recipe.schema_measures import Noise
@@ -48,9 +48,9 @@ def planned(
     return tuple(bases.values()), tuple(with_updates)
 
 
-def _earliest(cells: Sequence[CellTask]) -> dict[str, BaseKey]:
+def _earliest(cells: Sequence[CellTask]) -> dict[str, BaseModelKey]:
     """The rung of each model that has seen the fewest tokens. Raises InputError where tokens are not known."""
-    found: dict[str, BaseKey] = {}
+    found: dict[str, BaseModelKey] = {}
     for key in (replace(cell.base, quant=None) for cell in cells):
         if key.source.pretrain_tokens is None:
             raise InputError(
@@ -64,7 +64,7 @@ def _earliest(cells: Sequence[CellTask]) -> dict[str, BaseKey]:
 
 
 def _task(
-    noise: Noise, cell: CellTask, key: BaseKey, earliest: BaseKey | None, name: str, index: IndexTask, budget_bytes: int, *, along: bool
+    noise: Noise, cell: CellTask, key: BaseModelKey, earliest: BaseModelKey | None, name: str, index: IndexTask, budget_bytes: int, *, along: bool
 ) -> NoiseTask:
     point = cell.cell.score
     told: dict[str, Any] = {
@@ -76,7 +76,7 @@ def _task(
     base = layout.slug(key.source.name.rsplit("/", 1)[-1], key.source.revision)
     who = (cell.folder.split("/", 1)[1], name) if along else (name, base)
     folder = f"{layout.NOISE}/{layout.folder_name(layout.slug(*who), identity.digest(told))}"
-    tokens, _ = scoring(cell.anatomy, untrained(cell.step, None), point.context, budget_bytes)
+    tokens, _ = scoring(cell.anatomy, base_only(cell.step, None), point.context, budget_bytes)
     score = ScoreTask(folder, index.folder, key, point, cell.hash if along else None, told, tokens)
     entry = {"folder": folder, "corpus": name, "scale": noise.scale, "tensors": ",".join(noise.tensors), **_coordinates(cell, along)}
     return NoiseTask(score, noise, earliest, entry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from peftodyssey.anatomy import Anatomy
+from peftodyssey.anatomy import ModelShape
 from peftodyssey.errors import InputError, MethodError, ModelError
 from peftodyssey.methods.table import METHODS
 from peftodyssey.models import source
@@ -12,14 +12,14 @@ from peftodyssey.models.anatomy import anatomy as anatomy_of
 from peftodyssey.plan import choose
 from peftodyssey.plan.device import Device
 from peftodyssey.plan.memory import MemoryPlan, estimate
-from peftodyssey.plan.step import Step
-from peftodyssey.recipe.cell import MethodPoint, QuantPoint
+from peftodyssey.plan.step import StepSpec
+from peftodyssey.recipe.cell import MethodSpec, QuantSpec
 
 MOST_BLOCKS = 1024  # the largest micro-batch that is looked for
 
 
 @dataclass(frozen=True)
-class Wanted:
+class StepRequest:
     """A step in the words of the command line."""
 
     model: str
@@ -41,7 +41,7 @@ class StepPlan:
     """The bill of one step against a budget."""
 
     what: str
-    step: Step
+    step: StepSpec
     memory: MemoryPlan
     budget_bytes: int
     most_micro_blocks: int  # the largest micro-batch that fits with these settings; 0: not even one block
@@ -53,7 +53,7 @@ class StepPlan:
         return self.memory.fits(self.budget_bytes)
 
 
-def step_plan(wanted: Wanted, device: Device, budget_bytes: int | None) -> StepPlan:
+def step_plan(wanted: StepRequest, device: Device, budget_bytes: int | None) -> StepPlan:
     """The plan of `micro_batch` blocks of `seq_len` tokens; ModelError, MethodError or InputError where they cannot be."""
     anatomy = anatomy_of(source.resolve(wanted.model).config)
     if wanted.seq_len > anatomy.positions:
@@ -70,11 +70,11 @@ def step_plan(wanted: Wanted, device: Device, budget_bytes: int | None) -> StepP
     return StepPlan(what, step, bill, budget, _most(anatomy, step, budget), helps)
 
 
-def _step(wanted: Wanted, anatomy: Anatomy, device: Device, budget_bytes: int | None) -> Step:
+def _step(wanted: StepRequest, anatomy: ModelShape, device: Device, budget_bytes: int | None) -> StepSpec:
     on_card = device.kind == "cuda" or budget_bytes is not None
-    quant = QuantPoint("nf4", True) if wanted.method == "qlora" else None
+    quant = QuantSpec("nf4", True) if wanted.method == "qlora" else None
     full, rank = wanted.method == "full", None if wanted.method == "full" else wanted.rank
-    point = MethodPoint(wanted.method, wanted.method, lr=1e-4, rank=rank, alpha=2.0 * wanted.rank, quant=quant)
+    point = MethodSpec(wanted.method, wanted.method, lr=1e-4, rank=rank, alpha=2.0 * wanted.rank, quant=quant)
     if problems := METHODS[wanted.method].check(point, anatomy):
         raise MethodError(f"{wanted.method} on {wanted.model}: {problems[0]}", "change --rank or --method")
     if wanted.engine != "own":
@@ -82,7 +82,7 @@ def _step(wanted: Wanted, anatomy: Anatomy, device: Device, budget_bytes: int | 
     activations = wanted.offload in ("activations", "all")
     if activations and wanted.recompute != "full":
         raise InputError("--offload activations moves what --recompute full keeps", "add --recompute full")
-    return Step(
+    return StepSpec(
         precision=wanted.precision or ("bf16" if on_card else "fp32"), quant=quant,
         trainable=METHODS[wanted.method].count(point, anatomy), full=full, adapter_rank=rank or 0,
         seq_len=wanted.seq_len, micro_blocks=wanted.micro_batch, recompute=wanted.recompute, engine=wanted.engine,
@@ -92,14 +92,14 @@ def _step(wanted: Wanted, anatomy: Anatomy, device: Device, budget_bytes: int | 
     )  # fmt: skip
 
 
-def _refuse_own_ways(wanted: Wanted) -> None:
+def _refuse_own_ways(wanted: StepRequest) -> None:
     own = {"--recompute selective": wanted.recompute == "selective", f"--offload {wanted.offload}": wanted.offload != "none",
            f"--optimizer {wanted.optimizer}": wanted.engine == "trl" and wanted.optimizer != "adamw"}  # fmt: skip
     if asked := [name for name, used in own.items() if used]:
         raise InputError(f"{asked[0]} is not there with --engine {wanted.engine}", "use --engine own")
 
 
-def _most(anatomy: Anatomy, step: Step, budget_bytes: int) -> int:
+def _most(anatomy: ModelShape, step: StepSpec, budget_bytes: int) -> int:
     """The largest number of blocks at a time that fits, other things equal."""
 
     def fits(blocks: int) -> bool:

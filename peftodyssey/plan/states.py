@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from peftodyssey.anatomy import Anatomy
+from peftodyssey.anatomy import ModelShape
 from peftodyssey.corpora.groups import group
 from peftodyssey.errors import InputError
-from peftodyssey.plan.graph import BaseKey, CellTask, IndexTask, StatesTask
+from peftodyssey.plan.graph import BaseModelKey, CellTask, IndexTask, StatesTask
 from peftodyssey.recipe import identity
 from peftodyssey.recipe.schema_measures import Similarity
 from peftodyssey.store import layout
@@ -39,7 +39,7 @@ def planned(
     return tuple(found.values()), tuple(told)
 
 
-def problems(asked: Similarity, anatomy: Anatomy, name: str) -> list[InputError]:
+def problems(asked: Similarity, anatomy: ModelShape, name: str) -> list[InputError]:
     """What is wrong where a model has no such layer, or cannot hold a chunk."""
     wrong = []
     if not -anatomy.layers - 1 <= asked.layer <= anatomy.layers:
@@ -50,7 +50,7 @@ def problems(asked: Similarity, anatomy: Anatomy, name: str) -> list[InputError]
     return wrong
 
 
-def _task(asked: Similarity, key: BaseKey, anatomy: Anatomy, index: IndexTask, *, halves: bool) -> StatesTask:
+def _task(asked: Similarity, key: BaseModelKey, anatomy: ModelShape, index: IndexTask, *, halves: bool) -> StatesTask:
     layer = -1 if asked.layer % (anatomy.layers + 1) == anatomy.layers else asked.layer % (anatomy.layers + 1)
     told: dict[str, Any] = {
         "index": index.identity, "model": key.source.fingerprint, "precision": key.precision, "layer": layer,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peftodyssey.recipe.cell import QuantPoint
+from peftodyssey.recipe.cell import QuantSpec
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 @dataclass(frozen=True)
-class Step:
+class StepSpec:
     """What a training step is made of, as far as memory goes."""
 
     precision: str  # fp32 | bf16 | fp16
-    quant: QuantPoint | None
+    quant: QuantSpec | None
     trainable: int  # numbers trained
     full: bool  # the weights themselves are trained
     adapter_rank: int  # 0 where there is no adapter

@@ -23,7 +23,7 @@ class Storage:
     def __init__(self, tape: Tape, size_bytes: int, term: str) -> None:
         self.tape, self.term, self.holders = tape, term, 1
         self.size_bytes = -(-size_bytes // ROUNDED_TO_BYTES) * ROUNDED_TO_BYTES
-        self.key = tape.born(self)
+        self.key = tape.alloc(self)
 
     def hold(self) -> Storage:
         """One more holder."""
@@ -35,7 +35,7 @@ class Storage:
         self.holders -= 1
         assert self.holders >= 0, self.term
         if not self.holders:
-            self.tape.died(self)
+            self.tape.free(self)
 
 
 Grads = Sequence["Storage | None"]
@@ -85,7 +85,7 @@ class Tape:
         self.nodes: list[Node] = []
         self._keys = 0
 
-    def born(self, storage: Storage) -> int:
+    def alloc(self, storage: Storage) -> int:
         """Called by Storage: count it."""
         self._keys += 1
         size = storage.size_bytes
@@ -99,7 +99,7 @@ class Tape:
                 raise Overflow
         return self._keys
 
-    def died(self, storage: Storage) -> None:
+    def free(self, storage: Storage) -> None:
         """Called by Storage: it is gone."""
         self.live_bytes -= storage.size_bytes
         self.by_term[storage.term] -= storage.size_bytes
@@ -110,7 +110,7 @@ class Tape:
         """New bytes, held once."""
         return Storage(self, numbers * width, term)
 
-    def passing(self, *sizes_bytes: int, term: str = "workspace") -> None:
+    def transient(self, *sizes_bytes: int, term: str = "workspace") -> None:
         """Bytes that come together and go again inside one kernel or function."""
         for storage in [Storage(self, size, term) for size in sizes_bytes]:
             storage.drop()

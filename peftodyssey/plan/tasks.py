@@ -10,9 +10,9 @@ from typing import Any
 
 from peftodyssey.corpora.questions import Questions, resolve
 from peftodyssey.plan import names
-from peftodyssey.plan.graph import BaseKey, ChoiceTask
+from peftodyssey.plan.graph import BaseModelKey, ChoiceTask
 from peftodyssey.recipe import identity
-from peftodyssey.recipe.cell import Cell, TaskPoint
+from peftodyssey.recipe.cell import Cell, TaskSpec
 from peftodyssey.store import layout
 
 
@@ -20,15 +20,15 @@ from peftodyssey.store import layout
 class Tasks:
     """The tasks that were found, and what the bases do of them."""
 
-    found: dict[TaskPoint, Questions] = field(default_factory=dict)
+    found: dict[TaskSpec, Questions] = field(default_factory=dict)
     base_choices: dict[str, ChoiceTask] = field(default_factory=dict)
 
-    def find(self, point: TaskPoint) -> None:
+    def find(self, point: TaskSpec) -> None:
         """Look for a task. Raises CorpusError where it is not there or cannot be read."""
         self.found[point] = resolve(point)
 
     def of_cell(
-        self, cell: Cell, base: BaseKey, tokenizer: str, digest: str, tokens: tuple[int | None, int | None]
+        self, cell: Cell, base: BaseModelKey, tokenizer: str, digest: str, tokens: tuple[int | None, int | None]
     ) -> tuple[tuple[ChoiceTask, ...], dict[str, Any]]:
         """What `cell` answers after adaptation, and what its line of the plan file says of its tasks (nothing without one).
 
@@ -44,13 +44,13 @@ class Tasks:
             lines.append(line)
         return tuple(after), {"tasks": lines} if lines else {}
 
-    def _base(self, task: Questions, base: BaseKey, cell: Cell, tokenizer: str, tokens: int | None) -> ChoiceTask:
+    def _base(self, task: Questions, base: BaseModelKey, cell: Cell, tokenizer: str, tokens: int | None) -> ChoiceTask:
         made = _choices(task, base, cell, tokenizer, None, base.quant.kind if base.quant else "base", tokens)
         return self.base_choices.setdefault(made.folder, made)
 
 
 def _choices(
-    task: Questions, base: BaseKey, cell: Cell, tokenizer: str, digest: str | None, label: str, tokens: int | None
+    task: Questions, base: BaseModelKey, cell: Cell, tokenizer: str, digest: str | None, label: str, tokens: int | None
 ) -> ChoiceTask:
     told = {
         "task": task.fingerprint,

@@ -11,7 +11,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class ModelPoint:
+class ModelSpec:
     """A base model at one revision, before quantisation."""
 
     name: str  # bundled/..., Hub id, local path, random/<shape>
@@ -41,7 +41,7 @@ class CorpusPoint:
 
 
 @dataclass(frozen=True)
-class QuantPoint:
+class QuantSpec:
     """How the frozen base is stored: bitsandbytes 4-bit or 8-bit."""
 
     kind: str  # nf4 | fp4 | int8
@@ -49,7 +49,7 @@ class QuantPoint:
 
 
 @dataclass(frozen=True)
-class MethodPoint:
+class MethodSpec:
     """One constraint on the update with all its numbers."""
 
     method: str  # full | lora | qlora | bitfit | last_layers | ia3 | peft | saved
@@ -60,7 +60,7 @@ class MethodPoint:
     alpha: float | None = None  # resolved number (2r -> 2 * rank)
     targets: str | tuple[str, ...] | None = None  # "all-linear", leaf names, or None: the method's default
     dropout: float = 0.0
-    quant: QuantPoint | None = None
+    quant: QuantSpec | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     # the method's further fields, only those that it reads: rslora, dora, init (lora/qlora); layers (last_layers);
     # peft_type + config (peft); path (saved); master_weights (full). Further constraints, absent at their defaults: l2_sp,
@@ -68,7 +68,7 @@ class MethodPoint:
 
 
 @dataclass(frozen=True)
-class TrainPoint:
+class TrainSpec:
     """How long and how a cell is trained. What changes the result; micro-batch and the like are chosen by the plan."""
 
     budget_tokens: int | None  # exactly one of the three budgets is set
@@ -93,7 +93,7 @@ class TrainPoint:
 
 
 @dataclass(frozen=True)
-class ScorePoint:
+class ScoreSpec:
     """How a text is scored."""
 
     context: int  # tokens a window holds
@@ -104,7 +104,7 @@ class ScorePoint:
 
 
 @dataclass(frozen=True)
-class TaskPoint:
+class TaskSpec:
     """One set of prompts with choices: where it is and how much of it is scored."""
 
     name: str  # short name, unique in the recipe
@@ -120,14 +120,14 @@ class Cell:
     """One point of the grid: one training (or one saved adapter) and its scores."""
 
     recipe: str
-    model: ModelPoint
+    model: ModelSpec
     domain: CorpusPoint
     general: tuple[CorpusPoint, ...]
-    method: MethodPoint
+    method: MethodSpec
     seed: int
-    train: TrainPoint
-    score: ScorePoint
-    tasks: tuple[TaskPoint, ...] = ()
+    train: TrainSpec
+    score: ScoreSpec
+    tasks: tuple[TaskSpec, ...] = ()
     replay: CorpusPoint | None = None  # whose train part is mixed in, where the method says so
     guard: CorpusPoint | None = None  # whose validation part ends the training, where the method says so
     crossed: tuple[CorpusPoint, ...] = ()  # every domain of the recipe, where what adapting does to the others is measured

@@ -7,7 +7,7 @@ from typing import Any
 
 from peftodyssey.recipe.finding import Finding
 from peftodyssey.recipe.schema import Recipe
-from peftodyssey.recipe.schema_constraints import Anchored, Guarded
+from peftodyssey.recipe.schema_constraints import Regularized, ReplayAndEarlyStop
 
 BY_LENGTH = ("l2_sp", "norm_ball", "wise_ft")  # need an update that is 0 at the start and can be scaled
 IN_THE_LOOP = ("l2_sp", "norm_ball", "replay", "early_stop")  # done between the steps, or to their batches
@@ -17,21 +17,21 @@ ZERO_STARTS = {"default", "gaussian"}
 def check_constraints(recipe: Recipe) -> Iterator[Finding]:
     """Constraints that cannot be done with the method's other keys, the engine or the texts there are."""
     for index, method in enumerate(recipe.methods):
-        if isinstance(method, Guarded):
+        if isinstance(method, ReplayAndEarlyStop):
             yield from _texts(recipe, method, index)
             yield from _engine(recipe, method, index)
             yield from _select(recipe, method, index)
-        if isinstance(method, Anchored):
+        if isinstance(method, Regularized):
             yield from _start(method, index)
 
 
-def _asked(method: Guarded, name: str) -> bool:
+def _asked(method: ReplayAndEarlyStop, name: str) -> bool:
     """Whether a method asks for the constraint at any of its values."""
     value: Any = getattr(method, name, None)
     return bool(value) and any(bool(each) for each in value)
 
 
-def _texts(recipe: Recipe, method: Guarded, index: int) -> Iterator[Finding]:
+def _texts(recipe: Recipe, method: ReplayAndEarlyStop, index: int) -> Iterator[Finding]:
     if _asked(method, "replay") and recipe.pretraining_text is None and not recipe.general:
         path = ("methods", index, "replay")
         yield Finding(
@@ -46,7 +46,7 @@ def _texts(recipe: Recipe, method: Guarded, index: int) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _select(recipe: Recipe, method: Guarded, index: int) -> Iterator[Finding]:
+def _select(recipe: Recipe, method: ReplayAndEarlyStop, index: int) -> Iterator[Finding]:
     if method.early_stop and recipe.train.select is not None:
         path = ("methods", index, "early_stop")
         yield Finding(
@@ -55,7 +55,7 @@ def _select(recipe: Recipe, method: Guarded, index: int) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _engine(recipe: Recipe, method: Guarded, index: int) -> Iterator[Finding]:
+def _engine(recipe: Recipe, method: ReplayAndEarlyStop, index: int) -> Iterator[Finding]:
     for name in IN_THE_LOOP if recipe.train.engine == "trl" else ():
         if _asked(method, name):
             path = ("methods", index, name)
@@ -65,7 +65,7 @@ def _engine(recipe: Recipe, method: Guarded, index: int) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _start(method: Anchored, index: int) -> Iterator[Finding]:
+def _start(method: Regularized, index: int) -> Iterator[Finding]:
     here = ("methods", index)
     starts, doras = getattr(method, "init", ()), getattr(method, "dora", ())
     for name in filter(lambda name: _asked(method, name), BY_LENGTH):

@@ -15,7 +15,7 @@ from peftodyssey.errors import Problem
 from peftodyssey.recipe.fields import written_keys
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_methods import METHOD_CLASSES
-from peftodyssey.recipe.yaml_tree import Path, Tree, spell
+from peftodyssey.recipe.yaml_tree import Path, Tree, format_path
 
 MISPLACED = {
     ("full", "quant"): "full fine-tuning trains every weight, so none can be quantised: use lora or qlora",
@@ -123,7 +123,7 @@ def _problem(item: Any, path: Path, tree: Tree, root: type[BaseModel]) -> Proble
     elif item["type"] == "too_long":
         what = f"the list has {context['actual_length']} values, not {context['max_length']}"
     place = tree.place(path)
-    return Problem(place.where, place.line, place.column, spell(path), what, _shown(value), allowed, hint)
+    return Problem(place.where, place.line, place.column, format_path(path), what, _shown(value), allowed, hint)
 
 
 def _not_in_list(value: Any, expected: str, path: Path) -> tuple[str, str, str]:
@@ -142,7 +142,7 @@ def _method(value: Any, path: Path, tree: Tree) -> Problem:
         place.where,
         place.line,
         place.column,
-        spell(path),
+        format_path(path),
         what,
         _shown(name),
         ", ".join(METHOD_CLASSES),
@@ -161,7 +161,7 @@ def _unknown_key(path: Path, tree: Tree, root: type[BaseModel]) -> Problem:
     elif not hint:
         elsewhere = _where_it_belongs(str(key), root)
         hint = f"did you mean {elsewhere}?" if elsewhere else "remove it"
-    return Problem(place.where, place.line, place.column, spell(path), what, allowed=allowed, next_step=hint)
+    return Problem(place.where, place.line, place.column, format_path(path), what, allowed=allowed, next_step=hint)
 
 
 def _where_it_belongs(key: str, root: type[BaseModel]) -> str:
@@ -186,7 +186,7 @@ def _missing(item: Any, path: Path, tree: Tree) -> Problem:
             place.where,
             place.line,
             place.column,
-            spell(path),
+            format_path(path),
             "the list is too short",
             _shown(at(tree.data, path)),
         )
@@ -194,7 +194,7 @@ def _missing(item: Any, path: Path, tree: Tree) -> Problem:
         place.where,
         place.line,
         place.column,
-        spell((*path, key)),
+        format_path((*path, key)),
         "missing",
         next_step=hints.get(str(key), f"add `{key}: `"),
     )

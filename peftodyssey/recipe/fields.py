@@ -21,7 +21,7 @@ from pydantic_core import PydanticCustomError
 from peftodyssey.recipe import numbers
 
 
-class Part(BaseModel):
+class RecipeSection(BaseModel):
     """Base of every class of the schema: frozen, unknown keys are errors, defaults are checked too."""
 
     model_config = ConfigDict(
@@ -120,8 +120,8 @@ def _word(value: Any) -> str:
     raise ValueError("it must be text; write a word, in quotes where it looks like a number")
 
 
-Count = Annotated[int, _parsed(_at_least_one), _pattern(numbers.COUNT)]
-Natural = Annotated[int, _parsed(numbers.parse_count), _pattern(numbers.COUNT)]
+PositiveInt = Annotated[int, _parsed(_at_least_one), _pattern(numbers.COUNT)]
+NonNegativeInt = Annotated[int, _parsed(numbers.parse_count), _pattern(numbers.COUNT)]
 TokenCap = Annotated[int | None, _parsed(_token_cap), _pattern(numbers.COUNT, "^all$")]
 Share = Annotated[float, _parsed(numbers.parse_share), _pattern(numbers.SHARE)]
 ShareBelowOne = Annotated[float, _parsed(_below_one), _pattern(numbers.SHARE)]
@@ -130,4 +130,4 @@ Positive = Annotated[float, _parsed(_above_zero), _pattern(numbers.NUMBER)]
 NotNegative = Annotated[float, _parsed(_not_negative), _pattern(numbers.NUMBER)]
 Alpha = Annotated[float | str, _parsed(_alpha), _pattern(numbers.NUMBER, numbers.ALPHA)]
 Flag = Annotated[bool, _parsed(_flag), WithJsonSchema({"type": "boolean"})]
-Word = Annotated[str, _parsed(_word), WithJsonSchema({"type": ["string", "integer"]})]
+NonEmptyStr = Annotated[str, _parsed(_word), WithJsonSchema({"type": ["string", "integer"]})]

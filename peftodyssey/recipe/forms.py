@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchema
 from pydantic_core import core_schema
 
 from peftodyssey.recipe import numbers
-from peftodyssey.recipe.fields import Alpha, Count, Flag, Part, Positive, ShareBelowOne, refuse
+from peftodyssey.recipe.fields import Alpha, PositiveInt, Flag, RecipeSection, Positive, ShareBelowOne, refuse
 
 
 class OrList:
@@ -73,14 +73,14 @@ TargetSet = Annotated[
         {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
     ),
 ]
-Ranks = Annotated[tuple[Count, ...], OrList()]
+Ranks = Annotated[tuple[PositiveInt, ...], OrList()]
 Alphas = Annotated[tuple[Alpha, ...], OrList()]
 Dropouts = Annotated[tuple[ShareBelowOne, ...], OrList()]
 Flags = Annotated[tuple[Flag, ...], OrList()]
 Targets = Annotated[tuple[TargetSet, ...], OrList(_one_target_set)]
 
 
-class Rates(Part):
+class LearningRateSpec(RecipeSection):
     """Learning rates of a method: `fixed` ones are an axis of the grid, `tune` ones are chosen among on validation."""
 
     fixed: tuple[Positive, ...] | None = Field(
@@ -102,7 +102,7 @@ class _RatesForm:
     @staticmethod
     def read(value: Any) -> Any:
         allowed = "1e-3, [1e-4, 1e-3] or {tune: [1e-4, 1e-3]}"
-        if isinstance(value, Rates):
+        if isinstance(value, LearningRateSpec):
             return value
         if isinstance(value, dict):
             if set(value) != {"tune"}:
@@ -134,10 +134,10 @@ class _RatesForm:
         return {"anyOf": [one, some["anyOf"][1], tune]}
 
 
-LearningRates = Annotated[Rates, _RatesForm()]
+LearningRates = Annotated[LearningRateSpec, _RatesForm()]
 
 
-class Short:
+class Shorthand:
     """Marks a class that may also be written as one word, which stands for the field `key`."""
 
     def __init__(self, key: str) -> None:

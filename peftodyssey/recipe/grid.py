@@ -15,20 +15,20 @@ from typing import Any
 from peftodyssey.recipe.cell import (
     Cell,
     CorpusPoint,
-    MethodPoint,
-    ModelPoint,
-    QuantPoint,
-    ScorePoint,
-    TaskPoint,
-    TrainPoint,
+    MethodSpec,
+    ModelSpec,
+    QuantSpec,
+    ScoreSpec,
+    TaskSpec,
+    TrainSpec,
 )
 from peftodyssey.recipe.checks import step_tokens
 from peftodyssey.recipe.corpus_names import absolute, corpus_name, corpus_source, is_path
-from peftodyssey.recipe.identity import canonical, digest, science
+from peftodyssey.recipe.identity import canonical, digest, hashed_fields
 from peftodyssey.recipe.labels import labelled
 from peftodyssey.recipe.numbers import parse_alpha
 from peftodyssey.recipe.schema import Recipe
-from peftodyssey.recipe.schema_constraints import held
+from peftodyssey.recipe.schema_constraints import constraint_grid
 from peftodyssey.recipe.schema_methods import (
     AnyMethod,
     Bitfit,
@@ -108,24 +108,24 @@ def _content(cell: Cell) -> str:
     """What makes a cell the same as another within one recipe, where sources are known by name only."""
     sources = [f"{c.source} {c.revision}" for c in (cell.domain, *cell.general)]
     named = [cell.model.name, cell.model.revision, sources, cell.method.options.get("path")]
-    return canonical([named, science(cell)])
+    return canonical([named, hashed_fields(cell)])
 
 
-def _quant_order(quant: QuantPoint | None) -> tuple[str, bool]:
+def _quant_order(quant: QuantSpec | None) -> tuple[str, bool]:
     return ("", False) if quant is None else (quant.kind, quant.double_quant)
 
 
-def _first(methods: list[MethodPoint], method: MethodPoint) -> int:
+def _first(methods: list[MethodSpec], method: MethodSpec) -> int:
     return next(i for i, other in enumerate(methods) if other.method == method.method)
 
 
-def model_points(recipe: Recipe) -> list[ModelPoint]:
+def model_points(recipe: Recipe) -> list[ModelSpec]:
     """Each model at each of its revisions; a local folder by its absolute path.
 
     Rungs that are chosen by tokens and have not been looked up (`plan.rungs`) stand as one point that says so.
     """
     return [
-        ModelPoint(model_name(model.name, recipe.folder), revision, model.max_position_embeddings, model.weights)
+        ModelSpec(model_name(model.name, recipe.folder), revision, model.max_position_embeddings, model.weights)
         for model in recipe.model
         for revision in _named(model.revisions)
     ]
@@ -162,13 +162,13 @@ def corpus_points(corpus: Corpus, recipe: Recipe) -> Iterator[CorpusPoint]:
         )
 
 
-def task_points(recipe: Recipe) -> tuple[TaskPoint, ...]:
+def task_points(recipe: Recipe) -> tuple[TaskSpec, ...]:
     """The tasks of the recipe with their short names and absolute paths."""
     points = []
     for task in recipe.tasks:
         source = corpus_source(task)
         where = absolute(source, recipe.folder) if is_path(task) else source
-        points.append(TaskPoint(corpus_name(task), where, task.split, task.examples, task.config, task.revision))
+        points.append(TaskSpec(corpus_name(task), where, task.split, task.examples, task.config, task.revision))
     return tuple(points)
 
 
@@ -190,10 +190,10 @@ def guard_point(recipe: Recipe) -> CorpusPoint | None:
     return next((next(corpus_points(text, recipe)) for text in recipe.general), None)
 
 
-def train_point(recipe: Recipe) -> TrainPoint:
+def train_point(recipe: Recipe) -> TrainSpec:
     """How every cell of the recipe is trained."""
     train, budget = recipe.train, recipe.train.budget
-    return TrainPoint(
+    return TrainSpec(
         budget_tokens=round(budget.amount) if budget.unit == "tokens" else None,
         budget_epochs=budget.amount if budget.unit == "epochs" else None,
         budget_steps=round(budget.amount) if budget.unit == "steps" else None,
@@ -220,27 +220,27 @@ def _template(named: str | None, folder: str) -> str | None:
     return named if named in (None, "plain") else absolute(str(named), folder)
 
 
-def score_point(recipe: Recipe) -> ScorePoint:
+def score_point(recipe: Recipe) -> ScoreSpec:
     """How every text of the recipe is scored."""
     score = recipe.score
     context = score.context or recipe.train.seq_len
     stride = score.stride or (context if score.mode == "stream" else max(1, context // 2))
-    return ScorePoint(context, stride, score.tokens, score.first_token, score.mode)
+    return ScoreSpec(context, stride, score.tokens, score.first_token, score.mode)
 
 
-def method_points(recipe: Recipe) -> list[MethodPoint]:
+def method_points(recipe: Recipe) -> list[MethodSpec]:
     """Each method at each value of its axes, labelled, in the recipe's order."""
     points = [point for method in recipe.methods for point in _expand(method, recipe.folder)]
     return labelled(points)
 
 
-def _expand(method: AnyMethod, folder: str) -> Iterator[MethodPoint]:
+def _expand(method: AnyMethod, folder: str) -> Iterator[MethodSpec]:
     if isinstance(method, Saved):
-        yield MethodPoint("saved", method.label or "", options={"path": absolute(method.path, folder)})
+        yield MethodSpec("saved", method.label or "", options={"path": absolute(method.path, folder)})
         return
-    for values, constraints in product(AXES[type(method)](method), held(method)):
+    for values, constraints in product(AXES[type(method)](method), constraint_grid(method)):
         for rate in method.lr.tune or method.lr.fixed or ():
-            yield MethodPoint(
+            yield MethodSpec(
                 **{
                     "method": method.method,
                     "label": method.label or "",
@@ -267,7 +267,7 @@ def _low_rank_axes(method: Lora | Qlora) -> Iterator[dict[str, Any]]:
         four_bits = quant in ("nf4", "fp4")
         yield {
             "method": "qlora" if four_bits else "lora",
-            "quant": QuantPoint(quant, double if four_bits else False) if quant else None,
+            "quant": QuantSpec(quant, double if four_bits else False) if quant else None,
             "rank": rank,
             "alpha": parse_alpha(alpha, rank),
             "targets": targets,

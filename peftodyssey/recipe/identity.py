@@ -18,33 +18,33 @@ from typing import Any
 from peftodyssey.recipe.cell import (
     Cell,
     CorpusPoint,
-    MethodPoint,
-    ModelPoint,
-    QuantPoint,
-    TrainPoint,
+    MethodSpec,
+    ModelSpec,
+    QuantSpec,
+    TrainSpec,
 )
 
 # Fields that say how, where or under what name; everything else of these classes enters the hash.
-HOW: dict[type, frozenset[str]] = {
+EXCLUDED_FIELDS: dict[type, frozenset[str]] = {
     Cell: frozenset(
         {"recipe", "general", "score", "tasks", "replay", "guard", "crossed"}
     ),  # what is scored, and how, is in the identity of each column; facts hold the content of the last two
-    ModelPoint: frozenset({"name", "revision", "weights"}),  # facts["model"] is their content
+    ModelSpec: frozenset({"name", "revision", "weights"}),  # facts["model"] is their content
     CorpusPoint: frozenset({"name", "source", "revision"}),  # facts["domain"] is their content
-    MethodPoint: frozenset({"label", "tuned"}),
-    QuantPoint: frozenset(),
+    MethodSpec: frozenset({"label", "tuned"}),
+    QuantSpec: frozenset(),
     # what the first two were resolved to is in facts, and so is the template, with the domain
-    TrainPoint: frozenset({"precision", "optimizer", "fleet", "halving", "chat_template"}),
+    TrainSpec: frozenset({"precision", "optimizer", "fleet", "halving", "chat_template"}),
 }
 HOW_OPTIONS = frozenset({"path", "wise_ft"})  # facts["saved"] is the first one's content; the other one only scores
 
 DEFAULTS: dict[type, dict[str, Any]] = {
     Cell: {},
-    ModelPoint: {"max_position_embeddings": None},
+    ModelSpec: {"max_position_embeddings": None},
     CorpusPoint: {"field": None, "config": None, "split": {}, "newline": "keep"},
-    MethodPoint: {"lr": None, "rank": None, "alpha": None, "targets": None, "dropout": 0.0, "quant": None, "options": {}},
-    QuantPoint: {},
-    TrainPoint: {
+    MethodSpec: {"lr": None, "rank": None, "alpha": None, "targets": None, "dropout": 0.0, "quant": None, "options": {}},
+    QuantSpec: {},
+    TrainSpec: {
         "budget_tokens": None, "budget_epochs": None, "budget_steps": None, "weight_decay": 0.0, "grad_clip": 1.0,
         "betas": (0.9, 0.999), "objective": "text", "overlong": None, "score_at": (1.0,), "engine": "own",
     },
@@ -64,7 +64,7 @@ OPTION_FACTS = ("replay", "early_stop")  # needed where the method has the optio
 UNTRAINED_FACTS = ("model", "tokenizer", "domain", "precision", "compute_dtype", "saved")
 
 
-def science(cell: Cell) -> dict[str, Any]:
+def hashed_fields(cell: Cell) -> dict[str, Any]:
     """What of `cell` changes its result, defaults left out, without the content that only `facts` know."""
     whole = _part(cell)
     if cell.method.method == "saved":  # nothing is drawn or trained
@@ -76,9 +76,9 @@ def _part(point: Any) -> dict[str, Any]:
     kind, part = type(point), {}
     for field in fields(point):
         value = getattr(point, field.name)
-        if field.name in HOW[kind] or (field.name in DEFAULTS[kind] and value == DEFAULTS[kind][field.name]):
+        if field.name in EXCLUDED_FIELDS[kind] or (field.name in DEFAULTS[kind] and value == DEFAULTS[kind][field.name]):
             continue
-        if kind is MethodPoint and field.name == "options":
+        if kind is MethodSpec and field.name == "options":
             value = {
                 k: v
                 for k, v in value.items()
@@ -91,7 +91,7 @@ def _part(point: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if type(value) in HOW:
+    if type(value) in EXCLUDED_FIELDS:
         return _part(value)
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
@@ -107,7 +107,7 @@ def identity(cell: Cell, facts: Mapping[str, Any]) -> dict[str, Any]:
     needed += tuple(name for name in OPTION_FACTS if cell.method.options.get(name))
     known = {name: facts[name] for name in needed}
     return {
-        "science": science(cell),
+        "science": hashed_fields(cell),
         "facts": {name: value for name, value in known.items() if value is not None},
     }
 

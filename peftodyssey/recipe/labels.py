@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from peftodyssey.recipe.cell import MethodPoint
+from peftodyssey.recipe.cell import MethodSpec
 
 DISTINGUISHING = (
     "quant",
@@ -34,7 +34,7 @@ DISTINGUISHING = (
 )
 
 
-def plain_label(point: MethodPoint) -> str:
+def plain_label(point: MethodSpec) -> str:
     """The label of a method by itself: its name, its rank, and what is unusual about it."""
     options, words = point.options, [point.method]
     if point.method == "saved":
@@ -59,7 +59,7 @@ def constraint_words(options: dict[str, Any]) -> list[str]:
     return [*found, *([f"early_stop={options['early_stop']['general']:g}"] if options.get("early_stop") else [])]
 
 
-def traits(point: MethodPoint) -> dict[str, Any]:
+def traits(point: MethodSpec) -> dict[str, Any]:
     """What may tell a method from another, in the order it is added to a label; a tuned lr does not."""
     known = {
         "quant": point.quant and point.quant.kind, "double_quant": point.quant and point.quant.double_quant, "rank": point.rank,
@@ -68,12 +68,12 @@ def traits(point: MethodPoint) -> dict[str, Any]:
     return {name: known.get(name) for name in DISTINGUISHING}
 
 
-def labelled(points: Sequence[MethodPoint]) -> list[MethodPoint]:
+def labelled(points: Sequence[MethodSpec]) -> list[MethodSpec]:
     """`points` with labels that differ wherever the points do (but for tuned learning rates)."""
-    groups: dict[str, list[MethodPoint]] = defaultdict(list)
+    groups: dict[str, list[MethodSpec]] = defaultdict(list)
     for point in points:
         groups[point.label or plain_label(point)].append(point)
-    taken: dict[str, MethodPoint] = {}
+    taken: dict[str, MethodSpec] = {}
     return [
         replace(
             point, label=_unique(_told_apart(point, groups[point.label or plain_label(point)]), point, taken)
@@ -82,7 +82,7 @@ def labelled(points: Sequence[MethodPoint]) -> list[MethodPoint]:
     ]
 
 
-def _told_apart(point: MethodPoint, group: Sequence[MethodPoint]) -> str:
+def _told_apart(point: MethodSpec, group: Sequence[MethodSpec]) -> str:
     """The label that `group` shares, and as many traits as it takes to tell `point` from the others of the group."""
     label, mine = point.label or plain_label(point), traits(point)
     alike = [other for other in map(traits, group) if other != mine]
@@ -93,7 +93,7 @@ def _told_apart(point: MethodPoint, group: Sequence[MethodPoint]) -> str:
     return label
 
 
-def _unique(label: str, point: MethodPoint, taken: dict[str, MethodPoint]) -> str:
+def _unique(label: str, point: MethodSpec, taken: dict[str, MethodSpec]) -> str:
     """`label`, numbered where another method has it: two saved adapters of one folder name, or two PEFT configs."""
     scored_too = {key: value for key, value in point.options.items() if key != "wise_ft"}
     bare = replace(point, label="", lr=None if point.tuned else point.lr, options=scored_too)

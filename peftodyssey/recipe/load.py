@@ -19,7 +19,7 @@ from peftodyssey.recipe import checks, explain, shipped
 from peftodyssey.recipe.overrides import apply as apply_overrides
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_texts import NAME
-from peftodyssey.recipe.yaml_tree import Path, Tree, read_tree, spell
+from peftodyssey.recipe.yaml_tree import Path, Tree, read_tree, format_path
 
 ROUNDS = 20  # wrong values are taken out and the rest is checked again, at most so often
 
@@ -132,11 +132,11 @@ def _validate(tree: Tree, stem: str) -> tuple[Recipe | None, list[tuple[Path, Pr
             if not now:
                 return None, faults
             for path, _ in now:
-                _prune(data, path)
+                _drop_invalid(data, path)
     return None, faults
 
 
-STAND_INS: dict[tuple[str, str], Any] = {  # for required values, so that the rest can be checked without them
+PLACEHOLDERS: dict[tuple[str, str], Any] = {  # for required values, so that the rest can be checked without them
     ("model", "model"): "gpt2", ("model", "name"): "gpt2", ("domains", "domains"): "text", ("methods", "methods"): "full",
     ("methods", "path"): "saved", ("methods", "peft_type"): "VERA",
 }  # fmt: skip
@@ -149,7 +149,7 @@ ITEMS = {
 }  # the same for items of lists
 
 
-def _prune(data: dict[str, Any], path: Path) -> None:
+def _drop_invalid(data: dict[str, Any], path: Path) -> None:
     """Take the wrong value at `path` out of `data`, or put something harmless there; neighbours keep their places."""
     head, item = path[0], path[1] if len(path) > 1 else None
     whole_item = len(path) == 2 or (head == "methods" and path[2:3] == ("method",))
@@ -165,8 +165,8 @@ def _prune(data: dict[str, Any], path: Path) -> None:
             break
         node = node[step]
     owner.pop(key, None)
-    if (head, key) in STAND_INS:
-        owner[key] = STAND_INS[head, key]
+    if (head, key) in PLACEHOLDERS:
+        owner[key] = PLACEHOLDERS[head, key]
 
 
 def _cross_check(recipe: Recipe, wrong: tuple[Path, ...]) -> list[Problem]:
@@ -184,5 +184,5 @@ def _cross_check(recipe: Recipe, wrong: tuple[Path, ...]) -> list[Problem]:
                 next_step=finding.next_step,
                 severity=finding.severity,
             )
-            kept.append(problem if path == finding.path else replace(problem, key=spell(finding.path)))
+            kept.append(problem if path == finding.path else replace(problem, key=format_path(finding.path)))
     return kept

@@ -16,7 +16,7 @@ from peftodyssey.recipe.load import read_text, shape_problems
 from peftodyssey.recipe.overrides import apply as apply_overrides
 from peftodyssey.recipe.schema_ladder import LadderRecipe
 from peftodyssey.recipe.schema_texts import NAME, Corpus
-from peftodyssey.recipe.yaml_tree import Path, Tree, read_tree, spell
+from peftodyssey.recipe.yaml_tree import Path, Tree, read_tree, format_path
 
 UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"), (1, ""))
 
@@ -70,7 +70,7 @@ def _validated(tree: Tree, found: list[Problem]) -> LadderRecipe | None:
 
 def _placed(tree: Tree, path: Path, what: str, got: str = "", allowed: str = "", next_step: str = "") -> Problem:
     place = tree.place(path)
-    return Problem(place.where, place.line, place.column, spell(path), what, got, allowed, next_step)
+    return Problem(place.where, place.line, place.column, format_path(path), what, got, allowed, next_step)
 
 
 def _findings(recipe: LadderRecipe) -> Iterator[tuple[Path, str, str, str, str] | tuple[Path, str]]:

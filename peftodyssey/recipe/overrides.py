@@ -10,7 +10,7 @@ from typing import Any
 
 from peftodyssey.errors import Problem
 from peftodyssey.recipe.explain import nearest
-from peftodyssey.recipe.yaml_tree import Path, Place, Tree, read_tree, spell
+from peftodyssey.recipe.yaml_tree import Path, SourceLocation, Tree, read_tree, format_path
 
 PATH = r"[A-Za-z_][\w-]*(?:\[\d+\]|\.\d+|\.[A-Za-z_][\w-]*)*"
 SHORT = {"domains": "source", "general": "source", "model": "name", "methods": "method"}
@@ -43,11 +43,11 @@ def _apply_one(tree: Tree, text: str) -> list[Problem]:
     value = read_tree(value_text, where)
     if value.problems:
         return [
-            Problem(where, 0, 0, spell(path), p.what, p.got, p.allowed, p.next_step) for p in value.problems
+            Problem(where, 0, 0, format_path(path), p.what, p.got, p.allowed, p.next_step) for p in value.problems
         ]
     owner, fault = _owner(tree, path, create=deleted is None and value.data is not None)
     if fault:
-        return [Problem(where, 0, 0, spell(path), fault[0], next_step=fault[1])]
+        return [Problem(where, 0, 0, format_path(path), fault[0], next_step=fault[1])]
     _put(tree, owner, path, value.data, where)
     return []
 
@@ -71,7 +71,7 @@ def _owner(tree: Tree, path: Path, create: bool) -> tuple[Any, tuple[str, str] |
 
 
 def _step_fault(node: Any, step: Any, above: Path, last: bool, create: bool) -> tuple[str, str] | None:
-    place = spell(above) or "the recipe"
+    place = format_path(above) or "the recipe"
     if isinstance(step, int):
         if not isinstance(node, list):
             return f"{place} is not a list", f"write it without [{step}]"
@@ -101,4 +101,4 @@ def _put(tree: Tree, owner: Any, path: Path, value: Any, where: str) -> None:
         owner.append(value)
     else:
         owner[path[-1]] = value
-    tree.keys[path] = tree.values[path] = Place(where, 0, 0)
+    tree.keys[path] = tree.values[path] = SourceLocation(where, 0, 0)

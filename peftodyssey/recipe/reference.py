@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from peftodyssey.recipe.fields import Part
-from peftodyssey.recipe.forms import Rates
+from peftodyssey.recipe.fields import RecipeSection
+from peftodyssey.recipe.forms import LearningRateSpec
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_constraints import EarlyStop
 from peftodyssey.recipe.schema_ladder import LadderModel, LadderRecipe, LadderRungs, LadderTrain
@@ -22,7 +22,7 @@ from peftodyssey.recipe.schema_rungs import Rungs
 from peftodyssey.recipe.schema_texts import Corpus, Model, Split, Task
 from peftodyssey.recipe.schema_training import Budget, Score, Select, Train
 
-SECTIONS: tuple[tuple[str, type[Part]], ...] = (
+SECTIONS: tuple[tuple[str, type[RecipeSection]], ...] = (
     ("The recipe", Recipe),
     ("`model`", Model),
     ("`revisions` of a model, by tokens", Rungs),
@@ -38,7 +38,7 @@ SECTIONS: tuple[tuple[str, type[Part]], ...] = (
     ("`measure`: `noise`", Noise),
     ("`measure`: `similarity`", Similarity),
 )
-LADDER_SECTIONS: tuple[tuple[str, type[Part]], ...] = (
+LADDER_SECTIONS: tuple[tuple[str, type[RecipeSection]], ...] = (
     ("The recipe of a ladder", LadderRecipe),
     ("`model` of a ladder", LadderModel),
     ("`train` of a ladder", LadderTrain),
@@ -50,7 +50,7 @@ LADDER_OPENING = """\
 `peftodyssey ladder train` takes another kind of recipe, with the line `kind: ladder`: see [ladders.md](ladders.md). Values are
 written as above; a text has the keys above.
 """
-WRITTEN_AS_VALUES = (Budget, Rates)  # classes that a recipe writes as one value: their forms are in OPENING
+WRITTEN_AS_VALUES = (Budget, LearningRateSpec)  # classes that a recipe writes as one value: their forms are in OPENING
 OPENING = """\
 # Recipes
 
@@ -85,14 +85,14 @@ def markdown() -> str:
     return "\n".join([OPENING, *studies, LADDER_OPENING, *ladders])
 
 
-def _section(title: str, part: type[Part]) -> Iterator[str]:
+def _section(title: str, part: type[RecipeSection]) -> Iterator[str]:
     yield from (f"## {title}", "", _first_sentence(part), "", "| key | default | what it is |", "|---|---|---|")
     fields = sorted(part.model_fields.items(), key=lambda item: (item[0] != "method", item[0] == "label"))
     yield from (f"| `{field.alias or name}` | {_default(field)} | {_meaning(field)} |" for name, field in fields)
     yield ""
 
 
-def _first_sentence(part: type[Part]) -> str:
+def _first_sentence(part: type[RecipeSection]) -> str:
     return " ".join((inspect.getdoc(part) or "").split()).split(". ")[0].rstrip(".") + "."
 
 
@@ -122,13 +122,13 @@ def _default(field: FieldInfo) -> str:
 
 def _written(value: Any) -> str:
     """A default as a person would write it in a recipe."""
-    if isinstance(value, Rates):
+    if isinstance(value, LearningRateSpec):
         return _written(value.fixed)
     if isinstance(value, Budget):
         return f"{value.amount / 1000:g}k {value.unit}"
     if isinstance(value, Corpus):
         return str(value.source)
-    if isinstance(value, Part):
+    if isinstance(value, RecipeSection):
         return "{}"
     if isinstance(value, bool):
         return str(value).lower()

@@ -11,37 +11,37 @@ from pydantic import Field, PrivateAttr
 
 from peftodyssey.errors import Problem
 from peftodyssey.recipe import schema_measures
-from peftodyssey.recipe.fields import Natural, Part
-from peftodyssey.recipe.forms import OrList, Short
+from peftodyssey.recipe.fields import NonNegativeInt, RecipeSection
+from peftodyssey.recipe.forms import OrList, Shorthand
 from peftodyssey.recipe.schema_methods import AnyMethod
 from peftodyssey.recipe.schema_texts import Corpora, Corpus, Model, Name, Task
 from peftodyssey.recipe.schema_training import Score, Train
-from peftodyssey.recipe.yaml_tree import Path, Place, Tree, spell
+from peftodyssey.recipe.yaml_tree import Path, SourceLocation, Tree, format_path
 
 
-class Recipe(Part):
+class Recipe(RecipeSection):
     """A whole recipe, checked. `source_text` is the text it came from, `where` its file, `warnings` what deserves a look."""
 
     version: Literal[1] = Field(default=1, description="Version of the recipe's language; 1.")
     name: Name = Field(
         default="recipe", description="Name of the study; letters, digits, `._-`. Default: the file's name."
     )
-    seeds: Annotated[tuple[Natural, ...], OrList()] = Field(
+    seeds: Annotated[tuple[NonNegativeInt, ...], OrList()] = Field(
         default=(0,), description="Seeds of data order and adapter start; axis, whole numbers from 0."
     )
-    model: Annotated[tuple[Annotated[Model, Short("name")], ...], OrList()] = Field(
+    model: Annotated[tuple[Annotated[Model, Shorthand("name")], ...], OrList()] = Field(
         description="The base model, or a list of them; axis."
     )
     domains: Corpora = Field(description="Texts to adapt to; axis.")
-    general: Annotated[tuple[Annotated[Corpus, Short("source")], ...], OrList(empty=True)] = Field(
+    general: Annotated[tuple[Annotated[Corpus, Shorthand("source")], ...], OrList(empty=True)] = Field(
         default=(Corpus(source="bundled/wiki_general"),),
         description="Texts on which forgetting is measured; a list of texts.",
     )
-    pretraining_text: Annotated[Corpus, Short("source")] | None = Field(
+    pretraining_text: Annotated[Corpus, Shorthand("source")] | None = Field(
         default=None,
         description="A sample of the text that the base was pretrained on, in which `measure: tokens` counts tokens and which `measure: similarity` compares each domain with; a text.",
     )
-    methods: Annotated[tuple[Annotated[AnyMethod, Short("method")], ...], OrList()] = Field(
+    methods: Annotated[tuple[Annotated[AnyMethod, Shorthand("method")], ...], OrList()] = Field(
         description="Constraints on the update to compare; axis."
     )
     train: Train = Field(default=Train(), description="How each cell is trained; a mapping.")
@@ -51,7 +51,7 @@ class Recipe(Part):
         description="What the report states; a list of words, or of words with options such as {noise: {pairs: 5}}.",
     )
 
-    tasks: Annotated[tuple[Annotated[Task, Short("source")], ...], OrList(empty=True)] = Field(
+    tasks: Annotated[tuple[Annotated[Task, Shorthand("source")], ...], OrList(empty=True)] = Field(
         default=(),
         description="Prompts with choices, answered before and after by the likeliest choice; a list of tasks.",
     )
@@ -118,9 +118,9 @@ class Recipe(Part):
         severity: str = "error",
     ) -> Problem:
         """A `Problem` at the place of `path`, for checks that need more than the recipe."""
-        place: Place = self._tree.place(path)
+        place: SourceLocation = self._tree.place(path)
         return Problem(
-            place.where, place.line, place.column, spell(path), what, got, allowed, next_step, severity
+            place.where, place.line, place.column, format_path(path), what, got, allowed, next_step, severity
         )
 
 

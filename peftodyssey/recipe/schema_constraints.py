@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from peftodyssey.recipe.fields import Count, NotNegative, Part, Positive, Share, ShareBelowOne, Word
+from peftodyssey.recipe.fields import PositiveInt, NotNegative, RecipeSection, Positive, Share, ShareBelowOne, NonEmptyStr
 from peftodyssey.recipe.forms import OrList
 
 Strengths = Annotated[tuple[NotNegative, ...], OrList()]
@@ -18,29 +18,29 @@ Fractions = Annotated[tuple[ShareBelowOne, ...], OrList()]
 Shares = Annotated[tuple[Share, ...], OrList(empty=True)]
 
 
-class Method(Part):
+class Method(RecipeSection):
     """What every method may say."""
 
-    label: Word | None = Field(
+    label: NonEmptyStr | None = Field(
         default=None,
         description="Name in tables and legends; text. Default: the method and what tells it apart.",
     )
 
 
-class EarlyStop(Part):
+class EarlyStop(RecipeSection):
     """When a training ends because the general text has become worse."""
 
     general: Positive = Field(
         default=0.02,
         description="How far the NLL of the first general text's validation part may rise above the start's, in nats per token.",
     )
-    patience: Count = Field(
+    patience: PositiveInt = Field(
         default=1, description="After how many looks in a row above the bound the training ends, a count."
     )
-    looks: Count = Field(default=10, description="How often the general text is looked at, evenly over the steps, a count.")
+    looks: PositiveInt = Field(default=10, description="How often the general text is looked at, evenly over the steps, a count.")
 
 
-class Guarded(Method):
+class ReplayAndEarlyStop(Method):
     """A method with constraints on what it is trained on, and for how long."""
 
     replay: Fractions = Field(
@@ -54,7 +54,7 @@ class Guarded(Method):
     )
 
 
-class Anchored(Guarded):
+class Regularized(ReplayAndEarlyStop):
     """A method whose change of the weights can be measured, pulled back and scaled."""
 
     l2_sp: Strengths = Field(
@@ -72,14 +72,14 @@ class Anchored(Guarded):
     )
 
 
-def held(method: Method) -> tuple[dict[str, Any], ...]:
+def constraint_grid(method: Method) -> tuple[dict[str, Any], ...]:
     """The options of a method that say how it is held, one mapping for each point of their axes, defaults left out."""
-    if not isinstance(method, Guarded):
+    if not isinstance(method, ReplayAndEarlyStop):
         return ({},)
     stops = tuple(stop.model_dump() for stop in method.early_stop or ())
     options: list[dict[str, Any]] = [{}]
     axes: dict[str, tuple[Any, ...]] = {"replay": method.replay, "early_stop": stops or (None,)}
-    if isinstance(method, Anchored):
+    if isinstance(method, Regularized):
         axes = {"l2_sp": method.l2_sp, "norm_ball": method.norm_ball or (None,), **axes}
         axes["wise_ft"] = (tuple(sorted(set(method.wise_ft))),)
     for name, values in axes.items():

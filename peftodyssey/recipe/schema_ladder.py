@@ -11,33 +11,33 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, model_validator
 
 from peftodyssey.recipe.fields import (
-    Count,
+    PositiveInt,
     Flag,
-    Natural,
+    NonNegativeInt,
     NotNegative,
-    Part,
+    RecipeSection,
     Positive,
     ShareBelowOne,
-    Word,
+    NonEmptyStr,
     refuse,
 )
-from peftodyssey.recipe.forms import OrList, Short
+from peftodyssey.recipe.forms import OrList, Shorthand
 from peftodyssey.recipe.schema_texts import Corpus, Name
 from peftodyssey.recipe.yaml_tree import Tree
 
-TokenList = Annotated[tuple[Count, ...], OrList(empty=True)]
+TokenList = Annotated[tuple[PositiveInt, ...], OrList(empty=True)]
 
 
-class LadderModel(Part):
+class LadderModel(RecipeSection):
     """The decoder that is trained: a Llama of any size, which plain transformers loads."""
 
-    layers: Count = Field(description="Decoder layers; a count.")
-    width: Count = Field(description="Numbers of a hidden state; a count, a multiple of `heads`.")
-    heads: Count = Field(description="Attention heads; a count.")
-    kv_heads: Count | None = Field(default=None, description="Heads of keys and values; a count. Default: `heads`.")
-    feed_forward: Count = Field(description="Inner width of the feed-forward; a count.")
-    vocabulary: Count = Field(description="Tokens of the vocabulary; a count.")
-    positions: Count = Field(default=1024, description="Longest sequence that the model will be used with, in tokens.")
+    layers: PositiveInt = Field(description="Decoder layers; a count.")
+    width: PositiveInt = Field(description="Numbers of a hidden state; a count, a multiple of `heads`.")
+    heads: PositiveInt = Field(description="Attention heads; a count.")
+    kv_heads: PositiveInt | None = Field(default=None, description="Heads of keys and values; a count. Default: `heads`.")
+    feed_forward: PositiveInt = Field(description="Inner width of the feed-forward; a count.")
+    vocabulary: PositiveInt = Field(description="Tokens of the vocabulary; a count.")
+    positions: PositiveInt = Field(default=1024, description="Longest sequence that the model will be used with, in tokens.")
     tied: Flag = Field(default=True, description="One matrix for embedding and head; true or false.")
     rope_theta: Positive = Field(default=10_000.0, description="Base of the rotary positions; a number.")
     init_std: Positive = Field(default=0.02, description="Standard deviation of the initial matrices; a number.")
@@ -54,13 +54,13 @@ class LadderModel(Part):
         return self
 
 
-class LadderTrain(Part):
+class LadderTrain(RecipeSection):
     """How the ladder is trained."""
 
-    seq_len: Count = Field(default=512, description="Tokens of a block; blocks run across documents.")
-    batch_tokens: Count = Field(description="Tokens of one step, a multiple of `seq_len`.")
+    seq_len: PositiveInt = Field(default=512, description="Tokens of a block; blocks run across documents.")
+    batch_tokens: PositiveInt = Field(description="Tokens of one step, a multiple of `seq_len`.")
     peak_lr: Positive = Field(description="Learning rate of the trunk after the warm-up, per step.")
-    warmup_steps: Natural = Field(default=200, description="Steps of linear warm-up; a count.")
+    warmup_steps: NonNegativeInt = Field(default=200, description="Steps of linear warm-up; a count.")
     weight_decay: NotNegative = Field(default=0.1, description="Decay of matrices per step, times the learning rate.")
     betas: tuple[ShareBelowOne, ShareBelowOne] = Field(default=(0.9, 0.95), description="AdamW's means; two numbers below 1.")
     grad_clip: NotNegative = Field(default=1.0, description="Largest global gradient norm; 0 is off.")
@@ -71,7 +71,7 @@ class LadderTrain(Part):
     compile: Literal["auto", "on", "off"] = Field(
         default="auto", description="torch.compile of the step; auto is on with CUDA and off on a CPU; a word."
     )
-    micro_blocks: Count | None = Field(
+    micro_blocks: PositiveInt | None = Field(
         default=None, description="Blocks of one forward and backward pass; a count. Default: as memory allows."
     )
 
@@ -86,7 +86,7 @@ class LadderTrain(Part):
         return self
 
 
-class LadderRungs(Part):
+class LadderRungs(RecipeSection):
     """Which rungs are kept."""
 
     trunk: TokenList = Field(default=(), description="Budgets at the constant learning rate, in tokens; a list.")
@@ -105,22 +105,22 @@ class LadderRungs(Part):
         return self
 
 
-class LadderRecipe(Part):
+class LadderRecipe(RecipeSection):
     """A whole recipe of a ladder, checked."""
 
     version: Literal[1] = Field(default=1, description="Version of the recipe's language; 1.")
     kind: Literal["ladder"] = Field(description="What the file is a recipe of: ladder.")
     name: Name = Field(default="ladder", description="Name of the ladder; letters, digits, `._-`. Default: the file's name.")
-    seed: Natural = Field(default=0, description="Seed of initial weights and data order; a whole number from 0.")
+    seed: NonNegativeInt = Field(default=0, description="Seed of initial weights and data order; a whole number from 0.")
     model: LadderModel = Field(description="The decoder that is trained; a mapping.")
-    tokenizer: Word = Field(
+    tokenizer: NonEmptyStr = Field(
         default="train",
         description="train: byte-level BPE of `vocabulary` tokens from the text; or bundled/<model>, a Hub id or a folder.",
     )
-    text: Annotated[tuple[Annotated[Corpus, Short("source")], ...], OrList()] = Field(
+    text: Annotated[tuple[Annotated[Corpus, Shorthand("source")], ...], OrList()] = Field(
         description="What the ladder is trained on; a text or a list, repeated where it is shorter than the budget."
     )
-    held_out: Annotated[tuple[Annotated[Corpus, Short("source")], ...], OrList(empty=True)] = Field(
+    held_out: Annotated[tuple[Annotated[Corpus, Shorthand("source")], ...], OrList(empty=True)] = Field(
         default=(), description="Texts whose loss is recorded at every rung: their test part, or all; a text or a list."
     )
     train: LadderTrain = Field(description="How the ladder is trained; a mapping.")

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from peftodyssey.recipe.fields import Count, Flag, Part, Positive, refuse
+from peftodyssey.recipe.fields import PositiveInt, Flag, RecipeSection, Positive, refuse
 from peftodyssey.recipe.forms import OrList
 
 Word = Literal["degradation", "forgetting", "tokens", "transfer", "noise", "geometry", "similarity"]
@@ -29,20 +29,20 @@ def _rank(value: Any) -> Any:
 
 
 RankOrFull = Annotated[
-    Count | None,
+    PositiveInt | None,
     BeforeValidator(_rank),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "enum": ["full"]}]}),
 ]
 
 
-class Noise(Part):
+class Noise(RecipeSection):
     """Noise of the weights: how much the loss rises when the base's weights are shifted by a given amount."""
 
     gammas: Annotated[tuple[Positive, ...], OrList()] = Field(
         default=(0.05, 0.1, 0.2, 0.4),
         description="Sizes of the noise: standard deviations in units of `scale`; a list of numbers.",
     )
-    pairs: Count = Field(
+    pairs: PositiveInt = Field(
         default=5, description="Antithetic pairs (+eps and -eps) of each size; their numbers are the seeds. 2 for an interval, 5 for a good one."
     )
     scale: Literal["initializer", "fan_in", "earliest_rung", "relative"] = Field(
@@ -74,26 +74,26 @@ class Noise(Part):
         description="Whether the smallest step against the base's own gradient that raises the loss is looked for; needs the memory of that "
         "gradient; a switch.",
     )
-    documents: Count = Field(
+    documents: PositiveInt = Field(
         default=48,
         description="Documents of each text that noise is scored on, of which the first window is read; 30 or more of a length give an interval.",
     )
 
 
-class Similarity(Part):
+class Similarity(RecipeSection):
     """Likeness to the pretraining text: distances of each domain's test part from `pretraining_text`, on equal counts of chunks."""
 
     layer: StrictInt = Field(
         default=-1,
         description="Decoder layer whose hidden states are meant over each chunk: 0 the embeddings, 1 the first, -1 the last; a whole number.",
     )
-    chunks: Count = Field(
+    chunks: PositiveInt = Field(
         default=200, description="Chunks of each text, and of each half of the sample; fewer for all where one of them has fewer."
     )
-    chunk_tokens: Count = Field(default=64, description="Tokens of a chunk, from 16; chunks lie within documents.")
+    chunk_tokens: PositiveInt = Field(default=64, description="Tokens of a chunk, from 16; chunks lie within documents.")
 
 
-class Measured(Part):
+class Measured(RecipeSection):
     """A measure with options: a mapping with the measure's word as its only key."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})

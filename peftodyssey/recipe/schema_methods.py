@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
-from peftodyssey.recipe.fields import Word, refuse
-from peftodyssey.recipe.forms import Alphas, Dropouts, Flags, LearningRates, OrList, Ranks, Rates, Targets
-from peftodyssey.recipe.schema_constraints import Anchored, Guarded, Method
+from peftodyssey.recipe.fields import NonEmptyStr, refuse
+from peftodyssey.recipe.forms import Alphas, Dropouts, Flags, LearningRates, OrList, Ranks, LearningRateSpec, Targets
+from peftodyssey.recipe.schema_constraints import Regularized, ReplayAndEarlyStop, Method
 
 INITS = ("default", "gaussian", "pissa", "olora", "orthogonal")
 PEFT_TYPES = (  # those of peft 0.21, for spelling only; a name like none of them is handed on as it is
@@ -57,12 +57,12 @@ MasterWeights = Annotated[tuple[Literal["fp32", "same"], ...], OrList()]
 LayerCounts = Ranks
 
 
-class Full(Anchored):
+class Full(Regularized):
     """Every weight of the model is trained."""
 
     method: Literal["full"] = Field(description="Full fine-tuning; a word.")
     lr: LearningRates = Field(
-        default=Rates(fixed=(1e-4,)),
+        default=LearningRateSpec(fixed=(1e-4,)),
         description="Peak learning rate, per step; axis. Default 1e-4, a tenth of LoRA's.",
     )
     master_weights: MasterWeights = Field(
@@ -72,7 +72,7 @@ class Full(Anchored):
     )
 
 
-class _LowRank(Anchored):
+class _LowRank(Regularized):
     rank: Ranks = Field(
         default=(8,), description="Rank of the update of each matrix, a count of dimensions; axis."
     )
@@ -90,7 +90,7 @@ class _LowRank(Anchored):
         default=(0.0,), description="Share of the adapter's input set to zero in training, 0 to 1; axis."
     )
     lr: LearningRates = Field(
-        default=Rates(fixed=(1e-3,)),
+        default=LearningRateSpec(fixed=(1e-3,)),
         description="Peak learning rate, per step; axis. Default 1e-3, ten times that of full fine-tuning, as "
         "published sweeps find.",
     )
@@ -134,17 +134,17 @@ class Qlora(_LowRank):
     )
 
 
-class Bitfit(Anchored):
+class Bitfit(Regularized):
     """Only the biases are trained; refused where a model has none."""
 
     method: Literal["bitfit"] = Field(description="BitFit; a word.")
     lr: LearningRates = Field(
-        default=Rates(fixed=(1e-3,)),
+        default=LearningRateSpec(fixed=(1e-3,)),
         description="Peak learning rate, per step; axis. Default 1e-3, as few numbers move.",
     )
 
 
-class LastLayers(Anchored):
+class LastLayers(Regularized):
     """Only the last decoder layers are trained."""
 
     method: Literal["last_layers"] = Field(description="Training of the last decoder layers; a word.")
@@ -152,12 +152,12 @@ class LastLayers(Anchored):
         default=(1,), description="How many decoder layers, counted from the end; axis."
     )
     lr: LearningRates = Field(
-        default=Rates(fixed=(1e-4,)),
+        default=LearningRateSpec(fixed=(1e-4,)),
         description="Peak learning rate, per step; axis. Default 1e-4, as for full.",
     )
 
 
-class Ia3(Guarded):
+class Ia3(ReplayAndEarlyStop):
     """Learned scales on keys, values and the feed-forward."""
 
     method: Literal["ia3"] = Field(description="IA3; a word.")
@@ -167,12 +167,12 @@ class Ia3(Guarded):
         "keys, values and the feed-forward's inner activations.",
     )
     lr: LearningRates = Field(
-        default=Rates(fixed=(1e-2,)),
+        default=LearningRateSpec(fixed=(1e-2,)),
         description="Peak learning rate, per step; axis. Default 1e-2, as scales start at 1.",
     )
 
 
-class Peft(Guarded):
+class Peft(ReplayAndEarlyStop):
     """Any adapter that PEFT has, by the name of its type and the fields of its config."""
 
     method: Literal["peft"] = Field(description="An adapter of the PEFT library; a word.")
@@ -183,7 +183,7 @@ class Peft(Guarded):
         default_factory=dict, description="Fields of PEFT's config class, handed on unchanged; a mapping."
     )
     lr: LearningRates = Field(
-        default=Rates(fixed=(1e-3,)),
+        default=LearningRateSpec(fixed=(1e-3,)),
         description="Peak learning rate, per step; axis. Default 1e-3, as for LoRA.",
     )
 
@@ -192,7 +192,7 @@ class Saved(Method):
     """An adapter or a model that exists already: scored, not trained."""
 
     method: Literal["saved"] = Field(description="Something trained before; a word.")
-    path: Word = Field(description="Folder of the adapter or model, relative to the recipe's folder; a path.")
+    path: NonEmptyStr = Field(description="Folder of the adapter or model, relative to the recipe's folder; a path.")
 
 
 METHOD_CLASSES: dict[str, type[Method]] = {

@@ -9,26 +9,26 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from peftodyssey.recipe.fields import Count, Part, Word, refuse
+from peftodyssey.recipe.fields import PositiveInt, RecipeSection, NonEmptyStr, refuse
 from peftodyssey.recipe.forms import OrList
 
 
-class Rungs(Part):
+class Rungs(RecipeSection):
     """Rungs chosen by the tokens that they saw: listed ones, or evenly spaced ones."""
 
     model_config = ConfigDict(populate_by_name=True)
 
-    tokens: Annotated[tuple[Count, ...], OrList()] | None = Field(
+    tokens: Annotated[tuple[PositiveInt, ...], OrList()] | None = Field(
         default=None, description="Pretraining tokens of the rungs, each within 5% of one that exists; a count or a list."
     )
-    every: Count | None = Field(default=None, description="In place of `tokens`: the distance between rungs, in tokens.")
-    start: Count | None = Field(
+    every: PositiveInt | None = Field(default=None, description="In place of `tokens`: the distance between rungs, in tokens.")
+    start: PositiveInt | None = Field(
         default=None, alias="from", description="With `every`: the first rung, in tokens. Default: `every`."
     )
-    to: Count | None = Field(
+    to: PositiveInt | None = Field(
         default=None, description="With `every`: the last rung, in tokens. Default: the ladder's last."
     )
-    arm: Annotated[tuple[Word, ...], OrList()] | None = Field(
+    arm: Annotated[tuple[NonEmptyStr, ...], OrList()] | None = Field(
         default=None,
         description="Arms of the ladder, such as trunk or annealed; a word or a list. Default: all that it has.",
     )
@@ -49,5 +49,5 @@ def _form(value: Any) -> str:
     return "chosen" if isinstance(value, (dict, Rungs)) else "named"
 
 
-Names = Annotated[tuple[Word, ...], OrList()]
+Names = Annotated[tuple[NonEmptyStr, ...], OrList()]
 Revisions = Annotated[Annotated[Names, Tag("named")] | Annotated[Rungs, Tag("chosen")], Discriminator(_form)]

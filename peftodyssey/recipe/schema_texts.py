@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from peftodyssey.recipe import numbers
-from peftodyssey.recipe.fields import Count, Part, Word, refuse
-from peftodyssey.recipe.forms import OrList, Short
+from peftodyssey.recipe.fields import PositiveInt, RecipeSection, NonEmptyStr, refuse
+from peftodyssey.recipe.forms import OrList, Shorthand
 from peftodyssey.recipe.schema_rungs import Revisions
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -27,10 +27,10 @@ def _name(value: Any) -> str:
 Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": NAME})]
 
 
-class Model(Part):
+class Model(RecipeSection):
     """A base model and its revisions."""
 
-    name: Word = Field(
+    name: NonEmptyStr = Field(
         description="Where the model is: bundled/<name>, a Hub id, a local folder, or random/<shape>; text."
     )
     revisions: Revisions | None = Field(
@@ -42,7 +42,7 @@ class Model(Part):
         default="safetensors",
         description="bin allows revisions that exist as pickles only: read as tensors alone and converted once; a word.",
     )
-    max_position_embeddings: Count | None = Field(
+    max_position_embeddings: PositiveInt | None = Field(
         default=None, description="Longest sequence, in place of the model's own (random/ shapes), in tokens."
     )
 
@@ -67,10 +67,10 @@ TextPart = Annotated[
 ]
 
 
-class Split(Part):
+class Split(RecipeSection):
     """How a text is parted: shares of its documents, or the names of the splits that the source has."""
 
-    train: Word | None = Field(
+    train: NonEmptyStr | None = Field(
         default=None, description="Name of the source's training split; text. Default: what the others leave."
     )
     valid: TextPart | None = Field(
@@ -82,7 +82,7 @@ class Split(Part):
     )
 
 
-class Corpus(Part):
+class Corpus(RecipeSection):
     """One text and how it is read."""
 
     name: Name | None = Field(
@@ -90,15 +90,15 @@ class Corpus(Part):
         description="Short name in tables and folders; letters, digits, `._-`. Default: the last part of the "
         "source.",
     )
-    source: Word | None = Field(
+    source: NonEmptyStr | None = Field(
         default=None,
         description="Where the text is: bundled/<name>, m2d2/<config>, hub:<data set>, or a path; text.",
     )
-    path: Word | None = Field(
+    path: NonEmptyStr | None = Field(
         default=None,
         description="File, folder or pattern (data/*.jsonl), relative to the recipe's folder; a path.",
     )
-    field: Word | None = Field(
+    field: NonEmptyStr | None = Field(
         default=None,
         description="Field of each row that holds the text; a word. Default: `text`, or the only text field.",
     )
@@ -112,35 +112,35 @@ class Corpus(Part):
         description="Line ends: keep, strip, collapse runs to one, or mismatch (stripped in training, kept in "
         "scoring); a word; axis of a domain.",
     )
-    config: Word | None = Field(default=None, description="Configuration of a Hub data set; a word.")
-    revision: Word | None = Field(
+    config: NonEmptyStr | None = Field(default=None, description="Configuration of a Hub data set; a word.")
+    revision: NonEmptyStr | None = Field(
         default=None, description="Revision of a Hub data set: a branch, tag or commit; text."
     )
 
 
-class Task(Part):
+class Task(RecipeSection):
     """Prompts with choices, on which the accuracy of the likeliest choice is measured."""
 
     name: Name | None = Field(
         default=None,
         description="Short name in tables and folders; letters, digits, `._-`. Default: the last part of the source.",
     )
-    source: Word | None = Field(
+    source: NonEmptyStr | None = Field(
         default=None, description="Where the prompts are: bundled/<name>, hub:<data set>, or a path; text."
     )
-    path: Word | None = Field(
+    path: NonEmptyStr | None = Field(
         default=None, description="File of rows with prompt, choices and answer, relative to the recipe's folder; a path."
     )
-    split: Word | None = Field(
+    split: NonEmptyStr | None = Field(
         default=None, description="Split of the source that is scored; a word. Default: its test part, else all of it."
     )
-    examples: Count | None = Field(
+    examples: PositiveInt | None = Field(
         default=None, description="Cap on the prompts, chosen by hash; a number. Default: all."
     )
-    config: Word | None = Field(default=None, description="Configuration of a Hub data set; a word.")
-    revision: Word | None = Field(
+    config: NonEmptyStr | None = Field(default=None, description="Configuration of a Hub data set; a word.")
+    revision: NonEmptyStr | None = Field(
         default=None, description="Revision of a Hub data set: a branch, tag or commit; text."
     )
 
 
-Corpora = Annotated[tuple[Annotated[Corpus, Short("source")], ...], OrList()]
+Corpora = Annotated[tuple[Annotated[Corpus, Shorthand("source")], ...], OrList()]

@@ -10,13 +10,13 @@ from pydantic_core import core_schema
 
 from peftodyssey.recipe import numbers
 from peftodyssey.recipe.fields import (
-    Count,
+    PositiveInt,
     NotNegative,
-    Part,
+    RecipeSection,
     ShareAboveZero,
     ShareBelowOne,
     TokenCap,
-    Word,
+    NonEmptyStr,
     refuse,
 )
 from peftodyssey.recipe.forms import OrList
@@ -24,7 +24,7 @@ from peftodyssey.recipe.forms import OrList
 BUDGET = r"^\s*(\S+)\s*(tokens?|epochs?|steps?)\s*$"
 
 
-class Budget(Part):
+class Budget(RecipeSection):
     """How long a cell trains: an amount and its unit."""
 
     amount: float = Field(description="How many of the unit, above 0.")
@@ -78,10 +78,10 @@ class _BudgetForm:
         return {"type": "string", "pattern": BUDGET, "examples": ["200k tokens", "2 epochs", "300 steps"]}
 
 
-class Select(Part):
+class Select(RecipeSection):
     """Which cells of a tuned group are stopped early."""
 
-    halving: Annotated[Count, Field(ge=2)] = Field(
+    halving: Annotated[PositiveInt, Field(ge=2)] = Field(
         description="At each point of score_at before the end, one in so many goes on (rounded up); at least 2."
     )
     on: Literal["validation"] = Field(
@@ -89,15 +89,15 @@ class Select(Part):
     )
 
 
-class Train(Part):
+class Train(RecipeSection):
     """How a cell is trained."""
 
     budget: Annotated[Budget, _BudgetForm()] = Field(
         default=Budget(amount=200_000, unit="tokens"),
         description="How long each cell trains, in tokens, epochs or steps. Equal for all cells.",
     )
-    seq_len: Count = Field(default=256, description="Length of a training block, in tokens.")
-    batch_tokens: Count = Field(
+    seq_len: PositiveInt = Field(default=256, description="Length of a training block, in tokens.")
+    batch_tokens: PositiveInt = Field(
         default=4096, description="Tokens of one optimiser step; `4k` means the nearest multiple of seq_len."
     )
     schedule: Literal["constant", "linear", "cosine", "wsd"] = Field(
@@ -125,7 +125,7 @@ class Train(Part):
         default="error",
         description="Under sft, an example longer than seq_len: stop with its name, cut its end off, or leave it out; a word.",
     )
-    chat_template: Word | None = Field(
+    chat_template: NonEmptyStr | None = Field(
         default=None,
         description="Template that makes text of `messages`: `plain`, or the path of a Jinja file. Default: the model's own.",
     )
@@ -146,7 +146,7 @@ class Train(Part):
         default="own", description="Who runs the loop: own, or TRL's SFTTrainer on the same batches; a word."
     )
 
-    fleet: Literal["auto", "off"] | Count = Field(
+    fleet: Literal["auto", "off"] | PositiveInt = Field(
         default="auto",
         description="LoRA cells of one base that train side by side: auto: as many as pay and fit; off: none; or how many at most.",
     )
@@ -156,13 +156,13 @@ class Train(Part):
     )
 
 
-class Score(Part):
+class Score(RecipeSection):
     """How held-out text is scored."""
 
-    context: Count | None = Field(
+    context: PositiveInt | None = Field(
         default=None, description="Longest window a token is scored in, in tokens. Default: train.seq_len."
     )
-    stride: Count | None = Field(
+    stride: PositiveInt | None = Field(
         default=None,
         description="Tokens scored anew by each further window. Default: half the context (all of it in a "
         "stream).",

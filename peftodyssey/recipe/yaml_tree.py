@@ -27,7 +27,7 @@ _MAPPING_TAG, _SEQUENCE_TAG, _MERGE_TAG = (f"tag:yaml.org,2002:{kind}" for kind 
 
 
 @dataclass(frozen=True)
-class Place:
+class SourceLocation:
     """Where a key or value stands; lines and columns count from 1, 0 where there is none (an override)."""
 
     where: str
@@ -40,19 +40,19 @@ class Tree:
     """A document as plain values (`data`), the places of its keys and values, and what was wrong while reading."""
 
     data: Any = None
-    keys: dict[Path, Place] = field(default_factory=dict)
-    values: dict[Path, Place] = field(default_factory=dict)
+    keys: dict[Path, SourceLocation] = field(default_factory=dict)
+    values: dict[Path, SourceLocation] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     nodes: int = 0
 
-    def place(self, path: Path, prefer_key: bool = False) -> Place:
+    def place(self, path: Path, prefer_key: bool = False) -> SourceLocation:
         """The place of `path`, or of its nearest ancestor that stands in the text."""
         first, second = (self.keys, self.values) if prefer_key else (self.values, self.keys)
         for end in range(len(path), -1, -1):
             found = first.get(path[:end]) or second.get(path[:end])
             if found:
                 return found
-        return Place("recipe", 0, 0)
+        return SourceLocation("recipe", 0, 0)
 
 
 def scalar(text: str) -> Any:
@@ -67,7 +67,7 @@ def scalar(text: str) -> Any:
 def read_tree(text: str, where: str) -> Tree:
     """`text` as a `Tree`; syntax errors, duplicate keys and tags are in its `problems`."""
     tree = Tree()
-    tree.values[()] = Place(where, 1, 1)
+    tree.values[()] = SourceLocation(where, 1, 1)
     loader = None
     try:
         loader = yaml.SafeLoader(text)
@@ -128,8 +128,8 @@ def _syntax_problem(error: yaml.MarkedYAMLError, where: str) -> Problem:
     )
 
 
-def _place(node: yaml.Node, where: str) -> Place:
-    return Place(where, node.start_mark.line + 1, node.start_mark.column + 1)
+def _place(node: yaml.Node, where: str) -> SourceLocation:
+    return SourceLocation(where, node.start_mark.line + 1, node.start_mark.column + 1)
 
 
 def _problem(
@@ -137,7 +137,7 @@ def _problem(
 ) -> None:
     place = _place(node, where)
     tree.problems.append(
-        Problem(where, place.line, place.column, spell(path), what, got=got, next_step=next_step)
+        Problem(where, place.line, place.column, format_path(path), what, got=got, next_step=next_step)
     )
 
 
@@ -219,7 +219,7 @@ def _merged(node: yaml.Node) -> Iterator[yaml.MappingNode]:
     return (n for n in nodes if isinstance(n, yaml.MappingNode))
 
 
-def spell(path: Path) -> str:
+def format_path(path: Path) -> str:
     """`("methods", 1, "rank")` as people write it: `methods[1].rank`."""
     text = ""
     for step in path:

@@ -85,7 +85,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
     return page.write(shown, report / PAGE)
 
 
-def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]], list[dict[str, Any]]]:
+def _content(folders: Sequence[Path]) -> tuple[page.ReportData, list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows and evidence of all runs as one content without figures, all points, and all shares of updates."""
     from peftodyssey.report import newlines, page, texts, token_sentences, transfer
     from peftodyssey.report.collect import collect
@@ -103,7 +103,7 @@ def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]
         mark = {"run": label} if label else {}
         own = [{**row, **mark} for row in collect(folder).to_pylist()]
         rows += own
-        whole = {layout.POINTS: points, layout.TASKS: answered, layout.WISE: wise, layout.NOISES: shifted, layout.SENSITIVITY: slopes}
+        whole = {layout.POINTS: points, layout.TASKS: answered, layout.WISE: wise, layout.NOISE_TABLE: shifted, layout.SENSITIVITY: slopes}
         for name, table in (*whole.items(), *zip(TOKEN_TABLES, of_tokens, strict=True)):
             table += [{**row, **mark} for row in parquet.read(folder / name).to_pylist()]
         tables = token_sentences.tables(*of_tokens)
@@ -114,7 +114,7 @@ def _content(folders: Sequence[Path]) -> tuple[page.Content, list[dict[str, Any]
         crossed += transfer.matrices(folder, own, parquet.read(folder / layout.TRANSFER).to_pylist(), cells)
     recipes = tuple(dict.fromkeys(row["recipe"] for row in rows))
     models = tuple(dict.fromkeys(row["model"] for row in rows))
-    content = page.Content(
+    content = page.ReportData(
         recipes, models, rows, evidence=tuple(evidence), mismatches=tuple(found), answered=answered, tables=tables, noise=shifted,
         sensitivity=slopes, transfer=crossed,
     )  # fmt: skip

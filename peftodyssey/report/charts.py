@@ -15,7 +15,7 @@ from peftodyssey.report.drawing import (
     base,
     by_domain,
     colour_of_method,
-    dodge,
+    offset_by_base,
     plain,
     row_step,
     shape,
@@ -53,7 +53,7 @@ def figures(rows: Rows, points: Rows) -> list[Figure]:
 def _forest(rows: Rows) -> alt.TopLevelMixin:
     import altair as alt
 
-    height, offset = dodge(rows)
+    height, offset = offset_by_base(rows)
     source = alt.Chart(plain(rows, ("delta_nll", "delta_lo", "delta_hi")))
     title = "change of test NLL, nats per token (negative: better)"
     colour, ticks = colour_of_method(rows).legend(None), alt.Axis(tickCount=7, grid=True)
@@ -75,7 +75,7 @@ def _forest(rows: Rows) -> alt.TopLevelMixin:
 def _before_after(rows: Rows) -> alt.TopLevelMixin:
     import altair as alt
 
-    height, offset = dodge(rows)
+    height, offset = offset_by_base(rows)
     stages = {"nll_before": "base", "nll_quantised": "quantised base", "nll_after": "adapted"}
     values = [
         {

@@ -18,7 +18,7 @@ def of_cell(folder: Path, cell: Mapping[str, Any]) -> Row:
     if not done or done["facts"]["refused"]:
         return {}
     facts = done["facts"]
-    return {**geometry.whole(_rows(folder, cell), facts["base_norm"]), "decomposed_layers": f"{len(facts['layers'])} of {facts['layers_of']}"}
+    return {**geometry.summarize(_rows(folder, cell), facts["base_norm"]), "decomposed_layers": f"{len(facts['layers'])} of {facts['layers_of']}"}
 
 
 def write(folder: Path, cells: Sequence[Mapping[str, Any]]) -> None:

@@ -40,7 +40,7 @@ class Shifts:
 def write(folder: Path) -> list[Shifts]:
     """Write both tables from what is whole in `folder`; returns what they are made of."""
     found = list(read(folder))
-    parquet.write_rows(folder / layout.NOISES, [row for one in found for row in _rows(one)], tables.NOISE)
+    parquet.write_rows(folder / layout.NOISE_TABLE, [row for one in found for row in _rows(one)], tables.NOISE)
     parquet.write_rows(folder / layout.SHARPNESS, [row for one in found for row in _critical(one)], tables.SHARPNESS)
     return found
 

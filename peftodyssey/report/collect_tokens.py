@@ -72,7 +72,7 @@ def _groups(text: Text, before: np.ndarray, after: np.ndarray, parts: Sequence[a
     """Ledger rows of the factors; groups without a scored token are left out."""
     for part in parts:
         rows = ledger.by_group(before, after, part.label, part.names)
-        found = stats.contributions(after - before, text.document, part.label, len(part.names))
+        found = stats.group_intervals(after - before, text.document, part.label, len(part.names))
         for place, (row, interval) in enumerate(zip(rows, found, strict=True)):
             if row.tokens:
                 yield {

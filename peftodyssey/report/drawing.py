@@ -114,7 +114,7 @@ def plain(rows: Rows, columns: Sequence[str]) -> alt.Data:
     )
 
 
-def dodge(rows: Rows) -> tuple[alt.Y, alt.YOffset]:
+def offset_by_base(rows: Rows) -> tuple[alt.Y, alt.YOffset]:
     """Methods down the axis; bases, and seeds within them, beside each other in each method's lane."""
     import altair as alt
 

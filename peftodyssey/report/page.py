@@ -27,7 +27,7 @@ FACTORS = {
 
 
 @dataclass(frozen=True)
-class Content:
+class ReportData:
     """All that the page and the summary show."""
 
     recipes: tuple[str, ...]
@@ -45,13 +45,13 @@ class Content:
     tables: token_sentences.Tables = field(default_factory=lambda: token_sentences.tables((), (), (), ()))
 
 
-def write(content: Content, path: Path) -> Path:
+def write(content: ReportData, path: Path) -> Path:
     """Write the page to `path`, whole or not at all."""
     atomic.write_text(path, html(content))
     return path
 
 
-def html(content: Content) -> str:
+def html(content: ReportData) -> str:
     """The page's text. Every word that comes from a recipe, a document or a token is escaped."""
     from markupsafe import Markup
 

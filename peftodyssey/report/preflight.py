@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from peftodyssey.plan.single import StepPlan
-    from peftodyssey.plan.step import Step
+    from peftodyssey.plan.step import StepSpec
 
 GRID_ROWS = 60
 
@@ -154,7 +154,7 @@ def step(answer: StepPlan) -> Iterator[Any]:
     yield from answer.advice
 
 
-def way(step: Step) -> str:
+def way(step: StepSpec) -> str:
     """How a step is done, in words."""
     offloads = [name for name, used in (("activations", step.offload_activations), ("optimiser", step.offload_optimizer)) if used]
     return f"recompute {step.recompute}" + (f", {' and '.join(offloads)} in host memory" if offloads else "")

@@ -17,7 +17,7 @@ from peftodyssey.report.side_by_side import pays
 
 if TYPE_CHECKING:
     from peftodyssey.plan.fleet_probes import TriedFleet
-    from peftodyssey.plan.probes import Tried
+    from peftodyssey.plan.probes import ProbeResult
 
 LINES = {  # of a probe: the terms of the plan that it is held against
     "weights": ("weights",),
@@ -27,7 +27,7 @@ LINES = {  # of a probe: the terms of the plan that it is held against
 }
 
 
-def tables(plan: Plan, tried: Sequence[Tried], fleets: Sequence[TriedFleet]) -> Iterator[Any]:
+def tables(plan: Plan, tried: Sequence[ProbeResult], fleets: Sequence[TriedFleet]) -> Iterator[Any]:
     """One table a shape, then what failed, whether fleets pay, and the time of the whole grid."""
     for one in tried:
         yield from [_failed(one)] if one.probe is None else _one(one)
@@ -35,11 +35,11 @@ def tables(plan: Plan, tried: Sequence[Tried], fleets: Sequence[TriedFleet]) -> 
     yield time_of(plan)
 
 
-def _failed(one: Tried) -> str:
+def _failed(one: ProbeResult) -> str:
     return f"{one.task.cell.model.name}, {one.task.cell.method.label}: {one.cells} cells would fail: {one.reason}"
 
 
-def _one(one: Tried) -> Iterator[Any]:
+def _one(one: ProbeResult) -> Iterator[Any]:
     probe = one.probe
     assert probe is not None
     yield Text(f"{probe.what}{' (known)' if one.cached else ''}", style="bold")
@@ -57,7 +57,7 @@ def _one(one: Tried) -> Iterator[Any]:
     )
 
 
-def lines(one: Tried) -> list[tuple[str, int, int]]:
+def lines(one: ProbeResult) -> list[tuple[str, int, int]]:
     """(line, planned bytes, measured bytes) of a shape, the sums last; resident memory has no lines, only a sum."""
     assert one.probe is not None
     memory = one.task.memory
@@ -84,7 +84,7 @@ def _words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def as_json(plan: Plan, tried: Sequence[Tried], fleets: Sequence[TriedFleet]) -> str:
+def as_json(plan: Plan, tried: Sequence[ProbeResult], fleets: Sequence[TriedFleet]) -> str:
     """The probes and the time as JSON."""
     shapes = [
         {

@@ -21,7 +21,7 @@ METHODS = {
 SETTING = ("run", "model", "revision", "domain", "newline", "objective", "context")
 UNIT = "nats/token"
 NO_NUMBER = "-"
-SHOWN = 5e-4  # half of the last digit that a change is printed with
+DISPLAY_EPS = 5e-4  # half of the last digit that a change is printed with
 
 
 def name(row: Row) -> str:
@@ -107,7 +107,7 @@ def verdict(rows: Sequence[Row], low: str, high: str, better: str = "better", wo
     """What the intervals of all seeds say together."""
     if any(row.get(low) is None for row in rows):
         return "no interval, so no verdict"
-    if all(row[low] > -SHOWN and row[high] < SHOWN for row in rows):
+    if all(row[low] > -DISPLAY_EPS and row[high] < DISPLAY_EPS for row in rows):
         return "no change"
     if all(row[high] < 0 for row in rows):
         return better

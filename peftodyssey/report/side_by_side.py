@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from peftodyssey.plan import fleet_probes
 from peftodyssey.plan.fleet_probes import TriedFleet
-from peftodyssey.plan.fleets import fleets, why_alone
+from peftodyssey.plan.fleets import fleets, why_not_batched
 from peftodyssey.plan.graph import Plan
 
 EVEN = 0.05  # a fleet that is faster or slower by no more neither pays nor costs
@@ -23,9 +23,9 @@ def side_by_side(plan: Plan) -> Iterator[str]:
         yield from map(pays, fleet_probes.of(plan))
     sailing = {task.folder for group in groups for task in group}
     reasons = {
-        task.cell.method.label: why_alone(task)
+        task.cell.method.label: why_not_batched(task)
         for task in plan.cells
-        if task.folder not in sailing and task.cell.method.method in ("lora", "qlora") and why_alone(task)
+        if task.folder not in sailing and task.cell.method.method in ("lora", "qlora") and why_not_batched(task)
     }
     if reasons:
         yield "alone: " + "; ".join(f"{label} ({why})" for label, why in reasons.items())

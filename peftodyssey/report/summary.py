@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftodyssey.report import final_table, newlines, noise, sentences, token_sentences
-from peftodyssey.report.page import Content, unmeasured
+from peftodyssey.report.page import ReportData, unmeasured
 from peftodyssey.store import atomic
 
 
-def write(content: Content, path: Path) -> Path:
+def write(content: ReportData, path: Path) -> Path:
     """Write the summary to `path`, whole or not at all."""
     atomic.write_text(path, markdown(content))
     return path
 
 
-def markdown(content: Content) -> str:
+def markdown(content: ReportData) -> str:
     """The summary's text; numbers that differ between two runs of the same recipe (time, memory) are only in the table."""
     stated = sentences.statements(content.rows) or ["No cell is finished yet, so there is nothing to state."]
     limits = [*sentences.caveats(content.rows), *unmeasured(content.rows, content.tables), *([] if content.noise else [noise.UNMEASURED])]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.report import sentences
-from peftodyssey.report.drawing import COLOURS, GREY, INK, Figure, base, dodge, row_step, shape, styled
+from peftodyssey.report.drawing import COLOURS, GREY, INK, Figure, base, offset_by_base, row_step, shape, styled
 from peftodyssey.report.section import Section
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _accuracy(found: Sequence[Row]) -> alt.TopLevelMixin:
         for stage, word in stages.items()
     ]  # fmt: skip
     source = alt.Chart(alt.Data(values=values))
-    height, offset = dodge(found)
+    height, offset = offset_by_base(found)
     across = alt.X("accuracy:Q", title="accuracy, % of the prompts", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=7, grid=True))
     scale = alt.Scale(domain=list(stages.values()), range=[GREY, COLOURS[0]])
     colour = alt.Color("stage:N", scale=scale, sort=list(stages.values()), legend=alt.Legend(title="model"))

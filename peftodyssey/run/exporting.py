@@ -26,7 +26,7 @@ def export_cell(folder: Path, cell: str, *, to: Path | None, merge: bool, push: 
         raise InputError(f"{target} is not empty", "choose another folder with --to")
     kept = _weights(folder, entry)
     facts: dict[str, Any] = {}
-    with atomic.explained(target), quiet():
+    with atomic.io_errors_as_store_error(target), quiet():
         if merge and kept.name == layout.ADAPTER:
             facts = _merge(row, kept, target)
         else:

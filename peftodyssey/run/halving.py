@@ -15,10 +15,10 @@ from peftodyssey.jobs import points
 from peftodyssey.plan.graph import CellTask
 from peftodyssey.store import atomic, layout, manifest
 
-Contest = tuple[CellTask, ...]
+TuningGroup = tuple[CellTask, ...]
 
 
-def contests(cells: Sequence[CellTask]) -> list[Contest]:
+def tuning_groups(cells: Sequence[CellTask]) -> list[TuningGroup]:
     """The groups of two or more of `cells` whose learning rate is tuned and of which some are to be stopped."""
     groups: dict[str, list[CellTask]] = {}
     for task in cells:
@@ -27,29 +27,29 @@ def contests(cells: Sequence[CellTask]) -> list[Contest]:
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
-def shares(contest: Contest) -> tuple[float, ...]:
+def shares(contest: TuningGroup) -> tuple[float, ...]:
     """The points of the budget at which the cells of a contest are compared."""
     return tuple(share for share in contest[0].cell.train.score_at if share < 1)
 
 
-def racing(contest: Contest, point: int, root: Path) -> list[CellTask]:
+def still_active(contest: TuningGroup, point: int, root: Path) -> list[CellTask]:
     """The cells that were not stopped before point `point`, counted from 0."""
     stops = {task.folder: stopped(task, root) for task in contest}
     return [task for task in contest if (stop := stops[task.folder]) is None or stop["point"] >= point]
 
 
-def behind(task: CellTask, point: int, root: Path) -> bool:
+def not_reached(task: CellTask, point: int, root: Path) -> bool:
     """Whether a cell has not passed a point yet."""
     return len(points.validation(root, task)) <= point
 
 
-def judge(contest: Contest, point: int, root: Path) -> list[CellTask]:
+def prune_trailing(contest: TuningGroup, point: int, root: Path) -> list[CellTask]:
     """Mark the cells that trail at a point as stopped, and those that no longer do as free; returns the stopped ones.
 
     One in `halving` goes on, rounded up, the smaller learning rate where two are equal; a cell that did not get there failed
     and is not counted, one that is finished stays so. Every start judges anew: a longer grid may free what trailed.
     """
-    have = [task for task in racing(contest, point, root) if not behind(task, point, root)]
+    have = [task for task in still_active(contest, point, root) if not not_reached(task, point, root)]
     found = {task.folder: points.validation(root, task) for task in have}
     nll = {folder: values[point] if math.isfinite(values[point]) else math.inf for folder, values in found.items()}
     order = sorted(have, key=lambda task: (nll[task.folder], task.cell.method.lr))

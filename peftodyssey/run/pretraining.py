@@ -12,7 +12,7 @@ from peftodyssey.jobs.events import How
 from peftodyssey.jobs.pretrain import pretrain
 from peftodyssey.plan.ladder import LadderPlan
 from peftodyssey.run import interrupt
-from peftodyssey.run.progress import Narrator
+from peftodyssey.run.progress import ProgressReporter
 from peftodyssey.store import lock
 from peftodyssey.train.pretrain import READ_EVERY
 
@@ -29,7 +29,7 @@ class Trained:
 def train(plan: LadderPlan, root: Path, console: Console, *, stop_after_s: float | None, checkpoint_every_s: float) -> Trained:
     """Train what of the ladder is missing below `root`."""
     stop = interrupt.Stop(stop_after_s)
-    narrator = Narrator(console, stop)
+    narrator = ProgressReporter(console, stop)
     how = How(plan.device.kind, checkpoint_every_s, "all", None)
     with lock.exclusive(root), interrupt.listening(stop, narrator.say), narrator.showing(1):
         narrator.task(plan.recipe.name)

@@ -5,25 +5,25 @@ from __future__ import annotations
 from rich.console import Console
 
 from peftodyssey.errors import OdysseyError
-from peftodyssey.jobs.bases import Bases
+from peftodyssey.jobs.bases import LoadedModels
 from peftodyssey.jobs.probe import loading, probe
 from peftodyssey.jobs.probe_fleet import probe_fleet
 from peftodyssey.models.quiet import quiet
 from peftodyssey.plan import fleet_probes, probes
 from peftodyssey.plan.fleet_probes import TriedFleet
-from peftodyssey.plan.fleets import together
+from peftodyssey.plan.fleets import joint_micro_batch
 from peftodyssey.plan.graph import CellTask, Plan
-from peftodyssey.plan.probes import Tried
+from peftodyssey.plan.probes import ProbeResult
 
 
-def probe_all(plan: Plan, console: Console, again: bool = False) -> list[Tried]:
+def probe_all(plan: Plan, console: Console, again: bool = False) -> list[ProbeResult]:
     """A probe of each distinct shape; those known on this machine are not tried again unless `again`."""
     shapes: dict[str, list[CellTask]] = {}
     for task in plan.cells:
         key = probes.key_of(task.cell, task.step, task.base.source.fingerprint, plan.device)
         shapes.setdefault(key, []).append(task)
     order = plan.base_order
-    held, found = Bases(plan.device.kind, plan.budget_bytes), []
+    held, found = LoadedModels(plan.device.kind, plan.budget_bytes), []
     with quiet():
         for key, tasks in sorted(shapes.items(), key=lambda item: order[item[1][0].base.name]):
             known = None if again else probes.known(key)
@@ -31,14 +31,14 @@ def probe_all(plan: Plan, console: Console, again: bool = False) -> list[Tried]:
                 console.print(f"trying {tasks[0].cell.model.name}, {tasks[0].cell.method.label} ...", markup=False)
                 found.append(_tried(key, tasks, held, plan))
             else:
-                found.append(Tried(tasks[0], len(tasks), known, "", True))
+                found.append(ProbeResult(tasks[0], len(tasks), known, "", True))
     held.drop()
     return found
 
 
 def probe_fleets(plan: Plan, console: Console) -> list[TriedFleet]:
     """A probe of each distinct fleet; those known on this machine are not tried again."""
-    held, found = Bases(plan.device.kind, plan.budget_bytes), []
+    held, found = LoadedModels(plan.device.kind, plan.budget_bytes), []
     with quiet():
         for key, groups in fleet_probes.shapes(plan).items():
             made, reason = fleet_probes.known(key), ""
@@ -46,7 +46,7 @@ def probe_fleets(plan: Plan, console: Console) -> list[TriedFleet]:
                 tasks = groups[0]
                 console.print(f"trying {len(tasks)} {tasks[0].cell.method.method} cells side by side ...", markup=False)
                 try:
-                    made = probe_fleet(tasks, together(plan, tasks), held.get(tasks[0].base), plan.device.kind)
+                    made = probe_fleet(tasks, joint_micro_batch(plan, tasks), held.get(tasks[0].base), plan.device.kind)
                     fleet_probes.keep(key, made)
                 except OdysseyError as error:
                     held.drop()
@@ -56,7 +56,7 @@ def probe_fleets(plan: Plan, console: Console) -> list[TriedFleet]:
     return found
 
 
-def _tried(key: str, tasks: list[CellTask], held: Bases, plan: Plan) -> Tried:
+def _tried(key: str, tasks: list[CellTask], held: LoadedModels, plan: Plan) -> ProbeResult:
     task = tasks[0]
     try:
         with loading() as seconds:
@@ -64,6 +64,6 @@ def _tried(key: str, tasks: list[CellTask], held: Bases, plan: Plan) -> Tried:
         made = probe(task, base, seconds[0], plan.device.kind, held.tokenizer(task.base).prefix)
     except OdysseyError as error:
         held.drop()  # what went wrong may have left the base changed
-        return Tried(task, len(tasks), None, str(error), False)
+        return ProbeResult(task, len(tasks), None, str(error), False)
     probes.keep(key, made)
-    return Tried(task, len(tasks), made, "", False)
+    return ProbeResult(task, len(tasks), made, "", False)

@@ -17,7 +17,7 @@ PLAIN_EVERY_S = 10.0
 SHORT = 30  # characters of a name beside a bar
 
 
-class Narrator:
+class ProgressReporter:
     """Tells of tasks, steps and scores on `console`; also answers a job's `should_stop`."""
 
     def __init__(self, console: Console, stop: Stop) -> None:

@@ -17,7 +17,7 @@ from peftodyssey.corpora import source as corpus_source
 from peftodyssey.errors import InputError
 from peftodyssey.jobs import index as index_job
 from peftodyssey.jobs import score as score_job
-from peftodyssey.jobs.bases import Bases
+from peftodyssey.jobs.bases import LoadedModels
 from peftodyssey.jobs.events import How
 from peftodyssey.measure.stats import Interval, paired_bootstrap
 from peftodyssey.methods.table import METHODS
@@ -25,12 +25,12 @@ from peftodyssey.models import source as model_source
 from peftodyssey.models.quiet import quiet
 from peftodyssey.plan.chats import chat_of, rendering
 from peftodyssey.plan.device import Device
-from peftodyssey.plan.graph import BaseKey, IndexTask, ScoreTask
+from peftodyssey.plan.graph import BaseModelKey, IndexTask, ScoreTask
 from peftodyssey.recipe import identity
-from peftodyssey.recipe.cell import CorpusPoint, MethodPoint, QuantPoint, ScorePoint
+from peftodyssey.recipe.cell import CorpusPoint, MethodSpec, QuantSpec, ScoreSpec
 from peftodyssey.recipe.numbers import parse_count
 from peftodyssey.run import interrupt
-from peftodyssey.run.progress import Narrator
+from peftodyssey.run.progress import ProgressReporter
 from peftodyssey.store import layout, manifest, parquet
 
 DEFAULT_CONTEXT = 1024
@@ -71,7 +71,7 @@ class Scored:
     token: np.ndarray  # int32 [tokens of the index]
 
 
-def score_anything(
+def score_model(
     model: str, corpus: str, adapters: Sequence[Path], *, revision: str | None, split: str, out: Path | None,
     device: Device, quant: str | None, settings: Mapping[str, Any], console: Console | None,
 ) -> Scored:  # fmt: skip
@@ -80,10 +80,10 @@ def score_anything(
     point = _settings(settings, source.config.get("max_position_embeddings") or source.config.get("n_positions"))
     found = corpus_source.resolve(CorpusPoint(name=_name(corpus), source=corpus, field=settings.get("field")))
     precision = "fp32" if device.kind == "cpu" else "bf16" if device.bf16 else "fp16"
-    key = BaseKey(source, precision, _quant(quant))
+    key = BaseModelKey(source, precision, _quant(quant))
     stop = interrupt.Stop()
-    narrator = Narrator(console or Console(stderr=True), stop)
-    bases = Bases(device.kind, device.budget_bytes)
+    narrator = ProgressReporter(console or Console(stderr=True), stop)
+    bases = LoadedModels(device.kind, device.budget_bytes)
     with _folder(out) as root, interrupt.listening(stop, narrator.say), quiet(), narrator.showing(2 + len(adapters)):
         chat = chat_of(found, None, source, bases.tokenizer(key))
         point = replace(point, first_token="skip") if chat else point  # the template writes what stands first
@@ -106,8 +106,8 @@ def score_anything(
 
 
 def _column(
-    task: IndexTask, root: Path, key: BaseKey, point: ScorePoint, bases: Bases, adapter: Path | None, how: How,
-    narrator: Narrator,
+    task: IndexTask, root: Path, key: BaseModelKey, point: ScoreSpec, bases: LoadedModels, adapter: Path | None, how: How,
+    narrator: ProgressReporter,
 ) -> np.ndarray:  # fmt: skip
     told = {
         "index": task.identity, "model": key.source.fingerprint, "precision": key.precision,
@@ -122,11 +122,11 @@ def _column(
         narrator.task(f"score {name}")
         base, prefix = bases.get(key), bases.tokenizer(key).prefix
         if adapter is None:
-            score_job.column(score, root, base, prefix, how, narrator)
+            score_job.score_and_write(score, root, base, prefix, how, narrator)
         else:
-            attached = METHODS["saved"].load(base, adapter, MethodPoint("saved", adapter.name, options={"path": str(adapter)}))
+            attached = METHODS["saved"].load(base, adapter, MethodSpec("saved", adapter.name, options={"path": str(adapter)}))
             try:
-                score_job.column(score, root, attached.model, prefix, how, narrator)
+                score_job.score_and_write(score, root, attached.model, prefix, how, narrator)
             finally:
                 METHODS["saved"].detach(attached)
     narrator.finished(name, "done")
@@ -144,7 +144,7 @@ def _row(name: str, column: np.ndarray, base: np.ndarray, index: Any) -> Row:
     return Row(name, mean, math.exp(mean), bits, change.estimate, change.lo, change.hi, change.note)
 
 
-def _settings(settings: Mapping[str, Any], positions: int | None) -> ScorePoint:
+def _settings(settings: Mapping[str, Any], positions: int | None) -> ScoreSpec:
     context = settings.get("context") or min(DEFAULT_CONTEXT, positions or DEFAULT_CONTEXT)
     mode = settings.get("mode") or "documents"
     stride = settings.get("stride") or (context if mode == "stream" else max(1, context // 2))
@@ -155,7 +155,7 @@ def _settings(settings: Mapping[str, Any], positions: int | None) -> ScorePoint:
     for option, allowed in (("first_token", ("bos", "skip")), ("mode", ("documents", "stream"))):
         if (settings.get(option) or allowed[0]) not in allowed:
             raise InputError(f"--{option.replace('_', '-')} {settings[option]}: allowed are {', '.join(allowed)}")
-    return ScorePoint(context, stride, _tokens(settings.get("tokens") or DEFAULT_TOKENS), settings.get("first_token") or "bos", mode)
+    return ScoreSpec(context, stride, _tokens(settings.get("tokens") or DEFAULT_TOKENS), settings.get("first_token") or "bos", mode)
 
 
 def _tokens(value: object) -> int | None:
@@ -167,12 +167,12 @@ def _tokens(value: object) -> int | None:
         raise InputError(f"--tokens {value}: {error}", "write 50k, or all") from error
 
 
-def _quant(kind: str | None) -> QuantPoint | None:
+def _quant(kind: str | None) -> QuantSpec | None:
     if kind is None:
         return None
     if kind not in ("nf4", "fp4", "int8"):
         raise InputError(f"--quant {kind}: allowed are nf4, fp4, int8")
-    return QuantPoint(kind, kind != "int8")
+    return QuantSpec(kind, kind != "int8")
 
 
 def _name(corpus: str) -> str:

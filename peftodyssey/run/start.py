@@ -17,7 +17,7 @@ from peftodyssey.plan import host
 from peftodyssey.plan.graph import CellTask, Plan
 from peftodyssey.plan.memory import CUDA_CONTEXT_BYTES
 from peftodyssey.run import interrupt
-from peftodyssey.run.progress import Narrator
+from peftodyssey.run.progress import ProgressReporter
 from peftodyssey.run.scheduler import Outcome, execute
 from peftodyssey.run.todo import matches
 from peftodyssey.store import atomic, layout, lock, plans
@@ -45,7 +45,7 @@ def start(plan: Plan, root: Path, options: Options, console: Console) -> Outcome
         refuse_without_room(plan, root, wanted, options)
     stop = interrupt.Stop(options.stop_after_s)
     how = How(plan.device.kind, options.checkpoint_every_s, options.keep, options.memory_bytes, options.rung_disk_bytes)
-    narrator = Narrator(console, stop)
+    narrator = ProgressReporter(console, stop)
     with lock.exclusive(root):
         record(plan, root)
         cap_card(plan, options.memory_bytes)

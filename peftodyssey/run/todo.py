@@ -30,14 +30,14 @@ def _equal(have: object, wanted: str) -> bool:
 
 def finished(task: CellTask, root: Path) -> bool:
     """Whether the cell, every column that its row is made of, and what can be measured along its update are whole."""
-    folders = [task.folder, *(folder for folder in needed(task))]
+    folders = [task.folder, *(folder for folder in required_folders(task))]
     if any(manifest.read(root / folder) is None for folder in folders):
         return False
     left = geometry_job.is_missing(task, root) or perturb_job.missing_updates(task, root)
     return not left or adapt_job.weights_of(task, root) is None  # nothing is left to measure them from
 
 
-def needed(task: CellTask) -> Iterator[str]:
+def required_folders(task: CellTask) -> Iterator[str]:
     """The folders of texts and columns that a cell's row is made of."""
     scores = task.entry["scores"]
     for text in (scores["test"], scores["valid"], *scores["general"], *task.entry.get("transfer", ())):
@@ -48,9 +48,9 @@ def needed(task: CellTask) -> Iterator[str]:
         yield from (share["test"], share["valid"], *share["general"])
 
 
-def trained_with(task: CellTask) -> list[str]:
+def training_inputs(task: CellTask) -> list[str]:
     """The indexes that a training reads, beside those of its columns."""
-    folders = (task.train_index, task.replay_index, task.guard.index if task.guard else None)
+    folders = (task.train_index, task.replay_index, task.early_stop_eval.index if task.early_stop_eval else None)
     return [folder for folder in folders if folder]
 
 
@@ -60,8 +60,8 @@ def forget_stale(cells: list[CellTask], root: Path) -> None:
     for task in cells:
         made = (manifest.read(root / task.folder) or {}).get("facts", {}).get("versions")
         if made is not None and any(made.get(name) != now.get(name) for name in REFRESHED_BY):
-            manifest.fresh(root / task.folder)
-            for column in (*task.columns, *task.wise, *task.choices, *(update.score for update in task.updates)):
-                manifest.fresh(root / column.folder)
+            manifest.prepare_dir(root / task.folder)
+            for column in (*task.columns, *task.wise_ft_scores, *task.choices, *(update.score for update in task.updates)):
+                manifest.prepare_dir(root / column.folder)
             if task.geometry:
-                manifest.fresh(root / task.geometry)
+                manifest.prepare_dir(root / task.geometry)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from peftodyssey.recipe.cell import ScorePoint
+from peftodyssey.recipe.cell import ScoreSpec
 from peftodyssey.score.batches import batch, rows_of_windows, take
 from peftodyssey.score.sizes import BATCH_TOKENS
 from peftodyssey.score.windows import corpus_windows
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from peftodyssey.corpora.index import Index
 
 
-def descent(
-    model: nn.Module, tensors: Mapping[str, nn.Parameter], index: Index, settings: ScorePoint, *, prefix: int | None,
+def negative_gradient(
+    model: nn.Module, tensors: Mapping[str, nn.Parameter], index: Index, settings: ScoreSpec, *, prefix: int | None,
     device: str | torch.device, batch_tokens: int | None = None,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """Minus the gradient of the text's mean NLL with regard to `tensors`, float32, by name; the same tokens as a column's.

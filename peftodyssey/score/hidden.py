@@ -10,7 +10,7 @@ import torch
 
 from peftodyssey.errors import DoesNotFit, TrainingError
 from peftodyssey.models import resident
-from peftodyssey.score.nll import ready
+from peftodyssey.score.nll import scoring_context
 from peftodyssey.score.sizes import BATCH_TOKENS
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ def mean_states(
     rows = max(1, BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]) // ids_ct.shape[1])
     made: list[np.ndarray] = []
     done = 0
-    with ready(model, device, precision):
+    with scoring_context(model, device, precision):
         while done < len(ids_ct):
             ids_bt = torch.from_numpy(ids_ct[done : done + rows].astype(np.int64)).to(device)
             try:
                 made.append(_states(model, ids_bt, layer)[:, 1:].float().mean(1).cpu().numpy())
             except Exception as error:
-                if not resident.is_shortage(error):
+                if not resident.is_out_of_memory(error):
                     raise
                 if rows == 1:
                     raise DoesNotFit(f"one chunk of {ids_ct.shape[1]} tokens does not fit {device}", "lower similarity.chunk_tokens") from error

@@ -17,10 +17,10 @@ from torch import nn
 from peftodyssey.errors import DoesNotFit, InputError, TrainingError
 from peftodyssey.models import resident
 from peftodyssey.models.head import split
-from peftodyssey.models.lean import leaned_on_card
-from peftodyssey.models.mode import pinned
+from peftodyssey.models.lean import patch_model_on_cuda
+from peftodyssey.models.mode import scoring_mode
 from peftodyssey.models.packing import on_device, packed_inputs
-from peftodyssey.recipe.cell import ScorePoint
+from peftodyssey.recipe.cell import ScoreSpec
 from peftodyssey.score.batches import LAYOUTS, Batch, batch, rows_of_windows, take
 from peftodyssey.score.sizes import BATCH_TOKENS, CHUNK_BYTES, MIN_CHUNK_ROWS
 from peftodyssey.score.windows import WindowTable, corpus_windows
@@ -39,16 +39,16 @@ class ScoreResult(NamedTuple):
     facts: dict[str, Any]  # tokens, windows, forward_tokens, layout, batch_tokens (as it ended), out_of_memory, seconds
 
 
-def score_index(model: nn.Module, index: Index, settings: ScorePoint, **how: Any) -> ScoreResult:
+def score_index(model: nn.Module, index: Index, settings: ScoreSpec, **how: Any) -> ScoreResult:
     """`score_together` of a model by itself."""
-    return score_together(model, 1, index, settings, **how)[0]
+    return score_and_write_adapters(model, 1, index, settings, **how)[0]
 
 
-def score_together(
+def score_and_write_adapters(
     model: nn.Module,
     members: int,
     index: Index,
-    settings: ScorePoint,
+    settings: ScoreSpec,
     *,
     prefix: int | None,
     device: str | torch.device,
@@ -88,7 +88,7 @@ def score_windows(
     facts: dict[str, Any] = {"layout": layout, "windows": len(table), "tokens": int(table.scored.sum()), "forward_tokens": 0}
     done, began = 0, time.perf_counter()
     budget_bytes = budget_bytes if device.type == "cpu" else None
-    with ready(model, device, precision):
+    with scoring_context(model, device, precision):
         for scored, nll, ranks, state in _scored_batches(model, members, table, layout, batch_tokens, device, budget_bytes):
             nll_nats[:, scored.row], rank[:, scored.row] = nll, ranks
             facts |= state | {"forward_tokens": facts["forward_tokens"] + scored.input_ids_bt.size}
@@ -107,7 +107,7 @@ def mean_nats(nll_nats: np.ndarray) -> float:
     return float(kept.sum(dtype=np.float64) / len(kept)) if len(kept) else float("nan")
 
 
-def _check(model: nn.Module, settings: ScorePoint, layout: str) -> None:
+def _check(model: nn.Module, settings: ScoreSpec, layout: str) -> None:
     assert layout in LAYOUTS, layout
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions and settings.context > positions:
@@ -140,7 +140,7 @@ def _scored_batches(
                 nll, ranks = _score_batch(model, parts, current, layout, device, members)
                 watch.check()
             except Exception as error:
-                if not resident.is_shortage(error):
+                if not resident.is_out_of_memory(error):
                     raise
                 if count == 1:
                     raise _does_not_fit(current.input_ids_bt.size, device, budget_bytes, error) from error
@@ -149,7 +149,7 @@ def _scored_batches(
                 rows = rows[count:]
                 continue
             failures, batch_tokens = failures + 1, max(members * current.input_ids_bt.size // 2, 1)
-            resident.give_back(device)  # only here are the tensors free that the error's frames held
+            resident.release_memory(device)  # only here are the tensors free that the error's frames held
 
 
 def _does_not_fit(tokens: int, device: torch.device, budget_bytes: int | None, error: BaseException) -> DoesNotFit:
@@ -176,7 +176,7 @@ def _score_batch(
 
 
 @contextlib.contextmanager
-def ready(model: nn.Module, device: torch.device, precision: str) -> Iterator[None]:
+def scoring_context(model: nn.Module, device: torch.device, precision: str) -> Iterator[None]:
     """The model as it is scored: without gradients, its modules' own modes aside, and in mixed precision where it is asked
     for, or where 16-bit weights meet float32 adapters on a card; there also in lean forms (`models.lean`).
     """
@@ -184,8 +184,8 @@ def ready(model: nn.Module, device: torch.device, precision: str) -> Iterator[No
     dtype = HALVES.get(precision, stored if device.type == "cuda" else torch.float32)
     compute = dtype if dtype in HALVES.values() else None
     with (
-        pinned(model),  # no_grad, not inference_mode: what modules cache there could not be trained through
-        leaned_on_card(model, compute, device) as mixed,
+        scoring_mode(model),  # no_grad, not inference_mode: what modules cache there could not be trained through
+        patch_model_on_cuda(model, compute, device) as mixed,
         torch.autocast(device.type, compute) if mixed else contextlib.nullcontext(),
     ):
         yield

@@ -24,7 +24,7 @@ Change = Callable[[str, torch.Tensor], torch.Tensor]  # (name, weight) -> its sh
 BLOCK = 64  # numbers of a tensor that share a constant in nf4 and fp4
 
 
-class Shifted(NamedTuple):
+class PerturbationNorm(NamedTuple):
     """How far the weights stand from where they were, as they are stored: Frobenius norm, and as a share of the weights' own."""
 
     norm: float
@@ -124,7 +124,7 @@ def _rounded(kind: str, weight: torch.Tensor) -> torch.Tensor:
     return bnb.dequantize_4bit(stored, state).float()
 
 
-def along(update: Mapping[str, torch.Tensor], to_length: float) -> Change:
+def rescaled_update(update: Mapping[str, torch.Tensor], to_length: float) -> Change:
     """A given update, all tensors together rescaled to one Frobenius norm; tensors that it leaves alone do not move."""
     norm = math.sqrt(math.fsum(float(part.double().square().sum()) for part in update.values()))
     factor = to_length / norm if norm else 0.0
@@ -136,9 +136,9 @@ def along(update: Mapping[str, torch.Tensor], to_length: float) -> Change:
 
 
 @contextmanager
-def shifted(
+def perturbed_weights(
     tensors: Mapping[str, torch.Tensor], originals: Mapping[str, torch.Tensor], change: Change, sign: int = 1
-) -> Iterator[Shifted]:
+) -> Iterator[PerturbationNorm]:
     """The weights moved by `sign` times `change` while the body runs; afterwards the bits of `originals`, whatever happened."""
     moved = whole = 0.0
     try:
@@ -148,7 +148,7 @@ def shifted(
                 weight.copy_(before.to(torch.promote_types(before.dtype, torch.float32)) + sign * change(name, weight))
                 moved += float((weight.double() - before.double()).square().sum())
                 whole += float(before.double().square().sum())
-        yield Shifted(math.sqrt(moved), math.sqrt(moved / whole) if whole else 0.0)
+        yield PerturbationNorm(math.sqrt(moved), math.sqrt(moved / whole) if whole else 0.0)
     finally:
         with torch.no_grad():
             for name, weight in tensors.items():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from peftodyssey.errors import InputError
-from peftodyssey.recipe.cell import ScorePoint
+from peftodyssey.recipe.cell import ScoreSpec
 
 
 def windows(n_tokens: int, context: int, stride: int) -> list[tuple[int, int, int]]:
@@ -47,7 +47,7 @@ class WindowTable:
         return len(self.begin)
 
 
-def corpus_windows(token: np.ndarray, starts: np.ndarray, point: ScorePoint, prefix: int | None) -> WindowTable:
+def corpus_windows(token: np.ndarray, starts: np.ndarray, point: ScoreSpec, prefix: int | None) -> WindowTable:
     """Every window of every document (mode documents), or of the whole split joined in index order (mode stream).
 
     `token` int[n_rows]; `starts` int64[n_documents + 1] first rows. In mode stream the scored parts are disjoint

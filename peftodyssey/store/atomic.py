@@ -27,7 +27,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
+def io_errors_as_store_error(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals into a StoreError that says what to do."""
     try:
         yield
@@ -46,10 +46,10 @@ def _next_step(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary sibling to write to; on a clean exit it is synced and takes the place of `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with explained(path):
+    with io_errors_as_store_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
@@ -63,7 +63,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path`, whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -74,7 +74,7 @@ def write_text(path: Path, content: str) -> None:
 
 def write_with(path: Path, writer: Callable[[IO[bytes]], object]) -> None:
     """Let `writer` fill a binary file that then becomes `path`, whole or not at all."""
-    with replacing(path) as temporary, temporary.open("wb") as out:
+    with atomic_write(path) as temporary, temporary.open("wb") as out:
         writer(out)
 
 

@@ -17,14 +17,14 @@ def exclusive(folder: Path) -> Iterator[None]:
 
     The operating system frees the lock when the process ends, however it ends.
     """
-    with atomic.explained(folder):
+    with atomic.io_errors_as_store_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / layout.LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if not _take(handle):
             owner = os.pread(handle, 32, 0).decode(errors="replace").strip() if hasattr(os, "pread") else "?"
             raise StoreError(f"{folder} is in use by process {owner}", "wait for it, or choose another --out")
-        with atomic.explained(folder):
+        with atomic.io_errors_as_store_error(folder):
             os.ftruncate(handle, 0)
             os.write(handle, str(os.getpid()).encode())
         yield

@@ -16,15 +16,15 @@ from peftodyssey.errors import StoreError
 from peftodyssey.store import atomic, layout
 
 UNLISTED = {layout.MANIFEST, layout.FAILURE}
-SURVIVORS = {".progress.json"}  # how far an interrupted training was
+KEPT_ON_RESET = {".progress.json"}  # how far an interrupted training was
 
 
-def fresh(folder: Path, keep: tuple[str, ...] = ()) -> Path:
+def prepare_dir(folder: Path, keep: tuple[str, ...] = ()) -> Path:
     """Empty `folder` of an earlier attempt's leftovers, except names in `keep`, and make it."""
-    with atomic.explained(folder):
+    with atomic.io_errors_as_store_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for entry in folder.iterdir():
-            if entry.name not in keep and entry.name not in SURVIVORS:
+            if entry.name not in keep and entry.name not in KEPT_ON_RESET:
                 remove(entry)
     return folder
 
@@ -42,7 +42,7 @@ def commit(folder: Path, payload: Mapping[str, Any], *, leave_out: tuple[str, ..
 
     Names in `leave_out` (a checkpoint that is about to be dropped) are not listed.
     """
-    with atomic.explained(folder):
+    with atomic.io_errors_as_store_error(folder):
         files: dict[str, str] = {}
         folders = {folder}
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -84,7 +84,7 @@ def read(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def found(folder: Path) -> dict[str, Any]:
+def status_record(folder: Path) -> dict[str, Any]:
     """What is known of `folder`: its manifest, or why it failed or was stopped; `status` alone, pending, where nothing is."""
     return read(folder) or failure(folder) or stop(folder) or {"status": "pending"}
 

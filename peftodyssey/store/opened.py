@@ -77,7 +77,7 @@ def open_run(folder: str | Path) -> Run:
     """The run in `folder`; StoreError where no run lies there."""
     folder = Path(folder)
     return Run(
-        folder, tuple({**cell, "status": manifest.found(folder / cell["folder"])["status"]} for cell in plans.cells(folder))
+        folder, tuple({**cell, "status": manifest.status_record(folder / cell["folder"])["status"]} for cell in plans.cells(folder))
     )
 
 

@@ -23,7 +23,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: tables.Co
     assert not unknown, f"columns that no table defines: {sorted(unknown)}"
     filled = [{name: row.get(name) for name in columns} for row in rows]
     table = pa.Table.from_pylist(filled, schema=tables.schema(columns))
-    with atomic.replacing(path) as temporary:
+    with atomic.atomic_write(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
     return table
 
@@ -34,7 +34,7 @@ def write_nll(folder: Path, nll_nats: np.ndarray, rank: np.ndarray) -> None:
     import pyarrow.parquet as pq
 
     table = pa.table([nll_nats, rank], schema=tables.schema(tables.NLL))
-    with atomic.replacing(folder / layout.NLL) as temporary:
+    with atomic.atomic_write(folder / layout.NLL) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 

@@ -164,7 +164,7 @@ def _cells(folders: Sequence[Path]) -> pa.Table:
 def _cell_rows(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for cell in plans.cells(folder):
-        content = manifest.found(folder / cell["folder"])
+        content = manifest.status_record(folder / cell["folder"])
         rows.append(
             {
                 "cell": cell["cell"],
@@ -239,7 +239,7 @@ _LOADERS: dict[str, Callable[[Sequence[Path]], pa.Table]] = {
     "transfer": _collected(layout.TRANSFER, tables.TRANSFER),
     "tasks": _collected(layout.TASKS, tables.TASKS),
     "wise": _collected(layout.WISE, tables.WISE),
-    "noise": _collected(layout.NOISES, tables.NOISE),
+    "noise": _collected(layout.NOISE_TABLE, tables.NOISE),
     "sensitivity": _collected(layout.SENSITIVITY, tables.SENSITIVITY),
     "arms": _collected(layout.ARMS, tables.ARMS),
     "sharpness": _collected(layout.SHARPNESS, tables.SHARPNESS),

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from peftodyssey.models.lean import PEFT_PREFIX
 from peftodyssey.train.optim import MOMENTS
 
-DOWN = PEFT_PREFIX + "{}.lora_A.default.weight"
-UP = PEFT_PREFIX + "{}.lora_B.default.weight"
+LORA_A = PEFT_PREFIX + "{}.lora_A.default.weight"
+LORA_B = PEFT_PREFIX + "{}.lora_B.default.weight"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialState:
     """The weights with which a member comes aboard, and AdamW's two moments of them where it comes from a saved state."""
 
     weights: Adapter
@@ -54,27 +54,27 @@ def adapter_of(model: nn.Module) -> Adapter:
     return Adapter(down, up, scaling, dropout)
 
 
-def put(adapter: Adapter, model: nn.Module) -> None:
+def copy_adapter_into(adapter: Adapter, model: nn.Module) -> None:
     """Copies `adapter` into the LoRA modules that PEFT has put on a model."""
     with torch.no_grad():
         for target, of in adapter.down_ri.items():
-            model.get_parameter(DOWN.format(target)).copy_(of)
-            model.get_parameter(UP.format(target)).copy_(adapter.up_or[target])
+            model.get_parameter(LORA_A.format(target)).copy_(of)
+            model.get_parameter(LORA_B.format(target)).copy_(adapter.up_or[target])
 
 
-def start_of(tensors: Mapping[str, Tensor], like: Adapter) -> Start:
+def start_of(tensors: Mapping[str, Tensor], like: Adapter) -> InitialState:
     """A member as a training of its own saved it; `like` has its targets."""
     first, second = (_adapter(tensors, f"adam.{kind}", like) for kind in MOMENTS)
-    return Start(_adapter(tensors, "parameter", like), (first, second))
+    return InitialState(_adapter(tensors, "parameter", like), (first, second))
 
 
 def _adapter(tensors: Mapping[str, Tensor], kind: str, like: Adapter) -> Adapter:
-    down = {target: tensors[f"{kind}/{DOWN.format(target)}"] for target in like.scaling}
-    up = {target: tensors[f"{kind}/{UP.format(target)}"] for target in like.scaling}
+    down = {target: tensors[f"{kind}/{LORA_A.format(target)}"] for target in like.scaling}
+    up = {target: tensors[f"{kind}/{LORA_B.format(target)}"] for target in like.scaling}
     return Adapter(down, up, like.scaling, like.dropout)
 
 
 def named(kind: str, adapter: Adapter) -> dict[str, Tensor]:
     """The adapter's factors by the names under which a training saves its parameters, or moments, of this kind."""
-    down = {f"{kind}/{DOWN.format(target)}": of for target, of in adapter.down_ri.items()}
-    return down | {f"{kind}/{UP.format(target)}": of for target, of in adapter.up_or.items()}
+    down = {f"{kind}/{LORA_A.format(target)}": of for target, of in adapter.down_ri.items()}
+    return down | {f"{kind}/{LORA_B.format(target)}": of for target, of in adapter.up_or.items()}

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from peftodyssey.models.lean import frozen_weight
-from peftodyssey.train.banks import Banks, Berth
-from peftodyssey.train.dropout import Draws
+from peftodyssey.models.lean import dequantized_weight_fn
+from peftodyssey.train.banks import LoraBanks, RankBucket
+from peftodyssey.train.dropout import SeededDropout
 
 
 @contextlib.contextmanager
-def boarded(model: nn.Module, banks: Callable[[], Banks | None], draws: Draws) -> Iterator[None]:
+def patch_linears(model: nn.Module, banks: Callable[[], LoraBanks | None], draws: SeededDropout) -> Iterator[None]:
     """The adapted modules add every member's product while `banks()` gives the banks; the base alone where it gives None.
 
     Dropout takes its masks from `draws`.
@@ -39,9 +39,9 @@ def boarded(model: nn.Module, banks: Callable[[], Banks | None], draws: Draws) -
 
 
 def _forward(
-    target: str, module: Any, banks: Callable[[], Banks | None], ticket: Tensor, draws: Draws
+    target: str, module: Any, banks: Callable[[], LoraBanks | None], ticket: Tensor, draws: SeededDropout
 ) -> Callable[[Tensor], Tensor]:
-    weight_oi = frozen_weight(module)
+    weight_oi = dequantized_weight_fn(module)
     assert weight_oi is not None, target
 
     def forward(x: Tensor) -> Tensor:
@@ -49,12 +49,12 @@ def _forward(
         if now is None:
             plain: Tensor = type(module).forward(module, x)
             return plain
-        return bank_linear(x, _dropped(x, now, target, draws), ticket, now, target, weight_oi, module.bias)
+        return multi_lora_linear(x, _dropped(x, now, target, draws), ticket, now, target, weight_oi, module.bias)
 
     return forward
 
 
-def _dropped(x: Tensor, banks: Banks, target: str, draws: Draws) -> Tensor:
+def _dropped(x: Tensor, banks: LoraBanks, target: str, draws: SeededDropout) -> Tensor:
     """`x` after each member's own dropout; `x` itself where no member has any."""
     shares = [share for berth in banks.berths for share in berth.dropout]
     if not any(shares):
@@ -64,11 +64,11 @@ def _dropped(x: Tensor, banks: Banks, target: str, draws: Draws) -> Tensor:
     return torch.cat([draws.dropped(of, target, share, row * blocks) if share else of for row, (of, share) in enumerate(zip(own, shares, strict=True))])
 
 
-def bank_linear(
+def multi_lora_linear(
     x: Tensor,
     x_low: Tensor,
     ticket: Tensor,
-    banks: Banks,
+    banks: LoraBanks,
     target: str,
     weight_oi: Callable[[], Tensor],
     bias_o: Tensor | None,
@@ -78,18 +78,18 @@ def bank_linear(
     `x_low` is `x` or `x` after dropout. The factors' gradients are added to the berths' `grads` in the backward pass, which
     `ticket`, a scalar that needs a gradient, calls for; kept for it are `x_low` and its products with the first factors.
     """
-    result: Tensor = _BankLinear.apply(x, x_low, ticket, banks, target, weight_oi, bias_o, x_low is x)
+    result: Tensor = _MultiLoraLinear.apply(x, x_low, ticket, banks, target, weight_oi, bias_o, x_low is x)
     return result
 
 
-class _BankLinear(torch.autograd.Function):
+class _MultiLoraLinear(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
         x_low: Tensor,
         ticket: Tensor,
-        banks: Banks,
+        banks: LoraBanks,
         target: str,
         weight_oi: Callable[[], Tensor],
         bias_o: Tensor | None,
@@ -105,9 +105,9 @@ class _BankLinear(torch.autograd.Function):
             out_kno = out_no.view(*low_in_kni.shape[:2], -1)
             lows = []
             for berth, rows in _rows(banks):
-                low_knr = torch.bmm(low_in_kni[rows], berth.down(target, berth.working).transpose(1, 2))
+                low_knr = torch.bmm(low_in_kni[rows], berth.down(target, berth.compute_params).transpose(1, 2))
                 low_knr *= berth.scaling[target].to(compute)
-                out_kno[rows].baddbmm_(low_knr, berth.up(target, berth.working).transpose(1, 2))
+                out_kno[rows].baddbmm_(low_knr, berth.up(target, berth.compute_params).transpose(1, 2))
                 lows.append(low_knr)
         ctx.save_for_backward(low_in_kni, *lows)
         ctx.more = banks, target, weight_oi, shared, x.shape, x.dtype
@@ -126,17 +126,17 @@ class _BankLinear(torch.autograd.Function):
         for (berth, rows), low_knr in zip(_rows(banks), lows, strict=True):
             above_kno = grad_kno[rows]
             berth.up(target, berth.grads).add_(torch.bmm(above_kno.transpose(1, 2), low_knr))
-            grad_low_knr = torch.bmm(above_kno, berth.up(target, berth.working))
+            grad_low_knr = torch.bmm(above_kno, berth.up(target, berth.compute_params))
             grad_low_knr *= berth.scaling[target].to(grad_low_knr.dtype)
             berth.down(target, berth.grads).add_(torch.bmm(grad_low_knr.transpose(1, 2), low_in_kni[rows]))
             if grad_low_in is not None:
-                grad_low_in[rows].baddbmm_(grad_low_knr, berth.down(target, berth.working))
+                grad_low_in[rows].baddbmm_(grad_low_knr, berth.down(target, berth.compute_params))
         by_x = None if grad_x is None else grad_x.view(shape).to(dtype)
         by_low = None if shared or grad_low_in is None else grad_low_in.view(shape).to(dtype)
         return by_x, by_low, None, None, None, None, None, None
 
 
-def _rows(banks: Banks) -> Iterator[tuple[Berth, slice]]:
+def _rows(banks: LoraBanks) -> Iterator[tuple[RankBucket, slice]]:
     """Each berth with the rows of its members."""
     begin = 0
     for berth in banks.berths:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "olmo2", "smollm3"})  # whose passes never ask the host
 EAGER_FAMILIES = frozenset({"gpt2", "gpt_neox", "olmo", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "starcoder2", "stablelm"})
-MOST_NUMBERS = 4096 * 4096  # of a pass's hidden states: beyond, its kernels run longer than they take to launch
+MAX_HIDDEN_ELEMENTS = 4096 * 4096  # of a pass's hidden states: beyond, its kernels run longer than they take to launch
 MOST_GRAPHS = 4  # of different shapes: each keeps its memory
 CLOSE = 0.02  # relative distance of the gradients of two runs of one pass: atomics and the order of sums in 16 bits
 
@@ -31,7 +31,7 @@ class _Graph(NamedTuple):
     losses: Tensor
 
 
-class Graphs:
+class CudaGraphCache:
     """The captured passes of one training, by shape. `grads` gives the tensors that passes add their gradients to."""
 
     def __init__(self, grads: Callable[[], list[Tensor]], on_note: OnNote | None) -> None:
@@ -41,7 +41,7 @@ class Graphs:
         self._refused = False
 
     @property
-    def live(self) -> bool:
+    def holds_graphs(self) -> bool:
         """Whether gradients must stay where they are in memory, because a graph writes to them."""
         return bool(self._captured)
 
@@ -106,7 +106,7 @@ def _near(these: Sequence[Tensor], those: Sequence[Tensor]) -> bool:
 
 def graphs(
     model: nn.Module, settings: TrainSettings, device: torch.device, grads: Callable[[], list[Tensor]], on_note: OnNote | None
-) -> Graphs | None:
+) -> CudaGraphCache | None:
     """Graphs for a training of `model`; None where its passes cannot be captured. An architecture that nobody tried says so."""
     if device.type != "cuda":
         return None
@@ -119,4 +119,4 @@ def graphs(
     moving = settings.offload_activations or settings.offload_optimizer
     if kind not in FAMILIES or random or moving or settings.precision == "fp16":
         return None
-    return Graphs(grads, on_note)
+    return CudaGraphCache(grads, on_note)

@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from peftodyssey.errors import TrainingError
-from peftodyssey.store.atomic import explained, replacing, sha256, write_text
+from peftodyssey.store.atomic import io_errors_as_store_error, atomic_write, sha256, write_text
 from peftodyssey.train.settings import LOG_FIELDS, StepRecord
-from peftodyssey.train.way import Way
+from peftodyssey.train.way import MemorySettings
 
 STATE_VERSION = 2
 STATE_FILE = "state.json"
@@ -35,7 +35,7 @@ class SavedState:
     """A training as it stood after `step` steps. `tensors` lie on the CPU."""
 
     step: int
-    way: Way  # how its last step was done
+    way: MemorySettings  # how its last step was done
     out_of_memory: tuple[str, ...]  # the shortages that led there
     belongs_to: str  # digest of settings, blocks and names of the trained parameters
     scaler: dict[str, Any]  # GradScaler's state, empty without one
@@ -47,9 +47,9 @@ def save(folder: Path, state: SavedState) -> None:
     """Writes `state` in place of the one in `folder`. Raises StoreError where the disk refuses."""
     incoming = folder / "state.safetensors"
     tensors = {**state.tensors, "log": _log_tensor(state.log)}
-    with explained(incoming):
+    with io_errors_as_store_error(incoming):
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(incoming) as temporary:
+        with atomic_write(incoming) as temporary:
             _write_tensors(tensors, temporary)
         digest = sha256(incoming)
         final = folder / f"state-{digest[:16]}.safetensors"
@@ -122,7 +122,7 @@ def _read(folder: Path) -> SavedState:
     log = _log_records(tensors.pop("log"))
     if len(log) != numbers["step"]:
         raise ValueError(f"{len(log)} logged steps for step {numbers['step']}")
-    way = Way(**numbers["way"])
+    way = MemorySettings(**numbers["way"])
     return SavedState(
         numbers["step"], way, tuple(numbers["out_of_memory"]), numbers["belongs_to"], numbers["scaler"], log, tensors
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-class Draws:
+class SeededDropout:
     """Which blocks pass through the model now: for each row of the batch a seed and the block's place in the training."""
 
     def __init__(self) -> None:

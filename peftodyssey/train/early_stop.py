@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from peftodyssey.train.settings import Bound
+from peftodyssey.train.settings import EarlyStopSettings
 
 LOOKS, KEPT = "early_stop.looks", "early_stop.kept/"
 GeneralNll = Callable[[], float]  # of the model as it stands, nats per token
 
 
 @dataclass
-class Watch:
+class EarlyStopping:
     """What was seen so far, and the weights of the last look within the bound."""
 
-    bound: Bound
+    bound: EarlyStopSettings
     at_steps: frozenset[int]
     general_nll: GeneralNll
     seen: list[tuple[int, float]] = field(default_factory=list)  # step, NLL in nats per token
@@ -45,7 +45,7 @@ class Watch:
         last = self.rises()[-self.bound.patience :]
         return len(last) == self.bound.patience and all(rise > self.bound.general_nats for _, rise in last)
 
-    def look(self, step: int, trainable: Mapping[str, nn.Parameter]) -> None:
+    def evaluate(self, step: int, trainable: Mapping[str, nn.Parameter]) -> None:
         """Scores the general text after `step` steps and keeps the weights where it is within the bound."""
         self.seen.append((step, self.general_nll()))
         if self.kept_step == step:
@@ -55,7 +55,7 @@ class Watch:
         """Whether the text is to be looked at after `step` steps, and was not yet."""
         return step in self.at_steps and all(seen < step for seen, _ in self.seen)
 
-    def put_back(self, trainable: Mapping[str, nn.Parameter]) -> None:
+    def restore_best(self, trainable: Mapping[str, nn.Parameter]) -> None:
         """The weights of the last look within the bound."""
         with torch.no_grad():
             for name, parameter in trainable.items():
@@ -71,10 +71,10 @@ class Watch:
         self.kept = {name.removeprefix(KEPT): of for name, of in tensors.items() if name.startswith(KEPT)}
 
 
-def watch(bound: Bound | None, steps: int, general_nll: GeneralNll | None) -> Watch | None:
+def watch(bound: EarlyStopSettings | None, steps: int, general_nll: GeneralNll | None) -> EarlyStopping | None:
     """The watch over a training of so many steps; None where nothing bounds it."""
     if bound is None:
         return None
     assert general_nll is not None, "an early stop needs the general text"
     looks = min(bound.looks, steps)
-    return Watch(bound, frozenset({0, *(round(steps * (look + 1) / looks) for look in range(looks))}), general_nll)
+    return EarlyStopping(bound, frozenset({0, *(round(steps * (look + 1) / looks) for look in range(looks))}), general_nll)

@@ -17,58 +17,58 @@ from peftodyssey.errors import TrainingError
 from peftodyssey.models import resident
 from peftodyssey.train import checkpoint, recompute
 from peftodyssey.train.settings import TrainSettings
-from peftodyssey.train.way import Way
+from peftodyssey.train.way import MemorySettings
 
 Gradient = Callable[[int, Callable[[], None]], Tensor]  # (blocks of a micro-batch, check after each) -> loss
-Fit = Callable[[int, Way, Gradient], "Fitted"]
+Fit = Callable[[int, MemorySettings, Gradient], "Fitted"]
 
 
-class Fitted(NamedTuple):
+class StepAttempt(NamedTuple):
     """A step's loss (nats a token), the way in which it could be done, and each shortage on the way there in words."""
 
     loss: Tensor
-    way: Way
+    way: MemorySettings
     out_of_memory: tuple[str, ...]
 
 
 @contextlib.contextmanager
-def fitting(model: nn.Module, settings: TrainSettings, device: torch.device, drop: Callable[[], None]) -> Iterator[Fit]:
+def retry_on_oom(model: nn.Module, settings: TrainSettings, device: torch.device, drop: Callable[[], None]) -> Iterator[Fit]:
     """A function of (step from 1, way, gradient) that calls `gradient` until it fits; the model trains in the body.
 
     `drop()` undoes what a broken attempt has added. Each attempt begins with the same random states. The function raises
     TrainingError where the leanest way does not fit.
     """
     budget_bytes = settings.budget_bytes if device.type == "cpu" else None
-    with recompute.changeable(model) as keep, resident.watched(budget_bytes) as watch:
+    with recompute.switchable_policy(model) as keep, resident.watched(budget_bytes) as watch:
 
-        def fit(step: int, way: Way, gradient: Gradient) -> Fitted:
+        def fit(step: int, way: MemorySettings, gradient: Gradient) -> StepAttempt:
             states, found = checkpoint.random_state(device), []
             while True:
                 keep(way.recompute, way.offload_activations)
                 watch.anew()  # what the last update or a scoring rose to, and left, is not this step's
                 try:
-                    return Fitted(gradient(way.micro_blocks, watch.check), way, tuple(found))
+                    return StepAttempt(gradient(way.micro_blocks, watch.check), way, tuple(found))
                 except Exception as error:
-                    if not resident.is_shortage(error):
+                    if not resident.is_out_of_memory(error):
                         raise
                     rose = f" ({error})" if isinstance(error, resident.OverBudget) else ""
                 # only here are the tensors free that the error's frames held
                 drop()
-                resident.give_back(device)
+                resident.release_memory(device)
                 checkpoint.set_random_state(states, device)
-                way, sentence = _leaner(way, settings, device, budget_bytes, rose)
+                way, sentence = _next_fallback(way, settings, device, budget_bytes, rose)
                 found.append(f"step {step}: {sentence}")
 
         yield fit
 
 
-def _leaner(
-    way: Way, settings: TrainSettings, device: torch.device, budget_bytes: int | None, rose: str
-) -> tuple[Way, str]:
+def _next_fallback(
+    way: MemorySettings, settings: TrainSettings, device: torch.device, budget_bytes: int | None, rose: str
+) -> tuple[MemorySettings, str]:
     """The next way and a sentence that says so; TrainingError where there is none."""
     card = device.type == "cuda"
     room = "the GPU's memory" if card else "the host's memory" if budget_bytes is None else resident.gib(budget_bytes)
-    leaner = way.leaner(card)
+    leaner = way.next_fallback(card)
     if leaner is None:
         held = "" if card else f"; {resident.gib(resident.resident_bytes())} are resident without it"
         raise TrainingError(
@@ -77,5 +77,5 @@ def _leaner(
             + ("" if budget_bytes is None else ", raise --memory")
             + ", or see what `peftodyssey plan` suggests",
         )
-    what, then = leaner.step_from(way, settings.batch_blocks)
+    what, then = leaner.describe_fallback(way, settings.batch_blocks)
     return leaner, f"{what} did not fit {room}{rose}; goes on with {then}"

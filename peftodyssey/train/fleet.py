@@ -23,16 +23,16 @@ from peftodyssey.models import lean
 from peftodyssey.models.head import split
 from peftodyssey.train import banks as banking
 from peftodyssey.train import batches, captured, checkpoint, gradients, schedule, stacked
-from peftodyssey.train.adapters import Adapter, Start, start_of
-from peftodyssey.train.boarding import boarded
-from peftodyssey.train.dropout import Draws
-from peftodyssey.train.fitting import fitting
-from peftodyssey.train.loop import aside, require_finite
+from peftodyssey.train.adapters import Adapter, InitialState, start_of
+from peftodyssey.train.boarding import patch_linears
+from peftodyssey.train.dropout import SeededDropout
+from peftodyssey.train.fitting import retry_on_oom
+from peftodyssey.train.loop import preserve_training_state, require_finite
 from peftodyssey.train.settings import OnNote, OnStep, ShouldStop, StepRecord, TrainSettings
 from peftodyssey.train.way import asked
 
 if TYPE_CHECKING:
-    from peftodyssey.corpora.blocks import Blocks
+    from peftodyssey.corpora.blocks import PackedBlocks
 
 OnMemberPoint = Callable[[int, int, int, Adapter], None]  # index into score_at_steps, step, tokens, the adapter then
 
@@ -42,7 +42,7 @@ class Member:
     """One training of a fleet: what it is told, where its state lies, and how far it is."""
 
     settings: TrainSettings
-    blocks: Blocks
+    blocks: PackedBlocks
     start: Adapter  # its first weights, in the type they are kept in
     state_folder: Path
     belongs_to: str  # `loop.belongs_to` of the same training alone
@@ -73,71 +73,71 @@ def train_fleet(
     """
     device = torch.device(device)
     some, parts = members[0].settings, split(model)
-    fleet = _Fleet(model, members, device, on_note)
+    fleet = _MultiLoraTrainer(model, members, device, on_note)
     last_saved = time.monotonic()
-    with fleet.aboard() as autocast, fitting(model, some, device, fleet.drop_gradients) as fit:
-        while fleet.leave():
+    with fleet.patched_model() as autocast, retry_on_oom(model, some, device, fleet.drop_gradients) as fit:
+        while fleet.retire_finished():
             if should_stop and should_stop():
                 fleet.save()
                 return False
             begun = time.perf_counter()
-            batch = [gradients.batch(m.blocks, m.settings, len(m.log)) for m in fleet.sailing]
+            batch = [gradients.batch(m.blocks, m.settings, len(m.log)) for m in fleet.active_members]
             gradient = functools.partial(
                 gradients.accumulate, model, parts, batch, fleet.draws, fleet.scaler, some, device, autocast, fleet.graphs
             )
-            losses, fleet.way, found = fit(len(fleet.sailing[0].log) + 1, fleet.way, gradient)
+            losses, fleet.way, found = fit(len(fleet.active_members[0].log) + 1, fleet.way, gradient)
             fleet.out_of_memory += found
             for sentence in found if on_note else ():
                 on_note(sentence)
             fleet.update(losses, batch, begun)
-            fleet.points()
+            fleet.run_evals()
             if checkpoint_every_s is not None and time.monotonic() - last_saved >= checkpoint_every_s:
                 fleet.save()
                 last_saved = time.monotonic()
     return True
 
 
-class _Fleet:
+class _MultiLoraTrainer:
     """The members that sail, their banks, and what is done with them between two steps."""
 
     def __init__(self, model: nn.Module, members: Sequence[Member], device: torch.device, on_note: OnNote | None) -> None:
         self.model, self.members, self.device = model, members, device
         settings = members[0].settings
         self.compute = gradients.HALVES.get(settings.precision)
-        self.draws, self.scaler = Draws(), torch.amp.GradScaler(device.type, enabled=False)
-        self.way, self.out_of_memory, self.ashore = asked(settings), (), False
+        self.draws, self.scaler = SeededDropout(), torch.amp.GradScaler(device.type, enabled=False)
+        self.way, self.out_of_memory, self.adapters_disabled = asked(settings), (), False
         starts = [self._start(member) for member in members]
-        self.banks = banking.stacked(dict(enumerate(starts)), device)
-        self.banks.refresh(self.compute)
+        self.banks = banking.stack_adapters(dict(enumerate(starts)), device)
+        self.banks.update_compute_copies(self.compute)
         dropped = any(share for berth in self.banks.berths for share in berth.dropout)
         self.graphs = None if dropped else captured.graphs(model, settings, device, self._grads, on_note)
 
     def _grads(self) -> list[Tensor]:
         return [berth.grads for berth in self.banks.berths]
 
-    def _start(self, member: Member) -> Start:
+    def _start(self, member: Member) -> InitialState:
         """The weights and moments with which a member comes aboard: its first ones, or those that were saved."""
         member.settings.check()
         batches.require_trained_tokens(member.blocks)
         state, _ = checkpoint.read(member.state_folder, member.belongs_to)
         if state is None:
-            return Start(member.start, None)
+            return InitialState(member.start, None)
         member.log[:] = state.log
         if state.out_of_memory:
-            self.way, self.out_of_memory = self.way.and_as_lean_as(state.way), state.out_of_memory
+            self.way, self.out_of_memory = self.way.most_conservative(state.way), state.out_of_memory
         return start_of(state.tensors, member.start)
 
     @property
-    def sailing(self) -> list[Member]:
+    def active_members(self) -> list[Member]:
         """The members in the order of their rows."""
         return [self.members[number] for number in self.banks.order]
 
     @contextlib.contextmanager
-    def aboard(self) -> Iterator[bool]:
+    def patched_model(self) -> Iterator[bool]:
         """The banks on the model, and its other modules lean; the value: whether products need autocast."""
         with (
-            lean.leaned(self.model, self.compute) as autocast,  # tries the modules, which must be the base's own then
-            boarded(self.model, lambda: None if self.ashore else self.banks, self.draws),
+            lean.patch_model(self.model, self.compute) as autocast,  # tries the modules, which must be the base's own then
+            patch_linears(self.model, lambda: None if self.adapters_disabled else self.banks, self.draws),
         ):
             yield autocast
 
@@ -154,16 +154,16 @@ class _Fleet:
 
     def update(self, losses: Tensor, batch: Sequence[gradients.Batch], begun: float) -> None:
         """Applies every member's gradients at its own rate; one whose loss or gradient is not finite fails."""
-        sailing = self.sailing
+        sailing = self.active_members
         rates = [
-            m.settings.lr * schedule.factor(
+            m.settings.lr * schedule.lr_multiplier(
                 len(m.log), steps=m.settings.steps, warmup_steps=m.settings.warmup_steps, schedule=m.settings.schedule
             )
             for m in sailing
         ]  # fmt: skip
-        norms = stacked.norms(self.banks)
+        norms = stacked.grad_norms(self.banks)
         stacked.update(self.banks, norms, rates, [m.settings for m in sailing], [len(m.log) + 1 for m in sailing])
-        self.banks.refresh(self.compute)
+        self.banks.update_compute_copies(self.compute)
         found = torch.stack([losses, norms.to(losses)]).tolist()  # one wait for the device a step
         seconds = (time.perf_counter() - begun) / len(sailing)
         for member, of, lr, loss_nats, grad_norm in zip(sailing, batch, rates, *found, strict=True):
@@ -178,19 +178,19 @@ class _Fleet:
             if member.on_step:
                 member.on_step(member.log[-1])
 
-    def points(self) -> None:
+    def run_evals(self) -> None:
         """Members at one of their points are told, the model without the fleet."""
         for number, member in enumerate(self.members):
             step = len(member.log)
             if member.on_point and not member.failed and number in self.banks.order and step in member.settings.score_at_steps:
                 self._drop_graphs()
-                with aside(self.model, self.device):
-                    self.ashore = True
-                    adapter = banking.unstacked(self.banks, number, member.start)
+                with preserve_training_state(self.model, self.device):
+                    self.adapters_disabled = True
+                    adapter = banking.extract_adapter(self.banks, number, member.start)
                     member.on_point(member.settings.score_at_steps.index(step), step, member.log[-1].tokens, adapter)
-                    self.ashore = False
+                    self.adapters_disabled = False
 
-    def leave(self) -> bool:
+    def retire_finished(self) -> bool:
         """Members that are done leave, the finished ones saved; False where none is left."""
         leaving = [number for number in self.banks.order if self.members[number].done]
         for number in leaving:
@@ -198,7 +198,7 @@ class _Fleet:
                 self._save(number)
         if leaving:
             self._drop_graphs()
-            self.banks = banking.without(self.banks, leaving)
+            self.banks = banking.drop_members(self.banks, leaving)
         return bool(self.banks.order)
 
     def save(self) -> None:

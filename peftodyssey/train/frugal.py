@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from peftodyssey.train import moments
-from peftodyssey.train.rounding import stochastically
+from peftodyssey.train.rounding import stochastic_round_bf16
 
 MOST_LEAVING = 2  # gradients on their way to the host, which the card still holds
 PIECE_NUMBERS = 8 << 20  # of one update: 32 MiB in float32, a multiple of moments.BLOCK
 
 
-class FrugalAdamW(torch.optim.Optimizer):
+class LowMemoryAdamW(torch.optim.Optimizer):
     """AdamW whose `step` takes the gradients of `gather`; moments lie on the device, or on the host where `hosted`."""
 
     def __init__(
@@ -31,7 +31,7 @@ class FrugalAdamW(torch.optim.Optimizer):
         eps: float, eight_bit: bool, hosted: bool, seed: int,
     ) -> None:  # fmt: skip
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps})
-        self.names, self.hosted, self.seed = dict(names), hosted, seed
+        self.names, self.offload, self.seed = dict(names), hosted, seed
         self.scale: Tensor | float = 1.0  # of all gradients at the next step: what clipping leaves of them
         self._waiting: dict[nn.Parameter, Tensor] = {}  # hosted gradients
         self._norms: dict[nn.Parameter, Tensor] = {}
@@ -45,15 +45,15 @@ class FrugalAdamW(torch.optim.Optimizer):
 
     def hooks(self) -> list[RemovableHandle]:
         """Has each gradient leave as soon as it is made, where hosted; until the handles are removed."""
-        return [p.register_post_accumulate_grad_hook(self._leave) for p in self.names] if self.hosted else []
+        return [p.register_post_accumulate_grad_hook(self._offload_grad) for p in self.names] if self.offload else []
 
-    def _leave(self, parameter: nn.Parameter) -> None:
+    def _offload_grad(self, parameter: nn.Parameter) -> None:
         """A gradient goes to the host, added to what waits there; on a card beside the backward pass, on a stream of its own."""
         gradient = parameter.grad
         assert gradient is not None
         parameter.grad = None
         if gradient.device.type != "cuda":
-            self._take(parameter, gradient, torch.empty_like(gradient) if parameter in self._norms else None)
+            self._accumulate_on_host(parameter, gradient, torch.empty_like(gradient) if parameter in self._norms else None)
             return
         current = torch.cuda.current_stream(gradient.device)
         self._side = self._side or torch.cuda.Stream(gradient.device)
@@ -62,10 +62,10 @@ class FrugalAdamW(torch.optim.Optimizer):
         room = torch.empty_like(gradient) if parameter in self._norms else None
         self._side.wait_stream(current)
         with torch.cuda.stream(self._side):
-            self._take(parameter, gradient, room)
+            self._accumulate_on_host(parameter, gradient, room)
             self._leaving.append((self._side.record_event(), gradient, room))
 
-    def _take(self, parameter: nn.Parameter, gradient: Tensor, room: Tensor | None) -> None:
+    def _accumulate_on_host(self, parameter: nn.Parameter, gradient: Tensor, room: Tensor | None) -> None:
         """`gradient` into its place on the host; `room`: where what waits there is brought back to be added to."""
         if room is not None:
             gradient.add_(room.copy_(self._waiting[parameter], non_blocking=True))
@@ -75,15 +75,15 @@ class FrugalAdamW(torch.optim.Optimizer):
         self._waiting[parameter].copy_(gradient, non_blocking=True)
         self._norms[parameter] = _norm(gradient)
 
-    def _all_left(self) -> None:
+    def _sync_offload(self) -> None:
         """What follows on the device comes after the last gradient has left."""
         if self._side is not None:
             torch.cuda.current_stream(self._side.device).wait_stream(self._side)
         self._leaving.clear()
 
-    def gather(self) -> Tensor:
+    def grad_norm(self) -> Tensor:
         """The global norm of this step's gradients, a float32 scalar on the device."""
-        self._all_left()
+        self._sync_offload()
         norms = self._norms or {p: _norm(p.grad) for p in self.names if p.grad is not None}
         return torch.linalg.vector_norm(torch.stack([norms[p] for p in self.names if p in norms]))
 
@@ -99,7 +99,7 @@ class FrugalAdamW(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forgets the gradients, hosted ones too."""
-        self._all_left()
+        self._sync_offload()
         super().zero_grad(set_to_none)
         self._norms.clear()
         self.scale = 1.0
@@ -129,16 +129,16 @@ class FrugalAdamW(torch.optim.Optimizer):
         key = f"{self.seed} {step} {self.names[parameter]} {begin}".encode()
         generator = torch.Generator(weights.device)
         generator.manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1)
-        weights[begin : begin + wide.numel()] = stochastically(wide, generator)
+        weights[begin : begin + wide.numel()] = stochastic_round_bf16(wide, generator)
 
 
 def _norm(gradient: Tensor) -> Tensor:
     return torch.linalg.vector_norm(gradient, dtype=torch.float32)
 
 
-def clip(optimizer: FrugalAdamW, grad_clip: float) -> Tensor:
+def clip(optimizer: LowMemoryAdamW, grad_clip: float) -> Tensor:
     """Has the next step use gradients of at most this global norm (0: any); returns the norm before."""
-    norm = optimizer.gather()
+    norm = optimizer.grad_norm()
     if grad_clip > 0:
         optimizer.scale = torch.clamp(grad_clip / (norm + 1e-6), max=1.0)
     return norm

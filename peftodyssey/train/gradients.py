@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from peftodyssey.corpora.blocks import IGNORED
+from peftodyssey.corpora.blocks import IGNORE_INDEX
 from peftodyssey.models import documents
 from peftodyssey.models.packing import on_device, packed_inputs
 from peftodyssey.train import batches, replay
-from peftodyssey.train.captured import MOST_NUMBERS, Graphs
-from peftodyssey.train.dropout import Draws
+from peftodyssey.train.captured import MAX_HIDDEN_ELEMENTS, CudaGraphCache
+from peftodyssey.train.dropout import SeededDropout
 from peftodyssey.train.loss import token_nll_sums
 from peftodyssey.train.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from peftodyssey.corpora.blocks import Blocks
+    from peftodyssey.corpora.blocks import PackedBlocks
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Parts = tuple[Callable[..., Any], nn.Linear] | None
@@ -30,17 +30,17 @@ Parts = tuple[Callable[..., Any], nn.Linear] | None
 class Batch:
     """The blocks of one step of one training."""
 
-    blocks: Blocks
+    blocks: PackedBlocks
     chosen: np.ndarray  # int64, their numbers
     tokens: int  # trained ones among them
     seed: int
     first: int  # the place of the first of them in the whole training
 
 
-def batch(blocks: Blocks, settings: TrainSettings, step: int) -> Batch:
+def batch(blocks: PackedBlocks, settings: TrainSettings, step: int) -> Batch:
     """The batch of step `step`, counted from 0."""
-    chosen = replay.chosen(blocks, settings, step)
-    first = step * settings.batch_blocks + replay.before(settings, step)
+    chosen = replay.batch_indices(blocks, settings, step)
+    first = step * settings.batch_blocks + replay.replayed_before(settings, step)
     return Batch(blocks, chosen, batches.trained_tokens(blocks, chosen), settings.seed, first)
 
 
@@ -48,12 +48,12 @@ def accumulate(
     model: nn.Module,
     parts: Parts,
     members: Sequence[Batch],
-    draws: Draws,
+    draws: SeededDropout,
     scaler: torch.amp.GradScaler,
     settings: TrainSettings,
     device: torch.device,
     autocast: bool,
-    graphs: Graphs | None,
+    graphs: CudaGraphCache | None,
     micro_blocks: int,
     check: Callable[[], None],
 ) -> Tensor:
@@ -68,7 +68,7 @@ def accumulate(
     for begin in range(0, len(members[0].chosen), micro_blocks):
         pieces = [of.chosen[begin : begin + micro_blocks] for of in members]
         draws.at([of.seed for of in members], [range(of.first + begin, of.first + begin + micro_blocks) for of in members])
-        by_ends = documents.takes_ends(model, device, members[0].blocks.labels.shape[1])
+        by_ends = documents.supports_varlen(model, device, members[0].blocks.labels.shape[1])
         if graphs is not None and not autocast and _uniform(model, members, pieces, by_ends):
             inputs = _uniform_inputs(members, pieces, device, by_ends)
             losses += graphs.run([weights, *inputs], begin == 0, _pass(model, parts, settings))
@@ -98,10 +98,10 @@ def _uniform(model: Any, members: Sequence[Batch], pieces: Sequence[np.ndarray],
     differs in form.
     """
     tokens = sum(piece.size for piece in pieces) * members[0].blocks.labels.shape[1]
-    if tokens * model.config.get_text_config().hidden_size > MOST_NUMBERS:
+    if tokens * model.config.get_text_config().hidden_size > MAX_HIDDEN_ELEMENTS:
         return False
     return all(
-        bool((of.blocks.labels[piece] != IGNORED).all())
+        bool((of.blocks.labels[piece] != IGNORE_INDEX).all())
         and (by_ends or bool(((np.diff(of.blocks.position_ids[piece]) != 1) == (np.diff(of.blocks.segments[piece]) != 0)).all()))
         for of, piece in zip(members, pieces, strict=True)
     )
@@ -115,7 +115,7 @@ def _uniform_inputs(members: Sequence[Batch], pieces: Sequence[np.ndarray], devi
 
     ids, positions, labels = (on_device(stacked(field), device) for field in ("input_ids", "position_ids", "labels"))
     segments = stacked("segments")
-    ends = [torch.from_numpy(documents.ends(segments.reshape(-1, segments.shape[-1]))).to(device, non_blocking=True)] if by_ends else []
+    ends = [torch.from_numpy(documents.cu_seqlens(segments.reshape(-1, segments.shape[-1]))).to(device, non_blocking=True)] if by_ends else []
     return [ids.flatten(0, 1), positions.flatten(0, 1), labels, *ends]
 
 
@@ -131,7 +131,7 @@ def _nlls(
         return np.concatenate([getattr(of.blocks, field)[piece] for of, piece in zip(members, pieces, strict=True)])
 
     labels = [of.blocks.labels[piece] for of, piece in zip(members, pieces, strict=True)]
-    kept = [np.flatnonzero(own != IGNORED) for own in labels]
+    kept = [np.flatnonzero(own != IGNORE_INDEX) for own in labels]
     inputs = packed_inputs(model, joined("input_ids"), joined("position_ids"), joined("segments"), device)
     kept_rows = [None if rows.size == own.size else on_device(rows, device) for rows, own in zip(kept, labels, strict=True)]
     return token_nll_sums(model, parts, inputs, [on_device(own, device) for own in labels], kept_rows, chunk_bytes)

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 import torch
 
-from peftodyssey.train.travelled import Product, Weight
+from peftodyssey.train.travelled import LoraUpdate, DenseUpdate
 
 
 @torch.no_grad()
-def pull(changes: Sequence[Weight | Product], lr: float, strength: float) -> None:
+def apply_l2_sp(changes: Sequence[DenseUpdate | LoraUpdate], lr: float, strength: float) -> None:
     """Shortens every change by the share `lr * strength`, at most by all of it."""
     share = max(0.0, 1.0 - lr * strength)
     for change in changes if share < 1 else ():
-        change.shorten(share)
+        change.scale_(share)

@@ -28,8 +28,8 @@ from peftodyssey.train import (
     optim,
     schedule,
 )
-from peftodyssey.train.dropout import Draws
-from peftodyssey.train.fitting import fitting
+from peftodyssey.train.dropout import SeededDropout
+from peftodyssey.train.fitting import retry_on_oom
 from peftodyssey.train.settings import (
     OnNote,
     OnPoint,
@@ -39,11 +39,11 @@ from peftodyssey.train.settings import (
     TrainResult,
     TrainSettings,
 )
-from peftodyssey.train.travelled import changes
+from peftodyssey.train.travelled import track_updates
 from peftodyssey.train.way import asked
 
 if TYPE_CHECKING:
-    from peftodyssey.corpora.blocks import Blocks
+    from peftodyssey.corpora.blocks import PackedBlocks
 
 SEED_OFFSET = 1_000_003  # dropout draws other numbers than the adapters' start did
 KEEP_END_AFTER_S = 30.0  # of unsaved training: its end is saved as well
@@ -53,7 +53,7 @@ SMALLEST_LOSS_SCALE = 1.0  # fp16: below this the gradients overflow on their ow
 def train(
     model: nn.Module,
     trainable: Mapping[str, nn.Parameter],
-    blocks: Blocks,
+    blocks: PackedBlocks,
     settings: TrainSettings,
     *,
     device: str | torch.device,
@@ -79,20 +79,20 @@ def train(
     settings.check()
     batches.require_trained_tokens(blocks)
     _require_same_parameters(model, trainable)
-    owner = belongs_to(trainable, blocks, settings)
+    owner = resume_digest(trainable, blocks, settings)
     state, note = checkpoint.read(state_folder, owner)
 
     torch.manual_seed(settings.seed + SEED_OFFSET)
-    optimizer = optim.made(trainable, settings)
+    optimizer = optim.build_optimizer(trainable, settings)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
     way, out_of_memory = asked(settings), []
-    moved = changes(model, trainable) if settings.l2_sp or settings.norm_ball is not None else []
+    moved = track_updates(model, trainable) if settings.l2_sp or settings.norm_ball is not None else []
     watch = early_stop.watch(settings.early_stop, settings.steps, general_nll)
     log: list[StepRecord] = []
     if state:
         _restore(state, trainable, optimizer, scaler, device)
         log, out_of_memory = list(state.log), list(state.out_of_memory)
-        way = way.and_as_lean_as(state.way) if out_of_memory else way
+        way = way.most_conservative(state.way) if out_of_memory else way
         if watch:
             watch.restore(state.tensors)
     resumed_from, last_saved, interrupted = len(log), time.monotonic(), False
@@ -112,33 +112,33 @@ def train(
             ),
         )
 
-    parts, draws = split(model), Draws()
+    parts, draws = split(model), SeededDropout()
     graphs = captured.graphs(model, settings, device, lambda: [p.grad for p in trainable.values() if p.grad is not None], on_note)
 
-    def drop() -> None:
+    def release_grads() -> None:
         optimizer.zero_grad(set_to_none=True)
         if graphs:
             graphs.drop()
 
-    def look(step: int) -> None:
+    def maybe_early_stop_eval(step: int) -> None:
         if watch and watch.due(step):
-            drop()
-            with aside(model, device):
-                watch.look(step, trainable)
+            release_grads()
+            with preserve_training_state(model, device):
+                watch.evaluate(step, trainable)
 
     with (
-        lean.leaned(model, gradients.HALVES.get(settings.precision), draws.dropped) as autocast,
-        optim.at_work(optimizer),
-        fitting(model, settings, device, drop) as fit,
+        lean.patch_model(model, gradients.HALVES.get(settings.precision), draws.dropped) as autocast,
+        optim.offload_hooks(optimizer),
+        retry_on_oom(model, settings, device, release_grads) as fit,
     ):
-        look(resumed_from)
+        maybe_early_stop_eval(resumed_from)
         for step in range(resumed_from, settings.last_step):
             if watch and watch.stopped:
                 break
             if interrupted := bool(should_stop and should_stop()):
                 break
             begun = time.perf_counter()
-            lr = settings.lr * schedule.factor(
+            lr = settings.lr * schedule.lr_multiplier(
                 step, steps=settings.steps, warmup_steps=settings.warmup_steps, schedule=settings.schedule
             )
             batch = gradients.batch(blocks, settings, step)
@@ -166,10 +166,10 @@ def train(
             optim.set_lr(optimizer, lr)
             scaler.step(optimizer)
             scaler.update()
-            optimizer.zero_grad(set_to_none=not (graphs and graphs.live))
-            l2_sp.pull(moved, lr, settings.l2_sp)
+            optimizer.zero_grad(set_to_none=not (graphs and graphs.holds_graphs))
+            l2_sp.apply_l2_sp(moved, lr, settings.l2_sp)
             if settings.norm_ball is not None:
-                norm_ball.project(moved, settings.norm_ball)
+                norm_ball.project_to_norm_ball(moved, settings.norm_ball)
 
             seconds = time.perf_counter() - begun
             tokens = batch.tokens + (log[-1].tokens if log else 0)
@@ -177,10 +177,10 @@ def train(
             if on_step:
                 on_step(log[-1])
             if on_point and step + 1 in settings.score_at_steps:
-                drop()
-                with aside(model, device):
+                release_grads()
+                with preserve_training_state(model, device):
                     on_point(settings.score_at_steps.index(step + 1), step + 1, tokens)
-            look(step + 1)
+            maybe_early_stop_eval(step + 1)
             due = checkpoint_every_s is not None and time.monotonic() - last_saved >= checkpoint_every_s
             if due and state_folder:
                 save(state_folder)
@@ -190,7 +190,7 @@ def train(
         if state_folder and len(log) > resumed_from and (paused or unsaved_s >= KEEP_END_AFTER_S):
             save(state_folder)  # at the end too: what comes next (scoring) may be broken off
     if watch and not interrupted:
-        watch.put_back(trainable)
+        watch.restore_best(trainable)
     kept = log[: watch.kept_step] if watch and not interrupted else log
     return TrainResult(
         steps=len(kept),
@@ -211,7 +211,7 @@ def train(
 
 
 @contextlib.contextmanager
-def aside(model: nn.Module, device: torch.device) -> Iterator[None]:
+def preserve_training_state(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Scoring in between leaves no trace: modes and random states are afterwards what they were."""
     states = checkpoint.random_state(device)
     try:
@@ -237,7 +237,7 @@ def _restore(
     checkpoint.set_random_state(state.tensors, device)
 
 
-def belongs_to(trainable: Mapping[str, nn.Parameter], blocks: Blocks, settings: TrainSettings) -> str:
+def resume_digest(trainable: Mapping[str, nn.Parameter], blocks: PackedBlocks, settings: TrainSettings) -> str:
     weights = [(name, tuple(p.shape), str(p.dtype)) for name, p in trainable.items()]
     return hashlib.sha256(repr((settings.digest(), batches.digest(blocks), weights)).encode()).hexdigest()
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftodyssey.corpora.blocks import IGNORED
+from peftodyssey.corpora.blocks import IGNORE_INDEX
 
 LOGIT_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}  # float32 logits of one chunk, where nobody says
 
@@ -57,7 +57,7 @@ def token_nll_sums(
         logits = _shares(model(**inputs).logits, len(labels))
         wide = torch.promote_types(logits[0].dtype, torch.float32)
         return [
-            nn.functional.cross_entropy(own.to(wide), of.reshape(-1), ignore_index=IGNORED, reduction="sum")
+            nn.functional.cross_entropy(own.to(wide), of.reshape(-1), ignore_index=IGNORE_INDEX, reduction="sum")
             for own, of in zip(logits, labels, strict=True)
         ]
     backbone, head = parts

@@ -9,23 +9,23 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from peftodyssey.models.lean import leaned_on_card
+from peftodyssey.models.lean import patch_model_on_cuda
 from peftodyssey.train import banks as banking
-from peftodyssey.train.adapters import Adapter, Start
-from peftodyssey.train.boarding import boarded
-from peftodyssey.train.dropout import Draws
+from peftodyssey.train.adapters import Adapter, InitialState
+from peftodyssey.train.boarding import patch_linears
+from peftodyssey.train.dropout import SeededDropout
 
 
 @contextlib.contextmanager
-def moored(model: nn.Module, adapters: Sequence[Adapter], device: torch.device, compute: torch.dtype | None) -> Iterator[list[int]]:
+def attach_adapters_for_eval(model: nn.Module, adapters: Sequence[Adapter], device: torch.device, compute: torch.dtype | None) -> Iterator[list[int]]:
     """`model` for batches that hold equal rows for each adapter; the value: which adapter each share of the rows meets.
 
     `compute`: type of the products, None for the adapters' own.
     """
-    starts = {number: Start(replace(adapter, dropout=0.0), None) for number, adapter in enumerate(adapters)}
-    banks = banking.stacked(starts, device)
+    starts = {number: InitialState(replace(adapter, dropout=0.0), None) for number, adapter in enumerate(adapters)}
+    banks = banking.stack_adapters(starts, device)
     for berth in banks.berths:
         berth.grads, berth.moments = berth.grads.new_empty(0), (berth.grads.new_empty(0), berth.grads.new_empty(0))
-    banks.refresh(compute)
-    with leaned_on_card(model, compute, device), boarded(model, lambda: banks, Draws()):  # lean first: it tries the base's own modules
+    banks.update_compute_copies(compute)
+    with patch_model_on_cuda(model, compute, device), patch_linears(model, lambda: banks, SeededDropout()):  # lean first: it tries the base's own modules
         yield banks.order

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import torch
 
-from peftodyssey.train.travelled import Product, Weight
+from peftodyssey.train.travelled import LoraUpdate, DenseUpdate
 
 
 @torch.no_grad()
-def project(changes: Sequence[Weight | Product], radius: float) -> None:
+def project_to_norm_ball(changes: Sequence[DenseUpdate | LoraUpdate], radius: float) -> None:
     """Shortens each change to at most `radius` times the Frobenius norm of its matrix; shorter ones keep their bits."""
     for change in changes:
         length, most = change.norm(), radius * change.start_norm
-        change.shorten(torch.where(length > most, most / length, torch.ones_like(length)))
+        change.scale_(torch.where(length > most, most / length, torch.ones_like(length)))

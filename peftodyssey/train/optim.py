@@ -13,10 +13,10 @@ from peftodyssey.train import frugal
 from peftodyssey.train.settings import TrainSettings
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-HALVES = (torch.bfloat16, torch.float16)
+HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 
-def made(trainable: Mapping[str, nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
+def build_optimizer(trainable: Mapping[str, nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
     """AdamW, weight decay on matrices only; torch's own with its fused kernel where nothing speaks against it.
 
     All moments exist from the start, which makes running out of memory a matter of forward and backward alone, so that a
@@ -29,10 +29,10 @@ def made(trainable: Mapping[str, nn.Parameter], settings: TrainSettings) -> torc
         {"params": others, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    narrow = any(p.dtype in HALVES for p in trainable.values())
+    narrow = any(p.dtype in HALF_DTYPES for p in trainable.values())
     if settings.optimizer == "adamw" and not narrow and not settings.offload_optimizer:
-        return _torchs(groups, trainable, settings)
-    return frugal.FrugalAdamW(
+        return _fused_adamw(groups, trainable, settings)
+    return frugal.LowMemoryAdamW(
         groups,
         {p: name for name, p in trainable.items()},
         lr=settings.lr,
@@ -45,9 +45,9 @@ def made(trainable: Mapping[str, nn.Parameter], settings: TrainSettings) -> torc
 
 
 @contextlib.contextmanager
-def at_work(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+def offload_hooks(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """In the body a hosted optimiser takes each gradient as soon as it is made."""
-    hooks = optimizer.hooks() if isinstance(optimizer, frugal.FrugalAdamW) else []
+    hooks = optimizer.hooks() if isinstance(optimizer, frugal.LowMemoryAdamW) else []
     try:
         yield
     finally:
@@ -55,7 +55,7 @@ def at_work(optimizer: torch.optim.Optimizer) -> Iterator[None]:
             hook.remove()
 
 
-def _torchs(
+def _fused_adamw(
     groups: list[dict[str, Any]], trainable: Mapping[str, nn.Parameter], settings: TrainSettings
 ) -> torch.optim.AdamW:
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trainable.values())
@@ -79,7 +79,7 @@ def clip(optimizer: torch.optim.Optimizer, grad_clip: float) -> Tensor:
     """Scales all gradients so that their global norm is at most `grad_clip` (0: never); returns the norm
     before.
     """
-    if isinstance(optimizer, frugal.FrugalAdamW):
+    if isinstance(optimizer, frugal.LowMemoryAdamW):
         return frugal.clip(optimizer, grad_clip)
     held = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in held])
@@ -92,7 +92,7 @@ def state_tensors(
     optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:
     """The optimiser's whole state as named tensors, that `load_state_tensors` takes back bit for bit."""
-    if isinstance(optimizer, frugal.FrugalAdamW) and optimizer.hosted and torch.cuda.is_available():
+    if isinstance(optimizer, frugal.LowMemoryAdamW) and optimizer.offload and torch.cuda.is_available():
         torch.cuda.synchronize()  # its tensors in host memory are written by copies still under way
     return {
         f"adam.{kind}/{name}": tensor for name, p in trainable.items() for kind, tensor in optimizer.state[p].items()

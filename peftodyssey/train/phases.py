@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from peftodyssey.train.schedule import factor, wsd_decay_steps
+from peftodyssey.train.schedule import lr_multiplier, wsd_decay_steps
 
 TRUNK, ANNEALED = "trunk", "annealed"
 
@@ -50,4 +50,4 @@ def phases(trunk: Mapping[str, int], annealed: Mapping[str, int], *, warmup_step
 def lr_factor(phase: Phase, step: int, *, warmup_steps: int, decay_share: float) -> float:
     """Learning rate of `step` (from 0) in `phase` over the peak."""
     schedule = "constant" if phase.arm == TRUNK else "wsd"
-    return factor(step, steps=phase.stop, warmup_steps=warmup_steps, schedule=schedule, decay_share=decay_share)
+    return lr_multiplier(step, steps=phase.stop, warmup_steps=warmup_steps, schedule=schedule, decay_share=decay_share)

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from peftodyssey.corpora.blocks import order
+from peftodyssey.corpora.blocks import epoch_permutation
 from peftodyssey.errors import TrainingError
 from peftodyssey.train import checkpoint, optim
 from peftodyssey.train.phases import Phase, lr_factor
 from peftodyssey.train.settings import StepRecord, TrainSettings
 from peftodyssey.train.small_llama import SmallLlama
-from peftodyssey.train.way import Way
+from peftodyssey.train.way import MemorySettings
 
 READ_EVERY = 50  # steps between looks at the device
 
@@ -74,7 +74,7 @@ class Stream:
 
 @lru_cache(maxsize=3)
 def _epoch(blocks: int, seed: int, epoch: int, device: str) -> Tensor:
-    return torch.from_numpy(order(blocks, seed, epoch)).to(device)
+    return torch.from_numpy(epoch_permutation(blocks, seed, epoch)).to(device)
 
 
 def _places(blocks: int, seed: int, step: int, batch_blocks: int, device: str) -> Tensor:
@@ -109,7 +109,7 @@ def prepared(model: SmallLlama, stream: Stream, settings: PretrainSettings) -> T
     told = TrainSettings(
         lr=settings.peak_lr, steps=1, batch_blocks=settings.batch_blocks, weight_decay=settings.weight_decay, betas=settings.betas
     )
-    optimizer = optim.made(dict(model.named_parameters()), told)
+    optimizer = optim.build_optimizer(dict(model.named_parameters()), told)
 
     def mean_nats(tokens_bt: Tensor) -> Tensor:
         logits_btv = model(tokens_bt[:, :-1])
@@ -206,7 +206,7 @@ def save(training: Training, folder: Path, belongs_to: str, log: list[StepRecord
     parameters = training.parameters
     tensors = {f"weight/{name}": p.detach() for name, p in parameters.items()}
     tensors |= optim.state_tensors(training.optimizer, parameters)
-    way = Way(training.settings.micro_blocks, "none")
+    way = MemorySettings(training.settings.micro_blocks, "none")
     checkpoint.save(folder, checkpoint.SavedState(len(log), way, (), belongs_to, {}, tuple(log), tensors))
 
 

@@ -20,14 +20,14 @@ FEED_FORWARD = "mlp"  # the name of the feed-forward in a decoder layer, in ever
 
 
 @contextlib.contextmanager
-def policy(model: nn.Module, recompute: str, *, offload: bool = False) -> Iterator[None]:
+def checkpointed_model(model: nn.Module, recompute: str, *, offload: bool = False) -> Iterator[None]:
     """The model in training mode; `recompute` is none, selective (feed-forwards) or full (decoder layers).
 
     With `offload` what stands between the layers waits in pinned host memory where the model lies on a CUDA device. A
     model without feed-forward modules takes `full` for `selective`.
     """
     model.train()
-    run = _on_host if offload else _kept
+    run = _checkpoint_offloaded if offload else _checkpoint
     before = [(module, module.forward) for module in checkpointed(model, recompute)]
     for module, forward in before:
         module.forward = functools.partial(run, forward)  # type: ignore[method-assign]
@@ -41,7 +41,7 @@ def policy(model: nn.Module, recompute: str, *, offload: bool = False) -> Iterat
 
 
 @contextlib.contextmanager
-def changeable(model: nn.Module) -> Iterator[Callable[[str, bool], None]]:
+def switchable_policy(model: nn.Module) -> Iterator[Callable[[str, bool], None]]:
     """A function of (recompute, offload) that trains the model under that policy from now on, in place of the one before."""
     with contextlib.ExitStack() as now:
         held: list[tuple[str, bool]] = []
@@ -49,7 +49,7 @@ def changeable(model: nn.Module) -> Iterator[Callable[[str, bool], None]]:
         def keep(recompute: str, offload: bool) -> None:
             if held != [(recompute, offload)]:
                 now.close()
-                now.enter_context(policy(model, recompute, offload=offload))
+                now.enter_context(checkpointed_model(model, recompute, offload=offload))
                 held[:] = [(recompute, offload)]
 
         yield keep
@@ -64,14 +64,14 @@ def checkpointed(model: nn.Module, recompute: str) -> list[nn.Module]:
     return feeds if feeds and recompute == "selective" else layers
 
 
-def _kept(forward: Callable[..., Any], *inputs: Any, **more: Any) -> Any:
+def _checkpoint(forward: Callable[..., Any], *inputs: Any, **more: Any) -> Any:
     random = not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())  # what is captured draws nothing, and must not ask for the state
     return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=random, **more)
 
 
-def _on_host(forward: Callable[..., Any], *inputs: Any, **more: Any) -> Any:
+def _checkpoint_offloaded(forward: Callable[..., Any], *inputs: Any, **more: Any) -> Any:
     with torch.autograd.graph.saved_tensors_hooks(_to_host, _from_host):
-        return _kept(forward, *inputs, **more)
+        return _checkpoint(forward, *inputs, **more)
 
 
 def _to_host(tensor: Tensor) -> tuple[torch.device, Tensor]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftodyssey.corpora.blocks import Blocks
+from peftodyssey.corpora.blocks import PackedBlocks
 from peftodyssey.train import batches
 
 if TYPE_CHECKING:
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 SEED_OFFSET = 2_000_003  # replayed blocks come in another order than target ones
 
 
-def mixed(target: Blocks, general: Blocks) -> Blocks:
+def concat_replay(target: PackedBlocks, general: PackedBlocks) -> PackedBlocks:
     """The blocks of both, the general ones last and counted as `replayed`."""
-    arrays = (np.concatenate([getattr(of, name) for of in (target, general)]) for name in Blocks.ARRAYS)
-    return Blocks(*arrays, replayed=len(general.labels))
+    arrays = (np.concatenate([getattr(of, name) for of in (target, general)]) for name in PackedBlocks.ARRAYS)
+    return PackedBlocks(*arrays, replayed=len(general.labels))
 
 
-def before(settings: TrainSettings, step: int) -> int:
+def replayed_before(settings: TrainSettings, step: int) -> int:
     """How many replayed blocks the steps before step `step`, counted from 0, have had."""
     return math.floor(step * settings.batch_blocks * settings.replay / (1 - settings.replay) + 1e-9)
 
 
-def chosen(blocks: Blocks, settings: TrainSettings, step: int) -> np.ndarray:
+def batch_indices(blocks: PackedBlocks, settings: TrainSettings, step: int) -> np.ndarray:
     """Block numbers of a step's batch (int64), target ones first."""
     own = blocks.target_blocks
     target = batches.step_blocks(own, settings.batch_blocks, settings.seed, step)
     if not blocks.replayed:
         return target
-    first, end = before(settings, step), before(settings, step + 1)
-    general = batches.placed(blocks.replayed, range(first, end), settings.seed + SEED_OFFSET)
+    first, end = replayed_before(settings, step), replayed_before(settings, step + 1)
+    general = batches.indices_at(blocks.replayed, range(first, end), settings.seed + SEED_OFFSET)
     return np.concatenate([target, own + general])

@@ -12,7 +12,7 @@ from torch import Tensor
 LOST_BITS = 16  # of a float32 that is cut to a bfloat16
 
 
-def stochastically(wide: Tensor, generator: torch.Generator) -> Tensor:
+def stochastic_round_bf16(wide: Tensor, generator: torch.Generator) -> Tensor:
     """float32 `wide` as bfloat16: each number one of its two neighbours, with the chances that keep its mean."""
     noise = torch.randint(0, 1 << LOST_BITS, wide.shape, dtype=torch.int32, device=wide.device, generator=generator)
     bits = (wide.contiguous().view(torch.int32) + noise) & -(1 << LOST_BITS)

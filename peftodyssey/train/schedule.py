@@ -11,7 +11,7 @@ import math
 WSD_DECAY_SHARE = 0.2  # of all steps; the plateau lies between warm-up and this
 
 
-def factor(
+def lr_multiplier(
     step: int, *, steps: int, warmup_steps: int, schedule: str, decay_share: float = WSD_DECAY_SHARE
 ) -> float:
     """Learning rate of `step` (from 0) over the peak learning rate, in 0..1. `decay_share`: of all steps, for wsd."""

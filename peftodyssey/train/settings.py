@@ -18,15 +18,15 @@ SCHEDULES = ("constant", "linear", "cosine", "wsd")
 PRECISIONS = ("fp32", "bf16", "fp16")
 RECOMPUTE = ("none", "selective", "full")
 OPTIMIZERS = ("adamw", "adamw8bit")
-HOW = frozenset(
+NOT_IN_DIGEST = frozenset(
     {"micro_blocks", "recompute", "offload_activations", "offload_optimizer", "loss_chunk_bytes", "budget_bytes", "score_at_steps",
      "until_step"}
 )  # fields that do not change the trained weights
-LATER = {"l2_sp": 0.0, "norm_ball": None, "replay": 0.0, "early_stop": None}  # at these, a state saved without them goes on
+ADDED_FIELDS = {"l2_sp": 0.0, "norm_ball": None, "replay": 0.0, "early_stop": None}  # at these, a state saved without them goes on
 
 
 @dataclass(frozen=True)
-class Bound:
+class EarlyStopSettings:
     """How much worse general text may become, how often it is looked at, and how many looks above it in a row end a training."""
 
     general_nats: float
@@ -61,7 +61,7 @@ class TrainSettings:
     l2_sp: float = 0.0  # pull to the start, per step and unit of learning rate; 0: none
     norm_ball: float | None = None  # longest change of a matrix as a share of its norm; None: any
     replay: float = 0.0  # share of general text among the trained tokens, beside the target text
-    early_stop: Bound | None = None  # how much worse the general text may become; None: by any amount
+    early_stop: EarlyStopSettings | None = None  # how much worse the general text may become; None: by any amount
     score_at_steps: tuple[int, ...] = ()  # after how many steps `on_point` is called, ascending
     until_step: int | None = None  # stop there for now, with the state saved; None: train to the end
 
@@ -76,7 +76,7 @@ class TrainSettings:
         return self.steps if self.until_step is None else min(self.steps, self.until_step)
 
     @property
-    def holds_the_start(self) -> bool:
+    def l2_sp_cancels_update(self) -> bool:
         """Whether the pull of one step takes back all that was moved, so that a training that moved nothing is as it should be."""
         return self.lr * self.l2_sp >= 1
 
@@ -84,8 +84,8 @@ class TrainSettings:
         """SHA-256 hex of the fields that change the trained weights; tells whether a saved state belongs
         here.
         """
-        off = {name for name, default in LATER.items() if getattr(self, name) == default}
-        science = {name: value for name, value in asdict(self).items() if name not in HOW | off}
+        off = {name for name, default in ADDED_FIELDS.items() if getattr(self, name) == default}
+        science = {name: value for name, value in asdict(self).items() if name not in NOT_IN_DIGEST | off}
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()
 
     def problems(self) -> list[str]:

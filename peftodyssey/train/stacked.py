@@ -10,19 +10,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from peftodyssey.train.banks import Banks, Berth
+from peftodyssey.train.banks import LoraBanks, RankBucket
 from peftodyssey.train.settings import TrainSettings
 
 CHUNK_BYTES = 32 << 20  # of one temporary of an update
 
 
-def norms(banks: Banks) -> Tensor:
+def grad_norms(banks: LoraBanks) -> Tensor:
     """The global gradient norm of every member, (k,), on the device."""
     wide = torch.promote_types(banks.berths[0].grads.dtype, torch.float32)
     return torch.cat([torch.linalg.vector_norm(berth.grads, dim=1, dtype=wide) for berth in banks.berths])
 
 
-def update(banks: Banks, grad_norms: Tensor, lrs: Sequence[float], settings: Sequence[TrainSettings], steps: Sequence[int]) -> None:
+def update(banks: LoraBanks, grad_norms: Tensor, lrs: Sequence[float], settings: Sequence[TrainSettings], steps: Sequence[int]) -> None:
     """Clips and applies the members' gradients, each at its own step (from 1), and empties them.
 
     Rows do not meet, so that a broken member stays alone. Betas and eps are those of the first.
@@ -43,7 +43,7 @@ def update(banks: Banks, grad_norms: Tensor, lrs: Sequence[float], settings: Seq
 
 
 def _apply(
-    berth: Berth,
+    berth: RankBucket,
     scale_k1: Tensor,
     decay_k1: Tensor,
     rate_k1: Tensor,
@@ -52,9 +52,9 @@ def _apply(
     eps: float,
 ) -> None:
     """One update, some columns at a time, so that its temporaries stay small."""
-    columns = max(1, CHUNK_BYTES // (berth.numbers.element_size() * len(berth.members)))
-    for begin in range(0, berth.numbers.shape[1], columns):
-        numbers, grads, first, second = (whole[:, begin : begin + columns] for whole in (berth.numbers, berth.grads, *berth.moments))
+    columns = max(1, CHUNK_BYTES // (berth.params.element_size() * len(berth.members)))
+    for begin in range(0, berth.params.shape[1], columns):
+        numbers, grads, first, second = (whole[:, begin : begin + columns] for whole in (berth.params, berth.grads, *berth.moments))
         grads.mul_(scale_k1)
         numbers.mul_(decay_k1)
         first.lerp_(grads, 1 - betas[0])
@@ -69,5 +69,5 @@ def _clip_scale(norm: Tensor, largest: float) -> Tensor:
     return torch.clamp(largest / (norm + 1e-6), max=1.0) if largest > 0 else torch.ones_like(norm)
 
 
-def _column(berth: Berth, values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=berth.numbers.dtype, device=berth.numbers.device)[:, None]
+def _column(berth: RankBucket, values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=berth.params.dtype, device=berth.params.device)[:, None]

@@ -17,7 +17,7 @@ PIECE_NUMBERS = 8 << 20  # of a difference that is measured: 32 MiB in float32
 
 
 @dataclass(frozen=True)
-class Weight:
+class DenseUpdate:
     """A trained tensor and a copy of what it was."""
 
     now: nn.Parameter
@@ -29,13 +29,13 @@ class Weight:
         pieces = zip(*(whole.detach().reshape(-1).split(PIECE_NUMBERS) for whole in (self.now, self.start)), strict=True)
         return torch.stack([torch.linalg.vector_norm(now - start) for now, start in pieces]).norm()
 
-    def shorten(self, share: Tensor | float) -> None:
+    def scale_(self, share: Tensor | float) -> None:
         """Leaves `share` (0..1) of the change; 1 leaves the bits as they are, 0 gives those of the start."""
         self.now.lerp_(self.start, 1 - share)
 
 
 @dataclass(frozen=True)
-class Product:
+class LoraUpdate:
     """The product of LoRA's factors beside a frozen matrix."""
 
     down_ri: nn.Parameter
@@ -53,19 +53,19 @@ class Product:
         self.up_or.mul_(share)
 
 
-def changes(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> list[Weight | Product]:
+def track_updates(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> list[DenseUpdate | LoraUpdate]:
     """One entry for each trained tensor or LoRA product; called before the first step, because it copies the start."""
     adapted = [module for module in model.modules() if hasattr(module, "lora_A") and "default" in module.lora_A]
     if adapted:
         return [_product(module) for module in adapted]
-    return [Weight(p, p.detach().clone(), _norm(p.detach())) for p in trainable.values()]
+    return [DenseUpdate(p, p.detach().clone(), _norm(p.detach())) for p in trainable.values()]
 
 
-def _product(module: Any) -> Product:
+def _product(module: Any) -> LoraUpdate:
     from peft.utils.integrations import dequantize_module_weight
 
     weight = dequantize_module_weight(module.get_base_layer())
-    return Product(
+    return LoraUpdate(
         module.lora_A["default"].weight, module.lora_B["default"].weight, float(module.scaling["default"]), _norm(weight.detach())
     )
 

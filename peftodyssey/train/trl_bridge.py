@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from peftodyssey.corpora.blocks import IGNORED
+from peftodyssey.corpora.blocks import IGNORE_INDEX
 from peftodyssey.errors import TrainingError
 from peftodyssey.models import resident
 from peftodyssey.models.packing import packed_inputs
 from peftodyssey.train import batches, schedule
 from peftodyssey.train.settings import (
-    LATER,
+    ADDED_FIELDS,
     OnNote,
     OnPoint,
     OnStep,
@@ -34,10 +34,10 @@ from peftodyssey.train.settings import (
     TrainResult,
     TrainSettings,
 )
-from peftodyssey.train.trl_traces import as_it_was, own_dtypes
+from peftodyssey.train.trl_traces import restore_forwards, restore_dtypes
 
 if TYPE_CHECKING:
-    from peftodyssey.corpora.blocks import Blocks
+    from peftodyssey.corpora.blocks import PackedBlocks
 
 TRAINER_SCHEDULES = {
     "constant": "constant_with_warmup",
@@ -50,7 +50,7 @@ TRAINER_SCHEDULES = {
 def train_trl(
     model: nn.Module,
     trainable: Mapping[str, nn.Parameter],
-    blocks: Blocks,
+    blocks: PackedBlocks,
     settings: TrainSettings,
     *,
     device: str | torch.device,
@@ -69,17 +69,17 @@ def train_trl(
     is done between the steps: `l2_sp`, `norm_ball`, `replay` and `early_stop`.
     """
     settings.check()
-    assert all(getattr(settings, name) == off for name, off in LATER.items()), "the recipe refuses these with TRL"
+    assert all(getattr(settings, name) == off for name, off in ADDED_FIELDS.items()), "the recipe refuses these with TRL"
     batches.require_trained_tokens(blocks)
     micro_blocks = _divisor(settings.batch_blocks, settings.micro_blocks)
     follower = _follower(model, blocks, settings, torch.device(device), on_step, on_point, should_stop)
-    with tempfile.TemporaryDirectory() as folder, as_it_was(model), own_dtypes(trainable) as restore_dtypes:
+    with tempfile.TemporaryDirectory() as folder, restore_forwards(model), restore_dtypes(trainable) as restore_dtypes:
         trainer = _trainer(model, blocks, settings, torch.device(device), micro_blocks, folder, follower)
         restore_dtypes()
         try:
             trainer.train()
         except Exception as error:
-            if not resident.is_shortage(error):
+            if not resident.is_out_of_memory(error):
                 raise
             raise TrainingError(
                 f"the memory does not hold a step of {micro_blocks} blocks in TRL's trainer: {error}",
@@ -101,7 +101,7 @@ def train_trl(
 
 def _trainer(
     model: nn.Module,
-    blocks: Blocks,
+    blocks: PackedBlocks,
     settings: TrainSettings,
     device: torch.device,
     micro_blocks: int,
@@ -180,7 +180,7 @@ def _arguments(settings: TrainSettings, device: torch.device, micro_blocks: int,
     )
 
 
-def _collate(model: nn.Module, blocks: Blocks, chosen: np.ndarray) -> dict[str, Tensor]:
+def _collate(model: nn.Module, blocks: PackedBlocks, chosen: np.ndarray) -> dict[str, Tensor]:
     """Blocks as the Trainer wants them: labels not shifted, so one more token whose only use is to carry the
     last label.
 
@@ -193,7 +193,7 @@ def _collate(model: nn.Module, blocks: Blocks, chosen: np.ndarray) -> dict[str, 
 
     labels = blocks.labels[chosen]
     segments = blocks.segments[chosen]
-    shifted_back = np.concatenate([np.full((len(chosen), 1), IGNORED), labels], axis=1).astype(np.int64)
+    shifted_back = np.concatenate([np.full((len(chosen), 1), IGNORE_INDEX), labels], axis=1).astype(np.int64)
     inputs = packed_inputs(
         model,
         longer(blocks.input_ids[chosen], blocks.input_ids[chosen][:, 0]),
@@ -207,7 +207,7 @@ def _collate(model: nn.Module, blocks: Blocks, chosen: np.ndarray) -> dict[str, 
 
 def _follower(
     model: nn.Module,
-    blocks: Blocks,
+    blocks: PackedBlocks,
     settings: TrainSettings,
     device: torch.device,
     on_step: OnStep | None,
@@ -219,7 +219,7 @@ def _follower(
     """
     from transformers import TrainerCallback
 
-    from peftodyssey.train.loop import aside, require_finite
+    from peftodyssey.train.loop import preserve_training_state, require_finite
 
     class Follower(TrainerCallback):
         def __init__(self) -> None:
@@ -253,7 +253,7 @@ def _follower(
             if on_step:
                 on_step(self.log[-1])
             if on_point and step in settings.score_at_steps:
-                with aside(model, device):
+                with preserve_training_state(model, device):
                     on_point(settings.score_at_steps.index(step), step, tokens)
 
     return Follower()

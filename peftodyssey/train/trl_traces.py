@@ -10,7 +10,7 @@ from torch import nn
 
 
 @contextlib.contextmanager
-def own_dtypes(trainable: Mapping[str, nn.Parameter]) -> Iterator[Callable[[], None]]:
+def restore_dtypes(trainable: Mapping[str, nn.Parameter]) -> Iterator[Callable[[], None]]:
     """SFTTrainer casts the adapters of a quantised base to bf16 when it is built: the function given
     undoes that.
     """
@@ -24,7 +24,7 @@ def own_dtypes(trainable: Mapping[str, nn.Parameter]) -> Iterator[Callable[[], N
 
 
 @contextlib.contextmanager
-def as_it_was(model: nn.Module) -> Iterator[None]:
+def restore_forwards(model: nn.Module) -> Iterator[None]:
     """Takes off what the Trainer leaves on a model: replaced forwards, recomputation. It stays in training
     mode.
     """

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from peftodyssey import assets
-from peftodyssey.corpora.chat import PLAIN, Chat, render_messages
+from peftodyssey.corpora.chat import PLAIN_TEMPLATE, Chat, render_messages
 from peftodyssey.corpora.documents import documents, with_newlines
 from peftodyssey.corpora.index import build_index, read_index
 from peftodyssey.corpora.source import check_objective, resolve
@@ -30,7 +30,7 @@ MARKED = (
 )
 
 
-@pytest.mark.parametrize("template", [CHATML, MARKED, PLAIN], ids=["chatml", "marked", "plain"])
+@pytest.mark.parametrize("template", [CHATML, MARKED, PLAIN_TEMPLATE], ids=["chatml", "marked", "plain"])
 def test_text_is_transformers_own_and_every_answer_is_a_span(template):
     from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -44,7 +44,7 @@ def test_text_is_transformers_own_and_every_answer_is_a_span(template):
     assert said == ["Hello!" + end, "It\nis 4 🎉." + end]
 
 
-@pytest.mark.parametrize("template", [MARKED, PLAIN], ids=["marked", "plain"])
+@pytest.mark.parametrize("template", [MARKED, PLAIN_TEMPLATE], ids=["marked", "plain"])
 def test_trained_tokens_are_transformers_mask_of_the_assistants(template, tmp_path):
     from transformers import PreTrainedTokenizerFast
 

@@ -255,9 +255,9 @@ def test_every_token_is_a_target_once_and_the_seed_only_reorders():
 
 
 def test_order_is_a_permutation_that_differs_by_epoch_and_seed():
-    assert sorted(blocks.order(50, 1, 0)) == list(range(50))
-    assert blocks.order(50, 1, 0).tolist() == blocks.order(50, 1, 0).tolist()
-    assert len({tuple(blocks.order(50, s, e)) for s in (0, 1) for e in (0, 1)}) == 4
+    assert sorted(blocks.epoch_permutation(50, 1, 0)) == list(range(50))
+    assert blocks.epoch_permutation(50, 1, 0).tolist() == blocks.epoch_permutation(50, 1, 0).tolist()
+    assert len({tuple(blocks.epoch_permutation(50, s, e)) for s in (0, 1) for e in (0, 1)}) == 4
 
 
 def test_too_little_text_is_an_error():

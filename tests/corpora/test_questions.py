@@ -8,13 +8,13 @@ from tokenizers import Tokenizer
 from peftodyssey import assets
 from peftodyssey.corpora.questions import questions, requests, resolve
 from peftodyssey.errors import CorpusError
-from peftodyssey.recipe.cell import TaskPoint
+from peftodyssey.recipe.cell import TaskSpec
 
 GOOD = {"prompt": "2 + 2 =", "choices": ["3", "4", " five"], "answer": 1}
 
 
 def task(path, **more):
-    return resolve(TaskPoint("t", str(path), **more))
+    return resolve(TaskSpec("t", str(path), **more))
 
 
 def written(path, *rows):
@@ -30,7 +30,7 @@ def tokenizer():
 
 @pytest.mark.parametrize(("name", "examples", "choices"), [("arxiv_field", 500, 10), ("boolq", 300, 2), ("arc_easy", 500, None)])
 def test_bundled_tasks_are_whole(name, examples, choices):
-    found = questions(resolve(TaskPoint(name, f"bundled/{name}")))
+    found = questions(resolve(TaskSpec(name, f"bundled/{name}")))
     assert len(found) == examples
     assert all(choices in (None, len(q.choices)) for q in found)
     assert len({q.answer for q in found}) > 1
@@ -83,9 +83,9 @@ def test_a_bad_row_is_named_with_file_and_line_and_the_format(row, message, tmp_
 
 def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(CorpusError, match=r"no bundled task 'bolq'\n.*did you mean boolq"):
-        resolve(TaskPoint("t", "bundled/bolq"))
+        resolve(TaskSpec("t", "bundled/bolq"))
     with pytest.raises(CorpusError, match="`choices` must be"):
-        resolve(TaskPoint("t", "bundled/gsm8k"))
+        resolve(TaskSpec("t", "bundled/gsm8k"))
     with pytest.raises(CorpusError, match="there is no"):
         task(tmp_path / "none.jsonl")
 

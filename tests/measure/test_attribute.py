@@ -154,7 +154,7 @@ def test_contributions_are_those_of_each_group_alone_and_add_up():
     n = len(document)
     group, delta = rng.integers(0, 4, n), rng.normal(0.1, 1, n)
     delta[::17] = np.nan
-    found = stats.contributions(delta, document, group, 5)
+    found = stats.group_intervals(delta, document, group, 5)
     whole = stats.paired_bootstrap(delta, document)
     assert sum(entry.estimate for entry in found) == pytest.approx(whole.estimate, rel=1e-12)
     for number, entry in enumerate(found[:4]):
@@ -167,12 +167,12 @@ def test_a_group_that_few_documents_hold_has_no_interval():
     rng = np.random.default_rng(2)
     document = np.repeat(np.arange(60), 50)
     group = ((document < 29) & (np.arange(3000) % 50 == 0)).astype(int)
-    common, rare = stats.contributions(rng.normal(0, 1, 3000), document, group, 2)
+    common, rare = stats.group_intervals(rng.normal(0, 1, 3000), document, group, 2)
     assert common.lo < common.estimate < common.hi
     assert (rare.lo, rare.hi, rare.note) == (None, None, "too few documents (29)")
 
 
 def test_contributions_of_few_documents_have_no_interval():
-    found = stats.contributions(np.ones(4), np.array([0, 0, 1, 1]), np.array([0, 1, 0, 0]), 2)
+    found = stats.group_intervals(np.ones(4), np.array([0, 0, 1, 1]), np.array([0, 1, 0, 0]), 2)
     assert [(entry.estimate, entry.lo, entry.note) for entry in found] == [(0.75, None, "too few documents (2)"), (0.25, None, "too few documents (2)")]
-    assert stats.contributions(np.full(2, np.nan), np.zeros(2, int), np.zeros(2, int), 1)[0].note == "no tokens scored"
+    assert stats.group_intervals(np.full(2, np.nan), np.zeros(2, int), np.zeros(2, int), 1)[0].note == "no tokens scored"

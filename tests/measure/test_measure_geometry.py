@@ -51,7 +51,7 @@ def test_principal_angles_are_scipys(apart: float) -> None:
 def test_a_plane_turned_by_a_known_angle() -> None:
     axes = np.eye(5)
     tilted = np.stack([axes[0], math.cos(0.4) * axes[1] + math.sin(0.4) * axes[2]], axis=1)
-    found = geometry.turned(tilted, axes[:, :2])
+    found = geometry.direction_change(tilted, axes[:, :2])
     assert found["angle_largest_degrees"] == pytest.approx(math.degrees(0.4))
     assert found["angle_mean_degrees"] == pytest.approx(math.degrees(0.2))
 
@@ -84,8 +84,8 @@ def test_a_direction_counts_by_its_nearest_base_vector() -> None:
 def test_a_cell_is_the_sum_of_its_matrices() -> None:
     rows = [{"update_norm": 3.0, "effective_rank": 2.0, "intruders": 1}, {"update_norm": 4.0, "effective_rank": 4.0, "intruders": 0},
             {"update_norm": 0.0, "effective_rank": None, "intruders": None}]  # fmt: skip
-    assert geometry.whole(rows, 50.0) == {"update_norm_relative": 0.1, "effective_rank_mean": 3.0, "intruder_dimensions": 0.5}
-    assert geometry.whole(rows[2:], 50.0) == {"update_norm_relative": 0.0, "effective_rank_mean": None, "intruder_dimensions": None}
+    assert geometry.summarize(rows, 50.0) == {"update_norm_relative": 0.1, "effective_rank_mean": 3.0, "intruder_dimensions": 0.5}
+    assert geometry.summarize(rows[2:], 50.0) == {"update_norm_relative": 0.0, "effective_rank_mean": None, "intruder_dimensions": None}
 
 
 @settings(max_examples=60, deadline=None)

@@ -9,10 +9,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from peftodyssey.anatomy import Anatomy, Matrix
-from peftodyssey.methods.protocol import Attached
+from peftodyssey.anatomy import ModelShape, LinearShape
+from peftodyssey.methods.protocol import AttachedMethod
 from peftodyssey.models.shapes import named
-from peftodyssey.recipe.cell import MethodPoint
+from peftodyssey.recipe.cell import MethodSpec
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "olmo", "olmo2", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 IDS = torch.arange(1, 25).reshape(2, 12)
@@ -33,7 +33,7 @@ def tiny_model(family: str, dtype: torch.dtype = torch.float32, **changes: Any) 
     return model.to(dtype).requires_grad_(False).train()
 
 
-def anatomy_of(model: PreTrainedModel) -> Anatomy:
+def anatomy_of(model: PreTrainedModel) -> ModelShape:
     """The sizes of `model` counted on its modules."""
     config, linears = model.config, []
     sizes = {"embedding": 0, "head": 0, "norm": 0, "norm0": 0}
@@ -43,7 +43,7 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
         if isinstance(module, torch.nn.Linear | Conv1D) and numbers:
             shape = tuple(module.weight.shape)
             out, into = shape[::-1] if isinstance(module, Conv1D) else shape
-            linears.append(Matrix(name, out, into, module.bias is not None, numbers[0]))
+            linears.append(LinearShape(name, out, into, module.bias is not None, numbers[0]))
         elif isinstance(module, torch.nn.Linear):
             sizes["head"] += 0 if config.tie_word_embeddings else own
         elif isinstance(module, torch.nn.Embedding):
@@ -52,7 +52,7 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
             sizes["norm"] += own
             sizes["norm0"] += own if numbers[:1] == [0] else 0
     heads = config.num_attention_heads
-    return Anatomy(
+    return ModelShape(
         family=config.model_type,
         vocabulary=config.vocab_size,
         hidden=config.hidden_size,
@@ -83,7 +83,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
     return result
 
 
-def train(attached: Attached, steps: int = 2, lr: float = 0.5) -> None:
+def train(attached: AttachedMethod, steps: int = 2, lr: float = 0.5) -> None:
     """Plain SGD on IDS."""
     optimizer = torch.optim.SGD(attached.trainable.values(), lr=lr)
     for _ in range(steps):
@@ -97,11 +97,11 @@ def apart(left: torch.Tensor, right: torch.Tensor) -> float:
     return float((left - right).abs().max())
 
 
-def point(method: str, **given: Any) -> MethodPoint:
+def point(method: str, **given: Any) -> MethodSpec:
     """A point; low-rank methods at rank 4, alpha 8 unless given."""
     if method in ("lora", "qlora"):
         given = {"rank": 4, "alpha": 8.0, "targets": "all-linear"} | given
-    return MethodPoint(method, given.pop("label", method), **given)
+    return MethodSpec(method, given.pop("label", method), **given)
 
 
 def saved_model(model: PreTrainedModel, folder: Path) -> Path:

@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from peftodyssey.methods.table import METHODS
-from peftodyssey.methods.weights import frozen_digest, moved
+from peftodyssey.methods.weights import frozen_digest, max_change
 
 POINTS = {
     "full": point("full"),
@@ -61,12 +61,12 @@ def test_method_keeps_the_laws(family, name, tmp_path):
     assert {n for n, p in attached.model.named_parameters() if p.requires_grad} == set(attached.trainable)
     start = apart(logits(attached.model), before)
     assert start <= 1e-3 if name in MOVED_STARTS else start == 0
-    assert moved(attached) == 0
+    assert max_change(attached) == 0
 
     frozen = frozen_digest(attached.model, attached.trainable)
     train(attached)
     assert frozen_digest(attached.model, attached.trainable) == frozen
-    assert moved(attached) > 1e-4
+    assert max_change(attached) > 1e-4
     after = logits(attached.model)
     assert apart(after, before) > 1e-2
 
@@ -119,11 +119,11 @@ def test_half_precision_base_is_restored_and_trained_in_float32():
         method = METHODS[given.method]
         attached = method.attach(model, given, 0)
         assert {p.dtype for p in attached.trainable.values()} == {torch.float32}
-        assert moved(attached) == 0
+        assert max_change(attached) == 0
         with torch.no_grad():
             for parameter in attached.trainable.values():
                 parameter.add_(0.25)
-        assert moved(attached) == pytest.approx(0.25, rel=1e-5)
+        assert max_change(attached) == pytest.approx(0.25, rel=1e-5)
         assert frozen_digest(method.detach(attached)) == digest
     same = METHODS["full"].attach(tiny_model("llama", torch.bfloat16), point("full", options={"master_weights": "same"}), 0)
     assert {p.dtype for p in same.trainable.values()} == {torch.bfloat16}
@@ -144,10 +144,10 @@ def test_moved_sees_one_number_and_nan():
     parameter = next(iter(attached.trainable.values()))
     with torch.no_grad():
         parameter[0, 0] += 0.5
-    assert moved(attached) == pytest.approx(0.5)
+    assert max_change(attached) == pytest.approx(0.5)
     with torch.no_grad():
         parameter[0, 0] = float("nan")
-    assert moved(attached) != moved(attached)
+    assert max_change(attached) != max_change(attached)
 
 
 def test_digest_sees_one_bit():

@@ -14,7 +14,7 @@ from peftodyssey.methods import spectra
 from peftodyssey.methods.table import METHODS
 from peftodyssey.methods.updates import added, base_norm, is_addition, updates
 from peftodyssey.methods.weights import frozen_digest
-from peftodyssey.recipe.cell import QuantPoint
+from peftodyssey.recipe.cell import QuantSpec
 
 TURNED = ("full", "lora", "rslora-dora", "pissa", "ia3", "bitfit")  # gpt2 stores its matrices the other way round
 FEW = [(family, name) for family, name in CASES if family == "llama" or (family == "gpt2" and name in TURNED)]
@@ -96,7 +96,7 @@ def test_on_a_quantised_base_the_update_is_the_adapters_alone(family: str, optio
         for name, module in model.named_modules()
         if isinstance(module, bitsandbytes.nn.Linear4bit)
     }
-    attached = METHODS["qlora"].attach(model, point("qlora", quant=QuantPoint("nf4"), options=options), 0)
+    attached = METHODS["qlora"].attach(model, point("qlora", quant=QuantSpec("nf4"), options=options), 0)
     train(attached)
     digest = frozen_digest(attached.model)
     factors = get_peft_model_state_dict(attached.model)
@@ -120,7 +120,7 @@ def test_on_eight_bits_the_base_is_what_its_storage_stands_for(tmp_path) -> None
 
     folder = saved_model(tiny_model("llama"), tmp_path / "base")
     model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=BitsAndBytesConfig(load_in_8bit=True), device_map={"": "cpu"})
-    attached = METHODS["lora"].attach(model.requires_grad_(False), point("lora", quant=QuantPoint("int8")), 0)
+    attached = METHODS["lora"].attach(model.requires_grad_(False), point("lora", quant=QuantSpec("int8")), 0)
     plain = matrices(tiny_model("llama"))
     for scored in (False, True):
         if scored:
@@ -132,7 +132,7 @@ def test_on_eight_bits_the_base_is_what_its_storage_stands_for(tmp_path) -> None
 def test_what_cannot_be_merged_into_a_quantised_weight_says_so(tmp_path) -> None:
     pytest.importorskip("bitsandbytes")
     model = _quantised(saved_model(tiny_model("llama"), tmp_path / "base"))
-    given = point("peft", options={"peft_type": "VERA", "config": {"target_modules": ["q_proj"]}}, quant=QuantPoint("nf4"))
+    given = point("peft", options={"peft_type": "VERA", "config": {"target_modules": ["q_proj"]}}, quant=QuantSpec("nf4"))
     attached = METHODS["peft"].attach(model, given, 0)
     assert all("vera on a quantised weight" in update.refused for update in updates(attached))
 

@@ -7,13 +7,13 @@ import torch
 
 from peftodyssey.methods.table import METHODS
 from peftodyssey.methods.wise_ft import scaled
-from peftodyssey.recipe.cell import MethodPoint
+from peftodyssey.recipe.cell import MethodSpec
 from tests.tiny import tiny
 
 POINTS = {
-    "full": MethodPoint("full", "full", lr=1e-3),
-    "last_layers": MethodPoint("last_layers", "last", lr=1e-3, options={"layers": 1}),
-    "lora": MethodPoint("lora", "lora", lr=1e-3, rank=4, alpha=8.0, targets="all-linear"),
+    "full": MethodSpec("full", "full", lr=1e-3),
+    "last_layers": MethodSpec("last_layers", "last", lr=1e-3, options={"layers": 1}),
+    "lora": MethodSpec("lora", "lora", lr=1e-3, rank=4, alpha=8.0, targets="all-linear"),
 }
 
 

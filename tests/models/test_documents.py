@@ -33,7 +33,7 @@ def batches(draw: st.DrawFn) -> list[list[int]]:
 
 @given(batches())
 def test_ends_give_every_document_its_length(rows: list[list[int]]) -> None:
-    found = documents.ends(segments_of(rows))
+    found = documents.cu_seqlens(segments_of(rows))
     assert found.dtype == np.int32
     assert found.shape[:3] == (1, 1, 1)
     size = found.shape[3]
@@ -57,7 +57,7 @@ def test_side_by_side_is_what_a_mask_gives(kv_heads: int, window: int | None, fi
     segments = segments_of(rows)
     shapes = [(2, heads, 12, 5) for heads in (4, kv_heads, kv_heads)]
     inputs = [drawn(*shape, seed=n).requires_grad_() for n, shape in enumerate(shapes)]
-    found, _ = documents.attend(torch.nn.Module(), *inputs, torch.from_numpy(documents.ends(segments)), scaling=0.3, sliding_window=window)
+    found, _ = documents.varlen_attention_forward(torch.nn.Module(), *inputs, torch.from_numpy(documents.cu_seqlens(segments)), scaling=0.3, sliding_window=window)
 
     query, key, value = inputs
     back = torch.arange(12)[:, None] - torch.arange(12)
@@ -118,7 +118,7 @@ def test_the_name_stays_out_of_a_saved_configuration(tmp_path) -> None:
 def test_the_kernel_of_a_card_takes_what_it_is_given(kv_heads: int, window: int | None) -> None:
     """torch's own shapes and types of `varlen_attn`, forwards and backwards, on tensors without numbers."""
     inputs = [torch.empty(128, heads, 32, dtype=torch.float32, device="meta", requires_grad=True) for heads in (4, kv_heads, kv_heads)]
-    out = documents._by_flash(*inputs, torch.empty(16, dtype=torch.int32, device="meta"), 64, 0.1, window)
+    out = documents._flash_varlen(*inputs, torch.empty(16, dtype=torch.int32, device="meta"), 64, 0.1, window)
     assert (out.shape, out.dtype) == ((128, 4, 32), torch.bfloat16)
     grads = torch.autograd.grad(out, inputs, torch.empty_like(out))
     assert [grad.shape for grad in grads] == [x.shape for x in inputs]
@@ -127,17 +127,17 @@ def test_the_kernel_of_a_card_takes_what_it_is_given(kv_heads: int, window: int 
 def test_a_kernel_that_gives_something_else_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trial before first use, with a stand-in for the card's kernel that is right, and with one that leaks."""
     ends = torch.tensor([0, 5, 6, 40, 40, 40], dtype=torch.int32)
-    monkeypatch.setattr(documents, "_by_flash", documents._side_by_side)
-    assert documents._agree(ends, 2, None)
-    assert documents._agree(ends, 4, 3)
+    monkeypatch.setattr(documents, "_by_flash", documents._bucketed_sdpa)
+    assert documents._matches_sdpa(ends, 2, None)
+    assert documents._matches_sdpa(ends, 4, 3)
     one = torch.tensor([0, 40], dtype=torch.int32)
-    monkeypatch.setattr(documents, "_by_flash", lambda q, k, v, _, *more: documents._side_by_side(q, k, v, one, *more))
-    assert not documents._agree(ends, 4, None)
+    monkeypatch.setattr(documents, "_by_flash", lambda q, k, v, _, *more: documents._bucketed_sdpa(q, k, v, one, *more))
+    assert not documents._matches_sdpa(ends, 4, None)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
 def test_without_a_card_its_kernel_is_not_asked(tmp_path) -> None:
     model = load(resolve(str(tiny("llama", tmp_path))), precision="bf16")
-    assert documents.takes_ends(model, CPU, 512)
-    assert not documents.takes_ends(model, CPU, 256)
-    assert not documents.takes_ends(model, torch.device("cuda"), 512)
+    assert documents.supports_varlen(model, CPU, 512)
+    assert not documents.supports_varlen(model, CPU, 256)
+    assert not documents.supports_varlen(model, torch.device("cuda"), 512)

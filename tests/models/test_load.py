@@ -9,13 +9,13 @@ from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
 from peftodyssey.models import documents, head, packing
 from peftodyssey.models.anatomy import anatomy
-from peftodyssey.models.load import linear_names, load, pin_mode
+from peftodyssey.models.load import linear_names, load, set_scoring_mode
 from peftodyssey.models.source import resolve
-from peftodyssey.recipe.cell import QuantPoint
+from peftodyssey.recipe.cell import QuantSpec
 from tests.tiny import FAMILIES, tiny
 
-NF4 = QuantPoint("nf4")
-QUANTS = [NF4, QuantPoint("nf4", double_quant=False), QuantPoint("fp4"), QuantPoint("int8")]
+NF4 = QuantSpec("nf4")
+QUANTS = [NF4, QuantSpec("nf4", double_quant=False), QuantSpec("fp4"), QuantSpec("int8")]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -82,7 +82,7 @@ def test_scoring_first_changes_neither_gradients_nor_bytes(family, tmp_path):
     model = adapted(folder, NF4)
     before = stored_bytes(model)
     with torch.no_grad():
-        first, again = (pin_mode(model)(ids()).logits for _ in range(2))
+        first, again = (set_scoring_mode(model)(ids()).logits for _ in range(2))
     assert torch.equal(first, again)  # adapters' dropout is off
     after_scoring = loss_and_gradients(model)
     assert after_scoring[0] == alone[0]
@@ -177,7 +177,7 @@ def test_head_split_sees_adapters(quant, tmp_path):
     modes = [m.training for m in model.modules()]
     backbone, linear = head.split(model)
     assert modes == [m.training for m in model.modules()]
-    pin_mode(model)
+    set_scoring_mode(model)
     with torch.no_grad():
         wanted = model(ids()).logits
         assert torch.equal(linear(backbone(input_ids=ids()).last_hidden_state), wanted)

@@ -8,7 +8,7 @@ import torch
 from peftodyssey.models import load as models
 from peftodyssey.models import source
 from peftodyssey.models.anatomy import anatomy
-from peftodyssey.models.spread import layers_on_card, spread
+from peftodyssey.models.spread import layers_on_card, offload_layers
 
 GIB = 1 << 30
 
@@ -20,7 +20,7 @@ def test_the_logits_are_those_of_the_whole_model(shape: str) -> None:
     whole = models.load(found, precision="fp32")
     expected = whole(input_ids=ids_bt).logits
     for staying in (0, 1, anatomy(found.config).layers):
-        parted = spread(models.load(found, precision="fp32"), staying, torch.device("cpu"))
+        parted = offload_layers(models.load(found, precision="fp32"), staying, torch.device("cpu"))
         waiting = {name for name, p in parted.named_parameters() if p.device.type == "meta"}
         layers = {int(next(part for part in name.split(".") if part.isdigit())) for name in waiting}
         assert layers == set(range(staying, anatomy(found.config).layers))

@@ -16,7 +16,7 @@ from peftodyssey.models.anatomy import anatomy
 from peftodyssey.models.source import resolve
 from peftodyssey.plan import host
 from peftodyssey.plan.build import build
-from peftodyssey.plan.step import Step
+from peftodyssey.plan.step import StepSpec
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.report import preflight
 from peftodyssey.run.start import Options
@@ -25,7 +25,7 @@ from tests.plan.cards import GIB, card
 
 LLAMA = resolve("random/llama-7b")
 SIZES = anatomy(LLAMA.config)
-FULL = Step(
+FULL = StepSpec(
     precision="bf16", quant=None, trainable=SIZES.parameters, full=True, adapter_rank=0, seq_len=1024, micro_blocks=1,
     recompute="full", engine="own", device="cuda", optimizer="adamw8bit", master="same", offload_optimizer=True,
 )  # fmt: skip
@@ -123,7 +123,7 @@ def test_a_spilled_copy_has_the_same_bits(tmp_path: Path, monkeypatch: pytest.Mo
         name: torch.nn.Parameter(torch.randn(shape).to(dtype), requires_grad=False)
         for (name, shape), dtype in zip(shapes.items(), (torch.bfloat16, torch.float32, torch.float32, torch.float16), strict=True)
     }
-    copies = spill.spilled(found)
+    copies = spill.mmap_copy(found)
     assert list(tmp_path.iterdir()) == []  # no name: nothing is left behind
     for name, parameter in found.items():
         assert copies[name].dtype == parameter.dtype
@@ -133,23 +133,23 @@ def test_a_spilled_copy_has_the_same_bits(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PEFTODYSSEY_CACHE", str(tmp_path / "file"))
     with pytest.raises(StoreError, match="no copy"):
-        spill.spilled(found)
+        spill.mmap_copy(found)
 
 
 def test_full_fine_tuning_goes_back_to_the_base_from_a_spilled_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     from peftodyssey.methods import weights
     from peftodyssey.methods.table import METHODS
     from peftodyssey.models.load import load
-    from peftodyssey.recipe.cell import MethodPoint
+    from peftodyssey.recipe.cell import MethodSpec
 
     monkeypatch.setattr(weights, "MAPPED_COPY_BYTES", 0)
     model = load(resolve("random/tiny-llama"), precision="bf16")
     before = weights.frozen_digest(model)
-    attached = METHODS["full"].attach(model, MethodPoint("full", "full", lr=1e-3), 0)
-    assert weights.moved(attached) == 0.0
+    attached = METHODS["full"].attach(model, MethodSpec("full", "full", lr=1e-3), 0)
+    assert weights.max_change(attached) == 0.0
     with torch.no_grad():
         for parameter in attached.trainable.values():
             parameter.add_(1.0)
-    assert weights.moved(attached) == pytest.approx(1.0, rel=0.01)
+    assert weights.max_change(attached) == pytest.approx(1.0, rel=0.01)
     METHODS["full"].detach(attached)
     assert weights.frozen_digest(model) == before

@@ -8,32 +8,32 @@ from dataclasses import replace
 
 import pytest
 
-from peftodyssey.anatomy import Anatomy
+from peftodyssey.anatomy import ModelShape
 from peftodyssey.methods.table import METHODS
 from peftodyssey.models import source
 from peftodyssey.models.anatomy import anatomy as anatomy_of
-from peftodyssey.plan.choose import advice, choose, ways
+from peftodyssey.plan.choose import advice, choose, candidates
 from peftodyssey.plan.memory import estimate, run
-from peftodyssey.plan.step import Step
-from peftodyssey.recipe.cell import MethodPoint, QuantPoint
+from peftodyssey.plan.step import StepSpec
+from peftodyssey.recipe.cell import MethodSpec, QuantSpec
 
 GIB = 1 << 30
 # what stock transformers + PEFT + bitsandbytes reserved on an H200: QLoRA r=16 on a 7B Llama, recomputed where marked
 MEASURED_STOCK = {(1, 512, "full"): 4.98, (8, 512, "full"): 8.05, (1, 2048, "full"): 6.32, (4, 2048, "full"): 11.91, (8, 512, "none"): 42.0}
 
 
-def a_step(anatomy: Anatomy, method: str, rank: int, blocks: int, seq_len: int, recompute: str, **more: object) -> Step:
-    quant = QuantPoint("nf4", True) if method == "qlora" else None
+def a_step(anatomy: ModelShape, method: str, rank: int, blocks: int, seq_len: int, recompute: str, **more: object) -> StepSpec:
+    quant = QuantSpec("nf4", True) if method == "qlora" else None
     full = method == "full"
-    point = MethodPoint(method, method, lr=1e-4, rank=None if full else rank, alpha=2.0 * rank, quant=quant)
+    point = MethodSpec(method, method, lr=1e-4, rank=None if full else rank, alpha=2.0 * rank, quant=quant)
     settings = {"precision": "bf16", "engine": "stock", "device": "cuda", **more}
-    return Step(
+    return StepSpec(
         quant=quant, trainable=METHODS[method].count(point, anatomy), full=full, adapter_rank=0 if full else rank,
         seq_len=seq_len, micro_blocks=blocks, recompute=recompute, **settings,
     )  # fmt: skip
 
 
-def sizes(name: str) -> Anatomy:
+def sizes(name: str) -> ModelShape:
     return anatomy_of(source.resolve(name).config)
 
 
@@ -135,7 +135,7 @@ def test_weights_are_what_four_bits_and_their_constants_take() -> None:
 def test_a_7b_model_fits_small_cards(seq_len: int, gib: float) -> None:
     anatomy = sizes("random/llama-7b")
     step = a_step(anatomy, "qlora", 16, 1, seq_len, "none", engine="own", hopper=True)
-    assert min(estimate(anatomy, way).peak_reserved_bytes for way in ways(step)) <= gib * GIB
+    assert min(estimate(anatomy, way).peak_reserved_bytes for way in candidates(step)) <= gib * GIB
 
 
 def test_choose_keeps_the_batch_and_takes_the_fastest_way_that_fits() -> None:
@@ -196,4 +196,4 @@ def test_the_plan_and_attention_agree_on_what_a_long_row_is() -> None:
     from peftodyssey.models import documents
     from peftodyssey.plan import layers
 
-    assert layers.LONG_ON_CPU == documents.LONG
+    assert layers.LONG_ON_CPU == documents.MIN_VARLEN_TOKENS_CPU

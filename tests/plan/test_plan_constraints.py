@@ -9,7 +9,7 @@ from peftodyssey.models import source
 from peftodyssey.models.anatomy import anatomy
 from peftodyssey.plan.build import build
 from peftodyssey.plan.device import detect
-from peftodyssey.plan.fleets import fleets, why_alone
+from peftodyssey.plan.fleets import fleets, why_not_batched
 from peftodyssey.plan.host import of_cell
 from peftodyssey.recipe.load import load_recipe
 
@@ -49,8 +49,8 @@ def test_replay_trains_on_a_train_part_and_an_early_stop_looks_at_a_validation_p
     (task,) = plan("{method: full, replay: 10%, early_stop: {}}").cells
     made = {index.folder: index for index in plan("{method: full, replay: 10%, early_stop: {}}").indexes}
     assert (made[task.replay_index].corpus.name, made[task.replay_index].split) == ("pretrain_sample", "train")
-    assert (made[task.guard.index].corpus.name, made[task.guard.index].split) == ("wiki_general", "valid")
-    assert task.guard.index not in {column.index for column in task.scores}
+    assert (made[task.early_stop_eval.index].corpus.name, made[task.early_stop_eval.index].split) == ("wiki_general", "valid")
+    assert task.early_stop_eval.index not in {column.index for column in task.scores}
     assert task.replay_index not in {column.index for column in task.scores}
 
 
@@ -67,7 +67,7 @@ def test_text_that_is_reported_is_not_trained_on(tmp_path):
 @pytest.mark.parametrize("constraint", ["l2_sp: 1", "norm_ball: 0.1", "replay: 10%", "early_stop: {}"])
 def test_a_held_adapter_trains_alone_and_a_scored_share_does_not(constraint):
     made = plan(f"{{method: lora, rank: [2, 4], {constraint}}}", "{method: lora, rank: [2, 4], wise_ft: 0.5}")
-    alone = [task.cell.method.label for task in made.cells if why_alone(task)]
+    alone = [task.cell.method.label for task in made.cells if why_not_batched(task)]
     assert len(alone) == 2
     assert all(constraint.split(":")[0] in label for label in alone)
     assert [len(group) for group in fleets(made, made.cells)] == [2]
@@ -75,8 +75,8 @@ def test_a_held_adapter_trains_alone_and_a_scored_share_does_not(constraint):
 
 def test_each_share_has_columns_of_its_own_on_every_text():
     (task,) = plan("{method: full, wise_ft: [0, 0.5, 1]}").cells
-    assert [column.share for column in task.wise] == [0.0] * 3 + [0.5] * 3 + [1.0] * 3
+    assert [column.share for column in task.wise_ft_scores] == [0.0] * 3 + [0.5] * 3 + [1.0] * 3
     after = {column.folder for column in task.scores}
-    assert {column.folder for column in task.wise if column.share == 1} == after
-    assert len({column.folder for column in task.wise} - after) == 6
+    assert {column.folder for column in task.wise_ft_scores if column.share == 1} == after
+    assert len({column.folder for column in task.wise_ft_scores} - after) == 6
     assert task.hash == plan("{method: full}").cells[0].hash

@@ -31,12 +31,12 @@ def test_it_adds_columns_and_changes_no_cell_and_no_row(tmp_path: Path) -> None:
     assert [task.entry["scores"] for task in with_it.cells] == [task.entry["scores"] for task in without.cells]
     for kind in ("indexes", "base_scores"):
         assert {task.folder for task in getattr(with_it, kind)} == {task.folder for task in getattr(without, kind)}
-    assert not any("transfer" in task.entry or task.crossed for task in without.cells)
+    assert not any("transfer" in task.entry or task.transfer_scores for task in without.cells)
     one, other = with_it.cells
     assert [text["name"] for text in one.entry["transfer"]] == [other.cell.domain.name]
     assert one.entry["transfer"][0]["before"] == other.entry["scores"]["test"]["before"]
-    assert one.crossed[0].index == other.entry["scores"]["test"]["index"]
-    assert one.crossed[0].folder not in {column.folder for task in with_it.cells for column in task.scores}
+    assert one.transfer_scores[0].index == other.entry["scores"]["test"]["index"]
+    assert one.transfer_scores[0].folder not in {column.folder for task in with_it.cells for column in task.scores}
 
 
 def test_a_text_that_is_scored_alike_under_two_policies_is_scored_once(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_every_setting_says_whose_it_is(name: str) -> None:
 def test_it_passes_check_where_its_models_and_texts_are_at_hand(name: str, texts: Path) -> None:
     plan = build(load_recipe(name, HUB.get(name, [])), detect())
     assert plan.cells
-    assert all(task.crossed for task in plan.cells)
+    assert all(task.transfer_scores for task in plan.cells)
     assert {"degradation", "forgetting", "tokens", "transfer"} <= set(load_recipe(name).measured)
 
 

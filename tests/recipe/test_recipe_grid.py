@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recipe_material import GOOD, MINIMAL
 
-from peftodyssey.recipe.cell import QuantPoint
+from peftodyssey.recipe.cell import QuantSpec
 from peftodyssey.recipe.explain import _classes
 from peftodyssey.recipe.grid import cells, tune_group
 from peftodyssey.recipe.load import load_recipe
@@ -100,8 +100,8 @@ def test_qlora_is_lora_on_a_four_bit_base():
         "{method: lora, rank: 4, quant: int8}",
     )
     assert [(c.method.method, c.method.quant) for c in found] == [
-        ("lora", QuantPoint("int8", False)),
-        ("qlora", QuantPoint("nf4", True)),
+        ("lora", QuantSpec("int8", False)),
+        ("qlora", QuantSpec("nf4", True)),
     ]
 
 

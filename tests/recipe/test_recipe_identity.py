@@ -15,11 +15,11 @@ from peftodyssey.recipe import identity as module
 from peftodyssey.recipe.cell import (
     Cell,
     CorpusPoint,
-    MethodPoint,
-    ModelPoint,
-    QuantPoint,
-    TaskPoint,
-    TrainPoint,
+    MethodSpec,
+    ModelSpec,
+    QuantSpec,
+    TaskSpec,
+    TrainSpec,
 )
 from peftodyssey.recipe.grid import cells
 from peftodyssey.recipe.identity import canonical, digest, identity
@@ -63,15 +63,15 @@ print([short(cell) for cell in cells(load_recipe("your-text"))])
 
 
 ANOTHER = {
-    Cell: {"model": ModelPoint("a", None, 9), "domain": CorpusPoint("a", "b", newline="strip"), "method": MethodPoint("full", "x"), "seed": 9,
-           "train": None, "recipe": "other", "general": (), "score": None, "tasks": (TaskPoint("t", "bundled/boolq"),),
+    Cell: {"model": ModelSpec("a", None, 9), "domain": CorpusPoint("a", "b", newline="strip"), "method": MethodSpec("full", "x"), "seed": 9,
+           "train": None, "recipe": "other", "general": (), "score": None, "tasks": (TaskSpec("t", "bundled/boolq"),),
            "replay": CorpusPoint("a", "b"), "guard": CorpusPoint("a", "b"), "crossed": (CorpusPoint("a", "b"),)},
-    ModelPoint: {"name": "other", "revision": "r", "max_position_embeddings": 9, "weights": "bin"},
+    ModelSpec: {"name": "other", "revision": "r", "max_position_embeddings": 9, "weights": "bin"},
     CorpusPoint: {"name": "n", "source": "s", "revision": "r", "field": "f", "config": "c", "split": {"test": 0.1}, "newline": "strip"},
-    MethodPoint: {"method": "lora", "label": "l", "lr": 9.0, "tuned": False, "rank": 9, "alpha": 9.0, "targets": ("q",), "dropout": 0.5,
+    MethodSpec: {"method": "lora", "label": "l", "lr": 9.0, "tuned": False, "rank": 9, "alpha": 9.0, "targets": ("q",), "dropout": 0.5,
                   "quant": None, "options": {"dora": True}},
-    QuantPoint: {"kind": "fp4", "double_quant": False},
-    TrainPoint: {"budget_tokens": 9, "budget_epochs": 2.0, "budget_steps": 9, "seq_len": 9, "batch_tokens": 9, "schedule": "wsd", "warmup": 0.5,
+    QuantSpec: {"kind": "fp4", "double_quant": False},
+    TrainSpec: {"budget_tokens": 9, "budget_epochs": 2.0, "budget_steps": 9, "seq_len": 9, "batch_tokens": 9, "schedule": "wsd", "warmup": 0.5,
                  "weight_decay": 0.1, "grad_clip": 0.0, "betas": (0.9, 0.95), "objective": "sft", "overlong": "cut", "chat_template": "plain", "score_at": (0.5, 1.0), "precision": "bf16",
                  "optimizer": "adamw", "engine": "trl", "fleet": "off", "halving": 2},
 }  # fmt: skip
@@ -84,23 +84,23 @@ def with_other(kind, name):
             name, value
         )
         return replace(CELL, **{name: value})
-    if kind is QuantPoint:
+    if kind is QuantSpec:
         return replace(CELL, method=replace(CELL.method, quant=replace(CELL.method.quant, **{name: value})))
-    part = {ModelPoint: "model", CorpusPoint: "domain", MethodPoint: "method", TrainPoint: "train"}[kind]
+    part = {ModelSpec: "model", CorpusPoint: "domain", MethodSpec: "method", TrainSpec: "train"}[kind]
     return replace(CELL, **{part: replace(getattr(CELL, part), **{name: value})})
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, field.name) for kind in ANOTHER for field in fields(kind)])
 def test_every_field_is_science_or_named_as_how(kind, name):
     changed = short(with_other(kind, name)) != short(CELL)
-    assert changed == (name not in module.HOW[kind])
+    assert changed == (name not in module.EXCLUDED_FIELDS[kind])
 
 
 def test_what_is_named_as_how_or_has_a_default_exists():
-    assert set(module.HOW) == set(module.DEFAULTS) == set(ANOTHER)
-    for kind, named in [*module.HOW.items(), *module.DEFAULTS.items()]:
+    assert set(module.EXCLUDED_FIELDS) == set(module.DEFAULTS) == set(ANOTHER)
+    for kind, named in [*module.EXCLUDED_FIELDS.items(), *module.DEFAULTS.items()]:
         assert set(named) <= {field.name for field in fields(kind)}
-        assert not set(module.HOW[kind]) & set(module.DEFAULTS[kind])
+        assert not set(module.EXCLUDED_FIELDS[kind]) & set(module.DEFAULTS[kind])
 
 
 @pytest.mark.parametrize("fact", sorted(set(FACTS) - {"saved", "replay", "early_stop"}))

@@ -68,7 +68,7 @@ def token_class(piece: str) -> int:
 
 
 def write_corpus(folder: Path, documents: list[str], name: str, split: str) -> None:
-    manifest.fresh(folder)
+    manifest.prepare_dir(folder)
     rows: dict[str, list] = {key: [] for key in INDEX}
     ids: dict[str, int] = {}
     per_document = []
@@ -109,7 +109,7 @@ def write_corpus(folder: Path, documents: list[str], name: str, split: str) -> N
 
 
 def write_score(folder: Path, nll: np.ndarray) -> None:
-    manifest.fresh(folder)
+    manifest.prepare_dir(folder)
     parquet.write_nll(folder, nll.astype(np.float32), np.maximum(1, nll * 9).astype(np.int32))
     manifest.commit(
         folder, {"kind": "score", "facts": {"tokens": len(nll), "nll_nats_mean": float(nll.mean())}}
@@ -236,7 +236,7 @@ def _write_result(
     if fit.status == "failed":
         manifest.fail(folder, "loss is not finite at step 3", "train")
         return
-    manifest.fresh(folder)
+    manifest.prepare_dir(folder)
     points = [
         {"cell": digest, "tokens_seen": int(t), "step": int(t // 4096), "corpus": domain, "split": "valid",
          "nll_nats": valid_before + valid_delta * (t / 65536) ** 0.5, "tokens": 3000}

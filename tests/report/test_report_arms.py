@@ -36,7 +36,7 @@ def write_noise(folder: Path, arm: str, tokens: int, cost: float) -> dict[str, A
         "folder": f"noise/{arm}-{tokens}", "model": "bundled/odyssey-3m", "revision": f"{arm}-{tokens}M", "pretrain_tokens": tokens * 10**6, "arm": arm,
         "corpus": "wiki", "scale": "initializer", "tensors": "blocks",
     }  # fmt: skip
-    place = manifest.fresh(folder / entry["folder"])
+    place = manifest.prepare_dir(folder / entry["folder"])
     parquet.write_rows(place / layout.SHIFTS, rows, tables.SHIFTS)
     manifest.commit(place, {"kind": "noise", "facts": {"sigma": 0.02}})
     return entry

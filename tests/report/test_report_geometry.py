@@ -76,7 +76,7 @@ def measured_run(folder: Path, refused: dict[str, str]) -> Path:
         cell["geometry"] = cell["folder"].replace("cells/", "geometry/")
     plans.write(folder, plan["recipe"], "0" * 8, {**plan, "measure": [*plan["measure"], "geometry"]})
     first = plan["cells"][0]
-    made = manifest.fresh(folder / first["geometry"])
+    made = manifest.prepare_dir(folder / first["geometry"])
     parquet.write_rows(made / "geometry.parquet", [{"cell": first["cell"], **one} for one in MATRICES], tables.GEOMETRY)
     manifest.commit(made, {"kind": "geometry", "facts": {"base_norm": 50.0, "layers": [0], "layers_of": 1, "refused": refused}})
     return folder

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from peftodyssey import api
-from peftodyssey.plan.fleets import fleets, why_alone
+from peftodyssey.plan.fleets import fleets, why_not_batched
 from peftodyssey.report.side_by_side import side_by_side
 from peftodyssey.store import layout, manifest
 from tests import micro
@@ -118,7 +118,7 @@ def test_a_member_that_diverges_fails_alone(tmp_path: Path) -> None:
 
 def test_who_trains_alone_and_why(tmp_path: Path) -> None:
     plan = api.plan(micro.write(tmp_path, RECIPE), device="cpu")
-    reasons = {task.cell.method.label: why_alone(task) for task in plan.cells}
+    reasons = {task.cell.method.label: why_not_batched(task) for task in plan.cells}
     assert reasons["full"] == "full is not LoRA"
     assert reasons["dora"].startswith("DoRA")
     assert [len(group) for group in fleets(plan, plan.cells)] == [4, 2]

@@ -17,7 +17,7 @@ from peftodyssey.methods.table import METHODS
 from peftodyssey.methods.updates import updates
 from peftodyssey.models.load import load
 from peftodyssey.models.source import resolve
-from peftodyssey.recipe.cell import MethodPoint
+from peftodyssey.recipe.cell import MethodSpec
 from peftodyssey.store import layout, manifest, parquet
 from tests import micro
 
@@ -69,7 +69,7 @@ def test_asked_for_afterwards_adapters_are_measured_and_nothing_is_trained_again
 
 def test_intruders_are_those_that_peft_would_reduce(base) -> None:
     """PEFT's mitigation names their number for every layer; its rule is k = 10, cosine 0.5 on the outputs' side."""
-    attached = METHODS["lora"].attach(base, MethodPoint("lora", "lora", rank=4, alpha=8.0, targets=("q_proj", "down_proj")), 0)
+    attached = METHODS["lora"].attach(base, MethodSpec("lora", "lora", rank=4, alpha=8.0, targets=("q_proj", "down_proj")), 0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in attached.trainable.items():
@@ -90,7 +90,7 @@ def test_intruders_are_those_that_peft_would_reduce(base) -> None:
 
 
 def test_what_did_not_move_has_no_row_and_a_vector_has_no_spectrum(base) -> None:
-    attached = METHODS["full"].attach(base, MethodPoint("full", "full", lr=1e-3), 0)
+    attached = METHODS["full"].attach(base, MethodSpec("full", "full", lr=1e-3), 0)
     with torch.no_grad():
         for name, parameter in attached.trainable.items():
             if name.endswith(("layers.0.mlp.up_proj.weight", "model.norm.weight", "embed_tokens.weight")):
@@ -108,11 +108,11 @@ def test_what_did_not_move_has_no_row_and_a_vector_has_no_spectrum(base) -> None
 
 
 def test_a_large_model_is_sampled_by_layers_and_says_which() -> None:
-    from peftodyssey.anatomy import Anatomy, Matrix
+    from peftodyssey.anatomy import ModelShape, LinearShape
 
-    def sizes(width: int, layers: int) -> Anatomy:
-        linears = tuple(Matrix(f"layers.{layer}.up", 4 * width, width, False, layer) for layer in range(layers))
-        return Anatomy("llama", 10, width, layers, 8, 8, 64, 4 * width, 99, True, True, linears, 10, 0, 1, 1)
+    def sizes(width: int, layers: int) -> ModelShape:
+        linears = tuple(LinearShape(f"layers.{layer}.up", 4 * width, width, False, layer) for layer in range(layers))
+        return ModelShape("llama", 10, width, layers, 8, 8, 64, 4 * width, 99, True, True, linears, 10, 0, 1, 1)
 
     assert job.decomposed(sizes(768, 12))[1] == tuple(range(12))
     names, layers = job.decomposed(sizes(8192, 80))
@@ -121,7 +121,7 @@ def test_a_large_model_is_sampled_by_layers_and_says_which() -> None:
 
 
 def test_a_card_without_room_leaves_it_to_the_cpu(base) -> None:
-    attached = METHODS["lora"].attach(base, MethodPoint("lora", "lora", rank=2, alpha=4.0, targets=("q_proj",)), 0)
+    attached = METHODS["lora"].attach(base, MethodSpec("lora", "lora", rank=2, alpha=4.0, targets=("q_proj",)), 0)
     update = next(iter(updates(attached)))
     METHODS["lora"].detach(attached)
     asked = []
@@ -132,13 +132,13 @@ def test_a_card_without_room_leaves_it_to_the_cpu(base) -> None:
             raise torch.OutOfMemoryError
         return {"matrix": update.on(device).name}
 
-    assert job._roomy(act) == {"matrix": update.name}
+    assert job._with_cpu_fallback(act) == {"matrix": update.name}
     assert asked == ["", "cpu"]
 
 
 def test_the_folder_is_committed_with_its_rule_and_holds_what_a_dense_decomposition_finds(tmp_path: Path) -> None:
     _, _, root = go(tmp_path, ASKED.replace("{method: full, lr: 1e-3}, ", ""), "out")
-    (folder,) = (root / layout.MOVES).iterdir()
+    (folder,) = (root / layout.GEOMETRY_DIR).iterdir()
     written = manifest.read(folder)
     assert written is not None
     assert (written["facts"]["top"], written["facts"]["cosine"], written["facts"]["refused"]) == (10, 0.5, {})
@@ -149,7 +149,7 @@ def test_the_folder_is_committed_with_its_rule_and_holds_what_a_dense_decomposit
 def _agree_with_dense(root: Path) -> None:
     """Every number of the LoRA cell's first matrix, from the stored adapter and the stored base by numpy alone."""
     entry = next(folder for folder in (root / layout.CELLS).iterdir() if "-lora-" in folder.name)
-    row = parquet.read(root / layout.MOVES / entry.name / layout.GEOMETRY).to_pylist()[0]
+    row = parquet.read(root / layout.GEOMETRY_DIR / entry.name / layout.GEOMETRY).to_pylist()[0]
     stem = "base_model.model." + row["matrix"].removesuffix(".weight")
     adapter = load_file(entry / layout.ADAPTER / "adapter_model.safetensors")
     change = 2.0 * (adapter[f"{stem}.lora_B.weight"].double() @ adapter[f"{stem}.lora_A.weight"].double()).numpy()

@@ -108,10 +108,10 @@ def plan(folder: Path, *settings: str) -> Plan:
 
 
 def test_only_tuned_groups_compete(tmp_path: Path) -> None:
-    found = halving.contests(plan(tmp_path).cells)
+    found = halving.tuning_groups(plan(tmp_path).cells)
     assert sorted(len(contest) for contest in found) == [2, 3]
     assert {halving.shares(contest) for contest in found} == {(0.5, 0.75)}
-    assert halving.contests(plan(tmp_path, "train.select=null").cells) == []
+    assert halving.tuning_groups(plan(tmp_path, "train.select=null").cells) == []
 
 
 def test_what_cannot_be_halved_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from peftodyssey import api, assets
 from peftodyssey.errors import Interrupted
 from peftodyssey.jobs import perturb
-from peftodyssey.jobs.bases import Bases
+from peftodyssey.jobs.bases import LoadedModels
 from peftodyssey.jobs.events import How
 from peftodyssey.models.tokenizer import load_tokenizer
 from peftodyssey.plan.build import build
@@ -131,10 +131,10 @@ def test_a_second_run_does_nothing_and_a_stopped_task_goes_on(copies: Path, tmp_
     for path in (copies / task.score.folder).iterdir():
         path.unlink()
     with pytest.raises(Interrupted):
-        perturb.perturb(task, copies, Bases("cpu", 1 << 32), HOW, Quiet(5))
+        perturb.perturb(task, copies, LoadedModels("cpu", 1 << 32), HOW, Quiet(5))
     kept = json.loads((copies / task.score.folder / perturb.SO_FAR).read_text())
     assert 0 < len(kept) < len({(r["kind"], r["gamma"], r["rank"], r["pair"], r["sign"]) for r in before})
-    perturb.perturb(task, copies, Bases("cpu", 1 << 32), HOW, Quiet())
+    perturb.perturb(task, copies, LoadedModels("cpu", 1 << 32), HOW, Quiet())
     assert parquet.read(copies / task.score.folder / layout.SHIFTS).to_pylist() == before
     assert manifest.read(copies / task.score.folder) is not None
     _, outcome, _ = api.run_plan(plan, copies, console=Console(quiet=True))
@@ -146,7 +146,7 @@ def test_a_second_run_does_nothing_and_a_stopped_task_goes_on(copies: Path, tmp_
 def test_the_bundled_ladder_agrees_with_a_script_of_its_own(rung: str, tmp_path: Path) -> None:
     text = RECIPE % ("bundled/odyssey-3m", rung, "bundled/arxiv_cs.CL", "bundled/wiki_general", "gammas: [0.4], pairs: 2, documents: 99")
     plan = build(load_recipe(text), detect("cpu"))
-    bases = Bases("cpu", 1 << 32)
+    bases = LoadedModels("cpu", 1 << 32)
     for task in plan.noise:
         index = next(index for index in plan.indexes if index.folder == task.score.index)
         from peftodyssey.jobs.index import index as make

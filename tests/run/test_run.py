@@ -96,7 +96,7 @@ def test_a_damaged_cell_is_done_again(done: Path, tmp_path: Path) -> None:
 def test_a_lost_column_of_an_adapter_is_scored_without_training(done: Path, tmp_path: Path) -> None:
     entry = next(e for e in api.open(done).cells if e["coordinates"]["method"] == "lora")
     before = (done / entry["folder"] / "manifest.json").read_bytes()
-    manifest.fresh(done / entry["scores"]["test"]["after"])
+    manifest.prepare_dir(done / entry["scores"]["test"]["after"])
     _, outcome, _ = api.run_plan(api.plan(micro.write(tmp_path)), done, console=quiet())
     assert outcome.done == 1
     assert (done / entry["folder"] / "manifest.json").read_bytes() == before

@@ -9,7 +9,7 @@ import pytest
 from peftodyssey.corpora import source
 from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.index import about_token_counts, build_index
-from peftodyssey.jobs.bases import Bases
+from peftodyssey.jobs.bases import LoadedModels
 from peftodyssey.jobs.index import index as make
 from peftodyssey.measure.stats import too_few
 from peftodyssey.models.source import resolve
@@ -31,7 +31,7 @@ OFFLINE = [
 
 @pytest.mark.parametrize("name", OFFLINE)
 def test_no_interval_of_a_shipped_recipe_is_missing_for_want_of_documents(name: str, tmp_path: Path) -> None:
-    plan, bases = build(load_recipe(name), detect("cpu")), Bases("cpu", 1 << 32)
+    plan, bases = build(load_recipe(name), detect("cpu")), LoadedModels("cpu", 1 << 32)
     tokenizer = bases.tokenizer(plan.cells[0].base)
     notes = {}
     for index in plan.indexes:

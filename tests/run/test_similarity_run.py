@@ -16,7 +16,7 @@ from peftodyssey.corpora.source import resolve
 from peftodyssey.errors import CorpusError
 from peftodyssey.jobs import index as index_job
 from peftodyssey.jobs import states as states_job
-from peftodyssey.jobs.bases import Bases
+from peftodyssey.jobs.bases import LoadedModels
 from peftodyssey.jobs.events import How
 from peftodyssey.measure import chunks, overlap
 from peftodyssey.measure.similarity import Sample, of_states, of_tokens, reference
@@ -70,7 +70,7 @@ class Silent:
 
 def test_a_text_without_chunks_says_what_to_do_and_what_is_read_is_read_again_the_same(tmp_path: Path) -> None:
     plan = made(tmp_path, ASKED[0], "measure=[degradation, {similarity: {chunks: 12, chunk_tokens: 32}}]")
-    bases, how = Bases("cpu", plan.budget_bytes), How("cpu", 0.0, "adapters", None)
+    bases, how = LoadedModels("cpu", plan.budget_bytes), How("cpu", 0.0, "adapters", None)
     text = plan.states[0]
     [index] = [index for index in plan.indexes if index.folder == text.index]
     index_job.index(index, tmp_path, bases.tokenizer(text.base))

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from peftodyssey.models.shapes import named
-from peftodyssey.recipe.cell import ScorePoint
+from peftodyssey.recipe.cell import ScoreSpec
 
 PREFIX = 0
 
@@ -37,9 +37,9 @@ def index_of(token: np.ndarray, lengths: tuple[int, ...] | list[int]) -> SimpleN
     return SimpleNamespace(token=token, starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
-def point(context: int, stride: int, first_token: str = "bos", mode: str = "documents") -> ScorePoint:
+def point(context: int, stride: int, first_token: str = "bos", mode: str = "documents") -> ScoreSpec:
     """How to score; no cap on tokens."""
-    return ScorePoint(context=context, stride=stride, tokens=None, first_token=first_token, mode=mode)
+    return ScoreSpec(context=context, stride=stride, tokens=None, first_token=first_token, mode=mode)
 
 
 @torch.no_grad()

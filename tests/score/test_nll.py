@@ -140,7 +140,7 @@ def test_a_stated_budget_is_held_for_real_on_the_cpu():
     """Nothing stands in for anything: what is resident is measured, and 16384 tokens at a time are too many."""
     model, texts = tiny_model("llama", intermediate_size=4096), index(*[64] * 400)
     whole = _score(model, texts, point(64, 32))
-    resident.give_back(torch.device("cpu"))
+    resident.release_memory(torch.device("cpu"))
     got = _score(model, texts, point(64, 32), batch_tokens=16384, budget_bytes=resident.resident_bytes() + (192 << 20))
     assert got.facts["out_of_memory"] >= 1
     assert 64 < got.facts["batch_tokens"] <= 8192

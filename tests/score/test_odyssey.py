@@ -10,7 +10,7 @@ from score_material import PREFIX, index_of, plain_logits, plain_nll, point
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from peftodyssey import assets
-from peftodyssey.models.lean import leaned
+from peftodyssey.models.lean import patch_model
 from peftodyssey.score.nll import mean_nats, score_index
 
 CONTEXT = 256
@@ -83,7 +83,7 @@ def test_lean_forms_score_what_the_modules_score(folder, texts, layout):
         return score_index(exact, index, point(CONTEXT, 128), prefix=PREFIX, device="cpu", layout=layout)
 
     own = scored()
-    with leaned(exact, None):
+    with patch_model(exact, None):
         assert any("forward" in vars(module) for module in exact.modules())
         lean = scored()
     assert np.abs(own.nll_nats - lean.nll_nats).max() < 1e-6  # the head's float32

@@ -12,7 +12,7 @@ from peftodyssey import assets
 from peftodyssey.corpora.questions import Request, questions, requests, resolve
 from peftodyssey.errors import InputError
 from peftodyssey.measure import choices as measured
-from peftodyssey.recipe.cell import TaskPoint
+from peftodyssey.recipe.cell import TaskSpec
 from peftodyssey.score.choices import score_choices
 
 
@@ -67,7 +67,7 @@ def test_accuracies_are_lm_evals_own(name, tmp_path):
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-    asked = questions(resolve(TaskPoint(name, f"bundled/{name}", examples=30)))
+    asked = questions(resolve(TaskSpec(name, f"bundled/{name}", examples=30)))
     rows = [{"prompt": q.prompt, "choices": [c.strip() for c in q.choices], "answer": q.answer} for q in asked]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = str(assets.model_files("odyssey-3m") / "tokenizer.json")

@@ -8,12 +8,12 @@ import torch
 from score_material import PREFIX, index, point, tiny_model
 
 from peftodyssey.corpora.index import Index
-from peftodyssey.corpora.openings import openings
+from peftodyssey.corpora.openings import first_windows
 from peftodyssey.errors import ModelError
-from peftodyssey.methods.weights import copies
+from peftodyssey.methods.weights import snapshot
 from peftodyssey.score import noise
 from peftodyssey.score.critical import WITHIN, critical_step
-from peftodyssey.score.gradient import descent
+from peftodyssey.score.gradient import negative_gradient
 from peftodyssey.score.nll import mean_nats, score_index
 
 FAMILIES = ("llama", "gpt2")  # linear maps stored out x in, and in x out with a tied head
@@ -22,12 +22,12 @@ FAMILIES = ("llama", "gpt2")  # linear maps stored out x in, and in x out with a
 def setting(family="llama", parts=("blocks",), scale="initializer"):
     model = tiny_model(family).requires_grad_(False)
     tensors = noise.matrices(model, parts)
-    return model, tensors, copies(tensors), noise.sigmas(model, tensors, scale)
+    return model, tensors, snapshot(tensors), noise.sigmas(model, tensors, scale)
 
 
 def change_of(kind, sigma, update=None):
     return {
-        "gaussian": noise.gaussian(sigma, 0.3, 1), "low_rank": noise.low_rank(sigma, 0.3, 1, 2), "update": noise.along(update or {}, 2.0),
+        "gaussian": noise.gaussian(sigma, 0.3, 1), "low_rank": noise.low_rank(sigma, 0.3, 1, 2), "update": noise.rescaled_update(update or {}, 2.0),
         "nf4": noise.rounding("nf4"), "fp4": noise.rounding("fp4"), "int8": noise.rounding("int8"),
     }[kind]  # fmt: skip
 
@@ -37,10 +37,10 @@ def change_of(kind, sigma, update=None):
 def test_the_weights_come_back_bit_for_bit_even_after_a_mistake(kind, dtype):
     model, _, _, sigma = setting(parts=("blocks", "embeddings", "head"))
     tensors = noise.matrices(model.to(dtype), ("blocks", "embeddings", "head"))
-    originals, before = copies(tensors), {name: p.clone() for name, p in model.named_parameters()}
+    originals, before = snapshot(tensors), {name: p.clone() for name, p in model.named_parameters()}
 
     def midway():
-        with noise.shifted(tensors, originals, change_of(kind, sigma)) as moved:
+        with noise.perturbed_weights(tensors, originals, change_of(kind, sigma)) as moved:
             assert moved.norm > 0
             assert any(not torch.equal(p, before[name]) for name, p in model.named_parameters())
             raise RuntimeError("midway")
@@ -70,7 +70,7 @@ def test_gaussian_noise_has_its_standard_deviation_and_its_seed():
     assert torch.equal(eps, noise.gaussian(sigma, 0.5, 3)(name, tensors[name]))
     assert torch.allclose(2 * eps, noise.gaussian(sigma, 1.0, 3)(name, tensors[name]))
     assert not torch.equal(eps, noise.gaussian(sigma, 0.5, 4)(name, tensors[name]))
-    with noise.shifted(tensors, originals, noise.gaussian(sigma, 0.5, 3)) as moved:
+    with noise.perturbed_weights(tensors, originals, noise.gaussian(sigma, 0.5, 3)) as moved:
         assert moved.norm == pytest.approx(0.5 * noise.length(tensors, sigma), rel=0.02)
 
 
@@ -93,7 +93,7 @@ def test_a_rank_that_is_full_is_the_gaussian_noise():
 def test_an_update_is_rescaled_as_a_whole():
     _, tensors, originals, _ = setting()
     update = {name: torch.randn(weight.shape) for name, weight in list(tensors.items())[:3]}
-    with noise.shifted(tensors, originals, noise.along(update, 2.0)) as moved:
+    with noise.perturbed_weights(tensors, originals, noise.rescaled_update(update, 2.0)) as moved:
         assert moved.norm == pytest.approx(2.0, rel=1e-4)
         parts = [float((tensors[name] - originals[name]).norm() / part.norm()) for name, part in update.items()]
         assert parts == pytest.approx([parts[0]] * 3, rel=1e-3)
@@ -120,7 +120,7 @@ def test_the_scales_are_what_they_are_called():
 @pytest.mark.parametrize(("kind", "most"), [("int8", 0.01), ("nf4", 0.15), ("fp4", 0.2)])
 def test_rounding_moves_the_weights_by_what_its_bits_allow(kind, most):
     _, tensors, originals, _ = setting()
-    with noise.shifted(tensors, originals, noise.rounding(kind)) as moved:
+    with noise.perturbed_weights(tensors, originals, noise.rounding(kind)) as moved:
         assert 0 < moved.relative < most
 
 
@@ -146,7 +146,7 @@ def test_a_pair_cancels_what_is_linear():
     at = loss()
     change = noise.gaussian({"w": 1.0}, 0.1, 0)
     for sign in (1, -1):
-        with noise.shifted({"w": weight}, originals, change, sign):
+        with noise.perturbed_weights({"w": weight}, originals, change, sign):
             rises.append(loss() - at)
     eps = change("w", weight).double()
     assert sum(rises) / 2 == pytest.approx(float(0.5 * (curvature * eps**2).sum()), rel=1e-9)
@@ -167,11 +167,11 @@ def test_the_descent_is_minus_the_gradient_of_the_reported_loss():
     """Central differences of the scored mean along the direction itself: minus its squared norm."""
     model, tensors, originals, _ = setting()
     text, settings = index(9, 30, 17), point(16, 8)
-    direction = descent(model, tensors, text, settings, prefix=PREFIX, device="cpu")
+    direction = negative_gradient(model, tensors, text, settings, prefix=PREFIX, device="cpu")
     norm = float(torch.cat([part.flatten() for part in direction.values()]).norm())
 
     def loss(step):
-        with noise.shifted(tensors, originals, noise.along(direction, abs(step)), 1 if step >= 0 else -1):
+        with noise.perturbed_weights(tensors, originals, noise.rescaled_update(direction, abs(step)), 1 if step >= 0 else -1):
             return mean_nats(score_index(model, text, settings, prefix=PREFIX, device="cpu").nll_nats)
 
     step = 1e-2
@@ -185,11 +185,11 @@ def test_openings_are_first_windows_of_documents():
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     number = np.repeat(np.arange(5, dtype=np.int32), lengths)
     whole = Index(Path(), number, token, token, token, token, token, token.astype(np.int8), token >= 0, starts)
-    part = openings(whole, 3, 16)
+    part = first_windows(whole, 3, 16)
     assert len(part.starts) == 4
     for document in range(3):
         own = slice(part.starts[document], part.starts[document + 1])
         original = int(part.document[own][0])
         assert (part.token[own] == starts[original] + np.arange(min(16, lengths[original]))).all()
-    assert openings(whole, 3, 16).token.tolist() == part.token.tolist()
-    assert len(openings(whole, 99, 999).token) == sum(lengths)
+    assert first_windows(whole, 3, 16).token.tolist() == part.token.tolist()
+    assert len(first_windows(whole, 99, 999).token) == sum(lengths)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lm_eval.utils import get_rolling_token_windows
 
 from peftodyssey.errors import InputError
-from peftodyssey.recipe.cell import ScorePoint
+from peftodyssey.recipe.cell import ScoreSpec
 from peftodyssey.score.batches import batch, rows_of_windows, take
 from peftodyssey.score.windows import corpus_windows, windows
 
@@ -51,7 +51,7 @@ def test_bos_without_a_prefix_token_is_refused():
 
 
 def _point(context, stride, first_token="bos", mode="documents"):
-    return ScorePoint(context=context, stride=stride, tokens=None, first_token=first_token, mode=mode)
+    return ScoreSpec(context=context, stride=stride, tokens=None, first_token=first_token, mode=mode)
 
 
 @given(

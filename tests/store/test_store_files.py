@@ -43,7 +43,7 @@ def test_a_writer_that_dies_leaves_the_old_file(tmp_path):
         temporary.write_text("ne")
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), atomic.replacing(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic.atomic_write(path) as temporary:
         write_half(temporary)
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.txt"]
@@ -52,7 +52,7 @@ def test_a_writer_that_dies_leaves_the_old_file(tmp_path):
 def test_fresh_empties_a_folder_but_what_is_kept(tmp_path):
     for name in ("half.parquet", "checkpoint"):
         (tmp_path / name).write_text("x")
-    manifest.fresh(tmp_path, keep=("checkpoint",))
+    manifest.prepare_dir(tmp_path, keep=("checkpoint",))
     assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint"]
 
 

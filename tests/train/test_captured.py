@@ -12,7 +12,7 @@ from train_material import blocks, random_model, with_lora
 from peftodyssey.models import documents
 from peftodyssey.models.head import split
 from peftodyssey.train import captured, gradients, recompute
-from peftodyssey.train.dropout import Draws
+from peftodyssey.train.dropout import SeededDropout
 from peftodyssey.train.settings import TrainSettings
 
 SETTINGS = TrainSettings(lr=1e-2, steps=2, batch_blocks=4)
@@ -32,9 +32,9 @@ def gradient(model, data, graphs):
     model.zero_grad()
     batch = gradients.batch(data, SETTINGS, 0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    with recompute.policy(model, "none"):
+    with recompute.checkpointed_model(model, "none"):
         loss = gradients.accumulate(
-            model, split(model), [batch], Draws(), scaler, SETTINGS, torch.device("cpu"), False, graphs, 2, lambda: None
+            model, split(model), [batch], SeededDropout(), scaler, SETTINGS, torch.device("cpu"), False, graphs, 2, lambda: None
         )
     return loss, torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None])
 

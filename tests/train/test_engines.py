@@ -11,7 +11,7 @@ import pytest
 import torch
 from train_material import all_trainable, blocks, random_model, with_lora
 
-from peftodyssey.corpora.blocks import order
+from peftodyssey.corpora.blocks import epoch_permutation
 from peftodyssey.train.loop import train
 from peftodyssey.train.settings import TrainSettings
 from peftodyssey.train.trl_bridge import train_trl
@@ -46,7 +46,7 @@ def plain_loop(model, trainable, data, settings, dtype):
     epoch, queue = 0, []
     for _ in range(settings.steps):
         while len(queue) < settings.batch_blocks:
-            queue += list(order(len(data.labels), settings.seed, epoch))
+            queue += list(epoch_permutation(len(data.labels), settings.seed, epoch))
             epoch += 1
         batch, queue = queue[: settings.batch_blocks], queue[settings.batch_blocks :]
         count = sum(int((data.labels[b] != -100).sum()) for b in batch)

@@ -17,7 +17,7 @@ from peftodyssey.models import resident
 from peftodyssey.train import checkpoint, gradients
 from peftodyssey.train.loop import train
 from peftodyssey.train.settings import TrainSettings
-from peftodyssey.train.way import Way
+from peftodyssey.train.way import MemorySettings
 
 SETTINGS = TrainSettings(lr=5e-3, steps=5, batch_blocks=4, micro_blocks=4, warmup=0.2, seed=3)
 DATA = {"n_blocks": 6, "seq_len": 240, "documents": (90, 50, 100), "masked_share": 0.3}
@@ -149,11 +149,11 @@ def test_other_errors_are_not_taken_for_shortages(monkeypatch):
     SmallCard(monkeypatch, limit_bytes=0, after=0, error=ValueError)
     with pytest.raises(ValueError, match="out of memory"):
         run()
-    assert not resident.is_shortage(DoesNotFit("a plan says so"))
-    assert not resident.is_shortage(RuntimeError("shapes differ"))
+    assert not resident.is_out_of_memory(DoesNotFit("a plan says so"))
+    assert not resident.is_out_of_memory(RuntimeError("shapes differ"))
     with pytest.raises(RuntimeError) as raised:
         torch.empty(1 << 50)
-    assert resident.is_shortage(raised.value)
+    assert resident.is_out_of_memory(raised.value)
 
 
 def test_a_resumed_training_goes_on_in_the_reduced_way(tmp_path, monkeypatch):
@@ -182,13 +182,13 @@ def test_what_fitted_before_binds_no_later_start(tmp_path):
 
 
 def test_ways_become_leaner_step_by_step():
-    way, seen = Way(6, "none"), []
-    while way := way.leaner(on_card=True):
+    way, seen = MemorySettings(6, "none"), []
+    while way := way.next_fallback(on_card=True):
         seen.append((way.micro_blocks, way.recompute, way.offload_activations))
     assert seen == [(3, "none", False), (2, "none", False), (1, "none", False), (1, "selective", False), (1, "full", False), (1, "full", True)]
-    assert Way(1, "full").leaner(on_card=False) is None
-    assert Way(1, "full").leaner(on_card=True).step_from(Way(1, "full"), 4)[1] == "the layers' inputs in host memory"
-    assert Way(2, "full").and_as_lean_as(Way(4, "selective", True)) == Way(2, "full", True)
+    assert MemorySettings(1, "full").next_fallback(on_card=False) is None
+    assert MemorySettings(1, "full").next_fallback(on_card=True).describe_fallback(MemorySettings(1, "full"), 4)[1] == "the layers' inputs in host memory"
+    assert MemorySettings(2, "full").most_conservative(MemorySettings(4, "selective", True)) == MemorySettings(2, "full", True)
 
 
 def held(size_bytes: int) -> torch.Tensor:
@@ -205,7 +205,7 @@ def how_measured(request, monkeypatch):
 
 
 def test_the_highest_resident_size_is_seen_and_forgotten(how_measured):
-    with resident.highest() as peak_bytes:
+    with resident.peak_rss() as peak_bytes:
         before = peak_bytes()
         for size in (128 << 20, 512 << 20, 0):
             held(size).exp_()
@@ -219,7 +219,7 @@ def test_freed_pieces_of_the_heap_are_given_back():
     gc.collect()
     full = resident.resident_bytes()
     del pieces
-    resident.give_back(torch.device("cpu"))
+    resident.release_memory(torch.device("cpu"))
     assert full - resident.resident_bytes() > 300 << 20
     assert len(kept) == 10
 
@@ -231,8 +231,8 @@ def test_a_stated_budget_is_held_on_the_cpu_for_real(monkeypatch):
     def resident_training(**changes):
         model, trainable = with_lora(random_model(dtype=torch.float64, intermediate_size=2048, max_position_embeddings=1024))
         settings = dataclasses.replace(SETTINGS, steps=2, **changes)
-        with resident.highest() as peak_bytes:
-            resident.give_back(torch.device("cpu"))
+        with resident.peak_rss() as peak_bytes:
+            resident.release_memory(torch.device("cpu"))
             peak_bytes()
             result = train(model, trainable, blocks(**big), settings, device="cpu")
             return result, {name: p.detach().clone() for name, p in trainable.items()}, peak_bytes()

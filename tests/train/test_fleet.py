@@ -11,12 +11,12 @@ from train_material import blocks, random_model
 
 from peftodyssey.models import load as models
 from peftodyssey.models import source
-from peftodyssey.recipe.cell import QuantPoint
+from peftodyssey.recipe.cell import QuantSpec
 from peftodyssey.train import stacked
 from peftodyssey.train.adapters import adapter_of
 from peftodyssey.train.banks import PADDED_RANKS
-from peftodyssey.train.fleet import Member, _Fleet, train_fleet
-from peftodyssey.train.loop import belongs_to, train
+from peftodyssey.train.fleet import Member, _MultiLoraTrainer, train_fleet
+from peftodyssey.train.loop import resume_digest, train
 from peftodyssey.train.settings import TrainSettings
 
 SETTINGS = TrainSettings(lr=1e-2, steps=6, batch_blocks=4, micro_blocks=2, warmup=0.2, weight_decay=0.01)
@@ -79,7 +79,7 @@ def members_of(base, many: list[dict], root: Path, **changes) -> list[Member]:
     for number, of in enumerate(many):
         model, trainable = attached(base, of)
         settings, data = settings_of(of, **changes), blocks_of(of)
-        found.append(Member(settings, data, adapter_of(model), root / str(number), belongs_to(trainable, data, settings)))
+        found.append(Member(settings, data, adapter_of(model), root / str(number), resume_digest(trainable, data, settings)))
         detached(model)
     return found
 
@@ -97,7 +97,7 @@ def distance(left, right) -> float:
 
 def base_of(kind: str):
     if kind == "nf4":
-        return models.load(source.resolve("random/tiny-llama"), precision="fp32", quant=QuantPoint("nf4", True))
+        return models.load(source.resolve("random/tiny-llama"), precision="fp32", quant=QuantSpec("nf4", True))
     family, dtype = kind.split()
     return random_model(family, dtype=getattr(torch, dtype)).train()
 
@@ -200,7 +200,7 @@ def test_padding_gets_no_gradient_and_points_see_the_member_alone(tmp_path):
 
     members[1].settings = dataclasses.replace(members[1].settings, score_at_steps=(2, 4))
     members[1].on_point = on_point
-    fleet = _Fleet(base, members, torch.device("cpu"), None)
+    fleet = _MultiLoraTrainer(base, members, torch.device("cpu"), None)
     assert [berth.rank for berth in fleet.banks.berths] == [rank for rank in PADDED_RANKS if rank in (4, 16)]
     assert train_fleet(base, members, device="cpu")
     assert [(index, step) for index, step, *_ in seen] == [(0, 2), (1, 4)]

@@ -12,8 +12,8 @@ from train_material import FAMILIES, all_trainable, random_model, with_lora
 
 from peftodyssey.models import kernels, source
 from peftodyssey.models import load as models
-from peftodyssey.models.lean import leaned
-from peftodyssey.recipe.cell import QuantPoint
+from peftodyssey.models.lean import patch_model
+from peftodyssey.recipe.cell import QuantSpec
 
 IDS_BT = torch.arange(24).reshape(2, 12) % 30
 
@@ -38,7 +38,7 @@ def loss_and_gradients(model: nn.Module) -> tuple[torch.Tensor, dict[str, torch.
 
 def require_same(model: nn.Module, relative: float, compute: torch.dtype | None = None) -> None:
     plain = loss_and_gradients(model)
-    with leaned(model, compute) as autocast:
+    with patch_model(model, compute) as autocast:
         assert not autocast
         lean = loss_and_gradients(model)
     assert not any("forward" in vars(module) for module in model.modules())
@@ -67,7 +67,7 @@ def test_full_training_keeps_its_gradients(family):
 def test_on_a_quantised_base(kind):
     from peft import LoraConfig, get_peft_model
 
-    base = models.load(source.resolve("random/tiny-llama"), precision="fp32", quant=QuantPoint(kind, kind == "nf4"))
+    base = models.load(source.resolve("random/tiny-llama"), precision="fp32", quant=QuantSpec(kind, kind == "nf4"))
     model = moved(get_peft_model(base, LoraConfig(r=4, target_modules="all-linear"))).train()
     require_same(model, 1e-4 if kind != "int8" else 1e-3)
 
@@ -76,7 +76,7 @@ def test_variants_that_are_not_known_stay_pefts_own():
     from peft import LoraConfig, get_peft_model
 
     model = get_peft_model(random_model("llama"), LoraConfig(r=4, target_modules="all-linear", use_dora=True))
-    with leaned(model, torch.bfloat16) as autocast:
+    with patch_model(model, torch.bfloat16) as autocast:
         assert autocast
         assert not any("forward" in vars(module) for module in model.modules() if hasattr(module, "lora_A"))
 
@@ -84,7 +84,7 @@ def test_variants_that_are_not_known_stay_pefts_own():
 def test_an_adapter_that_is_switched_off_is_off():
     model, _ = with_lora(random_model("llama"))
     moved(model)
-    with leaned(model, None), torch.no_grad():
+    with patch_model(model, None), torch.no_grad():
         on = model(input_ids=IDS_BT).logits
         with model.disable_adapter():
             off = model(input_ids=IDS_BT).logits
@@ -109,7 +109,7 @@ class OtherRMSNorm(_Other):
 
 def test_a_module_that_computes_something_else_is_left_alone():
     model = nn.Sequential(OtherRMSNorm())
-    with leaned(model, None):
+    with patch_model(model, None):
         assert "forward" not in vars(model[0])
 
 
@@ -162,7 +162,7 @@ def test_bf16_adapters_keep_no_float32_activations():
     for parameter in trainable.values():
         parameter.data = parameter.data.float()
     plain = kept_by_type(copy.deepcopy(model))
-    with leaned(model, torch.bfloat16) as autocast:
+    with patch_model(model, torch.bfloat16) as autocast:
         assert not autocast
         lean = kept_by_type(model)
     hidden = model.config.hidden_size * 256
@@ -191,7 +191,7 @@ def test_the_attention_of_llamas_kin_is_exchanged(family):
     """Tried and found to give the module's own numbers: a form that were refused would leave every other test as it is."""
     model = random_model(family, dtype=torch.float64)
     attention = [module for module in model.modules() if type(module).__name__.endswith("Attention")]
-    with leaned(model, None):
+    with patch_model(model, None):
         assert attention
         assert all("forward" in vars(module) for module in attention)
     assert not any("forward" in vars(module) for module in attention)
@@ -201,5 +201,5 @@ def test_an_attention_that_computes_something_else_is_left_alone(monkeypatch):
     model = random_model("llama", dtype=torch.float64)
     layer = model.model.layers[0].self_attn
     monkeypatch.setattr(type(layer), "forward", lambda self, hidden, *_, **__: (2 * hidden, None))
-    with leaned(model, None):
+    with patch_model(model, None):
         assert "forward" not in vars(layer)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from train_material import FAMILIES, all_trainable, blocks, random_model, with_lora
 
-from peftodyssey.corpora.blocks import order
+from peftodyssey.corpora.blocks import epoch_permutation
 from peftodyssey.errors import TrainingError
 from peftodyssey.models import documents
 from peftodyssey.models.head import split
@@ -107,7 +107,7 @@ def test_a_step_without_trained_tokens_is_survived():
 @settings(max_examples=60)
 def test_steps_take_the_epochs_orders_one_after_the_other(n_blocks, batch_blocks, seed, step):
     row = np.concatenate(
-        [order(n_blocks, seed, epoch) for epoch in range(12 * 31 + 1)][
+        [epoch_permutation(n_blocks, seed, epoch) for epoch in range(12 * 31 + 1)][
             : (step + 1) * batch_blocks // n_blocks + 1
         ]
     )
@@ -217,7 +217,7 @@ def test_cuda_follows_the_cpu(precision, tolerance):
 def test_documents_told_by_their_ends_train_as_those_told_by_masks(family, recompute, monkeypatch):
     expected, by_masks, _ = run(family=family, dtype=torch.float64, recompute=recompute)
     told: list[int] = []
-    real = documents._side_by_side
+    real = documents._bucketed_sdpa
     monkeypatch.setattr(documents, "_side_by_side", lambda *inputs: told.append(1) or real(*inputs))
     monkeypatch.setattr(documents, "LONG", 1)
     result, by_ends, _ = run(family=family, dtype=torch.float64, recompute=recompute)

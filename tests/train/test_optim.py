@@ -10,7 +10,7 @@ from train_material import all_trainable, blocks, random_model, with_lora
 
 from peftodyssey.train import frugal, moments, optim
 from peftodyssey.train.loop import train
-from peftodyssey.train.rounding import stochastically
+from peftodyssey.train.rounding import stochastic_round_bf16
 from peftodyssey.train.settings import TrainSettings
 
 SETTINGS = TrainSettings(lr=5e-3, steps=4, batch_blocks=4, micro_blocks=2, warmup=0.2, weight_decay=0.1, seed=3)
@@ -38,7 +38,7 @@ def test_in_float32_its_arithmetic_is_torchs():
     start = [torch.randn(shape) for shape in shapes]
     mine, theirs = ([torch.nn.Parameter(t.clone()) for t in start] for _ in range(2))
     groups = [{"params": [p for p in mine if p.ndim > 1], "weight_decay": 0.1}, {"params": [mine[1]], "weight_decay": 0.0}]
-    own = frugal.FrugalAdamW(
+    own = frugal.LowMemoryAdamW(
         groups, {p: str(n) for n, p in enumerate(mine)}, lr=1e-2, betas=(0.9, 0.99), eps=1e-8, eight_bit=False, hosted=False, seed=0
     )
     oracle = torch.optim.AdamW(
@@ -75,12 +75,12 @@ def test_eight_bit_moments_are_as_near_as_their_map_allows():
 def test_stochastic_rounding_keeps_the_mean_and_what_is_exact():
     generator = torch.Generator().manual_seed(0)
     exact = torch.randn(1000).to(torch.bfloat16)
-    assert torch.equal(stochastically(exact.float(), generator), exact)
+    assert torch.equal(stochastic_round_bf16(exact.float(), generator), exact)
     wide = torch.full((200_000,), 1.0 + 1 / 512)  # a quarter of the way between two neighbours
-    narrow = stochastically(wide, generator).float()
+    narrow = stochastic_round_bf16(wide, generator).float()
     assert set(narrow.unique().tolist()) == {1.0, 1.0 + 1 / 128}
     assert narrow.mean().item() == pytest.approx(1.0 + 1 / 512, abs=4 * (3**0.5 / 4 / 128) / 200_000**0.5)
-    assert stochastically(-wide, generator).float().mean().item() == pytest.approx(-1.0 - 1 / 512, abs=5e-5)
+    assert stochastic_round_bf16(-wide, generator).float().mean().item() == pytest.approx(-1.0 - 1 / 512, abs=5e-5)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -117,8 +117,8 @@ def test_no_gradient_stays_on_the_model():
     model = random_model("llama").to(torch.bfloat16)
     trainable = all_trainable(model)
     settings = dataclasses.replace(SETTINGS, precision="bf16", offload_optimizer=True)
-    optimizer = optim.made(trainable, settings)
-    with optim.at_work(optimizer):
+    optimizer = optim.build_optimizer(trainable, settings)
+    with optim.offload_hooks(optimizer):
         model(input_ids=torch.arange(8)[None], labels=torch.arange(8)[None]).loss.backward()
         assert all(p.grad is None for p in trainable.values())
     model(input_ids=torch.arange(8)[None], labels=torch.arange(8)[None]).loss.backward()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import get_scheduler
 
-from peftodyssey.train.schedule import factor, wsd_decay_steps
+from peftodyssey.train.schedule import lr_multiplier, wsd_decay_steps
 from peftodyssey.train.settings import TrainSettings
 
 THEIRS = {
@@ -29,14 +29,14 @@ def test_equals_transformers(schedule, steps, warmup):
         THEIRS[schedule], optimizer, settings.warmup_steps, steps, extra if schedule == "wsd" else None
     )
     for step in range(steps):
-        ours = factor(step, steps=steps, warmup_steps=settings.warmup_steps, schedule=schedule)
+        ours = lr_multiplier(step, steps=steps, warmup_steps=settings.warmup_steps, schedule=schedule)
         assert ours == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
         optimizer.step()
         theirs.step()
 
 
 def test_wsd_holds_its_peak_and_falls_over_the_last_fifth():
-    curve = [factor(step, steps=100, warmup_steps=10, schedule="wsd") for step in range(100)]
+    curve = [lr_multiplier(step, steps=100, warmup_steps=10, schedule="wsd") for step in range(100)]
     assert curve[10:81] == [1.0] * 71
     assert curve[90] == 0.5
     assert curve[99] == pytest.approx(0.05)

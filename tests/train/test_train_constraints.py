@@ -13,11 +13,11 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from train_material import VOCABULARY, all_trainable, blocks, random_model, with_lora
 
-from peftodyssey.corpora.blocks import IGNORED
+from peftodyssey.corpora.blocks import IGNORE_INDEX
 from peftodyssey.train import replay
 from peftodyssey.train.loop import train
-from peftodyssey.train.replay import mixed
-from peftodyssey.train.settings import Bound, TrainSettings
+from peftodyssey.train.replay import concat_replay
+from peftodyssey.train.settings import EarlyStopSettings, TrainSettings
 
 SETTINGS = TrainSettings(lr=5e-3, steps=6, batch_blocks=4, micro_blocks=2, warmup=0.2, schedule="constant", seed=3)
 
@@ -107,7 +107,7 @@ def test_a_ball_that_is_never_left_changes_no_bit(full):
 
 def test_replay_of_nothing_is_no_replay_bit_for_bit():
     general = blocks(n_blocks=5, seed=9)
-    with_text = mixed(blocks(), general)
+    with_text = concat_replay(blocks(), general)
     assert len(with_text.labels) == 11
     assert with_text.target_blocks == 6
     assert same(run(dtype=torch.float32)[2], run(data=with_text, dtype=torch.float32, replay=0.0)[2])
@@ -117,12 +117,12 @@ def test_replay_of_nothing_is_no_replay_bit_for_bit():
 @given(st.integers(1, 40), st.floats(0.01, 0.9), st.integers(1, 25), st.integers(0, 9))
 def test_replay_leaves_the_target_blocks_and_their_order_and_adds_its_share(batch_blocks, share, steps, seed):
     own, general = 7, 5
-    data = mixed(blocks(n_blocks=own), blocks(n_blocks=general, seed=9))
+    data = concat_replay(blocks(n_blocks=own), blocks(n_blocks=general, seed=9))
     settings = TrainSettings(lr=1, steps=steps, batch_blocks=batch_blocks, replay=share, seed=seed)
     plain = TrainSettings(lr=1, steps=steps, batch_blocks=batch_blocks, seed=seed)
-    rows = [replay.chosen(data, settings, step) for step in range(steps)]
+    rows = [replay.batch_indices(data, settings, step) for step in range(steps)]
     for step, row in enumerate(rows):
-        assert np.array_equal(row[:batch_blocks], replay.chosen(blocks(n_blocks=own), plain, step))
+        assert np.array_equal(row[:batch_blocks], replay.batch_indices(blocks(n_blocks=own), plain, step))
         assert all(own <= block < own + general for block in row[batch_blocks:])
     extra = np.concatenate([row[batch_blocks:] for row in rows])
     wanted = steps * batch_blocks * share / (1 - share)
@@ -132,7 +132,7 @@ def test_replay_leaves_the_target_blocks_and_their_order_and_adds_its_share(batc
 
 
 def test_replayed_tokens_are_trained_on_and_counted():
-    data = mixed(blocks(), blocks(n_blocks=5, seed=9))
+    data = concat_replay(blocks(), blocks(n_blocks=5, seed=9))
     plain, _, without, _ = run()
     both, _, after, _ = run(data=data, replay=0.5)
     assert not same(after, without)
@@ -148,7 +148,7 @@ def rising(values):
 
 def test_an_early_stop_keeps_the_last_weights_within_the_bound():
     short = run(steps=2, warmup=0.0)[2]
-    bound = Bound(general_nats=0.02, patience=2, looks=6)
+    bound = EarlyStopSettings(general_nats=0.02, patience=2, looks=6)
     result, _, after, _ = run(early_stop=bound, warmup=0.0, callbacks={"general_nll": rising([3.0, 3.01, 3.019, 3.03, math.nan])})
     assert same(after, short)
     assert (result.steps, result.stopped_at_step, len(result.log)) == (2, 4, 4)
@@ -158,14 +158,14 @@ def test_an_early_stop_keeps_the_last_weights_within_the_bound():
 
 
 def test_one_look_above_the_bound_is_forgiven_by_patience():
-    bound = Bound(general_nats=0.02, patience=2, looks=3)
+    bound = EarlyStopSettings(general_nats=0.02, patience=2, looks=3)
     result, _, after, _ = run(early_stop=bound, callbacks={"general_nll": rising([3.0, 3.05, 3.0, 3.01])})
     assert same(after, run()[2])
     assert (result.steps, result.stopped_at_step) == (6, None)
 
 
 def test_a_bound_that_the_first_look_breaks_returns_the_base():
-    bound = Bound(general_nats=0.02, patience=1, looks=6)
+    bound = EarlyStopSettings(general_nats=0.02, patience=1, looks=6)
     result, before, after, _ = run(early_stop=bound, callbacks={"general_nll": rising([3.0, 4.0])})
     assert same(before, after)
     assert (result.steps, result.tokens, result.stopped_at_step) == (0, 0, 1)
@@ -180,7 +180,7 @@ def loss_on(data):
     @torch.no_grad()
     def of(model):
         logits = model(**packed_inputs(model, ids, positions, segments)).logits
-        return torch.nn.functional.cross_entropy(logits.double().flatten(0, 1), labels.flatten(), ignore_index=IGNORED).item()
+        return torch.nn.functional.cross_entropy(logits.double().flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX).item()
 
     return of
 
@@ -191,13 +191,13 @@ def test_a_broken_training_goes_on_with_the_same_bits(tmp_path, full, stop_at):
     """All constraints at once: stopped after so many steps and resumed on a fresh model, against an unbroken run."""
     target = blocks()
     general = loss_on(dataclasses.replace(target, labels=(target.labels + 1) % VOCABULARY))  # what is learnt is wrong there
-    data = mixed(target, blocks(n_blocks=5, seed=9))
+    data = concat_replay(target, blocks(n_blocks=5, seed=9))
 
     def once(steps=math.inf, **callbacks):
         model = random_model(dtype=torch.float64)
         model, trainable = (model, all_trainable(model)) if full else with_lora(model)
         settings = dataclasses.replace(
-            SETTINGS, steps=9, lr=0.02, l2_sp=5.0, norm_ball=0.05, replay=0.3, early_stop=Bound(0.005, 2, 9)
+            SETTINGS, steps=9, lr=0.02, l2_sp=5.0, norm_ball=0.05, replay=0.3, early_stop=EarlyStopSettings(0.005, 2, 9)
         )
         seen = []
         result = train(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from peftodyssey.corpora.blocks import Blocks
+from peftodyssey.corpora.blocks import PackedBlocks
 from peftodyssey.models import documents
 from peftodyssey.models.shapes import named
 
@@ -23,7 +23,7 @@ def blocks(
     seed: int = 0,
     documents: tuple[int, ...] = (9, 5, 10),
     masked_share: float = 0.0,
-) -> Blocks:
+) -> PackedBlocks:
     """Random tokens; every block holds documents of these lengths; the target after a document's last
     token is 0.
     """
@@ -35,7 +35,7 @@ def blocks(
     labels[draw.random(labels.shape) < masked_share] = -100
     positions = np.tile(np.concatenate([np.arange(n) for n in documents]), (n_blocks, 1)).astype(np.int32)
     segments = np.tile(np.repeat(np.arange(len(documents)), documents), (n_blocks, 1)).astype(np.int32)
-    return Blocks(ids, labels, positions, segments)
+    return PackedBlocks(ids, labels, positions, segments)
 
 
 def random_model(
