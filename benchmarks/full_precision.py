@@ -31,7 +31,7 @@ from peftodyssey.corpora.index import build_index, read_index
 from peftodyssey.models import load as models
 from peftodyssey.models import source
 from peftodyssey.models.tokenizer import load_tokenizer
-from peftodyssey.recipe.cell import CorpusPoint
+from peftodyssey.recipe.cell import CorpusSpec
 from peftodyssey.train import frugal
 from peftodyssey.train.loop import train
 from peftodyssey.train.settings import TrainSettings
@@ -62,7 +62,7 @@ def curve(way: dict[str, object], blocks: PackedBlocks, settings: TrainSettings,
 def text(seq_len: int) -> PackedBlocks:
     """The bundled text in blocks of the bundled model's tokens."""
     tokenizer = load_tokenizer(source.resolve(MODEL))
-    corpus = corpora.resolve(CorpusPoint(name=TEXT, source=f"bundled/{TEXT}"))
+    corpus = corpora.resolve(CorpusSpec(name=TEXT, source=f"bundled/{TEXT}"))
     with tempfile.TemporaryDirectory() as folder:
         build_index(documents(corpus, "train", None), tokenizer, Path(folder), max_tokens=200_000, newline="keep", name=TEXT)
         index = read_index(Path(folder))

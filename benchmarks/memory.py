@@ -32,7 +32,7 @@ from rich.table import Table
 from peftodyssey.anatomy import ModelShape
 from peftodyssey.methods.table import METHODS
 from peftodyssey.models import source
-from peftodyssey.models.anatomy import anatomy as anatomy_of
+from peftodyssey.models.anatomy import shape_from_config as anatomy_of
 from peftodyssey.plan.choose import candidates
 from peftodyssey.plan.memory import estimate, run
 from peftodyssey.plan.step import StepSpec
@@ -104,7 +104,7 @@ def step_of(case: Case, anatomy: ModelShape, hopper: bool = False) -> StepSpec:
         precision="bf16", quant=quant, trainable=METHODS[case.method].count(point, anatomy), full=full,
         adapter_rank=case.rank, seq_len=case.seq_len, micro_blocks=case.blocks, recompute=case.recompute, engine=case.engine,
         device="cuda", optimizer=case.optimizer, master=case.master, accumulates=case.accumulates,
-        offload_activations=case.offload_activations, hopper=hopper,
+        offload_activations=case.offload_activations, large_cublas_workspace=hopper,
     )  # fmt: skip
 
 

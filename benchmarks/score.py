@@ -39,7 +39,7 @@ from peftodyssey.models import load as models
 from peftodyssey.models import source
 from peftodyssey.models.mode import set_scoring_mode
 from peftodyssey.models.tokenizer import load_tokenizer
-from peftodyssey.recipe.cell import CorpusPoint, QuantSpec, ScoreSpec
+from peftodyssey.recipe.cell import CorpusSpec, QuantSpec, ScoreSpec
 from peftodyssey.score import nll
 from peftodyssey.score.sizes import BATCH_TOKENS
 
@@ -144,7 +144,7 @@ def main() -> None:
     if tokenizer is None:
         index = random_index(model.config.vocab_size, options.tokens, options.context)
     else:
-        corpus = corpora.resolve(CorpusPoint(name=TEXT, source=f"bundled/{TEXT}"))
+        corpus = corpora.resolve(CorpusSpec(name=TEXT, source=f"bundled/{TEXT}"))
         with tempfile.TemporaryDirectory() as folder:
             build_index(documents(corpus, "test", None), tokenizer, Path(folder), max_tokens=options.tokens, newline="keep", name=TEXT)
             index = read_index(Path(folder))

@@ -29,7 +29,7 @@ from rich.table import Table
 from trainings import Setting, Timed
 
 from peftodyssey.models import source
-from peftodyssey.models.anatomy import anatomy
+from peftodyssey.models.anatomy import shape_from_config
 
 GIB = 1 << 30
 
@@ -50,7 +50,7 @@ def matrix_flops(device: str, dtype: torch.dtype) -> float:
 
 def bound_seconds(setting: Setting, flops: float) -> float:
     """The least time of a step: 2 operations a weight and token forward, 2 backward, 2 again where recomputed; attention beside."""
-    sizes = anatomy(source.resolve(setting.model).config)
+    sizes = shape_from_config(source.resolve(setting.model).config)
     weights = sum(m.in_features * m.out_features for m in sizes.linears) + sizes.vocabulary * sizes.hidden
     passes = 3 if setting.recompute == "full" else 2
     attention = 2 * sizes.layers * sizes.heads * sizes.head_dim * setting.seq_len  # causal: half of the square

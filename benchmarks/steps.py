@@ -14,7 +14,7 @@ from peftodyssey.corpora.blocks import PackedBlocks
 from peftodyssey.models.load import linear_names
 from peftodyssey.plan.step import StepSpec
 from peftodyssey.train.adapters import adapter_of
-from peftodyssey.train.fleet import Member, train_fleet
+from peftodyssey.train.fleet import Member, train_adapters
 from peftodyssey.train.loop import train
 from peftodyssey.train.settings import TrainSettings
 
@@ -77,10 +77,10 @@ def fleet_step(model: Any, step: StepSpec, steps: int = 2) -> None:
     blocks = random_blocks(batch, step.seq_len, model.config.vocab_size)
     with tempfile.TemporaryDirectory() as folder:
         members = [
-            Member(settings_of(step, steps), blocks, start, Path(folder) / str(number), str(number)) for number in range(step.fleet)
+            Member(settings_of(step, steps), blocks, start, Path(folder) / str(number), str(number)) for number in range(step.multi_lora_size)
         ]
         del wrapped, start
-        train_fleet(plain, members, device=next(plain.parameters()).device)
+        train_adapters(plain, members, device=next(plain.parameters()).device)
 
 
 def settings_of(step: StepSpec, steps: int) -> TrainSettings:

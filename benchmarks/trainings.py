@@ -27,7 +27,7 @@ from peftodyssey.models import load as models
 from peftodyssey.models import source
 from peftodyssey.recipe.cell import QuantSpec
 from peftodyssey.train.adapters import adapter_of
-from peftodyssey.train.fleet import Member, train_fleet
+from peftodyssey.train.fleet import Member, train_adapters
 from peftodyssey.train.loop import resume_digest, train
 from peftodyssey.train.settings import TrainSettings
 
@@ -193,7 +193,7 @@ def fleet(base: Any, setting: Setting, members: int, micro_blocks: int) -> Timed
             with adapted(base, setting, seed=number) as (model, trainable):
                 owner = resume_digest(trainable, blocks, settings)
                 sailing.append(Member(settings, blocks, adapter_of(model), Path(folder) / str(number), owner))
-        train_fleet(base, sailing, device=setting.device)
+        train_adapters(base, sailing, device=setting.device)
         log = sailing[0].log
         return Timed.of([r.seconds * members for r in log], peak_bytes(), log[-1].loss_nats, log[-1].grad_norm)
 

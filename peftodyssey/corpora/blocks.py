@@ -22,7 +22,7 @@ class PackedBlocks:
     input_ids: np.ndarray
     labels: np.ndarray  # already shifted: labels[b, i] is the target at position i; -100 where not trained
     position_ids: np.ndarray  # from 0 in each piece of a document
-    segments: np.ndarray  # number of the piece within its block, from 0
+    segment_ids: np.ndarray  # number of the piece within its block, from 0
     replayed: int = 0  # how many of the blocks, the last ones, are general text beside the text that is adapted to
 
     ARRAYS: ClassVar = ("input_ids", "labels", "position_ids", "segments")

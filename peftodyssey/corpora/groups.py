@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 
 from peftodyssey.corpora.m2d2 import L1
-from peftodyssey.recipe.cell import CorpusPoint
+from peftodyssey.recipe.cell import CorpusSpec
 
 M2D2_WIKIPEDIA = L1[: L1.index("Art")]
 
 
-def group(point: CorpusPoint) -> str:
+def group(point: CorpusSpec) -> str:
     """The first part of the text's name, up to `_`, `-` or a dot; of M2D2's configurations, wikipedia or s2orc."""
     if point.source.startswith("m2d2/"):
         first = point.source.removeprefix("m2d2/").split("__")[0]

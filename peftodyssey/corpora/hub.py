@@ -10,17 +10,17 @@ from peftodyssey.corpora import fingerprint
 from peftodyssey.corpora.hub_errors import hub_errors
 from peftodyssey.corpora.layout import Layout, layout_of, parts_of_names
 from peftodyssey.errors import CorpusError
-from peftodyssey.recipe.cell import CorpusPoint
+from peftodyssey.recipe.cell import CorpusSpec
 
 DATA_ENDINGS = (".parquet", ".jsonl", ".json", ".txt", ".csv", ".gz", ".zst", ".arrow")
 
 
-def data_set(point: CorpusPoint) -> str:
+def data_set(point: CorpusSpec) -> str:
     """The data set's id, or the path of a folder laid out as one."""
     return point.source.removeprefix("hub:")
 
 
-def commit_of(point: CorpusPoint) -> str:
+def commit_of(point: CorpusSpec) -> str:
     """The commit that is read, asked of the Hub; for a folder on disk the hash of its data files. Raises CorpusError."""
     name = data_set(point)
     if Path(name).is_dir():
@@ -32,7 +32,7 @@ def commit_of(point: CorpusPoint) -> str:
         return str(HfApi().dataset_info(name, revision=point.revision).sha)
 
 
-def inspect(point: CorpusPoint, commit: str) -> tuple[dict[str, str], Layout]:
+def inspect(point: CorpusSpec, commit: str) -> tuple[dict[str, str], Layout]:
     """({part: split name}, layout), from the data set's own splits and its first row."""
     where = f"hub:{data_set(point)}"
     loaded = _load(point, commit)
@@ -43,19 +43,19 @@ def inspect(point: CorpusPoint, commit: str) -> tuple[dict[str, str], Layout]:
     return parts, layout_of(row, point.field, where)
 
 
-def split_names(point: CorpusPoint, commit: str) -> list[str]:
+def split_names(point: CorpusSpec, commit: str) -> list[str]:
     """The data set's own splits."""
     return list(_load(point, commit))
 
 
-def rows(point: CorpusPoint, commit: str, split: str, columns: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows(point: CorpusSpec, commit: str, split: str, columns: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, row) of one split, streamed."""
     stream = _load(point, commit)[split]
     for number, row in enumerate(stream):
         yield f"hub:{data_set(point)}:{split}:{number}", {name: row.get(name) for name in columns if name in row}
 
 
-def _load(point: CorpusPoint, commit: str) -> Any:
+def _load(point: CorpusSpec, commit: str) -> Any:
     """An IterableDatasetDict; nothing is downloaded but what is read, and no script is run."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError

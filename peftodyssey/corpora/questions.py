@@ -15,7 +15,7 @@ from peftodyssey.corpora.documents import text_key
 from peftodyssey.corpora.layout import did_you_mean, parts_of_names
 from peftodyssey.corpora.readers import json_rows
 from peftodyssey.errors import CorpusError
-from peftodyssey.recipe.cell import CorpusPoint, TaskSpec
+from peftodyssey.recipe.cell import CorpusSpec, TaskSpec
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -122,7 +122,7 @@ def _local(point: TaskSpec) -> Questions:
 
 
 def _hub(point: TaskSpec) -> Questions:
-    where = CorpusPoint(point.name, point.source, config=point.config, revision=point.revision)
+    where = CorpusSpec(point.name, point.source, config=point.config, revision=point.revision)
     commit = hub.commit_of(where)
     names = hub.split_names(where, commit)
     split = point.split or parts_of_names(names, {}, point.source).get("test", names[0])
@@ -143,7 +143,7 @@ def _rows(task: Questions) -> Iterator[tuple[str, Mapping[str, Any]]]:
         name, split = point.source.removeprefix("bundled/"), task.parts[0]
         yield from json_rows(assets.open_corpus(name, split), f"{point.source}:{split}")
     elif task.commit is not None:
-        where = CorpusPoint(point.name, point.source, config=point.config, revision=point.revision)
+        where = CorpusSpec(point.name, point.source, config=point.config, revision=point.revision)
         yield from hub.rows(where, task.commit, task.parts[0], WANTED)
     else:
         for path in task.parts:

@@ -23,7 +23,7 @@ from peftodyssey.corpora.layout import (
 )
 from peftodyssey.corpora.readers import format_of, json_rows
 from peftodyssey.errors import CorpusError
-from peftodyssey.recipe.cell import CorpusPoint
+from peftodyssey.recipe.cell import CorpusSpec
 
 TARBALL = ".tar.gz"
 
@@ -33,7 +33,7 @@ class Corpus:
     """A text that exists and can be read, before any of it is."""
 
     name: str
-    point: CorpusPoint
+    point: CorpusSpec
     kind: str  # bundled | local | hub | m2d2
     fingerprint: str  # sha256 hex of the content and of how it is read
     parts: Mapping[str, tuple[Any, ...]] = field(repr=False)  # what the source itself keeps apart: split -> files or names
@@ -58,7 +58,7 @@ class Corpus:
         return SPLITS if "train" in self.parts else tuple(s for s in SPLITS if s in self.parts)
 
 
-def resolve(point: CorpusPoint) -> Corpus:
+def resolve(point: CorpusSpec) -> Corpus:
     """The corpus that `point` names. Quick, without torch; raises CorpusError where it cannot be read as asked."""
     shares_of(point.split)
     if not set(point.split) <= set(SPLITS):
@@ -93,7 +93,7 @@ def check_objective(corpus: Corpus, objective: str) -> None:
         )
 
 
-def _bundled(point: CorpusPoint, name: str) -> Corpus:
+def _bundled(point: CorpusSpec, name: str) -> Corpus:
     from peftodyssey import assets
 
     if name not in assets.corpora():
@@ -108,7 +108,7 @@ def _bundled(point: CorpusPoint, name: str) -> Corpus:
     return _corpus(point, "bundled", content, {part: (split,) for part, split in parts.items()}, layout, "document", size)
 
 
-def _local(point: CorpusPoint) -> Corpus:
+def _local(point: CorpusSpec) -> Corpus:
     if point.config is not None:
         raise CorpusError(f"{point.source} is a path, and paths have no config", "leave out `config:`")
     parts = local.find_parts(point.source, point.split)
@@ -119,7 +119,7 @@ def _local(point: CorpusPoint) -> Corpus:
     return _corpus(point, "local", local.content_hashes(parts), files, layout, unit, size)
 
 
-def _hub(point: CorpusPoint) -> Corpus:
+def _hub(point: CorpusSpec) -> Corpus:
     commit = hub.commit_of(point)
     names, layout = hub.inspect(point, commit)
     content = {part: [hub.data_set(point), commit, str(point.config), name] for part, name in names.items()}
@@ -128,7 +128,7 @@ def _hub(point: CorpusPoint) -> Corpus:
     return _corpus(point, "hub", content, {p: (name,) for p, name in names.items()}, layout, "document", None, commit)
 
 
-def _m2d2(point: CorpusPoint, config: str, copy: Path | None) -> Corpus:
+def _m2d2(point: CorpusSpec, config: str, copy: Path | None) -> Corpus:
     if point.field is not None or named_splits(point.split):
         raise CorpusError(f"{point.name}: M2D2 has lines and fixed splits", "leave out `field:` and split names")
     refuse_shares(point.split, SPLITS, point.source)
@@ -138,7 +138,7 @@ def _m2d2(point: CorpusPoint, config: str, copy: Path | None) -> Corpus:
 
 
 def _corpus(
-    point: CorpusPoint, kind: str, content: dict[str, list[str]], parts: Mapping[str, tuple[Any, ...]], layout: Layout,
+    point: CorpusSpec, kind: str, content: dict[str, list[str]], parts: Mapping[str, tuple[Any, ...]], layout: Layout,
     unit: str, size: int | None, commit: str | None = None,
 ) -> Corpus:  # fmt: skip
     digest = fingerprint.of_parts(content, field=layout.field, turns=layout.turns, unit=unit)

@@ -199,9 +199,9 @@ def settings_of(task: CellTask, blocks: int) -> TrainSettings:
     return TrainSettings(
         lr=task.cell.method.lr, steps=steps, batch_blocks=batch_blocks, micro_blocks=task.step.micro_blocks,
         schedule=point.schedule, warmup=point.warmup, weight_decay=point.weight_decay, betas=point.betas,
-        grad_clip=point.grad_clip, precision=task.autos["precision"], recompute=task.step.recompute,
+        grad_clip=point.grad_clip, precision=task.auto_values["precision"], recompute=task.step.recompute,
         offload_activations=task.step.offload_activations, offload_optimizer=task.step.offload_optimizer,
-        loss_chunk_bytes=task.step.loss_chunk_bytes, seed=task.cell.seed, optimizer=task.autos["optimizer"], score_at_steps=inner,
+        loss_chunk_bytes=task.step.loss_chunk_bytes, seed=task.cell.seed, optimizer=task.auto_values["optimizer"], score_at_steps=inner,
         l2_sp=options.get("l2_sp", 0.0), norm_ball=options.get("norm_ball"), replay=options.get("replay", 0.0),
         early_stop=EarlyStopSettings(stop["general"], stop["patience"], stop["looks"]) if stop else None,
     )  # fmt: skip
@@ -250,7 +250,7 @@ def _facts(task: CellTask, trained: Trained | None, how: How) -> dict[str, Any]:
         "engine": task.cell.train.engine if trained else "none",
         "device": how.device,
         "versions": versions(),
-        **task.autos,
+        **task.auto_values,
         **({"base_weights": pickles.TOLD} if task.base.source.pickled else {}),
     }
     if trained is None:

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from peftodyssey.models.anatomy import anatomy
+from peftodyssey.models.anatomy import shape_from_config
 from peftodyssey.models.load import load
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.spread import layers_on_card, offload_layers
@@ -44,7 +44,7 @@ class LoadedModels:
         """The base on the device; unquantised and larger than a card, its last layers stay in host memory."""
         if self.device == "cpu" or key.quant:
             return load(key.source, precision=key.precision, quant=key.quant, device=self.device)
-        sizes = anatomy(key.source.config)
+        sizes = shape_from_config(key.source.config)
         staying = layers_on_card(sizes, BYTES[key.precision], self.budget_bytes)
         if staying == sizes.layers:
             return load(key.source, precision=key.precision, device=self.device)

@@ -38,12 +38,12 @@ def train_multi_lora(
     `base` is afterwards what it was before. Raises TrainingError where nothing fits the memory, Interrupted where the user
     stops.
     """
-    from peftodyssey.train.fleet import train_fleet
+    from peftodyssey.train.fleet import train_adapters
 
     members = [_member(task, micro_blocks, share, root, base, tokenizer, how, events) for task in tasks]
     _listen(members, tasks, root, events)
     with track_peak(how.device) as peak:
-        whole = train_fleet(
+        whole = train_adapters(
             base, members, device=how.device, checkpoint_every_s=how.checkpoint_every_s, should_stop=events.should_stop,
             on_note=events.note,
         )  # fmt: skip

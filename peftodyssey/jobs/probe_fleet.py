@@ -13,7 +13,7 @@ import numpy as np
 from peftodyssey.jobs.adapt import attached_method, settings_of
 from peftodyssey.jobs.peak import track_peak
 from peftodyssey.jobs.probe import STEPS, random_blocks
-from peftodyssey.plan.fleet_probes import FleetProbe
+from peftodyssey.plan.fleet_probes import MultiLoraProbe
 from peftodyssey.plan.graph import CellTask
 
 if TYPE_CHECKING:
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from peftodyssey.train.fleet import Member
 
 
-def probe_fleet(tasks: Sequence[CellTask], micro_blocks: int, base: PreTrainedModel, device: str) -> FleetProbe:
+def probe_multi_lora(tasks: Sequence[CellTask], micro_blocks: int, base: PreTrainedModel, device: str) -> MultiLoraProbe:
     """What the joint step of `tasks` takes on `device`; `base` is afterwards what it was before. Raises TrainingError."""
-    from peftodyssey.train.fleet import train_fleet
+    from peftodyssey.train.fleet import train_adapters
 
     draw = np.random.default_rng(tasks[0].cell.seed)
     vocabulary = min(tasks[0].anatomy.vocabulary, base.get_input_embeddings().num_embeddings)
     with TemporaryDirectory() as scratch:
         members = [_member(task, micro_blocks, base, draw, vocabulary, Path(scratch) / str(n)) for n, task in enumerate(tasks)]
         with track_peak(device) as peak:
-            train_fleet(base, members, device=device)
+            train_adapters(base, members, device=device)
     for member in members:
         if member.failed:
             raise member.failed
     seconds = tuple(len(members) * record.seconds for record in members[0].log)
     method, train = tasks[0].cell.method.method, tasks[0].cell.train
     what = f"{len(tasks)} {method} cells on {tasks[0].cell.model.name}, {micro_blocks} x {train.seq_len} tokens of each at a time"
-    return FleetProbe(what, len(tasks), seconds, peak.peak_bytes)
+    return MultiLoraProbe(what, len(tasks), seconds, peak.peak_bytes)
 
 
 def _member(

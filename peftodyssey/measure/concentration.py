@@ -21,8 +21,8 @@ class Concentration:
     units: int
     rise_nats: float  # sum of the changes above 0
     fall_nats: float  # sum of those below
-    half: float  # smallest share of the units that carries half of the rise; NaN where nothing rose, as the next two
-    most: float  # ... that carries 90 % of it
+    share_for_50pct: float  # smallest share of the units that carries half of the rise; NaN where nothing rose, as the next two
+    share_for_90pct: float  # ... that carries 90 % of it
     gini: float  # 0: every unit rose alike; towards 1: one alone
 
 

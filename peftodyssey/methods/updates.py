@@ -31,7 +31,7 @@ class Update:
     left: torch.Tensor | None = None  # [out, r]
     right: torch.Tensor | None = None  # [r, in]
     refused: str = ""  # why there is no update, in words; then all three are None
-    turned: bool = False  # the base stores this matrix as (in, out)
+    transposed: bool = False  # the base stores this matrix as (in, out)
 
     @property
     def change(self) -> torch.Tensor:
@@ -65,7 +65,7 @@ def added(attached: AttachedMethod, names: Collection[str]) -> dict[str, torch.T
     """What was added to the base's parameters `names` as they are stored, float32 on the CPU; those left alone are left out."""
     assert is_addition(attached.point), attached.point
     found = (update for update in updates(attached) if update.name in names)
-    return {update.name: (update.change.T if update.turned else update.change).cpu() for update in found}
+    return {update.name: (update.change.T if update.transposed else update.change).cpu() for update in found}
 
 
 def base_norm(attached: AttachedMethod) -> float:
@@ -122,15 +122,15 @@ def _of_weights(attached: AttachedMethod) -> Iterator[Update]:
 
 def _dense(name: str, module: nn.Module, before: torch.Tensor, now: torch.Tensor) -> Update:
     before, now = _to_out_in(module, before), _to_out_in(module, now)
-    return Update(name, before, delta=now - before, turned=_turned(module) and now.ndim == 2)
+    return Update(name, before, delta=now - before, transposed=_is_transposed(module) and now.ndim == 2)
 
 
 def _to_out_in(module: nn.Module, tensor: torch.Tensor) -> torch.Tensor:
     """A matrix of `module` as (out, in)."""
-    return tensor.T if _turned(module) and tensor.ndim == 2 else tensor
+    return tensor.T if _is_transposed(module) and tensor.ndim == 2 else tensor
 
 
-def _turned(module: nn.Module) -> bool:
+def _is_transposed(module: nn.Module) -> bool:
     """Whether the module stores its matrix as (in, out)."""
     from transformers.pytorch_utils import Conv1D
 
@@ -194,17 +194,17 @@ def _low_rank(attached: AttachedMethod, name: str, layer: Any) -> Update:
     import torch
 
     weight, (left, right) = _weight(layer.get_base_layer()), _factors(layer)
-    turned = _turned(layer.get_base_layer())
+    turned = _is_transposed(layer.get_base_layer())
     original = attached.base_weights.get(f"{name}.weight")
     if original is None:
-        return Update(f"{name}.weight", _to_out_in(layer.get_base_layer(), weight), left=left, right=right, turned=turned)
+        return Update(f"{name}.weight", _to_out_in(layer.get_base_layer(), weight), left=left, right=right, transposed=turned)
     base = _to_out_in(layer.get_base_layer(), original.to(weight.device).float())
     parts = [attached.start.get(f"base_model.model.{name}.{part}.{ADAPTER}.weight") for part in ("lora_B", "lora_A")]
     if parts[0] is None or parts[1] is None:  # loaded: how it started is not in the folder
-        return Update(f"{name}.weight", base, delta=_to_out_in(layer.get_base_layer(), weight) + left @ right - base, turned=turned)
+        return Update(f"{name}.weight", base, delta=_to_out_in(layer.get_base_layer(), weight) + left @ right - base, transposed=turned)
     first_left, first_right = (part.to(weight.device).float() for part in parts)
     both = torch.cat([left, -layer.scaling[ADAPTER] * first_left], 1), torch.cat([right, first_right], 0)
-    return Update(f"{name}.weight", base, left=both[0], right=both[1], turned=turned)
+    return Update(f"{name}.weight", base, left=both[0], right=both[1], transposed=turned)
 
 
 def _dora(name: str, layer: Any) -> Update:

@@ -51,7 +51,7 @@ class _Family:
     head_bias: bool = False
 
 
-def anatomy(config: Mapping[str, Any]) -> ModelShape:
+def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
     """The Anatomy of the `AutoModelForCausalLM` that `config` (a config.json) describes.
 
     Raises ModelError for a family that transformers does not know.

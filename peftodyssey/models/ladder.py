@@ -28,11 +28,11 @@ class Ladder:
 
     def parameters(self) -> int | None:
         """Parameters of the model, counted from the config.json of a rung; None where it is not to be had."""
-        from peftodyssey.models.anatomy import anatomy
+        from peftodyssey.models.anatomy import shape_from_config
         from peftodyssey.models.source import config_of
 
         try:
-            return anatomy(config_of(self.name, self.rungs[-1].name)).parameters
+            return shape_from_config(config_of(self.name, self.rungs[-1].name)).parameters
         except ModelError:
             return None
 

@@ -33,10 +33,10 @@ def patch_model(model: nn.Module, compute: torch.dtype | None, dropped: Dropped 
     `dropped(x, target, share)` is the dropout of LoRA modules; without it they draw their own.
     """
     exchanged: list[nn.Module] = []
-    known: dict[Any, Any] = {LIKE: next(p for p in model.parameters() if p.is_floating_point())}
+    probe_cache: dict[Any, Any] = {LIKE: next(p for p in model.parameters() if p.is_floating_point())}
     with scoring_mode(model):
         forms = [
-            (module, _lean_forward(name, module, compute, known, dropped))
+            (module, _lean_forward(name, module, compute, probe_cache, dropped))
             for name, module in model.named_modules()
             if "forward" not in vars(module)
         ]
@@ -63,7 +63,7 @@ def _needs_no_autocast(model: nn.Module, exchanged: list[nn.Module], compute: to
 
 
 def _lean_forward(
-    name: str, module: nn.Module, compute: torch.dtype | None, known: dict[Any, Any], dropped: Dropped | None
+    name: str, module: nn.Module, compute: torch.dtype | None, probe_cache: dict[Any, Any], dropped: Dropped | None
 ) -> Callable[..., Tensor] | None:
     """The lean forward of one module, or None; `known` holds what a class was found to compute."""
     if hasattr(module, "lora_A"):
@@ -72,15 +72,15 @@ def _lean_forward(
         return _trained_linear(module, compute)
     kind = type(module).__name__
     if kind.endswith("Attention"):
-        return _attention(module, known)
+        return _attention(module, probe_cache)
     if kind.endswith("RMSNorm"):
-        return _rms_norm(module, compute, known)
+        return _rms_norm(module, compute, probe_cache)
     if kind.endswith("LayerNorm") and not isinstance(module, nn.LayerNorm):
-        return _layer_norm(module, known)
+        return _layer_norm(module, probe_cache)
     if all(hasattr(module, part) for part in ("gate_proj", "up_proj", "down_proj", "act_fn")):
-        return _gated_mlp(module, known)
+        return _gated_mlp(module, probe_cache)
     if kind in ("NewGELUActivation", "FastGELUActivation"):
-        return _gelu(module, known)
+        return _gelu(module, probe_cache)
     return None
 
 

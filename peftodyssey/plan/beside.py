@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def problems(cell: Cell, corpora: Mapping[str, Corpus]) -> Iterator[tuple[str, str]]:
     """(message, next step) for every text that has not the part that is needed, or would be trained on and reported."""
-    needed = (("replay", cell.replay, "train"), ("early_stop", cell.guard, "valid"))
+    needed = (("replay", cell.replay, "train"), ("early_stop", cell.early_stop_text, "valid"))
     for name, point, split in needed:
         if point is None:
             continue

@@ -18,7 +18,7 @@ from peftodyssey.corpora.source import Corpus
 from peftodyssey.errors import OdysseyError, Problem, RecipeError
 from peftodyssey.methods.table import METHODS
 from peftodyssey.models import source as model_source
-from peftodyssey.models.anatomy import anatomy as anatomy_of
+from peftodyssey.models.anatomy import shape_from_config as anatomy_of
 from peftodyssey.models.folder import saved_fingerprint
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.tokenizer import TextTokenizer, load_tokenizer
@@ -33,7 +33,7 @@ from peftodyssey.plan.rungs import look_up
 from peftodyssey.plan.step import StepSpec
 from peftodyssey.plan.tasks import Tasks
 from peftodyssey.recipe import grid, identity
-from peftodyssey.recipe.cell import Cell, CorpusPoint, ModelSpec
+from peftodyssey.recipe.cell import Cell, CorpusSpec, ModelSpec
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.store import layout
 
@@ -94,7 +94,7 @@ def _resolve(recipe: Recipe, cells: list[Cell], problems: list[Problem]) -> Sour
         attempt("domains", lambda cell=cell: _resolve_corpus(cell.domain, cell.train.objective, sources))
     for general in {g.name: g for c in cells for g in c.general}.values():
         attempt("general", lambda general=general: _resolve_corpus(general, "any", sources))
-    for text in {p.name: p for c in cells for p in (c.replay, c.guard) if p and p.name not in sources.corpora}.values():
+    for text in {p.name: p for c in cells for p in (c.replay, c.early_stop_text) if p and p.name not in sources.corpora}.values():
         attempt("methods", lambda text=text: _resolve_corpus(text, "any", sources))
     if sample := grid.sample_point(recipe):
         attempt("pretraining_text", lambda: _resolve_corpus(sample, "any", sources))
@@ -110,7 +110,7 @@ def _resolve_model(point: ModelSpec, sources: Sources) -> None:
     sources.tokenizers[point] = load_tokenizer(found)
 
 
-def _resolve_corpus(point: CorpusPoint, objective: str, sources: Sources) -> None:
+def _resolve_corpus(point: CorpusSpec, objective: str, sources: Sources) -> None:
     corpus = corpus_source.resolve(point)
     if objective != "any":
         corpus_source.check_objective(corpus, objective)
@@ -148,7 +148,7 @@ def _warnings(sources: Sources) -> list[str]:
 class _Builder:
     """Gathers the tasks of a grid, each folder once."""
 
-    def __init__(self, sources: Sources, device: Device, budget_bytes: int, sample: CorpusPoint | None) -> None:
+    def __init__(self, sources: Sources, device: Device, budget_bytes: int, sample: CorpusSpec | None) -> None:
         self.sources, self.sample = sources, sample
         self.device = device
         self.budget_bytes = budget_bytes
@@ -167,7 +167,7 @@ class _Builder:
         general = [(point.name, self._index(cell, point, self._general_split(point))) for point in cell.general]
         sample = self._index(cell, self.sample, "all", SAMPLE_TOKENS_CAP) if self.sample else None
         replay = self._index(cell, cell.replay, "train") if cell.replay else None
-        guard = self._index(cell, cell.guard, "valid", _cap(cell, "valid", False)) if cell.guard else None
+        guard = self._index(cell, cell.early_stop_text, "valid", _cap(cell, "valid", False)) if cell.early_stop_text else None
         told = identity.identity(cell, self._facts(cell, resolved) | beside.facts(cell, replay, guard))
         digest = identity.digest(told)
         trainable = method.count(cell.method, anatomy)
@@ -190,7 +190,7 @@ class _Builder:
             train_index=train.folder if train else None, valid_index=valid.folder,
             general_indexes=tuple(index.folder for _, index in general),
             scores=tuple(column["after"] for column in columns.values()),
-            step=step, memory=bill, scoring_bytes=scoring_bytes, autos=resolved,
+            step=step, memory=bill, scoring_bytes=scoring_bytes, auto_values=resolved,
             entry=entry.entry(
                 cell, digest, folder, base, resolved, trainable, bill, train.folder if train else None, texts, columns
             ) | ({"sample_index": sample.folder} if sample else {}) | asked | ({"wise": entry.wise(wise)} if wise else {}) | crossed.entry(others),
@@ -226,11 +226,11 @@ class _Builder:
     def _chat(self, cell: Cell, corpus: Corpus) -> Chat | None:
         return chat_of(corpus, cell.train.chat_template, self.sources.models[cell.model], self.sources.tokenizers[cell.model])
 
-    def _general_split(self, point: CorpusPoint) -> str:
+    def _general_split(self, point: CorpusSpec) -> str:
         """Nothing is trained on general text: its own test part, else all of it."""
         return "test" if "test" in self.sources.corpora[point.name].parts else "all"
 
-    def _index(self, cell: Cell, point: CorpusPoint, split: str, cap: int | None = None) -> IndexTask:
+    def _index(self, cell: Cell, point: CorpusSpec, split: str, cap: int | None = None) -> IndexTask:
         corpus = self.sources.corpora[point.name]
         tokenizer = self.sources.tokenizers[cell.model]
         told = {

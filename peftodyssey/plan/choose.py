@@ -35,7 +35,7 @@ def cell_step(
         full=cell.method.method == "full", adapter_rank=cell.method.rank or 0, seq_len=cell.train.seq_len, micro_blocks=1,
         recompute="none", engine=cell.train.engine, device=device.kind, optimizer=str(resolved["optimizer"]),
         master="fp32" if resolved["master_weights"] == "fp32" else "same", packed=True,
-        targets=tuple(sorted({m.leaf for m in targets})) or None, hopper=device.hopper,
+        targets=tuple(sorted({m.leaf for m in targets})) or None, large_cublas_workspace=device.is_hopper,
         loss_chunk_bytes=LOSS_CHUNK_BYTES[device.kind], **_constraints(cell),
     )  # fmt: skip
     batch_blocks = cell.train.batch_tokens // cell.train.seq_len

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.corpora.newlines import policy_of
-from peftodyssey.recipe.cell import Cell, CorpusPoint
+from peftodyssey.recipe.cell import Cell, CorpusSpec
 
 if TYPE_CHECKING:
     from peftodyssey.plan.graph import IndexTask, ScoreTask
@@ -16,7 +16,7 @@ Columns = Mapping[str, "ScoreTask | None"]  # before, quantised, after
 
 
 def texts(
-    cell: Cell, own: IndexTask, index_of: Callable[[CorpusPoint], IndexTask], columns_of: Callable[[IndexTask], Columns]
+    cell: Cell, own: IndexTask, index_of: Callable[[CorpusSpec], IndexTask], columns_of: Callable[[IndexTask], Columns]
 ) -> list[tuple[str, IndexTask, Columns]]:
     """Name, index and columns of every text that is scored otherwise than the cell's `own`; policies that are scored alike are one."""
     found: dict[str, tuple[str, IndexTask]] = {}

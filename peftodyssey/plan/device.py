@@ -34,7 +34,7 @@ class Device:
     host_free_bytes: int | None = None  # host memory that is free now; None: not known, nothing is held against it
 
     @property
-    def hopper(self) -> bool:
+    def is_hopper(self) -> bool:
         """Whether cuBLAS takes its workspace of 32 MiB, as PyTorch sets it on Hopper and data-centre Blackwell."""
         return self.capability[0] in (9, 10)
 

@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass
 
 from peftodyssey.plan import probes
 from peftodyssey.plan.device import Device
-from peftodyssey.plan.fleets import fleets, joint_micro_batch
+from peftodyssey.plan.fleets import multi_lora_groups, joint_micro_batch
 from peftodyssey.plan.graph import CellTask, Plan
 from peftodyssey.recipe.identity import digest
 from peftodyssey.store import atomic
 
 
 @dataclass(frozen=True)
-class FleetProbe:
+class MultiLoraProbe:
     """Steps of one fleet. Seconds of each joint step, the first of which warms up; bytes reserved at the peak."""
 
     what: str
@@ -33,7 +33,7 @@ class TriedFleet:
     """A fleet's shape: how many of the plan's have it, what was measured or why it cannot be done, and its members alone."""
 
     fleets: int
-    probe: FleetProbe | None
+    probe: MultiLoraProbe | None
     reason: str
     alone_seconds: float | None  # of one step of every member, one after the other; None where one was not tried
 
@@ -48,22 +48,22 @@ class TriedFleet:
 def shapes(plan: Plan) -> dict[str, list[tuple[CellTask, ...]]]:
     """The fleets of a plan by their shape."""
     found: dict[str, list[tuple[CellTask, ...]]] = {}
-    for group in fleets(plan, plan.cells):
+    for group in multi_lora_groups(plan, plan.cells):
         alone = sorted(probes.key_of(t.cell, t.step, t.base.source.fingerprint, plan.device) for t in group)
         found.setdefault(digest({"fleet": alone, "micro_blocks": joint_micro_batch(plan, group)}), []).append(group)
     return found
 
 
-def known(key: str) -> FleetProbe | None:
+def known(key: str) -> MultiLoraProbe | None:
     """What is known of that shape, None where nothing is or it cannot be read."""
     try:
         content = json.loads((probes.folder() / f"{key}.json").read_text(encoding="utf-8"))
-        return FleetProbe(**{**content, "step_seconds": tuple(content["step_seconds"])})
+        return MultiLoraProbe(**{**content, "step_seconds": tuple(content["step_seconds"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def keep(key: str, probe: FleetProbe) -> None:
+def keep(key: str, probe: MultiLoraProbe) -> None:
     """Write it, whole or not at all."""
     probes.folder().mkdir(parents=True, exist_ok=True)
     atomic.write_text(probes.folder() / f"{key}.json", json.dumps(asdict(probe), indent=1) + "\n")
@@ -75,7 +75,7 @@ def of(plan: Plan) -> list[TriedFleet]:
     return [tried(probe, groups, plan.device) for probe, groups in found if probe is not None]
 
 
-def tried(probe: FleetProbe | None, groups: Sequence[Sequence[CellTask]], device: Device, reason: str = "") -> TriedFleet:
+def tried(probe: MultiLoraProbe | None, groups: Sequence[Sequence[CellTask]], device: Device, reason: str = "") -> TriedFleet:
     """A shape beside what its members take alone."""
     alone = [probes.of(task, device) for task in groups[0]]
     steps = [one.step_seconds[-1] for one in alone if one is not None and one.step_seconds]

@@ -39,12 +39,12 @@ def why_not_batched(task: CellTask) -> str:
         return held
     if train.engine != "own":
         return f"engine {train.engine} trains one at a time"
-    if task.autos["precision"] == "fp16":
+    if task.auto_values["precision"] == "fp16":
         return "fp16 scales each loss by itself"
-    return "" if task.autos["optimizer"] == "adamw" else f"{task.autos['optimizer']} updates one at a time"
+    return "" if task.auto_values["optimizer"] == "adamw" else f"{task.auto_values['optimizer']} updates one at a time"
 
 
-def fleets(plan: Plan, cells: Sequence[CellTask]) -> list[tuple[CellTask, ...]]:
+def multi_lora_groups(plan: Plan, cells: Sequence[CellTask]) -> list[tuple[CellTask, ...]]:
     """The cells of `cells` that train together, in their order; those that train alone are in none."""
     groups: dict[Hashable, list[CellTask]] = {}
     for task in cells:

@@ -136,7 +136,7 @@ class CellTask:
     step: StepSpec
     memory: MemoryPlan
     scoring_bytes: int  # of the device, while the trained model is scored
-    autos: dict[str, Any]
+    auto_values: dict[str, Any]
     entry: dict[str, Any]  # what the store's plan file says of it
     choices: tuple[ChoiceTask, ...] = ()  # tasks after adaptation
     replay_index: str | None = None  # general text that is trained on too

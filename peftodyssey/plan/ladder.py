@@ -14,7 +14,7 @@ from peftodyssey.corpora import source as corpus_source
 from peftodyssey.corpora.source import Corpus
 from peftodyssey.errors import OdysseyError, Problem, RecipeError
 from peftodyssey.models import source as model_source
-from peftodyssey.models.anatomy import anatomy
+from peftodyssey.models.anatomy import shape_from_config
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.tokenizer import load_tokenizer
 from peftodyssey.plan.device import Device
@@ -76,7 +76,7 @@ def plan_ladder(recipe: LadderRecipe, device: Device) -> LadderPlan:
         raise RecipeError(problems)
     config = config_of(recipe)
     train = recipe.train
-    parameters = anatomy(config).parameters
+    parameters = shape_from_config(config).parameters
     precision = ("bf16" if device.kind == "cuda" and device.bf16 else "fp32") if train.precision == "auto" else train.precision
     plan = LadderPlan(
         recipe=recipe, device=device, config=config, parameters=parameters, texts=texts, held_out=held_out,

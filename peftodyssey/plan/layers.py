@@ -56,7 +56,7 @@ class Shape:
 
 def shape_of(anatomy: ModelShape, step: StepSpec, kernel_workspace: bool) -> Shape:
     """The micro-batch of a step: known families are told documents by their ends, in bf16 on a card, in long rows on a CPU."""
-    blocks = step.micro_blocks * step.fleet
+    blocks = step.micro_blocks * step.multi_lora_size
     on_card = step.device == "cuda"
     ends = step.engine == "own" and anatomy.family in FAMILIES and anatomy.family != EAGER and (step.precision == "bf16" if on_card else step.seq_len >= LONG_ON_CPU)
     documents = 2 * max(blocks, blocks * step.seq_len // SHORT_DOCUMENT if step.packed else 0)  # up to a power of two

@@ -80,7 +80,7 @@ def _breakdown(tape: Tape, step: StepSpec) -> MemoryPlan:
         terms = [*known, Term("allocator slack", slack), Term("runtime", CPU_RUNTIME_BYTES)]
         return MemoryPlan(tuple(terms), tape.peak_bytes, tape.peak_bytes + slack + CPU_RUNTIME_BYTES, 0)
     assert tape.allocator is not None
-    cublas = HOPPER_CUBLAS_BYTES if step.hopper else CUBLAS_BYTES
+    cublas = HOPPER_CUBLAS_BYTES if step.large_cublas_workspace else CUBLAS_BYTES
     allocated, reserved = tape.peak_bytes + cublas, tape.allocator.peak_reserved_bytes + cublas
     terms = [
         *known[:-1], Term("workspace", known[-1].size_bytes + cublas), Term("allocator slack", reserved - allocated),

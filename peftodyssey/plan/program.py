@@ -29,7 +29,7 @@ class Program:
             tape=tape, width=width, stream=4 if masters else width, lean=own, quant=step.quant, trains_base=step.full,
             autocast=(masters or step.engine == "trl") and width < 4,
             weight_width=4 if masters else width, host_gradients=step.offload_optimizer,
-            members=step.fleet,
+            members=step.multi_lora_size,
         )  # fmt: skip
         self.shape = shape_of(anatomy, step, kernel_workspace)
         self.tokens = self.shape.tokens
@@ -55,13 +55,13 @@ class Program:
             if matrix.bias:
                 tape.make(matrix.out_features, width, "weights")
         sizes = [numbers for _, numbers in self._trained()]
-        if self.step.fleet > 1:
+        if self.step.multi_lora_size > 1:
             tape.transient(*[4 * numbers for numbers in sizes], term="adapters")  # each member's own is drawn and taken off
-            self._adapter_buckets(sum(sizes) * self.step.fleet)
+            self._adapter_buckets(sum(sizes) * self.step.multi_lora_size)
         else:
             for numbers in sizes:
                 tape.make(0 if self.step.full else numbers, 4, "adapters")
-                tape.make(numbers if self.step.anchored else 0, 4, "start weights")
+                tape.make(numbers if self.step.keeps_initial_weights else 0, 4, "start weights")
             if self.step.engine == "own":
                 self._all_states(sizes)
         tape.make(self.tokens * 4, 8, "batch")
@@ -290,9 +290,9 @@ class Program:
 
     def _update(self) -> None:
         """torch's fused AdamW needs nothing more; others work in chunks of fp32, and so does what measures the change."""
-        step, measured = self.step, UPDATE_CHUNK_BYTES if self.step.anchored else 0
+        step, measured = self.step, UPDATE_CHUNK_BYTES if self.step.keeps_initial_weights else 0
         fused = step.optimizer == "adamw" and (not step.full or step.master == "fp32")
-        if not fused or step.offload_optimizer or step.fleet > 1:
+        if not fused or step.offload_optimizer or step.multi_lora_size > 1:
             self.tape.transient(*[UPDATE_CHUNK_BYTES] * 4, term="update buffers")
         self.tape.transient(min(measured, 4 * max((size for _, size in self._trained()), default=0)), term="update buffers")
         for storage in (*self.math.gradients.values(), *self.math.leaving):

@@ -8,7 +8,7 @@ from peftodyssey.anatomy import ModelShape
 from peftodyssey.errors import InputError, MethodError, ModelError
 from peftodyssey.methods.table import METHODS
 from peftodyssey.models import source
-from peftodyssey.models.anatomy import anatomy as anatomy_of
+from peftodyssey.models.anatomy import shape_from_config as anatomy_of
 from peftodyssey.plan import choose
 from peftodyssey.plan.device import Device
 from peftodyssey.plan.memory import MemoryPlan, estimate
@@ -88,7 +88,7 @@ def _step(wanted: StepRequest, anatomy: ModelShape, device: Device, budget_bytes
         seq_len=wanted.seq_len, micro_blocks=wanted.micro_batch, recompute=wanted.recompute, engine=wanted.engine,
         device="cuda" if on_card else "cpu", optimizer=wanted.optimizer, master=wanted.master_weights if full else "fp32",
         offload_activations=activations, offload_optimizer=full and wanted.offload in ("optimizer", "all"),
-        accumulates=wanted.accumulate > 1, hopper=device.hopper, loss_chunk_bytes=choose.LOSS_CHUNK_BYTES["cuda" if on_card else "cpu"],
+        accumulates=wanted.accumulate > 1, large_cublas_workspace=device.is_hopper, loss_chunk_bytes=choose.LOSS_CHUNK_BYTES["cuda" if on_card else "cpu"],
     )  # fmt: skip
 
 

@@ -29,10 +29,10 @@ class StepSpec:
     offload_optimizer: bool = False  # gradients and optimiser states live in pinned host memory
     accumulates: bool = False  # several micro-batches a step: gradients are there from the second on
     packed: bool = False  # several documents a block: attention takes a mask of seq_len x seq_len
-    fleet: int = 1  # adapters trained together over one base
+    multi_lora_size: int = 1  # adapters trained together over one base
     targets: tuple[str, ...] | None = None  # leaf names of the adapted matrices; None: every linear map of the layers
     loss_chunk_bytes: int = 64 << 20  # float32 logits alive at a time
-    anchored: bool = False  # a copy of the trained weights' start stays on the device, for l2_sp and norm_ball
+    keeps_initial_weights: bool = False  # a copy of the trained weights' start stays on the device, for l2_sp and norm_ball
     replays: bool = False  # a step has general blocks beside the batch's own
     kept_copies: int = 0  # copies of the trained weights that early_stop and wise_ft keep in host memory
-    hopper: bool = False  # the card's cuBLAS takes a larger workspace
+    large_cublas_workspace: bool = False  # the card's cuBLAS takes a larger workspace

@@ -21,7 +21,7 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
-class CorpusPoint:
+class CorpusSpec:
     """One text source: where it is and how it is read."""
 
     name: str  # short name, unique in the recipe; names folders and rows
@@ -121,13 +121,13 @@ class Cell:
 
     recipe: str
     model: ModelSpec
-    domain: CorpusPoint
-    general: tuple[CorpusPoint, ...]
+    domain: CorpusSpec
+    general: tuple[CorpusSpec, ...]
     method: MethodSpec
     seed: int
     train: TrainSpec
     score: ScoreSpec
     tasks: tuple[TaskSpec, ...] = ()
-    replay: CorpusPoint | None = None  # whose train part is mixed in, where the method says so
-    guard: CorpusPoint | None = None  # whose validation part ends the training, where the method says so
-    crossed: tuple[CorpusPoint, ...] = ()  # every domain of the recipe, where what adapting does to the others is measured
+    replay: CorpusSpec | None = None  # whose train part is mixed in, where the method says so
+    early_stop_text: CorpusSpec | None = None  # whose validation part ends the training, where the method says so
+    crossed: tuple[CorpusSpec, ...] = ()  # every domain of the recipe, where what adapting does to the others is measured

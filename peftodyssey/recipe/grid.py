@@ -14,7 +14,7 @@ from typing import Any
 
 from peftodyssey.recipe.cell import (
     Cell,
-    CorpusPoint,
+    CorpusSpec,
     MethodSpec,
     ModelSpec,
     QuantSpec,
@@ -67,7 +67,7 @@ def cells(recipe: Recipe) -> list[Cell]:
         cell = Cell(
             recipe.name, model, domain, general, method, 0 if method.method == "saved" else seed, train, score, tasks,
             replay=replay if method.options.get("replay") else None,
-            guard=guard if method.options.get("early_stop") else None,
+            early_stop_text=guard if method.options.get("early_stop") else None,
             crossed=crossed,
         )  # fmt: skip
         key = (
@@ -145,13 +145,13 @@ def model_name(name: str, folder: str) -> str:
     return absolute(name, folder) if local else name
 
 
-def corpus_points(corpus: Corpus, recipe: Recipe) -> Iterator[CorpusPoint]:
+def corpus_points(corpus: Corpus, recipe: Recipe) -> Iterator[CorpusSpec]:
     """A text of the recipe with its short name and absolute path, once for each of its newline policies."""
     source = corpus_source(corpus)
     split = corpus.split
     parts = {} if split is None else {"train": split.train, "valid": split.valid, "test": split.test}
     for newline in corpus.newline:
-        yield CorpusPoint(
+        yield CorpusSpec(
             name=corpus_name(corpus),
             source=absolute(source, recipe.folder) if is_path(corpus) else source,
             field=corpus.field,
@@ -172,20 +172,20 @@ def task_points(recipe: Recipe) -> tuple[TaskSpec, ...]:
     return tuple(points)
 
 
-def sample_point(recipe: Recipe) -> CorpusPoint | None:
+def sample_point(recipe: Recipe) -> CorpusSpec | None:
     """The sample of pretraining text; None where no measure needs it."""
     if recipe.pretraining_text is None or not {"tokens", "similarity"} & {*recipe.measured}:
         return None
     return next(corpus_points(recipe.pretraining_text, recipe))
 
 
-def replay_point(recipe: Recipe) -> CorpusPoint | None:
+def replay_point(recipe: Recipe) -> CorpusSpec | None:
     """The text of `replay`: that of the pretraining, else the first general one; None where there is neither."""
     texts = (recipe.pretraining_text, *recipe.general)
     return next((next(corpus_points(text, recipe)) for text in texts if text is not None), None)
 
 
-def guard_point(recipe: Recipe) -> CorpusPoint | None:
+def guard_point(recipe: Recipe) -> CorpusSpec | None:
     """The text of `early_stop`: the first general one; None where there is none."""
     return next((next(corpus_points(text, recipe)) for text in recipe.general), None)
 

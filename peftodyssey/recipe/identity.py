@@ -17,7 +17,7 @@ from typing import Any
 
 from peftodyssey.recipe.cell import (
     Cell,
-    CorpusPoint,
+    CorpusSpec,
     MethodSpec,
     ModelSpec,
     QuantSpec,
@@ -30,7 +30,7 @@ EXCLUDED_FIELDS: dict[type, frozenset[str]] = {
         {"recipe", "general", "score", "tasks", "replay", "guard", "crossed"}
     ),  # what is scored, and how, is in the identity of each column; facts hold the content of the last two
     ModelSpec: frozenset({"name", "revision", "weights"}),  # facts["model"] is their content
-    CorpusPoint: frozenset({"name", "source", "revision"}),  # facts["domain"] is their content
+    CorpusSpec: frozenset({"name", "source", "revision"}),  # facts["domain"] is their content
     MethodSpec: frozenset({"label", "tuned"}),
     QuantSpec: frozenset(),
     # what the first two were resolved to is in facts, and so is the template, with the domain
@@ -41,7 +41,7 @@ HOW_OPTIONS = frozenset({"path", "wise_ft"})  # facts["saved"] is the first one'
 DEFAULTS: dict[type, dict[str, Any]] = {
     Cell: {},
     ModelSpec: {"max_position_embeddings": None},
-    CorpusPoint: {"field": None, "config": None, "split": {}, "newline": "keep"},
+    CorpusSpec: {"field": None, "config": None, "split": {}, "newline": "keep"},
     MethodSpec: {"lr": None, "rank": None, "alpha": None, "targets": None, "dropout": 0.0, "quant": None, "options": {}},
     QuantSpec: {},
     TrainSpec: {

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from peftodyssey.errors import InputError, Problem, RecipeError
 from peftodyssey.recipe import explain, shipped
-from peftodyssey.recipe.cell import CorpusPoint
+from peftodyssey.recipe.cell import CorpusSpec
 from peftodyssey.recipe.corpus_names import absolute, corpus_name, corpus_source, is_path
 from peftodyssey.recipe.load import read_text, shape_problems
 from peftodyssey.recipe.overrides import apply as apply_overrides
@@ -105,11 +105,11 @@ def _corpora(corpora: Sequence[Corpus], key: str) -> Iterator[tuple[Path, str, s
         names.add(corpus_name(corpus))
 
 
-def point_of(corpus: Corpus, recipe: LadderRecipe) -> CorpusPoint:
+def point_of(corpus: Corpus, recipe: LadderRecipe) -> CorpusSpec:
     """A text of the recipe with its short name and absolute path."""
     source, split = corpus_source(corpus), corpus.split
     parts = {} if split is None else {"train": split.train, "valid": split.valid, "test": split.test}
-    return CorpusPoint(
+    return CorpusSpec(
         name=corpus_name(corpus), source=absolute(source, recipe.folder) if is_path(corpus) else source, field=corpus.field,
         config=corpus.config, split={key: value for key, value in parts.items() if value is not None},
         newline=corpus.newline[0], revision=corpus.revision,

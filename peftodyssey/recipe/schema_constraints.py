@@ -37,7 +37,7 @@ class EarlyStop(RecipeSection):
     patience: PositiveInt = Field(
         default=1, description="After how many looks in a row above the bound the training ends, a count."
     )
-    looks: PositiveInt = Field(default=10, description="How often the general text is looked at, evenly over the steps, a count.")
+    num_evals: PositiveInt = Field(default=10, description="How often the general text is looked at, evenly over the steps, a count.")
 
 
 class ReplayAndEarlyStop(Method):

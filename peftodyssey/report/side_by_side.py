@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from peftodyssey.plan import fleet_probes
 from peftodyssey.plan.fleet_probes import TriedFleet
-from peftodyssey.plan.fleets import fleets, why_not_batched
+from peftodyssey.plan.fleets import multi_lora_groups, why_not_batched
 from peftodyssey.plan.graph import Plan
 
 EVEN = 0.05  # a fleet that is faster or slower by no more neither pays nor costs
@@ -15,7 +15,7 @@ EVEN = 0.05  # a fleet that is faster or slower by no more neither pays nor cost
 
 def side_by_side(plan: Plan) -> Iterator[str]:
     """A line of the fleets, and one of LoRA cells that train alone; nothing where no two cells could share a base."""
-    groups = fleets(plan, plan.cells)
+    groups = multi_lora_groups(plan, plan.cells)
     if groups:
         sizes = Counter((len(group), group[0].cell.method.method) for group in groups)
         told = ", ".join(f"{many} {'fleet' if many == 1 else 'fleets'} of {size} {method} cells" for (size, method), many in sizes.items())

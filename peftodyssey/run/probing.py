@@ -7,7 +7,7 @@ from rich.console import Console
 from peftodyssey.errors import OdysseyError
 from peftodyssey.jobs.bases import LoadedModels
 from peftodyssey.jobs.probe import loading, probe
-from peftodyssey.jobs.probe_fleet import probe_fleet
+from peftodyssey.jobs.probe_fleet import probe_multi_lora
 from peftodyssey.models.quiet import quiet
 from peftodyssey.plan import fleet_probes, probes
 from peftodyssey.plan.fleet_probes import TriedFleet
@@ -46,7 +46,7 @@ def probe_fleets(plan: Plan, console: Console) -> list[TriedFleet]:
                 tasks = groups[0]
                 console.print(f"trying {len(tasks)} {tasks[0].cell.method.method} cells side by side ...", markup=False)
                 try:
-                    made = probe_fleet(tasks, joint_micro_batch(plan, tasks), held.get(tasks[0].base), plan.device.kind)
+                    made = probe_multi_lora(tasks, joint_micro_batch(plan, tasks), held.get(tasks[0].base), plan.device.kind)
                     fleet_probes.keep(key, made)
                 except OdysseyError as error:
                     held.drop()

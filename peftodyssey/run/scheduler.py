@@ -22,7 +22,7 @@ from peftodyssey.jobs.bases import LoadedModels
 from peftodyssey.jobs.events import How
 from peftodyssey.models.rung_disk import make_room
 from peftodyssey.models.source import ModelSource
-from peftodyssey.plan.fleets import fleets, joint_micro_batch
+from peftodyssey.plan.fleets import multi_lora_groups, joint_micro_batch
 from peftodyssey.plan.graph import BaseModelKey, CellTask, ChoiceTask, NoiseTask, Plan, ScoreTask, StatesTask
 from peftodyssey.run import halving
 from peftodyssey.run.progress import ProgressReporter
@@ -106,7 +106,7 @@ class _Runner:
 
     def _cells(self, tasks: list[CellTask]) -> None:
         """Cells to their ends, side by side where that can be."""
-        groups = fleets(self.plan, [task for task in tasks if not self._is_complete(task.folder)])
+        groups = multi_lora_groups(self.plan, [task for task in tasks if not self._is_complete(task.folder)])
         fleet_of = {task.folder: group for group in groups for task in group}
         for task in tasks:
             if group := fleet_of.get(task.folder):
@@ -137,7 +137,7 @@ class _Runner:
         def behind() -> list[CellTask]:
             return [task for task in racing if halving.not_reached(task, point, self.root) and not self._failed_dependency(task)]
 
-        for group in fleets(self.plan, behind()):
+        for group in multi_lora_groups(self.plan, behind()):
             self._fleet(group, share)
         for task in behind():
             self._stop_if_asked()

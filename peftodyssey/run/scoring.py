@@ -27,7 +27,7 @@ from peftodyssey.plan.chats import chat_of, rendering
 from peftodyssey.plan.device import Device
 from peftodyssey.plan.graph import BaseModelKey, IndexTask, ScoreTask
 from peftodyssey.recipe import identity
-from peftodyssey.recipe.cell import CorpusPoint, MethodSpec, QuantSpec, ScoreSpec
+from peftodyssey.recipe.cell import CorpusSpec, MethodSpec, QuantSpec, ScoreSpec
 from peftodyssey.recipe.numbers import parse_count
 from peftodyssey.run import interrupt
 from peftodyssey.run.progress import ProgressReporter
@@ -78,7 +78,7 @@ def score_model(
     """Score `model`, then `model` with each adapter, on one split of `corpus`; columns are kept in `out` if given."""
     source = model_source.resolve(model, revision)
     point = _settings(settings, source.config.get("max_position_embeddings") or source.config.get("n_positions"))
-    found = corpus_source.resolve(CorpusPoint(name=_name(corpus), source=corpus, field=settings.get("field")))
+    found = corpus_source.resolve(CorpusSpec(name=_name(corpus), source=corpus, field=settings.get("field")))
     precision = "fp32" if device.kind == "cpu" else "bf16" if device.bf16 else "fp16"
     key = BaseModelKey(source, precision, _quant(quant))
     stop = interrupt.Stop()

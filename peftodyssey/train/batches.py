@@ -48,6 +48,6 @@ def require_trained_tokens(blocks: PackedBlocks) -> None:
 def digest(blocks: PackedBlocks) -> str:
     """SHA-256 hex of what is trained on: a saved state goes on only with the same blocks."""
     found = hashlib.sha256(repr(blocks.labels.shape).encode())
-    for array in (blocks.input_ids, blocks.labels, blocks.position_ids, blocks.segments):
+    for array in (blocks.input_ids, blocks.labels, blocks.position_ids, blocks.segment_ids):
         found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()

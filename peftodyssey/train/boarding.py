@@ -25,12 +25,12 @@ def patch_linears(model: nn.Module, banks: Callable[[], LoraBanks | None], draws
 
     Dropout takes its masks from `draws`.
     """
-    ticket = torch.zeros((), device=next(model.parameters()).device, requires_grad=True)
+    grad_anchor = torch.zeros((), device=next(model.parameters()).device, requires_grad=True)
     first = banks()
     assert first is not None
     modules = {target: model.get_submodule(target) for target in first.targets}
     for target, module in modules.items():
-        module.forward = _forward(target, module, banks, ticket, draws)  # type: ignore[method-assign]
+        module.forward = _forward(target, module, banks, grad_anchor, draws)  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -39,7 +39,7 @@ def patch_linears(model: nn.Module, banks: Callable[[], LoraBanks | None], draws
 
 
 def _forward(
-    target: str, module: Any, banks: Callable[[], LoraBanks | None], ticket: Tensor, draws: SeededDropout
+    target: str, module: Any, banks: Callable[[], LoraBanks | None], grad_anchor: Tensor, draws: SeededDropout
 ) -> Callable[[Tensor], Tensor]:
     weight_oi = dequantized_weight_fn(module)
     assert weight_oi is not None, target
@@ -49,7 +49,7 @@ def _forward(
         if now is None:
             plain: Tensor = type(module).forward(module, x)
             return plain
-        return multi_lora_linear(x, _dropped(x, now, target, draws), ticket, now, target, weight_oi, module.bias)
+        return multi_lora_linear(x, _dropped(x, now, target, draws), grad_anchor, now, target, weight_oi, module.bias)
 
     return forward
 
@@ -67,7 +67,7 @@ def _dropped(x: Tensor, banks: LoraBanks, target: str, draws: SeededDropout) -> 
 def multi_lora_linear(
     x: Tensor,
     x_low: Tensor,
-    ticket: Tensor,
+    grad_anchor: Tensor,
     banks: LoraBanks,
     target: str,
     weight_oi: Callable[[], Tensor],
@@ -78,7 +78,7 @@ def multi_lora_linear(
     `x_low` is `x` or `x` after dropout. The factors' gradients are added to the berths' `grads` in the backward pass, which
     `ticket`, a scalar that needs a gradient, calls for; kept for it are `x_low` and its products with the first factors.
     """
-    result: Tensor = _MultiLoraLinear.apply(x, x_low, ticket, banks, target, weight_oi, bias_o, x_low is x)
+    result: Tensor = _MultiLoraLinear.apply(x, x_low, grad_anchor, banks, target, weight_oi, bias_o, x_low is x)
     return result
 
 
@@ -88,7 +88,7 @@ class _MultiLoraLinear(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         x_low: Tensor,
-        ticket: Tensor,
+        grad_anchor: Tensor,
         banks: LoraBanks,
         target: str,
         weight_oi: Callable[[], Tensor],

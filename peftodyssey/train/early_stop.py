@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from peftodyssey.train.settings import EarlyStopSettings
 
-LOOKS, KEPT = "early_stop.looks", "early_stop.kept/"
+NUM_EVALS, KEPT = "early_stop.looks", "early_stop.kept/"
 GeneralNll = Callable[[], float]  # of the model as it stands, nats per token
 
 
@@ -63,11 +63,11 @@ class EarlyStopping:
 
     def state_tensors(self) -> dict[str, Tensor]:
         """All of it by name, that `restore` takes back."""
-        return {LOOKS: torch.tensor(self.seen, dtype=torch.float64), **{KEPT + name: of for name, of in self.kept.items()}}
+        return {NUM_EVALS: torch.tensor(self.seen, dtype=torch.float64), **{KEPT + name: of for name, of in self.kept.items()}}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes back what `state_tensors` gave."""
-        self.seen = [(int(step), nll) for step, nll in tensors[LOOKS].tolist()]
+        self.seen = [(int(step), nll) for step, nll in tensors[NUM_EVALS].tolist()]
         self.kept = {name.removeprefix(KEPT): of for name, of in tensors.items() if name.startswith(KEPT)}
 
 
@@ -76,5 +76,5 @@ def watch(bound: EarlyStopSettings | None, steps: int, general_nll: GeneralNll |
     if bound is None:
         return None
     assert general_nll is not None, "an early stop needs the general text"
-    looks = min(bound.looks, steps)
+    looks = min(bound.num_evals, steps)
     return EarlyStopping(bound, frozenset({0, *(round(steps * (look + 1) / looks) for look in range(looks))}), general_nll)

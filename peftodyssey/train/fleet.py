@@ -29,12 +29,12 @@ from peftodyssey.train.dropout import SeededDropout
 from peftodyssey.train.fitting import retry_on_oom
 from peftodyssey.train.loop import preserve_training_state, require_finite
 from peftodyssey.train.settings import OnNote, OnStep, ShouldStop, StepRecord, TrainSettings
-from peftodyssey.train.way import asked
+from peftodyssey.train.way import memory_settings
 
 if TYPE_CHECKING:
     from peftodyssey.corpora.blocks import PackedBlocks
 
-OnMemberPoint = Callable[[int, int, int, Adapter], None]  # index into score_at_steps, step, tokens, the adapter then
+OnMemberEval = Callable[[int, int, int, Adapter], None]  # index into score_at_steps, step, tokens, the adapter then
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Member:
     state_folder: Path
     belongs_to: str  # `loop.belongs_to` of the same training alone
     on_step: OnStep | None = None
-    on_point: OnMemberPoint | None = None
+    on_point: OnMemberEval | None = None
     log: list[StepRecord] = field(default_factory=list)
     failed: TrainingError | None = None
 
@@ -57,7 +57,7 @@ class Member:
         return self.failed is not None or len(self.log) >= self.settings.last_step
 
 
-def train_fleet(
+def train_adapters(
     model: nn.Module,
     members: Sequence[Member],
     *,
@@ -105,7 +105,7 @@ class _MultiLoraTrainer:
         settings = members[0].settings
         self.compute = gradients.HALVES.get(settings.precision)
         self.draws, self.scaler = SeededDropout(), torch.amp.GradScaler(device.type, enabled=False)
-        self.way, self.out_of_memory, self.adapters_disabled = asked(settings), (), False
+        self.way, self.out_of_memory, self.adapters_disabled = memory_settings(settings), (), False
         starts = [self._start(member) for member in members]
         self.banks = banking.stack_adapters(dict(enumerate(starts)), device)
         self.banks.update_compute_copies(self.compute)

@@ -102,7 +102,7 @@ def _uniform(model: Any, members: Sequence[Batch], pieces: Sequence[np.ndarray],
         return False
     return all(
         bool((of.blocks.labels[piece] != IGNORE_INDEX).all())
-        and (by_ends or bool(((np.diff(of.blocks.position_ids[piece]) != 1) == (np.diff(of.blocks.segments[piece]) != 0)).all()))
+        and (by_ends or bool(((np.diff(of.blocks.position_ids[piece]) != 1) == (np.diff(of.blocks.segment_ids[piece]) != 0)).all()))
         for of, piece in zip(members, pieces, strict=True)
     )
 

@@ -32,7 +32,7 @@ from peftodyssey.train.dropout import SeededDropout
 from peftodyssey.train.fitting import retry_on_oom
 from peftodyssey.train.settings import (
     OnNote,
-    OnPoint,
+    OnEval,
     OnStep,
     ShouldStop,
     StepRecord,
@@ -40,7 +40,7 @@ from peftodyssey.train.settings import (
     TrainSettings,
 )
 from peftodyssey.train.travelled import track_updates
-from peftodyssey.train.way import asked
+from peftodyssey.train.way import memory_settings
 
 if TYPE_CHECKING:
     from peftodyssey.corpora.blocks import PackedBlocks
@@ -60,7 +60,7 @@ def train(
     state_folder: Path | None = None,
     checkpoint_every_s: float | None = None,
     on_step: OnStep | None = None,
-    on_point: OnPoint | None = None,
+    on_point: OnEval | None = None,
     should_stop: ShouldStop | None = None,
     on_note: OnNote | None = None,
     general_nll: early_stop.GeneralNll | None = None,
@@ -85,7 +85,7 @@ def train(
     torch.manual_seed(settings.seed + SEED_OFFSET)
     optimizer = optim.build_optimizer(trainable, settings)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
-    way, out_of_memory = asked(settings), []
+    way, out_of_memory = memory_settings(settings), []
     moved = track_updates(model, trainable) if settings.l2_sp or settings.norm_ball is not None else []
     watch = early_stop.watch(settings.early_stop, settings.steps, general_nll)
     log: list[StepRecord] = []

@@ -31,7 +31,7 @@ class EarlyStopSettings:
 
     general_nats: float
     patience: int
-    looks: int
+    num_evals: int
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,6 @@ class TrainResult:
 
 
 OnStep = Callable[[StepRecord], None]
-OnPoint = Callable[[int, int, int], None]  # index into score_at_steps, step, trained tokens so far
+OnEval = Callable[[int, int, int], None]  # index into score_at_steps, step, trained tokens so far
 ShouldStop = Callable[[], bool]
 OnNote = Callable[[str], None]

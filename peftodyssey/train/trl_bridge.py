@@ -27,7 +27,7 @@ from peftodyssey.train import batches, schedule
 from peftodyssey.train.settings import (
     ADDED_FIELDS,
     OnNote,
-    OnPoint,
+    OnEval,
     OnStep,
     ShouldStop,
     StepRecord,
@@ -57,7 +57,7 @@ def train_trl(
     state_folder: Path | None = None,
     checkpoint_every_s: float | None = None,
     on_step: OnStep | None = None,
-    on_point: OnPoint | None = None,
+    on_point: OnEval | None = None,
     should_stop: ShouldStop | None = None,
     on_note: OnNote | None = None,
     general_nll: Any = None,
@@ -192,7 +192,7 @@ def _collate(model: nn.Module, blocks: PackedBlocks, chosen: np.ndarray) -> dict
         return np.concatenate([array, column], axis=1)
 
     labels = blocks.labels[chosen]
-    segments = blocks.segments[chosen]
+    segments = blocks.segment_ids[chosen]
     shifted_back = np.concatenate([np.full((len(chosen), 1), IGNORE_INDEX), labels], axis=1).astype(np.int64)
     inputs = packed_inputs(
         model,
@@ -211,7 +211,7 @@ def _follower(
     settings: TrainSettings,
     device: torch.device,
     on_step: OnStep | None,
-    on_point: OnPoint | None,
+    on_point: OnEval | None,
     should_stop: ShouldStop | None,
 ) -> Any:
     """A TrainerCallback that fills `log` with StepRecords and calls the loop's callbacks at the loop's

@@ -45,6 +45,6 @@ class MemorySettings:
         return f"one block with recompute {fat.recompute}", kept
 
 
-def asked(settings: TrainSettings) -> MemorySettings:
+def memory_settings(settings: TrainSettings) -> MemorySettings:
     """The way that the settings ask for."""
     return MemorySettings(min(settings.micro_blocks, settings.batch_blocks), settings.recompute, settings.offload_activations)

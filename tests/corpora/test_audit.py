@@ -10,7 +10,7 @@ from peftodyssey import assets
 from peftodyssey.corpora.audit import audit, preview
 from peftodyssey.corpora.index import build_index, read_index
 from peftodyssey.corpora.source import resolve
-from peftodyssey.recipe.cell import CorpusPoint
+from peftodyssey.recipe.cell import CorpusSpec
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def test_a_tokenizer_that_frames_or_changes_text_is_said(bundled):
 def test_preview_shows_text_whole_with_frames_and_what_is_trained(bundled, tmp_path):
     rows = [{"prompt": f"Question {i}: né 🎉?", "completion": " answer\n"} for i in range(10)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    corpus = resolve(CorpusPoint("x", str(tmp_path / "a.jsonl")))
+    corpus = resolve(CorpusSpec("x", str(tmp_path / "a.jsonl")))
     shown = preview(corpus, bundled, 3, objective="sft")
     assert len(shown) == 3
     for pieces in shown:
@@ -70,14 +70,14 @@ def test_preview_shows_text_whole_with_frames_and_what_is_trained(bundled, tmp_p
 
 def test_preview_follows_the_newline_policy_of_its_split(bundled, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "one\\n\\ntwo"}\n')
-    corpus = resolve(CorpusPoint("x", str(tmp_path / "a.jsonl"), newline="mismatch"))
+    corpus = resolve(CorpusSpec("x", str(tmp_path / "a.jsonl"), newline="mismatch"))
     assert "".join(p for p, _ in preview(corpus, bundled, 1)[0][1:-1]) == "onetwo"
 
 
 def test_bundled_text_under_the_bundled_tokenizer_counts_its_bytes(bundled, tmp_path):
     from peftodyssey.corpora.documents import documents
 
-    corpus = resolve(CorpusPoint("x", "bundled/wiki_history_events"))
+    corpus = resolve(CorpusSpec("x", "bundled/wiki_history_events"))
     counts = build_index(documents(corpus, "test"), bundled, tmp_path, max_tokens=20_000)
     index = read_index(tmp_path)
     assert 20_000 <= counts["tokens"] < 25_000

@@ -10,7 +10,7 @@ from peftodyssey.corpora.documents import documents, with_newlines
 from peftodyssey.corpora.index import build_index, read_index
 from peftodyssey.corpora.source import check_objective, resolve
 from peftodyssey.errors import CorpusError
-from peftodyssey.recipe.cell import CorpusPoint
+from peftodyssey.recipe.cell import CorpusSpec
 
 TALK = [
     {"role": "system", "content": "Be kind."},
@@ -55,7 +55,7 @@ def test_trained_tokens_are_transformers_mask_of_the_assistants(template, tmp_pa
         backend = stock.backend_tokenizer
 
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": TALK}) + "\n")
-    corpus = resolve(CorpusPoint("x", str(tmp_path / "a.jsonl")))
+    corpus = resolve(CorpusSpec("x", str(tmp_path / "a.jsonl")))
     build_index(documents(corpus, "all", Chat(template, SPECIAL)), Ours(), tmp_path / "index")
     index = read_index(tmp_path / "index")
     assert index.token.tolist() == theirs["input_ids"]
@@ -65,7 +65,7 @@ def test_trained_tokens_are_transformers_mask_of_the_assistants(template, tmp_pa
 
 def test_answers_stay_answers_under_every_newline_policy(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": TALK}) + "\n")
-    [document] = documents(resolve(CorpusPoint("x", str(tmp_path / "a.jsonl"))), "all", Chat(MARKED, SPECIAL))
+    [document] = documents(resolve(CorpusSpec("x", str(tmp_path / "a.jsonl"))), "all", Chat(MARKED, SPECIAL))
     for policy, words in (("keep", "It\nis 4 🎉."), ("strip", "Itis 4 🎉."), ("collapse", "It\nis 4 🎉.")):
         made = with_newlines(document, policy)
         assert [made.text[a:b] for a, b in made.answers] == ["Hello!<|endoftext|>", words + "<|endoftext|>"]
@@ -75,7 +75,7 @@ def test_answers_stay_answers_under_every_newline_policy(tmp_path):
 def test_prompts_and_completions_may_be_messages_themselves(tmp_path):
     row = {"prompt": TALK[:4], "completion": TALK[4:]}
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
-    corpus = resolve(CorpusPoint("x", str(tmp_path / "a.jsonl")))
+    corpus = resolve(CorpusSpec("x", str(tmp_path / "a.jsonl")))
     check_objective(corpus, "sft")
     [document] = documents(corpus, "all", Chat(MARKED, SPECIAL))
     assert [document.text[a:b] for a, b in document.answers] == ["It\nis 4 🎉.<|endoftext|>"]
@@ -106,7 +106,7 @@ def test_a_conversation_without_a_template_is_refused(tmp_path):
 @pytest.mark.parametrize("row", [{"messages": TALK}, {"prompt": TALK[:4], "completion": TALK[4:]}], ids=["messages", "dialogue"])
 def test_a_hub_data_set_of_conversations(row, tmp_path):
     (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
-    corpus = resolve(CorpusPoint("x", f"hub:{tmp_path}"))
+    corpus = resolve(CorpusSpec("x", f"hub:{tmp_path}"))
     assert corpus.layout.is_chat
     [document] = documents(corpus, "all", Chat(MARKED, SPECIAL))
     assert document.text[slice(*document.answers[-1])] == "It\nis 4 🎉.<|endoftext|>"

@@ -20,9 +20,9 @@ def test_completions_and_their_end_by_hand():
     assert made.input_ids.tolist() == [[1, 11, 12, 13, 1, 21, 22, 0]]
     assert made.labels.tolist() == [[-100, -100, 13, 2, -100, 22, 2, -100]]
     assert made.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2, 0]]
-    assert made.segments.tolist() == [[0, 0, 0, 0, 1, 1, 1, 2]]
+    assert made.segment_ids.tolist() == [[0, 0, 0, 0, 1, 1, 1, 2]]
     assert made.trained_tokens == 4
-    assert made.input_ids.dtype == made.labels.dtype == made.position_ids.dtype == made.segments.dtype == np.int32
+    assert made.input_ids.dtype == made.labels.dtype == made.position_ids.dtype == made.segment_ids.dtype == np.int32
 
 
 def test_an_end_that_the_text_has_is_not_written_twice():
@@ -37,7 +37,7 @@ def test_every_example_lies_whole_in_one_block_and_is_learnt_once(parts, seq_len
     documents = [[100 * n + i + 3 for i in range(prompt + answer)] for n, (prompt, answer) in enumerate(parts)]
     made = packed(documents, [[0] * prompt + [1] * answer for prompt, answer in parts], seq_len=seq_len)
     found = []
-    for ids, labels, positions, segments in zip(made.input_ids, made.labels, made.position_ids, made.segments, strict=True):
+    for ids, labels, positions, segments in zip(made.input_ids, made.labels, made.position_ids, made.segment_ids, strict=True):
         for segment in np.unique(segments):
             inside = segments == segment
             if (labels[inside] == -100).all():
@@ -51,7 +51,7 @@ def test_every_example_lies_whole_in_one_block_and_is_learnt_once(parts, seq_len
     assert sorted(found) == sorted(documents)
     fullest = sorted((p + a + 1 for p, a in parts), reverse=True)
     used = [int((row != row.max()).sum()) if row.max() and not ids[row == row.max()].any() else seq_len
-            for row, ids in zip(made.segments, made.input_ids, strict=True)]  # fmt: skip
+            for row, ids in zip(made.segment_ids, made.input_ids, strict=True)]  # fmt: skip
     assert sum(sorted(used)[:2]) > seq_len or len(used) == 1, "two blocks that fit one were not filled"
     assert max(used) >= fullest[0]
 

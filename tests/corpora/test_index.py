@@ -231,8 +231,8 @@ def test_blocks_by_hand(monkeypatch):
     assert packed.input_ids.tolist() == [[1, 11, 12, 13, 1], [21, 22, 23, 24, 25]]
     assert packed.labels.tolist() == [[11, 12, 13, 2, 21], [22, 23, 24, 25, 2]]
     assert packed.position_ids.tolist() == [[0, 1, 2, 3, 0], [0, 1, 2, 3, 4]]
-    assert packed.segments.tolist() == [[0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
-    assert packed.input_ids.dtype == packed.labels.dtype == packed.position_ids.dtype == packed.segments.dtype == np.int32
+    assert packed.segment_ids.tolist() == [[0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
+    assert packed.input_ids.dtype == packed.labels.dtype == packed.position_ids.dtype == packed.segment_ids.dtype == np.int32
 
 
 def test_blocks_without_frames(monkeypatch):
@@ -240,7 +240,7 @@ def test_blocks_without_frames(monkeypatch):
     packed = blocks.pack(hand_index([[11, 12, 13], [21, 22, 23]]), seq_len=4, bos=None, eos=None, seed=0)
     assert packed.input_ids.tolist() == [[11, 12, 21, 22]]
     assert packed.labels.tolist() == [[12, 13, 22, 23]]
-    assert packed.segments.tolist() == [[0, 0, 1, 1]]
+    assert packed.segment_ids.tolist() == [[0, 0, 1, 1]]
 
 
 def test_every_token_is_a_target_once_and_the_seed_only_reorders():

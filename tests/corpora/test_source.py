@@ -17,13 +17,13 @@ from peftodyssey.corpora import m2d2, newlines, txt
 from peftodyssey.corpora.documents import DEFAULT_SHARES, documents, text_key
 from peftodyssey.corpora.source import check_objective, resolve
 from peftodyssey.errors import CorpusError
-from peftodyssey.recipe.cell import CorpusPoint
+from peftodyssey.recipe.cell import CorpusSpec
 
 ROWS = [{"id": f"r{i}", "text": f"Document number {i}, with some words."} for i in range(400)]
 
 
 def point(source, **options):
-    return CorpusPoint(name="x", source=str(source), **options)
+    return CorpusSpec(name="x", source=str(source), **options)
 
 
 def jsonl(rows):

@@ -116,11 +116,11 @@ def test_concentration_is_that_of_a_brute_force_count(change):
     found, rise = concentration(change), np.maximum(change, 0)
     assert (found.rise_nats, found.fall_nats) == (math.fsum(rise), math.fsum(np.minimum(change, 0)))
     if not rise.sum():
-        assert math.isnan(found.half)
+        assert math.isnan(found.share_for_50pct)
         assert lorenz(change) == []
         return
     n, largest = len(rise), np.sort(rise)[::-1]
-    for share, part in ((found.half, 0.5), (found.most, 0.9)):
+    for share, part in ((found.share_for_50pct, 0.5), (found.share_for_90pct, 0.9)):
         k = round(share * n)
         assert largest[:k].sum() >= part * rise.sum() * (1 - 1e-12)
         assert largest[: k - 1].sum() < part * rise.sum() * (1 + 1e-12)
@@ -134,8 +134,8 @@ def test_concentration_is_that_of_a_brute_force_count(change):
 
 def test_concentration_at_its_ends():
     even, one = concentration(np.ones(10)), concentration(np.array([5.0, *[-1.0] * 99]))
-    assert (even.half, even.most, even.gini) == (0.5, 0.9, pytest.approx(0, abs=1e-12))
-    assert (one.half, one.most, one.gini, one.fall_nats) == (0.01, 0.01, pytest.approx(0.99), -99)
+    assert (even.share_for_50pct, even.share_for_90pct, even.gini) == (0.5, 0.9, pytest.approx(0, abs=1e-12))
+    assert (one.share_for_50pct, one.share_for_90pct, one.gini, one.fall_nats) == (0.01, 0.01, pytest.approx(0.99), -99)
     assert concentration(np.zeros(0)).units == 0
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from peftodyssey.errors import ModelError
-from peftodyssey.models.anatomy import FAMILIES, anatomy
+from peftodyssey.models.anatomy import FAMILIES, shape_from_config
 from peftodyssey.models.meta import meta_anatomy, meta_model
 from peftodyssey.models.shapes import named
 
@@ -41,19 +41,19 @@ PUBLISHED = {
 def test_counts_equal_the_module_tree(shape):
     config = named()[shape]
     assert config["model_type"] in FAMILIES
-    assert anatomy(config) == meta_anatomy(config)
-    assert anatomy(config).parameters == sum(p.numel() for p in meta_model(config).parameters())
+    assert shape_from_config(config) == meta_anatomy(config)
+    assert shape_from_config(config).parameters == sum(p.numel() for p in meta_model(config).parameters())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", sorted(named()))
 def test_counts_equal_the_module_tree_at_full_size(shape):
-    assert anatomy(named()[shape]) == meta_anatomy(named()[shape])
+    assert shape_from_config(named()[shape]) == meta_anatomy(named()[shape])
 
 
 @pytest.mark.parametrize("shape", sorted(PUBLISHED))
 def test_counts_equal_published_ones(shape):
-    assert anatomy(named()[shape]).parameters == PUBLISHED[shape]
+    assert shape_from_config(named()[shape]).parameters == PUBLISHED[shape]
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_counts_equal_published_ones(shape):
 )
 def test_options_of_a_family_are_counted(shape, changes):
     config = {**named()[shape], **changes}
-    changed = anatomy(config)
+    changed = shape_from_config(config)
     assert changed == meta_anatomy(config)
-    assert changed.parameters != anatomy(named()[shape]).parameters
+    assert changed.parameters != shape_from_config(named()[shape]).parameters
 
 
 @pytest.mark.parametrize("key", ["head_dim", "tie_word_embeddings", "num_key_value_heads", "intermediate_size"])
@@ -80,12 +80,12 @@ def test_options_of_a_family_are_counted(shape, changes):
 def test_keys_that_a_config_leaves_out_take_the_familys_default(family, key):
     config = named()[f"tiny-{family}"]
     config.pop(key, None)
-    assert anatomy(config) == meta_anatomy(config)
+    assert shape_from_config(config) == meta_anatomy(config)
 
 
 def test_an_unlisted_family_is_counted_on_the_meta_device():
     config = {"model_type": "opt", "hidden_size": 64, "word_embed_proj_dim": 64, "num_hidden_layers": 2, "ffn_dim": 128}
-    found = anatomy({**config, "num_attention_heads": 4, "vocab_size": 512, "max_position_embeddings": 64})
+    found = shape_from_config({**config, "num_attention_heads": 4, "vocab_size": 512, "max_position_embeddings": 64})
     assert found.layers == 2
     assert {m.leaf for m in found.linears} == {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}
     assert found.parameters == sum(p.numel() for p in meta_model({**config, "num_attention_heads": 4, "vocab_size": 512, "max_position_embeddings": 64}).parameters())
@@ -93,7 +93,7 @@ def test_an_unlisted_family_is_counted_on_the_meta_device():
 
 def test_an_unknown_family_is_an_error():
     with pytest.raises(ModelError, match="nosuch"):
-        anatomy({"model_type": "nosuch"})
+        shape_from_config({"model_type": "nosuch"})
 
 
 def test_known_families_are_counted_without_torch():

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
 from peftodyssey.models import documents, head, packing
-from peftodyssey.models.anatomy import anatomy
+from peftodyssey.models.anatomy import shape_from_config
 from peftodyssey.models.load import linear_names, load, set_scoring_mode
 from peftodyssey.models.source import resolve
 from peftodyssey.recipe.cell import QuantSpec
@@ -35,7 +35,7 @@ def test_logits_are_those_of_plain_transformers_in_training_mode_too(folder):
     assert not any(p.requires_grad for p in model.parameters())
     with torch.no_grad():
         torch.testing.assert_close(model(ids()).logits, plain(ids()).logits, rtol=1e-5, atol=1e-5)
-    expected = [m.name for m in anatomy(resolve(str(folder)).config).linears]
+    expected = [m.name for m in shape_from_config(resolve(str(folder)).config).linears]
     assert linear_names(model) == expected
 
 
@@ -44,7 +44,7 @@ def test_quantised_layers_are_near_the_full_ones(folder, quant):
     model = load(resolve(str(folder)), precision="fp32", quant=quant)
     plain = AutoModelForCausalLM.from_pretrained(folder)
     assert type(model.get_output_embeddings()) is torch.nn.Linear
-    assert linear_names(model) == [m.name for m in anatomy(resolve(str(folder)).config).linears]
+    assert linear_names(model) == [m.name for m in shape_from_config(resolve(str(folder)).config).linears]
     for name in linear_names(model):
         stored, full = model.get_submodule(name), plain.get_submodule(name)
         assert type(stored).__name__ == ("Linear8bitLt" if quant.kind == "int8" else "Linear4bit")

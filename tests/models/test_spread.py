@@ -7,7 +7,7 @@ import torch
 
 from peftodyssey.models import load as models
 from peftodyssey.models import source
-from peftodyssey.models.anatomy import anatomy
+from peftodyssey.models.anatomy import shape_from_config
 from peftodyssey.models.spread import layers_on_card, offload_layers
 
 GIB = 1 << 30
@@ -19,18 +19,18 @@ def test_the_logits_are_those_of_the_whole_model(shape: str) -> None:
     ids_bt = torch.arange(24).reshape(2, 12)
     whole = models.load(found, precision="fp32")
     expected = whole(input_ids=ids_bt).logits
-    for staying in (0, 1, anatomy(found.config).layers):
+    for staying in (0, 1, shape_from_config(found.config).layers):
         parted = offload_layers(models.load(found, precision="fp32"), staying, torch.device("cpu"))
         waiting = {name for name, p in parted.named_parameters() if p.device.type == "meta"}
         layers = {int(next(part for part in name.split(".") if part.isdigit())) for name in waiting}
-        assert layers == set(range(staying, anatomy(found.config).layers))
+        assert layers == set(range(staying, shape_from_config(found.config).layers))
         with torch.no_grad():
             for _ in range(2):
                 assert torch.equal(parted(input_ids=ids_bt).logits, expected)
 
 
 def test_as_many_layers_stay_as_the_card_has_room_for() -> None:
-    sizes = anatomy(source.resolve("random/llama-7b").config)
+    sizes = shape_from_config(source.resolve("random/llama-7b").config)
     counts = [layers_on_card(sizes, 2, gib * GIB) for gib in (1, 7, 11, 14, 22)]
     assert counts == sorted(counts)
     assert counts[0] == 0

@@ -29,12 +29,12 @@ score: {context: 64, tokens: 4k}
 
 
 def test_a_card_without_bf16_trains_in_fp16_over_fp32_weights() -> None:
-    told = {task.cell.method.method: task.autos for task in build(load_recipe(RECIPE), card(8, bf16=False)).cells}
+    told = {task.cell.method.method: task.auto_values for task in build(load_recipe(RECIPE), card(8, bf16=False)).cells}
     assert {autos["precision"] for autos in told.values()} == {"fp16"}
     assert {autos["master_weights"] for autos in told.values()} == {"fp32"}
     assert told["qlora"]["compute_dtype"] == "fp16"
     ampere = build(load_recipe(RECIPE), card(8)).cells
-    assert {task.autos["precision"] for task in ampere} == {"bf16"}
+    assert {task.auto_values["precision"] for task in ampere} == {"bf16"}
 
 
 def test_fp16_weights_are_not_trained_as_they_are() -> None:
@@ -44,7 +44,7 @@ def test_fp16_weights_are_not_trained_as_they_are() -> None:
     problem = caught.value.problems[0]
     assert "Tesla T4 has no bf16" in problem.what
     assert "master_weights to fp32" in problem.next_step
-    assert {task.autos["precision"] for task in build(load_recipe(text), card(8)).cells} == {"bf16"}
+    assert {task.auto_values["precision"] for task in build(load_recipe(text), card(8)).cells} == {"bf16"}
     with pytest.raises(RecipeError, match="too coarse"):
         load_recipe(text.replace("{budget", "{precision: fp16, budget"))
 
@@ -78,7 +78,7 @@ def test_the_allocator_is_capped_with_and_without_a_memory_option(monkeypatch: p
 
 
 def test_only_hopper_and_its_successor_take_the_large_workspace() -> None:
-    found = {c: replace(card(8), capability=c).hopper for c in ((7, 5), (8, 0), (8, 9), (9, 0), (10, 0), (12, 0))}
+    found = {c: replace(card(8), capability=c).is_hopper for c in ((7, 5), (8, 0), (8, 9), (9, 0), (10, 0), (12, 0))}
     assert [c for c, large in found.items() if large] == [(9, 0), (10, 0)]
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from peftodyssey import api
 from peftodyssey.errors import DoesNotFit, StoreError
 from peftodyssey.methods import spill
-from peftodyssey.models.anatomy import anatomy
+from peftodyssey.models.anatomy import shape_from_config
 from peftodyssey.models.source import resolve
 from peftodyssey.plan import host
 from peftodyssey.plan.build import build
@@ -24,7 +24,7 @@ from tests import micro
 from tests.plan.cards import GIB, card
 
 LLAMA = resolve("random/llama-7b")
-SIZES = anatomy(LLAMA.config)
+SIZES = shape_from_config(LLAMA.config)
 FULL = StepSpec(
     precision="bf16", quant=None, trainable=SIZES.parameters, full=True, adapter_rank=0, seq_len=1024, micro_blocks=1,
     recompute="full", engine="own", device="cuda", optimizer="adamw8bit", master="same", offload_optimizer=True,

@@ -8,7 +8,7 @@ import pytest
 
 from peftodyssey import api
 from peftodyssey.plan import fleet_probes, probes
-from peftodyssey.plan.fleet_probes import FleetProbe
+from peftodyssey.plan.fleet_probes import MultiLoraProbe
 from peftodyssey.plan.graph import Plan
 from peftodyssey.plan.hours import hours
 from peftodyssey.plan.probes import Probe
@@ -56,6 +56,6 @@ def test_a_fleet_that_was_tried_trains_at_its_own_speed(tmp_path: Path) -> None:
     plan = planned(tmp_path)
     alone = hours(plan).seconds
     ((key, (group,)),) = fleet_probes.shapes(plan).items()
-    fleet_probes.keep(key, FleetProbe("", len(group), (9.0, len(group) * STEP / 4), 1))
+    fleet_probes.keep(key, MultiLoraProbe("", len(group), (9.0, len(group) * STEP / 4), 1))
     steps = len(group) * plan.cells[0].cell.train.budget_steps
     assert alone - hours(plan).seconds == pytest.approx(steps * STEP * (1 - 1 / 4), rel=1e-6)

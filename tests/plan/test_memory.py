@@ -11,7 +11,7 @@ import pytest
 from peftodyssey.anatomy import ModelShape
 from peftodyssey.methods.table import METHODS
 from peftodyssey.models import source
-from peftodyssey.models.anatomy import anatomy as anatomy_of
+from peftodyssey.models.anatomy import shape_from_config as anatomy_of
 from peftodyssey.plan.choose import advice, choose, candidates
 from peftodyssey.plan.memory import estimate, run
 from peftodyssey.plan.step import StepSpec

@@ -6,10 +6,10 @@ import pytest
 
 from peftodyssey.errors import RecipeError
 from peftodyssey.models import source
-from peftodyssey.models.anatomy import anatomy
+from peftodyssey.models.anatomy import shape_from_config
 from peftodyssey.plan.build import build
 from peftodyssey.plan.device import detect
-from peftodyssey.plan.fleets import fleets, why_not_batched
+from peftodyssey.plan.fleets import multi_lora_groups, why_not_batched
 from peftodyssey.plan.host import of_cell
 from peftodyssey.recipe.load import load_recipe
 
@@ -32,7 +32,7 @@ def test_the_start_of_the_weights_is_a_term_of_full_and_none_of_lora():
     free, pulled, ball, lora = plan(
         "{method: full}", "{method: full, l2_sp: 1}", "{method: full, norm_ball: 0.1}", "{method: lora, l2_sp: 1, norm_ball: 0.1}"
     ).cells
-    start_bytes = 4 * anatomy(source.resolve("bundled/odyssey-3m").config).parameters
+    start_bytes = 4 * shape_from_config(source.resolve("bundled/odyssey-3m").config).parameters
     assert terms(free.memory)["start weights"] == terms(lora.memory)["start weights"] == 0
     assert start_bytes <= terms(pulled.memory)["start weights"] == terms(ball.memory)["start weights"] < 1.01 * start_bytes
     assert pulled.memory.peak_allocated_bytes - free.memory.peak_allocated_bytes >= start_bytes
@@ -70,7 +70,7 @@ def test_a_held_adapter_trains_alone_and_a_scored_share_does_not(constraint):
     alone = [task.cell.method.label for task in made.cells if why_not_batched(task)]
     assert len(alone) == 2
     assert all(constraint.split(":")[0] in label for label in alone)
-    assert [len(group) for group in fleets(made, made.cells)] == [2]
+    assert [len(group) for group in multi_lora_groups(made, made.cells)] == [2]
 
 
 def test_each_share_has_columns_of_its_own_on_every_text():

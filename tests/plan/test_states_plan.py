@@ -10,7 +10,7 @@ from peftodyssey.corpora.groups import group
 from peftodyssey.errors import RecipeError
 from peftodyssey.plan.build import build
 from peftodyssey.plan.device import detect
-from peftodyssey.recipe.cell import CorpusPoint
+from peftodyssey.recipe.cell import CorpusSpec
 from peftodyssey.recipe.load import load_recipe
 from tests import micro
 
@@ -70,4 +70,4 @@ def test_without_a_pretraining_text_the_next_step_is_told(tmp_path: Path) -> Non
     ],
 )  # fmt: skip
 def test_groups_are_the_first_part_of_a_name(name: str, source: str, expected: str) -> None:
-    assert group(CorpusPoint(name, source)) == expected
+    assert group(CorpusSpec(name, source)) == expected

@@ -14,7 +14,7 @@ from recipe_material import MINIMAL
 from peftodyssey.recipe import identity as module
 from peftodyssey.recipe.cell import (
     Cell,
-    CorpusPoint,
+    CorpusSpec,
     MethodSpec,
     ModelSpec,
     QuantSpec,
@@ -63,11 +63,11 @@ print([short(cell) for cell in cells(load_recipe("your-text"))])
 
 
 ANOTHER = {
-    Cell: {"model": ModelSpec("a", None, 9), "domain": CorpusPoint("a", "b", newline="strip"), "method": MethodSpec("full", "x"), "seed": 9,
+    Cell: {"model": ModelSpec("a", None, 9), "domain": CorpusSpec("a", "b", newline="strip"), "method": MethodSpec("full", "x"), "seed": 9,
            "train": None, "recipe": "other", "general": (), "score": None, "tasks": (TaskSpec("t", "bundled/boolq"),),
-           "replay": CorpusPoint("a", "b"), "guard": CorpusPoint("a", "b"), "crossed": (CorpusPoint("a", "b"),)},
+           "replay": CorpusSpec("a", "b"), "guard": CorpusSpec("a", "b"), "crossed": (CorpusSpec("a", "b"),)},
     ModelSpec: {"name": "other", "revision": "r", "max_position_embeddings": 9, "weights": "bin"},
-    CorpusPoint: {"name": "n", "source": "s", "revision": "r", "field": "f", "config": "c", "split": {"test": 0.1}, "newline": "strip"},
+    CorpusSpec: {"name": "n", "source": "s", "revision": "r", "field": "f", "config": "c", "split": {"test": 0.1}, "newline": "strip"},
     MethodSpec: {"method": "lora", "label": "l", "lr": 9.0, "tuned": False, "rank": 9, "alpha": 9.0, "targets": ("q",), "dropout": 0.5,
                   "quant": None, "options": {"dora": True}},
     QuantSpec: {"kind": "fp4", "double_quant": False},
@@ -86,7 +86,7 @@ def with_other(kind, name):
         return replace(CELL, **{name: value})
     if kind is QuantSpec:
         return replace(CELL, method=replace(CELL.method, quant=replace(CELL.method.quant, **{name: value})))
-    part = {ModelSpec: "model", CorpusPoint: "domain", MethodSpec: "method", TrainSpec: "train"}[kind]
+    part = {ModelSpec: "model", CorpusSpec: "domain", MethodSpec: "method", TrainSpec: "train"}[kind]
     return replace(CELL, **{part: replace(getattr(CELL, part), **{name: value})})
 
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from peftodyssey import api
-from peftodyssey.plan.fleets import fleets, why_not_batched
+from peftodyssey.plan.fleets import multi_lora_groups, why_not_batched
 from peftodyssey.report.side_by_side import side_by_side
 from peftodyssey.store import layout, manifest
 from tests import micro
@@ -121,12 +121,12 @@ def test_who_trains_alone_and_why(tmp_path: Path) -> None:
     reasons = {task.cell.method.label: why_not_batched(task) for task in plan.cells}
     assert reasons["full"] == "full is not LoRA"
     assert reasons["dora"].startswith("DoRA")
-    assert [len(group) for group in fleets(plan, plan.cells)] == [4, 2]
+    assert [len(group) for group in multi_lora_groups(plan, plan.cells)] == [4, 2]
     told = list(side_by_side(plan))
     assert "1 fleet of 4 lora cells, 1 fleet of 2 qlora cells" in told[0]
     assert told[1:] == ["alone: dora (DoRA scales the base's own weights)"]
     off = api.plan(api.load(micro.write(tmp_path, RECIPE), ["train.fleet=off"]), device="cpu")
-    assert fleets(off, off.cells) == []
+    assert multi_lora_groups(off, off.cells) == []
     two = api.plan(api.load(micro.write(tmp_path, RECIPE), ["train.fleet=2"]), device="cpu")
-    assert [len(group) for group in fleets(two, two.cells)] == [2, 2, 2]
+    assert [len(group) for group in multi_lora_groups(two, two.cells)] == [2, 2, 2]
     assert [task.hash for task in two.cells] == [task.hash for task in plan.cells]

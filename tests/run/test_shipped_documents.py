@@ -17,7 +17,7 @@ from peftodyssey.models.tokenizer import load_tokenizer
 from peftodyssey.plan.build import build
 from peftodyssey.plan.device import detect
 from peftodyssey.recipe import shipped
-from peftodyssey.recipe.cell import CorpusPoint
+from peftodyssey.recipe.cell import CorpusSpec
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.report import held_out
 from peftodyssey.store import layout, parquet
@@ -53,7 +53,7 @@ def test_check_says_before_a_run_which_texts_are_too_small() -> None:
 
 @pytest.mark.parametrize("cap", [None, 9_000])
 def test_estimated_tokens_are_near_those_of_the_index(cap: int | None, tmp_path: Path) -> None:
-    corpus = source.resolve(CorpusPoint(name="wiki_general", source="bundled/wiki_general"))
+    corpus = source.resolve(CorpusSpec(name="wiki_general", source="bundled/wiki_general"))
     tokenizer = load_tokenizer(resolve("bundled/odyssey-3m"))
     build_index(documents(corpus, "test", None), tokenizer, tmp_path, max_tokens=cap, newline="keep", name="wiki_general")
     exact = parquet.read(tmp_path / layout.DOCUMENTS)["tokens"].to_pylist()

@@ -25,7 +25,7 @@ from peftodyssey.models.load import load
 from peftodyssey.models.tokenizer import load_tokenizer
 from peftodyssey.plan.build import build
 from peftodyssey.plan.device import detect
-from peftodyssey.recipe.cell import CorpusPoint
+from peftodyssey.recipe.cell import CorpusSpec
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.score.hidden import mean_states
 from peftodyssey.store import layout, states
@@ -94,7 +94,7 @@ def test_the_order_of_kinds_of_text_is_that_of_every_draw(tmp_path: Path) -> Non
     model, tokenizer = load(base, precision="fp32"), load_tokenizer(base)
     indexes = {}
     for name, split in (("pretrain_sample", "all"), *((name, "test") for name in ORDERED)):
-        corpus = resolve(CorpusPoint(name, f"bundled/{name}"))
+        corpus = resolve(CorpusSpec(name, f"bundled/{name}"))
         build_index(documents(corpus, split), tokenizer, tmp_path / name, max_tokens=60_000)
         indexes[name] = read_index(tmp_path / name)
 

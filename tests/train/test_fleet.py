@@ -15,7 +15,7 @@ from peftodyssey.recipe.cell import QuantSpec
 from peftodyssey.train import stacked
 from peftodyssey.train.adapters import adapter_of
 from peftodyssey.train.banks import PADDED_RANKS
-from peftodyssey.train.fleet import Member, _MultiLoraTrainer, train_fleet
+from peftodyssey.train.fleet import Member, _MultiLoraTrainer, train_adapters
 from peftodyssey.train.loop import resume_digest, train
 from peftodyssey.train.settings import TrainSettings
 
@@ -112,7 +112,7 @@ def test_every_member_ends_where_its_solo_run_ends(tmp_path, kind, relative, mic
     one = "c_attn" if "gpt2" in kind else "q_proj"
     many = [{**of, "targets": [one]} if "targets" in of else of for of in MEMBERS]
     members = members_of(base, many, tmp_path, micro_blocks=micro_blocks)
-    assert train_fleet(base, members, device="cpu")
+    assert train_adapters(base, members, device="cpu")
     assert not any("forward" in vars(module) for module in base.modules())
     for number, (of, member) in enumerate(zip(many, members, strict=True)):
         alone, result = solo(base, of, micro_blocks=4)
@@ -129,7 +129,7 @@ def test_recomputation_gives_the_same_fleet(tmp_path, recompute):
     base = base_of("llama float64")
     many = MEMBERS[:3]
     for name in ("none", recompute):
-        assert train_fleet(base, members_of(base, many, tmp_path / name, recompute=name), device="cpu")
+        assert train_adapters(base, members_of(base, many, tmp_path / name, recompute=name), device="cpu")
     for number, of in enumerate(many):
         one, other = (end_of(base, of, tmp_path / name / str(number), recompute=name)[0] for name in ("none", recompute))
         assert distance(one, other) < 1e-12
@@ -146,7 +146,7 @@ def test_a_member_that_diverges_leaves_the_others_alone(tmp_path):
         kept[name] = [[] for _ in members]
         for number, member in enumerate(members):
             member.on_step = kept[name][number].append
-        assert train_fleet(base, members, device="cpu")
+        assert train_adapters(base, members, device="cpu")
         assert [member.failed is not None for member in members] == [name == "bad" and n == 3 for n in range(8)]
     died = len(kept["bad"][3])
     assert 0 < died < 5
@@ -160,11 +160,11 @@ def test_a_member_that_diverges_leaves_the_others_alone(tmp_path):
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_interrupted_and_resumed_it_has_the_same_bits(tmp_path, stop_after):
     base = base_of("llama float32")
-    assert train_fleet(base, members_of(base, MEMBERS, tmp_path / "whole"), device="cpu")
+    assert train_adapters(base, members_of(base, MEMBERS, tmp_path / "whole"), device="cpu")
     asked = iter(range(100))
     broken = members_of(base, MEMBERS, tmp_path / "parts")
-    assert not train_fleet(base, broken, device="cpu", should_stop=lambda: next(asked) >= stop_after)
-    assert train_fleet(base, members_of(base, MEMBERS, tmp_path / "parts"), device="cpu")
+    assert not train_adapters(base, broken, device="cpu", should_stop=lambda: next(asked) >= stop_after)
+    assert train_adapters(base, members_of(base, MEMBERS, tmp_path / "parts"), device="cpu")
     for number, of in enumerate(MEMBERS):
         whole, parts = (end_of(base, of, tmp_path / name / str(number))[0] for name in ("whole", "parts"))
         assert distance(whole, parts) == 0.0, of
@@ -182,7 +182,7 @@ def test_a_fleet_goes_on_from_what_members_did_alone(tmp_path):
     )  # fmt: skip
     detached(model)
     members = members_of(base, MEMBERS[:3], tmp_path)
-    assert train_fleet(base, members, device="cpu")
+    assert train_adapters(base, members, device="cpu")
     for number, of in enumerate(MEMBERS[:3]):
         assert distance(end_of(base, of, tmp_path / str(number))[0], solo(base, of)[0]) < 1e-10
 
@@ -202,7 +202,7 @@ def test_padding_gets_no_gradient_and_points_see_the_member_alone(tmp_path):
     members[1].on_point = on_point
     fleet = _MultiLoraTrainer(base, members, torch.device("cpu"), None)
     assert [berth.rank for berth in fleet.banks.berths] == [rank for rank in PADDED_RANKS if rank in (4, 16)]
-    assert train_fleet(base, members, device="cpu")
+    assert train_adapters(base, members, device="cpu")
     assert [(index, step) for index, step, *_ in seen] == [(0, 2), (1, 4)]
     first, _ = attached(base, many[1])
     expected = first(input_ids=torch.arange(8)[None]).logits.sum().item()
@@ -224,5 +224,5 @@ def test_padding_never_moves(tmp_path, monkeypatch):
         honest(banks, *rest)
 
     monkeypatch.setattr(stacked, "update", update)
-    assert train_fleet(base, members_of(base, [MEMBERS[0], {**MEMBERS[2], "dropout": 0.0}], tmp_path), device="cpu")
+    assert train_adapters(base, members_of(base, [MEMBERS[0], {**MEMBERS[2], "dropout": 0.0}], tmp_path), device="cpu")
     assert min(seen) > 0

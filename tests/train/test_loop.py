@@ -69,12 +69,12 @@ def test_law_5_packing_does_not_leak_and_an_all_ones_mask_does(family):
     model.train()
     data = blocks(n_blocks=1)
     ids, labels, positions, segments = (
-        torch.from_numpy(a).long() for a in (data.input_ids, data.labels, data.position_ids, data.segments)
+        torch.from_numpy(a).long() for a in (data.input_ids, data.labels, data.position_ids, data.segment_ids)
     )
     packed, packed_gradient = nll_and_gradients(model, packed_inputs(model, ids, positions, segments), labels)
     apart, apart_gradient = 0.0, torch.zeros_like(packed_gradient)
     for segment in range(3):
-        inside = data.segments[0] == segment
+        inside = data.segment_ids[0] == segment
         nll, gradient = nll_and_gradients(model, {"input_ids": ids[:, inside]}, labels[:, inside])
         apart, apart_gradient = apart + nll, apart_gradient + gradient
     assert packed == pytest.approx(apart, rel=1e-6)

@@ -86,7 +86,7 @@ def test_equals_the_models_own_loss_and_gradients(family, tied):
     oracle = copy.deepcopy(model)
     data = blocks(n_blocks=2, documents=(24,))
     ids, positions, segments = (
-        torch.from_numpy(a).long() for a in (data.input_ids, data.position_ids, data.segments)
+        torch.from_numpy(a).long() for a in (data.input_ids, data.position_ids, data.segment_ids)
     )
     labels = torch.cat([ids[:, 1:], torch.full((2, 1), -100)], 1)
     labels[0, 4:9] = -100

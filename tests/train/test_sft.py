@@ -15,7 +15,7 @@ from peftodyssey.corpora.chat import Chat
 from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.index import build_index, read_index
 from peftodyssey.corpora.source import resolve
-from peftodyssey.recipe.cell import CorpusPoint
+from peftodyssey.recipe.cell import CorpusSpec
 from peftodyssey.train.loop import train
 from peftodyssey.train.settings import TrainSettings
 from peftodyssey.train.trl_bridge import train_trl
@@ -57,7 +57,7 @@ def ours(kind, folder):
         backend = tokenizer().backend_tokenizer
 
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(kind)))
-    corpus = resolve(CorpusPoint("x", str(folder / "rows.jsonl")))
+    corpus = resolve(CorpusSpec("x", str(folder / "rows.jsonl")))
     chat = Chat(TEMPLATE, {"bos_token": END, "eos_token": END})
     build_index(documents(corpus, "all", chat), Held(), folder / "index")
     frame = {"bos": None, "eos": None, "framed": True} if kind == "chat" else {"bos": 0, "eos": 0}

@@ -148,7 +148,7 @@ def rising(values):
 
 def test_an_early_stop_keeps_the_last_weights_within_the_bound():
     short = run(steps=2, warmup=0.0)[2]
-    bound = EarlyStopSettings(general_nats=0.02, patience=2, looks=6)
+    bound = EarlyStopSettings(general_nats=0.02, patience=2, num_evals=6)
     result, _, after, _ = run(early_stop=bound, warmup=0.0, callbacks={"general_nll": rising([3.0, 3.01, 3.019, 3.03, math.nan])})
     assert same(after, short)
     assert (result.steps, result.stopped_at_step, len(result.log)) == (2, 4, 4)
@@ -158,14 +158,14 @@ def test_an_early_stop_keeps_the_last_weights_within_the_bound():
 
 
 def test_one_look_above_the_bound_is_forgiven_by_patience():
-    bound = EarlyStopSettings(general_nats=0.02, patience=2, looks=3)
+    bound = EarlyStopSettings(general_nats=0.02, patience=2, num_evals=3)
     result, _, after, _ = run(early_stop=bound, callbacks={"general_nll": rising([3.0, 3.05, 3.0, 3.01])})
     assert same(after, run()[2])
     assert (result.steps, result.stopped_at_step) == (6, None)
 
 
 def test_a_bound_that_the_first_look_breaks_returns_the_base():
-    bound = EarlyStopSettings(general_nats=0.02, patience=1, looks=6)
+    bound = EarlyStopSettings(general_nats=0.02, patience=1, num_evals=6)
     result, before, after, _ = run(early_stop=bound, callbacks={"general_nll": rising([3.0, 4.0])})
     assert same(before, after)
     assert (result.steps, result.tokens, result.stopped_at_step) == (0, 0, 1)
