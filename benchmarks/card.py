@@ -3,7 +3,7 @@
     python benchmarks/card.py --out card/             on a card: 7B in NF4 and 124M in bf16, random weights
     python benchmarks/card.py --out card/ --rehearse  the same runs on tiny models, on whatever there is; no bar is judged
 
-Each run is `step.py` or `score.py` in a process of its own, so that one that does not fit ends alone; their tables stand in `out` as
+Each run is `step.py` or `scoring.py` in a process of its own, so that one that does not fit ends alone; their tables stand in `out` as
 JSON and as text. The bars are for one H200 and are read beside the stock stack's figures of the same run.
 """
 
@@ -85,7 +85,7 @@ RUNS = (
     steps("7B NF4, 4 x 2048, leanest", LARGE, "4x2048", "full", (speed(11_953), memory(6.5)), "--offload-activations"),
     steps("124M bf16, 4 x 512", SMALL, "4x512", "none", (joint(0.036),), "--micro-blocks", "4"),
     Run(
-        "7B NF4, scoring 4 x 2048", "score.py",
+        "7B NF4, scoring 4 x 2048", "scoring.py",
         [*LARGE, "--context", "2048", "--tokens", "131072", "--batch-tokens", "8192"],
         [*TINY, "--context", "64", "--tokens", "2048", "--batch-tokens", "256", "--repeats", "1"],
         (

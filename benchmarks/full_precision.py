@@ -25,16 +25,16 @@ from rich.console import Console
 from rich.table import Table
 
 from peftodyssey.corpora import source as corpora
-from peftodyssey.corpora.blocks import PackedBlocks, pack
 from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.index import build_index, read_index
+from peftodyssey.corpora.packing import PackedBlocks, pack
 from peftodyssey.models import load as models
 from peftodyssey.models import source
 from peftodyssey.models.tokenizer import load_tokenizer
 from peftodyssey.recipe.cell import CorpusSpec
-from peftodyssey.train import frugal
-from peftodyssey.train.loop import train
-from peftodyssey.train.settings import TrainSettings
+from peftodyssey.training import low_memory_adamw
+from peftodyssey.training.loop import train
+from peftodyssey.training.settings import TrainSettings
 
 MODEL, TEXT = "bundled/odyssey-3m", "arxiv_cs.CL"
 FLOAT32 = "float32"
@@ -54,7 +54,7 @@ def curve(way: dict[str, object], blocks: PackedBlocks, settings: TrainSettings,
     nearest = own.pop("nearest", False)
     model = models.load(source.resolve(MODEL), precision=str(own.get("precision", "fp32")), device=device)
     model.requires_grad_(True)
-    with mock.patch.object(frugal, "stochastically", lambda wide, _: wide.to(torch.bfloat16)) if nearest else mock.patch.dict({}):
+    with mock.patch.object(low_memory_adamw, "stochastically", lambda wide, _: wide.to(torch.bfloat16)) if nearest else mock.patch.dict({}):
         result = train(model, dict(model.named_parameters()), blocks, replace(settings, **own), device=device)  # type: ignore[arg-type]
     return [record.loss_nats for record in result.log]
 

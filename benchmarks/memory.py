@@ -29,13 +29,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from peftodyssey.anatomy import ModelShape
-from peftodyssey.methods.table import METHODS
+from peftodyssey.memory.memory_plan import estimate, run
+from peftodyssey.memory.search import candidates
+from peftodyssey.memory.step_spec import StepSpec
+from peftodyssey.methods.registry import METHODS
+from peftodyssey.model_shape import ModelShape
 from peftodyssey.models import source
-from peftodyssey.models.anatomy import shape_from_config as anatomy_of
-from peftodyssey.plan.choose import candidates
-from peftodyssey.plan.memory import estimate, run
-from peftodyssey.plan.step import StepSpec
+from peftodyssey.models.shape_from_config import shape_from_config as anatomy_of
 from peftodyssey.recipe.cell import MethodSpec, QuantSpec
 
 GIB, MIB = 1 << 30, 1 << 20

@@ -34,14 +34,14 @@ from peftodyssey import assets
 from peftodyssey.corpora import source as corpora
 from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.index import Index, build_index, read_index
-from peftodyssey.measure import attribute, ledger
 from peftodyssey.models import load as models
 from peftodyssey.models import source
-from peftodyssey.models.mode import set_scoring_mode
+from peftodyssey.models.scoring_mode import set_scoring_mode
 from peftodyssey.models.tokenizer import load_tokenizer
 from peftodyssey.recipe.cell import CorpusSpec, QuantSpec, ScoreSpec
-from peftodyssey.score import nll
-from peftodyssey.score.sizes import BATCH_TOKENS
+from peftodyssey.scoring import nll
+from peftodyssey.scoring.sizes import BATCH_TOKENS
+from peftodyssey.stats import token_breakdown, token_groups
 
 MODEL, TEXT = "bundled/odyssey-3m", "wiki_general"
 BASE = "ours, without ranks"
@@ -80,10 +80,10 @@ def without_ranks() -> Iterator[None]:
 
 def parted(index: Index, before_nats: np.ndarray, after_nats: np.ndarray) -> None:
     """The token ledger of a change: every factor, and the token types."""
-    factors = (attribute.by_class(index.token_class), attribute.by_position(index.position), attribute.by_surprisal(before_nats))
+    factors = (token_groups.by_class(index.token_class), token_groups.by_position(index.position), token_groups.by_surprisal(before_nats))
     for factor in factors:
-        ledger.by_group(before_nats, after_nats, factor.label, factor.names)
-    ledger.by_token(before_nats, after_nats, index.token)
+        token_breakdown.by_group(before_nats, after_nats, factor.label, factor.names)
+    token_breakdown.by_token(before_nats, after_nats, index.token)
 
 
 def stock(model: torch.nn.Module, rows: list[np.ndarray], prefix: int, batch_tokens: int, device: str) -> float:

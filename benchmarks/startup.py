@@ -17,7 +17,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-PEFTODYSSEY = [sys.executable, "-m", "peftodyssey.cli"]
+PEFTODYSSEY = [sys.executable, "-m", "peftodyssey"]
 COMMANDS = {
     "peftodyssey --help": [*PEFTODYSSEY, "--help"],
     "peftodyssey recipes list": [*PEFTODYSSEY, "recipes", "list"],

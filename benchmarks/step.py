@@ -29,7 +29,7 @@ from rich.table import Table
 from trainings import Setting, Timed
 
 from peftodyssey.models import source
-from peftodyssey.models.anatomy import shape_from_config
+from peftodyssey.models.shape_from_config import shape_from_config
 
 GIB = 1 << 30
 

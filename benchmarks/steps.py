@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from peftodyssey.corpora.blocks import PackedBlocks
+from peftodyssey.corpora.packing import PackedBlocks
+from peftodyssey.memory.step_spec import StepSpec
 from peftodyssey.models.load import linear_names
-from peftodyssey.plan.step import StepSpec
-from peftodyssey.train.adapters import adapter_of
-from peftodyssey.train.fleet import Member, train_adapters
-from peftodyssey.train.loop import train
-from peftodyssey.train.settings import TrainSettings
+from peftodyssey.multi_lora.adapters import adapter_of
+from peftodyssey.multi_lora.trainer import Member, train_adapters
+from peftodyssey.training.loop import train
+from peftodyssey.training.settings import TrainSettings
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -60,7 +60,7 @@ def stock_step(model: Any, step: StepSpec, steps: int = 2) -> list[float]:
 
 
 def own_step(model: Any, step: StepSpec, steps: int = 2) -> Any:
-    """The same by `peftodyssey.train.loop.train`: one document a block."""
+    """The same by `peftodyssey.training.loop.train`: one document a block."""
     wrapped = adapted(model, step)
     trainable = {name: p for name, p in wrapped.named_parameters() if p.requires_grad}
     batch = step.micro_blocks * (2 if step.accumulates else 1)
@@ -68,7 +68,7 @@ def own_step(model: Any, step: StepSpec, steps: int = 2) -> Any:
 
 
 def fleet_step(model: Any, step: StepSpec, steps: int = 2) -> None:
-    """The same by `peftodyssey.train.fleet`: `step.fleet` adapters of one rank side by side."""
+    """The same by `peftodyssey.multi_lora.trainer`: `step.fleet` adapters of one rank side by side."""
     batch = step.micro_blocks * (2 if step.accumulates else 1)
     wrapped = adapted(model, step)
     start = adapter_of(wrapped)

@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from peftodyssey.plan.allocator import Allocator
+from peftodyssey.memory.allocator import Allocator
 
 ROUNDED_TO_BYTES = 512  # CUDACachingAllocator's smallest block
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -161,7 +161,7 @@ def fake_model(config: Any, dtype: torch.dtype, quant: Any = None) -> Any:
     """A causal language model of fake weights, its linear maps in bitsandbytes' 4-bit form where `quant` says so."""
     from transformers import AutoModelForCausalLM
 
-    from peftodyssey.models import documents
+    from peftodyssey.models import varlen_attention
     from peftodyssey.models.load import linear_names
 
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -170,7 +170,7 @@ def fake_model(config: Any, dtype: torch.dtype, quant: Any = None) -> Any:
     if quant:
         model.is_loaded_in_4bit = True
     model.config.use_cache = False
-    documents.install(model)
+    varlen_attention.install(model)
     model.requires_grad_(False)
     return model.train()
 
@@ -229,17 +229,17 @@ def _answers() -> Iterator[None]:
     """Where the loop reads numbers off the device, fake tensors have none to give: it gets ones."""
     import bitsandbytes as bnb
 
-    from peftodyssey.models import documents, head, lean
-    from peftodyssey.train import checkpoint
+    from peftodyssey.models import lm_head, patching, varlen_attention
+    from peftodyssey.training import checkpoint
 
     with (
         mock.patch.object(checkpoint, "save", _not_written),
-        mock.patch.object(lean, "_same", return_value=True),
-        mock.patch.object(lean, "is_4bit", lambda module: isinstance(module, bnb.nn.Linear4bit)),
+        mock.patch.object(patching, "_same", return_value=True),
+        mock.patch.object(patching, "is_4bit", lambda module: isinstance(module, bnb.nn.Linear4bit)),
         mock.patch.object(torch.Tensor, "tolist", lambda tensor: [1.0] * tensor.numel()),
         mock.patch.object(torch.Tensor, "item", return_value=1.0),
-        mock.patch.object(head, "_same", return_value=True),
-        mock.patch.object(documents, "_side_by_side", documents._flash_varlen),  # what a card would do; fake weights lie on no card
+        mock.patch.object(lm_head, "_same", return_value=True),
+        mock.patch.object(varlen_attention, "_side_by_side", varlen_attention._flash_varlen),  # what a card would do; fake weights lie on no card
     ):
         yield
 

@@ -25,11 +25,11 @@ from torch.nn import functional as F
 
 from peftodyssey.models import load as models
 from peftodyssey.models import source
+from peftodyssey.multi_lora.adapters import adapter_of
+from peftodyssey.multi_lora.trainer import Member, train_adapters
 from peftodyssey.recipe.cell import QuantSpec
-from peftodyssey.train.adapters import adapter_of
-from peftodyssey.train.fleet import Member, train_adapters
-from peftodyssey.train.loop import resume_digest, train
-from peftodyssey.train.settings import TrainSettings
+from peftodyssey.training.loop import resume_digest, train
+from peftodyssey.training.settings import TrainSettings
 
 BESIDE = str(Path(__file__).with_name("beside_unsloth.py"))
 WARM_UP = 3  # steps that are not timed
@@ -115,7 +115,7 @@ def peak(device: str) -> Iterator[Callable[[], int | None]]:
 def stock(base: Any, setting: Setting) -> Timed:
     """transformers and PEFT as they come, torch's AdamW, the loss of all logits."""
     blocks, seconds = random_blocks(setting.blocks * 2, setting.seq_len, base.config.vocab_size), []
-    from peftodyssey.train import batches
+    from peftodyssey.training import sampler
 
     with adapted(base, setting) as (model, trainable), peak(setting.device) as peak_bytes:
         if setting.recompute == "full":
@@ -123,7 +123,7 @@ def stock(base: Any, setting: Setting) -> Timed:
             base.enable_input_require_grads()
         optimizer = torch.optim.AdamW(trainable.values(), lr=1e-3, weight_decay=0.0, fused=True)
         for step in range(setting.steps):
-            chosen = batches.step_blocks(len(blocks.labels), setting.blocks, 0, step)
+            chosen = sampler.step_blocks(len(blocks.labels), setting.blocks, 0, step)
             ids, labels = (torch.from_numpy(a[chosen]).long().to(setting.device) for a in (blocks.input_ids, blocks.labels))
             begun = time.perf_counter()
             logits = model(input_ids=ids).logits
@@ -151,7 +151,7 @@ def by_loop(base: Any, setting: Setting, loop: Callable[..., Any] = train) -> Ti
 
 def trl(base: Any, setting: Setting) -> Timed:
     """TRL's SFTTrainer on the same batches."""
-    from peftodyssey.train.trl_bridge import train_trl
+    from peftodyssey.training.trl_bridge import train_trl
 
     return by_loop(base, setting, train_trl)
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from peftodyssey.assets import planes
+from peftodyssey.assets import bf16_codec
 
 Record = dict[str, Any]
 DATA = Path(__file__).parent.parent / "peftodyssey" / "assets" / "data"
@@ -240,8 +240,8 @@ def _model(source: Path, target: Path) -> dict[str, Any]:
     rungs = {}
     for path in sorted(source.glob("*.safetensors")):
         content = path.read_bytes()
-        packed = planes.pack(content)
-        assert planes.unpack(packed) == content, path
+        packed = bf16_codec.pack(content)
+        assert bf16_codec.unpack(packed) == content, path
         (target / f"{path.name}.xz").write_bytes(packed)
         rungs[path.stem] = _entry(content)
     files = {}

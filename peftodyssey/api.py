@@ -12,24 +12,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import InputError, StoreError
-from peftodyssey.plan.device import detect, prepare_allocator
+from peftodyssey.memory.device import detect, prepare_allocator
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.numbers import parse_bytes, parse_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from peftodyssey.plan.fleet_probes import TriedFleet
-    from peftodyssey.plan.graph import Plan
+    from peftodyssey.execution.launch import Options
+    from peftodyssey.execution.pretraining import Trained
+    from peftodyssey.execution.scheduler import Outcome
+    from peftodyssey.execution.score_model import Scored
+    from peftodyssey.memory.probes import ProbeResult
+    from peftodyssey.memory.step_estimate import StepPlan
     from peftodyssey.plan.ladder import LadderPlan
-    from peftodyssey.plan.probes import ProbeResult
-    from peftodyssey.plan.single import StepPlan
+    from peftodyssey.plan.multi_lora_probes import TriedFleet
+    from peftodyssey.plan.tasks import Plan
     from peftodyssey.recipe.schema import Recipe
-    from peftodyssey.run.pretraining import Trained
-    from peftodyssey.run.scheduler import Outcome
-    from peftodyssey.run.scoring import Scored
-    from peftodyssey.run.start import Options
-    from peftodyssey.store.opened import Run
+    from peftodyssey.store.run_reader import Run
 
 DEFAULT_ROOT, LADDERS_ROOT = Path("runs"), Path("ladders")
 LEAST_MEMORY_BYTES = 1 << 20
@@ -40,24 +40,24 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises RecipeError with every problem found.
     """
-    from peftodyssey.recipe import shipped
+    from peftodyssey.recipe import bundled
 
     text = str(recipe)
-    if "\n" not in text and not Path(text).exists() and text in dict(shipped.names()):
-        return load_recipe(shipped.read(text), overrides, where=f"{text}.yaml (shipped)")
+    if "\n" not in text and not Path(text).exists() and text in dict(bundled.names()):
+        return load_recipe(bundled.read(text), overrides, where=f"{text}.yaml (shipped)")
     return load_recipe(recipe, overrides)
 
 
 def new_recipe(to: str | Path, model: str, domains: Sequence[str]) -> Path:
     """Write a commented recipe for `model` and the texts `domains`, which passes `check` as it is; returns its path."""
     from peftodyssey.corpora import local, readers
-    from peftodyssey.recipe import shipped
+    from peftodyssey.recipe import bundled
 
     def first_row(file: Path) -> dict[str, Any] | None:
         """The first row of a file of rows, None for plain text."""
         return None if readers.format_of(file) == "txt" else next(iter(local.rows(file)))[1]
 
-    return shipped.new(to, model, list(domains), first_row)
+    return bundled.new(to, model, list(domains), first_row)
 
 
 def plan(recipe: str | Path | Recipe, *, device: str = "auto", memory: str | int | None = None) -> Plan:
@@ -77,7 +77,7 @@ def plan_step(
 
     A `memory` speaks of a card, so bf16 is assumed there.
     """
-    from peftodyssey.plan.single import StepRequest, step_plan
+    from peftodyssey.memory.step_estimate import StepRequest, step_plan
 
     return step_plan(StepRequest(model, **settings), detect(device), size_bytes(memory))
 
@@ -92,8 +92,8 @@ def probe(
     """
     from rich.console import Console
 
-    from peftodyssey.run.probing import probe_all, probe_fleets
-    from peftodyssey.run.start import cap_card
+    from peftodyssey.execution.launch import cap_card
+    from peftodyssey.execution.probe import probe_all, probe_fleets
 
     first = plan(recipe, device=device, memory=memory)
     prepare_allocator()
@@ -118,7 +118,7 @@ def run(
     Raises RecipeError, DoesNotFit, Interrupted or StoreError; failed cells are in `results` with their reason.
     """
     from peftodyssey.errors import Interrupted
-    from peftodyssey.run.start import Options
+    from peftodyssey.execution.launch import Options
 
     options = options or Options(memory_bytes=size_bytes(memory))
     made, outcome, folder = run_plan(plan(recipe, device=device, memory=memory), out, options=options, console=console)
@@ -133,8 +133,8 @@ def run_plan(
     """`run` for a plan in hand: the opened run (None where it was interrupted), what was done, and where."""
     from rich.console import Console as RichConsole
 
-    from peftodyssey.run import keep
-    from peftodyssey.run.start import Options, start
+    from peftodyssey.execution import prune_weights
+    from peftodyssey.execution.launch import Options, start
 
     prepare_allocator()
     options = options or Options()
@@ -146,7 +146,7 @@ def run_plan(
         report([root])
     opened = open(root)
     if options.keep == "best":
-        keep.prune(root, asked.cells, opened.results.to_pylist())
+        prune_weights.prune(root, asked.cells, opened.results.to_pylist())
     return opened, outcome, root
 
 
@@ -165,7 +165,7 @@ def train_ladder(
     """Train what of a ladder is missing below `out` (default `ladders/<name>`); its rungs are revisions of that folder."""
     from rich.console import Console as RichConsole
 
-    from peftodyssey.run.pretraining import train
+    from peftodyssey.execution.pretraining import train
 
     prepare_allocator()
     root = Path(out) if out is not None else LADDERS_ROOT / asked.recipe.name
@@ -181,7 +181,7 @@ def report(folders: Sequence[str | Path], out: str | Path | None = None) -> Path
 
 def open(folder: str | Path) -> Run:
     """A finished or half-finished run, for reading: `.results`, `.points`, `.cells`, `.nll(cell)`, `.query(sql)`."""
-    from peftodyssey.store.opened import open_run
+    from peftodyssey.store.run_reader import open_run
 
     return open_run(Path(folder))
 
@@ -200,7 +200,7 @@ def score(
     console: Console | None = None,
 ) -> Scored:
     """Per-token NLL of a model on a text, alone and with each adapter, with 95 % intervals of the differences."""
-    from peftodyssey.run.scoring import score_model
+    from peftodyssey.execution.score_model import score_model
 
     return score_model(
         model, corpus, [Path(adapter) for adapter in adapters], revision=revision, split=split,
@@ -243,7 +243,7 @@ def export(
     folder: str | Path, cell: str, *, to: str | Path | None = None, merge: bool = False, push: str | None = None
 ) -> Path:
     """A PEFT adapter (or a merged model) of one cell with a model card of its measured results; returns its folder."""
-    from peftodyssey.run.exporting import export_cell
+    from peftodyssey.execution.export import export_cell
 
     return export_cell(Path(folder), cell, to=Path(to) if to else None, merge=merge, push=push)
 

@@ -38,7 +38,7 @@ def environment() -> dict[str, str]:
 
 def command(*arguments: object, code: str | None = None, **options: object) -> subprocess.CompletedProcess[str]:
     """`peftodyssey` in a process of its own, or `code` with the arguments in sys.argv."""
-    start = ["-c", code] if code else ["-m", "peftodyssey.cli"]
+    start = ["-c", code] if code else ["-m", "peftodyssey"]
     return subprocess.run(
         [sys.executable, *start, *map(str, arguments)], capture_output=True, text=True, env=environment(), timeout=280, **options
     )

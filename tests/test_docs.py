@@ -11,9 +11,9 @@ from typing import get_args
 import pytest
 import typer
 
-from peftodyssey.cli import app
-from peftodyssey.recipe import reference, shipped
-from peftodyssey.recipe.fields import RecipeSection
+from peftodyssey.cli.main import app
+from peftodyssey.recipe import bundled, reference
+from peftodyssey.recipe.field_types import RecipeSection
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_ladder import LadderRecipe
@@ -132,7 +132,7 @@ def test_every_page_is_reached_from_the_readme() -> None:
 
 
 def test_shipped_recipes_that_are_named_exist() -> None:
-    known = {name for name, _ in (*shipped.names(), *shipped.ladders())}
+    known = {name for name, _ in (*bundled.names(), *bundled.ladders())}
     named = {
         found
         for page in PAGES

@@ -104,7 +104,7 @@ def all_imports() -> tuple[Import, ...]:
 
 
 def part(module: str) -> str:
-    """The part of the house that a module of ours is in: `plan` of `peftodyssey.plan.memory`; empty for the root."""
+    """The part of the house that a module of ours is in: `plan` of `peftodyssey.memory.memory_plan`; empty for the root."""
     name = [*module.split("."), ""][1]
     return ONE_PART.get(name, name)
 
@@ -236,12 +236,12 @@ def test_the_reader_sees_what_it_must(tmp_path: Path) -> None:
     source = "import a.b\nfrom . import c\nfrom ..train import loop\nif TYPE_CHECKING:\n    import d\ndef f():\n    import e\n"
     path = tmp_path / "memory.py"
     path.write_text(source, encoding="utf-8")
-    known = {"peftodyssey.train.loop": path, "peftodyssey.plan.c": path}
-    found = {(i.target, i.at_load) for i in imports_of("peftodyssey.plan.memory", path, known)}
+    known = {"peftodyssey.training.loop": path, "peftodyssey.plan.c": path}
+    found = {(i.target, i.at_load) for i in imports_of("peftodyssey.memory.memory_plan", path, known)}
     assert found == {
         ("a.b", True),
         ("peftodyssey.plan.c", True),
-        ("peftodyssey.train.loop", True),
+        ("peftodyssey.training.loop", True),
         ("d", False),
         ("e", False),
     }

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from peftodyssey import api
-from peftodyssey.plan.device import detect
-from peftodyssey.plan.memory import CUDA_CONTEXT_BYTES
-from peftodyssey.run.start import Options
+from peftodyssey.execution.launch import Options
+from peftodyssey.memory.device import detect
+from peftodyssey.memory.memory_plan import CUDA_CONTEXT_BYTES
 from peftodyssey.store import layout, manifest
 from tests import micro
 
@@ -89,11 +89,11 @@ def test_a_7b_shape_trains_in_four_bits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fleet", ["off", "auto"])
 def test_a_step_captured_as_a_graph_ends_where_its_launches_end(tmp_path: Path, fleet: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from peftodyssey.train import captured
+    from peftodyssey.training import cuda_graphs
 
     used: list[int] = []
-    real = captured._replayed
-    monkeypatch.setattr(captured, "_replayed", lambda made, inputs: used.append(1) or real(made, inputs))
+    real = cuda_graphs._replayed
+    monkeypatch.setattr(cuda_graphs, "_replayed", lambda made, inputs: used.append(1) or real(made, inputs))
     methods = "methods:\n  - {method: lora, rank: [2, 8], lr: 1e-3}\n"
     head, _, rest = micro.RECIPE.partition("methods:")
     text = head + methods + rest[rest.index("train:") :]
@@ -102,8 +102,8 @@ def test_a_step_captured_as_a_graph_ends_where_its_launches_end(tmp_path: Path, 
     with_graphs = api.run(micro.write(tmp_path, text), tmp_path / "graphs", device="cuda", console=told).results.to_pylist()
     assert used, told.export_text()
     assert "launched one by one" not in told.export_text()
-    monkeypatch.setattr(captured, "FAMILIES", frozenset())
-    monkeypatch.setattr(captured, "EAGER_FAMILIES", frozenset({"llama"}))
+    monkeypatch.setattr(cuda_graphs, "FAMILIES", frozenset())
+    monkeypatch.setattr(cuda_graphs, "EAGER_FAMILIES", frozenset({"llama"}))
     without = api.run(micro.write(tmp_path, text), tmp_path / "launches", device="cuda", console=Console(quiet=True)).results.to_pylist()
     for one, other in zip(with_graphs, without, strict=True):
         assert one["nll_after"] == pytest.approx(other["nll_after"], abs=5e-3)
@@ -125,7 +125,7 @@ def test_documents_told_by_their_ends_are_those_told_by_masks(family: str, tmp_p
     import numpy as np
     import torch
 
-    from peftodyssey.models import documents, packing
+    from peftodyssey.models import packing, varlen_attention
     from peftodyssey.models.load import load
     from peftodyssey.models.source import resolve
     from tests.tiny import tiny
@@ -133,13 +133,13 @@ def test_documents_told_by_their_ends_are_those_told_by_masks(family: str, tmp_p
     cuda = torch.device("cuda", 0)
     window = {} if family == "llama" else {"sliding_window": 7, "use_sliding_window": True, "max_window_layers": 0}
     model = load(resolve(str(tiny(family, tmp_path, **window))), precision="bf16", device=cuda).requires_grad_(True)
-    assert documents.flash_works(cuda) == detect("cuda").bf16
+    assert varlen_attention.flash_works(cuda) == detect("cuda").bf16
     lengths = [[60, 1, 35], [5, 40, 51]]
     positions = np.array([[place for length in row for place in range(length)] for row in lengths])
     segments = np.array([[number for number, length in enumerate(row) for _ in range(length)] for row in lengths])
     ids = np.random.default_rng(0).integers(0, 4096, (2, 96))
     found = []
-    for attention in (documents.NAME, "sdpa"):
+    for attention in (varlen_attention.NAME, "sdpa"):
         model.config._attn_implementation = attention
         logits = model(**packing.packed_inputs(model, ids, positions, segments, cuda)).logits.float()
         model.zero_grad()
@@ -156,7 +156,7 @@ def test_lean_forms_on_the_card_score_what_the_cpu_scores(layout: str, tmp_path:
     from peftodyssey.models.load import load
     from peftodyssey.models.source import resolve
     from peftodyssey.recipe.cell import ScoreSpec
-    from peftodyssey.score import nll, windows
+    from peftodyssey.scoring import nll, windows
 
     found = resolve("bundled/odyssey-3m")
     tokens = np.random.default_rng(0).integers(1, 4096, 3000).astype(np.int32)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peftodyssey.assets import planes
+from peftodyssey.assets import bf16_codec
 from peftodyssey.assets.catalogue import DEFAULT_RUNG, checksums, data
 from peftodyssey.errors import StoreError
 
@@ -108,7 +108,7 @@ def _whole(path: Path, entry: Entry) -> bool:
 
 def _content(model: str, name: str, rung: str) -> bytes:
     if name == WEIGHTS:
-        return planes.unpack(data("models", model, f"{rung}.safetensors.xz").read_bytes())
+        return bf16_codec.unpack(data("models", model, f"{rung}.safetensors.xz").read_bytes())
     return data("models", model, name).read_bytes()
 
 

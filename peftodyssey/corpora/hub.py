@@ -8,7 +8,7 @@ from typing import Any
 
 from peftodyssey.corpora import fingerprint
 from peftodyssey.corpora.hub_errors import hub_errors
-from peftodyssey.corpora.layout import Layout, layout_of, parts_of_names
+from peftodyssey.corpora.row_schema import Layout, layout_of, parts_of_names
 from peftodyssey.errors import CorpusError
 from peftodyssey.recipe.cell import CorpusSpec
 

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from peftodyssey.corpora import choose, classes, spans
+from peftodyssey.corpora import choose, token_bytes, token_classes
 from peftodyssey.corpora.documents import Document, with_newlines
 from peftodyssey.errors import CorpusError
 
@@ -171,8 +171,8 @@ def _rows(number: int, encoded: choose.TokenizedDocument, special: np.ndarray) -
         "token": encoded.ids,
         "start": starts,
         "end": ends,
-        "bytes": spans.token_bytes(text, ends),
-        "class": classes.classify(text, starts, ends, np.isin(encoded.ids, special)),
+        "bytes": token_bytes.token_bytes(text, ends),
+        "class": token_classes.classify(text, starts, ends, np.isin(encoded.ids, special)),
         "trained": trained_tokens(encoded.document, starts, ends),
     }
 
@@ -186,7 +186,7 @@ def trained_tokens(document: Document, starts: np.ndarray, ends: np.ndarray) -> 
     import numpy as np
 
     if not document.answers:
-        return classes.effective_spans(starts, ends)[0] >= document.prompt_chars
+        return token_classes.effective_spans(starts, ends)[0] >= document.prompt_chars
     return np.any([(starts < end) & (ends > start) for start, end in document.answers], axis=0)
 
 

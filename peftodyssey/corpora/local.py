@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from peftodyssey.corpora import fingerprint
-from peftodyssey.corpora.layout import Layout, did_you_mean, layout_of, named_splits, refuse_shares, split_of
 from peftodyssey.corpora.readers import FORMATS, bare, format_of, json_rows, lines, open_bytes, parquet_rows
+from peftodyssey.corpora.row_schema import (
+    Layout,
+    did_you_mean,
+    layout_of,
+    named_splits,
+    refuse_shares,
+    split_of,
+)
 from peftodyssey.errors import CorpusError
 
 CHECKED_CHARACTERS = 64_000_000  # of each text file, read through when the recipe is checked; the rest when it is used

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.corpora import hub, local, m2d2, txt
+from peftodyssey.corpora import hub, local, m2d2, plain_text
 from peftodyssey.corpora.chat import Chat, Spans, render_messages
 from peftodyssey.corpora.documents import Document
-from peftodyssey.corpora.layout import Layout
 from peftodyssey.corpora.readers import format_of, json_rows, lines, open_bytes
+from peftodyssey.corpora.row_schema import Layout
 from peftodyssey.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def read_split(corpus: Corpus, part: str, chat: Chat | None = None) -> Iterator[
         return _at_most(_documents(rows, corpus.layout, chat))
     if corpus.kind == "m2d2":
         config, copy = entries
-        blocks = txt.blocks_of_rows(m2d2.rows(config, part, copy, corpus.point.revision))
+        blocks = plain_text.blocks_of_rows(m2d2.rows(config, part, copy, corpus.point.revision))
         return _at_most(Document(f"{config}/{part}:{n}", text) for n, text in enumerate(blocks))
     return (document for path in entries for document in _file(path, corpus.layout, len(entries) == 1, chat))
 
@@ -46,7 +46,7 @@ def _file(path: Path, layout: Layout, alone: bool, chat: Chat | None) -> Iterato
         columns = layout.columns if format_of(path) == "parquet" else None
         yield from _documents(local.rows(path, columns), layout, chat)
     elif alone:
-        for number, piece in enumerate(txt.pieces(lines(open_bytes(path), str(path)))):
+        for number, piece in enumerate(plain_text.pieces(lines(open_bytes(path), str(path)))):
             yield Document(f"{path.name}:{number}", piece)
     else:
         yield Document(path.name, "".join(lines(open_bytes(path), str(path))))

@@ -13,7 +13,8 @@ from typing import Any
 
 from peftodyssey.corpora import fingerprint, hub, local, m2d2
 from peftodyssey.corpora.documents import SPLITS, shares_of
-from peftodyssey.corpora.layout import (
+from peftodyssey.corpora.readers import format_of, json_rows
+from peftodyssey.corpora.row_schema import (
     Layout,
     did_you_mean,
     layout_of,
@@ -21,7 +22,6 @@ from peftodyssey.corpora.layout import (
     parts_of_names,
     refuse_shares,
 )
-from peftodyssey.corpora.readers import format_of, json_rows
 from peftodyssey.errors import CorpusError
 from peftodyssey.recipe.cell import CorpusSpec
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from peftodyssey.corpora.classes import LETTER, character_kinds, effective_spans, in_word
+from peftodyssey.corpora.token_classes import LETTER, character_kinds, effective_spans, in_word
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from peftodyssey.anatomy import ModelShape
 from peftodyssey.errors import Interrupted
-from peftodyssey.jobs.events import Events
-from peftodyssey.measure import geometry
-from peftodyssey.methods import spectra
+from peftodyssey.jobs.callbacks import Events
+from peftodyssey.methods import svd
 from peftodyssey.methods.protocol import AttachedMethod
-from peftodyssey.methods.updates import Update, base_norm, updates
-from peftodyssey.plan.graph import CellTask
+from peftodyssey.methods.weight_updates import Update, base_norm, updates
+from peftodyssey.model_shape import ModelShape
+from peftodyssey.plan.tasks import CellTask
+from peftodyssey.stats import geometry
 from peftodyssey.store import layout, manifest, parquet, tables
 
 Row = dict[str, Any]
@@ -80,7 +80,7 @@ def _with_cpu_fallback(act: Callable[[str], Row | None]) -> Row | None:
 def _row(update: Update, with_spectrum: bool) -> Row | None:
     """The row of one weight; None where it did not move."""
     product = update.left is not None and update.right is not None
-    values = spectra.values_of_product(update.left, update.right).cpu().numpy() if product else None
+    values = svd.values_of_product(update.left, update.right).cpu().numpy() if product else None
     change = update.change
     norm = math.sqrt(float((values**2).sum())) if values is not None else float(change.double().norm())
     if not norm:
@@ -93,6 +93,6 @@ def _row(update: Update, with_spectrum: bool) -> Row | None:
     }  # fmt: skip
     if not with_spectrum:
         return row
-    values = spectra.values_of(change).cpu().numpy() if values is None else values
-    before, after = (spectra.left_singular(matrix)[1].cpu().numpy() for matrix in (update.base, update.base + change))
+    values = svd.values_of(change).cpu().numpy() if values is None else values
+    before, after = (svd.left_singular(matrix)[1].cpu().numpy() for matrix in (update.base, update.base + change))
     return row | geometry.spectrum(values) | geometry.direction_change(after, before)

@@ -8,7 +8,7 @@ from pathlib import Path
 from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.index import Index, build_index, read_index
 from peftodyssey.models.tokenizer import TextTokenizer
-from peftodyssey.plan.graph import IndexTask
+from peftodyssey.plan.tasks import IndexTask
 from peftodyssey.store import manifest
 
 

@@ -19,16 +19,16 @@ import torch
 
 from peftodyssey.errors import InputError, Interrupted
 from peftodyssey.jobs import pretrain_text
-from peftodyssey.jobs.events import Events, How
+from peftodyssey.jobs.callbacks import Events, How
 from peftodyssey.models.ladder import LADDER_FILE
 from peftodyssey.plan.ladder import LadderPlan
 from peftodyssey.recipe.identity import digest
 from peftodyssey.store import atomic, layout, manifest, parquet, tables
-from peftodyssey.train import pretrain as training
-from peftodyssey.train.phases import ANNEALED, TRUNK, Phase
-from peftodyssey.train.pretrain import PretrainSettings, Stream, Training
-from peftodyssey.train.settings import StepRecord
-from peftodyssey.train.small_llama import initial
+from peftodyssey.training import pretrain as training
+from peftodyssey.training.pretrain import PretrainSettings, Stream, Training
+from peftodyssey.training.settings import StepRecord
+from peftodyssey.training.small_llama import initial
+from peftodyssey.training.wsd_phases import ANNEALED, TRUNK, Phase
 
 INIT = "init"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftodyssey.corpora.blocks import PackedBlocks
 from peftodyssey.corpora.index import Index
+from peftodyssey.corpora.packing import PackedBlocks
 from peftodyssey.errors import TrainingError
-from peftodyssey.jobs.adapt import attached_method, settings_of
-from peftodyssey.jobs.peak import allocated_bytes, track_peak
-from peftodyssey.methods.table import METHODS
-from peftodyssey.plan.graph import CellTask
-from peftodyssey.plan.probes import Probe
-from peftodyssey.score.nll import score_index
-from peftodyssey.score.sizes import BATCH_TOKENS
+from peftodyssey.jobs.peak_memory import allocated_bytes, track_peak
+from peftodyssey.jobs.train_cell import attached_method, settings_of
+from peftodyssey.memory.probes import Probe
+from peftodyssey.methods.registry import METHODS
+from peftodyssey.plan.tasks import CellTask
+from peftodyssey.scoring.nll import score_index
+from peftodyssey.scoring.sizes import BATCH_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from peftodyssey.score.nll import ScoreResult
+    from peftodyssey.scoring.nll import ScoreResult
 
 STEPS = 2
 RELOADED_WITHIN_NATS = 0.02  # in the mean, between the trained weights and the same read from disk (bf16 rounding)
@@ -78,9 +78,9 @@ def _train(
 ) -> tuple[float, ...]:
     """Two optimiser steps; notes what is held after the first one. Returns the seconds of each."""
     if task.cell.train.engine == "trl":
-        from peftodyssey.train.trl_bridge import train_trl as train
+        from peftodyssey.training.trl_bridge import train_trl as train
     else:
-        from peftodyssey.train.loop import train
+        from peftodyssey.training.loop import train
     batch_blocks = task.cell.train.batch_tokens // task.cell.train.seq_len
     blocks = random_blocks(draw, batch_blocks * STEPS, task.cell.train.seq_len, vocabulary)
     settings = replace(settings_of(task, len(blocks.labels)), steps=STEPS, warmup=0.0, score_at_steps=())

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from peftodyssey.errors import Interrupted
-from peftodyssey.jobs.events import Events, How
+from peftodyssey.jobs.callbacks import Events, How
 from peftodyssey.jobs.index import opened
-from peftodyssey.models import pickles
-from peftodyssey.plan.graph import ScoreTask
-from peftodyssey.score.nll import ScoreResult, mean_nats, score_and_write_adapters
+from peftodyssey.models import bin_conversion
+from peftodyssey.plan.tasks import ScoreTask
+from peftodyssey.scoring.nll import ScoreResult, mean_nats, score_adapters
 from peftodyssey.store import manifest, parquet
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def commit(task: ScoreTask, root: Path, prefix: int | None, result: ScoreResult)
     parquet.write_nll(folder, result.nll_nats, result.rank)
     facts = {"nll_nats_mean": mean_nats(result.nll_nats), "prefix": prefix, **result.facts}
     if task.base.source.pickled:
-        facts["base_weights"] = pickles.TOLD
+        facts["base_weights"] = bin_conversion.TOLD
     manifest.commit(folder, {"kind": "score", "identity": task.identity, "status": "done", "facts": facts})
 
 
@@ -56,7 +56,7 @@ def score_and_write_adapters(
             raise Interrupted("stopped while scoring", "start the same command again, it goes on from here")
 
     precision = task.base.precision
-    results = score_and_write_adapters(
+    results = score_adapters(
         model, members, index, task.settings, prefix=prefix, device=how.device, precision=precision, on_progress=progress,
         batch_tokens=task.batch_tokens, budget_bytes=how.resident_bytes,
     )  # fmt: skip

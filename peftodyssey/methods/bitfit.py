@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peftodyssey.anatomy import ModelShape
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.protocol import AttachedMethod, MethodImpl
 from peftodyssey.methods.saved import load_folder
 from peftodyssey.methods.weights import attach_weights, detach_weights, export_model, merge_weights
+from peftodyssey.model_shape import ModelShape
 from peftodyssey.recipe.cell import MethodSpec
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from peftodyssey.anatomy import ModelShape, LinearShape
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.adapter import attach_config, detach_adapter, export_adapter, merge_adapter
 from peftodyssey.methods.modules import fan_in_fan_out, target_names
 from peftodyssey.methods.protocol import AttachedMethod, MethodImpl
 from peftodyssey.methods.saved import load_folder
 from peftodyssey.methods.targets import STORES_TRANSPOSED, shortest, target_problems, targeted
+from peftodyssey.model_shape import LinearShape, ModelShape
 from peftodyssey.recipe.cell import MethodSpec
 
 if TYPE_CHECKING:

@@ -9,16 +9,16 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.anatomy import ModelShape
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.adapter import attach_config, detach_adapter, export_adapter, merge_adapter
 from peftodyssey.methods.lora import DATA_DRIVEN_INITS
 from peftodyssey.methods.modules import linear_modules
+from peftodyssey.methods.peft_param_count import count_on_skeleton
 from peftodyssey.methods.peft_types import SET_BY_PEFT, catalogue
 from peftodyssey.methods.protocol import AttachedMethod, MethodImpl
 from peftodyssey.methods.saved import load_folder
-from peftodyssey.methods.skeleton import count_on_skeleton
 from peftodyssey.methods.targets import listed, target_problems
+from peftodyssey.model_shape import ModelShape
 from peftodyssey.recipe.cell import MethodSpec
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from peftodyssey.anatomy import ModelShape
+from peftodyssey.model_shape import ModelShape
 from peftodyssey.recipe.cell import MethodSpec
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.anatomy import ModelShape
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.adapter import (
     CONFIG,
@@ -21,6 +20,7 @@ from peftodyssey.methods.adapter import (
 )
 from peftodyssey.methods.protocol import AttachedMethod, MethodImpl
 from peftodyssey.methods.weights import detach_weights, export_model, load_model_folder, merge_weights
+from peftodyssey.model_shape import ModelShape
 from peftodyssey.recipe.cell import MethodSpec
 
 if TYPE_CHECKING:

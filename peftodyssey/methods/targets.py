@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from peftodyssey.anatomy import ModelShape, LinearShape
+from peftodyssey.model_shape import LinearShape, ModelShape
 
 ALL_LINEAR = "all-linear"
 STORES_TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")  # families made of Conv1D, whose weights are (in, out)

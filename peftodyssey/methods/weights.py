@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import MethodError
+from peftodyssey.methods.mmap_copy import MAPPED_COPY_BYTES, mmap_copy
 from peftodyssey.methods.protocol import AttachedMethod
-from peftodyssey.methods.spill import MAPPED_COPY_BYTES, mmap_copy
 from peftodyssey.recipe.cell import MethodSpec
 
 if TYPE_CHECKING:

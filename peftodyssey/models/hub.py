@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from peftodyssey.errors import ModelError
-from peftodyssey.models.pickles import PATTERNS
+from peftodyssey.models.bin_conversion import PATTERNS
 
 SMALL = [
     "config.json",
@@ -67,7 +67,7 @@ def config_folder(name: str, revision: str | None) -> Path:
 
 def download_weights(name: str, commit: str, pickled: bool = False) -> Path:
     """Snapshot folder of `commit` with all weights in it, checked to be whole; downloads what is missing."""
-    from peftodyssey.models.folder import check_weights
+    from peftodyssey.models.local_model import check_weights
 
     if pickled:
         return Path(hub_call(name, commit, lambda: _snapshot(name, commit, [*SMALL, *PATTERNS])))

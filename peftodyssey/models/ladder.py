@@ -9,7 +9,7 @@ from typing import Any
 
 from peftodyssey import assets
 from peftodyssey.errors import ModelError
-from peftodyssey.models import refs
+from peftodyssey.models import hub_refs
 from peftodyssey.models.rung_names import Rung, read_names, remarks
 
 __all__ = ["DEFAULT_RUNG", "LADDER_FILE", "Ladder", "Rung", "ladder", "read_rungs", "rungs"]
@@ -28,7 +28,7 @@ class Ladder:
 
     def parameters(self) -> int | None:
         """Parameters of the model, counted from the config.json of a rung; None where it is not to be had."""
-        from peftodyssey.models.anatomy import shape_from_config
+        from peftodyssey.models.shape_from_config import shape_from_config
         from peftodyssey.models.source import config_of
 
         try:
@@ -42,18 +42,18 @@ def ladder(name: str) -> Ladder:
 
     Raises ModelError where there is none, or its file or the Hub cannot be read.
     """
-    from peftodyssey.models.folder import looks_local
+    from peftodyssey.models.local_model import looks_local
 
     path = Path(name).expanduser()
     if name.startswith("bundled/"):
         return _with_remarks(name, read_rungs(_bundled(name.removeprefix("bundled/"))))
     if (path / LADDER_FILE).is_file():
         return _with_remarks(name, read_rungs(path / LADDER_FILE))
-    if refs.is_cache(path):
-        return _of_names(name, refs.repository_of(path), refs.cached(path))
+    if hub_refs.is_cache(path):
+        return _of_names(name, hub_refs.repository_of(path), hub_refs.cached(path))
     if looks_local(name) or name.startswith("random/"):
         raise ModelError(f"{name} is not a ladder: there is no {LADDER_FILE} in it", "see bundled/odyssey-3m for one")
-    names, note = refs.listed(name)
+    names, note = hub_refs.listed(name)
     return _of_names(name, name, names, note)
 
 

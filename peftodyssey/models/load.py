@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from peftodyssey.errors import ModelError
-from peftodyssey.models import documents
-from peftodyssey.models.meta import is_linear, layer_of
-from peftodyssey.models.mode import set_scoring_mode
+from peftodyssey.models import varlen_attention
+from peftodyssey.models.log_filters import quiet
 from peftodyssey.models.quantised import bnb_config, random_quantised
-from peftodyssey.models.quiet import quiet
+from peftodyssey.models.scoring_mode import set_scoring_mode
+from peftodyssey.models.shape_from_meta_model import is_linear, layer_of
 from peftodyssey.models.source import RANDOM_SEED, ModelSource, weights_folder
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def load(
             model = _random(config, dtype, quant, device)
         else:
             model = _pretrained(source, config, dtype, quant, device)
-    documents.install(model)
+    varlen_attention.install(model)
     model.requires_grad_(False)
     model.config.use_cache = False
     return model.train()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from peftodyssey.models import documents
+from peftodyssey.models import varlen_attention
 
 
 def packed_inputs(
@@ -30,9 +30,9 @@ def packed_inputs(
     inputs = {"input_ids": on_device(input_ids_bt, device), "position_ids": on_device(position_ids_bt, device), "use_cache": False}
     config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
     segments = np.asarray(segments_bt)
-    if may_take_ends and documents.supports_varlen(model, device, segments.shape[1]):
-        return {**inputs, "attention_mask": torch.from_numpy(documents.cu_seqlens(segments)).to(device, non_blocking=True)}
-    if config.model_type in documents.FAMILIES and _positions_encode_segments(np.asarray(position_ids_bt), segments):
+    if may_take_ends and varlen_attention.supports_varlen(model, device, segments.shape[1]):
+        return {**inputs, "attention_mask": torch.from_numpy(varlen_attention.cu_seqlens(segments)).to(device, non_blocking=True)}
+    if config.model_type in varlen_attention.FAMILIES and _positions_encode_segments(np.asarray(position_ids_bt), segments):
         return inputs
     dtype = next(p.dtype for p in model.parameters() if p.dtype.is_floating_point)
     return {**inputs, "attention_mask": _mask(config, inputs["position_ids"], on_device(segments, device), dtype)}
@@ -65,6 +65,6 @@ def _mask(config: Any, position_ids_bt: Tensor, segments_bt: Tensor, dtype: torc
 
 def _as_attention_takes_it(config: Any, allowed: Tensor, dtype: torch.dtype) -> Tensor:
     """Booleans for sdpa; for eager attention numbers to add, 0 where allowed."""
-    if config._attn_implementation in ("sdpa", documents.NAME):
+    if config._attn_implementation in ("sdpa", varlen_attention.NAME):
         return allowed
     return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)

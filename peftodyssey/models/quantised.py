@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from peftodyssey.errors import ModelError
-from peftodyssey.models.meta import is_linear, layer_of
+from peftodyssey.models.shape_from_meta_model import is_linear, layer_of
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from peftodyssey.errors import DoesNotFit
-from peftodyssey.models import pickles
+from peftodyssey.models import bin_conversion
 from peftodyssey.models.source import ModelSource
 
 RECORD = "downloaded.json"
@@ -78,7 +78,7 @@ def drop(entry: Mapping[str, Any]) -> None:
         file.unlink()
         if blob != file and not _used(blob, folder.parent):
             blob.unlink(missing_ok=True)
-    shutil.rmtree(pickles.place_of(entry["commit"]), ignore_errors=True)
+    shutil.rmtree(bin_conversion.place_of(entry["commit"]), ignore_errors=True)
 
 
 def _used(blob: Path, snapshots: Path) -> bool:

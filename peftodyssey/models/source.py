@@ -15,8 +15,8 @@ from typing import Any
 
 from peftodyssey import assets
 from peftodyssey.errors import ModelError
-from peftodyssey.models import folder as on_disk
-from peftodyssey.models import hub, pickles, refs, shapes
+from peftodyssey.models import bin_conversion, hub, hub_refs, shapes
+from peftodyssey.models import local_model as on_disk
 from peftodyssey.models.ladder import DEFAULT_RUNG, Rung, read_rungs
 from peftodyssey.models.rung_names import parsed
 
@@ -76,8 +76,8 @@ def config_of(name: str, revision: str) -> dict[str, Any]:
         return on_disk.read_config(assets.model_files(name.removeprefix("bundled/")))
     if not on_disk.looks_local(name):
         return on_disk.read_config(hub.config_folder(name, revision))
-    if refs.is_cache(root):
-        return on_disk.read_config(refs.snapshot(root, revision))
+    if hub_refs.is_cache(root):
+        return on_disk.read_config(hub_refs.snapshot(root, revision))
     return on_disk.read_config(root / revision if (root / revision).is_dir() else root)
 
 
@@ -87,10 +87,10 @@ def weights_folder(source: ModelSource) -> Path:
         return assets.unpack_model(source.name.removeprefix("bundled/"), source.revision)
     if source.kind == "hub":
         folder = hub.download_weights(source.name, source.fingerprint, source.pickled)
-        return pickles.converted(folder, source.fingerprint) if source.pickled else folder
+        return bin_conversion.converted(folder, source.fingerprint) if source.pickled else folder
     assert source.folder is not None, "a random model has no weights on disk"
     if source.pickled:
-        return pickles.converted(source.folder, source.fingerprint)
+        return bin_conversion.converted(source.folder, source.fingerprint)
     if source.weight_file is not None:
         return on_disk.link_as_model_folder(source.folder, source.weight_file, source.fingerprint)
     on_disk.check_weights(source.folder)
@@ -154,13 +154,13 @@ def _random(name: str, revision: str | None, max_position_embeddings: int | None
 
 def _local(name: str, revision: str | None, weights: str) -> ModelSource:
     root = Path(name).expanduser()
-    if refs.is_cache(root):
-        place, rung = refs.snapshot(root, revision), parsed(refs.repository_of(root), revision or "main")
+    if hub_refs.is_cache(root):
+        place, rung = hub_refs.snapshot(root, revision), parsed(hub_refs.repository_of(root), revision or "main")
     else:
         place, rung = on_disk.locate(root, revision)
     config = on_disk.read_config(place)
     flat = root / f"{revision}.safetensors" if revision and place == root else None
-    bins = pickles.files_of(place) if weights == "bin" and not any(place.glob("*.safetensors")) else []
+    bins = bin_conversion.files_of(place) if weights == "bin" and not any(place.glob("*.safetensors")) else []
     files = bins or ([flat] if flat else on_disk.check_weights(place))
     return ModelSource(
         name=name,

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from peftodyssey.errors import InputError, OdysseyError
-from peftodyssey.methods.table import METHODS
+from peftodyssey.memory.device import Device
+from peftodyssey.methods.registry import METHODS
 from peftodyssey.plan import beside
-from peftodyssey.plan.chats import chat_of
-from peftodyssey.plan.device import Device
-from peftodyssey.plan.resolve import resolve_auto
+from peftodyssey.plan.auto_values import resolve_auto
+from peftodyssey.plan.chat_template import chat_of
 from peftodyssey.recipe.cell import Cell
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from peftodyssey.corpora.source import Corpus
 from peftodyssey.recipe.cell import Cell
 
 if TYPE_CHECKING:
-    from peftodyssey.plan.graph import IndexTask
+    from peftodyssey.plan.tasks import IndexTask
 
 
 def problems(cell: Cell, corpora: Mapping[str, Corpus]) -> Iterator[tuple[str, str]]:

@@ -10,28 +10,29 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from peftodyssey.anatomy import ModelShape
 from peftodyssey.corpora import source as corpus_source
 from peftodyssey.corpora.chat import Chat
 from peftodyssey.corpora.newlines import policy_of
 from peftodyssey.corpora.source import Corpus
 from peftodyssey.errors import OdysseyError, Problem, RecipeError
-from peftodyssey.methods.table import METHODS
+from peftodyssey.memory.device import Device
+from peftodyssey.memory.search import base_only, cell_step, scoring
+from peftodyssey.memory.step_spec import StepSpec
+from peftodyssey.methods.registry import METHODS
+from peftodyssey.model_shape import ModelShape
 from peftodyssey.models import source as model_source
-from peftodyssey.models.anatomy import shape_from_config as anatomy_of
-from peftodyssey.models.folder import saved_fingerprint
+from peftodyssey.models.local_model import saved_fingerprint
+from peftodyssey.models.shape_from_config import shape_from_config as anatomy_of
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.tokenizer import TextTokenizer, load_tokenizer
-from peftodyssey.plan import beside, crossed, entry, names, shifts, states
+from peftodyssey.plan import beside, crossed, names, plan_file, similarity
+from peftodyssey.plan import noise as noise_module
+from peftodyssey.plan.auto_values import resolve_auto
 from peftodyssey.plan.beforehand import validate_cell
-from peftodyssey.plan.chats import chat_of, rendering
-from peftodyssey.plan.choose import cell_step, scoring, base_only
-from peftodyssey.plan.device import Device
-from peftodyssey.plan.graph import BaseModelKey, CellTask, IndexTask, Plan, ScoreTask
-from peftodyssey.plan.resolve import resolve_auto
+from peftodyssey.plan.chat_template import chat_of, rendering
+from peftodyssey.plan.multiple_choice import Tasks
 from peftodyssey.plan.rungs import look_up
-from peftodyssey.plan.step import StepSpec
-from peftodyssey.plan.tasks import Tasks
+from peftodyssey.plan.tasks import BaseModelKey, CellTask, IndexTask, Plan, ScoreTask
 from peftodyssey.recipe import grid, identity
 from peftodyssey.recipe.cell import Cell, CorpusSpec, ModelSpec
 from peftodyssey.recipe.schema import Recipe
@@ -68,8 +69,8 @@ def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Pl
     builder = _Builder(sources, device, budget_bytes, grid.sample_point(recipe))
     tasks = tuple(builder.cell(cell) for cell in cells)
     tasks = tuple(task.with_geometry() for task in tasks) if "geometry" in recipe.measured else tasks
-    noise, tasks = shifts.planned(recipe.noise, tasks, builder.noise_texts, budget_bytes)
-    read, tasks = states.planned(recipe.similarity, tasks, builder.indexes)
+    noise, tasks = noise_module.planned(recipe.noise, tasks, builder.noise_texts, budget_bytes)
+    read, tasks = similarity.planned(recipe.similarity, tasks, builder.indexes)
     return Plan(
         recipe=recipe, device=device, budget_bytes=builder.budget_bytes, indexes=tuple(builder.indexes.values()),
         base_scores=tuple(builder.base_scores.values()), cells=tasks, noise=noise, states=read,
@@ -132,11 +133,11 @@ def _check_cells(
             problems.append(_problem(recipe, key, error))
     if recipe.similarity:
         for point, anatomy in sources.anatomies.items():
-            problems.extend(_problem(recipe, "measure", error) for error in states.problems(recipe.similarity, anatomy, point.name))
+            problems.extend(_problem(recipe, "measure", error) for error in similarity.problems(recipe.similarity, anatomy, point.name))
 
 
 def _warnings(sources: Sources) -> list[str]:
-    from peftodyssey.corpora.audit import audit
+    from peftodyssey.corpora.tokenizer_checks import audit
 
     found: dict[str, None] = {}
     for point, tokenizer in sources.tokenizers.items():
@@ -191,9 +192,9 @@ class _Builder:
             general_indexes=tuple(index.folder for _, index in general),
             scores=tuple(column["after"] for column in columns.values()),
             step=step, memory=bill, scoring_bytes=scoring_bytes, auto_values=resolved,
-            entry=entry.entry(
+            entry=plan_file.entry(
                 cell, digest, folder, base, resolved, trainable, bill, train.folder if train else None, texts, columns
-            ) | ({"sample_index": sample.folder} if sample else {}) | asked | ({"wise": entry.wise(wise)} if wise else {}) | crossed.entry(others),
+            ) | ({"sample_index": sample.folder} if sample else {}) | asked | ({"wise": plan_file.wise(wise)} if wise else {}) | crossed.entry(others),
             choices=choices,
             replay_index=replay.folder if replay else None,
             early_stop_eval=self._score(cell, base, guard, digest, tokens) if guard else None,

@@ -10,7 +10,7 @@ from peftodyssey.corpora.newlines import policy_of
 from peftodyssey.recipe.cell import Cell, CorpusSpec
 
 if TYPE_CHECKING:
-    from peftodyssey.plan.graph import IndexTask, ScoreTask
+    from peftodyssey.plan.tasks import IndexTask, ScoreTask
 
 Columns = Mapping[str, "ScoreTask | None"]  # before, quantised, after
 

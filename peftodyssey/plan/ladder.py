@@ -13,15 +13,15 @@ from typing import Any
 from peftodyssey.corpora import source as corpus_source
 from peftodyssey.corpora.source import Corpus
 from peftodyssey.errors import OdysseyError, Problem, RecipeError
+from peftodyssey.memory.device import Device
 from peftodyssey.models import source as model_source
-from peftodyssey.models.anatomy import shape_from_config
+from peftodyssey.models.shape_from_config import shape_from_config
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.tokenizer import load_tokenizer
-from peftodyssey.plan.device import Device
 from peftodyssey.recipe import identity
 from peftodyssey.recipe.load_ladder import point_of, rung_label
 from peftodyssey.recipe.schema_ladder import LadderRecipe
-from peftodyssey.train.phases import ANNEALED, TRUNK, Phase, phases
+from peftodyssey.training.wsd_phases import ANNEALED, TRUNK, Phase, phases
 
 TEXT_BYTES_PER_TOKEN = 4  # of English, about
 STATE_BYTES = 16  # a parameter's weight, gradient and AdamW's two means

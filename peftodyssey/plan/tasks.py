@@ -1,67 +1,194 @@
-"""The tasks of a recipe as work: which bases and cells answer which prompts, and where it lands. Called by `plan.build`.
+"""The inert result of planning: which texts to index, which bases to score, which cells to train, and where each lands.
 
-A task is scored beside the texts: what it is made of is in the identity of its own columns, never in a cell's.
+`plan.build` makes it, `run.scheduler` walks it, `check` and `plan` print it. Nothing here does anything.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from peftodyssey.corpora.questions import Questions, resolve
-from peftodyssey.plan import names
-from peftodyssey.plan.graph import BaseModelKey, ChoiceTask
-from peftodyssey.recipe import identity
-from peftodyssey.recipe.cell import Cell, TaskSpec
+from peftodyssey.corpora.chat import Chat
+from peftodyssey.corpora.multiple_choice import Questions
+from peftodyssey.corpora.source import Corpus
+from peftodyssey.memory.device import Device
+from peftodyssey.memory.memory_plan import MemoryPlan
+from peftodyssey.memory.step_spec import StepSpec
+from peftodyssey.model_shape import ModelShape
+from peftodyssey.models.source import ModelSource
+from peftodyssey.recipe.cell import Cell, QuantSpec, ScoreSpec
+from peftodyssey.recipe.schema import Recipe
+from peftodyssey.recipe.schema_measures import Noise
 from peftodyssey.store import layout
 
 
-@dataclass
-class Tasks:
-    """The tasks that were found, and what the bases do of them."""
+@dataclass(frozen=True)
+class BaseModelKey:
+    """One way of holding a base model in memory; cells with equal keys share it."""
 
-    found: dict[TaskSpec, Questions] = field(default_factory=dict)
-    base_choices: dict[str, ChoiceTask] = field(default_factory=dict)
+    source: ModelSource
+    precision: str
+    quant: QuantSpec | None
 
-    def find(self, point: TaskSpec) -> None:
-        """Look for a task. Raises CorpusError where it is not there or cannot be read."""
-        self.found[point] = resolve(point)
-
-    def of_cell(
-        self, cell: Cell, base: BaseModelKey, tokenizer: str, digest: str, tokens: tuple[int | None, int | None]
-    ) -> tuple[tuple[ChoiceTask, ...], dict[str, Any]]:
-        """What `cell` answers after adaptation, and what its line of the plan file says of its tasks (nothing without one).
-
-        `tokenizer` is a fingerprint; `tokens` of one pass, alone and beside what was trained.
-        """
-        after: list[ChoiceTask] = []
-        lines: list[dict[str, Any]] = []
-        for task in (self.found[point] for point in cell.tasks):
-            plain = self._base(task, replace(base, quant=None), cell, tokenizer, tokens[0])
-            quantised = self._base(task, base, cell, tokenizer, tokens[0]) if base.quant else None
-            after.append(_choices(task, base, cell, tokenizer, digest, cell.method.label, tokens[1]))
-            line = {"name": task.point.name, "before": plain.folder, "quantised": quantised and quantised.folder, "after": after[-1].folder}
-            lines.append(line)
-        return tuple(after), {"tasks": lines} if lines else {}
-
-    def _base(self, task: Questions, base: BaseModelKey, cell: Cell, tokenizer: str, tokens: int | None) -> ChoiceTask:
-        made = _choices(task, base, cell, tokenizer, None, base.quant.kind if base.quant else "base", tokens)
-        return self.base_choices.setdefault(made.folder, made)
+    @property
+    def name(self) -> tuple[str, str, str]:
+        """What tells bases apart, as text."""
+        quant = "" if self.quant is None else f"{self.quant.kind}{self.quant.double_quant}"
+        return (self.source.name, str(self.source.revision), quant)
 
 
-def _choices(
-    task: Questions, base: BaseModelKey, cell: Cell, tokenizer: str, digest: str | None, label: str, tokens: int | None
-) -> ChoiceTask:
-    told = {
-        "task": task.fingerprint,
-        "examples": task.point.examples,
-        "tokenizer": tokenizer,
-        "model": base.source.fingerprint,
-        "precision": base.precision,
-        "quant": [base.quant.kind, base.quant.double_quant] if base.quant else None,
-        "cell": digest,
-        "first_token": cell.score.first_token,
-    }
-    name = layout.slug(task.point.name, "task", names.model(cell.model), label)
-    folder = f"{layout.SCORES}/{layout.folder_name(name, identity.digest(told))}"
-    return ChoiceTask(folder, task, base, cell.score.first_token == "bos", digest, told, tokens)
+@dataclass(frozen=True)
+class IndexTask:
+    """Tokenise one split of one text with one tokenizer."""
+
+    folder: str  # below the output directory
+    corpus: Corpus
+    split: str
+    tokenizer_of: ModelSource
+    max_tokens: int | None
+    newline: str
+    objective: str
+    identity: dict[str, Any]
+    chat: Chat | None = None  # what makes text of conversations
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """One column of NLL: a base (alone, or as a cell changed it) on one index."""
+
+    folder: str
+    index: str
+    base: BaseModelKey
+    settings: ScoreSpec
+    cell: str | None  # hash of the cell whose weights are scored; None: the base itself
+    identity: dict[str, Any]
+    batch_tokens: int | None = None  # of one pass, as the memory allows; None: by the device
+    share: float = 1.0  # of the cell's update that the scored weights have
+
+
+@dataclass(frozen=True)
+class ChoiceTask:
+    """Likelihoods of the choices of one task under a base, alone or as a cell changed it."""
+
+    folder: str
+    task: Questions
+    base: BaseModelKey
+    with_prefix: bool  # the start token stands before every prompt
+    cell: str | None
+    identity: dict[str, Any]
+    batch_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class NoiseTask:
+    """Shift the weights of one base, as `noise` says or along what one cell added to them, and score one text each time."""
+
+    score: ScoreTask  # the text, the unquantised base, and the folder
+    noise: Noise
+    earliest: BaseModelKey | None  # whose tensors give the scale, where it is that of the earliest rung
+    entry: dict[str, Any]  # what the store's plan file says of it
+
+    @property
+    def base(self) -> BaseModelKey:
+        """The base that is shifted."""
+        return self.score.base
+
+    @property
+    def index(self) -> str:
+        """Folder of the text that is scored."""
+        return self.score.index
+
+    @property
+    def folder(self) -> str:
+        """Where the scores are written."""
+        return self.score.folder
+
+
+@dataclass(frozen=True)
+class StatesTask:
+    """Mean hidden states of one text's chunks under one unquantised base."""
+
+    folder: str
+    index: str
+    base: BaseModelKey
+    layer: int  # of the decoder, 0 the embeddings; -1 the last
+    chunks: int  # at most; of each half where there are halves
+    chunk_tokens: int
+    halves: bool  # the text is the pretraining sample, parted at random by documents
+    identity: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CellTask:
+    """Train one cell (or load a saved one) and fill the columns that stand on it."""
+
+    cell: Cell
+    hash: str  # 64 hex digits
+    folder: str
+    identity: dict[str, Any]
+    base: BaseModelKey
+    anatomy: ModelShape
+    trainable: int
+    train_index: str | None
+    valid_index: str
+    general_indexes: tuple[str, ...]
+    scores: tuple[ScoreTask, ...]  # columns after adaptation
+    step: StepSpec
+    memory: MemoryPlan
+    scoring_bytes: int  # of the device, while the trained model is scored
+    auto_values: dict[str, Any]
+    entry: dict[str, Any]  # what the store's plan file says of it
+    choices: tuple[ChoiceTask, ...] = ()  # tasks after adaptation
+    replay_index: str | None = None  # general text that is trained on too
+    early_stop_eval: ScoreTask | None = None  # general text that ends the training; looked at, never written
+    wise_ft_scores: tuple[ScoreTask, ...] = ()  # columns of shares of the update, by share
+    updates: tuple[NoiseTask, ...] = ()  # the base shifted along what training added to it
+    geometry: str | None = None  # where it is written how far the weights moved; None: not asked for
+    transfer_scores: tuple[ScoreTask, ...] = ()  # columns on the other domains of the recipe
+
+    @property
+    def columns(self) -> tuple[ScoreTask, ...]:
+        """Every column of the whole update, each once."""
+        return tuple({column.folder: column for column in (*self.scores, *self.transfer_scores)}.values())
+
+    @property
+    def short(self) -> str:
+        """The hash as tables print it."""
+        return self.hash[:16]
+
+    def with_geometry(self) -> CellTask:
+        """The same, told to write how far the weights moved: under the cell's own name, beside the cells."""
+        folder = self.folder.replace(layout.CELLS, layout.GEOMETRY_DIR, 1)
+        return replace(self, geometry=folder, entry={**self.entry, "geometry": folder})
+
+    def fits(self, budget_bytes: int) -> bool:
+        """Whether training and scoring stay within the budget."""
+        return self.memory.fits(budget_bytes) and self.scoring_bytes <= budget_bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a recipe asks for, in the order in which it is best done."""
+
+    recipe: Recipe
+    device: Device
+    budget_bytes: int
+    indexes: tuple[IndexTask, ...]
+    base_scores: tuple[ScoreTask, ...]
+    cells: tuple[CellTask, ...]
+    warnings: tuple[str, ...]
+    digest: str
+    base_choices: tuple[ChoiceTask, ...] = ()
+    noise: tuple[NoiseTask, ...] = ()  # bases whose weights are shifted
+    states: tuple[StatesTask, ...] = ()  # what likeness to the pretraining text is measured on
+
+    @property
+    def base_order(self) -> dict[tuple[str, str, str], int]:
+        """Place of every base in the recipe's order, each unquantised one before its quantised forms."""
+        names = (name for t in self.cells for name in (replace(t.base, quant=None).name, t.base.name))
+        return {name: place for place, name in enumerate(dict.fromkeys(names))}
+
+    @property
+    def too_large(self) -> tuple[CellTask, ...]:
+        """Cells whose step, or whose scoring, stays above the budget whatever is chosen."""
+        return tuple(task for task in self.cells if not task.fits(self.budget_bytes))

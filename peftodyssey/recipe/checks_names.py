@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from peftodyssey.recipe.corpus_names import corpus_name, corpus_source
-from peftodyssey.recipe.explain import nearest
 from peftodyssey.recipe.finding import Finding
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_texts import Corpus
+from peftodyssey.recipe.validation_errors import nearest
 from peftodyssey.recipe.yaml_tree import Path
 
 

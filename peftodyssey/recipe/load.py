@@ -15,11 +15,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from peftodyssey.errors import InputError, Problem, RecipeError
-from peftodyssey.recipe import checks, explain, shipped
+from peftodyssey.recipe import bundled, checks, validation_errors
 from peftodyssey.recipe.overrides import apply as apply_overrides
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_texts import NAME
-from peftodyssey.recipe.yaml_tree import Path, Tree, read_tree, format_path
+from peftodyssey.recipe.yaml_tree import Path, Tree, format_path, read_tree
 
 ROUNDS = 20  # wrong values are taken out and the rest is checked again, at most so often
 
@@ -66,8 +66,8 @@ def read_text(path_or_text: str | FilePath, where: str | None) -> tuple[str, str
     ):
         return path_or_text, where or "recipe", str(FilePath.cwd())
     path = FilePath(path_or_text).expanduser()
-    if not path.exists() and str(path_or_text) in dict((*shipped.names(), *shipped.ladders())):
-        path = shipped.path(str(path_or_text))
+    if not path.exists() and str(path_or_text) in dict((*bundled.names(), *bundled.ladders())):
+        path = bundled.path(str(path_or_text))
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -86,8 +86,8 @@ def read_text(path_or_text: str | FilePath, where: str | None) -> tuple[str, str
 
 
 def _similar(path: FilePath) -> str:
-    known = [name for name, _ in shipped.names()]
-    hint = explain.nearest(path.stem, known)
+    known = [name for name, _ in bundled.names()]
+    hint = validation_errors.nearest(path.stem, known)
     return hint or f"give the path of a YAML file, or one of the shipped recipes: {', '.join(known)}"
 
 
@@ -125,7 +125,7 @@ def _validate(tree: Tree, stem: str) -> tuple[Recipe | None, list[tuple[Path, Pr
             pruned = Tree(data, tree.keys, tree.values)
             now = [
                 (path, problem)
-                for path, problem in explain.problems(error, pruned)
+                for path, problem in validation_errors.problems(error, pruned)
                 if path not in dict(faults)
             ]
             faults += now
@@ -161,7 +161,7 @@ def _drop_invalid(data: dict[str, Any], path: Path) -> None:
     for step in path[: path.index("lr") + 1] if "lr" in path else path:
         if isinstance(node, dict):
             owner, key = node, step
-        if not explain.holds(node, step):
+        if not validation_errors.holds(node, step):
             break
         node = node[step]
     owner.pop(key, None)
@@ -175,7 +175,7 @@ def _cross_check(recipe: Recipe, wrong: tuple[Path, ...]) -> list[Problem]:
     for finding in checks.findings(recipe):
         looked_at = (*finding.needs, finding.path)
         if not any(a[: len(b)] == b or b[: len(a)] == a for a in looked_at for b in wrong):
-            path = explain.written_path(finding.path, recipe.data)
+            path = validation_errors.written_path(finding.path, recipe.data)
             problem = recipe.problem(
                 path,
                 finding.what,

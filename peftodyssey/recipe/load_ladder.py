@@ -9,14 +9,14 @@ from pathlib import Path as FilePath
 from pydantic import ValidationError
 
 from peftodyssey.errors import InputError, Problem, RecipeError
-from peftodyssey.recipe import explain, shipped
+from peftodyssey.recipe import bundled, validation_errors
 from peftodyssey.recipe.cell import CorpusSpec
 from peftodyssey.recipe.corpus_names import absolute, corpus_name, corpus_source, is_path
 from peftodyssey.recipe.load import read_text, shape_problems
 from peftodyssey.recipe.overrides import apply as apply_overrides
 from peftodyssey.recipe.schema_ladder import LadderRecipe
 from peftodyssey.recipe.schema_texts import NAME, Corpus
-from peftodyssey.recipe.yaml_tree import Path, Tree, read_tree, format_path
+from peftodyssey.recipe.yaml_tree import Path, Tree, format_path, read_tree
 
 UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"), (1, ""))
 
@@ -25,11 +25,11 @@ def is_ladder(recipe: str | FilePath) -> bool:
     """Whether a file, a shipped name or a text is the recipe of a ladder; False too where it cannot be read."""
     text = str(recipe)
     if "\n" in text:
-        return shipped.is_ladder(text)
-    if text in dict(shipped.ladders()) and not FilePath(text).exists():
+        return bundled.is_ladder(text)
+    if text in dict(bundled.ladders()) and not FilePath(text).exists():
         return True
     try:
-        return shipped.is_ladder(FilePath(text).expanduser().read_text(encoding="utf-8"))
+        return bundled.is_ladder(FilePath(text).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -39,8 +39,8 @@ def load_ladder(recipe: str | FilePath, overrides: Sequence[str] = (), where: st
 
     Raises RecipeError with every problem, each with its place; InputError where the file is none or cannot be read.
     """
-    if str(recipe) in dict(shipped.ladders()) and not FilePath(str(recipe)).exists():
-        recipe = shipped.path(str(recipe))
+    if str(recipe) in dict(bundled.ladders()) and not FilePath(str(recipe)).exists():
+        recipe = bundled.path(str(recipe))
     text, name, folder = read_text(recipe, where)
     tree = read_tree(text, name)
     found = list(tree.problems)
@@ -64,7 +64,7 @@ def _validated(tree: Tree, found: list[Problem]) -> LadderRecipe | None:
     try:
         return LadderRecipe.model_validate(tree.data)
     except ValidationError as error:
-        found += [problem for _, problem in explain.problems(error, tree, LadderRecipe)]
+        found += [problem for _, problem in validation_errors.problems(error, tree, LadderRecipe)]
         return None
 
 

@@ -9,8 +9,8 @@ import re
 from typing import Any
 
 from peftodyssey.errors import Problem
-from peftodyssey.recipe.explain import nearest
-from peftodyssey.recipe.yaml_tree import Path, SourceLocation, Tree, read_tree, format_path
+from peftodyssey.recipe.validation_errors import nearest
+from peftodyssey.recipe.yaml_tree import Path, SourceLocation, Tree, format_path, read_tree
 
 PATH = r"[A-Za-z_][\w-]*(?:\[\d+\]|\.\d+|\.[A-Za-z_][\w-]*)*"
 SHORT = {"domains": "source", "general": "source", "model": "name", "methods": "method"}

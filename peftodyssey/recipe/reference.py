@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from peftodyssey.recipe.fields import RecipeSection
-from peftodyssey.recipe.forms import LearningRateSpec
+from peftodyssey.recipe.field_syntax import LearningRateSpec
+from peftodyssey.recipe.field_types import RecipeSection
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_constraints import EarlyStop
 from peftodyssey.recipe.schema_ladder import LadderModel, LadderRecipe, LadderRungs, LadderTrain

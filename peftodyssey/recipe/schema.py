@@ -11,8 +11,8 @@ from pydantic import Field, PrivateAttr
 
 from peftodyssey.errors import Problem
 from peftodyssey.recipe import schema_measures
-from peftodyssey.recipe.fields import NonNegativeInt, RecipeSection
-from peftodyssey.recipe.forms import OrList, Shorthand
+from peftodyssey.recipe.field_syntax import OrList, Shorthand
+from peftodyssey.recipe.field_types import NonNegativeInt, RecipeSection
 from peftodyssey.recipe.schema_methods import AnyMethod
 from peftodyssey.recipe.schema_texts import Corpora, Corpus, Model, Name, Task
 from peftodyssey.recipe.schema_training import Score, Train

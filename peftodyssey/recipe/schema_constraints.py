@@ -9,8 +9,16 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from peftodyssey.recipe.fields import PositiveInt, NotNegative, RecipeSection, Positive, Share, ShareBelowOne, NonEmptyStr
-from peftodyssey.recipe.forms import OrList
+from peftodyssey.recipe.field_syntax import OrList
+from peftodyssey.recipe.field_types import (
+    NonEmptyStr,
+    NotNegative,
+    Positive,
+    PositiveInt,
+    RecipeSection,
+    Share,
+    ShareBelowOne,
+)
 
 Strengths = Annotated[tuple[NotNegative, ...], OrList()]
 Radii = Annotated[tuple[Positive, ...], OrList()]

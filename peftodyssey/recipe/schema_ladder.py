@@ -10,18 +10,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from peftodyssey.recipe.fields import (
-    PositiveInt,
+from peftodyssey.recipe.field_syntax import OrList, Shorthand
+from peftodyssey.recipe.field_types import (
     Flag,
+    NonEmptyStr,
     NonNegativeInt,
     NotNegative,
-    RecipeSection,
     Positive,
+    PositiveInt,
+    RecipeSection,
     ShareBelowOne,
-    NonEmptyStr,
     refuse,
 )
-from peftodyssey.recipe.forms import OrList, Shorthand
 from peftodyssey.recipe.schema_texts import Corpus, Name
 from peftodyssey.recipe.yaml_tree import Tree
 

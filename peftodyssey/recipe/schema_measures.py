@@ -18,8 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from peftodyssey.recipe.fields import PositiveInt, Flag, RecipeSection, Positive, refuse
-from peftodyssey.recipe.forms import OrList
+from peftodyssey.recipe.field_syntax import OrList
+from peftodyssey.recipe.field_types import Flag, Positive, PositiveInt, RecipeSection, refuse
 
 Word = Literal["degradation", "forgetting", "tokens", "transfer", "noise", "geometry", "similarity"]
 

@@ -13,9 +13,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
-from peftodyssey.recipe.fields import NonEmptyStr, refuse
-from peftodyssey.recipe.forms import Alphas, Dropouts, Flags, LearningRates, OrList, Ranks, LearningRateSpec, Targets
-from peftodyssey.recipe.schema_constraints import Regularized, ReplayAndEarlyStop, Method
+from peftodyssey.recipe.field_syntax import (
+    Alphas,
+    Dropouts,
+    Flags,
+    LearningRates,
+    LearningRateSpec,
+    OrList,
+    Ranks,
+    Targets,
+)
+from peftodyssey.recipe.field_types import NonEmptyStr, refuse
+from peftodyssey.recipe.schema_constraints import Method, Regularized, ReplayAndEarlyStop
 
 INITS = ("default", "gaussian", "pissa", "olora", "orthogonal")
 PEFT_TYPES = (  # those of peft 0.21, for spelling only; a name like none of them is handed on as it is

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from peftodyssey.recipe.fields import PositiveInt, RecipeSection, NonEmptyStr, refuse
-from peftodyssey.recipe.forms import OrList
+from peftodyssey.recipe.field_syntax import OrList
+from peftodyssey.recipe.field_types import NonEmptyStr, PositiveInt, RecipeSection, refuse
 
 
 class Rungs(RecipeSection):

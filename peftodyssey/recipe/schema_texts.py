@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from peftodyssey.recipe import numbers
-from peftodyssey.recipe.fields import PositiveInt, RecipeSection, NonEmptyStr, refuse
-from peftodyssey.recipe.forms import OrList, Shorthand
+from peftodyssey.recipe.field_syntax import OrList, Shorthand
+from peftodyssey.recipe.field_types import NonEmptyStr, PositiveInt, RecipeSection, refuse
 from peftodyssey.recipe.schema_rungs import Revisions
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"

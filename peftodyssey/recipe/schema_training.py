@@ -9,17 +9,17 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import core_schema
 
 from peftodyssey.recipe import numbers
-from peftodyssey.recipe.fields import (
-    PositiveInt,
+from peftodyssey.recipe.field_syntax import OrList
+from peftodyssey.recipe.field_types import (
+    NonEmptyStr,
     NotNegative,
+    PositiveInt,
     RecipeSection,
     ShareAboveZero,
     ShareBelowOne,
     TokenCap,
-    NonEmptyStr,
     refuse,
 )
-from peftodyssey.recipe.forms import OrList
 
 BUDGET = r"^\s*(\S+)\s*(tokens?|epochs?|steps?)\s*$"
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peftodyssey.report import page, token_sentences
-    from peftodyssey.report.evidence import Evidence
-    from peftodyssey.report.texts import Text
+    from peftodyssey.report.token_evidence import Evidence
+    from peftodyssey.report.token_text import Text
 
 Row = Mapping[str, Any]
 PAGE = "index.html"
@@ -30,12 +30,12 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
     Several runs are compared in one page, in `out` or in the first one's report; their rows carry a `run` label.
     """
     from peftodyssey.report import (
-        arms,
-        at_equal_learning,
+        annealing,
+        chart_style,
         charts,
         constraints,
-        drawing,
         geometry,
+        matched_learning,
         noise,
         page,
         ranks,
@@ -56,7 +56,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
     figures = [
         *charts.figures(content.rows, points),
         *ranks.figures(content.rows),
-        *at_equal_learning.figures(content.rows, points),
+        *matched_learning.figures(content.rows, points),
         *tasks.figures(content.rows, content.answered),
         *constraints.figures(content.rows, wise),
         *noise.figures(content.noise),
@@ -66,14 +66,14 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
         *transfer_charts.figures(content.transfer),
         *token_charts.figures(content.rows, content.evidence),
     ]
-    drawn = drawing.save(figures, report / FIGURES)
+    drawn = chart_style.save(figures, report / FIGURES)
     _drop_others(report / FIGURES, {figure.name for figure in figures})
     asked = (
         ranks.section(content.rows),
-        at_equal_learning.section(content.rows, points),
+        matched_learning.section(content.rows, points),
         noise.section(content.noise, content.sensitivity),
         sensitivity.section(content.sensitivity, content.rows),
-        arms.section(between),
+        annealing.section(between),
         tasks.section(content.rows, content.answered),
         geometry.section(content.rows),
         constraints.section(content.rows, wise),
@@ -87,7 +87,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
 
 def _content(folders: Sequence[Path]) -> tuple[page.ReportData, list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows and evidence of all runs as one content without figures, all points, and all shares of updates."""
-    from peftodyssey.report import newlines, page, texts, token_sentences, transfer
+    from peftodyssey.report import newlines, page, token_sentences, token_text, transfer
     from peftodyssey.report.collect import collect
     from peftodyssey.store import layout, parquet, plans
 
@@ -108,7 +108,7 @@ def _content(folders: Sequence[Path]) -> tuple[page.ReportData, list[dict[str, A
             table += [{**row, **mark} for row in parquet.read(folder / name).to_pylist()]
         tables = token_sentences.tables(*of_tokens)
         cells = {(cell["cell"], cell["recipe"]): cell for cell in plans.cells(folder)}  # scored otherwise by another recipe
-        text_of = texts.reader(folder)
+        text_of = token_text.reader(folder)
         evidence += _evidence(folder, own, tables, cells, text_of)
         found += newlines.mismatches(folder, own, cells, text_of)
         crossed += transfer.matrices(folder, own, parquet.read(folder / layout.TRANSFER).to_pylist(), cells)
@@ -145,14 +145,14 @@ def _evidence(
     text_of: Callable[[str], Text],
 ) -> list[Evidence]:
     """Evidence of the cells that make statements and whose tokens were measured, of the first seed of each."""
-    from peftodyssey.report import sentences
-    from peftodyssey.report.evidence import evidence
+    from peftodyssey.report import result_text
+    from peftodyssey.report.token_evidence import evidence
     from peftodyssey.report.token_sentences import key
 
     firsts: dict[tuple[str, ...], Row] = {}
-    for row in sentences.headline(rows):
+    for row in result_text.headline(rows):
         if key(row) in tables.ledger:
-            firsts.setdefault((*sentences.setting(row), row["label"]), row)
+            firsts.setdefault((*result_text.setting(row), row["label"]), row)
     return [
         evidence(folder, cells[row["cell"], row["recipe"]], row, tables, text_of)
         for row in firsts.values()

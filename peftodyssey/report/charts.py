@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.report import sentences
-from peftodyssey.report.drawing import (
+from peftodyssey.report import result_text
+from peftodyssey.report.chart_style import (  # fmt: skip
     COLOURS,
     GREY,
     INK,
@@ -20,7 +20,7 @@ from peftodyssey.report.drawing import (
     row_step,
     shape,
     styled,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     import altair as alt
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 def figures(rows: Rows, points: Rows) -> list[Figure]:
     """Every figure of results that there is something to show in; `rows` of results, `points` of points."""
-    rows = [{**row, "corpus": row["domain"], "domain": sentences.text(row)} for row in rows]  # a panel for each policy
-    picked = sentences.headline(rows)
+    rows = [{**row, "corpus": row["domain"], "domain": result_text.text(row)} for row in rows]  # a panel for each policy
+    picked = result_text.headline(rows)
     if not picked:
         return []
     made = [

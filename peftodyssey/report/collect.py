@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.measure import degradation, select
 from peftodyssey.report import (
     collect_correlation,
     collect_geometry,
@@ -20,8 +19,9 @@ from peftodyssey.report import (
     collect_tasks,
     collect_tokens,
     collect_transfer,
-    collect_wise,
+    collect_wise_ft,
 )
+from peftodyssey.stats import degradation, lr_selection
 from peftodyssey.store import layout, manifest, parquet, plans, tables
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def collect(folder: Path) -> pa.Table:
     done = [cell for cell, row in zip(cells, rows, strict=True) if row["status"] == "done"]
     collect_tokens.write(folder, [cell for cell in done if "tokens" in cell["measure"]])
     collect_transfer.write(folder, [cell for cell in done if "transfer" in cell["measure"]])
-    curves = collect_wise.rows(folder, cells, lambda texts: _compared(texts, read))
+    curves = collect_wise_ft.rows(folder, cells, lambda texts: _compared(texts, read))
     parquet.write_rows(folder / layout.WISE, curves, tables.WISE)
     collect_geometry.write(folder, done)
     answered = collect_tasks.write(folder, cells)
@@ -191,12 +191,12 @@ def _with_selection(rows: Sequence[Row], cells: Sequence[Mapping[str, Any]]) -> 
     groups = [cell["group"] for cell in cells]
     done = [row["status"] == "done" for row in rows]
     candidates = [
-        select.Candidate(group, row.get("lr"), row.get("valid_nll_after") if fit else None)
+        lr_selection.Candidate(group, row.get("lr"), row.get("valid_nll_after") if fit else None)
         for group, row, fit in zip(groups, rows, done, strict=True)
     ]
     return [
         {**row, "selected": choice.selected or (fit and groups.count(group) == 1), "lr_edge": choice.edge}
-        for row, choice, group, fit in zip(rows, select.selected(candidates), groups, done, strict=True)
+        for row, choice, group, fit in zip(rows, lr_selection.selected(candidates), groups, done, strict=True)
     ]
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftodyssey.measure.correlation import correlation, holm
-from peftodyssey.measure.similarity import MEASURES
-from peftodyssey.report import sentences
+from peftodyssey.report import result_text
+from peftodyssey.stats.correlation import correlation, holm
+from peftodyssey.stats.similarity import MEASURES
 from peftodyssey.store import layout, parquet, tables
 
 Row = dict[str, Any]
@@ -49,11 +49,11 @@ def write(folder: Path, rows: Sequence[Mapping[str, Any]], similar: Sequence[Map
 def families(rows: Sequence[Mapping[str, Any]], similar: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], list[Point]]:
     """The points of each base, newline policy and method, by SETTING and the method's label."""
     text_of = {(*_setting(row), row["domain"]): row for row in similar if row["kind"] == "text"}
-    picked = [row for row in sentences.headline(rows) if (*_setting(row), row["domain"]) in text_of and row.get("delta_nll") is not None]
+    picked = [row for row in result_text.headline(rows) if (*_setting(row), row["domain"]) in text_of and row.get("delta_nll") is not None]
     several = {_method(row) for row in picked if len(_rates(row, picked)) > 1}
     found: dict[tuple[Any, ...], dict[str, list[Mapping[str, Any]]]] = {}
     for row in picked:
-        label = f"{row['label']} lr={sentences.number(row['lr'])}" if _method(row) in several else row["label"]
+        label = f"{row['label']} lr={result_text.number(row['lr'])}" if _method(row) in several else row["label"]
         found.setdefault((*_setting(row), label), {}).setdefault(row["domain"], []).append(row)
     return {
         key: [Point(text_of[(*key[:-1], domain)], own) for domain, own in domains.items()] for key, domains in found.items()

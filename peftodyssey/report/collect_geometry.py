@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peftodyssey.measure import geometry
+from peftodyssey.stats import geometry
 from peftodyssey.store import layout, manifest, parquet, tables
 
 Row = dict[str, Any]

@@ -13,7 +13,7 @@ from peftodyssey.store import layout, manifest, parquet, plans, tables
 if TYPE_CHECKING:
     import numpy as np
 
-    from peftodyssey.measure.sensitivity import Rungs
+    from peftodyssey.stats.sensitivity import Rungs
 
 Row = dict[str, Any]
 OF_LADDER = ("recipe", "model", "arm", "corpus", "scale", "tensors")  # what the rungs of one line have in common
@@ -79,7 +79,7 @@ def _coordinates(entry: Mapping[str, Any]) -> Row:
 
 
 def _rows(one: Shifts) -> Iterator[Row]:
-    from peftodyssey.measure.crossed import crossed
+    from peftodyssey.stats.two_way_interval import crossed
 
     tokens = float(one.tokens_d.sum())
     base = float(one.base_d.sum()) / tokens

@@ -16,8 +16,8 @@ from peftodyssey.store import layout, parquet, tables
 if TYPE_CHECKING:
     import numpy as np
 
-    from peftodyssey.measure.sensitivity import Rungs
-    from peftodyssey.measure.stats import Interval
+    from peftodyssey.stats.bootstrap import Interval
+    from peftodyssey.stats.sensitivity import Rungs
 
 Row = dict[str, Any]
 Reader = Callable[[str, str], "np.ndarray"]
@@ -124,7 +124,7 @@ def _between_arms(lines: Iterable[Line]) -> Iterator[Row]:
     """Every line beside the same one of another arm, at each pretraining budget that both have."""
     import numpy as np
 
-    from peftodyssey.measure.crossed import crossed
+    from peftodyssey.stats.two_way_interval import crossed
 
     beside: dict[tuple[Any, ...], list[Line]] = {}
     for line in lines:
@@ -147,7 +147,7 @@ def _sums(texts: Sequence[Mapping[str, Any]], read: Reader) -> tuple[np.ndarray,
     """NLL before and after summed by document over all texts, and the documents' tokens, float64 [documents]."""
     import numpy as np
 
-    from peftodyssey.measure.stats import document_sums
+    from peftodyssey.stats.bootstrap import document_sums
 
     before, after = ([document_sums(read(t[which], "nll_nats"), read(t["index"], "document")) for t in texts] for which in ("before", "after"))
     whole = [np.concatenate([sums for sums, _ in found]) for found in (before, after)]
@@ -170,7 +170,7 @@ def _even(trained: BySeed) -> Rungs:
 
 
 def _sloped(told: Row, rungs: Rungs, tokens_d: np.ndarray, losses: Rungs | None = None) -> Iterator[Row]:
-    from peftodyssey.measure import sensitivity
+    from peftodyssey.stats import sensitivity
 
     if len([tokens for tokens in rungs if tokens > 0]) < sensitivity.FEWEST:
         return
@@ -182,7 +182,7 @@ def _sloped(told: Row, rungs: Rungs, tokens_d: np.ndarray, losses: Rungs | None 
 
 
 def _differing(told: Row, first: Rungs, second: Rungs, tokens_d: np.ndarray) -> Iterator[Row]:
-    from peftodyssey.measure import sensitivity
+    from peftodyssey.stats import sensitivity
 
     shared = {tokens: first[tokens] for tokens in first if tokens in second}
     if len(shared) >= sensitivity.FEWEST and all(first[t].shape == second[t].shape for t in shared):

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from peftodyssey.measure import chunks, overlap
-from peftodyssey.measure.degradation import bits_per_byte
-from peftodyssey.measure.similarity import Sample, of_states, of_tokens, reference
+from peftodyssey.stats import chunk_sampling, overlap
+from peftodyssey.stats.degradation import bits_per_byte
+from peftodyssey.stats.similarity import Sample, of_states, of_tokens, reference
 from peftodyssey.store import layout, manifest, parquet, states, tables
 
 Row = dict[str, Any]
@@ -82,7 +82,7 @@ def _chunked(folder: Path, name: str, index: str, half: int, length: int, index_
     hidden, row, halves = states.read(folder / name)
     hidden, row = hidden[halves == half], row[halves == half]
     table = index_of(index)
-    return Chunked(index, half, row, Sample(hidden, chunks.tokens(table["token"], row, length), table["document"][row]))
+    return Chunked(index, half, row, Sample(hidden, chunk_sampling.tokens(table["token"], row, length), table["document"][row]))
 
 
 def _first(text: Chunked, n: int) -> Chunked:
@@ -97,7 +97,7 @@ def _shared(index_of: Callable[[str], Any]) -> Callable[[Chunked, Chunked], Row]
     def grams(index: str) -> overlap.Grams:
         table = index_of(index)
         starts = np.append(np.flatnonzero(np.diff(table["document"], prepend=-1)), len(table["document"]))
-        return overlap.grams(table["token"], starts, chunks.first_half(starts, chunks.SEED))
+        return overlap.grams(table["token"], starts, chunk_sampling.first_half(starts, chunk_sampling.SEED))
 
     def compare(text: Chunked, held: Chunked) -> Row:
         key = (text.index, text.half, held.index, text.sample.token.shape)

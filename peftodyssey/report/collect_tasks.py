@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.measure import choices
+from peftodyssey.stats import accuracy
 from peftodyssey.store import layout, manifest, parquet, tables
 
 if TYPE_CHECKING:
@@ -42,21 +42,21 @@ def _read(folder: Path, name: str) -> dict[str, np.ndarray]:
     """The columns of a scored task, and whether each prompt is answered rightly: as summed, and per byte."""
     table = parquet.read(folder / name / layout.CHOICES)
     found = {column: table[column].to_numpy() for column in table.column_names}
-    by_byte = choices.per_byte(found["loglik_nats"], found["bytes"])
+    by_byte = accuracy.per_byte(found["loglik_nats"], found["bytes"])
     for key, value in (("right", found["loglik_nats"]), ("right_norm", by_byte)):
-        found[key] = choices.right_answers(value, found["example"], found["is_answer"])
+        found[key] = accuracy.right_answers(value, found["example"], found["is_answer"])
     found["truncated"] = (manifest.read(folder / name) or {})["facts"]["truncated"]
     return found
 
 
 def _row(asked: Mapping[str, Any], read: Any) -> Row:
     before, after = read(asked["before"]), read(asked["after"])
-    plain = choices.compared(before["right"], after["right"])
-    norm = choices.compared(before["right_norm"], after["right_norm"])
+    plain = accuracy.compared(before["right"], after["right"])
+    norm = accuracy.compared(before["right_norm"], after["right_norm"])
     return {
         "task": asked["name"],
         "examples": plain.examples,
-        "chance": choices.chance(before["example"]),
+        "chance": accuracy.chance(before["example"]),
         "acc_before": plain.before,
         "acc_before_lo": plain.before_lo,
         "acc_before_hi": plain.before_hi,

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from peftodyssey.corpora import words
-from peftodyssey.measure import attribute, stats
-from peftodyssey.measure.terms import RECALLS, Term, domain_terms
-from peftodyssey.measure.terms import ranks as rank_statistics
-from peftodyssey.report.texts import Text
+from peftodyssey.report.token_text import Text
+from peftodyssey.stats import bootstrap, token_groups
+from peftodyssey.stats.terms import RECALLS, Term, domain_terms
+from peftodyssey.stats.terms import ranks as rank_statistics
 from peftodyssey.store import layout, parquet, tables
 
 COUNTED_CHARACTERS = 2_000_000  # of the training text, by whole documents in the order of their hash
@@ -68,7 +68,7 @@ def ranks(folder: Path, paths: Mapping[str, Any], text: Text, is_term: np.ndarra
     """Rank statistics before and after at domain terms, where they are known, and at all scored tokens."""
     before, after = (parquet.read_nll(folder / paths[name])[1] for name in ("before", "after"))
     scored = (before >= 1) & (after >= 1)
-    term = attribute.by_class(text.token_class, is_term)
+    term = token_groups.by_class(text.token_class, is_term)
     places = {"domain_term": term.label == term.names.index("domain_term"), "all": np.ones(len(before), bool)}
     for name, where in places.items():
         if (where & scored).any():
@@ -82,7 +82,7 @@ def _ranks(before: np.ndarray, after: np.ndarray, rows: np.ndarray, document: np
         found |= {f"median_{stage}": statistics.median, f"trimmed_{stage}": statistics.trimmed_mean}
         found |= {f"recall_{k}_{stage}": statistics.recall[k] for k in RECALLS}
     hits = (after[rows] <= 10).astype(np.float64) - (before[rows] <= 10)
-    change = stats.paired_bootstrap(hits, document[rows])
+    change = bootstrap.paired_bootstrap(hits, document[rows])
     return {**found, "recall_10_delta": change.estimate, "recall_10_lo": change.lo, "recall_10_hi": change.hi}
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from peftodyssey.measure import attribute, concentration, ledger, stats
 from peftodyssey.report import collect_terms
-from peftodyssey.report.texts import Text, reader
+from peftodyssey.report.token_text import Text, reader
+from peftodyssey.stats import bootstrap, concentration, token_breakdown, token_groups
 from peftodyssey.store import layout, manifest, parquet, tables
 
 Row = dict[str, Any]
@@ -54,25 +54,25 @@ def column(folder: Path) -> np.ndarray:
 
 def partitions(
     text: Text, before: np.ndarray, is_term: np.ndarray | None, counts: np.ndarray | None
-) -> list[attribute.Partition]:
+) -> list[token_groups.Partition]:
     """Every factor that the change is parted by.
 
     `is_term` bool [rows], None where no terms are known; `counts` int [vocabulary] of the pretraining sample, None
     where there is none.
     """
     return [
-        attribute.by_class(text.token_class, is_term),
-        attribute.by_position(text.position),
-        *([] if counts is None else [attribute.by_frequency(text.token, counts)]),
-        attribute.by_surprisal(before),
+        token_groups.by_class(text.token_class, is_term),
+        token_groups.by_position(text.position),
+        *([] if counts is None else [token_groups.by_frequency(text.token, counts)]),
+        token_groups.by_surprisal(before),
     ]
 
 
-def _groups(text: Text, before: np.ndarray, after: np.ndarray, parts: Sequence[attribute.Partition]) -> Iterator[Row]:
+def _groups(text: Text, before: np.ndarray, after: np.ndarray, parts: Sequence[token_groups.Partition]) -> Iterator[Row]:
     """Ledger rows of the factors; groups without a scored token are left out."""
     for part in parts:
-        rows = ledger.by_group(before, after, part.label, part.names)
-        found = stats.group_intervals(after - before, text.document, part.label, len(part.names))
+        rows = token_breakdown.by_group(before, after, part.label, part.names)
+        found = bootstrap.group_intervals(after - before, text.document, part.label, len(part.names))
         for place, (row, interval) in enumerate(zip(rows, found, strict=True)):
             if row.tokens:
                 yield {
@@ -91,7 +91,7 @@ def _counts(folder: Path, sample: str | None) -> np.ndarray | None:
 
 def _types(text: Text, before: np.ndarray, after: np.ndarray) -> Iterator[Row]:
     """Ledger rows of the token types, the largest rise first."""
-    rows = sorted(ledger.by_token(before, after, text.token), key=lambda row: (-row.sum_nats, row.token))
+    rows = sorted(token_breakdown.by_token(before, after, text.token), key=lambda row: (-row.sum_nats, row.token))
     whole, scored = math.fsum(_scored(after - before)), sum(row.count for row in rows)
     for place, row in enumerate(rows):
         yield {

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from peftodyssey.measure import degradation
-from peftodyssey.report import sentences
+from peftodyssey.report import result_text
 from peftodyssey.report.collect_tokens import column
+from peftodyssey.stats import degradation
 from peftodyssey.store import layout, manifest, parquet, tables
 
 Row = dict[str, Any]
@@ -60,14 +60,14 @@ def scored(folder: Path, cell: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def own_name(coordinates: Mapping[str, Any]) -> str:
     """The text adapted to as a text that is scored: a mismatch is scored as it stands."""
-    return sentences.text({**coordinates, "newline": None} if coordinates["newline"] == "mismatch" else coordinates)
+    return result_text.text({**coordinates, "newline": None} if coordinates["newline"] == "mismatch" else coordinates)
 
 
 def _row(cell: Mapping[str, Any], paths: Mapping[str, Any], found: Columns) -> Row:
     numbers = degradation.compare(found.before, found.after, found.document, found.token_bytes)
     kept = {name: numbers[name] for name in ("tokens", "nll_before", "nll_after", "delta_nll", "delta_lo", "delta_hi")}
     return {
-        "cell": cell["cell"], "recipe": cell["recipe"], "trained_on": sentences.text(cell["coordinates"]), "scored_on": paths["name"],
+        "cell": cell["cell"], "recipe": cell["recipe"], "trained_on": result_text.text(cell["coordinates"]), "scored_on": paths["name"],
         "own": paths["index"] == cell["scores"]["test"]["index"],
         **{name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in kept.items()},
     }  # fmt: skip

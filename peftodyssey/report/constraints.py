@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.measure.matched import at_learning
-from peftodyssey.report import sentences
-from peftodyssey.report.drawing import Figure, by_domain, colour_of_method, plain, styled
+from peftodyssey.report import result_text
+from peftodyssey.report.chart_style import Figure, by_domain, colour_of_method, plain, styled
 from peftodyssey.report.section import Section
+from peftodyssey.stats.matched_learning import at_learning
 
 if TYPE_CHECKING:
     import altair as alt
@@ -52,18 +52,18 @@ def curve(row: Row, wise: Sequence[Row]) -> list[Row]:
 
 def pairs(rows: Sequence[Row], wise: Sequence[Row]) -> list[list[Pair]]:
     """Every held cell beside its free one, seeds of one setting together."""
-    free = {_key(row): row for row in sentences.headline(rows) if not is_held(row)}
+    free = {_key(row): row for row in result_text.headline(rows) if not is_held(row)}
     found: dict[tuple[Any, ...], list[Pair]] = {}
-    for row in filter(is_held, sentences.headline(rows)):
+    for row in filter(is_held, result_text.headline(rows)):
         beside = free.get(_key(row))
         if beside is not None and row.get("forgetting") is not None:
             points = [(point["delta_nll"], point["forgetting"]) for point in curve(beside, wise)]
-            found.setdefault((*sentences.setting(row), row["label"]), []).append(Pair(row, beside, at_learning(points, row["delta_nll"])))
+            found.setdefault((*result_text.setting(row), row["label"]), []).append(Pair(row, beside, at_learning(points, row["delta_nll"])))
     return list(found.values())
 
 
 def _key(row: Row) -> tuple[Any, ...]:
-    return (*sentences.setting(row), *(str(row.get(name)) for name in SAME), row["seed"])
+    return (*result_text.setting(row), *(str(row.get(name)) for name in SAME), row["seed"])
 
 
 def section(rows: Sequence[Row], wise: Sequence[Row]) -> Section | None:
@@ -74,7 +74,7 @@ def section(rows: Sequence[Row], wise: Sequence[Row]) -> Section | None:
 
 def _shares(rows: Sequence[Row], wise: Sequence[Row]) -> str:
     """What to read where shares alone were scored, or no held cell has a free twin."""
-    curves = sum(bool(curve(row, wise)) for row in sentences.headline(rows))
+    curves = sum(bool(curve(row, wise)) for row in result_text.headline(rows))
     return f"Not measured: no constraint stands beside the same method without one; shares of {curves} finished updates are drawn."
 
 
@@ -86,10 +86,10 @@ def statements(rows: Sequence[Row], wise: Sequence[Row]) -> list[str]:
 def _said(found: Sequence[Pair], rows: Sequence[Row]) -> str:
     held, free = [pair.held for pair in found], [pair.free for pair in found]
     first = held[0]
-    learnt = f"{sentences.amount(held, 'delta_nll', sentences.delta)} on test where {sentences.name(free[0])} learnt {_mean(free, 'delta_nll')}"
-    lost = f"{sentences.amount(held, 'forgetting', sentences.forgetting)} on general text against {_mean(free, 'forgetting')}"
-    where = f"{sentences.text(first)}{sentences.where(first, rows)}"
-    return f"{where}, {sentences.name(first)}{_stopped(held)}: {learnt}; {lost}. {_verdict(found)}"
+    learnt = f"{result_text.amount(held, 'delta_nll', result_text.delta)} on test where {result_text.name(free[0])} learnt {_mean(free, 'delta_nll')}"
+    lost = f"{result_text.amount(held, 'forgetting', result_text.forgetting)} on general text against {_mean(free, 'forgetting')}"
+    where = f"{result_text.text(first)}{result_text.where(first, rows)}"
+    return f"{where}, {result_text.name(first)}{_stopped(held)}: {learnt}; {lost}. {_verdict(found)}"
 
 
 def _stopped(held: Sequence[Row]) -> str:
@@ -98,16 +98,16 @@ def _stopped(held: Sequence[Row]) -> str:
 
 
 def _mean(rows: Sequence[Row], column: str) -> str:
-    return sentences.signed(statistics.fmean(row[column] for row in rows))
+    return result_text.signed(statistics.fmean(row[column] for row in rows))
 
 
 def _verdict(found: Sequence[Pair]) -> str:
-    name = sentences.name(found[0].free)
+    name = result_text.name(found[0].free)
     differences = [pair.difference for pair in found if pair.difference is not None]
     if len(differences) < len(found):
         return f"At equal learning nothing can be said: no share of {name}'s update that was scored learns as much."
-    mean = f"{sentences.signed(statistics.fmean(differences))} {sentences.UNIT}"
-    seen = mean if len(found) == 1 else f"{mean} ({sentences.signed(min(differences))} to {sentences.signed(max(differences))} over {len(found)} seeds)"
+    mean = f"{result_text.signed(statistics.fmean(differences))} {result_text.UNIT}"
+    seen = mean if len(found) == 1 else f"{mean} ({result_text.signed(min(differences))} to {result_text.signed(max(differences))} over {len(found)} seeds)"
     return f"Against the share of {name}'s own update that learns as much, forgetting differs by {seen}: {_word(found)}."
 
 
@@ -125,7 +125,7 @@ def _word(found: Sequence[Pair]) -> str:
 
 def figures(rows: Sequence[Row], wise: Sequence[Row]) -> list[Figure]:
     """Learning against forgetting by constraint, with the curves of shares; none where nothing is held and no share was scored."""
-    shown = [row for row in sentences.headline(rows) if row.get("forgetting") is not None]
+    shown = [row for row in result_text.headline(rows) if row.get("forgetting") is not None]
     lines = [{**row, **point} for row in shown for point in curve(row, wise)]
     if not lines and not any(map(is_held, shown)):
         return []
@@ -142,14 +142,14 @@ def _frontier(shown: Sequence[Row], lines: Sequence[Row], rows: Sequence[Row]) -
 
     columns = ("delta_nll", "delta_lo", "delta_hi", "forgetting", "forgetting_lo", "forgetting_hi")
     values = [
-        {**value, "kind": kind, "share": row.get("share"), "domain": sentences.text(row)}
+        {**value, "kind": kind, "share": row.get("share"), "domain": result_text.text(row)}
         for kind, own in (("cell", shown), ("share", lines))
         for row, value in zip(own, plain(own, columns).values, strict=True)
     ]
     source = alt.Chart(alt.Data(values=values))
     x = alt.X("delta_nll:Q", title="change on the text adapted to, nats per token", axis=alt.Axis(tickCount=5, grid=True))
     y = alt.Y("forgetting:Q", title="change on general text, nats per token")
-    colour = colour_of_method(sentences.headline(rows))
+    colour = colour_of_method(result_text.headline(rows))
     quiet = [source.mark_rule(color="#b6bec7", strokeDash=[3, 3]).encode(**{axis: alt.datum(0)}) for axis in "xy"]
     shares, cells = source.transform_filter("datum.kind == 'share'"), source.transform_filter("datum.kind == 'cell'")
     trail = shares.mark_line(strokeWidth=2, opacity=0.7).encode(x=x, y=y, color=colour, detail=["base:N", "seed:N"], order="share:Q")
@@ -160,5 +160,5 @@ def _frontier(shown: Sequence[Row], lines: Sequence[Row], rows: Sequence[Row]) -
     ]
     dots = cells.mark_point(filled=True, size=90, opacity=1).encode(x=x, y=y, color=colour)
     layers = alt.layer(*quiet, trail, marks, *bars, dots, data=source.data).properties(width=330, height=290)
-    panels = [{"domain": sentences.text(row)} for row in shown]
+    panels = [{"domain": result_text.text(row)} for row in shown]
     return styled(by_domain(layers, panels, wide=True).resolve_scale(x="independent", y="independent"))

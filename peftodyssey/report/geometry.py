@@ -6,11 +6,20 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.measure.geometry import TOP
-from peftodyssey.report import sentences
-from peftodyssey.report.drawing import GREY, Figure, base, by_domain, colour_of_method, plain, shape, styled
+from peftodyssey.report import result_text
+from peftodyssey.report.chart_style import (
+    GREY,
+    Figure,
+    base,
+    by_domain,
+    colour_of_method,
+    plain,
+    shape,
+    styled,
+)
 from peftodyssey.report.ranks import alpha_rules, kind
 from peftodyssey.report.section import Section
+from peftodyssey.stats.geometry import TOP
 
 if TYPE_CHECKING:
     import altair as alt
@@ -40,13 +49,13 @@ def is_measured(row: Row) -> bool:
 
 def statements(rows: Sequence[Row]) -> list[str]:
     """One sentence a method, text and base; seeds as their mean and range."""
-    return [_said(found, rows) for group in sentences.groups(rows) if (found := [row for row in group if is_measured(row)])]
+    return [_said(found, rows) for group in result_text.groups(rows) if (found := [row for row in group if is_measured(row)])]
 
 
 def _said(group: Sequence[Row], rows: Sequence[Row]) -> str:
     first = group[0]
-    tuned = " at its tuned learning rate" if sentences.is_tuned(first, rows) else ""
-    said = f"{sentences.name(first)}{tuned} on {sentences.text(first)}{sentences.where(first, rows)} moved the weights by "
+    tuned = " at its tuned learning rate" if result_text.is_tuned(first, rows) else ""
+    said = f"{result_text.name(first)}{tuned} on {result_text.text(first)}{result_text.where(first, rows)} moved the weights by "
     said += f"{over_seeds([100 * row['update_norm_relative'] for row in group], 2)} % of their norm"
     ranks, intruders = (_there(group, column) for column in ("effective_rank_mean", "intruder_dimensions"))
     if ranks:
@@ -80,7 +89,7 @@ def _short(value: float, digits: int) -> str:
 
 def unmeasured(rows: Sequence[Row]) -> str:
     """Why there is nothing to say of some cells; empty where all are measured."""
-    left = [row for row in sentences.headline(rows) if not is_measured(row)]
+    left = [row for row in result_text.headline(rows) if not is_measured(row)]
     if not left:
         return ""
     number = f"{len(left)} cell{'s' * (len(left) > 1)}"
@@ -93,26 +102,26 @@ def unmeasured(rows: Sequence[Row]) -> str:
 def table(rows: Sequence[Row]) -> list[list[str]]:
     """Lines under HEADINGS, seeds as means."""
     lines = []
-    for group in sentences.groups(rows):
+    for group in result_text.groups(rows):
         if not (found := [row for row in group if is_measured(row)]):
             continue
         first = found[0]
         numbers = [
-            _short(statistics.fmean(values), digits) if (values := [scale * value for value in _there(found, column)]) else sentences.NO_NUMBER
+            _short(statistics.fmean(values), digits) if (values := [scale * value for value in _there(found, column)]) else result_text.NO_NUMBER
             for column, scale, digits in (("update_norm_relative", 100, 2), ("effective_rank_mean", 1, 1), ("intruder_dimensions", 1, 2))
         ]
         changes = [
-            sentences.signed(statistics.fmean(values)) if (values := _there(found, column)) else sentences.NO_NUMBER
+            result_text.signed(statistics.fmean(values)) if (values := _there(found, column)) else result_text.NO_NUMBER
             for column in ("delta_nll", "forgetting")
         ]
-        rank = str(first["rank"]) if first.get("rank") else sentences.NO_NUMBER
-        lines.append([f"{sentences.text(first)} · {base(first)}", str(first["label"]), rank, str(len(found)), *numbers, *changes])
+        rank = str(first["rank"]) if first.get("rank") else result_text.NO_NUMBER
+        lines.append([f"{result_text.text(first)} · {base(first)}", str(first["label"]), rank, str(len(found)), *numbers, *changes])
     return lines
 
 
 def figures(rows: Sequence[Row]) -> list[Figure]:
     """The distance against what changed, and the effective rank against the rank."""
-    picked = [{**row, "domain": sentences.text(row)} for row in sentences.headline(rows) if is_measured(row)]
+    picked = [{**row, "domain": result_text.text(row)} for row in result_text.headline(rows) if is_measured(row)]
     if not picked:
         return []
     far = "against the Frobenius norm of the update as a share of the base's; bars are 95 % intervals from documents; lower is better."

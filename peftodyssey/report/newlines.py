@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from peftodyssey.measure.stats import Interval, paired_bootstrap
-from peftodyssey.report import sentences
+from peftodyssey.report import result_text
 from peftodyssey.report.collect_tokens import column
-from peftodyssey.report.sentences import UNIT, Row, signed
-from peftodyssey.report.texts import Text
+from peftodyssey.report.result_text import UNIT, Row, signed
+from peftodyssey.report.token_text import Text
+from peftodyssey.stats.bootstrap import Interval, paired_bootstrap
 from peftodyssey.store.query import TOKEN_CLASSES
 
 NEWLINE = TOKEN_CLASSES.index("newline")
@@ -40,7 +40,7 @@ def mismatches(
     folder: Path, rows: Sequence[Row], cells: Mapping[tuple[str, str], Row], text_of: Callable[[str], Text]
 ) -> list[Mismatch]:
     """Every selected cell of a run with the policy `mismatch`; `cells` are the plan's entries by hash and recipe."""
-    picked = sentences.headline(rows)
+    picked = result_text.headline(rows)
     found = []
     for row in picked:
         if row["newline"] == "mismatch":
@@ -73,17 +73,17 @@ def statements(found: Sequence[Mismatch], rows: Sequence[Row]) -> list[str]:
     """One sentence per method, text and base that has the factor; seeds as their mean and range."""
     groups: dict[tuple[str, ...], list[Mismatch]] = {}
     for item in found:
-        groups.setdefault((*sentences.setting(item.row), item.row["label"]), []).append(item)
+        groups.setdefault((*result_text.setting(item.row), item.row["label"]), []).append(item)
     return [_statement(group, rows) for group in groups.values()]
 
 
 def _statement(group: Sequence[Mismatch], rows: Sequence[Row]) -> str:
     first = group[0].row
-    said = f"{sentences.name(first)} on {first['domain']}{sentences.where(first, rows)}, trained without line breaks and scored with them, "
-    said += f"changed test NLL by {sentences.amount([item.row for item in group], 'delta_nll', sentences.delta)}"
+    said = f"{result_text.name(first)} on {first['domain']}{result_text.where(first, rows)}, trained without line breaks and scored with them, "
+    said += f"changed test NLL by {result_text.amount([item.row for item in group], 'delta_nll', result_text.delta)}"
     matched = [item.matched for item in group if item.matched]
     if matched:
-        said += f"; trained with them, by {sentences.amount(matched, 'delta_nll', sentences.delta)}"
+        said += f"; trained with them, by {result_text.amount(matched, 'delta_nll', result_text.delta)}"
     share = statistics.fmean(item.newline_share for item in group)
     said += f". Against {'that training' if matched else 'the base'} a newline ({100 * share:.2g} % of the tokens) costs "
     said += f"{_over_seeds([item.newline for item in group])} and any other token {_over_seeds([item.rest for item in group])}"

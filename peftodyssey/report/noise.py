@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.report.drawing import COLOURS, GREY, INK, Figure, by_domain, by_pretraining, styled
+from peftodyssey.report.chart_style import COLOURS, GREY, INK, Figure, by_domain, by_pretraining, styled
+from peftodyssey.report.result_text import UNIT, interval, signed
 from peftodyssey.report.section import Section
-from peftodyssey.report.sentences import UNIT, interval, signed
 
 if TYPE_CHECKING:
     import altair as alt

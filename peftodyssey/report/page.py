@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.report import newlines, noise, sentences, token_sentences
-from peftodyssey.report.drawing import Figure, base
-from peftodyssey.report.evidence import Evidence
+from peftodyssey.report import newlines, noise, result_text, token_sentences
+from peftodyssey.report.chart_style import Figure, base
 from peftodyssey.report.newlines import Mismatch
 from peftodyssey.report.section import Section
+from peftodyssey.report.token_evidence import Evidence
 from peftodyssey.report.transfer import Matrix
 from peftodyssey.report.visible import visible
 from peftodyssey.store import atomic
@@ -57,8 +57,8 @@ def html(content: ReportData) -> str:
 
     return _environment().get_template(TEMPLATE).render(
         content=content,
-        statements=sentences.statements(content.rows),
-        caveats=sentences.caveats(content.rows),
+        statements=result_text.statements(content.rows),
+        caveats=result_text.caveats(content.rows),
         unmeasured=[*unmeasured(content.rows, content.tables), *([] if content.noise else [noise.UNMEASURED])],
         newlines=newlines.statements(content.mismatches, content.rows),
         tokens=token_sentences.statements(content.rows, content.tables),
@@ -92,20 +92,20 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     made.globals.update(
-        base=base, method_name=sentences.name, text_name=sentences.text, delta=sentences.delta, forgetting=sentences.forgetting,
-        learning_rate=sentences.learning_rate, signed=sentences.signed, mebibytes=sentences.mebibytes, count=sentences.count,
-        number=sentences.number, visible=visible, fixed=_fixed, percent=token_sentences.percent, words=token_sentences.WORDS, factors=FACTORS, part=_part, points=_points, duration=_duration, verdict=_verdict,
+        base=base, method_name=result_text.name, text_name=result_text.text, delta=result_text.delta, forgetting=result_text.forgetting,
+        learning_rate=result_text.learning_rate, signed=result_text.signed, mebibytes=result_text.mebibytes, count=result_text.count,
+        number=result_text.number, visible=visible, fixed=_fixed, percent=token_sentences.percent, words=token_sentences.WORDS, factors=FACTORS, part=_part, points=_points, duration=_duration, verdict=_verdict,
     )  # fmt: skip
     return made
 
 
 def _fixed(value: float | None, digits: int = 3) -> str:
-    return sentences.NO_NUMBER if value is None else f"{value:.{digits}f}"
+    return result_text.NO_NUMBER if value is None else f"{value:.{digits}f}"
 
 
 def _duration(seconds: float | None) -> str:
     if seconds is None:
-        return sentences.NO_NUMBER
+        return result_text.NO_NUMBER
     return (
         f"{seconds:.1f} s"
         if seconds < 120
@@ -116,16 +116,16 @@ def _duration(seconds: float | None) -> str:
 
 
 def _part(entry: Mapping[str, Any]) -> str:
-    return sentences.interval(entry, "part", "part_lo", "part_hi")
+    return result_text.interval(entry, "part", "part_lo", "part_hi")
 
 
 def _points(entry: Mapping[str, Any]) -> str:
     """The change of recall at 10 in points of a hundred, with its interval."""
     scaled = {name: value and 100 * value for name, value in entry.items() if name.startswith("recall_10")}
-    return sentences.interval(scaled, "recall_10_delta", "recall_10_lo", "recall_10_hi", 1)
+    return result_text.interval(scaled, "recall_10_delta", "recall_10_lo", "recall_10_hi", 1)
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
     """CSS class of a change: better, worse, or neither."""
-    said = sentences.verdict([row], "delta_lo", "delta_hi")
+    said = result_text.verdict([row], "delta_lo", "delta_hi")
     return said if said in ("better", "worse") else "none"

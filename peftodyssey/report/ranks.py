@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.measure.ranks import RankTrend, Trial, rank_trend
-from peftodyssey.report import sentences
-from peftodyssey.report.drawing import COLOURS, Figure, by_domain, styled
+from peftodyssey.report import result_text
+from peftodyssey.report.chart_style import COLOURS, Figure, by_domain, styled
 from peftodyssey.report.section import Section
+from peftodyssey.stats.lora_ranks import RankTrend, Trial, rank_trend
 
 if TYPE_CHECKING:
     import altair as alt
@@ -31,16 +31,16 @@ class Family:
     @property
     def name(self) -> str:
         """Method, its further options and the alpha rule in words."""
-        return f"{sentences.name({**self.rows[0], 'label': kind(self.rows[0])})}, alpha {self.alpha}"
+        return f"{result_text.name({**self.rows[0], 'label': kind(self.rows[0])})}, alpha {self.alpha}"
 
 
 def families(rows: Sequence[Row]) -> list[Family]:
     """The families with enough ranks to speak of a trend."""
     found: dict[tuple[Any, ...], list[Row]] = {}
-    for row in sentences.headline(rows):
+    for row in result_text.headline(rows):
         if row.get("rank") and row["method"] in ("lora", "qlora"):
             for rule in alpha_rules(row):
-                found.setdefault((*sentences.setting(row), row["method"], kind(row), row.get("quant"), str(row.get("targets")), rule), []).append(row)
+                found.setdefault((*result_text.setting(row), row["method"], kind(row), row.get("quant"), str(row.get("targets")), rule), []).append(row)
     made = []
     for key, own in found.items():
         if len({row["rank"] for row in own}) >= FEWEST_RANKS:
@@ -68,29 +68,29 @@ def section(rows: Sequence[Row]) -> Section | None:
 
 def _said(family: Family, rows: Sequence[Row]) -> list[str]:
     trend, first = family.trend, family.rows[0]
-    where = f"{sentences.text(first)}{sentences.where(first, rows)}, {family.name}"
+    where = f"{result_text.text(first)}{result_text.where(first, rows)}, {family.name}"
     edges = sorted({row["rank"] for row in family.rows if row.get("lr_edge")})
     said = []
     if trend.best is None:
         said.append(f"{where}: no rank can be compared, every best learning rate lies at the edge of those tried.")
     elif trend.smallest_enough is None:
-        seen = f"{sentences.signed(trend.means[trend.best])} {sentences.UNIT}"
+        seen = f"{result_text.signed(trend.means[trend.best])} {result_text.UNIT}"
         said.append(f"{where}: rank {trend.best} changes test most ({seen}); with one seed there is no noise floor to compare it with.")
     else:
-        best = f"rank {trend.best} changes test most ({sentences.signed(trend.means[trend.best])} {sentences.UNIT})"
+        best = f"rank {trend.best} changes test most ({result_text.signed(trend.means[trend.best])} {result_text.UNIT})"
         noise = f"the noise between seeds ({trend.noise.deviation:.4f})"
         enough = (
             f"no smaller rank comes within {noise}" if trend.smallest_enough == trend.best
             else f"rank {trend.smallest_enough} is the smallest within {noise} of it"
         )  # fmt: skip
         said.append(f"{where}: {best}; {enough}.")
-    tuned = {row["rank"]: sentences.is_tuned(row, rows) for row in family.rows}
+    tuned = {row["rank"]: result_text.is_tuned(row, rows) for row in family.rows}
     if len(set(tuned.values())) > 1:
         one = ", ".join(str(rank) for rank in sorted(tuned) if not tuned[rank])
         said[-1] += f" Tried at one learning rate, so perhaps at less than its best: rank {one}."
     said[-1] += f" {_used(family)}"
     if edges:
-        add = sorted({sentences.number(sentences.beyond(row["lr"], row["lr_edge"])) for row in family.rows if row.get("lr_edge")})
+        add = sorted({result_text.number(result_text.beyond(row["lr"], row["lr_edge"])) for row in family.rows if row.get("lr_edge")})
         ranks = ", ".join(map(str, edges))
         said.append(f"{where}: not resolved at rank {ranks}, where the best learning rate is the last one tried; add {', '.join(add)}.")
     return said
@@ -125,7 +125,7 @@ def _against_rank(found: Sequence[Family], rows: Sequence[Row], column: str, tit
     import altair as alt
 
     values = [
-        {"domain": f"{sentences.text(row)}{sentences.where(row, rows)}", "family": family.name, "rank": row["rank"], "value": row[column], "resolved": not row.get("lr_edge")}
+        {"domain": f"{result_text.text(row)}{result_text.where(row, rows)}", "family": family.name, "rank": row["rank"], "value": row[column], "resolved": not row.get("lr_edge")}
         for family in found
         for row in family.rows
     ]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.report.drawing import (
+from peftodyssey.report.chart_style import (
     COLOURS,
     GREY,
     INK,
@@ -23,8 +23,8 @@ from peftodyssey.report.drawing import (
     styled,
 )
 from peftodyssey.report.noise import tokens, turn, verdict
+from peftodyssey.report.result_text import UNIT, beyond, headline, interval, is_tuned, number, text
 from peftodyssey.report.section import Section
-from peftodyssey.report.sentences import UNIT, beyond, headline, interval, is_tuned, number, text
 
 if TYPE_CHECKING:
     import altair as alt

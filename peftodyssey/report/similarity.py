@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peftodyssey.measure.similarity import MEASURES
-from peftodyssey.report import sentences
-from peftodyssey.report.drawing import base
+from peftodyssey.report import result_text
+from peftodyssey.report.chart_style import base
 from peftodyssey.report.section import Section
 from peftodyssey.report.similarity_chart import figures
+from peftodyssey.stats.similarity import MEASURES
 
 __all__ = ["figures", "sections"]
 
@@ -59,10 +59,10 @@ def _nearest(rows: Sequence[Row]) -> str:
     """The nearest and the farthest text of one base, beside the floor."""
     texts, floor = sorted((row for row in rows if row["kind"] == "text"), key=lambda row: row["mmd2"]), rows[-1]
     near, far = texts[0], texts[-1]
-    said = f"On {near['chunks']} chunks of {near['chunk_tokens']} tokens each, {base(near)} finds {sentences.text(near)} nearest to its pretraining text "
+    said = f"On {near['chunks']} chunks of {near['chunk_tokens']} tokens each, {base(near)} finds {result_text.text(near)} nearest to its pretraining text "
     said += f"(MMD² {near['mmd2']:.4f}, {_p(near['mmd_p'])})"
     if len(texts) > 1:
-        said += f" and {sentences.text(far)} farthest ({far['mmd2']:.4f}, {_p(far['mmd_p'])})"
+        said += f" and {result_text.text(far)} farthest ({far['mmd2']:.4f}, {_p(far['mmd_p'])})"
     said += f"; two halves of that text lie at {floor['mmd2']:.4f} ({_p(floor['mmd_p'])})."
     if near["chunks"] < FEW_CHUNKS:
         said += f" {near['chunks']} chunks are few: every text gives as many as the shortest; a larger score.tokens gives more."
@@ -116,7 +116,7 @@ def _where(row: Row, rows: Sequence[Row]) -> str:
 
 
 def _coefficient(row: Row) -> str:
-    return sentences.interval(row, "r", "lo", "hi", 2)
+    return result_text.interval(row, "r", "lo", "hi", 2)
 
 
 def _p(value: float | None) -> str:
@@ -131,19 +131,19 @@ def _headings() -> tuple[str, ...]:
 
 
 def _line(row: Row, rows: Sequence[Row]) -> list[str]:
-    name = sentences.text(row) if row["kind"] == "text" else f"{row['domain']} (floor)"
+    name = result_text.text(row) if row["kind"] == "text" else f"{row['domain']} (floor)"
     values = [_number(row.get(column)) for column in MEASURES]
     return [name, f"{base(row)}{_where(row, rows) if row.get('run') else ''}", str(row["chunks"]), values[0], _p(row["mmd_p"]), *values[1:]]
 
 
 def _number(value: float | None) -> str:
-    return sentences.NO_NUMBER if value is None else f"{value:.4g}"
+    return result_text.NO_NUMBER if value is None else f"{value:.4g}"
 
 
 def _correlation(row: Row, rows: Sequence[Row]) -> list[str]:
-    left_out = sentences.NO_NUMBER if row["left_out_lo"] is None else f"{sentences.signed(row['left_out_lo'], 2)} to {sentences.signed(row['left_out_hi'], 2)}"
+    left_out = result_text.NO_NUMBER if row["left_out_lo"] is None else f"{result_text.signed(row['left_out_lo'], 2)} to {result_text.signed(row['left_out_hi'], 2)}"
     what = f"{row['statistic'].capitalize()}, {row['scope']}"
     return [
         f"{row['label']}{_where(row, rows)}", MEASURES[row["measure"]].name, what, str(row["domains"]), _coefficient(row),
-        sentences.NO_NUMBER if row["p_holm"] is None else f"{row['p_holm']:.3f}", left_out,
+        result_text.NO_NUMBER if row["p_holm"] is None else f"{row['p_holm']:.3f}", left_out,
     ]  # fmt: skip

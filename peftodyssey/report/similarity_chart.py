@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from peftodyssey.measure.correlation import centred
-from peftodyssey.measure.similarity import MEASURES, Measure
+from peftodyssey.report.chart_style import INK, Figure, base, colour_of_method, order, styled
 from peftodyssey.report.collect_correlation import Point, families
-from peftodyssey.report.drawing import INK, Figure, base, colour_of_method, order, styled
+from peftodyssey.stats.correlation import centred
+from peftodyssey.stats.similarity import MEASURES, Measure
 
 if TYPE_CHECKING:
     import altair as alt

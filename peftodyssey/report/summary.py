@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from peftodyssey.report import final_table, newlines, noise, sentences, token_sentences
+from peftodyssey.report import console_table, newlines, noise, result_text, token_sentences
 from peftodyssey.report.page import ReportData, unmeasured
 from peftodyssey.store import atomic
 
@@ -18,12 +18,12 @@ def write(content: ReportData, path: Path) -> Path:
 
 def markdown(content: ReportData) -> str:
     """The summary's text; numbers that differ between two runs of the same recipe (time, memory) are only in the table."""
-    stated = sentences.statements(content.rows) or ["No cell is finished yet, so there is nothing to state."]
-    limits = [*sentences.caveats(content.rows), *unmeasured(content.rows, content.tables), *([] if content.noise else [noise.UNMEASURED])]
+    stated = result_text.statements(content.rows) or ["No cell is finished yet, so there is nothing to state."]
+    limits = [*result_text.caveats(content.rows), *unmeasured(content.rows, content.tables), *([] if content.noise else [noise.UNMEASURED])]
     tokens = token_sentences.statements(content.rows, content.tables)
     mismatch = newlines.statements(content.mismatches, content.rows)
     missing = token_sentences.unmeasured(content.rows, content.tables)
-    headings, lines = final_table.cells(content.rows)
+    headings, lines = console_table.cells(content.rows)
     parts = [
         f"# {_text(', '.join(content.recipes))}",
         f"Base: {_text(', '.join(content.models))}. Changes are after minus before: negative is better. 95 % intervals.",

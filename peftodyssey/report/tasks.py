@@ -6,8 +6,18 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.report import sentences
-from peftodyssey.report.drawing import COLOURS, GREY, INK, Figure, base, offset_by_base, row_step, shape, styled
+from peftodyssey.report import result_text
+from peftodyssey.report.chart_style import (
+    COLOURS,
+    GREY,
+    INK,
+    Figure,
+    base,
+    offset_by_base,
+    row_step,
+    shape,
+    styled,
+)
 from peftodyssey.report.section import Section
 
 if TYPE_CHECKING:
@@ -28,7 +38,7 @@ def joined(rows: Sequence[Row], answered: Sequence[Row]) -> list[Row]:
         found.setdefault((row.get("run"), row["cell"], row["recipe"]), []).append(row)
     return [
         {**row, **asked}
-        for row in sentences.headline(rows)
+        for row in result_text.headline(rows)
         for asked in found.get((row.get("run"), row["cell"], row["recipe"]), ())
     ]
 
@@ -36,17 +46,17 @@ def joined(rows: Sequence[Row], answered: Sequence[Row]) -> list[Row]:
 def statements(rows: Sequence[Row], answered: Sequence[Row]) -> list[str]:
     """One sentence for cells that differ in their seed alone, and one about what chance would give."""
     found = joined(rows, answered)
-    keys = {(row["task"], *sentences.setting(row), row["label"]): None for row in found}
-    said = [_said([row for row in found if (row["task"], *sentences.setting(row), row["label"]) == key], rows) for key in keys]
+    keys = {(row["task"], *result_text.setting(row), row["label"]): None for row in found}
+    said = [_said([row for row in found if (row["task"], *result_text.setting(row), row["label"]) == key], rows) for key in keys]
     tasks = {row["task"]: row for row in found}
     return said + [_about(row) for row in tasks.values()]
 
 
 def _said(group: Sequence[Row], rows: Sequence[Row]) -> str:
     first = group[0]
-    words = f"{sentences.name(first)} trained on {sentences.text(first)}{sentences.where(first, rows)}"
+    words = f"{result_text.name(first)} trained on {result_text.text(first)}{result_text.where(first, rows)}"
     before, after = (statistics.fmean(row[name] for row in group) for name in ("acc_before", "acc_after"))
-    verdict = sentences.verdict(group, "acc_lo", "acc_hi", better="worse", worse="better")  # here more is better
+    verdict = result_text.verdict(group, "acc_lo", "acc_hi", better="worse", worse="better")  # here more is better
     norm = statistics.fmean(row["acc_norm_delta"] for row in group)
     return (
         f"{words} changed accuracy on {first['task']} from {percent(before)} to {percent(after)}, by {_amount(group)}: {verdict}; "
@@ -68,23 +78,23 @@ def _about(row: Row) -> str:
 
 def percent(share: float | None) -> str:
     """A share as percent with one digit."""
-    return sentences.NO_NUMBER if share is None else f"{100 * share:.1f} %"
+    return result_text.NO_NUMBER if share is None else f"{100 * share:.1f} %"
 
 
 def points(share: float) -> str:
     """A difference of shares in percentage points, with its sign."""
-    return f"{sentences.signed(100 * share, 1)} points"
+    return f"{result_text.signed(100 * share, 1)} points"
 
 
 def change(row: Row, column: str = "acc") -> str:
     """`+6.2 points [+3.1, +9.3]`."""
-    low, high = (sentences.signed(100 * row[f"{column}_{end}"], 1) for end in ("lo", "hi"))
+    low, high = (result_text.signed(100 * row[f"{column}_{end}"], 1) for end in ("lo", "hi"))
     return f"{points(row[f'{column}_delta'])} [{low}, {high}]"
 
 
 def section(rows: Sequence[Row], answered: Sequence[Row]) -> Section | None:
     """Sentences and one line a cell and task; why there is none where nothing was asked; None where no cell is finished."""
-    if not sentences.headline(rows):
+    if not result_text.headline(rows):
         return None
     if why := unmeasured(rows, answered):
         return Section(SECTION, TITLE, [why])
@@ -99,7 +109,7 @@ def section(rows: Sequence[Row], answered: Sequence[Row]) -> Section | None:
 
 def _line(row: Row, runs: Sequence[str]) -> list[str]:
     return [
-        *(str(row[name]) for name in runs), row["task"], sentences.text(row), base(row), row["label"], str(row["seed"]),
+        *(str(row[name]) for name in runs), row["task"], result_text.text(row), base(row), row["label"], str(row["seed"]),
         percent(row["acc_before"]), percent(row["acc_quantised"]), percent(row["acc_after"]), change(row), str(row["acc_won"]),
         str(row["acc_lost"]), f"{row['acc_p']:.2g}", percent(row["acc_norm_before"]), percent(row["acc_norm_after"]), change(row, "acc_norm"),
     ]  # fmt: skip
@@ -107,7 +117,7 @@ def _line(row: Row, runs: Sequence[str]) -> list[str]:
 
 def unmeasured(rows: Sequence[Row], answered: Sequence[Row]) -> str:
     """Why there is no answer; "" where there is one."""
-    if not sentences.headline(rows) or joined(rows, answered):
+    if not result_text.headline(rows) or joined(rows, answered):
         return ""
     return "Not measured: the recipe names no tasks (tasks: [bundled/arxiv_field]); they can be added without training again."
 
@@ -130,7 +140,7 @@ def _accuracy(found: Sequence[Row]) -> alt.TopLevelMixin:
     stages = {"before": "base", "after": "adapted"}
     values = [
         {
-            "panel": f"{row['task']}, trained on {sentences.text(row)}", "base": base(row), "label": row["label"], "stage": word,
+            "panel": f"{row['task']}, trained on {result_text.text(row)}", "base": base(row), "label": row["label"], "stage": word,
             "lane": f"{base(row)} {row['seed']}", "accuracy": 100 * row[f"acc_{stage}"], "lo": 100 * row[f"acc_{stage}_lo"],
             "hi": 100 * row[f"acc_{stage}_hi"], "chance": 100 * row["chance"],
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.report.drawing import (
+from peftodyssey.report.chart_style import (
     COLOURS,
     INK,
     QUIET,
@@ -16,8 +16,8 @@ from peftodyssey.report.drawing import (
     order,
     styled,
 )
-from peftodyssey.report.evidence import Evidence
-from peftodyssey.report.sentences import Row, text
+from peftodyssey.report.result_text import Row, text
+from peftodyssey.report.token_evidence import Evidence
 from peftodyssey.report.token_sentences import WORDS
 from peftodyssey.report.visible import visible
 

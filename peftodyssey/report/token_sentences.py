@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from peftodyssey.report.sentences import UNIT, Row, groups, interval, name, signed, text, verdict, where
+from peftodyssey.report.result_text import UNIT, Row, groups, interval, name, signed, text, verdict, where
 
 WORDS = {
     "newline": "newlines", "space": "other white space", "punctuation": "punctuation", "digit": "digits",

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from peftodyssey.measure.stats import Interval, paired_bootstrap
-from peftodyssey.report import sentences
+from peftodyssey.report import result_text
 from peftodyssey.report.collect_transfer import reader, scored
+from peftodyssey.report.result_text import UNIT, Row, signed
 from peftodyssey.report.section import Section
-from peftodyssey.report.sentences import UNIT, Row, signed
+from peftodyssey.stats.bootstrap import Interval, paired_bootstrap
 
 SECTION = "transfer"
 TITLE = "What does adapting to one text do to the others?"
@@ -43,14 +43,14 @@ class Pair:
     def said(self) -> str:
         """With its interval where there is one seed, else with the range over them."""
         if len(self.rows) == 1:
-            return sentences.delta(self.rows[0])
+            return result_text.delta(self.rows[0])
         values = [row["delta_nll"] for row in self.rows]
         return f"{signed(self.delta)} ({signed(min(values))} to {signed(max(values))})"
 
     @property
     def verdict(self) -> str:
         """better or worse where the intervals of all seeds say so, else empty."""
-        found = sentences.verdict(self.rows, "delta_lo", "delta_hi")
+        found = result_text.verdict(self.rows, "delta_lo", "delta_hi")
         return found if found in ("better", "worse") else ""
 
 
@@ -68,7 +68,7 @@ class Matrix:
     @property
     def name(self) -> str:
         """The method in words, with the base where there are several."""
-        return sentences.name(self.row) + self.where
+        return result_text.name(self.row) + self.where
 
     @property
     def across(self) -> list[Pair]:
@@ -83,14 +83,14 @@ def matrices(folder: Path, rows: Sequence[Row], pairs: Sequence[Row], cells: Map
         if pair["delta_nll"] is not None:
             of_cell.setdefault((pair["cell"], pair["recipe"]), []).append(pair)
     groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in sentences.headline(rows):
+    for row in result_text.headline(rows):
         if any(not pair["own"] for pair in of_cell.get((row["cell"], row["recipe"]), ())):
             groups.setdefault((row["recipe"], *_setting(row), row["label"]), []).append(row)
     return [_matrix(folder, group, of_cell, cells, rows) for group in groups.values()]
 
 
 def _setting(row: Row) -> tuple[str, ...]:
-    return tuple(value for name, value in zip(sentences.SETTING, sentences.setting(row), strict=True) if name not in APART)
+    return tuple(value for name, value in zip(result_text.SETTING, result_text.setting(row), strict=True) if name not in APART)
 
 
 def _matrix(
@@ -102,7 +102,7 @@ def _matrix(
             found.setdefault((pair["trained_on"], pair["scored_on"], pair["own"]), []).append(pair)
     entries = [cells[row["cell"], row["recipe"]] for row in group]
     own, others = (_mean(folder, entries, own) for own in (True, False))
-    where = sentences.where({**group[0], "domain": None}, rows)
+    where = result_text.where({**group[0], "domain": None}, rows)
     return Matrix(group[0], [Pair(*key, own) for key, own in found.items()], own, others, len({row["seed"] for row in group}), where)
 
 
@@ -156,7 +156,7 @@ def section(found: Sequence[Matrix], rows: Sequence[Row]) -> Section | None:
     if found:
         lines = [line for matrix in found for line in _lines(matrix)]
         return Section(SECTION, TITLE, statements(found), HEADINGS, lines, CAPTION)
-    several = len({sentences.text(row) for row in sentences.headline(rows)}) > 1
+    several = len({result_text.text(row) for row in result_text.headline(rows)}) > 1
     return Section(SECTION, TITLE, ["Not measured: `measure` of the recipe does not ask for `transfer`."]) if several else None
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.report.drawing import COLOURS, INK, QUIET, Figure, styled
-from peftodyssey.report.sentences import signed
+from peftodyssey.report.chart_style import COLOURS, INK, QUIET, Figure, styled
+from peftodyssey.report.result_text import signed
 from peftodyssey.report.transfer import SECTION, Matrix
 
 if TYPE_CHECKING:

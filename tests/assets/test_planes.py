@@ -8,7 +8,7 @@ import struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftodyssey.assets import planes
+from peftodyssey.assets import bf16_codec
 
 
 def safetensors(data: bytes, header: bytes = b"{}") -> bytes:
@@ -19,10 +19,10 @@ def safetensors(data: bytes, header: bytes = b"{}") -> bytes:
 @given(st.binary(max_size=200).filter(lambda b: len(b) % 2 == 0), st.binary(max_size=20))
 def test_unpack_undoes_pack(data: bytes, header: bytes) -> None:
     whole = safetensors(data, header)
-    assert planes.unpack(planes.pack(whole)) == whole
+    assert bf16_codec.unpack(bf16_codec.pack(whole)) == whole
 
 
 def test_exponents_come_first() -> None:
     minus_one, two = struct.pack("<H", 0xBF80), struct.pack("<H", 0x4000)  # exponents 127 and 128
-    packed = lzma.decompress(planes.pack(safetensors(minus_one + two)))
+    packed = lzma.decompress(bf16_codec.pack(safetensors(minus_one + two)))
     assert packed[-4:] == bytes([127, 128, 1, 0])

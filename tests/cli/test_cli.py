@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from peftodyssey.cli import app
+from peftodyssey.cli.main import app
 from tests import micro
 
 OPTIONS = {
@@ -61,7 +61,7 @@ def peftodyssey(*arguments: object, **options: object) -> subprocess.CompletedPr
 def test_planning_imports_no_torch(arguments: tuple[str, ...]) -> None:
     code = (
         "import sys; sys.argv[0] = 'peftodyssey'\n"
-        "from peftodyssey.cli import main\n"
+        "from peftodyssey.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "heavy = {'torch', 'transformers', 'peft', 'datasets', 'trl', 'bitsandbytes', 'duckdb', 'altair'} & set(sys.modules)\n"
@@ -189,6 +189,6 @@ def test_a_directory_without_write_permission(tmp_path: Path) -> None:
 
 
 def test_help_of_the_module_names_every_verb() -> None:
-    out = subprocess.run([sys.executable, "-m", "peftodyssey.cli", "--help"], capture_output=True, text=True).stdout
+    out = subprocess.run([sys.executable, "-m", "peftodyssey", "--help"], capture_output=True, text=True).stdout
     for verb in OPTIONS:
         assert verb.split()[0] in out

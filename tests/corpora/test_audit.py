@@ -7,9 +7,9 @@ import pytest
 from tokenizers import Tokenizer, normalizers, processors
 
 from peftodyssey import assets
-from peftodyssey.corpora.audit import audit, preview
 from peftodyssey.corpora.index import build_index, read_index
 from peftodyssey.corpora.source import resolve
+from peftodyssey.corpora.tokenizer_checks import audit, preview
 from peftodyssey.recipe.cell import CorpusSpec
 
 

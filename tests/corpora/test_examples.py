@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_index import hand_index
 
-from peftodyssey.corpora import blocks
-from peftodyssey.corpora.classes import SPECIAL
+from peftodyssey.corpora import packing
+from peftodyssey.corpora.token_classes import SPECIAL
 from peftodyssey.errors import CorpusError
 
 
 def packed(documents, trained, **options):
-    return blocks.pack(hand_index(documents, trained), **{"seq_len": 8, "bos": 1, "eos": 2, "seed": 0, "objective": "sft", **options})
+    return packing.pack(hand_index(documents, trained), **{"seq_len": 8, "bos": 1, "eos": 2, "seed": 0, "objective": "sft", **options})
 
 
 def test_completions_and_their_end_by_hand():
@@ -87,9 +87,9 @@ def test_a_rendered_conversation_must_end_what_is_learnt():
     made = hand_index([[5, 11, 6, 7], [5, 12, 6, 7]], [[0, 1, 1, 1], [0, 1, 1, 1]])
     options = {"seq_len": 3, "bos": None, "eos": None, "seed": 0, "objective": "sft", "framed": True}
     with pytest.raises(CorpusError, match=r"2 of 2 examples have no end-of-text token at the end of what is learnt: example 0.*\n.*generation"):
-        blocks.pack(made, **options)
+        packing.pack(made, **options)
     made.token_class[[2, 6]] = SPECIAL
-    assert blocks.pack(made, **options).labels.tolist() == [[11, 6, 7], [12, 6, 7]]
+    assert packing.pack(made, **options).labels.tolist() == [[11, 6, 7], [12, 6, 7]]
     made.trained[[2, 6]] = False
     with pytest.raises(CorpusError, match="no end-of-text"):
-        blocks.pack(made, **options)
+        packing.pack(made, **options)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from peftodyssey.corpora import blocks, choose, classes, index, spans
+from peftodyssey.corpora import choose, index, packing, token_bytes, token_classes
 from peftodyssey.corpora.documents import Document
 from peftodyssey.errors import CorpusError
 
@@ -55,7 +55,7 @@ def ends_of(tokenizer, text):
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(st.characters(blacklist_categories=["Cs"]), max_size=80))
 def test_bytes_add_up_on_any_text(make, text):
-    counted = spans.token_bytes(text, ends_of(make(), text))
+    counted = token_bytes.token_bytes(text, ends_of(make(), text))
     assert (counted >= 0).all()
     assert len(counted) == 0 or counted.sum() == len(text.encode())
 
@@ -63,7 +63,7 @@ def test_bytes_add_up_on_any_text(make, text):
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(st.characters(blacklist_categories=["Cs"]), max_size=60))
 def test_byte_positions_are_those_of_the_encoder(text):
-    assert spans.byte_positions(text).tolist() == [len(text[:i].encode()) for i in range(len(text) + 1)]
+    assert token_bytes.byte_positions(text).tolist() == [len(text[:i].encode()) for i in range(len(text) + 1)]
 
 
 @pytest.mark.parametrize("make", [byte_level, unigram])
@@ -72,21 +72,21 @@ def test_byte_positions_are_those_of_the_encoder(text):
 def test_every_token_of_any_text_has_a_class(make, text):
     encoding = make().backend.encode(text, add_special_tokens=False)
     offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
-    found = classes.classify(text, offsets[:, 0], offsets[:, 1])
+    found = token_classes.classify(text, offsets[:, 0], offsets[:, 1])
     assert len(found) == len(encoding.ids)
-    assert set(found.tolist()) <= set(range(len(classes.CLASSES)))
+    assert set(found.tolist()) <= set(range(len(token_classes.CLASSES)))
 
 
 def test_shared_characters_and_gaps_by_hand():
     # "a 🎉 b": byte tokens of the emoji share (2, 3); the spaces are covered by no token
-    assert spans.token_bytes("a 🎉 b ", np.array([1, 3, 3, 3, 5])).tolist() == [1, 5, 0, 0, 3]
+    assert token_bytes.token_bytes("a 🎉 b ", np.array([1, 3, 3, 3, 5])).tolist() == [1, 5, 0, 0, 3]
 
 
 def classified(text, pieces):
     ends = np.cumsum([len(piece) for piece in pieces])
     assert "".join(pieces) == text
     starts = ends - [len(piece) for piece in pieces]
-    return [classes.CLASSES[i] for i in classes.classify(text, starts, ends)]
+    return [token_classes.CLASSES[i] for i in token_classes.classify(text, starts, ends)]
 
 
 @pytest.mark.parametrize(
@@ -105,14 +105,14 @@ def test_classes_by_hand(pieces, expected):
 
 def test_class_does_not_depend_on_whether_the_space_is_in_the_offsets():
     text = "The cat of Rome"
-    with_space = classes.classify(text, np.array([0, 3, 7, 10]), np.array([3, 7, 10, 15]))
-    without = classes.classify(text, np.array([0, 4, 8, 11]), np.array([3, 7, 10, 15]))
+    with_space = token_classes.classify(text, np.array([0, 3, 7, 10]), np.array([3, 7, 10, 15]))
+    without = token_classes.classify(text, np.array([0, 4, 8, 11]), np.array([3, 7, 10, 15]))
     assert with_space.tolist() == without.tolist()
 
 
 def test_byte_tokens_of_one_character_go_on_with_its_word():
-    found = classes.classify("é", np.array([0, 0]), np.array([1, 1]))
-    assert [classes.CLASSES[i] for i in found] == ["word_start", "continuation"]
+    found = token_classes.classify("é", np.array([0, 0]), np.array([1, 1]))
+    assert [token_classes.CLASSES[i] for i in found] == ["word_start", "continuation"]
 
 
 def build(tmp_path, texts, tokenizer=None, **options):
@@ -138,7 +138,7 @@ def test_rows_describe_their_documents(tmp_path):
         assert read.position[rows].tolist() == list(range(rows.stop - rows.start))
         assert read.bytes[rows].sum() == len(text.encode()) == table["bytes"][number].as_py()
     assert read.trained.all()
-    assert classes.CLASSES[read.token_class[read.starts[2]]] == "special"
+    assert token_classes.CLASSES[read.token_class[read.starts[2]]] == "special"
 
 
 def test_prompt_tokens_are_not_trained(tmp_path):
@@ -219,15 +219,15 @@ def unshuffled(monkeypatch):
         def permutation(self, n):
             return np.arange(n)
 
-    monkeypatch.setattr(blocks.np.random, "default_rng", lambda seed: Still())
+    monkeypatch.setattr(packing.np.random, "default_rng", lambda seed: Still())
 
 
 def test_blocks_by_hand(monkeypatch):
     unshuffled(monkeypatch)
-    packed = blocks.pack(hand_index([[11, 12, 13], [21, 22, 23, 24, 25]]), seq_len=4, bos=1, eos=2, seed=0)
+    packed = packing.pack(hand_index([[11, 12, 13], [21, 22, 23, 24, 25]]), seq_len=4, bos=1, eos=2, seed=0)
     assert packed.input_ids.tolist() == [[1, 11, 12, 13], [1, 21, 22, 23]]
     assert packed.labels.tolist() == [[11, 12, 13, 2], [21, 22, 23, 24]]
-    packed = blocks.pack(hand_index([[11, 12, 13], [21, 22, 23, 24, 25]]), seq_len=5, bos=1, eos=2, seed=0)
+    packed = packing.pack(hand_index([[11, 12, 13], [21, 22, 23, 24, 25]]), seq_len=5, bos=1, eos=2, seed=0)
     assert packed.input_ids.tolist() == [[1, 11, 12, 13, 1], [21, 22, 23, 24, 25]]
     assert packed.labels.tolist() == [[11, 12, 13, 2, 21], [22, 23, 24, 25, 2]]
     assert packed.position_ids.tolist() == [[0, 1, 2, 3, 0], [0, 1, 2, 3, 4]]
@@ -237,7 +237,7 @@ def test_blocks_by_hand(monkeypatch):
 
 def test_blocks_without_frames(monkeypatch):
     unshuffled(monkeypatch)
-    packed = blocks.pack(hand_index([[11, 12, 13], [21, 22, 23]]), seq_len=4, bos=None, eos=None, seed=0)
+    packed = packing.pack(hand_index([[11, 12, 13], [21, 22, 23]]), seq_len=4, bos=None, eos=None, seed=0)
     assert packed.input_ids.tolist() == [[11, 12, 21, 22]]
     assert packed.labels.tolist() == [[12, 13, 22, 23]]
     assert packed.segment_ids.tolist() == [[0, 0, 1, 1]]
@@ -248,21 +248,21 @@ def test_every_token_is_a_target_once_and_the_seed_only_reorders():
     targets = sorted(t for d in documents for t in d)
     orders = []
     for seed in (0, 1):
-        packed = blocks.pack(hand_index(documents), seq_len=1, bos=1, eos=None, seed=seed)
+        packed = packing.pack(hand_index(documents), seq_len=1, bos=1, eos=None, seed=seed)
         assert sorted(packed.labels.ravel().tolist()) == targets
         orders.append(packed.labels.ravel().tolist())
     assert orders[0] != orders[1]
 
 
 def test_order_is_a_permutation_that_differs_by_epoch_and_seed():
-    assert sorted(blocks.epoch_permutation(50, 1, 0)) == list(range(50))
-    assert blocks.epoch_permutation(50, 1, 0).tolist() == blocks.epoch_permutation(50, 1, 0).tolist()
-    assert len({tuple(blocks.epoch_permutation(50, s, e)) for s in (0, 1) for e in (0, 1)}) == 4
+    assert sorted(packing.epoch_permutation(50, 1, 0)) == list(range(50))
+    assert packing.epoch_permutation(50, 1, 0).tolist() == packing.epoch_permutation(50, 1, 0).tolist()
+    assert len({tuple(packing.epoch_permutation(50, s, e)) for s in (0, 1) for e in (0, 1)}) == 4
 
 
 def test_too_little_text_is_an_error():
     with pytest.raises(CorpusError, match="less than one block of 64"):
-        blocks.pack(hand_index([[11, 12, 13]]), seq_len=64, bos=1, eos=2, seed=0)
+        packing.pack(hand_index([[11, 12, 13]]), seq_len=64, bos=1, eos=2, seed=0)
 
 
 def test_tokenizer_json_of_the_tests_is_plain(tmp_path):

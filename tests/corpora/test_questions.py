@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from peftodyssey import assets
-from peftodyssey.corpora.questions import questions, requests, resolve
+from peftodyssey.corpora.multiple_choice import questions, requests, resolve
 from peftodyssey.errors import CorpusError
 from peftodyssey.recipe.cell import TaskSpec
 

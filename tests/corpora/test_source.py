@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from peftodyssey.corpora import m2d2, newlines, txt
+from peftodyssey.corpora import m2d2, newlines, plain_text
 from peftodyssey.corpora.documents import DEFAULT_SHARES, documents, text_key
 from peftodyssey.corpora.source import check_objective, resolve
 from peftodyssey.errors import CorpusError
@@ -137,7 +137,7 @@ def test_one_text_file_is_cut_at_paragraphs_and_loses_nothing(tmp_path):
 
 
 def test_pieces_without_blank_lines_end_at_lines():
-    made = list(txt.pieces(["x" * 99 + "\n"] * 1000))
+    made = list(plain_text.pieces(["x" * 99 + "\n"] * 1000))
     assert "".join(made) == ("x" * 99 + "\n") * 1000
     assert {len(p) for p in made[:-1]} == {8000}
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from peftodyssey.corpora import classes as index_classes
-from peftodyssey.measure import attribute, ledger, stats
-from peftodyssey.measure.concentration import concentration, lorenz, without_worst
+from peftodyssey.corpora import token_classes as index_classes
+from peftodyssey.stats import bootstrap, token_breakdown, token_groups
+from peftodyssey.stats.concentration import concentration, lorenz, without_worst
 from peftodyssey.store.query import TOKEN_CLASSES
 
 NATS = st.one_of(st.floats(-20, 20, width=32), st.just(float("nan")))
@@ -23,10 +23,10 @@ def partitions(n, before, seed):
     rng = np.random.default_rng(seed)
     token = rng.integers(0, 30, n)
     return [
-        attribute.by_class(rng.integers(0, len(index_classes.CLASSES), n), rng.random(n) < 0.3),
-        attribute.by_position(rng.integers(0, 5000, n)),
-        attribute.by_frequency(token, rng.integers(0, 3, 25) * rng.integers(0, 10**5, 25)),
-        attribute.by_surprisal(before),
+        token_groups.by_class(rng.integers(0, len(index_classes.CLASSES), n), rng.random(n) < 0.3),
+        token_groups.by_position(rng.integers(0, 5000, n)),
+        token_groups.by_frequency(token, rng.integers(0, 3, 25) * rng.integers(0, 10**5, 25)),
+        token_groups.by_surprisal(before),
     ]
 
 
@@ -39,7 +39,7 @@ def test_shares_add_up_to_the_whole_change_on_any_subset(before, seed, data):
     scored = delta[~np.isnan(delta)]
     whole = math.fsum(scored)
     for part in partitions(len(before), before, seed):
-        rows = ledger.by_group(before[subset], after[subset], part.label[subset], part.names)
+        rows = token_breakdown.by_group(before[subset], after[subset], part.label[subset], part.names)
         assert sum(row.tokens for row in rows) == len(scored)
         total = math.fsum(row.sum_nats for row in rows)
         assert total == pytest.approx(whole, rel=1e-9, abs=1e-12 * max(1.0, np.abs(scored).sum()))
@@ -48,13 +48,13 @@ def test_shares_add_up_to_the_whole_change_on_any_subset(before, seed, data):
 
 
 def test_every_class_of_an_index_has_its_place():
-    assert set(attribute.CLASSES) == {*TOKEN_CLASSES, "domain_term"}
-    labels = attribute.by_class(np.arange(len(TOKEN_CLASSES))).label
-    assert [attribute.CLASSES[label] for label in labels] == list(TOKEN_CLASSES)
+    assert set(token_groups.CLASSES) == {*TOKEN_CLASSES, "domain_term"}
+    labels = token_groups.by_class(np.arange(len(TOKEN_CLASSES))).label
+    assert [token_groups.CLASSES[label] for label in labels] == list(TOKEN_CLASSES)
 
 
 def test_only_words_that_are_no_function_words_are_domain_terms():
-    part = attribute.by_class(np.arange(len(TOKEN_CLASSES)), np.ones(len(TOKEN_CLASSES), bool))
+    part = token_groups.by_class(np.arange(len(TOKEN_CLASSES)), np.ones(len(TOKEN_CLASSES), bool))
     terms = [name for name, label in zip(TOKEN_CLASSES, part.label, strict=True) if part.names[label] == "domain_term"]
     assert terms == ["word_start", "continuation"]
 
@@ -64,8 +64,8 @@ def test_a_nat_on_every_newline_is_paid_by_newlines_to_the_last_digit():
     kind = rng.integers(0, len(index_classes.CLASSES), 5000)
     before = (rng.integers(0, 1 << 14, 5000) / 1024).astype(np.float32)  # so that adding 1 does not round
     after = before + (kind == index_classes.NEWLINE).astype(np.float32)
-    part = attribute.by_class(kind)
-    rows = {row.name: row for row in ledger.by_group(before, after, part.label, part.names)}
+    part = token_groups.by_class(kind)
+    rows = {row.name: row for row in token_breakdown.by_group(before, after, part.label, part.names)}
     newline = rows.pop("newline")
     assert (newline.sum_nats, newline.share, newline.mean_delta) == (newline.tokens, 1.0, 1.0)
     assert newline.mean_after == pytest.approx(newline.mean_before + 1, rel=1e-15)
@@ -78,7 +78,7 @@ def test_a_nat_on_every_newline_is_paid_by_newlines_to_the_last_digit():
     [(0, "0"), (1, "1 to 3"), (3, "1 to 3"), (4, "4 to 15"), (255, "64 to 255"), (256, "256 to 1023"), (9999, "1024 on")],
 )
 def test_places_in_a_document_fall_in_the_bin_that_names_them(position, name):
-    part = attribute.by_position(np.array([position]))
+    part = token_groups.by_position(np.array([position]))
     assert part.names[part.label[0]] == name
 
 
@@ -91,18 +91,18 @@ def test_places_in_a_document_fall_in_the_bin_that_names_them(position, name):
 )  # fmt: skip
 def test_frequencies_are_of_a_million_tokens_of_the_sample(count, name):
     counts = np.array([count, 1_000_000 - count])
-    part = attribute.by_frequency(np.array([0]), counts)
+    part = token_groups.by_frequency(np.array([0]), counts)
     assert part.names[part.label[0]] == name
 
 
 def test_a_token_beyond_the_sample_is_not_in_it():
-    part = attribute.by_frequency(np.array([7]), np.array([1, 2]))
+    part = token_groups.by_frequency(np.array([7]), np.array([1, 2]))
     assert part.names[part.label[0]] == "not in the sample"
 
 
 @given(COLUMN)
 def test_deciles_hold_as_many_scored_tokens_and_are_in_order(before):
-    part = attribute.by_surprisal(before)
+    part = token_groups.by_surprisal(before)
     scored = ~np.isnan(before)
     sizes = np.bincount(part.label[scored], minlength=10)
     assert scored.sum() < 10 or sizes.max() - sizes.min() <= 1
@@ -154,11 +154,11 @@ def test_contributions_are_those_of_each_group_alone_and_add_up():
     n = len(document)
     group, delta = rng.integers(0, 4, n), rng.normal(0.1, 1, n)
     delta[::17] = np.nan
-    found = stats.group_intervals(delta, document, group, 5)
-    whole = stats.paired_bootstrap(delta, document)
+    found = bootstrap.group_intervals(delta, document, group, 5)
+    whole = bootstrap.paired_bootstrap(delta, document)
     assert sum(entry.estimate for entry in found) == pytest.approx(whole.estimate, rel=1e-12)
     for number, entry in enumerate(found[:4]):
-        alone = stats.paired_bootstrap(np.where(np.isnan(delta), np.nan, np.where(group == number, delta, 0)), document)
+        alone = bootstrap.paired_bootstrap(np.where(np.isnan(delta), np.nan, np.where(group == number, delta, 0)), document)
         assert (entry.estimate, entry.lo, entry.hi) == pytest.approx((alone.estimate, alone.lo, alone.hi), abs=1e-12)
     assert (found[4].estimate, found[4].lo, found[4].note) == (0, None, "no tokens scored")
 
@@ -167,12 +167,12 @@ def test_a_group_that_few_documents_hold_has_no_interval():
     rng = np.random.default_rng(2)
     document = np.repeat(np.arange(60), 50)
     group = ((document < 29) & (np.arange(3000) % 50 == 0)).astype(int)
-    common, rare = stats.group_intervals(rng.normal(0, 1, 3000), document, group, 2)
+    common, rare = bootstrap.group_intervals(rng.normal(0, 1, 3000), document, group, 2)
     assert common.lo < common.estimate < common.hi
     assert (rare.lo, rare.hi, rare.note) == (None, None, "too few documents (29)")
 
 
 def test_contributions_of_few_documents_have_no_interval():
-    found = stats.group_intervals(np.ones(4), np.array([0, 0, 1, 1]), np.array([0, 1, 0, 0]), 2)
+    found = bootstrap.group_intervals(np.ones(4), np.array([0, 0, 1, 1]), np.array([0, 1, 0, 0]), 2)
     assert [(entry.estimate, entry.lo, entry.note) for entry in found] == [(0.75, None, "too few documents (2)"), (0.25, None, "too few documents (2)")]
-    assert stats.group_intervals(np.full(2, np.nan), np.zeros(2, int), np.zeros(2, int), 1)[0].note == "no tokens scored"
+    assert bootstrap.group_intervals(np.full(2, np.nan), np.zeros(2, int), np.zeros(2, int), 1)[0].note == "no tokens scored"

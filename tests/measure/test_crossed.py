@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from peftodyssey.measure.crossed import ONE, crossed, quantile
+from peftodyssey.stats.two_way_interval import ONE, crossed, quantile
 
 
 def sample(rng, repetitions=5, documents=40, of_repetition=0.3, of_document=1.0, of_both=0.5, mean=0.2):

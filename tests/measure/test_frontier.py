@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from peftodyssey.measure.frontier import Frontier, frontier, matched, mean_interval
+from peftodyssey.stats.frontier import Frontier, frontier, matched, mean_interval
 
 pairs = st.lists(st.tuples(st.floats(-1, 3), st.floats(-1, 3)), max_size=20)
 

@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftodyssey.measure import geometry
+from peftodyssey.stats import geometry
 
 
 def orthonormal(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from peftodyssey.measure.degradation import bits_per_byte, compare, perplexity
-from peftodyssey.measure.ledger import by_group, by_token
-from peftodyssey.measure.passages import worst
-from peftodyssey.measure.select import Candidate, Choice, selected
+from peftodyssey.stats.degradation import bits_per_byte, compare, perplexity
+from peftodyssey.stats.lr_selection import Candidate, Choice, selected
+from peftodyssey.stats.passages import worst
+from peftodyssey.stats.token_breakdown import by_group, by_token
 
 CLASSES = ("newline", "space", "digit", "word")
 NATS = st.one_of(st.floats(-20, 20, width=32), st.just(float("nan")))

@@ -8,8 +8,8 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftodyssey.measure.seeds import NoiseFloor, least_difference, noise_floor
-from peftodyssey.measure.student import t_quantile
+from peftodyssey.stats.seed_variance import NoiseFloor, least_difference, noise_floor
+from peftodyssey.stats.t_distribution import t_quantile
 
 
 @given(st.integers(1, 400), st.floats(0.501, 0.9999))

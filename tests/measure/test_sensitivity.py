@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from peftodyssey.measure.sensitivity import contrast, difference, inflection, slope, weights
+from peftodyssey.stats.sensitivity import contrast, difference, inflection, slope, weights
 
 TOKENS = (16_000_000, 64_000_000, 256_000_000, 1_024_000_000)
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg, spatial, stats
 
-from peftodyssey.measure import chunks, overlap
-from peftodyssey.measure.frechet import frechet, shrinkage
-from peftodyssey.measure.mmd import distances_squared, median_distance, mmd
-from peftodyssey.measure.similarity import Sample, of_states, of_tokens, reference
+from peftodyssey.stats import chunk_sampling, overlap
+from peftodyssey.stats.frechet import frechet, shrinkage
+from peftodyssey.stats.mmd import distances_squared, median_distance, mmd
+from peftodyssey.stats.similarity import Sample, of_states, of_tokens, reference
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
@@ -167,14 +167,14 @@ def test_a_shifted_copy_is_near_and_new_text_is_not() -> None:
 @given(SIZES, st.integers(1, 8), st.integers(0, 3))
 def test_chunks_lie_whole_within_documents_and_never_on_each_other(sizes, length, seed) -> None:
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    rows = chunks.drawn(starts, length, 10**6, seed)
+    rows = chunk_sampling.drawn(starts, length, 10**6, seed)
     document = np.searchsorted(starts, rows, side="right") - 1
     assert len(rows) == sum(size // length for size in sizes)
     assert (rows + length <= starts[document + 1]).all()
     assert len(np.unique(rows[:, None] + np.arange(length))) == length * len(rows)
-    assert chunks.drawn(starts, length, 3, seed).tolist() == rows[:3].tolist(), "the first few of more are a sample too"
-    half = chunks.first_half(starts, seed)
-    kept = chunks.drawn(starts, length, 10**6, seed, half)
+    assert chunk_sampling.drawn(starts, length, 3, seed).tolist() == rows[:3].tolist(), "the first few of more are a sample too"
+    half = chunk_sampling.first_half(starts, seed)
+    kept = chunk_sampling.drawn(starts, length, 10**6, seed, half)
     assert {*kept.tolist()} == {int(row) for row, number in zip(rows, document, strict=True) if half[number]}
     if len(sizes) > 1:
         assert half.any()
@@ -187,8 +187,8 @@ def test_all_measures_agree_on_what_is_nearer() -> None:
     starts = np.arange(0, 40_001, 200)
 
     def sample(shift: int, seed: int) -> Sample:
-        rows = chunks.drawn(starts, 32, 120, seed)
-        ids = (chunks.tokens(token, rows, 32) + shift) % 1000
+        rows = chunk_sampling.drawn(starts, 32, 120, seed)
+        ids = (chunk_sampling.tokens(token, rows, 32) + shift) % 1000
         return Sample(np.stack([np.bincount(row, minlength=1000)[:60] for row in ids]).astype(np.float32), ids, np.arange(len(rows)))
 
     held, all_grams = reference(sample(0, 0), sample(0, 1)), overlap.grams(token, starts, np.ones(200, bool))

@@ -6,7 +6,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftodyssey.measure.stats import (
+from peftodyssey.stats.bootstrap import (
     block_ids,
     document_sums,
     effective_documents,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.theory import VALUES, WIDTH, descend, forgetting, learned, loss, pretrain, rises, task
-from peftodyssey.measure.sensitivity import difference, inflection, slope
+from peftodyssey.stats.sensitivity import difference, inflection, slope
 
 STEPS = (200, 400, 800, 1600, 3200, 6400)
 TARGET, OTHER = task(VALUES, 1), task(VALUES, 2)

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from peftodyssey.anatomy import ModelShape, LinearShape
 from peftodyssey.methods.protocol import AttachedMethod
+from peftodyssey.model_shape import LinearShape, ModelShape
 from peftodyssey.models.shapes import named
 from peftodyssey.recipe.cell import MethodSpec
 

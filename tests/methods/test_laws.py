@@ -8,7 +8,7 @@ from methods_material import FAMILIES, anatomy_of, apart, logits, point, tiny_mo
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from peftodyssey.methods.table import METHODS
+from peftodyssey.methods.registry import METHODS
 from peftodyssey.methods.weights import frozen_digest, max_change
 
 POINTS = {

@@ -7,7 +7,7 @@ import torch
 from methods_material import IDS, anatomy_of, apart, point, saved_model, tiny_model, train
 
 from peftodyssey.errors import MethodError
-from peftodyssey.methods.table import METHODS
+from peftodyssey.methods.registry import METHODS
 from peftodyssey.methods.weights import frozen_digest, max_change
 from peftodyssey.recipe.cell import QuantSpec
 

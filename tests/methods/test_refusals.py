@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.peft_types import SET_BY_PEFT, catalogue
-from peftodyssey.methods.table import METHODS, method
+from peftodyssey.methods.registry import METHODS, method
 from peftodyssey.recipe.cell import QuantSpec
 
 NF4 = QuantSpec("nf4")

@@ -10,9 +10,9 @@ from peft import get_peft_model_state_dict
 from test_laws import CASES, _point
 from test_qlora import _quantised
 
-from peftodyssey.methods import spectra
-from peftodyssey.methods.table import METHODS
-from peftodyssey.methods.updates import added, base_norm, is_addition, updates
+from peftodyssey.methods import svd
+from peftodyssey.methods.registry import METHODS
+from peftodyssey.methods.weight_updates import added, base_norm, is_addition, updates
 from peftodyssey.methods.weights import frozen_digest
 from peftodyssey.recipe.cell import QuantSpec
 
@@ -83,7 +83,7 @@ def test_low_rank_updates_stay_factors(name: str) -> None:
     for update in updates(attached):
         assert update.left.shape[1] == update.right.shape[0] == rank
         dense = np.linalg.svd((update.left.double() @ update.right.double()).numpy(), compute_uv=False)
-        np.testing.assert_allclose(spectra.values_of_product(update.left, update.right).numpy(), dense[:rank], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(svd.values_of_product(update.left, update.right).numpy(), dense[:rank], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("options", [{}, {"dora": True}])
@@ -143,9 +143,9 @@ def test_singular_values_and_vectors_are_numpys(shape: tuple[int, int], rank: in
     generator = torch.Generator().manual_seed(1)
     matrix = torch.randn(shape[0], rank, generator=generator) @ torch.randn(rank, shape[1], generator=generator)
     left, values, _ = np.linalg.svd(matrix.double().numpy(), full_matrices=False)
-    found_values, found_left = spectra.left_singular(matrix)
+    found_values, found_left = svd.left_singular(matrix)
     assert len(found_values) >= rank
     np.testing.assert_allclose(found_values[:rank], values[:rank], rtol=1e-9)
     assert np.abs(np.sum(found_left[:, :rank].numpy() * left[:, :rank], axis=0)).min() > 1 - 1e-9
     np.testing.assert_allclose(found_left.T @ found_left, np.eye(found_left.shape[1]), atol=1e-4 if rank < min(shape) else 1e-9)
-    np.testing.assert_allclose(spectra.values_of(matrix)[:rank], values[:rank], rtol=1e-9)
+    np.testing.assert_allclose(svd.values_of(matrix)[:rank], values[:rank], rtol=1e-9)

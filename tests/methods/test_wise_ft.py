@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from peftodyssey.methods.table import METHODS
+from peftodyssey.methods.registry import METHODS
 from peftodyssey.methods.wise_ft import scaled
 from peftodyssey.recipe.cell import MethodSpec
 from tests.tiny import tiny

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from peftodyssey.errors import ModelError
-from peftodyssey.models.anatomy import FAMILIES, shape_from_config
-from peftodyssey.models.meta import meta_anatomy, meta_model
+from peftodyssey.models.shape_from_config import FAMILIES, shape_from_config
+from peftodyssey.models.shape_from_meta_model import meta_anatomy, meta_model
 from peftodyssey.models.shapes import named
 
 # Parameters as published with the models.

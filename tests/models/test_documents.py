@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftodyssey.models import documents, packing
+from peftodyssey.models import packing, varlen_attention
 from peftodyssey.models.load import load
 from peftodyssey.models.source import resolve
 from tests.tiny import tiny
@@ -33,7 +33,7 @@ def batches(draw: st.DrawFn) -> list[list[int]]:
 
 @given(batches())
 def test_ends_give_every_document_its_length(rows: list[list[int]]) -> None:
-    found = documents.cu_seqlens(segments_of(rows))
+    found = varlen_attention.cu_seqlens(segments_of(rows))
     assert found.dtype == np.int32
     assert found.shape[:3] == (1, 1, 1)
     size = found.shape[3]
@@ -53,11 +53,11 @@ def drawn(*shape: int, seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("window", [None, 3])
 def test_side_by_side_is_what_a_mask_gives(kv_heads: int, window: int | None, filled_to: int, rows: list[list[int]], monkeypatch) -> None:
     """Oracle: softmax of all scores under a mask written out, values and gradients in float64."""
-    monkeypatch.setattr(documents, "FILLED_TO", filled_to)
+    monkeypatch.setattr(varlen_attention, "FILLED_TO", filled_to)
     segments = segments_of(rows)
     shapes = [(2, heads, 12, 5) for heads in (4, kv_heads, kv_heads)]
     inputs = [drawn(*shape, seed=n).requires_grad_() for n, shape in enumerate(shapes)]
-    found, _ = documents.varlen_attention_forward(torch.nn.Module(), *inputs, torch.from_numpy(documents.cu_seqlens(segments)), scaling=0.3, sliding_window=window)
+    found, _ = varlen_attention.varlen_attention_forward(torch.nn.Module(), *inputs, torch.from_numpy(varlen_attention.cu_seqlens(segments)), scaling=0.3, sliding_window=window)
 
     query, key, value = inputs
     back = torch.arange(12)[:, None] - torch.arange(12)
@@ -75,7 +75,7 @@ def test_side_by_side_is_what_a_mask_gives(kv_heads: int, window: int | None, fi
 @pytest.mark.parametrize("family", WINDOWED)
 def test_a_window_reaches_as_far_as_under_a_mask(family: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer documents than the window of these layers: logits by ends, and by transformers' masks."""
-    monkeypatch.setattr(documents, "LONG", 1)
+    monkeypatch.setattr(varlen_attention, "LONG", 1)
     model = load(resolve(str(tiny(family, tmp_path, **WINDOWED[family]))), precision="fp32").double()
     segments = segments_of([[30, 2, 8], [5, 35]])
     positions = np.array([[place for length in row for place in range(length)] for row in ([30, 2, 8], [5, 35])])
@@ -109,16 +109,16 @@ def test_without_ends_it_is_transformers_own(tmp_path) -> None:
 
 def test_the_name_stays_out_of_a_saved_configuration(tmp_path) -> None:
     model = load(resolve(str(tiny("llama", tmp_path / "model"))), precision="fp32")
-    assert model.config._attn_implementation == documents.NAME
+    assert model.config._attn_implementation == varlen_attention.NAME
     model.save_pretrained(tmp_path / "saved")
-    assert documents.NAME not in (tmp_path / "saved" / "config.json").read_text()
+    assert varlen_attention.NAME not in (tmp_path / "saved" / "config.json").read_text()
 
 
 @pytest.mark.parametrize(("kv_heads", "window"), [(4, None), (2, None), (4, 16)])
 def test_the_kernel_of_a_card_takes_what_it_is_given(kv_heads: int, window: int | None) -> None:
     """torch's own shapes and types of `varlen_attn`, forwards and backwards, on tensors without numbers."""
     inputs = [torch.empty(128, heads, 32, dtype=torch.float32, device="meta", requires_grad=True) for heads in (4, kv_heads, kv_heads)]
-    out = documents._flash_varlen(*inputs, torch.empty(16, dtype=torch.int32, device="meta"), 64, 0.1, window)
+    out = varlen_attention._flash_varlen(*inputs, torch.empty(16, dtype=torch.int32, device="meta"), 64, 0.1, window)
     assert (out.shape, out.dtype) == ((128, 4, 32), torch.bfloat16)
     grads = torch.autograd.grad(out, inputs, torch.empty_like(out))
     assert [grad.shape for grad in grads] == [x.shape for x in inputs]
@@ -127,17 +127,17 @@ def test_the_kernel_of_a_card_takes_what_it_is_given(kv_heads: int, window: int 
 def test_a_kernel_that_gives_something_else_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trial before first use, with a stand-in for the card's kernel that is right, and with one that leaks."""
     ends = torch.tensor([0, 5, 6, 40, 40, 40], dtype=torch.int32)
-    monkeypatch.setattr(documents, "_by_flash", documents._bucketed_sdpa)
-    assert documents._matches_sdpa(ends, 2, None)
-    assert documents._matches_sdpa(ends, 4, 3)
+    monkeypatch.setattr(varlen_attention, "_by_flash", varlen_attention._bucketed_sdpa)
+    assert varlen_attention._matches_sdpa(ends, 2, None)
+    assert varlen_attention._matches_sdpa(ends, 4, 3)
     one = torch.tensor([0, 40], dtype=torch.int32)
-    monkeypatch.setattr(documents, "_by_flash", lambda q, k, v, _, *more: documents._bucketed_sdpa(q, k, v, one, *more))
-    assert not documents._matches_sdpa(ends, 4, None)
+    monkeypatch.setattr(varlen_attention, "_by_flash", lambda q, k, v, _, *more: varlen_attention._bucketed_sdpa(q, k, v, one, *more))
+    assert not varlen_attention._matches_sdpa(ends, 4, None)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
 def test_without_a_card_its_kernel_is_not_asked(tmp_path) -> None:
     model = load(resolve(str(tiny("llama", tmp_path))), precision="bf16")
-    assert documents.supports_varlen(model, CPU, 512)
-    assert not documents.supports_varlen(model, CPU, 256)
-    assert not documents.supports_varlen(model, torch.device("cuda"), 512)
+    assert varlen_attention.supports_varlen(model, CPU, 512)
+    assert not varlen_attention.supports_varlen(model, CPU, 256)
+    assert not varlen_attention.supports_varlen(model, torch.device("cuda"), 512)

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from peftodyssey.models import fused, kernels
+from peftodyssey.models import autograd_functions, compiled_ops
 
 pytestmark = pytest.mark.slow  # the first compilation takes half a minute
 SHAPE = (3, 5, 64)
@@ -19,21 +19,21 @@ def drawn(*shape: int, seed: int) -> torch.Tensor:
 
 def norm(plus_one: bool):
     x, weight = drawn(*SHAPE, seed=0).requires_grad_(), drawn(64, seed=1)
-    return [x], kernels.rms_norm(x, weight, 1e-6, plus_one, torch.float32)
+    return [x], autograd_functions.rms_norm(x, weight, 1e-6, plus_one, torch.float32)
 
 
 def product(activation: str):
     gate, up = drawn(*SHAPE, seed=2).requires_grad_(), drawn(*SHAPE, seed=3).requires_grad_()
-    return [gate, up], kernels.gated(gate, up, activation)
+    return [gate, up], autograd_functions.gated(gate, up, activation)
 
 
 def rotation(cos_rows: int):
     x = drawn(2, 3, 4, 16, seed=5).requires_grad_()
     angles = drawn(cos_rows, 3, 16, seed=6)
-    return [x], kernels.rotated(x, angles.cos(), angles.sin()).flatten(2)
+    return [x], autograd_functions.rotated(x, angles.cos(), angles.sin()).flatten(2)
 
 
-CASES = [(rotation, 1), (rotation, 2), (norm, False), (norm, True), *((product, name) for name in kernels.ACTIVATIONS)]
+CASES = [(rotation, 1), (rotation, 2), (norm, False), (norm, True), *((product, name) for name in autograd_functions.ACTIVATIONS)]
 
 
 def value_and_gradients(form, kind):
@@ -47,28 +47,28 @@ def value_and_gradients(form, kind):
 def test_compiled_is_what_the_chunks_give(form, kind, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = value_and_gradients(form, kind)
     asked: list[int] = []
-    monkeypatch.setattr(fused, "worth", lambda rows: asked.append(1) or True)
+    monkeypatch.setattr(compiled_ops, "worth", lambda rows: asked.append(1) or True)
     found = value_and_gradients(form, kind)
     assert len(asked) == 2
-    assert fused._broken == set()
+    assert compiled_ops._broken == set()
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_where_nothing_can_be_compiled_the_chunks_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = value_and_gradients(norm, False)
-    monkeypatch.setattr(fused, "worth", lambda rows: True)
-    monkeypatch.setattr(fused, "_broken", set())
+    monkeypatch.setattr(compiled_ops, "worth", lambda rows: True)
+    monkeypatch.setattr(compiled_ops, "_broken", set())
 
     def refuses(*_: object) -> None:
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(torch, "compile", lambda function: refuses)
-    for function in (fused.rms_norm, fused.rms_norm_gradient):
+    for function in (compiled_ops.rms_norm, compiled_ops.rms_norm_gradient):
         assert function.__wrapped__ is not None
-    fused_norm = fused._compiled(fused.rms_norm.__wrapped__)
-    monkeypatch.setattr(fused, "rms_norm", fused_norm)
-    monkeypatch.setattr(fused, "rms_norm_gradient", fused._compiled(fused.rms_norm_gradient.__wrapped__))
+    fused_norm = compiled_ops._compiled(compiled_ops.rms_norm.__wrapped__)
+    monkeypatch.setattr(compiled_ops, "rms_norm", fused_norm)
+    monkeypatch.setattr(compiled_ops, "rms_norm_gradient", compiled_ops._compiled(compiled_ops.rms_norm_gradient.__wrapped__))
     with pytest.warns(UserWarning, match="no compiler"):
         found = value_and_gradients(norm, False)
     for one, other in zip(found, expected, strict=True):

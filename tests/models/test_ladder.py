@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from peftodyssey.errors import ModelError, RecipeError
+from peftodyssey.memory.device import Device
 from peftodyssey.models.ladder import Ladder, ladder, rungs
 from peftodyssey.models.rung_choice import choose
 from peftodyssey.models.rung_facts import facts_of, learning_rate
 from peftodyssey.models.rung_names import parsed, read_names, remarks, shown
 from peftodyssey.models.source import resolve, weights_folder
 from peftodyssey.plan.build import build
-from peftodyssey.plan.device import Device
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.schema_rungs import Rungs
 from tests import micro

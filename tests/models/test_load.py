@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
-from peftodyssey.models import documents, head, packing
-from peftodyssey.models.anatomy import shape_from_config
+from peftodyssey.models import lm_head, packing, varlen_attention
 from peftodyssey.models.load import linear_names, load, set_scoring_mode
+from peftodyssey.models.shape_from_config import shape_from_config
 from peftodyssey.models.source import resolve
 from peftodyssey.recipe.cell import QuantSpec
 from tests.tiny import FAMILIES, tiny
@@ -125,14 +125,14 @@ def lengths_to_rows(rows):
 @pytest.mark.parametrize("rows", [[[60, 1, 35]], [[60, 1, 35], [96], [5, 40, 51]]])
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_packed_segments_equal_separate_documents(folder, rows, mode, told, monkeypatch):
-    monkeypatch.setattr(documents, "LONG", 1)
+    monkeypatch.setattr(varlen_attention, "LONG", 1)
     model = load(resolve(str(folder)), precision="fp32").train(mode == "train")
     eager = model.config._attn_implementation == "eager"
     assert eager == ("gemma2" in folder.name)
     if told != "ends" and not eager:
         model.config._attn_implementation = "sdpa"
     if told == "mask":
-        monkeypatch.setattr(documents, "FAMILIES", frozenset())
+        monkeypatch.setattr(varlen_attention, "FAMILIES", frozenset())
     positions, segments = lengths_to_rows(rows)
     packed = ids(len(rows), 96)
     inputs = packing.packed_inputs(model, packed, positions, segments)
@@ -164,7 +164,7 @@ def test_segments_that_positions_do_not_show_get_a_mask(tmp_path):
 
 def test_head_split_gives_the_models_logits_or_is_refused(folder):
     model = load(resolve(str(folder)), precision="fp32")
-    parts = head.split(model)
+    parts = lm_head.split(model)
     assert (parts is None) == ("gemma2" in folder.name)
     if parts:
         with torch.no_grad():
@@ -175,7 +175,7 @@ def test_head_split_gives_the_models_logits_or_is_refused(folder):
 def test_head_split_sees_adapters(quant, tmp_path):
     model = adapted(tiny("llama", tmp_path), quant)
     modes = [m.training for m in model.modules()]
-    backbone, linear = head.split(model)
+    backbone, linear = lm_head.split(model)
     assert modes == [m.training for m in model.modules()]
     set_scoring_mode(model)
     with torch.no_grad():

@@ -7,8 +7,8 @@ import torch
 
 from peftodyssey.models import load as models
 from peftodyssey.models import source
-from peftodyssey.models.anatomy import shape_from_config
-from peftodyssey.models.spread import layers_on_card, offload_layers
+from peftodyssey.models.layer_offload import layers_on_card, offload_layers
+from peftodyssey.models.shape_from_config import shape_from_config
 
 GIB = 1 << 30
 

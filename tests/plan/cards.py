@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peftodyssey.plan.device import Device
+from peftodyssey.memory.device import Device
 
 GIB = 1 << 30
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from peftodyssey import api
-from peftodyssey.plan import fleet_probes, probes
-from peftodyssey.plan.fleet_probes import MultiLoraProbe
-from peftodyssey.plan.graph import Plan
-from peftodyssey.plan.hours import hours
-from peftodyssey.plan.probes import Probe
+from peftodyssey.memory import probes
+from peftodyssey.memory.probes import Probe
+from peftodyssey.plan import multi_lora_probes
+from peftodyssey.plan.multi_lora_probes import MultiLoraProbe
+from peftodyssey.plan.tasks import Plan
+from peftodyssey.plan.time_estimate import hours
 from tests import micro
 
 STEP, RATE = 2.0, 1000.0  # seconds, scored tokens a second
@@ -55,7 +56,7 @@ def test_shifts_of_the_weights_are_scored_so_often(tmp_path: Path) -> None:
 def test_a_fleet_that_was_tried_trains_at_its_own_speed(tmp_path: Path) -> None:
     plan = planned(tmp_path)
     alone = hours(plan).seconds
-    ((key, (group,)),) = fleet_probes.shapes(plan).items()
-    fleet_probes.keep(key, MultiLoraProbe("", len(group), (9.0, len(group) * STEP / 4), 1))
+    ((key, (group,)),) = multi_lora_probes.shapes(plan).items()
+    multi_lora_probes.keep(key, MultiLoraProbe("", len(group), (9.0, len(group) * STEP / 4), 1))
     steps = len(group) * plan.cells[0].cell.train.budget_steps
     assert alone - hours(plan).seconds == pytest.approx(steps * STEP * (1 - 1 / 4), rel=1e-6)

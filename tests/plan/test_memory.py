@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from peftodyssey.anatomy import ModelShape
-from peftodyssey.methods.table import METHODS
+from peftodyssey.memory.memory_plan import estimate, run
+from peftodyssey.memory.search import advice, candidates, choose
+from peftodyssey.memory.step_spec import StepSpec
+from peftodyssey.methods.registry import METHODS
+from peftodyssey.model_shape import ModelShape
 from peftodyssey.models import source
-from peftodyssey.models.anatomy import shape_from_config as anatomy_of
-from peftodyssey.plan.choose import advice, choose, candidates
-from peftodyssey.plan.memory import estimate, run
-from peftodyssey.plan.step import StepSpec
+from peftodyssey.models.shape_from_config import shape_from_config as anatomy_of
 from peftodyssey.recipe.cell import MethodSpec, QuantSpec
 
 GIB = 1 << 30
@@ -193,7 +193,7 @@ def test_the_plan_verb_answers_without_torch() -> None:
 
 
 def test_the_plan_and_attention_agree_on_what_a_long_row_is() -> None:
-    from peftodyssey.models import documents
-    from peftodyssey.plan import layers
+    from peftodyssey.memory import layer_memory
+    from peftodyssey.models import varlen_attention
 
-    assert layers.LONG_ON_CPU == documents.MIN_VARLEN_TOKENS_CPU
+    assert layer_memory.LONG_ON_CPU == varlen_attention.MIN_VARLEN_TOKENS_CPU

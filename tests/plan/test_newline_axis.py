@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from peftodyssey.memory.device import detect
 from peftodyssey.plan.build import build
-from peftodyssey.plan.device import detect
 from peftodyssey.recipe.load import load_recipe
-from peftodyssey.report.preflight import documents
+from peftodyssey.report.console_output import documents
 from tests import micro
 
 POLICIES = "{source: bundled/arxiv_cs.CL, newline: [keep, strip, mismatch]}"

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from peftodyssey.plan import host
+from peftodyssey.memory.device import Device
+from peftodyssey.plan import host_and_disk
 from peftodyssey.plan.build import build
-from peftodyssey.plan.device import Device
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.schema_measures import Noise
 
@@ -72,7 +72,7 @@ def test_the_scale_of_the_earliest_rung_names_it():
 
 def test_the_host_holds_a_copy_of_the_base_and_what_is_followed():
     size = planned().cells[0].anatomy.parameters
-    none, plain, steep = (host.shifted(plan, plan.cells[0]).peak_bytes for plan in (planned(None), planned(), planned("sharpness: true")))
+    none, plain, steep = (host_and_disk.shifted(plan, plan.cells[0]).peak_bytes for plan in (planned(None), planned(), planned("sharpness: true")))
     assert none == 0
     assert plain >= 2 * 4 * size
     assert steep - plain == 2 * 4 * size

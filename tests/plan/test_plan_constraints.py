@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from peftodyssey.errors import RecipeError
+from peftodyssey.memory.device import detect
 from peftodyssey.models import source
-from peftodyssey.models.anatomy import shape_from_config
+from peftodyssey.models.shape_from_config import shape_from_config
 from peftodyssey.plan.build import build
-from peftodyssey.plan.device import detect
-from peftodyssey.plan.fleets import multi_lora_groups, why_not_batched
-from peftodyssey.plan.host import of_cell
+from peftodyssey.plan.host_and_disk import of_cell
+from peftodyssey.plan.multi_lora_groups import multi_lora_groups, why_not_batched
 from peftodyssey.recipe.load import load_recipe
 
 HEAD = """

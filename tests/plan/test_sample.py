@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from peftodyssey import api
+from peftodyssey.memory.device import detect
 from peftodyssey.plan.build import build
-from peftodyssey.plan.device import detect
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.store import manifest
 from tests import micro

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from peftodyssey.corpora.groups import group
+from peftodyssey.corpora.text_groups import group
 from peftodyssey.errors import RecipeError
+from peftodyssey.memory.device import detect
 from peftodyssey.plan.build import build
-from peftodyssey.plan.device import detect
 from peftodyssey.recipe.cell import CorpusSpec
 from peftodyssey.recipe.load import load_recipe
 from tests import micro

@@ -10,8 +10,8 @@ import torch
 from rich.console import Console
 
 from peftodyssey import api, assets
+from peftodyssey.memory.device import detect
 from peftodyssey.plan.build import build
-from peftodyssey.plan.device import detect
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.store import manifest, parquet
 from tests import micro

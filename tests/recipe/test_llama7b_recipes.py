@@ -9,13 +9,13 @@ import pytest
 from rich.console import Console
 
 from peftodyssey import api
-from peftodyssey.plan import host
+from peftodyssey.plan import host_and_disk
 from peftodyssey.plan.build import build
-from peftodyssey.recipe import shipped
+from peftodyssey.recipe import bundled
 from peftodyssey.recipe.load import load_recipe
 from tests.plan.cards import GIB, card
 
-NAMES = [name for name, _ in shipped.names() if name.startswith("llama7b-")]
+NAMES = [name for name, _ in bundled.names() if name.startswith("llama7b-")]
 HOST_GIB = {"llama7b-full-24gb": 48.0}  # else 16
 
 
@@ -34,21 +34,21 @@ def test_there_is_one_for_every_way_and_card() -> None:
 def test_it_fits_its_card_whole_and_beside_a_desktop(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = host.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(host.shutil, "disk_usage", lambda place: disk._replace(free=128 * GIB))
+    disk = host_and_disk.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(host_and_disk.shutil, "disk_usage", lambda place: disk._replace(free=128 * GIB))
     size = memory_gib(name)
-    for budget in (size * GIB, int(re.findall(r"--memory (\d+)GiB", shipped.read(name))[0]) * GIB):
+    for budget in (size * GIB, int(re.findall(r"--memory (\d+)GiB", bundled.read(name))[0]) * GIB):
         plan = build(load_recipe(name), card(size, host_gib=HOST_GIB.get(name, 16)), budget)
         assert plan.cells
         assert plan.too_large == ()
-        assert host.problems(plan, tmp_path) == []
+        assert host_and_disk.problems(plan, tmp_path) == []
         assert {task.anatomy.parameters for task in plan.cells} == {6_738_415_616}
         assert all(task.memory.device_bytes <= budget for task in plan.cells)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_says_how_to_give_the_real_model(name: str) -> None:
-    text = shipped.read(name)
+    text = bundled.read(name)
     assert f"run {name} " in text
     assert "--set model.name=huggyllama/llama-7b" in text
     assert "--set model.name=/path" in text

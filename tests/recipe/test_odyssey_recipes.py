@@ -12,12 +12,12 @@ from rich.console import Console
 
 from peftodyssey import api, assets
 from peftodyssey.corpora import m2d2
+from peftodyssey.memory.device import detect
 from peftodyssey.models import source
 from peftodyssey.models.tokenizer import load_tokenizer
-from peftodyssey.plan import host
+from peftodyssey.plan import host_and_disk
 from peftodyssey.plan.build import build
-from peftodyssey.plan.device import detect
-from peftodyssey.recipe import shipped
+from peftodyssey.recipe import bundled
 from peftodyssey.recipe.grid import cells
 from peftodyssey.recipe.load import load_recipe
 from tests.plan.cards import GIB, card
@@ -68,14 +68,14 @@ def test_no_text_is_seen_twice() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_says_whose_it_is(name: str) -> None:
     block, bare = False, []
-    for line in shipped.read(name).splitlines():
+    for line in bundled.read(name).splitlines():
         opened = re.match(r"^(\w+):\s*(#.*)?$", line)
         if opened:
             block = bool(re.search(MARKS, line))  # what heads a list speaks for its items
         elif SETTINGS.match(line) and not (block and line.startswith("  - ")) and not re.search(MARKS, line):
             bare.append(line)
     assert bare == []
-    assert all(f"[{mark}]" in shipped.read(name) for mark in ("paper", "ours", "not published"))
+    assert all(f"[{mark}]" in bundled.read(name) for mark in ("paper", "ours", "not published"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,7 +91,7 @@ def test_it_fits_24_gb(name: str, texts: Path, tmp_path: Path) -> None:
     for budget in (22, 24):
         plan = build(load_recipe(name, HUB[name]), card(24, host_gib=48), budget * GIB)
         assert plan.too_large == ()
-        assert host.problems(plan, tmp_path) == []
+        assert host_and_disk.problems(plan, tmp_path) == []
 
 
 def test_m2d2_is_spelt_as_published() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from peftodyssey import api, assets
+from peftodyssey.recipe.bundled import names
 from peftodyssey.recipe.grid import cells
-from peftodyssey.recipe.shipped import names
 
 SHAPES = {
     "overtraining-olmo1b": "random/olmo-1b", "overtraining-smollm2-135m": "random/smollm2-135m",

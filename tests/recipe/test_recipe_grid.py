@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from recipe_material import GOOD, MINIMAL
 
 from peftodyssey.recipe.cell import QuantSpec
-from peftodyssey.recipe.explain import _classes
 from peftodyssey.recipe.grid import cells, tune_group
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_measures import Noise, Similarity
 from peftodyssey.recipe.schema_methods import METHOD_CLASSES
+from peftodyssey.recipe.validation_errors import _classes
 
 
 def methods(*lines):

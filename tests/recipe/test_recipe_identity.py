@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from recipe_material import MINIMAL
 
 from peftodyssey.recipe import identity as module
+from peftodyssey.recipe.bundled import names
 from peftodyssey.recipe.cell import (
     Cell,
     CorpusSpec,
@@ -24,7 +25,6 @@ from peftodyssey.recipe.cell import (
 from peftodyssey.recipe.grid import cells
 from peftodyssey.recipe.identity import canonical, digest, identity
 from peftodyssey.recipe.load import load_recipe
-from peftodyssey.recipe.shipped import names
 
 FACTS = {
     "model": "m", "tokenizer": "t", "domain": "d", "precision": "fp32", "compute_dtype": "fp32",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from peftodyssey.errors import InputError, RecipeError
-from peftodyssey.recipe import shipped
-from peftodyssey.recipe.explain import _classes
+from peftodyssey.recipe import bundled as bundled_module
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.load_ladder import is_ladder, load_ladder, rung_label
 from peftodyssey.recipe.schema_ladder import LadderRecipe
+from peftodyssey.recipe.validation_errors import _classes
 
 GOOD = """\
 version: 1
@@ -83,16 +83,16 @@ def test_kinds_of_recipes_are_told_apart(tmp_path):
         load_recipe("ladder-3m")
 
 
-@pytest.mark.parametrize(("name", "sentence"), shipped.ladders())
+@pytest.mark.parametrize(("name", "sentence"), bundled_module.ladders())
 def test_shipped_ladders_load(name, sentence):
     assert load_ladder(name).name == name
-    assert name not in dict(shipped.names())
+    assert name not in dict(bundled_module.names())
     assert 20 < len(sentence) < 160
 
 
 def test_ladder_3m_has_the_shape_and_budgets_of_the_bundled_one():
     from peftodyssey import assets
-    from peftodyssey.models.folder import read_config
+    from peftodyssey.models.local_model import read_config
     from peftodyssey.plan.ladder import config_of
 
     recipe, bundled = load_ladder("ladder-3m"), assets.ladder("odyssey-3m")
@@ -119,7 +119,7 @@ def every_field(kind=LadderRecipe, seen=None):
 
 
 def test_every_field_has_a_sentence_and_the_shipped_ones_show_every_key():
-    text = shipped.read("ladder-3m") + shipped.read("ladder-tiny")
+    text = bundled_module.read("ladder-3m") + bundled_module.read("ladder-tiny")
     for owner, name, field in every_field():
         assert field.description
         assert field.description.endswith(".")

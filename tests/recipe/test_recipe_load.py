@@ -8,7 +8,7 @@ import pytest
 from recipe_material import GOOD, MINIMAL, only, problems
 
 from peftodyssey.errors import InputError, RecipeError
-from peftodyssey.recipe import shipped
+from peftodyssey.recipe import bundled
 from peftodyssey.recipe.grid import cells
 from peftodyssey.recipe.load import load_recipe
 
@@ -302,7 +302,7 @@ import sys, time, json
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.grid import cells
 began = time.process_time()
-cells(load_recipe({str(shipped.path("quickstart"))!r}))
+cells(load_recipe({str(bundled.path("quickstart"))!r}))
 heavy = sorted(set(sys.modules) & {{"torch", "transformers", "numpy", "datasets", "peft", "pyarrow", "bitsandbytes"}})
 print(json.dumps([time.process_time() - began, heavy]))
 """

@@ -8,7 +8,7 @@ from jsonschema import Draft202012Validator
 from recipe_material import GOOD, MINIMAL
 
 from peftodyssey.errors import RecipeError
-from peftodyssey.recipe import shipped
+from peftodyssey.recipe import bundled
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.schema import json_schema
 
@@ -51,9 +51,9 @@ def test_it_is_a_json_schema():
     assert json.loads(json.dumps(json_schema())) == json_schema()
 
 
-@pytest.mark.parametrize("name", [name for name, _ in shipped.names()])
+@pytest.mark.parametrize("name", [name for name, _ in bundled.names()])
 def test_shipped_recipes_are_valid(name):
-    VALIDATOR.validate(yaml.safe_load(shipped.read(name)))
+    VALIDATOR.validate(yaml.safe_load(bundled.read(name)))
 
 
 @pytest.mark.parametrize("text", GOOD_ONES)

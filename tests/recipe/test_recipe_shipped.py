@@ -6,12 +6,12 @@ import json
 import pytest
 
 from peftodyssey.errors import InputError
-from peftodyssey.recipe import shipped
+from peftodyssey.recipe import bundled
 from peftodyssey.recipe.grid import cells
 from peftodyssey.recipe.load import load_recipe
 
 
-@pytest.mark.parametrize(("name", "sentence"), shipped.names())
+@pytest.mark.parametrize(("name", "sentence"), bundled.names())
 def test_every_shipped_recipe_loads_without_a_warning(name, sentence):
     recipe = load_recipe(name)
     assert recipe.name == name
@@ -31,7 +31,7 @@ def test_the_quickstart_compares_three_methods_on_two_texts_and_two_rungs():
 
 
 def test_the_template_shows_every_key_that_can_be_set():
-    text = shipped.read("your-text")
+    text = bundled.read("your-text")
     from peftodyssey.recipe.schema import json_schema
 
     schema = json_schema()
@@ -55,14 +55,14 @@ def test_the_template_shows_every_key_that_can_be_set():
 
 
 def test_copies_are_exact_and_never_overwrite(tmp_path):
-    copied = shipped.copy("smoke", tmp_path)
-    assert copied.read_text() == shipped.read("smoke")
+    copied = bundled.copy("smoke", tmp_path)
+    assert copied.read_text() == bundled.read("smoke")
     with pytest.raises(InputError, match="there already"):
-        shipped.copy("smoke", tmp_path)
+        bundled.copy("smoke", tmp_path)
     with pytest.raises(InputError, match="cannot be written"):
-        shipped.copy("smoke", tmp_path / "no" / "folder.yaml")
+        bundled.copy("smoke", tmp_path / "no" / "folder.yaml")
     with pytest.raises(InputError, match="smoek") as caught:
-        shipped.read("smoek")
+        bundled.read("smoek")
     assert "smoke" in caught.value.next_step
 
 
@@ -89,7 +89,7 @@ def test_a_written_recipe_loads_as_it_is(tmp_path, name, row, field, objective):
         text.write_text("plain")
     else:
         rows(text, row)
-    recipe = load_recipe(shipped.new(tmp_path / "my.yaml", "gpt2", [str(text)]))
+    recipe = load_recipe(bundled.new(tmp_path / "my.yaml", "gpt2", [str(text)]))
     assert recipe.warnings == ()
     found = cells(recipe)
     assert {c.method.method for c in found} == {"full", "lora", "qlora"}
@@ -106,7 +106,7 @@ def test_a_written_recipe_takes_parquet_folders_patterns_and_names(tmp_path, mon
     (tmp_path / "m").mkdir()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()
-    made = shipped.new(
+    made = bundled.new(
         "elsewhere/r.yaml",
         "m",
         ["p.parquet", "d", "d/*.jsonl", "bundled/arxiv_cs.CL"],
@@ -134,6 +134,6 @@ def test_a_written_recipe_needs_text_that_exists(tmp_path):
         ([numbers], "no field of text"), ([str(broken)], "not JSON"),
     ):  # fmt: skip
         with pytest.raises(InputError) as caught:
-            shipped.new(tmp_path / "my.yaml", "gpt2", domains)
+            bundled.new(tmp_path / "my.yaml", "gpt2", domains)
         assert words in str(caught.value)
         assert not (tmp_path / "my.yaml").exists()

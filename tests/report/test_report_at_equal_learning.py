@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from peftodyssey.report import at_equal_learning
+from peftodyssey.report import matched_learning
 
 BEFORE = {"valid_nll_before": 3.0, "general_nll_before": 2.0}
 
@@ -27,7 +27,7 @@ def study(*cells: tuple[dict, list[dict]]) -> tuple[list[dict], list[dict]]:
 
 
 def test_one_sentence_and_the_levels_of_each_pair() -> None:
-    section = at_equal_learning.section(*study(cell("full", 0, 0.4), cell("lora", 0, 0.1)))
+    section = matched_learning.section(*study(cell("full", 0, 0.4), cell("lora", 0, 0.1)))
     assert section is not None
     (said,) = section.statements
     assert "where both have learnt 0.900 nats/token" in said
@@ -38,15 +38,15 @@ def test_one_sentence_and_the_levels_of_each_pair() -> None:
 
 def test_seeds_are_shown_below_five_and_make_an_interval_from_five_on() -> None:
     three = [cell(label, seed, rise + 0.01 * seed * (label == "full")) for label, rise in (("full", 0.4), ("lora", 0.1)) for seed in range(3)]
-    assert "3 seeds: +0.2700, +0.2790, +0.2880; no interval" in at_equal_learning.section(*study(*three)).statements[0]
+    assert "3 seeds: +0.2700, +0.2790, +0.2880; no interval" in matched_learning.section(*study(*three)).statements[0]
     five = [cell(label, seed, rise + 0.01 * seed * (label == "full")) for label, rise in (("full", 0.4), ("lora", 0.1)) for seed in range(5)]
-    said = at_equal_learning.section(*study(*five)).statements[0]
+    said = matched_learning.section(*study(*five)).statements[0]
     assert "no interval" not in said
     assert "[+0.2" in said
 
 
 def test_many_methods_stand_beside_full_alone() -> None:
-    section = at_equal_learning.section(*study(*(cell(label, 0, 0.1) for label in ("full", "lora", "qlora", "ia3", "bitfit"))))
+    section = matched_learning.section(*study(*(cell(label, 0, 0.1) for label in ("full", "lora", "qlora", "ia3", "bitfit"))))
     assert len(section.statements) == 4
     assert all("Full fine-tuning" in said for said in section.statements)
 
@@ -54,5 +54,5 @@ def test_many_methods_stand_beside_full_alone() -> None:
 @pytest.mark.parametrize("missing", ["valid_nll_before", "general_nll_before"])
 def test_without_validation_or_general_text_there_is_no_path(missing: str) -> None:
     rows, points = study(cell("full", 0, 0.4), cell("lora", 0, 0.1))
-    assert at_equal_learning.section([{**row, missing: None} for row in rows], points) is None
-    assert at_equal_learning.figures([{**row, missing: None} for row in rows], points) == []
+    assert matched_learning.section([{**row, missing: None} for row in rows], points) is None
+    assert matched_learning.figures([{**row, missing: None} for row in rows], points) == []

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftodyssey.measure.matched import at_learning
 from peftodyssey.report import constraints
+from peftodyssey.stats.matched_learning import at_learning
 
 
 def row(label: str, change: float, forgetting: float, seed: int = 0, **more: object) -> dict:

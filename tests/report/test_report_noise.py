@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from peftodyssey.report import arms, noise, sensitivity
+from peftodyssey.report import annealing, noise, sensitivity
 
 BASE = {"run": None, "recipe": "r", "model": "m", "arm": "trunk", "corpus": "wiki", "scale": "initializer", "tensors": "blocks"}
 RUNGS = (64_000_000, 1_024_000_000)
@@ -120,12 +120,12 @@ def test_arms_are_compared_at_equal_pretraining(changes, words):
         {**told, "quantity": quantity, "who": "full", "pretrain_tokens": count, "change": change, "lo": change - 0.005, "hi": change + 0.005}
         for quantity in ("forgetting", "learning") for count, change in zip(RUNGS, changes, strict=True)
     ]  # fmt: skip
-    found = arms.section(rows)
+    found = annealing.section(rows)
     (said,) = found.statements
     assert words in said
     assert f"{changes[0]:+.4f}" in said
     assert len(found.table) == 4
-    assert arms.section([]) is None
+    assert annealing.section([]) is None
 
 
 def test_figures_hold_every_row_with_its_interval():

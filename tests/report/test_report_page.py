@@ -11,8 +11,8 @@ import pytest
 from demo_store import Fit, demo_fits, texts, write_run
 
 from peftodyssey import report
-from peftodyssey.report import final_table, sentences
-from peftodyssey.report.drawing import inline
+from peftodyssey.report import console_table, result_text
+from peftodyssey.report.chart_style import inline
 from peftodyssey.report.visible import visible
 from peftodyssey.store import parquet
 
@@ -133,12 +133,12 @@ def test_deleting_the_report_breaks_nothing(run):
 
 
 def test_sentences_state_numbers_whichever_way_they_fall(rows):
-    said = " ".join(sentences.statements(rows))
+    said = " ".join(result_text.statements(rows))
     assert re.search(
         r"Full fine-tuning at its tuned learning rate changed test NLL on arxiv_cs.CL \(annealed-64M\) by -0\.340 nats/token \[-0\.\d+, -0\.\d+\]: better\.",
         said,
     )
-    limits = " ".join(sentences.caveats(rows))
+    limits = " ".join(result_text.caveats(rows))
     assert "One seed: no noise floor" in limits
     assert "3e-3 (try 1e-2)" in limits
     assert "failed: loss is not finite at step 3" in limits
@@ -170,15 +170,15 @@ def row(**changes):
     ],
 )
 def test_verdicts(changes, ending):
-    [said] = sentences.statements([row(**changes)])
+    [said] = result_text.statements([row(**changes)])
     assert said.startswith("LoRA r=8 changed test NLL on d by")
     assert said.endswith(ending)
 
 
 def test_seeds_give_a_noise_floor():
     rows = [row(seed=0, delta_nll=0.02), row(seed=1, delta_nll=0.04)]
-    assert "+0.030 nats/token (mean of 2 seeds, +0.020 to +0.040)" in sentences.statements(rows)[0]
-    assert "Noise floor over seeds: 0.0141" in sentences.caveats(rows)[0]
+    assert "+0.030 nats/token (mean of 2 seeds, +0.020 to +0.040)" in result_text.statements(rows)[0]
+    assert "Noise floor over seeds: 0.0141" in result_text.caveats(rows)[0]
 
 
 @pytest.mark.parametrize(
@@ -186,14 +186,14 @@ def test_seeds_give_a_noise_floor():
     [(1e-3, "high", 3e-3), (3e-3, "high", 1e-2), (1e-4, "low", 3e-5), (3e-4, "low", 1e-4)],
 )
 def test_beyond_the_edge(lr, edge, beyond):
-    assert sentences.beyond(lr, edge) == pytest.approx(beyond)
+    assert result_text.beyond(lr, edge) == pytest.approx(beyond)
 
 
 def test_numbers_are_written_plainly():
-    assert sentences.signed(-0.0001) == "0.000"
-    assert sentences.signed(0.1234) == "+0.123"
-    assert sentences.number(0.003) == "3e-3"
-    assert sentences.number(2.5e-4) == "2.5e-4"
+    assert result_text.signed(-0.0001) == "0.000"
+    assert result_text.signed(0.1234) == "+0.123"
+    assert result_text.number(0.003) == "3e-3"
+    assert result_text.number(2.5e-4) == "2.5e-4"
     assert visible(" a\n") == "·a⏎"
 
 
@@ -201,7 +201,7 @@ def test_the_last_table_fits_80_columns(rows):
     from rich.console import Console
 
     out = io.StringIO()
-    Console(file=out, width=80).print(final_table.table(rows))
+    Console(file=out, width=80).print(console_table.table(rows))
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= 80
     assert "edge: try 3e-3" in text

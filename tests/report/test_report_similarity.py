@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from peftodyssey.measure.similarity import MEASURES
 from peftodyssey.report import collect_correlation, similarity
+from peftodyssey.stats.similarity import MEASURES
 from peftodyssey.store import layout, parquet
 
 TEXTS = [f"{kind}_{n}" for kind, count in (("wiki", 4), ("arxiv", 3), ("code", 1)) for n in range(count)]

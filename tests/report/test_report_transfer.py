@@ -11,7 +11,7 @@ import pytest
 from demo_store import Fit, base_column, changed, write_run, write_score
 
 from peftodyssey import report
-from peftodyssey.report import sentences, transfer, transfer_charts
+from peftodyssey.report import result_text, transfer, transfer_charts
 from peftodyssey.report.collect import collect
 from peftodyssey.store import layout, plans
 
@@ -106,5 +106,5 @@ def test_the_scale_is_centred_at_no_change_and_every_number_is_in_its_cell(tmp_p
     scales = [layer["encoding"]["color"]["scale"] for layer in spec["spec"]["layer"] if "scale" in layer["encoding"].get("color", {})]
     assert [scale["domain"] for scale in scales] == [pytest.approx([-0.4, 0, 0.4], abs=1e-5)]
     values = spec["data"]["values"] if "values" in spec["data"] else next(iter(spec["datasets"].values()))
-    assert sorted(value["said"] for value in values) == sorted(sentences.signed(pair.delta, 2) for pair in matrices[0].pairs)
+    assert sorted(value["said"] for value in values) == sorted(result_text.signed(pair.delta, 2) for pair in matrices[0].pairs)
     assert transfer_charts.figures([]) == []

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from peftodyssey import api
-from peftodyssey.recipe import shipped
+from peftodyssey.recipe import bundled
 from peftodyssey.recipe.load import load_recipe
-from peftodyssey.report.sentences import name
+from peftodyssey.report.result_text import name
 
 CONTROLS = [
     "model.revisions=annealed-1024M",
@@ -23,7 +23,7 @@ CONTROLS = [
 
 @pytest.mark.slow
 def test_a_rate_far_too_high_is_found_and_one_of_nothing_is_not(tmp_path: Path) -> None:
-    run = api.run(load_recipe(shipped.read("smoke"), CONTROLS), tmp_path / "out", console=Console(quiet=True))
+    run = api.run(load_recipe(bundled.read("smoke"), CONTROLS), tmp_path / "out", console=Console(quiet=True))
     rows = run.results.to_pylist()
     assert len(rows) == 8
     said = (tmp_path / "out/report/summary.md").read_text(encoding="utf-8")

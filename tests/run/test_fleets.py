@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from peftodyssey import api
-from peftodyssey.plan.fleets import multi_lora_groups, why_not_batched
-from peftodyssey.report.side_by_side import side_by_side
+from peftodyssey.plan.multi_lora_groups import multi_lora_groups, why_not_batched
+from peftodyssey.report.multi_lora_output import side_by_side
 from peftodyssey.store import layout, manifest
 from tests import micro
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from peftodyssey import api, assets
 from peftodyssey.jobs import geometry as job
-from peftodyssey.methods.table import METHODS
-from peftodyssey.methods.updates import updates
+from peftodyssey.methods.registry import METHODS
+from peftodyssey.methods.weight_updates import updates
 from peftodyssey.models.load import load
 from peftodyssey.models.source import resolve
 from peftodyssey.recipe.cell import MethodSpec
@@ -108,7 +108,7 @@ def test_what_did_not_move_has_no_row_and_a_vector_has_no_spectrum(base) -> None
 
 
 def test_a_large_model_is_sampled_by_layers_and_says_which() -> None:
-    from peftodyssey.anatomy import ModelShape, LinearShape
+    from peftodyssey.model_shape import LinearShape, ModelShape
 
     def sizes(width: int, layers: int) -> ModelShape:
         linears = tuple(LinearShape(f"layers.{layer}.up", 4 * width, width, False, layer) for layer in range(layers))

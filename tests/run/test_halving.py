@@ -10,9 +10,9 @@ from rich.console import Console
 
 from peftodyssey import api
 from peftodyssey.errors import RecipeError
-from peftodyssey.plan.graph import Plan
-from peftodyssey.run import halving
-from peftodyssey.run.status import status
+from peftodyssey.execution import halving
+from peftodyssey.execution.status import status
+from peftodyssey.plan.tasks import Plan
 from tests import micro
 
 RECIPE = """\

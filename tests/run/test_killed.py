@@ -36,17 +36,17 @@ def dying(*arguments, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return result
 setattr(owner, name, dying)
-from peftodyssey.cli import main
+from peftodyssey.cli.main import main
 main()
 """
 
 PHASES = {
     "tokenise": ("peftodyssey.corpora.index:_write", "after", 2),
-    "base score": ("peftodyssey.score.nll:_score_batch", "after", 2),
-    "first step": ("peftodyssey.train.optim:clip", "after", 1),
-    "mid-training, with checkpoints": ("peftodyssey.train.optim:clip", "after", 7),
-    "checkpoint write": ("peftodyssey.train.checkpoint:_write_tensors", "after", 2),
-    "point": ("peftodyssey.jobs.points:Recorder.__call__", "after", 1),
+    "base score": ("peftodyssey.scoring.nll:_score_batch", "after", 2),
+    "first step": ("peftodyssey.training.optim:clip", "after", 1),
+    "mid-training, with checkpoints": ("peftodyssey.training.optim:clip", "after", 7),
+    "checkpoint write": ("peftodyssey.training.checkpoint:_write_tensors", "after", 2),
+    "point": ("peftodyssey.jobs.eval_callback:Recorder.__call__", "after", 1),
     "adapter write": ("peftodyssey.methods.adapter:_say_base", "before", 1),
     "column of a cell": ("peftodyssey.store.parquet:write_nll", "after", 6),
     "manifest, before its rename": ("peftodyssey.store.manifest:to_json", "after", 9),
@@ -89,7 +89,7 @@ def test_killed_and_started_again(phase: str, unbroken: tuple[Path, Path], tmp_p
 def test_ctrl_c_ends_cleanly_and_the_next_start_says_where_it_goes_on(tmp_path: Path) -> None:
     text = micro.RECIPE.replace("budget: 4 steps", "budget: 200 steps").replace("{tune: [1e-4, 1e-3]}", "1e-4")
     recipe = micro.write(tmp_path, text)
-    arguments = [sys.executable, "-m", "peftodyssey.cli", "run", str(recipe), "--out", str(tmp_path / "out"), "--only", "method=full"]
+    arguments = [sys.executable, "-m", "peftodyssey", "run", str(recipe), "--out", str(tmp_path / "out"), "--only", "method=full"]
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=micro.environment()) as process:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("out/cells/*/.progress.json")) and time.monotonic() < deadline:

@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 from peftodyssey.errors import InputError, Interrupted
-from peftodyssey.jobs.events import How
+from peftodyssey.jobs.callbacks import How
 from peftodyssey.jobs.pretrain import pretrain
+from peftodyssey.memory.device import Device
 from peftodyssey.models.ladder import ladder
 from peftodyssey.models.source import resolve
-from peftodyssey.plan.device import Device
 from peftodyssey.plan.ladder import plan_ladder
 from peftodyssey.recipe.load_ladder import load_ladder
-from peftodyssey.train import pretrain as loop
+from peftodyssey.training import pretrain as loop
 
 CPU = Device("cpu", "CPU", 8 << 30, 8 << 30, False)
 HOW = How("cpu", 0.0, "all", None)  # a state after every look at the device
@@ -150,7 +150,7 @@ pretrain(planned(Path({str(tmp_path)!r})), Path({str(tmp_path / "out")!r}), HOW,
 def test_transformers_loads_a_rung_with_equal_logits(whole):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from peftodyssey.train.small_llama import initial
+    from peftodyssey.training.small_llama import initial
 
     plan, root, _ = whole
     for rung in ("init", "annealed-1280"):

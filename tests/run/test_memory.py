@@ -14,13 +14,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from peftodyssey import api
-from peftodyssey.cli import app
+from peftodyssey.cli.main import app
 from peftodyssey.errors import EXIT_SOME_FAILED, DoesNotFit
-from peftodyssey.plan.memory import scoring_bytes
-from peftodyssey.run.start import Options
-from peftodyssey.score.sizes import BATCH_TOKENS
+from peftodyssey.execution.launch import Options
+from peftodyssey.memory.memory_plan import scoring_bytes
+from peftodyssey.scoring.sizes import BATCH_TOKENS
 from peftodyssey.store import layout, manifest
-from peftodyssey.train import gradients
+from peftodyssey.training import grad_accumulation
 from tests import micro
 
 ONE = """\
@@ -39,7 +39,7 @@ BALLAST = """\
 import sys
 held = bytearray(256 << 20)
 held[:: 4096] = b"1" * len(held[:: 4096])
-from peftodyssey.cli import main
+from peftodyssey.cli.main import main
 main()
 """  # a process that holds 256 MiB of which no plan knows
 
@@ -52,7 +52,7 @@ def facts(root: Path, method: str) -> dict[str, Any]:
 
 def too_large(monkeypatch: pytest.MonkeyPatch, what: Any) -> None:
     """A card that runs out of memory where `what(blocks, model)` says so."""
-    honest = gradients._nlls
+    honest = grad_accumulation._nlls
 
     def nlls(model: Any, parts: Any, members: Any, pieces: Any, *rest: Any) -> Any:
         totals = honest(model, parts, members, pieces, *rest)
@@ -60,7 +60,7 @@ def too_large(monkeypatch: pytest.MonkeyPatch, what: Any) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return totals
 
-    monkeypatch.setattr(gradients, "_nlls", nlls)
+    monkeypatch.setattr(grad_accumulation, "_nlls", nlls)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from peftodyssey import api
-from peftodyssey.recipe import shipped
+from peftodyssey.recipe import bundled
 from peftodyssey.recipe.load import load_recipe
 
 SMALL = [
@@ -23,7 +23,7 @@ SMALL = [
 
 @pytest.mark.slow
 def test_a_mismatch_raises_newlines_and_hardly_anything_else(tmp_path: Path) -> None:
-    recipe = load_recipe(shipped.read("odyssey-newline"), SMALL)
+    recipe = load_recipe(bundled.read("odyssey-newline"), SMALL)
     run = api.run(recipe, tmp_path / "out", console=Console(quiet=True))
     sql = """
         select r.newline, (t.class = 'newline')::int as at_newline, avg(t.nll_after) as after

@@ -14,12 +14,12 @@ from rich.console import Console
 
 from peftodyssey import api, assets
 from peftodyssey.errors import Interrupted
-from peftodyssey.jobs import perturb
-from peftodyssey.jobs.bases import LoadedModels
-from peftodyssey.jobs.events import How
+from peftodyssey.jobs import weight_noise
+from peftodyssey.jobs.callbacks import How
+from peftodyssey.jobs.loaded_models import LoadedModels
+from peftodyssey.memory.device import detect
 from peftodyssey.models.tokenizer import load_tokenizer
 from peftodyssey.plan.build import build
-from peftodyssey.plan.device import detect
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.store import layout, manifest, parquet
 from tests.tiny import tiny
@@ -131,10 +131,10 @@ def test_a_second_run_does_nothing_and_a_stopped_task_goes_on(copies: Path, tmp_
     for path in (copies / task.score.folder).iterdir():
         path.unlink()
     with pytest.raises(Interrupted):
-        perturb.perturb(task, copies, LoadedModels("cpu", 1 << 32), HOW, Quiet(5))
-    kept = json.loads((copies / task.score.folder / perturb.SO_FAR).read_text())
+        weight_noise.perturb(task, copies, LoadedModels("cpu", 1 << 32), HOW, Quiet(5))
+    kept = json.loads((copies / task.score.folder / weight_noise.SO_FAR).read_text())
     assert 0 < len(kept) < len({(r["kind"], r["gamma"], r["rank"], r["pair"], r["sign"]) for r in before})
-    perturb.perturb(task, copies, LoadedModels("cpu", 1 << 32), HOW, Quiet())
+    weight_noise.perturb(task, copies, LoadedModels("cpu", 1 << 32), HOW, Quiet())
     assert parquet.read(copies / task.score.folder / layout.SHIFTS).to_pylist() == before
     assert manifest.read(copies / task.score.folder) is not None
     _, outcome, _ = api.run_plan(plan, copies, console=Console(quiet=True))
@@ -152,7 +152,7 @@ def test_the_bundled_ladder_agrees_with_a_script_of_its_own(rung: str, tmp_path:
         from peftodyssey.jobs.index import index as make
 
         make(index, tmp_path, bases.tokenizer(task.base))
-        perturb.perturb(task, tmp_path, bases, HOW, Quiet())
+        weight_noise.perturb(task, tmp_path, bases, HOW, Quiet())
         rows = parquet.read(tmp_path / task.score.folder / layout.SHIFTS).to_pylist()
         texts = parquet.read(tmp_path / index.folder / layout.DOCUMENTS)["text"].to_pylist()
         mean = {

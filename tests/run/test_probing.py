@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from peftodyssey import api
-from peftodyssey.plan import fleet_probes, probes
-from peftodyssey.plan.hours import hours
-from peftodyssey.report.side_by_side import side_by_side
+from peftodyssey.memory import probes
+from peftodyssey.plan import multi_lora_probes
+from peftodyssey.plan.time_estimate import hours
+from peftodyssey.report.multi_lora_output import side_by_side
 from tests import micro
 
 
@@ -59,7 +60,7 @@ def test_a_fleet_is_tried_beside_its_members_alone(tmp_path: Path) -> None:
     assert (fleet.fleets, fleet.probe.members, len(fleet.probe.step_seconds)) == (1, 3, 2)
     alone = sum(probes.of(task, plan.device).step_seconds[-1] for task in plan.cells if task.cell.method.method == "lora")
     assert fleet.times_as_fast == pytest.approx(alone / fleet.probe.step_seconds[-1])
-    assert fleet_probes.of(plan) == [fleet]
+    assert multi_lora_probes.of(plan) == [fleet]
     told = list(side_by_side(plan))[1]
     assert "3 lora cells on bundled/odyssey-3m" in told
     assert f"({fleet.times_as_fast:.2f} times as fast)" in told
@@ -67,15 +68,15 @@ def test_a_fleet_is_tried_beside_its_members_alone(tmp_path: Path) -> None:
 
 def test_a_probe_says_what_would_fail_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from peftodyssey.errors import MethodError
-    from peftodyssey.jobs import adapt
-    from peftodyssey.methods.table import METHODS
+    from peftodyssey.jobs import train_cell
+    from peftodyssey.methods.registry import METHODS
 
     def refuse(*_: object, **__: object) -> None:
         raise MethodError("the disk is full", "free some")
 
     broken = METHODS["lora"].__class__(**{**vars(METHODS["lora"]), "export": refuse})
     monkeypatch.setitem(METHODS, "lora", broken)
-    assert adapt.METHODS is METHODS
+    assert train_cell.METHODS is METHODS
     _, tried, _ = api.probe(micro.write(tmp_path), console=quiet())
     reasons = {one.task.cell.method.method: one.reason for one in tried}
     assert "the disk is full" in reasons["lora"]

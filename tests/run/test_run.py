@@ -12,8 +12,8 @@ from rich.console import Console
 
 from peftodyssey import api
 from peftodyssey.errors import DoesNotFit, InputError, StoreError
+from peftodyssey.execution.launch import Options
 from peftodyssey.report import collect_tasks
-from peftodyssey.run.start import Options
 from peftodyssey.store import layout, lock, manifest, parquet, tables
 from tests import micro
 
@@ -154,7 +154,7 @@ def test_two_runs_cannot_share_a_directory(tmp_path: Path) -> None:
 
 
 def test_status_counts_cells(done: Path) -> None:
-    from peftodyssey.run.status import status
+    from peftodyssey.execution.status import status
 
     assert [cell.state for cell in status(done)] == ["done"] * micro.CELLS
     with pytest.raises(StoreError, match="no results"):

@@ -9,23 +9,23 @@ import pytest
 from peftodyssey.corpora import source
 from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.index import about_token_counts, build_index
-from peftodyssey.jobs.bases import LoadedModels
 from peftodyssey.jobs.index import index as make
-from peftodyssey.measure.stats import too_few
+from peftodyssey.jobs.loaded_models import LoadedModels
+from peftodyssey.memory.device import detect
 from peftodyssey.models.source import resolve
 from peftodyssey.models.tokenizer import load_tokenizer
 from peftodyssey.plan.build import build
-from peftodyssey.plan.device import detect
-from peftodyssey.recipe import shipped
+from peftodyssey.recipe import bundled
 from peftodyssey.recipe.cell import CorpusSpec
 from peftodyssey.recipe.load import load_recipe
-from peftodyssey.report import held_out
+from peftodyssey.report import sample_size
+from peftodyssey.stats.bootstrap import too_few
 from peftodyssey.store import layout, parquet
 
 MEANINGLESS = ("smoke",)  # says so itself
 OFFLINE = [
-    name for name, _ in shipped.names()
-    if name not in MEANINGLESS and not name.startswith("ladder-") and not any(word in shipped.read(name) for word in ("m2d2/", "hub:", "random/"))
+    name for name, _ in bundled.names()
+    if name not in MEANINGLESS and not name.startswith("ladder-") and not any(word in bundled.read(name) for word in ("m2d2/", "hub:", "random/"))
 ]  # fmt: skip
 
 
@@ -40,12 +40,12 @@ def test_no_interval_of_a_shipped_recipe_is_missing_for_want_of_documents(name: 
             notes[index.corpus.name] = too_few(parquet.read(tmp_path / index.folder / layout.DOCUMENTS)["tokens"].to_numpy().astype(float))
     assert notes
     assert not any(notes.values()), notes
-    assert list(held_out.too_small(plan)) == []
+    assert list(sample_size.too_small(plan)) == []
 
 
 def test_check_says_before_a_run_which_texts_are_too_small() -> None:
     """The estimate against the counts of the indexes themselves, which `smoke` makes small on purpose."""
-    said = list(held_out.too_small(build(load_recipe("smoke"), detect("cpu"))))
+    said = list(sample_size.too_small(build(load_recipe("smoke"), detect("cpu"))))
     assert [line.split(",")[0] for line in said] == ["arxiv_cs.CL", "wiki_general"]
     assert all("score.tokens, 4,000" in line for line in said)
     assert "about 8 effective documents" in said[1]

@@ -14,20 +14,20 @@ from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.index import build_index, read_index
 from peftodyssey.corpora.source import resolve
 from peftodyssey.errors import CorpusError
+from peftodyssey.jobs import hidden_states as states_job
 from peftodyssey.jobs import index as index_job
-from peftodyssey.jobs import states as states_job
-from peftodyssey.jobs.bases import LoadedModels
-from peftodyssey.jobs.events import How
-from peftodyssey.measure import chunks, overlap
-from peftodyssey.measure.similarity import Sample, of_states, of_tokens, reference
+from peftodyssey.jobs.callbacks import How
+from peftodyssey.jobs.loaded_models import LoadedModels
+from peftodyssey.memory.device import detect
 from peftodyssey.models import source as model_source
 from peftodyssey.models.load import load
 from peftodyssey.models.tokenizer import load_tokenizer
 from peftodyssey.plan.build import build
-from peftodyssey.plan.device import detect
 from peftodyssey.recipe.cell import CorpusSpec
 from peftodyssey.recipe.load import load_recipe
-from peftodyssey.score.hidden import mean_states
+from peftodyssey.scoring.hidden_states import mean_states
+from peftodyssey.stats import chunk_sampling, overlap
+from peftodyssey.stats.similarity import Sample, of_states, of_tokens, reference
 from peftodyssey.store import layout, states
 from tests import micro
 
@@ -100,13 +100,13 @@ def test_the_order_of_kinds_of_text_is_that_of_every_draw(tmp_path: Path) -> Non
 
     def sample(name: str, seed: int, kept: np.ndarray | None = None) -> Sample:
         index = indexes[name]
-        row = chunks.drawn(index.starts, 64, 80, seed, kept)
-        token = chunks.tokens(index.token, row, 64)
+        row = chunk_sampling.drawn(index.starts, 64, 80, seed, kept)
+        token = chunk_sampling.tokens(index.token, row, 64)
         return Sample(mean_states(model, token, layer=-1, prefix=tokenizer.prefix, device="cpu"), token, index.document[row])
 
     for seed in range(3):
         index = indexes["pretrain_sample"]
-        half = chunks.first_half(index.starts, seed)
+        half = chunk_sampling.first_half(index.starts, seed)
         held = reference(sample("pretrain_sample", seed, half), sample("pretrain_sample", seed, ~half))
         grams = overlap.grams(index.token, index.starts, half)
         found = []

@@ -12,7 +12,7 @@ from rich.console import Console
 from peftodyssey import api
 from peftodyssey.errors import RecipeError
 from peftodyssey.store import layout, manifest, parquet
-from peftodyssey.store.opened import Run
+from peftodyssey.store.run_reader import Run
 from tests import micro
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from peftodyssey.score import hidden
+from peftodyssey.scoring import hidden_states
 from tests.tiny import tiny
 
 TOKENS = np.random.default_rng(0).integers(5, 900, (7, 20))
@@ -26,7 +26,7 @@ def theirs(model, chunk: np.ndarray, layer: int, prefix: int | None) -> np.ndarr
 def test_they_are_those_of_transformers(tmp_path: Path, family: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny(family, tmp_path)).train()
     for layer, prefix in ((-1, 1), (2, None), (0, 1), (1, 1)):
-        found = hidden.mean_states(model, TOKENS, layer=layer, prefix=prefix, device="cpu")
+        found = hidden_states.mean_states(model, TOKENS, layer=layer, prefix=prefix, device="cpu")
         expected = np.stack([theirs(model.eval(), chunk, layer, prefix) for chunk in TOKENS])
         assert found == pytest.approx(expected, abs=2e-5)
         model.train()
@@ -35,8 +35,8 @@ def test_they_are_those_of_transformers(tmp_path: Path, family: str) -> None:
 
 def test_batches_and_shortage_of_memory_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny("llama", tmp_path))
-    whole = hidden.mean_states(model, TOKENS, layer=-1, prefix=1, device="cpu")
-    forward, sizes = hidden._states, []
+    whole = hidden_states.mean_states(model, TOKENS, layer=-1, prefix=1, device="cpu")
+    forward, sizes = hidden_states._states, []
 
     def short(model, ids_bt, layer):
         sizes.append(len(ids_bt))
@@ -44,9 +44,9 @@ def test_batches_and_shortage_of_memory_change_nothing(tmp_path: Path, monkeypat
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(model, ids_bt, layer)
 
-    monkeypatch.setattr(hidden, "_states", short)
+    monkeypatch.setattr(hidden_states, "_states", short)
     seen: list[tuple[int, int]] = []
-    found = hidden.mean_states(model, TOKENS, layer=-1, prefix=1, device="cpu", on_progress=lambda *done: seen.append(done))
+    found = hidden_states.mean_states(model, TOKENS, layer=-1, prefix=1, device="cpu", on_progress=lambda *done: seen.append(done))
     assert found == pytest.approx(whole, abs=1e-6)
     assert sizes[0] == 7
     assert max(sizes[-3:]) <= 2

@@ -6,9 +6,9 @@ import torch
 from score_material import PREFIX, index, plain_logits, plain_nll, point, tiny_model
 
 from peftodyssey.errors import DoesNotFit, InputError, TrainingError
-from peftodyssey.models import resident
-from peftodyssey.score import nll as scoring
-from peftodyssey.score.nll import mean_nats, score_index
+from peftodyssey.models import host_memory
+from peftodyssey.scoring import nll as scoring
+from peftodyssey.scoring.nll import mean_nats, score_index
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "olmo2", "qwen3", "gemma", "gemma2", "gemma3_text")
 LENGTHS = (70, 1, 33, 3, 130, 32, 17, 64, 5, 90, 2, 31, 48, 7, 23, 11)
@@ -140,8 +140,8 @@ def test_a_stated_budget_is_held_for_real_on_the_cpu():
     """Nothing stands in for anything: what is resident is measured, and 16384 tokens at a time are too many."""
     model, texts = tiny_model("llama", intermediate_size=4096), index(*[64] * 400)
     whole = _score(model, texts, point(64, 32))
-    resident.release_memory(torch.device("cpu"))
-    got = _score(model, texts, point(64, 32), batch_tokens=16384, budget_bytes=resident.resident_bytes() + (192 << 20))
+    host_memory.release_memory(torch.device("cpu"))
+    got = _score(model, texts, point(64, 32), batch_tokens=16384, budget_bytes=host_memory.resident_bytes() + (192 << 20))
     assert got.facts["out_of_memory"] >= 1
     assert 64 < got.facts["batch_tokens"] <= 8192
     assert np.abs(got.nll_nats - whole.nll_nats).max() < 2e-5

@@ -10,8 +10,8 @@ from score_material import PREFIX, index_of, plain_logits, plain_nll, point
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from peftodyssey import assets
-from peftodyssey.models.lean import patch_model
-from peftodyssey.score.nll import mean_nats, score_index
+from peftodyssey.models.patching import patch_model
+from peftodyssey.scoring.nll import mean_nats, score_index
 
 CONTEXT = 256
 DOCUMENTS = 5

@@ -9,11 +9,11 @@ import torch
 from score_material import PREFIX, tiny_model
 
 from peftodyssey import assets
-from peftodyssey.corpora.questions import Request, questions, requests, resolve
+from peftodyssey.corpora.multiple_choice import Request, questions, requests, resolve
 from peftodyssey.errors import InputError
-from peftodyssey.measure import choices as measured
 from peftodyssey.recipe.cell import TaskSpec
-from peftodyssey.score.choices import score_choices
+from peftodyssey.scoring.choices import score_choices
+from peftodyssey.stats import accuracy as measured
 
 
 def drawn(seed=0, count=12):

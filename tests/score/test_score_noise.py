@@ -7,28 +7,28 @@ import pytest
 import torch
 from score_material import PREFIX, index, point, tiny_model
 
+from peftodyssey.corpora.first_windows import first_windows
 from peftodyssey.corpora.index import Index
-from peftodyssey.corpora.openings import first_windows
 from peftodyssey.errors import ModelError
 from peftodyssey.methods.weights import snapshot
-from peftodyssey.score import noise
-from peftodyssey.score.critical import WITHIN, critical_step
-from peftodyssey.score.gradient import negative_gradient
-from peftodyssey.score.nll import mean_nats, score_index
+from peftodyssey.scoring import weight_noise
+from peftodyssey.scoring.critical_sharpness import WITHIN, critical_step
+from peftodyssey.scoring.descent_direction import negative_gradient
+from peftodyssey.scoring.nll import mean_nats, score_index
 
 FAMILIES = ("llama", "gpt2")  # linear maps stored out x in, and in x out with a tied head
 
 
 def setting(family="llama", parts=("blocks",), scale="initializer"):
     model = tiny_model(family).requires_grad_(False)
-    tensors = noise.matrices(model, parts)
-    return model, tensors, snapshot(tensors), noise.sigmas(model, tensors, scale)
+    tensors = weight_noise.matrices(model, parts)
+    return model, tensors, snapshot(tensors), weight_noise.sigmas(model, tensors, scale)
 
 
 def change_of(kind, sigma, update=None):
     return {
-        "gaussian": noise.gaussian(sigma, 0.3, 1), "low_rank": noise.low_rank(sigma, 0.3, 1, 2), "update": noise.rescaled_update(update or {}, 2.0),
-        "nf4": noise.rounding("nf4"), "fp4": noise.rounding("fp4"), "int8": noise.rounding("int8"),
+        "gaussian": weight_noise.gaussian(sigma, 0.3, 1), "low_rank": weight_noise.low_rank(sigma, 0.3, 1, 2), "update": weight_noise.rescaled_update(update or {}, 2.0),
+        "nf4": weight_noise.rounding("nf4"), "fp4": weight_noise.rounding("fp4"), "int8": weight_noise.rounding("int8"),
     }[kind]  # fmt: skip
 
 
@@ -36,11 +36,11 @@ def change_of(kind, sigma, update=None):
 @pytest.mark.parametrize("kind", ["gaussian", "low_rank", "nf4", "int8"])
 def test_the_weights_come_back_bit_for_bit_even_after_a_mistake(kind, dtype):
     model, _, _, sigma = setting(parts=("blocks", "embeddings", "head"))
-    tensors = noise.matrices(model.to(dtype), ("blocks", "embeddings", "head"))
+    tensors = weight_noise.matrices(model.to(dtype), ("blocks", "embeddings", "head"))
     originals, before = snapshot(tensors), {name: p.clone() for name, p in model.named_parameters()}
 
     def midway():
-        with noise.perturbed_weights(tensors, originals, change_of(kind, sigma)) as moved:
+        with weight_noise.perturbed_weights(tensors, originals, change_of(kind, sigma)) as moved:
             assert moved.norm > 0
             assert any(not torch.equal(p, before[name]) for name, p in model.named_parameters())
             raise RuntimeError("midway")
@@ -56,7 +56,7 @@ def test_blocks_are_the_matrices_of_the_layers_and_the_ends_are_named(family):
     model, tensors, _, _ = setting(family)
     wanted = {name for name, p in model.named_parameters() if p.ndim == 2 and any(part.isdigit() for part in name.split("."))}
     assert set(tensors) == wanted
-    ends = set(noise.matrices(model, ("embeddings", "head")))
+    ends = set(weight_noise.matrices(model, ("embeddings", "head")))
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert len(ends) == (1 if tied else 2)
     assert not ends & wanted
@@ -65,20 +65,20 @@ def test_blocks_are_the_matrices_of_the_layers_and_the_ends_are_named(family):
 def test_gaussian_noise_has_its_standard_deviation_and_its_seed():
     _, tensors, originals, sigma = setting()
     name = next(iter(tensors))
-    eps = noise.gaussian(sigma, 0.5, 3)(name, tensors[name])
+    eps = weight_noise.gaussian(sigma, 0.5, 3)(name, tensors[name])
     assert float(eps.std()) == pytest.approx(0.5 * sigma[name], rel=0.05)
-    assert torch.equal(eps, noise.gaussian(sigma, 0.5, 3)(name, tensors[name]))
-    assert torch.allclose(2 * eps, noise.gaussian(sigma, 1.0, 3)(name, tensors[name]))
-    assert not torch.equal(eps, noise.gaussian(sigma, 0.5, 4)(name, tensors[name]))
-    with noise.perturbed_weights(tensors, originals, noise.gaussian(sigma, 0.5, 3)) as moved:
-        assert moved.norm == pytest.approx(0.5 * noise.length(tensors, sigma), rel=0.02)
+    assert torch.equal(eps, weight_noise.gaussian(sigma, 0.5, 3)(name, tensors[name]))
+    assert torch.allclose(2 * eps, weight_noise.gaussian(sigma, 1.0, 3)(name, tensors[name]))
+    assert not torch.equal(eps, weight_noise.gaussian(sigma, 0.5, 4)(name, tensors[name]))
+    with weight_noise.perturbed_weights(tensors, originals, weight_noise.gaussian(sigma, 0.5, 3)) as moved:
+        assert moved.norm == pytest.approx(0.5 * weight_noise.length(tensors, sigma), rel=0.02)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 7])
 def test_low_rank_noise_has_its_rank_and_the_norm_of_the_gaussian_one(rank):
     _, tensors, _, sigma = setting()
     for name, weight in tensors.items():
-        full, low = noise.gaussian(sigma, 0.3, 1)(name, weight), noise.low_rank(sigma, 0.3, 1, rank)(name, weight)
+        full, low = weight_noise.gaussian(sigma, 0.3, 1)(name, weight), weight_noise.low_rank(sigma, 0.3, 1, rank)(name, weight)
         assert float(low.norm()) == pytest.approx(float(full.norm()), rel=1e-5)
         values = torch.linalg.svdvals(low.double())
         assert int((values > 1e-6 * values[0]).sum()) == rank
@@ -87,13 +87,13 @@ def test_low_rank_noise_has_its_rank_and_the_norm_of_the_gaussian_one(rank):
 def test_a_rank_that_is_full_is_the_gaussian_noise():
     _, tensors, _, sigma = setting()
     name = next(iter(tensors))
-    assert torch.equal(noise.low_rank(sigma, 0.3, 1, 10_000)(name, tensors[name]), noise.gaussian(sigma, 0.3, 1)(name, tensors[name]))
+    assert torch.equal(weight_noise.low_rank(sigma, 0.3, 1, 10_000)(name, tensors[name]), weight_noise.gaussian(sigma, 0.3, 1)(name, tensors[name]))
 
 
 def test_an_update_is_rescaled_as_a_whole():
     _, tensors, originals, _ = setting()
     update = {name: torch.randn(weight.shape) for name, weight in list(tensors.items())[:3]}
-    with noise.perturbed_weights(tensors, originals, noise.rescaled_update(update, 2.0)) as moved:
+    with weight_noise.perturbed_weights(tensors, originals, weight_noise.rescaled_update(update, 2.0)) as moved:
         assert moved.norm == pytest.approx(2.0, rel=1e-4)
         parts = [float((tensors[name] - originals[name]).norm() / part.norm()) for name, part in update.items()]
         assert parts == pytest.approx([parts[0]] * 3, rel=1e-3)
@@ -103,24 +103,24 @@ def test_an_update_is_rescaled_as_a_whole():
 def test_the_scales_are_what_they_are_called():
     model, tensors, originals, sigma = setting()
     assert set(sigma.values()) == {model.config.initializer_range}
-    fan_in = noise.sigmas(model, tensors, "fan_in")
+    fan_in = weight_noise.sigmas(model, tensors, "fan_in")
     gpt2 = tiny_model("gpt2")
-    names = noise.matrices(gpt2, ("blocks",))
+    names = weight_noise.matrices(gpt2, ("blocks",))
     down = next(name for name in names if name.endswith("mlp.c_proj.weight"))  # Conv1D: stored in x out
-    assert noise.sigmas(gpt2, names, "fan_in")[down] == pytest.approx(names[down].shape[0] ** -0.5)
+    assert weight_noise.sigmas(gpt2, names, "fan_in")[down] == pytest.approx(names[down].shape[0] ** -0.5)
     assert all(fan_in[name] == pytest.approx(weight.shape[1] ** -0.5) for name, weight in tensors.items())
-    relative = noise.sigmas(model, tensors, "relative")
+    relative = weight_noise.sigmas(model, tensors, "relative")
     assert all(relative[name] == pytest.approx(float(weight.pow(2).mean().sqrt()), rel=1e-5) for name, weight in originals.items())
-    assert noise.sigmas(model, tensors, "earliest_rung", dict.fromkeys(tensors, 0.5)) == dict.fromkeys(tensors, 0.5)
+    assert weight_noise.sigmas(model, tensors, "earliest_rung", dict.fromkeys(tensors, 0.5)) == dict.fromkeys(tensors, 0.5)
     model.config.initializer_range = 0.0
     with pytest.raises(ModelError, match="initializer_range"):
-        noise.sigmas(model, tensors, "initializer")
+        weight_noise.sigmas(model, tensors, "initializer")
 
 
 @pytest.mark.parametrize(("kind", "most"), [("int8", 0.01), ("nf4", 0.15), ("fp4", 0.2)])
 def test_rounding_moves_the_weights_by_what_its_bits_allow(kind, most):
     _, tensors, originals, _ = setting()
-    with noise.perturbed_weights(tensors, originals, noise.rounding(kind)) as moved:
+    with weight_noise.perturbed_weights(tensors, originals, weight_noise.rounding(kind)) as moved:
         assert 0 < moved.relative < most
 
 
@@ -132,7 +132,7 @@ def test_nf4_rounding_is_what_bitsandbytes_stores():
     layer.weight = bnb.nn.Params4bit(weight.clone(), requires_grad=False, quant_type="nf4", compress_statistics=True)
     layer.to("cpu")
     stored = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
-    assert torch.allclose(weight + noise.rounding("nf4")("w", weight), stored, atol=1e-6)
+    assert torch.allclose(weight + weight_noise.rounding("nf4")("w", weight), stored, atol=1e-6)
 
 
 def test_a_pair_cancels_what_is_linear():
@@ -144,9 +144,9 @@ def test_a_pair_cancels_what_is_linear():
 
     originals, rises = {"w": weight.clone()}, []
     at = loss()
-    change = noise.gaussian({"w": 1.0}, 0.1, 0)
+    change = weight_noise.gaussian({"w": 1.0}, 0.1, 0)
     for sign in (1, -1):
-        with noise.perturbed_weights({"w": weight}, originals, change, sign):
+        with weight_noise.perturbed_weights({"w": weight}, originals, change, sign):
             rises.append(loss() - at)
     eps = change("w", weight).double()
     assert sum(rises) / 2 == pytest.approx(float(0.5 * (curvature * eps**2).sum()), rel=1e-9)
@@ -171,7 +171,7 @@ def test_the_descent_is_minus_the_gradient_of_the_reported_loss():
     norm = float(torch.cat([part.flatten() for part in direction.values()]).norm())
 
     def loss(step):
-        with noise.perturbed_weights(tensors, originals, noise.rescaled_update(direction, abs(step)), 1 if step >= 0 else -1):
+        with weight_noise.perturbed_weights(tensors, originals, weight_noise.rescaled_update(direction, abs(step)), 1 if step >= 0 else -1):
             return mean_nats(score_index(model, text, settings, prefix=PREFIX, device="cpu").nll_nats)
 
     step = 1e-2

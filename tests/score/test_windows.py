@@ -10,8 +10,8 @@ from lm_eval.utils import get_rolling_token_windows
 
 from peftodyssey.errors import InputError
 from peftodyssey.recipe.cell import ScoreSpec
-from peftodyssey.score.batches import batch, rows_of_windows, take
-from peftodyssey.score.windows import corpus_windows, windows
+from peftodyssey.scoring.batches import batch, rows_of_windows, take
+from peftodyssey.scoring.windows import corpus_windows, windows
 
 SIZES = st.tuples(st.integers(0, 200), st.integers(1, 40), st.data())
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from demo_store import Fit, texts, write_run
 
-from peftodyssey.corpora.classes import CLASSES
+from peftodyssey.corpora.token_classes import CLASSES
 from peftodyssey.errors import InputError, StoreError
 from peftodyssey.report.collect import collect
-from peftodyssey.store.opened import open_run
 from peftodyssey.store.query import TOKEN_CLASSES, VIEWS, query
+from peftodyssey.store.run_reader import open_run
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import pytest
 import torch
 from train_material import blocks, random_model, with_lora
 
-from peftodyssey.models import documents
-from peftodyssey.models.head import split
-from peftodyssey.train import captured, gradients, recompute
-from peftodyssey.train.dropout import SeededDropout
-from peftodyssey.train.settings import TrainSettings
+from peftodyssey.models import varlen_attention
+from peftodyssey.models.lm_head import split
+from peftodyssey.training import cuda_graphs, grad_accumulation, gradient_checkpointing
+from peftodyssey.training.dropout import SeededDropout
+from peftodyssey.training.settings import TrainSettings
 
 SETTINGS = TrainSettings(lr=1e-2, steps=2, batch_blocks=4)
 
@@ -30,10 +30,10 @@ class Straight:
 
 def gradient(model, data, graphs):
     model.zero_grad()
-    batch = gradients.batch(data, SETTINGS, 0)
+    batch = grad_accumulation.batch(data, SETTINGS, 0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    with recompute.checkpointed_model(model, "none"):
-        loss = gradients.accumulate(
+    with gradient_checkpointing.checkpointed_model(model, "none"):
+        loss = grad_accumulation.accumulate(
             model, split(model), [batch], SeededDropout(), scaler, SETTINGS, torch.device("cpu"), False, graphs, 2, lambda: None
         )
     return loss, torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None])
@@ -41,7 +41,7 @@ def gradient(model, data, graphs):
 
 @pytest.mark.parametrize("attention", ["documents", "sdpa"])
 def test_a_pass_that_asks_nothing_of_the_host_gives_the_same(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "LONG", 1)
+    monkeypatch.setattr(varlen_attention, "LONG", 1)
     model, _ = with_lora(random_model("llama", dtype=torch.float64))
     model.config._attn_implementation = attention
     data, straight = blocks(n_blocks=4), Straight()
@@ -61,7 +61,7 @@ def test_blocks_that_differ_in_form_are_not_captured(monkeypatch: pytest.MonkeyP
     straight_on = np.tile(np.arange(whole.position_ids.shape[1]), (4, 1))
     model.config._attn_implementation = "sdpa"
     gradient(model, dataclasses.replace(whole, position_ids=straight_on), straight)  # documents that positions do not tell apart
-    monkeypatch.setattr(gradients, "MOST_NUMBERS", 8)
+    monkeypatch.setattr(grad_accumulation, "MOST_NUMBERS", 8)
     gradient(model, whole, straight)
     assert straight.passes == 0
 
@@ -70,14 +70,14 @@ def test_only_a_card_and_known_families_are_captured() -> None:
     notes: list[str] = []
     model = random_model("llama")
     cuda = torch.device("cuda")
-    assert captured.graphs(model, SETTINGS, torch.device("cpu"), list, notes.append) is None
-    assert captured.graphs(model, SETTINGS, cuda, list, notes.append) is not None
-    assert captured.graphs(random_model("gpt2"), SETTINGS, cuda, list, notes.append) is None
-    assert captured.graphs(model, dataclasses.replace(SETTINGS, offload_activations=True), cuda, list, notes.append) is None
+    assert cuda_graphs.graphs(model, SETTINGS, torch.device("cpu"), list, notes.append) is None
+    assert cuda_graphs.graphs(model, SETTINGS, cuda, list, notes.append) is not None
+    assert cuda_graphs.graphs(random_model("gpt2"), SETTINGS, cuda, list, notes.append) is None
+    assert cuda_graphs.graphs(model, dataclasses.replace(SETTINGS, offload_activations=True), cuda, list, notes.append) is None
     dropping, _ = with_lora(random_model("llama"), dropout=0.1)
-    assert captured.graphs(dropping, SETTINGS, cuda, list, notes.append) is None
+    assert cuda_graphs.graphs(dropping, SETTINGS, cuda, list, notes.append) is None
     assert notes == []
     model.config.model_type = "never_seen"
-    assert captured.graphs(model, SETTINGS, cuda, list, notes.append) is None
+    assert cuda_graphs.graphs(model, SETTINGS, cuda, list, notes.append) is None
     assert len(notes) == 1
     assert "never_seen" in notes[0]

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from train_material import all_trainable, blocks, random_model, with_lora
 
 from peftodyssey.errors import StoreError, TrainingError
-from peftodyssey.train import checkpoint
-from peftodyssey.train.loop import train
-from peftodyssey.train.settings import TrainSettings
+from peftodyssey.training import checkpoint
+from peftodyssey.training.loop import train
+from peftodyssey.training.settings import TrainSettings
 
 STEPS = 8
 SETTINGS = TrainSettings(lr=1e-2, steps=STEPS, batch_blocks=4, micro_blocks=2, seed=5)

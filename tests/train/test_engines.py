@@ -11,10 +11,10 @@ import pytest
 import torch
 from train_material import all_trainable, blocks, random_model, with_lora
 
-from peftodyssey.corpora.blocks import epoch_permutation
-from peftodyssey.train.loop import train
-from peftodyssey.train.settings import TrainSettings
-from peftodyssey.train.trl_bridge import train_trl
+from peftodyssey.corpora.packing import epoch_permutation
+from peftodyssey.training.loop import train
+from peftodyssey.training.settings import TrainSettings
+from peftodyssey.training.trl_bridge import train_trl
 
 SETTINGS = TrainSettings(
     lr=2e-2,

@@ -13,11 +13,11 @@ import torch
 from train_material import all_trainable, blocks, random_model, with_lora
 
 from peftodyssey.errors import DoesNotFit, TrainingError
-from peftodyssey.models import resident
-from peftodyssey.train import checkpoint, gradients
-from peftodyssey.train.loop import train
-from peftodyssey.train.settings import TrainSettings
-from peftodyssey.train.way import MemorySettings
+from peftodyssey.models import host_memory
+from peftodyssey.training import checkpoint, grad_accumulation
+from peftodyssey.training.loop import train
+from peftodyssey.training.memory_settings import MemorySettings
+from peftodyssey.training.settings import TrainSettings
 
 SETTINGS = TrainSettings(lr=5e-3, steps=5, batch_blocks=4, micro_blocks=4, warmup=0.2, seed=3)
 DATA = {"n_blocks": 6, "seq_len": 240, "documents": (90, 50, 100), "masked_share": 0.3}
@@ -47,9 +47,9 @@ class SmallCard:
     """
 
     def __init__(self, monkeypatch, limit_bytes=None, error=torch.OutOfMemoryError, after=1):
-        self.honest, self.limit_bytes, self.error, self.after = gradients._nlls, limit_bytes, error, after
+        self.honest, self.limit_bytes, self.error, self.after = grad_accumulation._nlls, limit_bytes, error, after
         self.kept: list[tuple[int, int]] = []  # blocks of each pass, bytes it kept
-        monkeypatch.setattr(gradients, "_nlls", self)
+        monkeypatch.setattr(grad_accumulation, "_nlls", self)
 
     def __call__(self, model, parts, members, pieces, *rest):
         self.kept.append((len(pieces[0]), 0))
@@ -129,7 +129,7 @@ def test_a_shortage_in_the_middle_begins_that_step_again_and_no_other(monkeypatc
         card.limit_bytes = 0 if len(card.kept) == 3 else None
         return SmallCard.__call__(card, *arguments)
 
-    monkeypatch.setattr(gradients, "_nlls", once)
+    monkeypatch.setattr(grad_accumulation, "_nlls", once)
     assert honest is card.honest
     result, weights, notes = run()
     assert notes == ["step 4: one micro-batch of 4 blocks did not fit the host's memory; goes on with 2 x 2"]
@@ -149,11 +149,11 @@ def test_other_errors_are_not_taken_for_shortages(monkeypatch):
     SmallCard(monkeypatch, limit_bytes=0, after=0, error=ValueError)
     with pytest.raises(ValueError, match="out of memory"):
         run()
-    assert not resident.is_out_of_memory(DoesNotFit("a plan says so"))
-    assert not resident.is_out_of_memory(RuntimeError("shapes differ"))
+    assert not host_memory.is_out_of_memory(DoesNotFit("a plan says so"))
+    assert not host_memory.is_out_of_memory(RuntimeError("shapes differ"))
     with pytest.raises(RuntimeError) as raised:
         torch.empty(1 << 50)
-    assert resident.is_out_of_memory(raised.value)
+    assert host_memory.is_out_of_memory(raised.value)
 
 
 def test_a_resumed_training_goes_on_in_the_reduced_way(tmp_path, monkeypatch):
@@ -199,13 +199,13 @@ def held(size_bytes: int) -> torch.Tensor:
 def how_measured(request, monkeypatch):
     """By Linux's own count where there is one, and by sampling."""
     if request.param == "sampled":
-        monkeypatch.setattr(resident, "CLEAR_REFS", Path("/nowhere/at/all"))
-    elif not resident._reset():
+        monkeypatch.setattr(host_memory, "CLEAR_REFS", Path("/nowhere/at/all"))
+    elif not host_memory._reset():
         pytest.skip("the system does not count anew")
 
 
 def test_the_highest_resident_size_is_seen_and_forgotten(how_measured):
-    with resident.peak_rss() as peak_bytes:
+    with host_memory.peak_rss() as peak_bytes:
         before = peak_bytes()
         for size in (128 << 20, 512 << 20, 0):
             held(size).exp_()
@@ -217,10 +217,10 @@ def test_freed_pieces_of_the_heap_are_given_back():
     pieces = [held(2 << 20) for _ in range(200)]
     kept = pieces[::20]
     gc.collect()
-    full = resident.resident_bytes()
+    full = host_memory.resident_bytes()
     del pieces
-    resident.release_memory(torch.device("cpu"))
-    assert full - resident.resident_bytes() > 300 << 20
+    host_memory.release_memory(torch.device("cpu"))
+    assert full - host_memory.resident_bytes() > 300 << 20
     assert len(kept) == 10
 
 
@@ -231,8 +231,8 @@ def test_a_stated_budget_is_held_on_the_cpu_for_real(monkeypatch):
     def resident_training(**changes):
         model, trainable = with_lora(random_model(dtype=torch.float64, intermediate_size=2048, max_position_embeddings=1024))
         settings = dataclasses.replace(SETTINGS, steps=2, **changes)
-        with resident.peak_rss() as peak_bytes:
-            resident.release_memory(torch.device("cpu"))
+        with host_memory.peak_rss() as peak_bytes:
+            host_memory.release_memory(torch.device("cpu"))
             peak_bytes()
             result = train(model, trainable, blocks(**big), settings, device="cpu")
             return result, {name: p.detach().clone() for name, p in trainable.items()}, peak_bytes()

@@ -11,13 +11,13 @@ from train_material import blocks, random_model
 
 from peftodyssey.models import load as models
 from peftodyssey.models import source
+from peftodyssey.multi_lora import adamw
+from peftodyssey.multi_lora.adapters import adapter_of
+from peftodyssey.multi_lora.state import PADDED_RANKS
+from peftodyssey.multi_lora.trainer import Member, _MultiLoraTrainer, train_adapters
 from peftodyssey.recipe.cell import QuantSpec
-from peftodyssey.train import stacked
-from peftodyssey.train.adapters import adapter_of
-from peftodyssey.train.banks import PADDED_RANKS
-from peftodyssey.train.fleet import Member, _MultiLoraTrainer, train_adapters
-from peftodyssey.train.loop import resume_digest, train
-from peftodyssey.train.settings import TrainSettings
+from peftodyssey.training.loop import resume_digest, train
+from peftodyssey.training.settings import TrainSettings
 
 SETTINGS = TrainSettings(lr=1e-2, steps=6, batch_blocks=4, micro_blocks=2, warmup=0.2, weight_decay=0.01)
 MEMBERS = [
@@ -212,7 +212,7 @@ def test_padding_gets_no_gradient_and_points_see_the_member_alone(tmp_path):
 
 def test_padding_never_moves(tmp_path, monkeypatch):
     base, seen = base_of("llama float32"), []
-    honest = stacked.update
+    honest = adamw.update
 
     def update(banks, *rest):
         (berth,) = banks.berths
@@ -223,6 +223,6 @@ def test_padding_never_moves(tmp_path, monkeypatch):
             seen.append(berth.up(target, berth.grads)[0, :, :1].abs().max().item())
         honest(banks, *rest)
 
-    monkeypatch.setattr(stacked, "update", update)
+    monkeypatch.setattr(adamw, "update", update)
     assert train_adapters(base, members_of(base, [MEMBERS[0], {**MEMBERS[2], "dropout": 0.0}], tmp_path), device="cpu")
     assert min(seen) > 0

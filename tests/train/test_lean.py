@@ -10,9 +10,9 @@ from torch import nn
 from torch.autograd import gradcheck
 from train_material import FAMILIES, all_trainable, random_model, with_lora
 
-from peftodyssey.models import kernels, source
+from peftodyssey.models import autograd_functions, source
 from peftodyssey.models import load as models
-from peftodyssey.models.lean import patch_model
+from peftodyssey.models.patching import patch_model
 from peftodyssey.recipe.cell import QuantSpec
 
 IDS_BT = torch.arange(24).reshape(2, 12) % 30
@@ -121,20 +121,20 @@ def test_kernels_by_finite_differences():
 
     x, down, up, bias, weight = draw(2, 3, 5), draw(2, 5), draw(4, 2), draw(4), draw(4, 5)
     frozen = weight.detach()
-    gradcheck(lambda x, a, b: kernels.lora_linear(x, x, a, b, lambda: frozen, bias.detach(), 0.7), (x, down, up))
-    gradcheck(lambda x, y, a, b: kernels.lora_linear(x, y, a, b, lambda: frozen, None, 0.7), (x, draw(2, 3, 5), down, up))
-    gradcheck(lambda x, w, b: kernels.linear(x, w, b, torch.float64), (x, weight, bias))
+    gradcheck(lambda x, a, b: autograd_functions.lora_linear(x, x, a, b, lambda: frozen, bias.detach(), 0.7), (x, down, up))
+    gradcheck(lambda x, y, a, b: autograd_functions.lora_linear(x, y, a, b, lambda: frozen, None, 0.7), (x, draw(2, 3, 5), down, up))
+    gradcheck(lambda x, w, b: autograd_functions.linear(x, w, b, torch.float64), (x, weight, bias))
     for plus_one in (False, True):
-        gradcheck(lambda x, w, p=plus_one: kernels.rms_norm(x, w, 1e-5, p, torch.float64), (x, draw(5)))
-    for name in kernels.ACTIVATIONS:
-        gradcheck(lambda g, u, n=name: kernels.gated(g, u, n), (draw(2, 3, 5), draw(2, 3, 5)))
+        gradcheck(lambda x, w, p=plus_one: autograd_functions.rms_norm(x, w, 1e-5, p, torch.float64), (x, draw(5)))
+    for name in autograd_functions.ACTIVATIONS:
+        gradcheck(lambda g, u, n=name: autograd_functions.gated(g, u, n), (draw(2, 3, 5), draw(2, 3, 5)))
 
 
 def test_many_chunks_are_one(monkeypatch):
     x, weight, up = torch.randn(4, 7, 16), torch.rand(16), torch.randn(4, 7, 16)
-    whole = kernels.rms_norm(x, weight, 1e-5, False, torch.float32), kernels.gated(x, up, "silu")
-    monkeypatch.setattr(kernels, "CHUNK_BYTES", 3 * 4 * 16)
-    pieces = kernels.rms_norm(x, weight, 1e-5, False, torch.float32), kernels.gated(x, up, "silu")
+    whole = autograd_functions.rms_norm(x, weight, 1e-5, False, torch.float32), autograd_functions.gated(x, up, "silu")
+    monkeypatch.setattr(autograd_functions, "CHUNK_BYTES", 3 * 4 * 16)
+    pieces = autograd_functions.rms_norm(x, weight, 1e-5, False, torch.float32), autograd_functions.gated(x, up, "silu")
     for one, many in zip(whole, pieces, strict=True):  # vectorised and left-over elements round differently
         torch.testing.assert_close(one, many, rtol=1e-6, atol=1e-7)
 
@@ -182,8 +182,8 @@ def test_rotation_is_transformers_and_its_gradient_is_right(rows):
     cos, sin = angles.cos(), angles.sin()
     expected = apply_rotary_pos_emb(query, key, cos, sin, unsqueeze_dim=2)
     for x, wanted in zip((query, key), expected, strict=True):
-        torch.testing.assert_close(kernels.rotated(x, cos, sin), wanted, rtol=1e-12, atol=1e-12)
-    assert gradcheck(lambda x: kernels.rotated(x, cos, sin), key.requires_grad_())
+        torch.testing.assert_close(autograd_functions.rotated(x, cos, sin), wanted, rtol=1e-12, atol=1e-12)
+    assert gradcheck(lambda x: autograd_functions.rotated(x, cos, sin), key.requires_grad_())
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "olmo2"])

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from train_material import FAMILIES, all_trainable, blocks, random_model, with_lora
 
-from peftodyssey.corpora.blocks import epoch_permutation
+from peftodyssey.corpora.packing import epoch_permutation
 from peftodyssey.errors import TrainingError
-from peftodyssey.models import documents
-from peftodyssey.models.head import split
+from peftodyssey.models import varlen_attention
+from peftodyssey.models.lm_head import split
 from peftodyssey.models.packing import packed_inputs
-from peftodyssey.train import batches
-from peftodyssey.train.loop import train
-from peftodyssey.train.settings import TrainSettings
+from peftodyssey.training import sampler
+from peftodyssey.training.loop import train
+from peftodyssey.training.settings import TrainSettings
 
 SETTINGS = TrainSettings(lr=5e-3, steps=5, batch_blocks=4, micro_blocks=2, warmup=0.2, seed=3)
 
@@ -55,7 +55,7 @@ def test_law_4_micro_batches_do_not_change_the_result(full):
 
 def nll_and_gradients(model, inputs, labels):
     model.zero_grad()
-    from peftodyssey.train.loss import token_nll_sum
+    from peftodyssey.training.loss import token_nll_sum
 
     total = token_nll_sum(model, split(model), inputs, labels)
     total.backward()
@@ -112,13 +112,13 @@ def test_steps_take_the_epochs_orders_one_after_the_other(n_blocks, batch_blocks
         ]
     )
     expected = row[step * batch_blocks : (step + 1) * batch_blocks]
-    assert np.array_equal(batches.step_blocks(n_blocks, batch_blocks, seed, step), expected)
+    assert np.array_equal(sampler.step_blocks(n_blocks, batch_blocks, seed, step), expected)
 
 
 def test_log_counts_tokens_and_the_loss_is_that_of_the_batch_before_the_update():
     data = blocks(masked_share=0.3)
     result, _, _ = run(data)
-    counts = [batches.trained_tokens(data, batches.step_blocks(6, 4, 3, step)) for step in range(5)]
+    counts = [sampler.trained_tokens(data, sampler.step_blocks(6, 4, 3, step)) for step in range(5)]
     assert [r.tokens for r in result.log] == list(np.cumsum(counts))
     assert result.log[0].lr == 0.0
     assert result.final_loss < result.log[0].loss_nats
@@ -217,9 +217,9 @@ def test_cuda_follows_the_cpu(precision, tolerance):
 def test_documents_told_by_their_ends_train_as_those_told_by_masks(family, recompute, monkeypatch):
     expected, by_masks, _ = run(family=family, dtype=torch.float64, recompute=recompute)
     told: list[int] = []
-    real = documents._bucketed_sdpa
-    monkeypatch.setattr(documents, "_side_by_side", lambda *inputs: told.append(1) or real(*inputs))
-    monkeypatch.setattr(documents, "LONG", 1)
+    real = varlen_attention._bucketed_sdpa
+    monkeypatch.setattr(varlen_attention, "_side_by_side", lambda *inputs: told.append(1) or real(*inputs))
+    monkeypatch.setattr(varlen_attention, "LONG", 1)
     result, by_ends, _ = run(family=family, dtype=torch.float64, recompute=recompute)
     assert told
     assert distance(by_masks, by_ends) < 1e-10

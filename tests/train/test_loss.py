@@ -8,10 +8,10 @@ import pytest
 import torch
 from train_material import FAMILIES, VOCABULARY, all_trainable, blocks, random_model
 
-from peftodyssey.models.head import split
+from peftodyssey.models.lm_head import split
 from peftodyssey.models.packing import packed_inputs
-from peftodyssey.train import loss
-from peftodyssey.train.loss import linear_nll_sum, token_nll_sum
+from peftodyssey.training import loss
+from peftodyssey.training.loss import linear_nll_sum, token_nll_sum
 
 
 def operands(rows=7, width=5, vocabulary=11, dtype=torch.float64):

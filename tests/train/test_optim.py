@@ -8,10 +8,10 @@ import pytest
 import torch
 from train_material import all_trainable, blocks, random_model, with_lora
 
-from peftodyssey.train import frugal, moments, optim
-from peftodyssey.train.loop import train
-from peftodyssey.train.rounding import stochastic_round_bf16
-from peftodyssey.train.settings import TrainSettings
+from peftodyssey.training import low_memory_adamw, moments, optim
+from peftodyssey.training.loop import train
+from peftodyssey.training.rounding import stochastic_round_bf16
+from peftodyssey.training.settings import TrainSettings
 
 SETTINGS = TrainSettings(lr=5e-3, steps=4, batch_blocks=4, micro_blocks=2, warmup=0.2, weight_decay=0.1, seed=3)
 WAYS = {
@@ -38,7 +38,7 @@ def test_in_float32_its_arithmetic_is_torchs():
     start = [torch.randn(shape) for shape in shapes]
     mine, theirs = ([torch.nn.Parameter(t.clone()) for t in start] for _ in range(2))
     groups = [{"params": [p for p in mine if p.ndim > 1], "weight_decay": 0.1}, {"params": [mine[1]], "weight_decay": 0.0}]
-    own = frugal.LowMemoryAdamW(
+    own = low_memory_adamw.LowMemoryAdamW(
         groups, {p: str(n) for n, p in enumerate(mine)}, lr=1e-2, betas=(0.9, 0.99), eps=1e-8, eight_bit=False, hosted=False, seed=0
     )
     oracle = torch.optim.AdamW(
@@ -48,7 +48,7 @@ def test_in_float32_its_arithmetic_is_torchs():
         for p, q in zip(mine, theirs, strict=True):
             p.grad = torch.randn_like(p)
             q.grad = p.grad.clone()
-        norm = frugal.clip(own, 1.0)
+        norm = low_memory_adamw.clip(own, 1.0)
         assert norm.item() == pytest.approx(torch.nn.utils.clip_grad_norm_(theirs, 1.0).item(), rel=1e-6)
         own.step()
         oracle.step()

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftodyssey.train import pretrain
-from peftodyssey.train.phases import ANNEALED, TRUNK, Phase, lr_factor, phases
-from peftodyssey.train.pretrain import PretrainSettings, Stream
-from peftodyssey.train.small_llama import initial
+from peftodyssey.training import pretrain
+from peftodyssey.training.pretrain import PretrainSettings, Stream
+from peftodyssey.training.small_llama import initial
+from peftodyssey.training.wsd_phases import ANNEALED, TRUNK, Phase, lr_factor, phases
 
 
 def config(**changes):

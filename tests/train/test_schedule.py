@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import get_scheduler
 
-from peftodyssey.train.schedule import lr_multiplier, wsd_decay_steps
-from peftodyssey.train.settings import TrainSettings
+from peftodyssey.training.schedule import lr_multiplier, wsd_decay_steps
+from peftodyssey.training.settings import TrainSettings
 
 THEIRS = {
     "constant": "constant_with_warmup",

@@ -10,15 +10,15 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from peftodyssey import assets
-from peftodyssey.corpora.blocks import pack
 from peftodyssey.corpora.chat import Chat
 from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.index import build_index, read_index
+from peftodyssey.corpora.packing import pack
 from peftodyssey.corpora.source import resolve
 from peftodyssey.recipe.cell import CorpusSpec
-from peftodyssey.train.loop import train
-from peftodyssey.train.settings import TrainSettings
-from peftodyssey.train.trl_bridge import train_trl
+from peftodyssey.training.loop import train
+from peftodyssey.training.settings import TrainSettings
+from peftodyssey.training.trl_bridge import train_trl
 
 END = "<|endoftext|>"
 EXAMPLES = 8

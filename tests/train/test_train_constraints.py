@@ -13,11 +13,11 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from train_material import VOCABULARY, all_trainable, blocks, random_model, with_lora
 
-from peftodyssey.corpora.blocks import IGNORE_INDEX
-from peftodyssey.train import replay
-from peftodyssey.train.loop import train
-from peftodyssey.train.replay import concat_replay
-from peftodyssey.train.settings import EarlyStopSettings, TrainSettings
+from peftodyssey.corpora.packing import IGNORE_INDEX
+from peftodyssey.training import replay
+from peftodyssey.training.loop import train
+from peftodyssey.training.replay import concat_replay
+from peftodyssey.training.settings import EarlyStopSettings, TrainSettings
 
 SETTINGS = TrainSettings(lr=5e-3, steps=6, batch_blocks=4, micro_blocks=2, warmup=0.2, schedule="constant", seed=3)
 
@@ -52,7 +52,7 @@ def test_l2_sp_with_a_huge_strength_leaves_an_adapter_without_an_update():
 def test_l2_sp_is_a_decoupled_decay_towards_the_start(strength):
     """Oracle: torch.optim.AdamW on the weights, then the pull of the docs, written out."""
     from peftodyssey.models.packing import packed_inputs
-    from peftodyssey.train import batches
+    from peftodyssey.training import sampler
 
     data, model = blocks(), random_model(dtype=torch.float64)
     parameters = all_trainable(model)
@@ -62,7 +62,7 @@ def test_l2_sp_is_a_decoupled_decay_towards_the_start(strength):
     for step in range(SETTINGS.steps):
         for group in optimizer.param_groups:
             group["lr"] = SETTINGS.lr * min(1.0, step / SETTINGS.warmup_steps)
-        chosen = batches.step_blocks(len(data.labels), 4, SETTINGS.seed, step)
+        chosen = sampler.step_blocks(len(data.labels), 4, SETTINGS.seed, step)
         ids, labels, positions, segments = (
             torch.from_numpy(getattr(data, name)[chosen]).long() for name in ("input_ids", "labels", "position_ids", "segments")
         )

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from peftodyssey.corpora.blocks import PackedBlocks
-from peftodyssey.models import documents
+from peftodyssey.corpora.packing import PackedBlocks
+from peftodyssey.models import varlen_attention
 from peftodyssey.models.shapes import named
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "olmo", "olmo2", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
@@ -58,7 +58,7 @@ def random_model(
             setattr(config, name, 0.0)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config).to(dtype).requires_grad_(False).eval()
-    documents.install(model)
+    varlen_attention.install(model)
     return model
 
 

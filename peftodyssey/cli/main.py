@@ -1,0 +1,261 @@
+"""The command line. Floor 7, verbs only: parse, call `api`, print. Starts without torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from peftodyssey.cli.options import (
+    DeviceOpt,
+    DirArg,
+    MemoryOpt,
+    RecipeArg,
+    SetOpt,
+    console,
+    one_of,
+    pairs,
+    prepare_process,
+    say,
+)
+from peftodyssey.cli.plan import plan
+from peftodyssey.cli.subcommands import ladder_app, recipes_app
+from peftodyssey.errors import (
+    EXIT_DOES_NOT_FIT,
+    EXIT_INTERRUPTED,
+    EXIT_SOME_FAILED,
+    EXIT_USER,
+    OdysseyError,
+    RecipeError,
+)
+
+app = typer.Typer(
+    name="peftodyssey",
+    help="Compare full fine-tuning, LoRA, QLoRA and other constraints on the update, token by token, on one GPU.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done; 1 some cells failed; 2 wrong input; 3 does not fit; 130 interrupted and resumable.",
+)
+app.add_typer(recipes_app, name="recipes")
+app.add_typer(ladder_app, name="ladder")
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    if version:
+        from peftodyssey import __version__
+
+        print(__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def run(
+    recipe: RecipeArg,
+    out: Annotated[Path | None, typer.Option("--out", help="Output directory; default: runs/<recipe name>.")] = None,
+    set_: SetOpt = None,
+    only: Annotated[str | None, typer.Option("--only", help="Cells to do, e.g. method=lora,rank=8.")] = None,
+    memory: MemoryOpt = None,
+    stop_after: Annotated[str | None, typer.Option("--stop-after", help="End cleanly after, e.g. 8h.")] = None,
+    keep: Annotated[str, typer.Option("--keep", help="Weights to keep: adapters, best or all.")] = "adapters",
+    refresh: Annotated[str | None, typer.Option("--refresh", help="stale: redo what other library versions did.")] = None,
+    checkpoint_every: Annotated[str, typer.Option("--checkpoint-every", help="Time between checkpoints.")] = "10m",
+    rung_disk: Annotated[str | None, typer.Option("--rung-disk", help="Disk for downloaded models: those done with go when the next needs it.")] = None,
+    device: DeviceOpt = "auto",
+    allow_oom: Annotated[bool, typer.Option("--allow-oom", help="Start although the plan says it does not fit.")] = False,
+) -> None:
+    """Train and score what is missing of a recipe, then write the report; running it again does nothing."""
+    from peftodyssey import api
+    from peftodyssey.execution.launch import Options
+
+    options = Options(
+        only=pairs(only), keep=one_of("--keep", keep, ("adapters", "best", "all")),
+        stop_after_s=api.seconds(stop_after), checkpoint_every_s=api.seconds(checkpoint_every) or 0.0,
+        refresh=one_of("--refresh", refresh, ("stale",)) == "stale" if refresh else False,
+        allow_oom=allow_oom, memory_bytes=api.size_bytes(memory), rung_disk_bytes=api.size_bytes(rung_disk, "--rung-disk"),
+    )  # fmt: skip
+    plan = api.plan(api.load(recipe, set_ or ()), device=device, memory=memory)
+    for warning in plan.warnings:
+        console(stderr=True).print(f"warning: {warning}", markup=False, soft_wrap=True)
+    opened, outcome, root = api.run_plan(plan, out, options=options, console=console(stderr=True))
+    if opened is None:
+        say(f"Interrupted: {outcome.interrupted}")
+        raise typer.Exit(EXIT_INTERRUPTED)
+    from peftodyssey.report import console_table
+
+    console().print(console_table.table(opened.results.to_pylist()))
+    say(_summary(outcome, root))
+    raise typer.Exit(EXIT_SOME_FAILED if outcome.failed else 0)
+
+
+def _summary(outcome: Any, root: Path) -> str:
+    parts = [f"{outcome.done} done"] * bool(outcome.done) + [f"{outcome.skipped} were there"] * bool(outcome.skipped)
+    parts += [f"{outcome.stopped} stopped early"] * bool(outcome.stopped)
+    parts += [f"{len(outcome.failed)} failed"] * bool(outcome.failed)
+    lines = [f"Cells: {', '.join(parts) or 'none'}.", f"Report: {root / 'report' / 'index.html'}"]
+    return "\n".join([*(f"failed: {folder}: {why}" for folder, why in outcome.failed.items()), *lines])
+
+
+@app.command()
+def check(
+    recipe: RecipeArg,
+    set_: SetOpt = None,
+    show: Annotated[int, typer.Option("--show", min=0, help="Print so many documents as tokens.")] = 0,
+    memory: MemoryOpt = None,
+    device: DeviceOpt = "auto",
+) -> None:
+    """Validate a recipe; print its grid, memory, disk and every warning. Loads no weights."""
+    from peftodyssey import api
+    from peftodyssey.plan import host_and_disk
+    from peftodyssey.recipe.load_ladder import is_ladder
+    from peftodyssey.report import console_output, ladder_output
+
+    if is_ladder(recipe):
+        for part in ladder_output.plan(api.plan_ladder(recipe, set_ or (), device=device)):
+            console().print(part)
+        return
+    plan = api.plan(api.load(recipe, set_ or ()), device=device, memory=memory)
+    root = api.DEFAULT_ROOT / plan.recipe.name
+    for part in (*console_output.check(plan, root), *console_output.documents(plan, show)):
+        console().print(part)
+    raise typer.Exit(EXIT_DOES_NOT_FIT if plan.too_large or host_and_disk.problems(plan, root) else 0)
+
+
+app.command()(plan)
+
+
+@app.command()
+def status(folder: DirArg) -> None:
+    """Where a run stands."""
+    from peftodyssey.execution.status import status as read
+    from peftodyssey.report import console_output
+
+    console().print(console_output.status(read(folder)))
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Directories that `run` wrote.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Where the page goes; default: the first directory.")] = None,
+) -> None:
+    """Rebuild tables, figures and the page; several directories are compared on one page."""
+    from peftodyssey import api
+
+    say(f"Report: {api.report(folders, out)}")
+
+
+@app.command()
+def query(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR... [SQL]", help="Directories, then the query.")],
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """SQL (DuckDB) over results and tokens; without SQL, the views and their columns."""
+    from peftodyssey.report import console_output
+    from peftodyssey.store.query import query as ask
+
+    last = str(folders[-1])
+    sql = last if len(folders) > 1 and not os.path.isdir(last) else None  # Path.is_dir raises where SQL is too long for a name
+    table = ask(folders[:-1] if sql else folders, sql)
+    if csv:
+        sys.stdout.write(console_output.as_csv(table))
+    else:
+        console().print(console_output.as_table(table))
+
+
+@app.command()
+def score(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="bundled/..., a Hub id or a folder.")],
+    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="bundled/..., hub:..., m2d2/... or a path.")],
+    adapter: Annotated[list[Path] | None, typer.Option("--adapter", help="Adapter folder; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Keep index and columns here.")] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Revision of the model.")] = None,
+    split: Annotated[str, typer.Option("--split", help="train, valid, test or all.")] = "test",
+    context: Annotated[int | None, typer.Option("--context", help="Tokens of a window.")] = None,
+    stride: Annotated[int | None, typer.Option("--stride", help="Tokens newly scored by a window.")] = None,
+    tokens: Annotated[str, typer.Option("--tokens", help="Cap, by whole documents; or all.")] = "50k",
+    first_token: Annotated[str, typer.Option("--first-token", help="bos or skip.")] = "bos",
+    mode: Annotated[str, typer.Option("--mode", help="documents or stream.")] = "documents",
+    quant: Annotated[str | None, typer.Option("--quant", help="nf4, fp4 or int8.")] = None,
+    field: Annotated[str | None, typer.Option("--field", help="Text field of jsonl, parquet or Hub rows.")] = None,
+    device: DeviceOpt = "auto",
+) -> None:
+    """Per-token NLL of anything on anything, before and after, with intervals."""
+    from peftodyssey import api
+    from peftodyssey.report import console_output
+
+    settings = {
+        "context": context, "stride": stride, "tokens": tokens, "first_token": first_token, "mode": mode, "field": field,
+    }  # fmt: skip
+    scored = api.score(
+        model, corpus, adapter or (), revision=revision, split=split, out=out, device=device, quant=quant,
+        settings=settings, console=console(stderr=True),
+    )  # fmt: skip
+    for part in console_output.scored(scored):
+        console().print(part)
+
+
+@app.command()
+def export(
+    folder: DirArg,
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="A hash, `best`, or method=lora,rank=8.")],
+    to: Annotated[Path | None, typer.Option("--to", help="Folder to write; default: DIR/export/<cell>.")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Merge the adapter into full-precision weights.")] = False,
+    push: Annotated[str | None, typer.Option("--push", help="Also upload to this Hub repository.")] = None,
+) -> None:
+    """A PEFT adapter (or merged model) that plain peft loads, with a card of its measured results."""
+    from peftodyssey import api
+
+    say(f"Exported: {api.export(folder, cell, to=to, merge=merge, push=push)}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    import json
+
+    from peftodyssey.recipe.schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def doctor() -> None:
+    """Environment, versions, GPU; what will not work and why."""
+    from peftodyssey.execution.doctor import examine
+
+    lines, healthy = examine()
+    for line in lines:
+        say(line)
+    raise typer.Exit(0 if healthy else EXIT_USER)
+
+
+def main() -> None:
+    """Entry point: user mistakes become a message and an exit code, never a traceback."""
+    prepare_process()
+    errors = Console(stderr=True, highlight=False)
+    try:
+        app()
+    except RecipeError as error:
+        for problem in error.problems:
+            errors.print(str(problem), markup=False, soft_wrap=True)
+        errors.print(f"{error.next_step}.", markup=False)
+        sys.exit(EXIT_USER)
+    except OdysseyError as error:
+        errors.print(f"error: {error}", markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        errors.print("interrupted; start the same command again, it goes on from there", markup=False)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

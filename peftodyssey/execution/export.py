@@ -1,0 +1,153 @@
+"""A finished cell as something that others load: a PEFT adapter or a merged model, with a card of what was measured.
+
+Called by `api.export`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peftodyssey.errors import InputError, StoreError
+from peftodyssey.models.log_filters import quiet
+from peftodyssey.store import atomic, layout, manifest, parquet, plans
+
+KEYS = ("label", "domain", "model", "revision", "seed")
+
+
+def export_cell(folder: Path, cell: str, *, to: Path | None, merge: bool, push: str | None) -> Path:
+    """Write the weights of one cell and its card to `to`; InputError where the name fits no cell, or several."""
+    row = _find(folder, cell)
+    entry = next(entry for entry in plans.cells(folder) if entry["cell"] == row["cell"])
+    target = to or folder / "export" / entry["slug"]
+    if target.exists() and any(target.iterdir()):
+        raise InputError(f"{target} is not empty", "choose another folder with --to")
+    kept = _weights(folder, entry)
+    facts: dict[str, Any] = {}
+    with atomic.io_errors_as_store_error(target), quiet():
+        if merge and kept.name == layout.ADAPTER:
+            facts = _merge(row, kept, target)
+        else:
+            shutil.copytree(kept, target, dirs_exist_ok=True)
+    atomic.write_text(target / "README.md", card(row, merged=merge, drift=facts))
+    if push:
+        _push(target, push)
+    return target
+
+
+def _find(folder: Path, cell: str) -> Mapping[str, Any]:
+    """The row that a hash, `best` or `column=value,...` names."""
+    rows = [row for row in parquet.read(folder / layout.RESULTS).to_pylist() if row["status"] == "done"]
+    if cell == "best":
+        kept = {entry["cell"] for entry in plans.cells(folder) if _kept(folder, entry)}
+        found = sorted((r for r in rows if r["selected"] and r["engine"] != "none" and r["cell"] in kept), key=_valid)[:1]
+    elif "=" in cell:
+        wanted = dict(part.split("=", 1) for part in cell.split(",") if "=" in part)
+        found = [row for row in rows if all(str(row.get(key)) == value for key, value in wanted.items())]
+        selected = [row for row in found if row["selected"]]
+        found = selected if len(found) > 1 and selected else found
+    else:
+        found = [row for row in rows if row["cell"].startswith(cell)]
+    if len(found) != 1:
+        some = "; ".join(", ".join(str(row[key]) for key in KEYS) + f" = {row['cell']}" for row in (found or rows)[:12])
+        raise InputError(f"{len(found)} finished cells are {cell!r}", f"name one by its hash: {some}")
+    return found[0]
+
+
+def _valid(row: Mapping[str, Any]) -> float:
+    """Best: the largest fall of NLL on validation, among cells whose weights are there."""
+    return row["valid_nll_after"] - row["valid_nll_before"]
+
+
+def _kept(folder: Path, entry: Mapping[str, Any]) -> Path | None:
+    """Where the weights of a cell lie, None where they were dropped."""
+    places = (folder / entry["folder"] / name for name in (layout.ADAPTER, layout.WEIGHTS))
+    return next((place for place in places if place.is_dir()), None)
+
+
+def _weights(folder: Path, entry: Mapping[str, Any]) -> Path:
+    if (kept := _kept(folder, entry)) is not None:
+        return kept
+    written = manifest.read(folder / entry["folder"]) or {}
+    dropped = written.get("facts", {}).get("weights") == "dropped"
+    raise StoreError(
+        f"{entry['slug']} has no weights on disk" + (": full-size weights were dropped once scored" if dropped else ""),
+        "train it again with `run --keep best` or `--keep all` into another --out",
+    )
+
+
+def _merge(row: Mapping[str, Any], adapter: Path, target: Path) -> dict[str, Any]:
+    """Merge into unquantised weights and measure what the merge itself changed."""
+    from peftodyssey.methods.registry import METHODS
+    from peftodyssey.models.load import load
+    from peftodyssey.models.source import resolve
+
+    source = resolve(row["model"], row["revision"])
+    base = load(source, precision=row["precision"])
+    attached = METHODS["saved"].load(base, adapter)
+    before = _logits(attached.model)
+    merged, facts = METHODS["saved"].merge(attached)
+    facts = {**facts, "logit_drift": float((_logits(merged) - before).abs().max())}
+    merged.save_pretrained(target, safe_serialization=True)
+    if source.tokenizer_folder:
+        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+            if (source.tokenizer_folder / name).is_file():
+                shutil.copy(source.tokenizer_folder / name, target / name)
+    return facts
+
+
+def _logits(model: Any) -> Any:
+    """Logits on a fixed short sequence, in float32 on the CPU."""
+    import torch
+
+    ids = torch.arange(1, 65).remainder(model.config.vocab_size)[None]
+    with torch.no_grad():
+        return model(input_ids=ids, use_cache=False).logits.float().cpu()
+
+
+def card(row: Mapping[str, Any], *, merged: bool, drift: Mapping[str, Any]) -> str:
+    """The model card: what it is, what was measured, how to load it."""
+    base = row["model"]
+    lines = [
+        "---", f"base_model: {base}", "library_name: " + ("transformers" if merged or not row["rank"] else "peft"),
+        "tags: [peftodyssey]", "---", "",
+        f"# {row['label']} on {row['domain']}", "",
+        f"Base: `{base}`" + (f", revision `{row['revision']}`" if row["revision"] else "") + ". "
+        f"Trained on {row['tokens']:,} tokens in {row['steps']:,} steps at learning rate {row['lr']:g}, seed {row['seed']}."
+        if row["lr"] else f"Base: `{base}`.",
+        "", "| measured | before | after | change (95 % interval) |", "|---|---|---|---|",
+        f"| test NLL, nats/token | {row['nll_before']:.4f} | {row['nll_after']:.4f} | {_change(row, 'delta_nll', 'delta')} |",
+        f"| test perplexity | {row['ppl_before']:.2f} | {row['ppl_after']:.2f} | |",
+    ]  # fmt: skip
+    if row["forgetting"] is not None:
+        lines.append(
+            f"| general NLL, nats/token | {row['general_nll_before']:.4f} | {row['general_nll_after']:.4f} "
+            f"| {_change(row, 'forgetting', 'forgetting')} |"
+        )
+    if row["nll_quantised"] is not None:
+        lines.append(f"| test NLL of the quantised base ({row['quant']}) | {row['nll_quantised']:.4f} | | |")
+    if drift:
+        lines += ["", "The losses above were measured before the merge, with the adapter on its own base."]
+        lines += ["", f"Merged into {drift['stored_as']} weights; the merge moved logits by at most {drift['logit_drift']:.2e}."]
+    loader = "PeftModel.from_pretrained(base, folder)" if row["rank"] and not merged else "AutoModelForCausalLM.from_pretrained(folder)"
+    return "\n".join([*lines, "", f"Load it with `{loader}`.", ""])
+
+
+def _change(row: Mapping[str, Any], value: str, stem: str) -> str:
+    if row[f"{stem}_lo"] is None:
+        return f"{row[value]:+.4f} (too few documents for an interval)"
+    return f"{row[value]:+.4f} ({row[f'{stem}_lo']:+.4f} to {row[f'{stem}_hi']:+.4f})"
+
+
+def _push(folder: Path, repository: str) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        api = HfApi()
+        api.create_repo(repository, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise InputError(f"cannot upload to {repository}: {error}", "log in with `hf auth login`; the files are in " + str(folder)) from error

@@ -1,0 +1,118 @@
+"""A run from a plan to finished cells: lock, record what was asked, walk, prune. Called by `api.run`."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from peftodyssey.errors import DoesNotFit
+from peftodyssey.execution import interrupt
+from peftodyssey.execution.pending import matches
+from peftodyssey.execution.progress import ProgressReporter
+from peftodyssey.execution.scheduler import Outcome, execute
+from peftodyssey.jobs.callbacks import How
+from peftodyssey.memory.memory_plan import CUDA_CONTEXT_BYTES
+from peftodyssey.models.log_filters import quiet
+from peftodyssey.plan import host_and_disk
+from peftodyssey.plan.tasks import CellTask, Plan
+from peftodyssey.store import atomic, layout, lock, plans
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is done; nothing here changes a result."""
+
+    only: Mapping[str, str] = field(default_factory=dict)
+    keep: str = "adapters"  # adapters | best | all
+    stop_after_s: float | None = None
+    checkpoint_every_s: float = 600.0
+    refresh: bool = False  # do again what other library versions did
+    allow_oom: bool = False  # start although the plan says that it does not fit
+    memory_bytes: int | None = None  # the user's --memory; caps a card
+    rung_disk_bytes: int | None = None  # disk that downloaded models share
+
+
+def start(plan: Plan, root: Path, options: Options, console: Console) -> Outcome:
+    """Do what is missing of `plan` below `root`; DoesNotFit before anything starts that cannot finish."""
+    wanted = [task for task in plan.cells if matches(task, options.only)]
+    if not options.allow_oom:
+        refuse_too_large([task for task in wanted if not task.fits(plan.budget_bytes)], plan)
+        refuse_without_room(plan, root, wanted, options)
+    stop = interrupt.Stop(options.stop_after_s)
+    how = How(plan.device.kind, options.checkpoint_every_s, options.keep, options.memory_bytes, options.rung_disk_bytes)
+    narrator = ProgressReporter(console, stop)
+    with lock.exclusive(root):
+        record(plan, root)
+        cap_card(plan, options.memory_bytes)
+        with interrupt.listening(stop, narrator.say), quiet():
+            return execute(plan, root, how, narrator, options.only, options.refresh)
+
+
+def refuse_too_large(tasks: list[CellTask], plan: Plan) -> None:
+    """DoesNotFit with the largest of `tasks`, what it needs and what would help."""
+    if not tasks:
+        return
+    worst = max(tasks, key=lambda task: max(task.memory.device_bytes, task.scoring_bytes))
+    train_gib, score_gib, have = (n / 2**30 for n in (worst.memory.device_bytes, worst.scoring_bytes, plan.budget_bytes))
+    if score_gib > train_gib:
+        needs = f"needs {score_gib:.2f} GiB to score one window of {worst.cell.score.context:,} tokens"
+    else:
+        needs = f"needs {train_gib:.2f} GiB even with one block and recomputed activations"
+    raise DoesNotFit(
+        f"{len(tasks)} of {len(plan.cells)} cells do not fit: {worst.cell.method.label} on {worst.cell.model.name} "
+        f"{needs}, the budget is {have:.2f} GiB",
+        "use qlora, a shorter train.seq_len or score.context, or a larger --memory; `peftodyssey plan` shows the terms; "
+        "--allow-oom starts all the same",
+    )
+
+
+def refuse_without_room(plan: Plan, root: Path, tasks: list[CellTask], options: Options) -> None:
+    """DoesNotFit where the host's free memory or the disk cannot hold what `tasks` take of them."""
+    if found := host_and_disk.problems(plan, root, tasks, options.keep, options.rung_disk_bytes):
+        raise DoesNotFit(
+            "; ".join(found),
+            "close other programs, free the disk or give another --out; `peftodyssey check` shows the terms; "
+            "--allow-oom starts all the same",
+        )
+
+
+def record(plan: Plan, root: Path) -> None:
+    """Write what was asked and what was understood, before the first task."""
+    recipe = plan.recipe
+    atomic.write_text(root / layout.RECIPE, recipe.source_text)
+    atomic.write_text(root / layout.RESOLVED, resolved(plan))
+    plans.write(root, recipe.name, plan.digest, {
+        "recipe": recipe.name,
+        "asked": datetime.datetime.now(datetime.UTC).isoformat(),
+        "measure": list(recipe.measured),
+        "cells": [task.entry for task in plan.cells],
+        "noise": [task.entry for task in plan.noise],
+    })  # fmt: skip
+
+
+def resolved(plan: Plan) -> str:
+    """The recipe as understood, as YAML: every default written out, and what each cell became."""
+    cells = [{"folder": task.folder, **task.entry["coordinates"]} for task in plan.cells]
+    content = {"recipe": plan.recipe.model_dump(mode="json"), "device": plan.device.kind, "cells": cells}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def cap_card(plan: Plan, memory_bytes: int | None) -> None:
+    """Keep PyTorch's allocator within the budget, so that an overflow raises: Windows and WSL would spill into host memory."""
+    if plan.device.kind != "cuda":
+        return
+    import torch
+
+    total_bytes = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(min(1.0, allocator_bytes(plan, memory_bytes) / total_bytes))
+
+
+def allocator_bytes(plan: Plan, memory_bytes: int | None) -> int:
+    """What the allocator may hold: --memory or the budget, less the CUDA context, which lies outside of it."""
+    budget = plan.budget_bytes if memory_bytes is None else memory_bytes
+    return max(0, budget - CUDA_CONTEXT_BYTES)

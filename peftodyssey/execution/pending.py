@@ -1,0 +1,67 @@
+"""What of a plan is left to do: which cells are asked for, which are whole, what each stands on. Called by `run.scheduler`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from peftodyssey.jobs import geometry as geometry_job
+from peftodyssey.jobs import train_cell as adapt_job
+from peftodyssey.jobs import weight_noise as perturb_job
+from peftodyssey.plan.tasks import CellTask
+from peftodyssey.store import manifest
+from peftodyssey.store.versions import versions
+
+REFRESHED_BY = ("torch", "transformers", "peft", "bitsandbytes", "trl", "peftodyssey")
+
+
+def matches(task: CellTask, only: Mapping[str, str]) -> bool:
+    """Whether a cell's coordinates are those that `--only` names."""
+    coordinates = task.entry["coordinates"]
+    return all(str(coordinates.get(key)) == value or _equal(coordinates.get(key), value) for key, value in only.items())
+
+
+def _equal(have: object, wanted: str) -> bool:
+    try:
+        return isinstance(have, int | float) and float(have) == float(wanted)
+    except ValueError:
+        return False
+
+
+def finished(task: CellTask, root: Path) -> bool:
+    """Whether the cell, every column that its row is made of, and what can be measured along its update are whole."""
+    folders = [task.folder, *(folder for folder in required_folders(task))]
+    if any(manifest.read(root / folder) is None for folder in folders):
+        return False
+    left = geometry_job.is_missing(task, root) or perturb_job.missing_updates(task, root)
+    return not left or adapt_job.weights_of(task, root) is None  # nothing is left to measure them from
+
+
+def required_folders(task: CellTask) -> Iterator[str]:
+    """The folders of texts and columns that a cell's row is made of."""
+    scores = task.entry["scores"]
+    for text in (scores["test"], scores["valid"], *scores["general"], *task.entry.get("transfer", ())):
+        yield from (text[name] for name in ("index", "before", "quantised", "after") if text[name])
+    for asked in task.entry.get("tasks", ()):
+        yield from (asked[name] for name in ("before", "quantised", "after") if asked[name])
+    for share in task.entry.get("wise", ()):
+        yield from (share["test"], share["valid"], *share["general"])
+
+
+def training_inputs(task: CellTask) -> list[str]:
+    """The indexes that a training reads, beside those of its columns."""
+    folders = (task.train_index, task.replay_index, task.early_stop_eval.index if task.early_stop_eval else None)
+    return [folder for folder in folders if folder]
+
+
+def forget_stale(cells: list[CellTask], root: Path) -> None:
+    """Remove the manifests of cells that other library versions made, so that they are done again."""
+    now = versions()
+    for task in cells:
+        made = (manifest.read(root / task.folder) or {}).get("facts", {}).get("versions")
+        if made is not None and any(made.get(name) != now.get(name) for name in REFRESHED_BY):
+            manifest.prepare_dir(root / task.folder)
+            for column in (*task.columns, *task.wise_ft_scores, *task.choices, *(update.score for update in task.updates)):
+                manifest.prepare_dir(root / column.folder)
+            if task.geometry:
+                manifest.prepare_dir(root / task.geometry)

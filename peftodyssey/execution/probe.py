@@ -1,0 +1,70 @@
+"""Every distinct shape of a plan tried for real, one after the other, and what came of it. Called by `api.probe`."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from peftodyssey.errors import OdysseyError
+from peftodyssey.jobs.loaded_models import LoadedModels
+from peftodyssey.jobs.probe import loading, probe
+from peftodyssey.jobs.probe_multi_lora import probe_multi_lora
+from peftodyssey.memory import probes
+from peftodyssey.memory.probes import ProbeResult
+from peftodyssey.models.log_filters import quiet
+from peftodyssey.plan import multi_lora_probes
+from peftodyssey.plan.multi_lora_groups import joint_micro_batch
+from peftodyssey.plan.multi_lora_probes import TriedFleet
+from peftodyssey.plan.tasks import CellTask, Plan
+
+
+def probe_all(plan: Plan, console: Console, again: bool = False) -> list[ProbeResult]:
+    """A probe of each distinct shape; those known on this machine are not tried again unless `again`."""
+    shapes: dict[str, list[CellTask]] = {}
+    for task in plan.cells:
+        key = probes.key_of(task.cell, task.step, task.base.source.fingerprint, plan.device)
+        shapes.setdefault(key, []).append(task)
+    order = plan.base_order
+    held, found = LoadedModels(plan.device.kind, plan.budget_bytes), []
+    with quiet():
+        for key, tasks in sorted(shapes.items(), key=lambda item: order[item[1][0].base.name]):
+            known = None if again else probes.known(key)
+            if known is None:
+                console.print(f"trying {tasks[0].cell.model.name}, {tasks[0].cell.method.label} ...", markup=False)
+                found.append(_tried(key, tasks, held, plan))
+            else:
+                found.append(ProbeResult(tasks[0], len(tasks), known, "", True))
+    held.drop()
+    return found
+
+
+def probe_fleets(plan: Plan, console: Console) -> list[TriedFleet]:
+    """A probe of each distinct fleet; those known on this machine are not tried again."""
+    held, found = LoadedModels(plan.device.kind, plan.budget_bytes), []
+    with quiet():
+        for key, groups in multi_lora_probes.shapes(plan).items():
+            made, reason = multi_lora_probes.known(key), ""
+            if made is None:
+                tasks = groups[0]
+                console.print(f"trying {len(tasks)} {tasks[0].cell.method.method} cells side by side ...", markup=False)
+                try:
+                    made = probe_multi_lora(tasks, joint_micro_batch(plan, tasks), held.get(tasks[0].base), plan.device.kind)
+                    multi_lora_probes.keep(key, made)
+                except OdysseyError as error:
+                    held.drop()
+                    reason = str(error)
+            found.append(multi_lora_probes.tried(made, groups, plan.device, reason))
+    held.drop()
+    return found
+
+
+def _tried(key: str, tasks: list[CellTask], held: LoadedModels, plan: Plan) -> ProbeResult:
+    task = tasks[0]
+    try:
+        with loading() as seconds:
+            base = held.get(task.base)
+        made = probe(task, base, seconds[0], plan.device.kind, held.tokenizer(task.base).prefix)
+    except OdysseyError as error:
+        held.drop()  # what went wrong may have left the base changed
+        return ProbeResult(task, len(tasks), None, str(error), False)
+    probes.keep(key, made)
+    return ProbeResult(task, len(tasks), made, "", False)

@@ -1,0 +1,138 @@
+"""What a run shows while it works: bars on a terminal, plain lines elsewhere. Listens to jobs as their `Events`."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from peftodyssey.execution.interrupt import Stop
+from peftodyssey.training.settings import StepRecord
+
+PLAIN_EVERY_S = 10.0
+SHORT = 30  # characters of a name beside a bar
+
+
+class ProgressReporter:
+    """Tells of tasks, steps and scores on `console`; also answers a job's `should_stop`."""
+
+    def __init__(self, console: Console, stop: Stop) -> None:
+        self.console = console
+        self.stop = stop
+        self.live = console.is_terminal
+        self._progress: Progress | None = None
+        self._all: TaskID | None = None
+        self._one: TaskID | None = None
+        self._begun = time.monotonic()
+        self._last_plain = 0.0
+        self._done = 0
+        self._total = 0
+        self._valid = ""
+        self._tokens_done = 0
+
+    @contextlib.contextmanager
+    def showing(self, total: int) -> Iterator[None]:
+        """Show progress over `total` tasks while the block runs."""
+        self._total = total
+        if not self.live:
+            yield
+            return
+        columns = (
+            TextColumn("{task.description}", justify="left"),
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[info]}"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True, refresh_per_second=4) as progress:
+            self._progress = progress
+            self._all = progress.add_task("all", total=total, info="")
+            self._one = progress.add_task("", total=1, info="", visible=False)
+            yield
+        self._progress = None
+
+    def task(self, name: str) -> None:
+        """A task begins."""
+        self._valid, self._tokens_done = "", 0
+        if self._progress and self._one is not None:
+            self._progress.reset(self._one, description=_short(name), visible=True, info="", total=1)
+        else:
+            self.say(f"[{self._done + 1}/{self._total}] {name}")
+
+    def fleet(self, members: int, method: str, share: float) -> None:
+        """Some cells train side by side up to a share of their budgets; each is a task of its own afterwards."""
+        self._valid, self._tokens_done = "", 0
+        name = f"{members} {method} cells, side by side" + (f", to {share:.0%}" if share < 1 else "")
+        if self._progress and self._one is not None:
+            self._progress.reset(self._one, description=name, visible=True, info="", total=1)
+        else:
+            self.say(f"[{self._done + 1}-{self._done + members}/{self._total}] training {name}")
+
+    def finished(self, name: str, outcome: str) -> None:
+        """A task ended: `outcome` says how."""
+        self._done += 1
+        if self._progress and self._all is not None:
+            self._progress.update(self._all, completed=self._done, info=self._time_left())
+            self._progress.print(f"{outcome:>7}  {name}", highlight=False, markup=False)
+        elif outcome != "done":
+            self.say(f"  {outcome}: {name}")
+
+    def say(self, text: str) -> None:
+        """One line, above the bars."""
+        (self._progress or self.console).print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def step(self, record: StepRecord, steps: int) -> None:
+        """A training step of `steps` is done."""
+        gained = max(0, record.tokens - self._tokens_done)  # a branch of a ladder starts behind the trunk's end
+        rate = gained / record.seconds if record.seconds else 0.0
+        self._tokens_done = record.tokens
+        left = (steps - record.step) * record.seconds
+        info = f"loss {record.loss_nats:.3f}{self._valid}  {rate:,.0f} tok/s  {_span(left)} left"
+        self._advance(record.step, steps, info, "step")
+
+    def scored(self, name: str, done: int, total: int) -> None:
+        """`done` of `total` tokens of the column `name` are scored."""
+        self._advance(done, total, f"scoring {_short(name)}", "token")
+
+    def point(self, share: float, corpus: str, nll_nats: float) -> None:
+        """The held-out text stands at `nll_nats` after `share` of the budget."""
+        if corpus.endswith("valid"):
+            self._valid = f"  valid {nll_nats:.3f}"
+        if not self._progress:
+            self.say(f"  at {share:.0%}: {corpus} {nll_nats:.4f} nats/token")
+
+    def note(self, text: str) -> None:
+        """Something that the user should know, in one line."""
+        self.say(f"  note: {text}")
+
+    def should_stop(self) -> bool:
+        """Whether the user wants the work to end cleanly now."""
+        return bool(self.stop)
+
+    def _advance(self, done: int, total: int, info: str, unit: str) -> None:
+        if self._progress and self._one is not None:
+            self._progress.update(self._one, completed=done, total=total, info=info)
+        elif time.monotonic() - self._last_plain >= PLAIN_EVERY_S:
+            self._last_plain = time.monotonic()
+            self.say(f"  {unit} {done:,}/{total:,}  {info}")
+
+    def _time_left(self) -> str:
+        each = (time.monotonic() - self._begun) / max(1, self._done)
+        return f"about {_span(each * (self._total - self._done))} left"
+
+
+def _short(name: str) -> str:
+    """The telling end of a folder's name, without its hash, so that a line of the terminal holds it and more."""
+    bare = re.sub(r"-[0-9a-f]{8}$", "", name.rsplit("/", 1)[-1])
+    return bare if len(bare) <= SHORT else "…" + bare[1 - SHORT :]
+
+
+def _span(seconds: float) -> str:
+    """Seconds as people say them: 40 s, 3 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

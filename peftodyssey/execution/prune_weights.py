@@ -1,0 +1,27 @@
+"""What of the full-size weights stays once everything is scored: with `--keep best`, those of selected cells alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from peftodyssey.plan.tasks import CellTask
+from peftodyssey.store import layout, manifest
+
+
+def prune(root: Path, cells: Iterable[CellTask], rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Drop the full-size weights of cells that validation did not choose; returns the folders that lost them."""
+    chosen = {row["cell"] for row in rows if row["selected"]}
+    dropped = []
+    for task in cells:
+        folder = root / task.folder
+        written = manifest.read(folder)
+        if written is None or task.short in chosen or not (folder / layout.WEIGHTS).is_dir():
+            continue
+        facts = {**written["facts"], "weights": "dropped"}
+        manifest.remove(folder / layout.MANIFEST)
+        manifest.remove(folder / layout.WEIGHTS)
+        manifest.commit(folder, {**written, "facts": facts})
+        dropped.append(task.folder)
+    return dropped

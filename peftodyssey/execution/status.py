@@ -1,0 +1,40 @@
+"""Where a run stands, read from its directory alone. Called by the `status` verb."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftodyssey.jobs import progress_file
+from peftodyssey.store import manifest, plans
+
+
+@dataclass(frozen=True)
+class CellStatus:
+    """One cell: done, failed, stopped (early), started or pending, and a remark (reason, or how far it was)."""
+
+    folder: str
+    recipe: str
+    label: str
+    state: str
+    remark: str
+
+
+def status(folder: Path) -> list[CellStatus]:
+    """Every cell of every recipe of the directory; StoreError where it is no output directory."""
+    return [_one(folder, entry) for entry in plans.cells(folder)]
+
+
+def _one(folder: Path, entry: dict) -> CellStatus:
+    where = folder / entry["folder"]
+    state, remark = "pending", ""
+    if (written := manifest.read(where)) is not None:
+        state = "done"
+        remark = f"{written['facts']['seconds']:.0f} s of training" if written["facts"]["steps"] else "scored"
+    elif (failure := manifest.failure(where)) is not None:
+        state, remark = "failed", failure["reason"]
+    elif (stop := manifest.stop(where)) is not None:
+        state, remark = "stopped", stop["reason"]
+    elif (beat := progress_file.read(where)) is not None:
+        state, remark = "started", f"step {beat['step']}, loss {beat['loss']:.3f}"
+    return CellStatus(entry["folder"], entry["recipe"], entry["coordinates"]["label"], state, remark)

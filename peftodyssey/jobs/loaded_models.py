@@ -1,0 +1,73 @@
+"""The one base model that is held in memory, loaded when another is asked for. Shared by every job of a run."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from peftodyssey.memory.step_spec import BYTES
+from peftodyssey.models.layer_offload import layers_on_card, offload_layers
+from peftodyssey.models.load import load
+from peftodyssey.models.shape_from_config import shape_from_config
+from peftodyssey.models.source import ModelSource
+from peftodyssey.models.tokenizer import TextTokenizer, load_tokenizer
+from peftodyssey.plan.tasks import BaseModelKey
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class LoadedModels:
+    """Holds at most one base on `device`, a card of which `budget_bytes` may be used; `get` swaps it.
+
+    `room` is called with a model before it is loaded, and downloaded where it is not there.
+    """
+
+    def __init__(self, device: str, budget_bytes: int, room: Callable[[ModelSource], None] | None = None) -> None:
+        self.device, self.budget_bytes, self.room = device, budget_bytes, room
+        self._key: BaseModelKey | None = None
+        self._model: PreTrainedModel | None = None
+        self._tokenizers: dict[str, TextTokenizer] = {}
+
+    def get(self, key: BaseModelKey) -> PreTrainedModel:
+        """The base that `key` names, frozen; ModelError where it cannot be loaded."""
+        if self._model is None or _identity(key) != _identity(self._key):
+            self.drop()
+            if self.room is not None:
+                self.room(key.source)
+            self._model = self._load(key)
+            self._key = key
+        return self._model
+
+    def _load(self, key: BaseModelKey) -> PreTrainedModel:
+        """The base on the device; unquantised and larger than a card, its last layers stay in host memory."""
+        if self.device == "cpu" or key.quant:
+            return load(key.source, precision=key.precision, quant=key.quant, device=self.device)
+        sizes = shape_from_config(key.source.config)
+        staying = layers_on_card(sizes, BYTES[key.precision], self.budget_bytes)
+        if staying == sizes.layers:
+            return load(key.source, precision=key.precision, device=self.device)
+        import torch
+
+        return offload_layers(load(key.source, precision=key.precision), staying, torch.device(self.device))
+
+    def tokenizer(self, key: BaseModelKey) -> TextTokenizer:
+        """The tokenizer of the base, without loading the base."""
+        name = f"{key.source.name}@{key.source.revision}"
+        if name not in self._tokenizers:
+            self._tokenizers[name] = load_tokenizer(key.source)
+        return self._tokenizers[name]
+
+    def drop(self) -> None:
+        """Let go of the base and of the memory that it took."""
+        self._model = self._key = None
+        gc.collect()
+        if self.device == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+
+
+def _identity(key: BaseModelKey | None) -> tuple[object, ...] | None:
+    return None if key is None else (key.source.name, key.source.fingerprint, key.precision, key.quant)

@@ -1,0 +1,44 @@
+"""What `auto` means on a device: precision, 4-bit arithmetic, optimiser. These enter a cell's identity."""
+
+from __future__ import annotations
+
+from peftodyssey.errors import InputError
+from peftodyssey.memory.device import Device
+from peftodyssey.recipe.cell import Cell
+
+
+def resolve_auto(cell: Cell, device: Device) -> dict[str, str | None]:
+    """The resolved choices of one cell; InputError where the device cannot do what the recipe asks."""
+    precision = _precision(cell.train.precision, device)
+    master = cell.method.options.get("master_weights", "fp32") if cell.method.method == "full" else "fp32"
+    _refuse_half_masters(master, precision, device)
+    optimizer = "adamw" if cell.train.optimizer == "auto" else cell.train.optimizer
+    state = "fp32" if master == "fp32" else precision
+    return {
+        "precision": precision,
+        "compute_dtype": precision if cell.method.quant else None,
+        "optimizer": optimizer,
+        "optimizer_state": "8bit" if optimizer == "adamw8bit" else state,
+        "master_weights": "fp32" if master == "fp32" else precision,
+    }
+
+
+def _precision(asked: str, device: Device) -> str:
+    if asked == "auto":
+        return "fp32" if device.kind == "cpu" else "bf16" if device.bf16 else "fp16"
+    if asked == "fp16" and device.kind == "cpu":
+        raise InputError("train.precision fp16 needs a GPU, and this run is on the CPU", "use fp32, bf16 or auto")
+    if asked == "bf16" and device.kind == "cuda" and not device.bf16:
+        raise InputError(f"{device.name} has no bf16", "set train.precision to fp16, fp32 or auto")
+    return asked
+
+
+def _refuse_half_masters(master: str, precision: str, device: Device) -> None:
+    """fp16 weights cannot be trained as they are: loss scaling needs fp32 ones. Asked for in words, the recipe refuses it."""
+    if master == "fp32" or precision != "fp16":
+        return
+    raise InputError(
+        f"{device.name} has no bf16, and full with master_weights: same cannot train in fp16: its gradients overflow and "
+        "small updates are lost",
+        "set master_weights to fp32, or train an adapter (lora, qlora), whose weights are kept in fp32",
+    )

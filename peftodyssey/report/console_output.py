@@ -1,0 +1,277 @@
+"""What the command line prints that is no report: plans, status, queries, ladders, scores. Plain data to rich tables.
+
+Called by `cli`; imports neither torch nor a chart.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from peftodyssey.plan import host_and_disk
+from peftodyssey.plan.tasks import CellTask, Plan
+from peftodyssey.report import sample_size
+from peftodyssey.report.multi_lora_output import side_by_side
+from peftodyssey.report.result_text import count, number
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from peftodyssey.memory.step_estimate import StepPlan
+    from peftodyssey.memory.step_spec import StepSpec
+
+GRID_ROWS = 60
+
+
+def check(plan: Plan, root: Path) -> Iterator[Any]:
+    """The grid with memory per cell, the host memory and disk that a run below `root` will take, and every warning."""
+    yield f"{plan.recipe.where}: valid, {len(plan.cells)} cells on {plan.device.name} ({size(plan.budget_bytes)} budget)"
+    yield from _grids(plan.cells)
+    yield from side_by_side(plan)
+    yield _host(plan)
+    yield _disk(plan)
+    yield from map(Text, _answers(plan))
+    for warning in (*(str(problem) for problem in plan.recipe.warnings), *plan.warnings):
+        yield Text(f"warning: {warning}")
+    yield from (Text(f"warning: {warning}") for warning in sample_size.too_small(plan))
+    for task in plan.too_large:
+        yield Text(f"does not fit: {task.folder}: {size(task.memory.device_bytes)}")
+    for problem in host_and_disk.problems(plan, root):
+        yield Text(f"does not fit: {problem}")
+
+
+def _grids(cells: Sequence[CellTask]) -> Iterator[Table]:
+    """One table a base: a row per text and method, its learning rates and seeds side by side."""
+    for (model, revision), on_base in groupby(cells, key=lambda t: (t.cell.model.name, t.cell.model.revision)):
+        table = _table("text", "method", "lr", "seeds", "trained", "step", "memory")
+        table.title, table.title_justify = _model(model, revision), "left"
+        rows: dict[tuple[str, str], list[CellTask]] = {}
+        for task in on_base:
+            rows.setdefault((task.cell.domain.shown, task.cell.method.label), []).append(task)
+        for (text, method), tasks in list(rows.items())[:GRID_ROWS]:
+            table.add_row(text, method, *_row(tasks))
+        if len(rows) > GRID_ROWS:
+            table.caption = f"and {len(rows) - GRID_ROWS} rows more"
+        yield table
+
+
+def _row(tasks: Sequence[CellTask]) -> tuple[str, ...]:
+    rates = dict.fromkeys("-" if t.cell.method.lr is None else number(t.cell.method.lr) for t in tasks)
+    seeds = dict.fromkeys(str(task.cell.seed) for task in tasks)
+    first = tasks[0]
+    blocks = f"{first.cell.train.batch_tokens // first.step.seq_len}x{first.step.seq_len}"
+    parts = "" if first.step.micro_blocks * first.step.seq_len == first.cell.train.batch_tokens else f" by {first.step.micro_blocks}"
+    largest = max(task.memory.device_bytes for task in tasks)
+    return " ".join(rates), " ".join(seeds), count(first.trainable), blocks + parts, size(largest)
+
+
+def _model(name: str, revision: str | None) -> str:
+    return f"{name} @ {revision}" if revision else name
+
+
+def _host(plan: Plan) -> str:
+    """Host memory of the cell that takes most."""
+    found = host_and_disk.largest(plan)
+    terms = ", ".join(f"{size(term.size_bytes)} {term.name}" for term in found.terms if term.size_bytes >= 1 << 20)
+    free = plan.device.host_free_bytes
+    return f"host memory: {size(found.peak_bytes)} ({terms})" + ("" if free is None else f", {size(free)} free")
+
+
+def _disk(plan: Plan) -> str:
+    """Downloads, and the most that is written."""
+    disk = host_and_disk.disk_plan(plan)
+    terms = ", ".join(f"{size(term.size_bytes)} {term.name}" for term in disk.terms if term.size_bytes >= 1 << 20)
+    return f"disk: {size(disk.download_bytes)} to download, up to {size(disk.output_bytes)} written" + (f" ({terms})" if terms else "")
+
+
+def documents(plan: Plan, count: int) -> Iterator[Text]:
+    """The first documents of every domain as tokens: boundaries marked, trained tokens coloured, prompts dimmed."""
+    if not count:
+        return
+    from peftodyssey.corpora.tokenizer_checks import preview
+    from peftodyssey.models.tokenizer import load_tokenizer
+
+    shown = set()
+    for task in plan.cells:
+        if task.cell.domain.shown in shown:
+            continue
+        shown.add(task.cell.domain.shown)
+        index = next(index for index in plan.indexes if index.folder == task.valid_index)
+        corpus = replace(index.corpus, point=task.cell.domain)  # one source may be read under several newline policies
+        tokenizer = load_tokenizer(task.base.source)
+        for place, pieces in enumerate(preview(corpus, tokenizer, count, task.cell.train.objective, chat=index.chat)):
+            yield Text(f"{task.cell.domain.shown}, document {place + 1}:", style="bold")
+            yield _coloured(pieces)
+
+
+def _answers(plan: Plan) -> Iterator[str]:
+    """What is learnt of every text with answers."""
+    from peftodyssey.corpora.tokenizer_checks import answers
+    from peftodyssey.models.tokenizer import load_tokenizer
+
+    first = {(t.cell.domain.shown, t.cell.model.name): t for t in reversed(plan.cells) if t.cell.train.overlong}
+    for task in reversed(first.values()):
+        index = next(index for index in plan.indexes if index.folder == task.valid_index)
+        corpus, train = replace(index.corpus, point=task.cell.domain), task.cell.train
+        yield answers(corpus, load_tokenizer(task.base.source), train.seq_len, str(train.overlong), index.chat)
+
+
+def _coloured(pieces: Sequence[tuple[str, bool]]) -> Text:
+    text = Text()
+    for place, (piece, trained) in enumerate(pieces):
+        style = ("black on green" if place % 2 else "black on bright_green") if trained else "dim"
+        text.append(piece.replace("\n", "⏎\n"), style=style)
+    return text
+
+
+def plan(plan: Plan) -> Iterator[Any]:
+    """The bill of every distinct step of a recipe, term by term."""
+    shapes = {(t.cell.model, t.cell.method.label, t.step): t for t in plan.cells}
+    for task in shapes.values():
+        yield _bill(
+            f"{_model(task.cell.model.name, task.cell.model.revision)}, {task.cell.method.label}, "
+            f"{task.step.micro_blocks} x {task.step.seq_len} tokens, {way(task.step)}",
+            task.memory.terms, task.memory.device_bytes, plan.budget_bytes,
+        )  # fmt: skip
+    yield from side_by_side(plan)
+    fits = "fits" if not plan.too_large else f"{len(plan.too_large)} cells do not fit"
+    yield f"{len(plan.cells)} cells, budget {size(plan.budget_bytes)}: {fits}"
+
+
+def step(answer: StepPlan) -> Iterator[Any]:
+    """The bill of one step, and advice."""
+    yield _bill(answer.what, answer.memory.terms, answer.memory.device_bytes, answer.budget_bytes)
+    if answer.fits:
+        yield f"largest micro-batch that fits: {answer.most_micro_blocks} x {answer.step.seq_len} tokens"
+    yield from answer.advice
+
+
+def way(step: StepSpec) -> str:
+    """How a step is done, in words."""
+    offloads = [name for name, used in (("activations", step.offload_activations), ("optimiser", step.offload_optimizer)) if used]
+    return f"recompute {step.recompute}" + (f", {' and '.join(offloads)} in host memory" if offloads else "")
+
+
+def _bill(title: str, terms: Sequence[Any], total: int, budget: int) -> Table:
+    table = _table("term", "bytes", "share")
+    table.title, table.title_justify = title, "left"
+    for term in terms:
+        if term.size_bytes:
+            table.add_row(term.name, size(term.size_bytes), f"{term.size_bytes / total:.0%}")
+    table.add_section()
+    table.add_row("peak", size(total), "")
+    table.add_row("budget", size(budget), "")
+    table.add_row("free margin", size(budget - total), "fits" if total <= budget else "does not fit")
+    return table
+
+
+def plan_json(plan: Plan) -> str:
+    """The plan of a recipe as JSON."""
+    cells = [
+        {
+            "cell": task.short,
+            "folder": task.folder,
+            "micro_blocks": task.step.micro_blocks,
+            "recompute": task.step.recompute,
+            "offload_activations": task.step.offload_activations,
+            "offload_optimizer": task.step.offload_optimizer,
+            "trainable_params": task.trainable,
+            "peak_allocated_bytes": task.memory.peak_allocated_bytes,
+            "peak_reserved_bytes": task.memory.peak_reserved_bytes,
+            "context_bytes": task.memory.context_bytes,
+            "terms": {term.name: term.size_bytes for term in task.memory.terms},
+            "fits": task.memory.fits(plan.budget_bytes),
+        }
+        for task in plan.cells
+    ]
+    return json.dumps({"budget_bytes": plan.budget_bytes, "fits": not plan.too_large, "cells": cells}, indent=1)
+
+
+def step_json(answer: StepPlan) -> str:
+    """The plan of one step as JSON."""
+    content = {
+        "what": answer.what,
+        "peak_allocated_bytes": answer.memory.peak_allocated_bytes,
+        "peak_reserved_bytes": answer.memory.peak_reserved_bytes,
+        "context_bytes": answer.memory.context_bytes,
+        "most_micro_blocks": answer.most_micro_blocks,
+        "budget_bytes": answer.budget_bytes,
+        "terms": {term.name: term.size_bytes for term in answer.memory.terms},
+        "fits": answer.fits,
+        "advice": list(answer.advice),
+    }
+    return json.dumps(content, indent=1)
+
+
+def status(cells: Sequence[Any]) -> Table:
+    """One line a cell, and how many stand where."""
+    table = _table("state", "cell", "recipe", "remark")
+    for cell in cells:
+        table.add_row(cell.state, cell.folder.split("/", 1)[1], cell.recipe, Text(cell.remark))
+    counts = {state: sum(cell.state == state for cell in cells) for state in ("done", "failed", "stopped", "started", "pending")}
+    table.caption = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    return table
+
+
+def scored(answer: Any) -> Iterator[Any]:
+    """Before and after of a text, one line an adapter."""
+    yield f"{answer.corpus}: {answer.tokens:,} tokens of {answer.documents:,} documents, context {answer.context}"
+    table = _table("model", "nats/token", "perplexity", "bits/byte", "change", "95 % interval")
+    for row in answer.rows:
+        table.add_row(
+            Text(_last(row.name, answer.rows)), f"{row.nll_nats:.5f}", f"{row.perplexity:.3f}", f"{row.bits_per_byte:.4f}",
+            "" if row.delta is None else f"{row.delta:+.5f}", row.interval,
+        )  # fmt: skip
+    yield table
+
+
+def _last(name: str, rows: Sequence[Any]) -> str:
+    """The last part of a name where that tells it from the others."""
+    last = name.rstrip("/").rsplit("/", 1)[-1]
+    return last if sum(row.name.rstrip("/").endswith(last) for row in rows) == 1 else name
+
+
+def as_table(table: pa.Table, limit: int = 200) -> Table:
+    """A query's answer, its first rows."""
+    shown = _table(*table.column_names)
+    for row in table.slice(0, limit).to_pylist():
+        shown.add_row(*(Text("" if value is None else _plain(value)) for value in row.values()))
+    if table.num_rows > limit:
+        shown.caption = f"{table.num_rows - limit:,} more rows; --csv prints all"
+    return shown
+
+
+def as_csv(table: pa.Table) -> str:
+    """A query's answer as CSV."""
+    import pyarrow.csv
+
+    out = io.BytesIO()
+    pyarrow.csv.write_csv(table, out)
+    return out.getvalue().decode()
+
+
+def _plain(value: object) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def size(count: int | float) -> str:
+    """Bytes as people read them: 512 MiB, 4.6 GiB."""
+    for unit, width in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if abs(count) >= 1 << width:
+            return f"{count / (1 << width):.2f} {unit}" if unit == "GiB" else f"{count / (1 << width):.0f} {unit}"
+    return f"{count:.0f} B"

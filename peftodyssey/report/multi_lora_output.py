@@ -1,0 +1,43 @@
+"""Which cells of a plan train together, and which alone and why, in a few lines. `check` and `plan` print them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from peftodyssey.plan import multi_lora_probes
+from peftodyssey.plan.multi_lora_groups import multi_lora_groups, why_not_batched
+from peftodyssey.plan.multi_lora_probes import TriedFleet
+from peftodyssey.plan.tasks import Plan
+
+EVEN = 0.05  # a fleet that is faster or slower by no more neither pays nor costs
+
+
+def side_by_side(plan: Plan) -> Iterator[str]:
+    """A line of the fleets, and one of LoRA cells that train alone; nothing where no two cells could share a base."""
+    groups = multi_lora_groups(plan, plan.cells)
+    if groups:
+        sizes = Counter((len(group), group[0].cell.method.method) for group in groups)
+        told = ", ".join(f"{many} {'fleet' if many == 1 else 'fleets'} of {size} {method} cells" for (size, method), many in sizes.items())
+        yield f"side by side over one base: {told} (train.fleet: off trains them one by one; the results are the same)"
+        yield from map(pays, multi_lora_probes.of(plan))
+    sailing = {task.folder for group in groups for task in group}
+    reasons = {
+        task.cell.method.label: why_not_batched(task)
+        for task in plan.cells
+        if task.folder not in sailing and task.cell.method.method in ("lora", "qlora") and why_not_batched(task)
+    }
+    if reasons:
+        yield "alone: " + "; ".join(f"{label} ({why})" for label, why in reasons.items())
+
+
+def pays(tried: TriedFleet) -> str:
+    """Whether a fleet that was tried on this machine pays, and by how much."""
+    if tried.probe is None:
+        return f"a fleet cannot be done here: {tried.reason}"
+    joint, ratio = tried.probe.step_seconds[-1], tried.times_as_fast
+    told = f"{tried.probe.what}: a joint step takes {joint:.3g} s"
+    if ratio is None:
+        return told
+    verdict = "the fleet pays" if ratio > 1 + EVEN else "train.fleet: off is faster here" if ratio < 1 - EVEN else "neither is faster"
+    return f"{told}, their own steps one after the other {tried.alone_seconds:.3g} s; {verdict} ({ratio:.2f} times as fast)"

@@ -1,0 +1,99 @@
+"""What a probe found, as `plan --probe` prints it: planned against measured line by line, and the hours of the grid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from peftodyssey.plan.tasks import Plan
+from peftodyssey.plan.time_estimate import hours
+from peftodyssey.report.console_output import size
+from peftodyssey.report.multi_lora_output import pays
+
+if TYPE_CHECKING:
+    from peftodyssey.memory.probes import ProbeResult
+    from peftodyssey.plan.multi_lora_probes import TriedFleet
+
+LINES = {  # of a probe: the terms of the plan that it is held against
+    "weights": ("weights",),
+    "adapters": ("adapters",),
+    "optimiser states": ("optimiser states",),
+    "passing": ("weight copies", "gradients", "batch", "activations", "attention mask", "logits and loss", "update buffers", "workspace"),
+}
+
+
+def tables(plan: Plan, tried: Sequence[ProbeResult], fleets: Sequence[TriedFleet]) -> Iterator[Any]:
+    """One table a shape, then what failed, whether fleets pay, and the time of the whole grid."""
+    for one in tried:
+        yield from [_failed(one)] if one.probe is None else _one(one)
+    yield from map(pays, fleets)
+    yield time_of(plan)
+
+
+def _failed(one: ProbeResult) -> str:
+    return f"{one.task.cell.model.name}, {one.task.cell.method.label}: {one.cells} cells would fail: {one.reason}"
+
+
+def _one(one: ProbeResult) -> Iterator[Any]:
+    probe = one.probe
+    assert probe is not None
+    yield Text(f"{probe.what}{' (known)' if one.cached else ''}", style="bold")
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "planned", "measured", "off"):
+        table.add_column(column, justify="left" if not column else "right")
+    for line, planned, measured in lines(one):
+        off = f"{planned / measured - 1:+.1%}" if measured else ""
+        table.add_row(line, size(planned), size(measured), off)
+    seconds = ", ".join(f"{value:.3g}" for value in probe.step_seconds)
+    yield table
+    yield (
+        f"steps {seconds or '-'} s; scoring {probe.scored_tokens_per_second:,.0f} tokens/s; load {probe.load_seconds:.1f} s; "
+        f"saved {size(probe.saved_bytes)} in {probe.save_seconds:.1f} s and read back"
+    )
+
+
+def lines(one: ProbeResult) -> list[tuple[str, int, int]]:
+    """(line, planned bytes, measured bytes) of a shape, the sums last; resident memory has no lines, only a sum."""
+    assert one.probe is not None
+    memory = one.task.memory
+    if one.task.step.device == "cpu":
+        return [("peak resident", memory.peak_reserved_bytes, one.probe.peak_reserved_bytes)]
+    terms = {term.name: term.size_bytes for term in memory.terms}
+    found = [(line, sum(terms.get(name, 0) for name in names), one.probe.measured[line]) for line, names in LINES.items()]
+    found.append(("peak allocated", memory.peak_allocated_bytes, one.probe.peak_allocated_bytes))
+    found.append(("peak reserved", memory.peak_reserved_bytes, one.probe.peak_reserved_bytes))
+    return found
+
+
+def time_of(plan: Plan) -> str:
+    """The time of the grid with its band, or why it is not known."""
+    found = hours(plan)
+    if found.seconds is None or found.low_seconds is None or found.high_seconds is None:
+        return f"time: unknown card for {found.unknown_cells} of {len(plan.cells)} cells; `peftodyssey plan RECIPE --probe` tries them"
+    return f"time: {_words(found.seconds)} for the whole grid ({_words(found.low_seconds)} to {_words(found.high_seconds)})"
+
+
+def _words(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def as_json(plan: Plan, tried: Sequence[ProbeResult], fleets: Sequence[TriedFleet]) -> str:
+    """The probes and the time as JSON."""
+    shapes = [
+        {
+            "cell": one.task.short, "cells": one.cells, "failed": one.reason, "cached": one.cached,
+            "lines": {line: {"planned_bytes": planned, "measured_bytes": measured} for line, planned, measured in lines(one)}
+            if one.probe else {},
+            "probe": asdict(one.probe) if one.probe else None,
+        }
+        for one in tried
+    ]  # fmt: skip
+    together = [{**asdict(one), "times_as_fast": one.times_as_fast} for one in fleets]
+    return json.dumps({"shapes": shapes, "fleets": together, "time": asdict(hours(plan))}, indent=1)

@@ -1,0 +1,153 @@
+"""The state of a training between two steps, on disk: exact to the bit, and whole whenever the process is
+killed.
+
+`train.loop` saves and reads it. Tensors (trained parameters, optimiser moments, random states, the log) go to
+`state-<hash>.safetensors`, numbers to `state.json`, which names that file and is put in place last: until it
+is, the previous state stands, afterwards the new one does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from peftodyssey.errors import TrainingError
+from peftodyssey.store.atomic import atomic_write, io_errors_as_store_error, sha256, write_text
+from peftodyssey.training.memory_settings import MemorySettings
+from peftodyssey.training.settings import LOG_FIELDS, StepRecord
+
+STATE_VERSION = 2
+STATE_FILE = "state.json"
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A training as it stood after `step` steps. `tensors` lie on the CPU."""
+
+    step: int
+    way: MemorySettings  # how its last step was done
+    out_of_memory: tuple[str, ...]  # the shortages that led there
+    belongs_to: str  # digest of settings, blocks and names of the trained parameters
+    scaler: dict[str, Any]  # GradScaler's state, empty without one
+    log: tuple[StepRecord, ...]
+    tensors: dict[str, Tensor]
+
+
+def save(folder: Path, state: SavedState) -> None:
+    """Writes `state` in place of the one in `folder`. Raises StoreError where the disk refuses."""
+    incoming = folder / "state.safetensors"
+    tensors = {**state.tensors, "log": _log_tensor(state.log)}
+    with io_errors_as_store_error(incoming):
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(incoming) as temporary:
+            _write_tensors(tensors, temporary)
+        digest = sha256(incoming)
+        final = folder / f"state-{digest[:16]}.safetensors"
+        os.replace(incoming, final)
+    numbers = {
+        "version": STATE_VERSION,
+        "file": final.name,
+        "sha256": digest,
+        "step": state.step,
+        "way": asdict(state.way),
+        "out_of_memory": state.out_of_memory,
+        "belongs_to": state.belongs_to,
+        "scaler": state.scaler,
+    }
+    write_text(folder / STATE_FILE, json.dumps(numbers, indent=1))
+    _remove_others(folder, keep=final.name)
+
+
+def read(folder: Path | None, belongs_to: str) -> tuple[SavedState | None, str]:
+    """The state in `folder`, or None with the reason why it cannot be used ("" where there simply is none).
+
+    Raises TrainingError where the state is whole but belongs to another training.
+    """
+    if folder is None or not (folder / STATE_FILE).exists():
+        return None, ""
+    try:
+        state = _read(folder)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        return None, f"the saved state in {folder} is damaged ({error}); training starts from step 0"
+    if state.belongs_to != belongs_to:
+        raise TrainingError(
+            f"the saved state in {folder} (step {state.step}) belongs to other settings, text or weights",
+            "give this training a folder of its own, or delete that one to start from step 0",
+        )
+    return state, ""
+
+
+def remove(folder: Path | None) -> None:
+    """Deletes the state in `folder`, its numbers first; called once the trained weights are safe
+    elsewhere.
+    """
+    if folder is not None and folder.exists():
+        (folder / STATE_FILE).unlink(missing_ok=True)
+        _remove_others(folder, keep="")
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Torch's random states as byte tensors: the CPU's, and the device's where it has its own."""
+    states = {"rng.cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["rng.cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Puts back what `random_state` took."""
+    torch.set_rng_state(states["rng.cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["rng.cuda"], device)
+
+
+def _read(folder: Path) -> SavedState:
+    numbers = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    if numbers["version"] != STATE_VERSION:
+        raise ValueError(f"version {numbers['version']}, this program reads {STATE_VERSION}")
+    path = folder / Path(numbers["file"]).name
+    if sha256(path) != numbers["sha256"]:
+        raise ValueError(f"{path.name} is not what was written")
+    tensors = load_file(path)
+    log = _log_records(tensors.pop("log"))
+    if len(log) != numbers["step"]:
+        raise ValueError(f"{len(log)} logged steps for step {numbers['step']}")
+    way = MemorySettings(**numbers["way"])
+    return SavedState(
+        numbers["step"], way, tuple(numbers["out_of_memory"]), numbers["belongs_to"], numbers["scaler"], log, tensors
+    )
+
+
+def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """safetensors reports a full disk as its own error: say it as the operating system does."""
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        raise OSError(f"{error}") from error
+
+
+def _log_tensor(log: tuple[StepRecord, ...]) -> Tensor:
+    return torch.tensor([astuple(record) for record in log], dtype=torch.float64).reshape(
+        len(log), len(LOG_FIELDS)
+    )
+
+
+def _log_records(rows: Tensor) -> tuple[StepRecord, ...]:
+    return tuple(StepRecord(int(step), int(tokens), *rest) for step, tokens, *rest in rows.tolist())
+
+
+def _remove_others(folder: Path, keep: str) -> None:
+    for path in (*folder.glob("state*.safetensors"), *folder.glob(".state*.tmp")):
+        if path.name != keep:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()

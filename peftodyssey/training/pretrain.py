@@ -1,0 +1,239 @@
+"""Pretraining from nothing: steps over a stream of tokens that lies on the device, without waiting for it. Called by `jobs.pretrain`.
+
+Weights and AdamW's means are float32, bf16 is autocast. Losses and gradient norms stay on the device until `READ_EVERY` steps are
+done; until then the host only hands out work. Data order is a function of seed and step, so a state is weights, means and step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from peftodyssey.corpora.packing import epoch_permutation
+from peftodyssey.errors import TrainingError
+from peftodyssey.training import checkpoint, optim
+from peftodyssey.training.memory_settings import MemorySettings
+from peftodyssey.training.settings import StepRecord, TrainSettings
+from peftodyssey.training.small_llama import SmallLlama
+from peftodyssey.training.wsd_phases import Phase, lr_factor
+
+READ_EVERY = 50  # steps between looks at the device
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """The numbers of a ladder's training that hold for all its phases, every `auto` resolved."""
+
+    peak_lr: float
+    seq_len: int  # tokens of a block
+    batch_blocks: int  # blocks of a step
+    micro_blocks: int  # blocks of one forward and backward pass
+    warmup_steps: int
+    decay_share: float
+    weight_decay: float
+    betas: tuple[float, float]
+    grad_clip: float
+    precision: str  # fp32 | bf16
+    compiled: bool
+    seed: int
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one optimiser step."""
+        return self.batch_blocks * self.seq_len
+
+
+@dataclass(frozen=True)
+class Stream:
+    """All training text as one row of tokens on the device, read in blocks; an epoch visits each block once."""
+
+    tokens: Tensor  # int32 [n]
+    seq_len: int
+    seed: int
+
+    @property
+    def blocks(self) -> int:
+        """Whole blocks, the target of a block's last token included."""
+        return (len(self.tokens) - 1) // self.seq_len
+
+    def batch(self, step: int, batch_blocks: int) -> Tensor:
+        """int64 [batch_blocks, seq_len + 1]: the blocks of `step` (from 0), each with the target of its last token."""
+        chosen = _places(self.blocks, self.seed, step, batch_blocks, str(self.tokens.device))
+        within = torch.arange(self.seq_len + 1, device=self.tokens.device)
+        return self.tokens[chosen[:, None] * self.seq_len + within].long()
+
+
+@lru_cache(maxsize=3)
+def _epoch(blocks: int, seed: int, epoch: int, device: str) -> Tensor:
+    return torch.from_numpy(epoch_permutation(blocks, seed, epoch)).to(device)
+
+
+def _places(blocks: int, seed: int, step: int, batch_blocks: int, device: str) -> Tensor:
+    """Block numbers of a step: the orders of all epochs end to end, cut into batches."""
+    parts, place, wanted = [], step * batch_blocks, batch_blocks
+    while wanted:
+        epoch, first = divmod(place, blocks)
+        part = _epoch(blocks, seed, epoch, device)[first : first + wanted]
+        parts.append(part)
+        place, wanted = place + len(part), wanted - len(part)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A model under training: its weights and means change, nothing else does."""
+
+    model: SmallLlama
+    optimizer: torch.optim.Optimizer
+    stream: Stream
+    settings: PretrainSettings
+    loss: Callable[[Tensor], Tensor]  # [blocks, seq_len + 1] -> mean nats per token
+
+    @property
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Every trained weight by name, tied ones once."""
+        return dict(self.model.named_parameters())
+
+
+def prepared(model: SmallLlama, stream: Stream, settings: PretrainSettings) -> Training:
+    """The model with its optimiser and its loss, compiled where the settings say so."""
+    told = TrainSettings(
+        lr=settings.peak_lr, steps=1, batch_blocks=settings.batch_blocks, weight_decay=settings.weight_decay, betas=settings.betas
+    )
+    optimizer = optim.build_optimizer(dict(model.named_parameters()), told)
+
+    def mean_nats(tokens_bt: Tensor) -> Tensor:
+        logits_btv = model(tokens_bt[:, :-1])
+        return F.cross_entropy(logits_btv.float().flatten(0, 1), tokens_bt[:, 1:].flatten())
+
+    loss = torch.compile(mean_nats, dynamic=False, fullgraph=True) if settings.compiled else mean_nats
+    return Training(model, optimizer, stream, settings, loss)
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """bf16 matrix products over fp32 weights, or nothing."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+
+@dataclass
+class Progress:
+    """Where a phase stands: records of the steps that were read, and what waits on the device."""
+
+    log: list[StepRecord]
+    waiting: list[tuple[Tensor, Tensor, float]]  # loss, gradient norm, learning rate
+    since: float
+
+
+def run_phase(
+    training: Training,
+    phase: Phase,
+    log: list[StepRecord],
+    *,
+    save: Callable[[], None],
+    checkpoint_every_s: float,
+    on_step: Callable[[StepRecord], None],
+    should_stop: Callable[[], bool],
+) -> bool:
+    """Train from step `len(log)` to the phase's end, adding to `log`; False where the user stopped it (then it is saved).
+
+    `save` is called every `checkpoint_every_s`. Raises TrainingError where the loss is not finite.
+    """
+    progress = Progress(log, [], time.perf_counter())
+    saved = time.monotonic()
+    for step in range(len(log), phase.stop):
+        progress.waiting.append(_step(training, phase, step))
+        stopping = should_stop()
+        if len(progress.waiting) == READ_EVERY or step + 1 == phase.stop or stopping:
+            _read(training, progress, on_step)
+            if stopping and step + 1 < phase.stop:
+                save()
+                return False
+            if time.monotonic() - saved >= checkpoint_every_s and step + 1 < phase.stop:
+                save()
+                saved, progress.since = time.monotonic(), time.perf_counter()
+    return True
+
+
+def _step(training: Training, phase: Phase, step: int) -> tuple[Tensor, Tensor, float]:
+    """One optimiser step; loss and gradient norm stay on the device."""
+    settings = training.settings
+    batch = training.stream.batch(step, settings.batch_blocks)
+    total = torch.zeros((), device=batch.device)
+    for part in batch.split(settings.micro_blocks):
+        share = len(part) / len(batch)
+        with autocast(settings.precision, batch.device):
+            loss = training.loss(part)
+        (loss * share).backward()
+        total += loss.detach() * share
+    rate = settings.peak_lr * lr_factor(
+        phase, step, warmup_steps=settings.warmup_steps, decay_share=settings.decay_share
+    )
+    norm = optim.clip(training.optimizer, settings.grad_clip)
+    optim.set_lr(training.optimizer, rate)
+    training.optimizer.step()
+    training.optimizer.zero_grad(set_to_none=True)
+    return total, norm, rate
+
+
+def _read(training: Training, progress: Progress, on_step: Callable[[StepRecord], None]) -> None:
+    """Fetch what waits on the device, once for many steps; their time is parted evenly."""
+    losses = torch.stack([loss for loss, _, _ in progress.waiting]).tolist()
+    norms = torch.stack([norm for _, norm, _ in progress.waiting]).tolist()
+    now = time.perf_counter()
+    seconds = (now - progress.since) / len(losses)
+    for loss, norm, (_, _, rate) in zip(losses, norms, progress.waiting, strict=True):
+        step = len(progress.log) + 1
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss of step {step} is {loss}", "lower train.peak_lr, or lengthen train.warmup_steps")
+        record = StepRecord(step, step * training.settings.step_tokens, loss, rate, norm, seconds)
+        progress.log.append(record)
+        on_step(record)
+    progress.waiting.clear()
+    progress.since = now
+
+
+def save(training: Training, folder: Path, belongs_to: str, log: list[StepRecord]) -> None:
+    """Write the training as it stands after `len(log)` steps in place of what `folder` holds."""
+    parameters = training.parameters
+    tensors = {f"weight/{name}": p.detach() for name, p in parameters.items()}
+    tensors |= optim.state_tensors(training.optimizer, parameters)
+    way = MemorySettings(training.settings.micro_blocks, "none")
+    checkpoint.save(folder, checkpoint.SavedState(len(log), way, (), belongs_to, {}, tuple(log), tensors))
+
+
+def restore(training: Training, folder: Path, belongs_to: str) -> tuple[list[StepRecord] | None, str]:
+    """Put back what `save` wrote; (its log, or None where there is no usable state, and why).
+
+    Raises TrainingError where the state is another training's.
+    """
+    state, why = checkpoint.read(folder, belongs_to)
+    if state is None:
+        return None, why
+    parameters = training.parameters
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(state.tensors[f"weight/{name}"])
+    optim.load_state_tensors(training.optimizer, parameters, state.tensors)
+    return list(state.log), why
+
+
+def mean_nats(model: SmallLlama, weights: Mapping[str, Tensor], tokens: Tensor, seq_len: int, precision: str) -> float:
+    """Mean nats per token of `tokens` (int32 [n]) in whole blocks of `seq_len`, under `weights` in place of the model's own."""
+    blocks = (len(tokens) - 1) // seq_len
+    whole = torch.arange(blocks, device=tokens.device)[:, None] * seq_len + torch.arange(seq_len + 1, device=tokens.device)
+    total = 0.0
+    with torch.no_grad(), autocast(precision, tokens.device):
+        for rows in whole.split(max(1, 16_384 // seq_len)):
+            batch = tokens[rows].long()
+            logits_btv = torch.func.functional_call(model, dict(weights), (batch[:, :-1],))
+            total += F.cross_entropy(logits_btv.float().flatten(0, 1), batch[:, 1:].flatten(), reduction="sum").item()
+    return total / (blocks * seq_len)
