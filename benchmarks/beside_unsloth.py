@@ -1,4 +1,5 @@
-"""The training of `trainings.stock` by unsloth, in a process of its own because it patches transformers. Started by `step.py`.
+"""The training of `trainings.stock` by unsloth, in a process of its own because it patches transformers. Started by
+`step.py`.
 
     python benchmarks/beside_unsloth.py '{"folder": ..., "adapter": ..., "quant": "nf4", "rank": 16, ...}'
 
@@ -26,12 +27,21 @@ def run(asked: dict[str, Any]) -> dict[str, Any]:
     from peftodyssey.training import sampler
 
     model, _ = FastLanguageModel.from_pretrained(
-        model_name=asked["folder"], max_seq_length=asked["seq_len"], dtype=torch.bfloat16, load_in_4bit=asked["quant"] == "nf4"
+        model_name=asked["folder"],
+        max_seq_length=asked["seq_len"],
+        dtype=torch.bfloat16,
+        load_in_4bit=asked["quant"] == "nf4",
     )
     model = FastLanguageModel.get_peft_model(
-        model, r=asked["rank"], lora_alpha=2 * asked["rank"], lora_dropout=0, bias="none", target_modules=LINEARS, random_state=0,
-        use_gradient_checkpointing="unsloth" if asked["recompute"] == "full" else False,
-    )  # fmt: skip
+        model,
+        r=asked["rank"],
+        lora_alpha=2 * asked["rank"],
+        lora_dropout=0,
+        bias="none",
+        target_modules=LINEARS,
+        random_state=0,
+        use_gradient_checkpointing="unsloth" if asked["gradient_checkpointing"] == "full" else False,
+    )
     set_peft_model_state_dict(model, load_file(asked["adapter"]))
     blocks = random_blocks(asked["blocks"] * 2, asked["seq_len"], model.config.vocab_size)
     trainable = [p for p in model.parameters() if p.requires_grad]

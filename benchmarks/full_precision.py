@@ -1,11 +1,12 @@
-"""What bf16 weights and 8-bit moments change: loss curves of full fine-tuning beside AdamW in float32, on the bundled model.
+"""What bf16 weights and 8-bit moments change: loss curves of full fine-tuning beside AdamW in float32, on the bundled
+model.
 
     python benchmarks/full_precision.py                 60 steps of 16 x 128 tokens, on the CPU some minutes
     python benchmarks/full_precision.py --device cuda   the same on a card
     python benchmarks/full_precision.py --json out.json also as JSON, with versions and hardware
 
-Every way sees the same batches at the same learning rate. The column `noise` is what another order of the same text does to
-float32 AdamW: differences below it say nothing.
+Every way sees the same batches at the same learning rate. The column `noise` is what another order of the same text
+does to float32 AdamW: differences below it say nothing.
 """
 
 from __future__ import annotations
@@ -54,7 +55,11 @@ def curve(way: dict[str, object], blocks: PackedBlocks, settings: TrainSettings,
     nearest = own.pop("nearest", False)
     model = models.load(source.resolve(MODEL), precision=str(own.get("precision", "fp32")), device=device)
     model.requires_grad_(True)
-    with mock.patch.object(low_memory_adamw, "stochastically", lambda wide, _: wide.to(torch.bfloat16)) if nearest else mock.patch.dict({}):
+    with (
+        mock.patch.object(low_memory_adamw, "stochastic_round_bf16", lambda wide, _: wide.to(torch.bfloat16))
+        if nearest
+        else mock.patch.dict({})
+    ):
         result = train(model, dict(model.named_parameters()), blocks, replace(settings, **own), device=device)  # type: ignore[arg-type]
     return [record.loss_nats for record in result.log]
 
@@ -64,7 +69,9 @@ def text(seq_len: int) -> PackedBlocks:
     tokenizer = load_tokenizer(source.resolve(MODEL))
     corpus = corpora.resolve(CorpusSpec(name=TEXT, source=f"bundled/{TEXT}"))
     with tempfile.TemporaryDirectory() as folder:
-        build_index(documents(corpus, "train", None), tokenizer, Path(folder), max_tokens=200_000, newline="keep", name=TEXT)
+        build_index(
+            documents(corpus, "train", None), tokenizer, Path(folder), max_tokens=200_000, newline="keep", name=TEXT
+        )
         index = read_index(Path(folder))
     return pack(index, seq_len=seq_len, bos=tokenizer.bos, eos=tokenizer.eos, seed=0, objective="text")
 
@@ -92,7 +99,9 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(width=150)
     blocks = text(128)
-    settings = TrainSettings(lr=options.lr, steps=options.steps, batch_blocks=16, micro_blocks=16, schedule="constant", warmup=0.1)
+    settings = TrainSettings(
+        lr=options.lr, steps=options.steps, batch_size=16, micro_batch_size=16, schedule="constant", warmup=0.1
+    )
     curves = {}
     for name, way in WAYS.items():
         curves[name] = curve(way, blocks, settings, options.device)
@@ -101,7 +110,9 @@ def main() -> None:
     if options.json:
         from peftodyssey.store.versions import versions
 
-        hardware = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
+        hardware = (
+            torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
+        )
         content = {"hardware": hardware, "versions": versions(), "lr": options.lr, "curves": curves}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -39,7 +39,12 @@ from peftodyssey.models.shape_from_config import shape_from_config as anatomy_of
 from peftodyssey.recipe.cell import MethodSpec, QuantSpec
 
 GIB, MIB = 1 << 30, 1 << 20
-PUBLISHED_LONGEST = {8: 2_972, 12: 21_848, 16: 40_724, 24: 78_475}  # unsloth's documentation, Llama 3.1 8B, QLoRA rank 32
+PUBLISHED_LONGEST = {
+    8: 2_972,
+    12: 21_848,
+    16: 40_724,
+    24: 78_475,
+}  # unsloth's documentation, Llama 3.1 8B, QLoRA rank 32
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Case:
     rank: int
     blocks: int
     seq_len: int
-    recompute: str
+    gradient_checkpointing: str
     engine: str
     optimizer: str = "adamw"
     accumulates: bool = False
@@ -64,48 +69,87 @@ class Case:
         rank = "" if self.method == "full" else f" r={self.rank}"
         more = [self.optimizer] * (self.optimizer != "adamw") + ["accumulates"] * self.accumulates
         more += ["offload"] * self.offload_activations + ["bf16 weights"] * (self.master == "same")
-        words = f"{self.model.removeprefix('random/')} {self.method}{rank} {self.blocks}x{self.seq_len} {self.recompute} {self.engine}"
+        words = f"{self.model.removeprefix('random/')} {self.method}{rank} {self.blocks}x{self.seq_len} {self.gradient_checkpointing} {self.engine}"
         return " ".join([words, *more])
 
 
 QUICK = (
-    Case("random/smollm2-135m", "qlora", 16, 2, 512, "full", "own"),
-    Case("random/smollm2-135m", "lora", 16, 2, 512, "none", "own"),
-    Case("random/smollm2-135m", "full", 0, 2, 512, "none", "own"),
+    Case("random/smollm2-135m", "qlora", 16, 2, 512, "full", "native"),
+    Case("random/smollm2-135m", "lora", 16, 2, 512, "none", "native"),
+    Case("random/smollm2-135m", "full", 0, 2, 512, "none", "native"),
     Case("random/smollm2-135m", "qlora", 16, 2, 512, "full", "stock"),
     Case("random/gpt2", "lora", 8, 4, 512, "none", "stock"),
 )
 SEVEN_B = tuple(
-    Case("random/llama-7b", "qlora", 16, blocks, seq_len, recompute, engine)
-    for engine in ("own", "stock")
-    for blocks, seq_len, recompute in ((1, 512, "full"), (1, 2048, "full"), (1, 4096, "full"), (4, 2048, "full"), (1, 512, "none"))
+    Case("random/llama-7b", "qlora", 16, blocks, seq_len, gradient_checkpointing, engine)
+    for engine in ("native", "stock")
+    for blocks, seq_len, gradient_checkpointing in (
+        (1, 512, "full"),
+        (1, 2048, "full"),
+        (1, 4096, "full"),
+        (4, 2048, "full"),
+        (1, 512, "none"),
+    )
 )
 
 
 def every_case() -> Iterator[Case]:
     """All combinations of models, methods, shapes, policies and engines that exist."""
-    models = ("random/llama-3.2-1b", "random/smollm2-135m", "random/qwen2.5-0.5b", "random/gpt2", "random/pythia-160m", "random/olmo-1b")
+    models = (
+        "random/llama-3.2-1b",
+        "random/smollm2-135m",
+        "random/qwen2.5-0.5b",
+        "random/gpt2",
+        "random/pythia-160m",
+        "random/olmo-1b",
+    )
     ranks, lengths, blocks = (4, 16, 64), (256, 512, 1024), (1, 2, 4)
-    for model, method, rank, seq_len, count in itertools.product(models, ("qlora", "lora", "full"), ranks, lengths, blocks):
-        for engine, recompute, accumulates in itertools.product(("own", "stock"), ("none", "selective", "full"), (False, True)):
-            if engine == "stock" and recompute == "selective":
+    for model, method, rank, seq_len, count in itertools.product(
+        models, ("qlora", "lora", "full"), ranks, lengths, blocks
+    ):
+        for engine, gradient_checkpointing, accumulates in itertools.product(
+            ("native", "stock"), ("none", "selective", "full"), (False, True)
+        ):
+            if engine == "stock" and gradient_checkpointing == "selective":
                 continue
             if method == "full" and rank != ranks[0]:
                 continue
-            yield Case(model, method, rank if method != "full" else 0, count, seq_len, recompute, engine, accumulates=accumulates)
+            yield Case(
+                model,
+                method,
+                rank if method != "full" else 0,
+                count,
+                seq_len,
+                gradient_checkpointing,
+                engine,
+                accumulates=accumulates,
+            )
 
 
 def step_of(case: Case, anatomy: ModelShape, hopper: bool = False) -> StepSpec:
     """The case as the plan's step, on a card."""
     quant = QuantSpec("nf4", True) if case.method == "qlora" else None
     full = case.method == "full"
-    point = MethodSpec(case.method, case.method, lr=1e-4, rank=None if full else case.rank, alpha=2.0 * case.rank, quant=quant)
+    point = MethodSpec(
+        case.method, case.method, lr=1e-4, rank=None if full else case.rank, alpha=2.0 * case.rank, quant=quant
+    )
     return StepSpec(
-        precision="bf16", quant=quant, trainable=METHODS[case.method].count(point, anatomy), full=full,
-        adapter_rank=case.rank, seq_len=case.seq_len, micro_blocks=case.blocks, recompute=case.recompute, engine=case.engine,
-        device="cuda", optimizer=case.optimizer, master=case.master, accumulates=case.accumulates,
-        offload_activations=case.offload_activations, large_cublas_workspace=hopper,
-    )  # fmt: skip
+        precision="bf16",
+        quant=quant,
+        trainable=METHODS[case.method].count(point, anatomy),
+        full=full,
+        adapter_rank=case.rank,
+        seq_len=case.seq_len,
+        micro_batch_size=case.blocks,
+        gradient_checkpointing=case.gradient_checkpointing,
+        engine=case.engine,
+        device="cuda",
+        optimizer=case.optimizer,
+        master=case.master,
+        accumulates=case.accumulates,
+        offload_activations=case.offload_activations,
+        large_cublas_workspace=hopper,
+    )
 
 
 def traced(case: Case) -> dict[str, float]:
@@ -120,18 +164,25 @@ def traced(case: Case) -> dict[str, float]:
     tape, seen = run(anatomy, step, kernel_workspace=False), traced_step(_config(found, "sdpa"), step)
     assert tape.allocator is not None
     return {
-        "planned_allocated_bytes": tape.peak_bytes, "measured_allocated_bytes": seen.peak_allocated_bytes,
-        "planned_reserved_bytes": tape.allocator.peak_reserved_bytes, "measured_reserved_bytes": seen.peak_reserved_bytes,
-    }  # fmt: skip
+        "planned_allocated_bytes": tape.peak_bytes,
+        "measured_allocated_bytes": seen.peak_allocated_bytes,
+        "planned_reserved_bytes": tape.allocator.peak_reserved_bytes,
+        "measured_reserved_bytes": seen.peak_reserved_bytes,
+    }
 
 
 def measured(case: Case) -> dict[str, float]:
     """Planned and measured bytes of the case, in a fresh process on the card."""
-    environment = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True" if case.engine == "own" else ""}
+    environment = {
+        **os.environ,
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True" if case.engine == "native" else "",
+    }
     command = [sys.executable, __file__, "--one", json.dumps(asdict(case))]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if ended.returncode:
-        raise RuntimeError(ended.stderr.strip().splitlines()[-1] if ended.stderr.strip() else f"exit {ended.returncode}")
+        raise RuntimeError(
+            ended.stderr.strip().splitlines()[-1] if ended.stderr.strip() else f"exit {ended.returncode}"
+        )
     return json.loads(ended.stdout.strip().splitlines()[-1])
 
 
@@ -144,19 +195,22 @@ def one_on_the_card(case: Case) -> dict[str, float]:
 
     found = source.resolve(case.model)
     anatomy = anatomy_of(found.config)
-    step = step_of(case, anatomy, hopper=torch.cuda.get_device_capability()[0] >= 9)
+    step = step_of(case, anatomy, large_cublas_workspace=torch.cuda.get_device_capability()[0] >= 9)
     plan = estimate(anatomy, step)
     model = load(found, precision="bf16", quant=step.quant, device="cuda")
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    (own_step if case.engine == "own" else stock_step)(model, step)
+    (own_step if case.engine == "native" else stock_step)(model, step)
     torch.cuda.synchronize()
     free, total = torch.cuda.mem_get_info()
     return {
-        "planned_allocated_bytes": plan.peak_allocated_bytes, "measured_allocated_bytes": torch.cuda.max_memory_allocated(),
-        "planned_reserved_bytes": plan.peak_reserved_bytes, "measured_reserved_bytes": torch.cuda.max_memory_reserved(),
-        "planned_context_bytes": plan.context_bytes, "measured_context_bytes": total - free - torch.cuda.memory_reserved(),
-    }  # fmt: skip
+        "planned_allocated_bytes": plan.peak_allocated_bytes,
+        "measured_allocated_bytes": torch.cuda.max_memory_allocated(),
+        "planned_reserved_bytes": plan.peak_reserved_bytes,
+        "measured_reserved_bytes": torch.cuda.max_memory_reserved(),
+        "planned_context_bytes": plan.context_bytes,
+        "measured_context_bytes": total - free - torch.cuda.memory_reserved(),
+    }
 
 
 def longest(model: str, rank: int) -> Table:
@@ -165,10 +219,15 @@ def longest(model: str, rank: int) -> Table:
     for column in ("memory", "tokens", "how", "unsloth, as published for Llama 3.1 8B r=32"):
         table.add_column(column)
     anatomy = anatomy_of(source.resolve(model).config)
-    base = step_of(Case(model, "qlora", rank, 1, 512, "none", "own"), anatomy)
+    base = step_of(Case(model, "qlora", rank, 1, 512, "none", "native"), anatomy)
     for gib, published in PUBLISHED_LONGEST.items():
         tokens, way = _longest(anatomy, base, gib * GIB)
-        how = f"recompute {way.recompute}" + (", activations on the host" if way.offload_activations else "") if way else ""
+        how = (
+            f"gradient checkpointing {way.gradient_checkpointing}"
+            + (", activations on the host" if way.offload_activations else "")
+            if way
+            else ""
+        )
         table.add_row(f"{gib} GiB", f"{tokens:,}" if tokens else "not one of 256", how, f"{published:,}")
     return table
 
@@ -177,7 +236,9 @@ def _longest(anatomy: ModelShape, base: StepSpec, budget_bytes: int) -> tuple[in
     low, high, best = 0, 4096, None
     while high - low > 1:  # in units of 256 tokens
         middle = (low + high) // 2
-        fitting = [w for w in candidates(replace(base, seq_len=middle * 256)) if estimate(anatomy, w).fits(budget_bytes)]
+        fitting = [
+            w for w in candidates(replace(base, seq_len=middle * 256)) if estimate(anatomy, w).fits(budget_bytes)
+        ]
         low, high, best = (middle, high, fitting[0]) if fitting else (low, middle, best)
     return low * 256, best
 
@@ -208,10 +269,12 @@ def summary(rows: list[dict[str, object]]) -> dict[str, float]:
     }
     false_fits = sum(float(r["planned_reserved_bytes"]) < float(r["measured_allocated_bytes"]) for r in good)  # type: ignore[arg-type]
     return {
-        "cases": len(good), "failed": len(rows) - len(good), "false_fits": false_fits,
+        "cases": len(good),
+        "failed": len(rows) - len(good),
+        "false_fits": false_fits,
         **{f"worst_{kind}": max(map(abs, found), default=0.0) for kind, found in errors.items()},
         **{f"within_3_percent_{kind}": sum(abs(e) <= 0.03 for e in found) for kind, found in errors.items()},
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

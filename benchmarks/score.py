@@ -1,13 +1,16 @@
-"""Scored tokens a second: ours without ranks, with ranks and with the token ledger, a plain transformers loop, and lm-eval.
+"""Scored tokens a second: ours without ranks, with ranks and with the token ledger, a plain transformers loop, and
+lm-eval.
 
     python benchmarks/score.py                     the bundled model and general text
     python benchmarks/score.py --tokens 40000 --context 256 --json out.json
-    python benchmarks/score.py --model random/llama-7b --quant nf4 --context 2048 --tokens 131072 --batch-tokens 8192    on a card
+    python benchmarks/score.py --model random/llama-7b --quant nf4 --context 2048 --tokens 131072 --batch-tokens 8192
+      on a card
 
-All score every token once in windows without overlap; the sums beside the speeds must agree. The ways take turns, and the best of
-their repeats counts; the clock is the process's own on a CPU, so that other work on the machine does not enter, and the wall's on a
-card. The last column is the time over that of ours without ranks: ranks and the ledger are held to 1.3 of it. A model of random
-weights reads random tokens, in documents of one context each; beside it stands transformers with whole logits, in the same batches.
+All score every token once in windows without overlap; the sums beside the speeds must agree. The ways take turns, and
+the best of their repeats counts; the clock is the process's own on a CPU, so that other work on the machine does not
+enter, and the wall's on a card. The last column is the time over that of ours without ranks: ranks and the ledger are
+held to 1.3 of it. A model of random weights reads random tokens, in documents of one context each; beside it stands
+transformers with whole logits, in the same batches.
 """
 
 from __future__ import annotations
@@ -48,7 +51,9 @@ BASE = "ours, without ranks"
 
 
 def plain(model: torch.nn.Module, rows: list[np.ndarray], context: int, prefix: int, device: str) -> float:
-    """Summed NLL by a loop over windows one by one, all logits at once; the last window of a document reads back a whole context."""
+    """Summed NLL by a loop over windows one by one, all logits at once; the last window of a document reads back a
+    whole context.
+    """
     total = 0.0
     with torch.no_grad():
         for row in rows:
@@ -69,7 +74,9 @@ def without_ranks() -> Iterator[None]:
 
     def alone(logits_nv: torch.Tensor, target_n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         true = logits_nv.gather(1, target_n[:, None])
-        return (logits_nv.logsumexp(1) - true[:, 0]).clamp_min(0), torch.ones(len(target_n), dtype=torch.int32, device=target_n.device)
+        return (logits_nv.logsumexp(1) - true[:, 0]).clamp_min(0), torch.ones(
+            len(target_n), dtype=torch.int32, device=target_n.device
+        )
 
     nll.nll_and_rank = alone
     try:
@@ -80,7 +87,11 @@ def without_ranks() -> Iterator[None]:
 
 def parted(index: Index, before_nats: np.ndarray, after_nats: np.ndarray) -> None:
     """The token ledger of a change: every factor, and the token types."""
-    factors = (token_groups.by_class(index.token_class), token_groups.by_position(index.position), token_groups.by_surprisal(before_nats))
+    factors = (
+        token_groups.by_class(index.token_class),
+        token_groups.by_position(index.position),
+        token_groups.by_surprisal(before_nats),
+    )
     for factor in factors:
         token_breakdown.by_group(before_nats, after_nats, factor.label, factor.names)
     token_breakdown.by_token(before_nats, after_nats, index.token)
@@ -103,10 +114,17 @@ def random_index(vocabulary: int, tokens: int, context: int) -> Index:
     rows = max(1, tokens // context) * context
     zeros, starts = np.zeros(rows, np.int32), np.arange(0, rows + 1, context)
     return Index(
-        folder=None, document=np.repeat(np.arange(len(starts) - 1, dtype=np.int32), context), position=zeros,
-        token=np.random.default_rng(0).integers(0, vocabulary, rows).astype(np.int32), start=zeros, end=zeros, bytes=zeros,
-        token_class=zeros.astype(np.int8), trained=np.ones(rows, bool), starts=starts,
-    )  # fmt: skip
+        folder=None,
+        document=np.repeat(np.arange(len(starts) - 1, dtype=np.int32), context),
+        position=zeros,
+        token=np.random.default_rng(0).integers(0, vocabulary, rows).astype(np.int32),
+        start=zeros,
+        end=zeros,
+        bytes=zeros,
+        token_class=zeros.astype(np.int8),
+        trained=np.ones(rows, bool),
+        starts=starts,
+    )
 
 
 def harness(model: torch.nn.Module, texts: list[str], context: int) -> float:
@@ -130,7 +148,9 @@ def main() -> None:
     parser.add_argument("--quant", choices=("nf4", "fp4"))
     parser.add_argument("--tokens", type=int, default=20_000)
     parser.add_argument("--context", type=int, default=256)
-    parser.add_argument("--batch-tokens", type=int, help="of one pass of ours and of stock; without it ours chooses by the device")
+    parser.add_argument(
+        "--batch-tokens", type=int, help="of one pass of ours and of stock; without it ours chooses by the device"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--without-lm-eval", action="store_true", help="where it is not installed")
@@ -146,7 +166,14 @@ def main() -> None:
     else:
         corpus = corpora.resolve(CorpusSpec(name=TEXT, source=f"bundled/{TEXT}"))
         with tempfile.TemporaryDirectory() as folder:
-            build_index(documents(corpus, "test", None), tokenizer, Path(folder), max_tokens=options.tokens, newline="keep", name=TEXT)
+            build_index(
+                documents(corpus, "test", None),
+                tokenizer,
+                Path(folder),
+                max_tokens=options.tokens,
+                newline="keep",
+                name=TEXT,
+            )
             index = read_index(Path(folder))
     rows = [index.token[a:b] for a, b in itertools.pairwise(index.starts)]
     point = ScoreSpec(options.context, options.context, None, "bos", "documents")
@@ -156,7 +183,13 @@ def main() -> None:
 
     def ours() -> float:
         found = nll.score_index(
-            model, index, point, prefix=prefix, device=options.device, precision=precision, batch_tokens=options.batch_tokens
+            model,
+            index,
+            point,
+            prefix=prefix,
+            device=options.device,
+            precision=precision,
+            batch_tokens=options.batch_tokens,
         ).nll_nats.astype(np.float64)
         columns.append(found)
         return float(np.nansum(found))
@@ -174,7 +207,9 @@ def main() -> None:
     ours()
     ways = {BASE: bare, "ours, with ranks": ours, "ours, with ranks and token ledger": with_ledger}
     if tokenizer is None:
-        ways["stock transformers"] = lambda: stock(model, rows, prefix, options.batch_tokens or BATCH_TOKENS[options.device], options.device)
+        ways["stock transformers"] = lambda: stock(
+            model, rows, prefix, options.batch_tokens or BATCH_TOKENS[options.device], options.device
+        )
     else:
         texts = [tokenizer.decode(row.tolist()) for row in rows]
         ways["plain loop"] = lambda: plain(model, rows, options.context, prefix, options.device)
@@ -187,17 +222,27 @@ def main() -> None:
         table.add_column(column, justify="right" if column else "left")
     for name, found in results.items():
         peak = f"{found['peak_bytes'] / (1 << 30):.2f} GiB" if found["peak_bytes"] else "-"
-        table.add_row(name, f"{found['tokens_per_second']:,.0f}", f"{found['nll_nats']:,.2f}", f"{found['ratio']:.2f}", peak)
+        table.add_row(
+            name, f"{found['tokens_per_second']:,.0f}", f"{found['nll_nats']:,.2f}", f"{found['ratio']:.2f}", peak
+        )
     Console(width=110).print(table)
     if options.json:
         from peftodyssey.store.versions import versions
 
-        hardware = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
-        options.json.write_text(json.dumps({"hardware": hardware, "versions": versions(), "results": results}, indent=1) + "\n")
+        hardware = (
+            torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
+        )
+        options.json.write_text(
+            json.dumps({"hardware": hardware, "versions": versions(), "results": results}, indent=1) + "\n"
+        )
 
 
-def measured(ways: dict[str, Callable[[], float]], tokens: int, repeats: int, device: str, agree: float) -> dict[str, dict[str, float]]:
-    """Speed, summed NLL, relative time and, on a card, reserved bytes of each way: the best of `repeats` rounds of turns."""
+def measured(
+    ways: dict[str, Callable[[], float]], tokens: int, repeats: int, device: str, agree: float
+) -> dict[str, dict[str, float]]:
+    """Speed, summed NLL, relative time and, on a card, reserved bytes of each way: the best of `repeats` rounds of
+    turns.
+    """
     clock = time.perf_counter if device == "cuda" else time.process_time
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     nats: dict[str, float] = {}
@@ -216,10 +261,13 @@ def measured(ways: dict[str, Callable[[], float]], tokens: int, repeats: int, de
     best = {name: min(found) for name, found in seconds.items()}
     return {
         name: {
-            "tokens_per_second": tokens / best[name], "nll_nats": nats[name], "ratio": best[name] / best[BASE], "peak_bytes": peaks[name],
+            "tokens_per_second": tokens / best[name],
+            "nll_nats": nats[name],
+            "ratio": best[name] / best[BASE],
+            "peak_bytes": peaks[name],
         }
         for name in ways
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

@@ -24,13 +24,24 @@ COMMANDS = {
     "peftodyssey schema": [*PEFTODYSSEY, "schema"],
     "peftodyssey check quickstart": [*PEFTODYSSEY, "check", "quickstart"],
     "peftodyssey plan --model random/llama-7b ...": [
-        *PEFTODYSSEY, "plan", "--model", "random/llama-7b", "--method", "qlora", "--rank", "16", "--seq-len", "2048", "--memory", "8GiB",
+        *PEFTODYSSEY,
+        "plan",
+        "--model",
+        "random/llama-7b",
+        "--method",
+        "qlora",
+        "--rank",
+        "16",
+        "--seq-len",
+        "2048",
+        "--memory",
+        "8GiB",
     ],
     "import torch": [sys.executable, "-c", "import torch"],
     "import transformers.Trainer": [sys.executable, "-c", "from transformers import Trainer"],
     "import peft": [sys.executable, "-c", "import peft"],
     "import trl.SFTTrainer": [sys.executable, "-c", "from trl import SFTTrainer"],
-}  # fmt: skip
+}
 REPEATS = 3
 
 

@@ -1,14 +1,18 @@
-"""Seconds of one LoRA step: the stock stack, TRL, unsloth where it is installed, ours alone and in a fleet, and the bound.
+"""Seconds of one LoRA step: the stock stack, TRL, unsloth where it is installed, ours alone and in a fleet, and the
+bound.
 
     python benchmarks/step.py                                          the bundled model, on a CPU in some minutes
-    python benchmarks/step.py --model random/llama-7b --quant nf4 --shapes 1x512 8x512 1x2048 4x2048 --recompute full
+    python benchmarks/step.py --model random/llama-7b --quant nf4 --shapes 1x512 8x512 1x2048 4x2048
+      --gradient-checkpointing full
     python benchmarks/step.py --model random/gpt2 --shapes 4x512       on a card: bf16 and random weights
-    python benchmarks/step.py --model random/llama-7b --quant nf4 --shapes 1x512 4x2048 --recompute full --offload-activations
+    python benchmarks/step.py --model random/llama-7b --quant nf4 --shapes 1x512 4x2048 --gradient-checkpointing full
+      --offload-activations
     python benchmarks/step.py --json out.json                          also as JSON, with versions and hardware
 
-Rows of one shape are measured in one run, one after the other, and are to be read as ratios. Loss and gradient norm after
-the last step stand beside the stock stack's: a fast step that trains something else is none. The bound is the arithmetic
-of a frozen base (forward, backward to activations, recomputation) at the speed of a large matrix product, measured here.
+Rows of one shape are measured in one run, one after the other, and are to be read as ratios. Loss and gradient norm
+after the last step stand beside the stock stack's: a fast step that trains something else is none. The bound is the
+arithmetic of a frozen base (forward, backward to activations, recomputation) at the speed of a large matrix product,
+measured here.
 """
 
 from __future__ import annotations
@@ -49,15 +53,17 @@ def matrix_flops(device: str, dtype: torch.dtype) -> float:
 
 
 def bound_seconds(setting: Setting, flops: float) -> float:
-    """The least time of a step: 2 operations a weight and token forward, 2 backward, 2 again where recomputed; attention beside."""
+    """The least time of a step: 2 operations a weight and token forward, 2 backward, 2 again where recomputed;
+    attention beside.
+    """
     sizes = shape_from_config(source.resolve(setting.model).config)
     weights = sum(m.in_features * m.out_features for m in sizes.linears) + sizes.vocabulary * sizes.hidden
-    passes = 3 if setting.recompute == "full" else 2
+    passes = 3 if setting.gradient_checkpointing == "full" else 2
     attention = 2 * sizes.layers * sizes.heads * sizes.head_dim * setting.seq_len  # causal: half of the square
     return passes * (2 * weights + attention) * setting.tokens / flops
 
 
-def measured(setting: Setting, members: int, micro_blocks: int, console: Console) -> dict[str, Any]:
+def measured(setting: Setting, members: int, micro_batch_size: int, console: Console) -> dict[str, Any]:
     """Every way of one shape."""
     base = trainings.base_of(setting)
     found: dict[str, Any] = {}
@@ -66,7 +72,7 @@ def measured(setting: Setting, members: int, micro_blocks: int, console: Console
         "TRL": lambda: trainings.trl(base, setting),
         "unsloth": lambda: trainings.unsloth(base, setting),
         "ours": lambda: trainings.by_loop(base, setting),
-        f"ours, {members} together": lambda: trainings.fleet(base, setting, members, micro_blocks),
+        f"ours, {members} together": lambda: trainings.multi_lora(base, setting, members, micro_batch_size),
     }
     alone: list[float] = []  # before and after the fleet, because processors change their pace
     for name, run in ways.items():
@@ -83,7 +89,9 @@ def measured(setting: Setting, members: int, micro_blocks: int, console: Console
 def table_of(setting: Setting, found: dict[str, Any], members: int, flops: float) -> Table:
     """One line a way."""
     what = f"{setting.model.removeprefix('random/')} {setting.quant or setting.precision} r={setting.rank}"
-    kept = f"recompute {setting.recompute}" + (", ours with activations on the host" if setting.offload_activations else "")
+    kept = f"gradient checkpointing {setting.gradient_checkpointing}" + (
+        ", ours with activations on the host" if setting.offload_activations else ""
+    )
     table = Table(title=f"{what}, {setting.blocks} x {setting.seq_len} tokens, {kept}", title_justify="left")
     for column in ("", "s/step", "tokens/s", "times stock", "reserved", f"loss after {setting.steps}", "gradient norm"):
         table.add_column(column, justify="right" if column else "left")
@@ -96,7 +104,15 @@ def table_of(setting: Setting, found: dict[str, Any], members: int, flops: float
             each = timed.seconds / steps
             peak = "-" if timed.peak_bytes is None else f"{timed.peak_bytes / GIB:.2f} GiB"
             ratio = f"{stock / each:.2f}" if stock else "-"
-            table.add_row(name, f"{timed.seconds:.4f}", f"{setting.tokens / each:,.0f}", ratio, peak, f"{timed.loss_nats:.4f}", f"{timed.grad_norm:.3f}")
+            table.add_row(
+                name,
+                f"{timed.seconds:.4f}",
+                f"{setting.tokens / each:,.0f}",
+                ratio,
+                peak,
+                f"{timed.loss_nats:.4f}",
+                f"{timed.grad_norm:.3f}",
+            )
     alone, bound = found["base alone"], bound_seconds(setting, flops)
     table.add_row(f"base alone, tokens of {members}", f"{alone:.4f}", f"{members * setting.tokens / alone:,.0f}")
     table.add_row("bound", f"{bound:.4f}", f"{setting.tokens / bound:,.0f}")
@@ -109,8 +125,10 @@ def main() -> None:
     parser.add_argument("--model", default="bundled/odyssey-3m")
     parser.add_argument("--quant", choices=("nf4", "fp4"))
     parser.add_argument("--shapes", nargs="+", default=["4x256"], metavar="BLOCKSxTOKENS")
-    parser.add_argument("--recompute", choices=("none", "selective", "full"), default="none")
-    parser.add_argument("--offload-activations", action="store_true", help="ours: what stands between layers waits in host memory")
+    parser.add_argument("--gradient-checkpointing", choices=("none", "selective", "full"), default="none")
+    parser.add_argument(
+        "--offload-activations", action="store_true", help="ours: what stands between layers waits in host memory"
+    )
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--members", type=int, default=8)
     parser.add_argument("--micro-blocks", type=int, default=1, help="blocks of each member in one joint pass")
@@ -126,17 +144,33 @@ def main() -> None:
     for shape in options.shapes:
         blocks, seq_len = map(int, shape.split("x"))
         setting = Setting(
-            options.model, options.quant, precision, options.rank, blocks, seq_len, options.recompute, options.steps, options.device,
+            options.model,
+            options.quant,
+            precision,
+            options.rank,
+            blocks,
+            seq_len,
+            options.gradient_checkpointing,
+            options.steps,
+            options.device,
             options.offload_activations,
-        )  # fmt: skip
-        found = measured(setting, options.members, min(options.micro_blocks, blocks), console)
+        )
+        found = measured(setting, options.members, min(options.micro_batch_size, blocks), console)
         console.print(table_of(setting, found, options.members, flops))
         rows.append({**vars(setting), **{name: vars(v) if isinstance(v, Timed) else v for name, v in found.items()}})
     if options.json:
         from peftodyssey.store.versions import versions
 
-        hardware = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
-        content = {"hardware": hardware, "versions": versions(), "matrix_flops": flops, "members": options.members, "rows": rows}
+        hardware = (
+            torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
+        )
+        content = {
+            "hardware": hardware,
+            "versions": versions(),
+            "matrix_flops": flops,
+            "members": options.members,
+            "rows": rows,
+        }
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 

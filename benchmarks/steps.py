@@ -38,13 +38,13 @@ def adapted(model: Any, step: StepSpec) -> Any:
 def stock_step(model: Any, step: StepSpec, steps: int = 2) -> list[float]:
     """Optimiser steps of the model's own loss with torch's AdamW on random tokens; seconds are not taken here."""
     wrapped = adapted(model, step)
-    if step.recompute == "full":
+    if step.gradient_checkpointing == "full":
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if not step.full:
             model.enable_input_require_grads()
     device = next(model.parameters()).device
     optimizer = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad], fused=True)
-    ids_bt = torch.randint(0, model.config.vocab_size, (step.micro_blocks, step.seq_len), device=device)
+    ids_bt = torch.randint(0, model.config.vocab_size, (step.micro_batch_size, step.seq_len), device=device)
     masters = step.full and step.master == "fp32" and step.precision in HALVES
     losses = []
     for _ in range(steps):
@@ -63,13 +63,19 @@ def own_step(model: Any, step: StepSpec, steps: int = 2) -> Any:
     """The same by `peftodyssey.training.loop.train`: one document a block."""
     wrapped = adapted(model, step)
     trainable = {name: p for name, p in wrapped.named_parameters() if p.requires_grad}
-    batch = step.micro_blocks * (2 if step.accumulates else 1)
-    return train(wrapped, trainable, random_blocks(batch, step.seq_len, model.config.vocab_size), settings_of(step, steps), device=next(model.parameters()).device)
+    batch = step.micro_batch_size * (2 if step.accumulates else 1)
+    return train(
+        wrapped,
+        trainable,
+        random_blocks(batch, step.seq_len, model.config.vocab_size),
+        settings_of(step, steps),
+        device=next(model.parameters()).device,
+    )
 
 
 def fleet_step(model: Any, step: StepSpec, steps: int = 2) -> None:
     """The same by `peftodyssey.multi_lora.trainer`: `step.fleet` adapters of one rank side by side."""
-    batch = step.micro_blocks * (2 if step.accumulates else 1)
+    batch = step.micro_batch_size * (2 if step.accumulates else 1)
     wrapped = adapted(model, step)
     start = adapter_of(wrapped)
     plain = wrapped.unload()
@@ -77,7 +83,8 @@ def fleet_step(model: Any, step: StepSpec, steps: int = 2) -> None:
     blocks = random_blocks(batch, step.seq_len, model.config.vocab_size)
     with tempfile.TemporaryDirectory() as folder:
         members = [
-            Member(settings_of(step, steps), blocks, start, Path(folder) / str(number), str(number)) for number in range(step.multi_lora_size)
+            Member(settings_of(step, steps), blocks, start, Path(folder) / str(number), str(number))
+            for number in range(step.multi_lora_size)
         ]
         del wrapped, start
         train_adapters(plain, members, device=next(plain.parameters()).device)
@@ -86,11 +93,18 @@ def fleet_step(model: Any, step: StepSpec, steps: int = 2) -> None:
 def settings_of(step: StepSpec, steps: int) -> TrainSettings:
     """How `step` is asked of the training loop."""
     return TrainSettings(
-        lr=1e-4, steps=steps, batch_blocks=step.micro_blocks * (2 if step.accumulates else 1), micro_blocks=step.micro_blocks,
-        schedule="constant", precision=step.precision, recompute=step.recompute, optimizer=step.optimizer,
-        offload_activations=step.offload_activations, offload_optimizer=step.offload_optimizer,
+        lr=1e-4,
+        steps=steps,
+        batch_size=step.micro_batch_size * (2 if step.accumulates else 1),
+        micro_batch_size=step.micro_batch_size,
+        schedule="constant",
+        precision=step.precision,
+        gradient_checkpointing=step.gradient_checkpointing,
+        optimizer=step.optimizer,
+        offload_activations=step.offload_activations,
+        offload_optimizer=step.offload_optimizer,
         loss_chunk_bytes=step.loss_chunk_bytes,
-    )  # fmt: skip
+    )
 
 
 def random_blocks(blocks: int, seq_len: int, vocabulary: int) -> PackedBlocks:

@@ -2,10 +2,11 @@
 
     python benchmarks/theory.py
 
-y = W2 W1 x, whitened inputs, so that the loss is |W2 W1 - A|^2 / 2 (arXiv 2503.19206, section 4). From a small balanced start gradient
-descent learns the singular directions of A one after another, the largest first (Gidel et al. 2019). Noise of a fixed size, and
-fine-tuning on a task whose directions are elsewhere, cost more of the pretraining loss the longer it went on; pulling the weights to where
-they started (L2-SP) delays that. `tests/measure/test_theory.py` asserts it. numpy, float64, seconds.
+y = W2 W1 x, whitened inputs, so that the loss is |W2 W1 - A|^2 / 2 (arXiv 2503.19206, section 4). From a small balanced
+start gradient descent learns the singular directions of A one after another, the largest first (Gidel et al. 2019).
+Noise of a fixed size, and fine-tuning on a task whose directions are elsewhere, cost more of the pretraining loss the
+longer it went on; pulling the weights to where they started (L2-SP) delays that. `tests/measure/test_theory.py` asserts
+it. numpy, float64, seconds.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ def learned(rung: Rung, target: np.ndarray) -> np.ndarray:
 
 
 def rises(rung: Rung, target: np.ndarray, gamma: float, pairs: int, seed: int = 0) -> np.ndarray:
-    """Rise of the pretraining loss under noise of standard deviation gamma on both layers, mean of +eps and -eps, [pairs]."""
+    """Rise of the pretraining loss under noise of standard deviation gamma on both layers, mean of +eps and -eps,
+    [pairs].
+    """
     base = loss(rung.w1, rung.w2, target)
     found = []
     for pair in range(pairs):
@@ -84,8 +87,12 @@ def rises(rung: Rung, target: np.ndarray, gamma: float, pairs: int, seed: int = 
     return np.array(found)
 
 
-def forgetting(rung: Rung, target: np.ndarray, other: np.ndarray, steps: int = 20, pull: float = 0.0) -> tuple[float, float]:
-    """(rise of the pretraining loss, fall of the new task's loss) by fine-tuning on `other` at a fixed rate for so many steps."""
+def forgetting(
+    rung: Rung, target: np.ndarray, other: np.ndarray, steps: int = 20, pull: float = 0.0
+) -> tuple[float, float]:
+    """(rise of the pretraining loss, fall of the new task's loss) by fine-tuning on `other` at a fixed rate for so many
+    steps.
+    """
     w1, w2 = descend(rung.w1, rung.w2, other, steps, pull=pull)
     return loss(w1, w2, target) - loss(rung.w1, rung.w2, target), loss(rung.w1, rung.w2, other) - loss(w1, w2, other)
 
@@ -98,7 +105,9 @@ def main() -> None:
         noise = rises(rung, target, 0.1, 50).mean()
         plain, held = forgetting(rung, target, other)[0], forgetting(rung, target, other, pull=1.0)[0]
         directions = int((learned(rung, target) > 0.5).sum())
-        print(f"{rung.steps:5d} {directions:9d} {loss(rung.w1, rung.w2, target):10.4f} {noise:10.4f} {plain:11.4f} {held:11.4f}")
+        print(
+            f"{rung.steps:5d} {directions:9d} {loss(rung.w1, rung.w2, target):10.4f} {noise:10.4f} {plain:11.4f} {held:11.4f}"
+        )
 
 
 if __name__ == "__main__":

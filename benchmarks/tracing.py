@@ -118,7 +118,9 @@ class _Counting(TorchDispatchMode):
 
 def _by_the_engine(frame: FrameType | None) -> bool:
     """Whether an operator comes from the autograd engine itself, not from a backward or recomputation in Python."""
-    while frame is not None and any(part in frame.f_code.co_filename for part in ("_dynamo", "_python_dispatch", "_compile")):
+    while frame is not None and any(
+        part in frame.f_code.co_filename for part in ("_dynamo", "_python_dispatch", "_compile")
+    ):
         frame = frame.f_back
     return frame is not None and frame.f_code.co_name == "_engine_run_backward"
 
@@ -133,7 +135,9 @@ def tracing(keep_peak: bool = False) -> Iterator[Ledger]:
 
 @contextlib.contextmanager
 def _real_ways() -> Iterator[None]:
-    """transformers takes fake tensors for an export and then masks what it would not mask in a real step of whole blocks."""
+    """transformers takes fake tensors for an export and then masks what it would not mask in a real step of whole
+    blocks.
+    """
     from transformers import masking_utils
 
     with (
@@ -186,20 +190,38 @@ def _four_bit(module: torch.nn.Module, dtype: torch.dtype, quant: Any) -> torch.
     state2 = None
     if quant.double_quant:
         absmax, offset = torch.empty(blocks, dtype=torch.uint8), torch.empty(())
-        state2 = QuantState(absmax=torch.empty(-(-blocks // 256)), code=torch.empty(256), blocksize=256, dtype=torch.float32)
+        state2 = QuantState(
+            absmax=torch.empty(-(-blocks // 256)), code=torch.empty(256), blocksize=256, dtype=torch.float32
+        )
     else:
         absmax, offset = torch.empty(blocks), None
     stored = bnb.nn.Linear4bit.__new__(bnb.nn.Linear4bit)
     torch.nn.Module.__init__(stored)
     stored.in_features, stored.out_features = columns, rows
-    stored.weight = torch.nn.Parameter(torch.empty((rows * columns + 1) // 2, 1, dtype=torch.uint8), requires_grad=False)
-    stored.weight.compress_statistics, stored.weight.quant_type, stored.weight.blocksize = quant.double_quant, quant.kind, 64
+    stored.weight = torch.nn.Parameter(
+        torch.empty((rows * columns + 1) // 2, 1, dtype=torch.uint8), requires_grad=False
+    )
+    stored.weight.compress_statistics, stored.weight.quant_type, stored.weight.blocksize = (
+        quant.double_quant,
+        quant.kind,
+        64,
+    )
     stored.weight.quant_state = QuantState(
-        absmax=absmax, shape=torch.Size((rows, columns)), code=torch.empty(16), blocksize=64,
-        quant_type=quant.kind, dtype=dtype, offset=offset, state2=state2,
-    )  # fmt: skip
+        absmax=absmax,
+        shape=torch.Size((rows, columns)),
+        code=torch.empty(16),
+        blocksize=64,
+        quant_type=quant.kind,
+        dtype=dtype,
+        offset=offset,
+        state2=state2,
+    )
     stored.bias, stored.compute_dtype, stored.compute_type_is_set = module.bias, dtype, True
-    stored.quant_state, stored.quant_storage, stored.support_avx512bf16_for_cpu = stored.weight.quant_state, torch.uint8, False
+    stored.quant_state, stored.quant_storage, stored.support_avx512bf16_for_cpu = (
+        stored.weight.quant_state,
+        torch.uint8,
+        False,
+    )
     return stored
 
 
@@ -215,12 +237,14 @@ class Traced:
 def traced_step(config: Any, step: Any, keep_peak: bool = False) -> Traced:
     """Two training steps of `step` (a `plan.step.Step`) on the model of `config`, as they would be on a card."""
     with tracing(keep_peak) as ledger:
-        model = fake_model(config, DTYPES["fp32" if step.full and step.master == "fp32" else step.precision], step.quant)
+        model = fake_model(
+            config, DTYPES["fp32" if step.full and step.master == "fp32" else step.precision], step.quant
+        )
         ledger.plain, ledger.expandable = _laid_out(ledger, False), _laid_out(ledger, True)
         ledger.reset_peak()
-        with _answers() if step.engine == "own" else contextlib.nullcontext():
-            (stock_step if step.engine == "stock" else fleet_step if step.fleet > 1 else own_step)(model, step)
-    allocator = ledger.expandable if step.engine == "own" else ledger.plain
+        with _answers() if step.engine == "native" else contextlib.nullcontext():
+            (stock_step if step.engine == "stock" else fleet_step if step.multi_lora > 1 else own_step)(model, step)
+    allocator = ledger.expandable if step.engine == "native" else ledger.plain
     return Traced(ledger.peak_bytes, allocator.peak_reserved_bytes, tuple(ledger.at_peak))
 
 
@@ -239,7 +263,9 @@ def _answers() -> Iterator[None]:
         mock.patch.object(torch.Tensor, "tolist", lambda tensor: [1.0] * tensor.numel()),
         mock.patch.object(torch.Tensor, "item", return_value=1.0),
         mock.patch.object(lm_head, "_same", return_value=True),
-        mock.patch.object(varlen_attention, "_side_by_side", varlen_attention._flash_varlen),  # what a card would do; fake weights lie on no card
+        mock.patch.object(
+            varlen_attention, "_bucketed_sdpa", varlen_attention._flash_varlen
+        ),  # what a card would do; fake weights lie on no card
     ):
         yield
 

@@ -1,6 +1,8 @@
-"""The same LoRA training by the stock stack, by TRL, by this package alone and in a fleet. Used by `step.py` and `sweep.py`.
+"""The same LoRA training by the stock stack, by TRL, by this package alone and in a fleet. Used by `step.py` and
+`sweep.py`.
 
-All start from the same adapters and see the same random tokens; each gives its seconds, losses and gradient norms by step.
+All start from the same adapters and see the same random tokens; each gives its seconds, losses and gradient norms by
+step.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class Setting:
     rank: int
     blocks: int
     seq_len: int
-    recompute: str
+    gradient_checkpointing: str
     steps: int
     device: str
     offload_activations: bool = False  # ours: the layers' inputs wait in host memory
@@ -58,9 +60,17 @@ class Setting:
     def train_settings(self, seed: int = 0) -> TrainSettings:
         """As the training loop takes it."""
         return TrainSettings(
-            lr=1e-3, steps=self.steps, batch_blocks=self.blocks, micro_blocks=self.blocks, schedule="constant", precision=self.precision,
-            recompute=self.recompute, offload_activations=self.offload_activations, seed=seed, score_at_steps=(),
-        )  # fmt: skip
+            lr=1e-3,
+            steps=self.steps,
+            batch_size=self.blocks,
+            micro_batch_size=self.blocks,
+            schedule="constant",
+            precision=self.precision,
+            gradient_checkpointing=self.gradient_checkpointing,
+            offload_activations=self.offload_activations,
+            seed=seed,
+            eval_at_steps=(),
+        )
 
 
 @dataclass(frozen=True)
@@ -118,13 +128,15 @@ def stock(base: Any, setting: Setting) -> Timed:
     from peftodyssey.training import sampler
 
     with adapted(base, setting) as (model, trainable), peak(setting.device) as peak_bytes:
-        if setting.recompute == "full":
+        if setting.gradient_checkpointing == "full":
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             base.enable_input_require_grads()
         optimizer = torch.optim.AdamW(trainable.values(), lr=1e-3, weight_decay=0.0, fused=True)
         for step in range(setting.steps):
             chosen = sampler.step_blocks(len(blocks.labels), setting.blocks, 0, step)
-            ids, labels = (torch.from_numpy(a[chosen]).long().to(setting.device) for a in (blocks.input_ids, blocks.labels))
+            ids, labels = (
+                torch.from_numpy(a[chosen]).long().to(setting.device) for a in (blocks.input_ids, blocks.labels)
+            )
             begun = time.perf_counter()
             logits = model(input_ids=ids).logits
             loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
@@ -135,7 +147,7 @@ def stock(base: Any, setting: Setting) -> Timed:
             last = loss.item(), norm.item()  # waits for the device
             seconds.append(time.perf_counter() - begun)
             del logits, loss
-        if setting.recompute == "full":
+        if setting.gradient_checkpointing == "full":
             base.gradient_checkpointing_disable()
             base.disable_input_require_grads()
         return Timed.of(seconds, peak_bytes(), *last)
@@ -170,10 +182,15 @@ def unsloth(base: Any, setting: Setting) -> Timed | str:
             if found.tokenizer_folder and (file := found.tokenizer_folder / name).is_file():
                 shutil.copy(file, folder)
         with adapted(base, setting) as (model, _):
-            save_file({name: value.contiguous().cpu() for name, value in get_peft_model_state_dict(model).items()}, f"{folder}.adapter")
+            save_file(
+                {name: value.contiguous().cpu() for name, value in get_peft_model_state_dict(model).items()},
+                f"{folder}.adapter",
+            )
         asked = {**vars(setting), "folder": folder, "adapter": f"{folder}.adapter"}
         try:
-            done = subprocess.run([sys.executable, BESIDE, json.dumps(asked)], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [sys.executable, BESIDE, json.dumps(asked)], capture_output=True, text=True, check=False
+            )
         finally:
             Path(f"{folder}.adapter").unlink()
     if done.returncode:
@@ -182,14 +199,16 @@ def unsloth(base: Any, setting: Setting) -> Timed | str:
     return Timed.of(told["seconds"], told["peak_bytes"], told["loss_nats"], told["grad_norm"])
 
 
-def fleet(base: Any, setting: Setting, members: int, micro_blocks: int) -> Timed:
-    """So many adapters together; seconds are those of the joint step, loss and norm of the member that the others train alone."""
+def multi_lora(base: Any, setting: Setting, members: int, micro_batch_size: int) -> Timed:
+    """So many adapters together; seconds are those of the joint step, loss and norm of the member that the others train
+    alone.
+    """
     blocks = random_blocks(setting.blocks * 2, setting.seq_len, base.config.vocab_size)
     sailing = []
     with tempfile.TemporaryDirectory() as folder, peak(setting.device) as peak_bytes:
         for number in range(members):
             settings = setting.train_settings(seed=number)
-            settings = TrainSettings(**{**vars(settings), "micro_blocks": micro_blocks})
+            settings = TrainSettings(**{**vars(settings), "micro_batch_size": micro_batch_size})
             with adapted(base, setting, seed=number) as (model, trainable):
                 owner = resume_digest(trainable, blocks, settings)
                 sailing.append(Member(settings, blocks, adapter_of(model), Path(folder) / str(number), owner))
@@ -199,7 +218,9 @@ def fleet(base: Any, setting: Setting, members: int, micro_blocks: int) -> Timed
 
 
 def base_only(base: Any, setting: Setting, passes: int) -> list[float]:
-    """Seconds of some passes of the base alone over the tokens of so many steps: forward, and backward to the activations."""
+    """Seconds of some passes of the base alone over the tokens of so many steps: forward, and backward to the
+    activations.
+    """
     ids = torch.randint(0, base.config.vocab_size, (setting.blocks * passes, setting.seq_len), device=setting.device)
     embed, seconds = base.get_input_embeddings(), []
     dtype = HALVES.get(setting.precision, torch.float32)

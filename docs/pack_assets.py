@@ -77,10 +77,7 @@ def _corpora(folder: Path, count: Callable[[str], int]) -> Iterator[tuple[str, s
             "task",
             {"train": _shuffled(rows["train"])[:train], "test": _shuffled(rows["test"])[:test]},
         )
-    rows = {
-        split: _read(folder / "tasks" / "python_functions" / f"{split}.jsonl.gz")
-        for split in ("train", "test")
-    }
+    rows = {split: _read(folder / "tasks" / "python_functions" / f"{split}.jsonl.gz") for split in ("train", "test")}
     yield "python_functions", "task", functions(rows, count)
 
 
@@ -117,14 +114,9 @@ def code(splits: dict[str, list[Record]], count: Callable[[str], int]) -> dict[s
 
 def functions(splits: dict[str, list[Record]], count: Callable[[str], int]) -> dict[str, list[Record]]:
     """Functions of at most 1,000 tokens; whole files move from train until test has 200."""
-    short = {
-        split: [row for row in rows if count(row["text"]) <= FUNCTION_TOKENS]
-        for split, rows in splits.items()
-    }
+    short = {split: [row for row in rows if count(row["text"]) <= FUNCTION_TOKENS] for split, rows in splits.items()}
     test, rest = short["test"], short["train"]
-    for file in sorted(
-        {_file(row) for row in rest}, key=lambda name: hashlib.sha256(name.encode()).hexdigest()
-    ):
+    for file in sorted({_file(row) for row in rest}, key=lambda name: hashlib.sha256(name.encode()).hexdigest()):
         if len(test) >= FUNCTIONS[1]:
             break
         test = test + [row for row in rest if _file(row) == file]
@@ -138,14 +130,8 @@ def _file(row: Record) -> str:
 
 def _without(rows: list[Record], folder: Path) -> list[Record]:
     """The rows whose article is in no domain and not in the general text."""
-    used = {
-        row["id"] for name in WIKI for part in _splits(folder / "domains" / name).values() for row in part
-    }
-    used |= {
-        row["id"]
-        for part in ("valid", "test")
-        for row in _read(folder / "general" / "wiki" / f"{part}.jsonl.gz")
-    }
+    used = {row["id"] for name in WIKI for part in _splits(folder / "domains" / name).values() for row in part}
+    used |= {row["id"] for part in ("valid", "test") for row in _read(folder / "general" / "wiki" / f"{part}.jsonl.gz")}
     return [row for row in rows if row["id"] not in used]
 
 

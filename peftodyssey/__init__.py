@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class _Package(ModuleType):
     """The package with its public functions, imported when first used, so that `import peftodyssey` costs nothing.
 
-    `run` and `score` are also packages inside; importing those would put them in the functions' place, hence properties.
+    `run` and `score` are also packages inside; importing those would put them in the functions' place, hence
+    properties.
     """
 
 

@@ -1,8 +1,8 @@
 """The public Python functions. Floor 6; the command line calls these and nothing below them that they cover.
 
-    import peftodyssey
-    run = peftodyssey.run("recipes/quickstart.yaml", "runs/quickstart")
-    run.results.to_pandas()
+import peftodyssey
+run = peftodyssey.run("recipes/quickstart.yaml", "runs/quickstart")
+run.results.to_pandas()
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ def plan(recipe: str | Path | Recipe, *, device: str = "auto", memory: str | int
     return build(loaded, found, size_bytes(memory))
 
 
-def plan_step(
-    model: str, *, device: str = "auto", memory: str | int | None = None, **settings: Any
-) -> StepPlan:
+def plan_step(model: str, *, device: str = "auto", memory: str | int | None = None, **settings: Any) -> StepPlan:
     """Will one step fit: its memory term by term. `settings` are the fields of `plan.single.Wanted`.
 
     A `memory` speaks of a card, so bf16 is assumed there.
@@ -83,12 +81,16 @@ def plan_step(
 
 
 def probe(
-    recipe: str | Path | Recipe, *, device: str = "auto", memory: str | int | None = None, console: Console | None = None
+    recipe: str | Path | Recipe,
+    *,
+    device: str = "auto",
+    memory: str | int | None = None,
+    console: Console | None = None,
 ) -> tuple[Plan, list[ProbeResult], list[TriedFleet]]:
     """Every distinct shape of a recipe tried for real: loaded, trained two steps, scored, saved, read back.
 
-    What was measured is kept for this machine and these versions, corrects later plans and gives their hours. Returns the
-    corrected plan, the shapes that were tried, and the fleets.
+    What was measured is kept for this machine and these versions, corrects later plans and gives their hours. Returns
+    the corrected plan, the shapes that were tried, and the fleets.
     """
     from rich.console import Console
 
@@ -100,8 +102,8 @@ def probe(
     cap_card(first, size_bytes(memory))
     console = console or Console(stderr=True)
     tried = probe_all(first, console)
-    fleets = probe_fleets(first, console)
-    return plan(first.recipe, device=device, memory=memory), tried, fleets
+    multi_lora_groups = probe_fleets(first, console)
+    return plan(first.recipe, device=device, memory=memory), tried, multi_lora_groups
 
 
 def run(
@@ -159,9 +161,13 @@ def plan_ladder(recipe: str | Path, overrides: Sequence[str] = (), *, device: st
 
 
 def train_ladder(
-    asked: LadderPlan, out: str | Path | None = None, *, stop_after_s: float | None = None, checkpoint_every_s: float = 600.0,
+    asked: LadderPlan,
+    out: str | Path | None = None,
+    *,
+    stop_after_s: float | None = None,
+    checkpoint_every_s: float = 600.0,
     console: Console | None = None,
-) -> Trained:  # fmt: skip
+) -> Trained:
     """Train what of a ladder is missing below `out` (default `ladders/<name>`); its rungs are revisions of that folder."""
     from rich.console import Console as RichConsole
 
@@ -169,7 +175,13 @@ def train_ladder(
 
     prepare_allocator()
     root = Path(out) if out is not None else LADDERS_ROOT / asked.recipe.name
-    return train(asked, root, console or RichConsole(stderr=True), stop_after_s=stop_after_s, checkpoint_every_s=checkpoint_every_s)
+    return train(
+        asked,
+        root,
+        console or RichConsole(stderr=True),
+        stop_after_s=stop_after_s,
+        checkpoint_every_s=checkpoint_every_s,
+    )
 
 
 def report(folders: Sequence[str | Path], out: str | Path | None = None) -> Path:
@@ -203,9 +215,17 @@ def score(
     from peftodyssey.execution.score_model import score_model
 
     return score_model(
-        model, corpus, [Path(adapter) for adapter in adapters], revision=revision, split=split,
-        out=Path(out) if out else None, device=detect(device), quant=quant, settings=dict(settings or {}), console=console,
-    )  # fmt: skip
+        model,
+        corpus,
+        [Path(adapter) for adapter in adapters],
+        revision=revision,
+        split=split,
+        out=Path(out) if out else None,
+        device=detect(device),
+        quant=quant,
+        settings=dict(settings or {}),
+        console=console,
+    )
 
 
 def adapt(
@@ -276,6 +296,8 @@ def _reported(root: Path) -> bool:
     from peftodyssey.store import layout
 
     try:
-        return all((root / name).is_file() for name in (layout.RESULTS, layout.POINTS, f"{layout.REPORT}/index.html"))
+        return all(
+            (root / name).is_file() for name in (layout.RESULTS, layout.LEARNING_CURVES, f"{layout.REPORT}/index.html")
+        )
     except OSError as error:
         raise StoreError(f"cannot read {root}: {error}", "check the path") from error

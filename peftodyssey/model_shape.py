@@ -58,5 +58,8 @@ class ModelShape:
     def parameters(self) -> int:
         """All parameters, a tied head counted once."""
         return (
-            sum(m.parameters for m in self.linears) + self.embedding_parameters + self.head_parameters + self.norm_parameters
+            sum(m.parameters for m in self.linears)
+            + self.embedding_parameters
+            + self.head_parameters
+            + self.norm_parameters
         )

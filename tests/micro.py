@@ -18,7 +18,7 @@ methods:
   - {method: full, lr: {tune: [1e-4, 1e-3]}}
   - {method: lora, rank: 2, lr: 1e-2}
   - {method: qlora, rank: 2, lr: 1e-2}
-train: {budget: 4 steps, seq_len: 64, batch_tokens: 256, score_at: [50%, 100%]}
+train: {budget: 4 steps, seq_len: 64, batch_tokens: 256, eval_at: [50%, 100%]}
 score: {context: 64, stride: 32, tokens: 4k}
 """
 CELLS = 4
@@ -40,5 +40,10 @@ def command(*arguments: object, code: str | None = None, **options: object) -> s
     """`peftodyssey` in a process of its own, or `code` with the arguments in sys.argv."""
     start = ["-c", code] if code else ["-m", "peftodyssey"]
     return subprocess.run(
-        [sys.executable, *start, *map(str, arguments)], capture_output=True, text=True, env=environment(), timeout=280, **options
+        [sys.executable, *start, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=280,
+        **options,
     )

@@ -33,10 +33,14 @@ def test_import_is_free() -> None:
 
 def test_adapt_is_a_run_of_one_cell(tmp_path: Path) -> None:
     run = peftodyssey.adapt(
-        "bundled/odyssey-3m", "bundled/arxiv_cs.CL", {"method": "lora", "rank": 2, "lr": 0.01}, out=tmp_path,
-        train={"budget": "2 steps", "seq_len": 64, "batch_tokens": 128}, score={"context": 64, "tokens": "2k"},
+        "bundled/odyssey-3m",
+        "bundled/arxiv_cs.CL",
+        {"method": "lora", "rank": 2, "lr": 0.01},
+        out=tmp_path,
+        train={"budget": "2 steps", "seq_len": 64, "batch_tokens": 128},
+        score={"context": 64, "tokens": "2k"},
         console=Console(quiet=True),
-    )  # fmt: skip
+    )
     assert run.results.num_rows == 1
     evidence = run.nll(run.cells[0]["cell"])
     delta = (evidence["after"] - evidence["before"]).mean(dtype=float)

@@ -83,7 +83,9 @@ def test_the_recipe_reference_has_every_class_and_key() -> None:
     documented = {part for _, part in reference.SECTIONS}
     assert parts_below(Recipe) == documented | set(reference.WRITTEN_AS_VALUES)
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.+) \|$", reference.markdown(), re.MULTILINE)
-    assert [name for name, _, _ in rows if name in Recipe.model_fields][: len(Recipe.model_fields)] == list(Recipe.model_fields)
+    assert [name for name, _, _ in rows if name in Recipe.model_fields][: len(Recipe.model_fields)] == list(
+        Recipe.model_fields
+    )
     ladders = {part for _, part in reference.LADDER_SECTIONS}
     assert parts_below(LadderRecipe) == ladders | {Corpus, Split}
     assert len(rows) == sum(len(part.model_fields) for part in documented | ladders)

@@ -36,7 +36,7 @@ def test_the_driver_and_torch_see_the_same_card() -> None:
 
 def test_a_run_on_the_card_is_near_the_run_on_the_cpu(tmp_path: Path) -> None:
     quiet = Console(quiet=True)
-    text = micro.RECIPE.replace("score_at", "precision: fp32, score_at")
+    text = micro.RECIPE.replace("eval_at", "precision: fp32, eval_at")
     on_card = api.run(micro.write(tmp_path, text), tmp_path / "card", device="cuda", console=quiet).results.to_pylist()
     on_cpu = api.run(micro.write(tmp_path, text), tmp_path / "cpu", device="cpu", console=quiet).results.to_pylist()
     assert [row["status"] for row in on_card] == ["done"] * micro.CELLS
@@ -46,7 +46,9 @@ def test_a_run_on_the_card_is_near_the_run_on_the_cpu(tmp_path: Path) -> None:
 
 
 def test_bf16_is_the_default_and_memory_is_measured_on_the_card(tmp_path: Path) -> None:
-    rows = api.run(micro.write(tmp_path), tmp_path / "out", device="cuda", memory="4GiB", console=Console(quiet=True)).results
+    rows = api.run(
+        micro.write(tmp_path), tmp_path / "out", device="cuda", memory="4GiB", console=Console(quiet=True)
+    ).results
     expected = "bf16" if detect("cuda").bf16 else "fp16"
     assert set(rows["precision"].to_pylist()) == {expected}
     assert all(0 < peak < 4 << 30 for peak in rows["peak_memory_bytes"].to_pylist())
@@ -56,7 +58,9 @@ def test_a_run_whose_first_micro_batch_does_not_fit_ends_like_one_that_does(tmp_
     """The plan believes in all of the card; the allocator is capped at a quarter GiB."""
     import torch
 
-    text = micro.RECIPE.replace("score_at", "precision: fp32, score_at").replace("seq_len: 64, batch_tokens: 256", "seq_len: 256, batch_tokens: 16k")
+    text = micro.RECIPE.replace("eval_at", "precision: fp32, eval_at").replace(
+        "seq_len: 64, batch_tokens: 256", "seq_len: 256, batch_tokens: 16k"
+    )
     made = {}
     for name, memory_bytes in (("whole", None), ("small", CUDA_CONTEXT_BYTES + (256 << 20))):
         plan = api.plan(micro.write(tmp_path, text), device="cuda", memory="16GiB")
@@ -67,11 +71,12 @@ def test_a_run_whose_first_micro_batch_does_not_fit_ends_like_one_that_does(tmp_
             torch.cuda.set_per_process_memory_fraction(1.0)
             torch.cuda.empty_cache()
     facts = {
-        name: (manifest.read(next((root / layout.CELLS).glob("*-lora-*"))) or {})["facts"] for name, (_, _, root) in made.items()
+        name: (manifest.read(next((root / layout.CELLS).glob("*-lora-*"))) or {})["facts"]
+        for name, (_, _, root) in made.items()
     }
     assert facts["whole"]["out_of_memory"] == []
     assert "did not fit the GPU's memory; goes on with " in facts["small"]["out_of_memory"][0]
-    assert facts["small"]["micro_blocks"] < facts["whole"]["micro_blocks"]
+    assert facts["small"]["micro_batch_size"] < facts["whole"]["micro_batch_size"]
     assert facts["small"]["peak_memory_bytes"] <= 256 << 20
     rows = [next(row for row in run.results.to_pylist() if row["method"] == "lora") for run, _, _ in made.values()]
     assert rows[1]["nll_after"] == pytest.approx(rows[0]["nll_after"], abs=1e-3)
@@ -80,15 +85,24 @@ def test_a_run_whose_first_micro_batch_does_not_fit_ends_like_one_that_does(tmp_
 
 def test_a_7b_shape_trains_in_four_bits(tmp_path: Path) -> None:
     text = micro.RECIPE.replace("{name: bundled/odyssey-3m, revisions: [annealed-64M]}", "random/llama-7b")
-    text = text.replace("seq_len: 64, batch_tokens: 256", "seq_len: 512, batch_tokens: 512").replace("4 steps", "2 steps")
+    text = text.replace("seq_len: 64, batch_tokens: 256", "seq_len: 512, batch_tokens: 512").replace(
+        "4 steps", "2 steps"
+    )
     plan = api.plan(api.load(micro.write(tmp_path, text)), device="cuda", memory="24GiB")
-    made, outcome, _ = api.run_plan(plan, tmp_path / "out", options=Options(only={"method": "qlora"}, memory_bytes=24 << 30), console=Console(quiet=True))
+    made, outcome, _ = api.run_plan(
+        plan,
+        tmp_path / "out",
+        options=Options(only={"method": "qlora"}, memory_bytes=24 << 30),
+        console=Console(quiet=True),
+    )
     assert made is not None
     assert not outcome.failed
 
 
-@pytest.mark.parametrize("fleet", ["off", "auto"])
-def test_a_step_captured_as_a_graph_ends_where_its_launches_end(tmp_path: Path, fleet: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("multi_lora", ["off", "auto"])
+def test_a_step_captured_as_a_graph_ends_where_its_launches_end(
+    tmp_path: Path, multi_lora: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from peftodyssey.training import cuda_graphs
 
     used: list[int] = []
@@ -97,14 +111,18 @@ def test_a_step_captured_as_a_graph_ends_where_its_launches_end(tmp_path: Path, 
     methods = "methods:\n  - {method: lora, rank: [2, 8], lr: 1e-3}\n"
     head, _, rest = micro.RECIPE.partition("methods:")
     text = head + methods + rest[rest.index("train:") :]
-    text = text.replace("score_at", f"fleet: {fleet}, score_at")
+    text = text.replace("eval_at", f"fleet: {multi_lora}, eval_at")
     told = Console(record=True)
-    with_graphs = api.run(micro.write(tmp_path, text), tmp_path / "graphs", device="cuda", console=told).results.to_pylist()
+    with_graphs = api.run(
+        micro.write(tmp_path, text), tmp_path / "graphs", device="cuda", console=told
+    ).results.to_pylist()
     assert used, told.export_text()
     assert "launched one by one" not in told.export_text()
     monkeypatch.setattr(cuda_graphs, "FAMILIES", frozenset())
     monkeypatch.setattr(cuda_graphs, "EAGER_FAMILIES", frozenset({"llama"}))
-    without = api.run(micro.write(tmp_path, text), tmp_path / "launches", device="cuda", console=Console(quiet=True)).results.to_pylist()
+    without = api.run(
+        micro.write(tmp_path, text), tmp_path / "launches", device="cuda", console=Console(quiet=True)
+    ).results.to_pylist()
     for one, other in zip(with_graphs, without, strict=True):
         assert one["nll_after"] == pytest.approx(other["nll_after"], abs=5e-3)
 
@@ -144,7 +162,9 @@ def test_documents_told_by_their_ends_are_those_told_by_masks(family: str, tmp_p
         logits = model(**packing.packed_inputs(model, ids, positions, segments, cuda)).logits.float()
         model.zero_grad()
         logits.logsumexp(-1).mean().backward()
-        found.append((logits.detach(), torch.cat([p.grad.float().flatten() for p in model.parameters() if p.grad is not None])))
+        found.append(
+            (logits.detach(), torch.cat([p.grad.float().flatten() for p in model.parameters() if p.grad is not None]))
+        )
     for one, other in zip(*found, strict=True):
         assert (one - other).norm() < 0.03 * other.norm()
 
@@ -163,8 +183,18 @@ def test_lean_forms_on_the_card_score_what_the_cpu_scores(layout: str, tmp_path:
     point = ScoreSpec(256, 128, None, "bos", "documents")
     table = windows.corpus_windows(tokens, np.array([0, 700, 701, 3000]), point, 0)
     means = [
-        nll.mean_nats(nll.score_windows(load(found, precision=precision, device=device), 1, table, 3000, device=device, precision=precision, layout=layout)[0].nll_nats)
+        nll.mean_nats(
+            nll.score_windows(
+                load(found, precision=precision, device=device),
+                1,
+                table,
+                3000,
+                device=device,
+                precision=precision,
+                layout=layout,
+            )[0].nll_nats
+        )
         for device, precision in (("cpu", "fp32"), ("cuda", "fp32"), ("cuda", "bf16"))
-    ]  # fmt: skip
+    ]
     assert means[1] == pytest.approx(means[0], abs=1e-4)
     assert means[2] == pytest.approx(means[0], abs=2e-2)

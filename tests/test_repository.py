@@ -23,13 +23,9 @@ def tracked() -> tuple[Path, ...]:
     """Files that git tracks, or those of an unpacked source distribution."""
     if not (ROOT / ".git").exists():
         return tuple(
-            path
-            for path in ROOT.rglob("*")
-            if path.is_file() and not set(path.parts) & {".venv", "__pycache__"}
+            path for path in ROOT.rglob("*") if path.is_file() and not set(path.parts) & {".venv", "__pycache__"}
         )
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True
-    ).stdout.decode()
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
     return tuple(path for name in listed.split("\0") if name and (path := ROOT / name).is_file())
 
 
@@ -52,9 +48,7 @@ def texts(name: str, split: str) -> tuple[str, ...]:
 @cache
 def token_counts(name: str, split: str) -> tuple[int, ...]:
     tokenizer = Tokenizer.from_file(str(assets.model_files(MODEL) / "tokenizer.json"))
-    return tuple(
-        len(e.ids) for e in tokenizer.encode_batch(list(texts(name, split)), add_special_tokens=False)
-    )
+    return tuple(len(e.ids) for e in tokenizer.encode_batch(list(texts(name, split)), add_special_tokens=False))
 
 
 def test_the_tree_is_small() -> None:

@@ -21,9 +21,7 @@ from peftodyssey.errors import StoreError
 WEIGHTS = "model.safetensors"
 Entry = Mapping[str, Any]
 
-_verified: dict[
-    Path, tuple[int, int]
-] = {}  # size and time of change of files whose sha256 this process has seen right
+_verified: dict[Path, tuple[int, int]] = {}  # size and time of change of files whose sha256 this process has seen right
 
 
 def cache_folder() -> Path:
@@ -136,9 +134,7 @@ def _write(path: Path, content: bytes, entry: Entry) -> None:
 def _replace(temporary: Path, path: Path, entry: Entry) -> None:
     try:
         os.replace(temporary, path)
-    except (
-        PermissionError
-    ):  # on Windows a file that another process has mapped stays; it is as good as ours if whole
+    except PermissionError:  # on Windows a file that another process has mapped stays; it is as good as ours if whole
         if not _whole(path, entry):
             raise
 

@@ -45,6 +45,7 @@ app = typer.Typer(
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(ladder_app, name="ladder")
 
+
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
@@ -67,22 +68,35 @@ def run(
     memory: MemoryOpt = None,
     stop_after: Annotated[str | None, typer.Option("--stop-after", help="End cleanly after, e.g. 8h.")] = None,
     keep: Annotated[str, typer.Option("--keep", help="Weights to keep: adapters, best or all.")] = "adapters",
-    refresh: Annotated[str | None, typer.Option("--refresh", help="stale: redo what other library versions did.")] = None,
+    refresh: Annotated[
+        str | None, typer.Option("--refresh", help="stale: redo what other library versions did.")
+    ] = None,
     checkpoint_every: Annotated[str, typer.Option("--checkpoint-every", help="Time between checkpoints.")] = "10m",
-    rung_disk: Annotated[str | None, typer.Option("--rung-disk", help="Disk for downloaded models: those done with go when the next needs it.")] = None,
+    rung_disk: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint-disk", help="Disk for downloaded models: those done with go when the next needs it."
+        ),
+    ] = None,
     device: DeviceOpt = "auto",
-    allow_oom: Annotated[bool, typer.Option("--allow-oom", help="Start although the plan says it does not fit.")] = False,
+    allow_oom: Annotated[
+        bool, typer.Option("--allow-oom", help="Start although the plan says it does not fit.")
+    ] = False,
 ) -> None:
     """Train and score what is missing of a recipe, then write the report; running it again does nothing."""
     from peftodyssey import api
     from peftodyssey.execution.launch import Options
 
     options = Options(
-        only=pairs(only), keep=one_of("--keep", keep, ("adapters", "best", "all")),
-        stop_after_s=api.seconds(stop_after), checkpoint_every_s=api.seconds(checkpoint_every) or 0.0,
+        only=pairs(only),
+        keep=one_of("--keep", keep, ("adapters", "best", "all")),
+        stop_after_s=api.seconds(stop_after),
+        checkpoint_every_s=api.seconds(checkpoint_every) or 0.0,
         refresh=one_of("--refresh", refresh, ("stale",)) == "stale" if refresh else False,
-        allow_oom=allow_oom, memory_bytes=api.size_bytes(memory), rung_disk_bytes=api.size_bytes(rung_disk, "--rung-disk"),
-    )  # fmt: skip
+        allow_oom=allow_oom,
+        memory_bytes=api.size_bytes(memory),
+        checkpoint_disk_bytes=api.size_bytes(rung_disk, "--checkpoint-disk"),
+    )
     plan = api.plan(api.load(recipe, set_ or ()), device=device, memory=memory)
     for warning in plan.warnings:
         console(stderr=True).print(f"warning: {warning}", markup=False, soft_wrap=True)
@@ -145,7 +159,9 @@ def status(folder: DirArg) -> None:
 @app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Directories that `run` wrote.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Where the page goes; default: the first directory.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where the page goes; default: the first directory.")
+    ] = None,
 ) -> None:
     """Rebuild tables, figures and the page; several directories are compared on one page."""
     from peftodyssey import api
@@ -163,7 +179,9 @@ def query(
     from peftodyssey.store.query import query as ask
 
     last = str(folders[-1])
-    sql = last if len(folders) > 1 and not os.path.isdir(last) else None  # Path.is_dir raises where SQL is too long for a name
+    sql = (
+        last if len(folders) > 1 and not os.path.isdir(last) else None
+    )  # Path.is_dir raises where SQL is too long for a name
     table = ask(folders[:-1] if sql else folders, sql)
     if csv:
         sys.stdout.write(console_output.as_csv(table))
@@ -193,12 +211,25 @@ def score(
     from peftodyssey.report import console_output
 
     settings = {
-        "context": context, "stride": stride, "tokens": tokens, "first_token": first_token, "mode": mode, "field": field,
-    }  # fmt: skip
+        "context": context,
+        "stride": stride,
+        "tokens": tokens,
+        "first_token": first_token,
+        "mode": mode,
+        "field": field,
+    }
     scored = api.score(
-        model, corpus, adapter or (), revision=revision, split=split, out=out, device=device, quant=quant,
-        settings=settings, console=console(stderr=True),
-    )  # fmt: skip
+        model,
+        corpus,
+        adapter or (),
+        revision=revision,
+        split=split,
+        out=out,
+        device=device,
+        quant=quant,
+        settings=settings,
+        console=console(stderr=True),
+    )
     for part in console_output.scored(scored):
         console().print(part)
 

@@ -18,7 +18,9 @@ from peftodyssey.memory.device import prepare_allocator
 SPIN_COUNT = "1000"
 
 RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")]
-SetOpt = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. methods[1].rank=[4,16].")]
+SetOpt = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. methods[1].rank=[4,16].")
+]
 MemoryOpt = Annotated[str | None, typer.Option("--memory", help="Budget such as 22GiB; default: what is free.")]
 DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 DirArg = Annotated[Path, typer.Argument(metavar="DIR", help="The directory that `run` wrote.")]

@@ -12,19 +12,25 @@ from peftodyssey.errors import EXIT_DOES_NOT_FIT, EXIT_SOME_FAILED
 
 
 def plan(
-    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe; or describe one step by options.")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE]", help="A recipe; or describe one step by options.")
+    ] = None,
     set_: SetOpt = None,
     model: Annotated[str | None, typer.Option("--model", help="Model name, e.g. random/llama-7b.")] = None,
     method: Annotated[str, typer.Option("--method", help="full, lora or qlora.")] = "lora",
     rank: Annotated[int, typer.Option("--rank", min=1, help="Adapter rank.")] = 8,
     seq_len: Annotated[int, typer.Option("--seq-len", min=1, help="Tokens of a block.")] = 512,
     micro_batch: Annotated[int, typer.Option("--micro-batch", min=1, help="Blocks at a time.")] = 1,
-    recompute: Annotated[str, typer.Option("--recompute", help="full, selective or none.")] = "full",
+    gradient_checkpointing: Annotated[
+        str, typer.Option("--gradient-checkpointing", help="full, selective or none.")
+    ] = "full",
     optimizer: Annotated[str, typer.Option("--optimizer", help="adamw or adamw8bit.")] = "adamw",
-    engine: Annotated[str, typer.Option("--engine", help="own, stock or trl.")] = "own",
-    offload: Annotated[str, typer.Option("--offload", help="To host memory: none, activations, optimizer or all.")] = "none",
+    engine: Annotated[str, typer.Option("--engine", help="native, stock or trl.")] = "native",
+    offload: Annotated[
+        str, typer.Option("--offload", help="To host memory: none, activations, optimizer or all.")
+    ] = "none",
     accumulate: Annotated[int, typer.Option("--accumulate", min=1, help="Micro-batches of one update.")] = 1,
-    master_weights: Annotated[str, typer.Option("--master-weights", help="Of method full: fp32 or same.")] = "fp32",
+    master_weights: Annotated[str, typer.Option("--master-weights", help="Of method full: fp32 or bf16.")] = "fp32",
     memory: MemoryOpt = None,
     device: DeviceOpt = "auto",
     probe: Annotated[bool, typer.Option("--probe", help="Try every distinct shape of the recipe for real.")] = False,
@@ -42,13 +48,22 @@ def plan(
         text = console_output.plan_json(answer)
     elif model is not None:
         step = api.plan_step(
-            model, method=one_of("--method", method, ("full", "lora", "qlora")), rank=rank, seq_len=seq_len,
-            micro_batch=micro_batch, recompute=one_of("--recompute", recompute, ("full", "selective", "none")),
-            optimizer=one_of("--optimizer", optimizer, ("adamw", "adamw8bit")), device=device, memory=memory,
-            engine=one_of("--engine", engine, ("own", "stock", "trl")), accumulate=accumulate,
+            model,
+            method=one_of("--method", method, ("full", "lora", "qlora")),
+            rank=rank,
+            seq_len=seq_len,
+            micro_batch=micro_batch,
+            gradient_checkpointing=one_of(
+                "--gradient-checkpointing", gradient_checkpointing, ("full", "selective", "none")
+            ),
+            optimizer=one_of("--optimizer", optimizer, ("adamw", "adamw8bit")),
+            device=device,
+            memory=memory,
+            engine=one_of("--engine", engine, ("native", "stock", "trl")),
+            accumulate=accumulate,
             offload=one_of("--offload", offload, ("none", "activations", "optimizer", "all")),
-            master_weights=one_of("--master-weights", master_weights, ("fp32", "same")),
-        )  # fmt: skip
+            master_weights=one_of("--master-weights", master_weights, ("fp32", "bf16")),
+        )
         fits, parts, text = step.fits, console_output.step(step), console_output.step_json(step)
     else:
         raise usage("give a recipe, or --model with --method, --rank, --seq-len ...")
@@ -67,11 +82,13 @@ def _probe(recipe: str | None, overrides: Sequence[str], device: str, memory: st
 
     if recipe is None:
         raise usage("--probe tries the shapes of a recipe; give one")
-    plan, tried, fleets = api.probe(api.load(recipe, overrides), device=device, memory=memory, console=console(stderr=True))
+    plan, tried, multi_lora_groups = api.probe(
+        api.load(recipe, overrides), device=device, memory=memory, console=console(stderr=True)
+    )
     if json_:
-        print(probe_output.as_json(plan, tried, fleets))
+        print(probe_output.as_json(plan, tried, multi_lora_groups))
     else:
-        for part in probe_output.tables(plan, tried, fleets):
+        for part in probe_output.tables(plan, tried, multi_lora_groups):
             console().print(part)
-    failed = any(one.probe is None for one in (*tried, *fleets))
+    failed = any(one.probe is None for one in (*tried, *multi_lora_groups))
     raise typer.Exit(EXIT_SOME_FAILED if failed else EXIT_DOES_NOT_FIT if plan.too_large else 0)

@@ -10,7 +10,9 @@ import typer
 from peftodyssey.cli.options import DeviceOpt, SetOpt, console, say
 from peftodyssey.errors import EXIT_INTERRUPTED
 
-recipes_app = typer.Typer(help="Shipped recipes, and a commented new one for your model and text.", no_args_is_help=True)
+recipes_app = typer.Typer(
+    help="Shipped recipes, and a commented new one for your model and text.", no_args_is_help=True
+)
 ladder_app = typer.Typer(help="Rungs of a pretraining ladder: list them, or train a small one.", no_args_is_help=True)
 
 
@@ -28,8 +30,12 @@ def ladder_list(
 
 @ladder_app.command("train")
 def ladder_train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A ladder's recipe file, or the name of a shipped one.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the ladder; default: ladders/<recipe name>.")] = None,
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A ladder's recipe file, or the name of a shipped one.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the ladder; default: ladders/<recipe name>.")
+    ] = None,
     set_: SetOpt = None,
     stop_after: Annotated[str | None, typer.Option("--stop-after", help="End cleanly after, e.g. 8h.")] = None,
     checkpoint_every: Annotated[str, typer.Option("--checkpoint-every", help="Time between checkpoints.")] = "10m",
@@ -43,9 +49,12 @@ def ladder_train(
     plan = api.plan_ladder(recipe, set_ or (), device=device)
     root = out if out is not None else api.LADDERS_ROOT / plan.recipe.name
     trained = api.train_ladder(
-        plan, root, stop_after_s=api.seconds(stop_after), checkpoint_every_s=api.seconds(checkpoint_every) or 0.0,
+        plan,
+        root,
+        stop_after_s=api.seconds(stop_after),
+        checkpoint_every_s=api.seconds(checkpoint_every) or 0.0,
         console=console(stderr=True),
-    )  # fmt: skip
+    )
     if trained.interrupted:
         say(f"Interrupted: {trained.interrupted}")
         raise typer.Exit(EXIT_INTERRUPTED)

@@ -1,7 +1,7 @@
 """Conversations as text under a chat template, and which characters the assistant wrote. Called by corpora.rows.
 
-A template marks the assistant's words with `{% generation %}`, as transformers and TRL read it; where it does not, an answer
-is what a turn adds to the text behind the opened answer. Templates run in the sandbox that transformers uses.
+A template marks the assistant's words with `{% generation %}`, as transformers and TRL read it; where it does not, an
+answer is what a turn adds to the text behind the opened answer. Templates run in the sandbox that transformers uses.
 """
 
 from __future__ import annotations
@@ -106,7 +106,9 @@ def _render(messages: list[dict[str, Any]], chat: Chat, open_answer: bool, where
 
     empty = {"bos_token": "", "eos_token": ""}
     try:
-        return _compiled(chat.template).render(**{**empty, **chat.special}, messages=messages, add_generation_prompt=open_answer)
+        return _compiled(chat.template).render(
+            **{**empty, **chat.special}, messages=messages, add_generation_prompt=open_answer
+        )
     except TemplateError as error:
         raise CorpusError(f"{where}: the chat template refuses this conversation: {error}", "mend its roles") from error
 

@@ -33,7 +33,11 @@ Encode = Callable[[Sequence[Document]], list[TokenizedDocument]]
 
 
 def choose(
-    documents: Iterable[Document], encode: Encode, max_tokens: int | None, shuffle_seed: int | None, count: dict[str, Any]
+    documents: Iterable[Document],
+    encode: Encode,
+    max_tokens: int | None,
+    shuffle_seed: int | None,
+    count: dict[str, Any],
 ) -> Iterator[TokenizedDocument]:
     """The documents of an index, tokenised, in source order or shuffled; adds `dropped`, sets `truncated` in `count`.
 

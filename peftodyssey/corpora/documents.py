@@ -23,7 +23,8 @@ DEFAULT_SHARES = {"valid": 0.05, "test": 0.10}
 class Document:
     """One document of a corpus. The first `prompt_chars` characters are a prompt: read, but not trained on under sft.
 
-    Of a conversation `answers` are the characters that the assistant wrote, [start, end) each; none means all behind the prompt.
+    Of a conversation `answers` are the characters that the assistant wrote, [start, end) each; none means all behind
+    the prompt.
     """
 
     id: str

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
 
 def first_windows(index: Index, documents: int, tokens: int) -> Index:
-    """The first `tokens` tokens of at most `documents` documents, chosen at random once and for all, in the order of the index."""
+    """The first `tokens` tokens of at most `documents` documents, chosen at random once and for all, in the order of
+    the index.
+    """
     import numpy as np
 
     count = len(index.starts) - 1

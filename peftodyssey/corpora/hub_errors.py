@@ -16,9 +16,13 @@ def hub_errors(name: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except errors.RevisionNotFoundError as error:
-        raise CorpusError(f"data set {name} has no revision {revision!r}", "use a branch, tag or commit of it") from error
+        raise CorpusError(
+            f"data set {name} has no revision {revision!r}", "use a branch, tag or commit of it"
+        ) from error
     except errors.GatedRepoError as error:
-        raise CorpusError(f"data set {name} is gated", "accept its terms on its Hub page, then `hf auth login`") from error
+        raise CorpusError(
+            f"data set {name} is gated", "accept its terms on its Hub page, then `hf auth login`"
+        ) from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise CorpusError(
             f"there is no data set {name!r} on the Hub, or you may not read it",
@@ -26,5 +30,6 @@ def hub_errors(name: str, revision: str | None) -> Iterator[None]:
         ) from error
     except (errors.HTTPError, OSError) as error:  # errors.HTTPError: that of the client the Hub library brings
         raise CorpusError(
-            f"the Hub cannot be reached for {name}: {error}", "connect (unset HF_HUB_OFFLINE), or download it and give a path"
+            f"the Hub cannot be reached for {name}: {error}",
+            "connect (unset HF_HUB_OFFLINE), or download it and give a path",
         ) from error

@@ -25,9 +25,15 @@ INDEX, DOCUMENTS = "index.parquet", "documents.parquet"
 BATCH_DOCUMENTS = 256
 TOKENISED_FIRST, TOKENISED_CHARACTERS = 4, 2000  # of each, where the others' tokens are estimated
 ROWS = {
-    "document": "int32", "position": "int32", "token": "int32", "start": "int32", "end": "int32", "bytes": "int32",
-    "class": "int8", "trained": "bool",
-}  # fmt: skip
+    "document": "int32",
+    "position": "int32",
+    "token": "int32",
+    "start": "int32",
+    "end": "int32",
+    "bytes": "int32",
+    "class": "int8",
+    "trained": "bool",
+}
 
 
 class Encodes(Protocol):
@@ -61,15 +67,22 @@ class Index:
 
 
 def build_index(
-    documents: Iterable[Document], tokenizer: Encodes, folder: Path, *, max_tokens: int | None = None,
-    newline: str = "keep", shuffle_seed: int | None = None, name: str = "the corpus",
-) -> dict[str, Any]:  # fmt: skip
-    """Write index.parquet and documents.parquet into `folder` and return counts: documents, tokens, bytes, truncated, dropped.
+    documents: Iterable[Document],
+    tokenizer: Encodes,
+    folder: Path,
+    *,
+    max_tokens: int | None = None,
+    newline: str = "keep",
+    shuffle_seed: int | None = None,
+    name: str = "the corpus",
+) -> dict[str, Any]:
+    """Write index.parquet and documents.parquet into `folder` and return counts: documents, tokens, bytes, truncated,
+    dropped.
 
     With `max_tokens`, whole documents are taken in the order of their hash until it is reached (the last may go
     beyond), so the choice is the same for every recipe; rows keep the order of the source unless `shuffle_seed` is
-    given. Documents without a token are dropped and counted. `newline` is keep, strip or collapse (`policy_of`).
-    Raises CorpusError where fewer than two tokens are left.
+    given. Documents without a token are dropped and counted. `newline` is keep, strip or collapse (`policy_of`). Raises
+    CorpusError where fewer than two tokens are left.
     """
     count = {"documents": 0, "tokens": 0, "bytes": 0, "truncated": False, "dropped": 0}
     prepared = (with_newlines(document, newline) for document in documents)
@@ -84,8 +97,12 @@ def build_index(
     return count
 
 
-def about_token_counts(documents: Iterable[Document], tokenizer: Encodes, max_tokens: int | None, newline: str) -> list[int]:
-    """About how many tokens each document has that `build_index` would take: only the first ones are tokenised, the rest by their length."""
+def about_token_counts(
+    documents: Iterable[Document], tokenizer: Encodes, max_tokens: int | None, newline: str
+) -> list[int]:
+    """About how many tokens each document has that `build_index` would take: only the first ones are tokenised, the
+    rest by their length.
+    """
     remaining = iter(with_newlines(document, newline) for document in documents)
     first = list(islice(remaining, TOKENISED_FIRST))
     parts = [document.text[:TOKENISED_CHARACTERS] for document in first]
@@ -108,15 +125,24 @@ def read_index(folder: Path) -> Index:
     try:
         table = pq.read_table(folder / INDEX)
     except (OSError, pa.ArrowException) as error:
-        raise CorpusError(f"cannot read {folder / INDEX}: {error}", "delete its folder and run the recipe again") from error
+        raise CorpusError(
+            f"cannot read {folder / INDEX}: {error}", "delete its folder and run the recipe again"
+        ) from error
     column = {name: table[name].to_numpy() for name in ROWS}
     first = np.flatnonzero(np.diff(column["document"], prepend=-1))
     starts = np.append(first, table.num_rows).astype(np.int64)
     return Index(
-        folder=folder, document=column["document"], position=column["position"], token=column["token"],
-        start=column["start"], end=column["end"], bytes=column["bytes"], token_class=column["class"],
-        trained=column["trained"], starts=starts,
-    )  # fmt: skip
+        folder=folder,
+        document=column["document"],
+        position=column["position"],
+        token=column["token"],
+        start=column["start"],
+        end=column["end"],
+        bytes=column["bytes"],
+        token_class=column["class"],
+        trained=column["trained"],
+        starts=starts,
+    )
 
 
 def _encode(batch: Sequence[Document], backend: Tokenizer) -> list[choose.TokenizedDocument]:
@@ -124,7 +150,9 @@ def _encode(batch: Sequence[Document], backend: Tokenizer) -> list[choose.Tokeni
 
     encodings = backend.encode_batch([document.text for document in batch], add_special_tokens=False)
     return [
-        choose.TokenizedDocument(document, np.array(e.ids, dtype=np.int32), np.array(e.offsets, dtype=np.int32).reshape(-1, 2))
+        choose.TokenizedDocument(
+            document, np.array(e.ids, dtype=np.int32), np.array(e.offsets, dtype=np.int32).reshape(-1, 2)
+        )
         for document, e in zip(batch, encodings, strict=True)
     ]
 
@@ -135,14 +163,23 @@ def _special_ids(backend: Tokenizer) -> np.ndarray:
     return np.array([i for i, token in backend.get_added_tokens_decoder().items() if token.special], dtype=np.int32)
 
 
-def _write(folder: Path, chosen: Iterator[choose.TokenizedDocument], special: np.ndarray, count: dict[str, Any]) -> None:
+def _write(
+    folder: Path, chosen: Iterator[choose.TokenizedDocument], special: np.ndarray, count: dict[str, Any]
+) -> None:
     """Both tables, batch by batch, adding to `count`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows = pa.schema([(key, pa.bool_() if kind == "bool" else kind) for key, kind in ROWS.items()])
     texts = pa.schema(
-        [("document", "int32"), ("id", "string"), ("sha256", "string"), ("text", "string"), ("tokens", "int32"), ("bytes", "int64")]
+        [
+            ("document", "int32"),
+            ("id", "string"),
+            ("sha256", "string"),
+            ("text", "string"),
+            ("tokens", "int32"),
+            ("bytes", "int64"),
+        ]
     )
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -152,7 +189,9 @@ def _write(folder: Path, chosen: Iterator[choose.TokenizedDocument], special: np
         while batch := list(islice(chosen, BATCH_DOCUMENTS)):
             made = [_rows(count["documents"] + i, encoded, special) for i, encoded in enumerate(batch)]
             index.write_table(pa.table([_joined(made, key) for key in ROWS], schema=rows))
-            described = [_described(count["documents"] + i, e, r) for i, (e, r) in enumerate(zip(batch, made, strict=True))]
+            described = [
+                _described(count["documents"] + i, e, r) for i, (e, r) in enumerate(zip(batch, made, strict=True))
+            ]
             table.write_table(pa.Table.from_pylist(described, schema=texts))
             count["documents"] += len(batch)
             count["tokens"] += sum(d["tokens"] for d in described)
@@ -180,8 +219,8 @@ def _rows(number: int, encoded: choose.TokenizedDocument, special: np.ndarray) -
 def trained_tokens(document: Document, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """bool [tokens]: what is learnt under sft, from the tokens' character offsets.
 
-    Behind a prompt, tokens that begin there: one that the prompt's end shares is not learnt. Of a conversation, tokens that
-    hold a character of an answer, as transformers' mask of assistant tokens.
+    Behind a prompt, tokens that begin there: one that the prompt's end shares is not learnt. Of a conversation, tokens
+    that hold a character of an answer, as transformers' mask of assistant tokens.
     """
     import numpy as np
 
@@ -193,9 +232,13 @@ def trained_tokens(document: Document, starts: np.ndarray, ends: np.ndarray) -> 
 def _described(number: int, encoded: choose.TokenizedDocument, rows: dict[str, np.ndarray]) -> dict[str, Any]:
     document = encoded.document
     return {
-        "document": number, "id": document.id, "sha256": document.key, "text": document.text,
-        "tokens": len(encoded.ids), "bytes": int(rows["bytes"].sum()),
-    }  # fmt: skip
+        "document": number,
+        "id": document.id,
+        "sha256": document.key,
+        "text": document.text,
+        "tokens": len(encoded.ids),
+        "bytes": int(rows["bytes"].sum()),
+    }
 
 
 def _joined(made: list[dict[str, np.ndarray]], key: str) -> np.ndarray:

@@ -81,7 +81,9 @@ def _files(path: Path) -> tuple[list[Path], Path]:
         root = fixed[0]
     else:
         near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
-        raise CorpusError(f"there is no {path}", f"{near}give a file, a folder, a pattern, bundled/..., m2d2/... or hub:...")
+        raise CorpusError(
+            f"there is no {path}", f"{near}give a file, a folder, a pattern, bundled/..., m2d2/... or hub:..."
+        )
     files = sorted(p for p in found if p.is_file() and format_of(p))
     with_rows = [p for p in files if format_of(p) != "txt"]
     if not files:

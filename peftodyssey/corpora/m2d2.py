@@ -20,11 +20,31 @@ from peftodyssey.errors import CorpusError
 DATA_SET = "machelreid/m2d2"
 FOLDER_VARIABLE = "PEFTODYSSEY_M2D2"
 L1 = (
-    "Culture_and_the_arts", "General_referece", "Health_and_fitness", "History_and_events", "Human_activites",
-    "Mathematics_and_logic", "Natural_and_physical_sciences", "Philosophy_and_thinking", "Religion_and_belief_systems",
-    "Society_and_social_sciences", "Technology_and_applied_sciences", "Art", "Philosophy", "astro-ph_l1", "cond-mat_l1",
-    "cs_l1", "econ_l1", "eess_l1", "math_l1", "nlin_l1", "physics_l1", "q-bio_l1", "q-fin_l1", "stat_l1",
-)  # fmt: skip
+    "Culture_and_the_arts",
+    "General_referece",
+    "Health_and_fitness",
+    "History_and_events",
+    "Human_activites",
+    "Mathematics_and_logic",
+    "Natural_and_physical_sciences",
+    "Philosophy_and_thinking",
+    "Religion_and_belief_systems",
+    "Society_and_social_sciences",
+    "Technology_and_applied_sciences",
+    "Art",
+    "Philosophy",
+    "astro-ph_l1",
+    "cond-mat_l1",
+    "cs_l1",
+    "econ_l1",
+    "eess_l1",
+    "math_l1",
+    "nlin_l1",
+    "physics_l1",
+    "q-bio_l1",
+    "q-fin_l1",
+    "stat_l1",
+)
 SPLITS = ("train", "valid", "test")
 
 
@@ -41,14 +61,18 @@ def check_name(config: str) -> None:
     """Raises CorpusError for a name that is nearly one of the first level: two of those are spelt unusually."""
     near = difflib.get_close_matches(config, L1, n=1, cutoff=0.88)
     if config not in L1 and near and not config.endswith("_l1"):
-        raise CorpusError(f"M2D2 has no config {config!r}", f"did you mean m2d2/{near[0]}? (the spelling is part of the name)")
+        raise CorpusError(
+            f"M2D2 has no config {config!r}", f"did you mean m2d2/{near[0]}? (the spelling is part of the name)"
+        )
 
 
 def identity(config: str, copy: Path | None, revision: str | None) -> tuple[str, int | None]:
     """(fingerprint of the content, bytes on disk). Asks the Hub where there is no copy. Raises CorpusError."""
     if copy is None:
         return _hub_identity(config, revision)
-    files = [copy] if copy.is_file() else [copy / f"{split}.txt" for split in SPLITS if (copy / f"{split}.txt").is_file()]
+    files = (
+        [copy] if copy.is_file() else [copy / f"{split}.txt" for split in SPLITS if (copy / f"{split}.txt").is_file()]
+    )
     if not files:
         raise CorpusError(f"{copy} holds none of train.txt, valid.txt, test.txt", "point to a folder of M2D2 tarballs")
     hashes = [fingerprint.of_file(file) for file in files]
@@ -94,7 +118,8 @@ def _hub_identity(config: str, revision: str | None) -> tuple[str, int | None]:
         near = difflib.get_close_matches(config, L1, n=1)
         raise CorpusError(
             f"M2D2 has no config {config!r}",
-            (f"did you mean m2d2/{near[0]}? " if near else "") + "its configs are the names in data/ of machelreid/m2d2",
+            (f"did you mean m2d2/{near[0]}? " if near else "")
+            + "its configs are the names in data/ of machelreid/m2d2",
         )
     content = found[0].lfs.sha256 if found[0].lfs else found[0].blob_id
     return fingerprint.of_parts({"m2d2": [content]}), found[0].size

@@ -1,6 +1,8 @@
-"""Prompts with choices: where they are, read and checked, and as pairs of token ids. Called by `plan` and `jobs.choices`.
+"""Prompts with choices: where they are, read and checked, and as pairs of token ids. Called by `plan` and
+`jobs.choices`.
 
-A row has `prompt`, `choices` (a list of two or more texts) and `answer`: the place of the right choice, from 0, or its text.
+A row has `prompt`, `choices` (a list of two or more texts) and `answer`: the place of the right choice, from 0, or its
+text.
 """
 
 from __future__ import annotations
@@ -71,7 +73,9 @@ def resolve(point: TaskSpec) -> Questions:
 
 
 def questions(task: Questions) -> list[Question]:
-    """Its questions in the source's order, at most `examples` of them, those of the smallest hashes. Raises CorpusError."""
+    """Its questions in the source's order, at most `examples` of them, those of the smallest hashes. Raises
+    CorpusError.
+    """
     found = list(_read(task))
     if not found:
         raise CorpusError(f"{task.point.source} has no rows", FORMAT)
@@ -85,8 +89,8 @@ def questions(task: Questions) -> list[Question]:
 def requests(question: Question, tokenizer: Tokenizer) -> list[Request]:
     """A request for each choice: prompt and choice are encoded together, the prompt's own tokens are the context.
 
-    White space at the prompt's end goes to the choice, as in lm-eval's harness (`TemplateLM._encode_pair`). Raises CorpusError
-    where a choice adds no token.
+    White space at the prompt's end goes to the choice, as in lm-eval's harness (`TemplateLM._encode_pair`). Raises
+    CorpusError where a choice adds no token.
     """
     prompt = question.prompt.rstrip()
     gap = question.prompt[len(prompt) :]
@@ -94,7 +98,9 @@ def requests(question: Question, tokenizer: Tokenizer) -> list[Request]:
     context, *whole = [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
     made = [Request(ids[: len(context)], ids[len(context) :]) for ids in whole]
     if not all(request.choice for request in made):
-        raise CorpusError(f"{question.id}: a choice adds no token to its prompt", "write the choices as words of their own")
+        raise CorpusError(
+            f"{question.id}: a choice adds no token to its prompt", "write the choices as words of their own"
+        )
     return made
 
 
@@ -104,7 +110,9 @@ def _bundled(point: TaskSpec) -> Questions:
     name = point.source.removeprefix("bundled/")
     known = [n for n in assets.corpora() if assets.corpus_kind(n) == "task"]
     if name not in known:
-        raise CorpusError(f"there is no bundled task {name!r}", f"{did_you_mean(name, known)}there are: {', '.join(known)}")
+        raise CorpusError(
+            f"there is no bundled task {name!r}", f"{did_you_mean(name, known)}there are: {', '.join(known)}"
+        )
     split = point.split or "test"
     if split not in assets.splits(name):
         raise CorpusError(f"{point.source} has no split {split!r}", f"it has {', '.join(assets.splits(name))}")
@@ -174,5 +182,6 @@ def _answer(place: str, row: Mapping[str, Any], choices: list[str]) -> int:
         if same:
             return same[0]
     raise CorpusError(
-        f"{place}: `answer` is {named!r}, not the place of a choice (0 to {len(choices) - 1}) nor the text of one", FORMAT
+        f"{place}: `answer` is {named!r}, not the place of a choice (0 to {len(choices) - 1}) nor the text of one",
+        FORMAT,
     )

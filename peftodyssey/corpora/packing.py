@@ -1,4 +1,6 @@
-"""The blocks that training steps on: documents packed end to end and cut to one length. Called by jobs and both engines."""
+"""The blocks that training steps on: documents packed end to end and cut to one length. Called by jobs and both
+engines.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from peftodyssey.corpora.index import Index
 
 
-
 @dataclass(frozen=True)
 class PackedBlocks:
     """Training text, int32 [blocks, seq_len] each. Documents of one block do not see each other (`segments`)."""
@@ -25,7 +26,7 @@ class PackedBlocks:
     segment_ids: np.ndarray  # number of the piece within its block, from 0
     replayed: int = 0  # how many of the blocks, the last ones, are general text beside the text that is adapted to
 
-    ARRAYS: ClassVar = ("input_ids", "labels", "position_ids", "segments")
+    ARRAYS: ClassVar = ("input_ids", "labels", "position_ids", "segment_ids")
 
     @property
     def target_blocks(self) -> int:
@@ -39,17 +40,24 @@ class PackedBlocks:
 
 
 def pack(
-    index: Index, *, seq_len: int, bos: int | None, eos: int | None, seed: int, objective: str = "text",
-    overlong: str = "error", framed: bool = False,
+    index: Index,
+    *,
+    seq_len: int,
+    bos: int | None,
+    eos: int | None,
+    seed: int,
+    objective: str = "text",
+    too_long: str = "error",
+    framed: bool = False,
 ) -> PackedBlocks:
     """Documents in an order shuffled by `seed`, each as bos + tokens with eos as its last target, cut every `seq_len`.
 
     A document that does not end in its block goes on in the next one as a new piece; what is left at the very end and
-    fills no block is dropped. Every token is a target. Under `sft` see `examples.pack_examples`, to which `overlong` and
-    `framed` belong. Raises CorpusError where there is less than one block.
+    fills no block is dropped. Every token is a target. Under `sft` see `examples.pack_examples`, to which `too_long`
+    and `framed` belong. Raises CorpusError where there is less than one block.
     """
     if objective == "sft":
-        return PackedBlocks(*pack_examples(index, seq_len=seq_len, bos=bos, eos=eos, overlong=overlong, framed=framed))
+        return PackedBlocks(*pack_examples(index, seq_len=seq_len, bos=bos, eos=eos, too_long=too_long, framed=framed))
     stream, within, lengths = _stream(index, bos, eos, seed)
     has_target = within < np.repeat(lengths, lengths) - 1
     is_target = within > 0

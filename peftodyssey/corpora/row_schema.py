@@ -9,8 +9,16 @@ from typing import Any
 
 from peftodyssey.errors import CorpusError
 
-ALIASES = {"train": "train", "training": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid",
-           "eval": "valid", "test": "test"}  # fmt: skip
+ALIASES = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "eval": "valid",
+    "test": "test",
+}
 
 
 @dataclass(frozen=True)
@@ -33,16 +41,22 @@ class Layout:
     def columns(self) -> list[str]:
         """The fields to read, a document's id included where there is one."""
         answered = ("prompt", "completion")
-        used = {"prompt": answered, "dialogue": answered, "messages": ("messages",)}.get(self.turns or "", (self.field,))
+        used = {"prompt": answered, "dialogue": answered, "messages": ("messages",)}.get(
+            self.turns or "", (self.field,)
+        )
         return [c for c in [*used, "id"] if c in self.fields]
 
 
 def layout_of(row: Mapping[str, Any], field: str | None, where: str) -> Layout:
-    """The layout of rows like `row`, `field` being what the recipe names. Raises CorpusError, naming the fields there are."""
+    """The layout of rows like `row`, `field` being what the recipe names. Raises CorpusError, naming the fields there
+    are.
+    """
     fields = tuple(row)
     if field is not None:
         if field not in fields:
-            raise CorpusError(f"{where}: there is no field {field!r}: the fields are {_listed(fields)}", _name_one(field, fields))
+            raise CorpusError(
+                f"{where}: there is no field {field!r}: the fields are {_listed(fields)}", _name_one(field, fields)
+            )
         return Layout(fields, field=field)
     if "messages" in fields:
         return Layout(fields, turns="messages")
@@ -73,7 +87,9 @@ def refuse_shares(split: Mapping[str, Any], own: Iterable[str], where: str) -> N
     """Raises CorpusError where the recipe gives a share to a split that the source already has."""
     both = sorted(set(own) & {part for part, value in split.items() if not isinstance(value, str)})
     if both:
-        raise CorpusError(f"{where} has its own {both[0]} split, and the recipe gives it a share", f"leave out split.{both[0]}")
+        raise CorpusError(
+            f"{where} has its own {both[0]} split, and the recipe gives it a share", f"leave out split.{both[0]}"
+        )
 
 
 def parts_of_names(names: Sequence[str], split: Mapping[str, Any], where: str) -> dict[str, str]:
@@ -81,13 +97,17 @@ def parts_of_names(names: Sequence[str], split: Mapping[str, Any], where: str) -
     named = named_splits(split)
     for part, name in named.items():
         if name not in names:
-            raise CorpusError(f"{where} has no split {name!r}: it has {_listed(names)}", f"set split.{part} to one of them")
+            raise CorpusError(
+                f"{where} has no split {name!r}: it has {_listed(names)}", f"set split.{part} to one of them"
+            )
     usual = {split_of(name): name for name in reversed(names) if name not in named.values()}
     parts = {part: name for part, name in usual.items() if part is not None} | named
     if not parts and len(names) == 1:
         parts = {"train": names[0]}
     if not parts:
-        raise CorpusError(f"{where} has the splits {_listed(names)}", f"say which to train on: split: {{train: {names[0]}}}")
+        raise CorpusError(
+            f"{where} has the splits {_listed(names)}", f"say which to train on: split: {{train: {names[0]}}}"
+        )
     refuse_shares(split, parts, where)
     return parts
 

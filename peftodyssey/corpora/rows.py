@@ -52,9 +52,7 @@ def _file(path: Path, layout: Layout, alone: bool, chat: Chat | None) -> Iterato
         yield Document(path.name, "".join(lines(open_bytes(path), str(path))))
 
 
-def _documents(
-    rows: Iterable[tuple[str, dict[str, Any]]], layout: Layout, chat: Chat | None
-) -> Iterator[Document]:
+def _documents(rows: Iterable[tuple[str, dict[str, Any]]], layout: Layout, chat: Chat | None) -> Iterator[Document]:
     for place, row in rows:
         text, prompt_chars, answers = _text(place, row, layout, chat)
         if not text.isascii():
@@ -74,7 +72,9 @@ def _text(place: str, row: dict[str, Any], layout: Layout, chat: Chat | None) ->
     if layout.turns == "prompt":
         prompt, completion = _string(place, row, "prompt"), _string(place, row, "completion")
         if not completion.strip():
-            raise CorpusError(f"{place}: the completion is empty", "fill it, or remove the row: there is nothing to learn")
+            raise CorpusError(
+                f"{place}: the completion is empty", "fill it, or remove the row: there is nothing to learn"
+            )
         return prompt + completion, len(prompt), ()
     assert layout.field is not None, "layout_of names a field or turns"
     return _string(place, row, layout.field), 0, ()
@@ -86,13 +86,17 @@ def _conversation(text: str, spans: Spans) -> tuple[str, int, Spans]:
 
 def _turns(place: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise CorpusError(f"{place}: prompt and completion must both be texts or both be lists of messages", "mend the row")
+        raise CorpusError(
+            f"{place}: prompt and completion must both be texts or both be lists of messages", "mend the row"
+        )
     return value
 
 
 def _value(place: str, row: dict[str, Any], name: str) -> Any:
     if name not in row:
-        raise CorpusError(f"{place}: no field {name!r}: the fields are {', '.join(row) or 'none'}", "mend or remove the row")
+        raise CorpusError(
+            f"{place}: no field {name!r}: the fields are {', '.join(row) or 'none'}", "mend or remove the row"
+        )
     return row[name]
 
 

@@ -1,8 +1,8 @@
 """Blocks of `objective: sft`: prompts with their answers, each whole in one block. Called by corpora.blocks.
 
 An answer that began a block without its prompt would be learnt as if it came from nowhere, so no example is cut in two.
-Blocks are filled best fit first, the longest example first; what stays free is padding that no token sees. Which examples
-share a block does not depend on the seed, the order of the blocks does.
+Blocks are filled best fit first, the longest example first; what stays free is padding that no token sees. Which
+examples share a block does not depend on the seed, the order of the blocks does.
 """
 
 from __future__ import annotations
@@ -21,24 +21,31 @@ if TYPE_CHECKING:
 
 IGNORE_INDEX = -100
 NAMED = 3  # examples that a message names
-OVERLONG = ("error", "cut", "drop")
+TOO_LONG = ("error", "truncate", "drop")
 Example = tuple[np.ndarray, np.ndarray]  # framed tokens [t + 1]; whether each is learnt [t + 1]
 
 
-def pack_examples(index: Index, *, seq_len: int, bos: int | None, eos: int | None, overlong: str, framed: bool) -> tuple[np.ndarray, ...]:
+def pack_examples(
+    index: Index, *, seq_len: int, bos: int | None, eos: int | None, too_long: str, framed: bool
+) -> tuple[np.ndarray, ...]:
     """input_ids, labels, position_ids and segments, int32 [blocks, seq_len] each, of every example of `index`.
 
     Each is bos + tokens + eos, each left out where the text has it, learnt where the index says so and at the eos.
-    `framed`: the text is a rendered conversation, whose template wrote all special tokens. `overlong`: error | cut (at the
-    end) | drop, for examples of more than `seq_len` predictions. Raises CorpusError naming examples of which nothing is
-    learnt, which do not end, or which are too long.
+    `framed`: the text is a rendered conversation, whose template wrote all special tokens. `too_long`: error | cut (at
+    the end) | drop, for examples of more than `seq_len` predictions. Raises CorpusError naming examples of which
+    nothing is learnt, which do not end, or which are too long.
     """
-    assert overlong in OVERLONG, overlong
+    assert too_long in TOO_LONG, too_long
     made = [_example(index, number, bos, eos) for number in range(len(index.starts) - 1)]
     empty = [n for n, (_, learnt) in enumerate(made) if not learnt[1:].any()]
-    _refuse(index, empty, "no trainable token", "look at them with `peftodyssey check RECIPE --show 3`; give them an answer, or remove them")
+    _refuse(
+        index,
+        empty,
+        "no trainable token",
+        "look at them with `peftodyssey check RECIPE --show 3`; give them an answer, or remove them",
+    )
     _require_ends(index, eos, framed)
-    kept = _whole(index, made, seq_len, overlong)
+    kept = _whole(index, made, seq_len, too_long)
     return _filled(kept, _bins([len(tokens) - 1 for tokens, _ in kept], seq_len), seq_len)
 
 
@@ -54,7 +61,9 @@ def _example(index: Index, number: int, bos: int | None, eos: int | None) -> Exa
 
 
 def _require_ends(index: Index, eos: int | None, framed: bool) -> None:
-    """Every answer must be followed by an end that is learnt: the tokenizer's, or a special token that the template writes."""
+    """Every answer must be followed by an end that is learnt: the tokenizer's, or a special token that the template
+    writes.
+    """
     if not framed and eos is None:
         next_step = "the tokenizer has no eos_token to add, so an adapted model would not stop: name one in tokenizer_config.json"
         _refuse(index, range(len(index.starts) - 1), "no end-of-text token", next_step)
@@ -71,16 +80,23 @@ def _ends(index: Index, number: int) -> bool:
     return bool(np.any(index.token_class[rows][learnt[-3:]] == SPECIAL))
 
 
-def _whole(index: Index, made: Sequence[Example], seq_len: int, overlong: str) -> list[Example]:
+def _whole(index: Index, made: Sequence[Example], seq_len: int, too_long: str) -> list[Example]:
     """The examples as they fit a block."""
     long = [n for n, (tokens, _) in enumerate(made) if len(tokens) - 1 > seq_len]
-    if not long or overlong == "drop":
+    if not long or too_long == "drop":
         kept = [example for n, example in enumerate(made) if n not in set(long)]
         if not kept:
-            raise CorpusError(f"not one of {len(made):,} examples fits a block of {seq_len:,} tokens", _longer(made, seq_len))
+            raise CorpusError(
+                f"not one of {len(made):,} examples fits a block of {seq_len:,} tokens", _longer(made, seq_len)
+            )
         return kept
-    if overlong == "error":
-        _refuse(index, long, f"more tokens than train.seq_len, {seq_len:,}, so that their answers would be cut", _longer(made, seq_len))
+    if too_long == "error":
+        _refuse(
+            index,
+            long,
+            f"more tokens than train.seq_len, {seq_len:,}, so that their answers would be cut",
+            _longer(made, seq_len),
+        )
     eaten = [n for n in long if not made[n][1][1 : seq_len + 1].any()]
     _refuse(index, eaten, f"prompts that leave nothing of the answer within {seq_len:,} tokens", _longer(made, seq_len))
     return [(tokens[: seq_len + 1], learnt[: seq_len + 1]) for tokens, learnt in made]
@@ -90,7 +106,7 @@ def _longer(made: Sequence[Example], seq_len: int) -> str:
     longest = max(len(tokens) - 1 for tokens, _ in made)
     share = sum(len(tokens) - 1 > seq_len for tokens, _ in made) / len(made)
     return (
-        f"set train.seq_len to {longest:,} or more, which holds all; or train.overlong: drop leaves {share:.1%} of the examples "
+        f"set train.seq_len to {longest:,} or more, which holds all; or train.too_long: drop leaves {share:.1%} of the examples "
         "out, cut takes off their ends"
     )
 
@@ -135,7 +151,11 @@ def _filled(examples: Sequence[Example], bins: Sequence[Sequence[int]], seq_len:
         for segment, number in enumerate(numbers):
             tokens, learnt = examples[number]
             here = slice(begin, begin + len(tokens) - 1)
-            ids[block, here], positions[block, here], segments[block, here] = tokens[:-1], np.arange(len(tokens) - 1), segment
+            ids[block, here], positions[block, here], segments[block, here] = (
+                tokens[:-1],
+                np.arange(len(tokens) - 1),
+                segment,
+            )
             labels[block, here] = np.where(learnt[1:], tokens[1:], IGNORE_INDEX)
             begin = here.stop
         segments[block, begin:] = len(numbers)  # padding: a segment of its own

@@ -1,7 +1,8 @@
-"""Where a text comes from: what a recipe names, found, looked at and given a fingerprint. Called by plans, check and score.
+"""Where a text comes from: what a recipe names, found, looked at and given a fingerprint. Called by plans, check and
+score.
 
-`bundled/<name>` (shipped), `m2d2/<config>`, `hub:<data set>`, or a path: a file, folder or pattern of txt, md, jsonl
-or parquet, plain, .gz or .zst, or a tarball `<config>.tar.gz` laid out like M2D2's. Nothing large is downloaded here.
+`bundled/<name>` (shipped), `m2d2/<config>`, `hub:<data set>`, or a path: a file, folder or pattern of txt, md, jsonl or
+parquet, plain, .gz or .zst, or a tarball `<config>.tar.gz` laid out like M2D2's. Nothing large is downloaded here.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Corpus:
     point: CorpusSpec
     kind: str  # bundled | local | hub | m2d2
     fingerprint: str  # sha256 hex of the content and of how it is read
-    parts: Mapping[str, tuple[Any, ...]] = field(repr=False)  # what the source itself keeps apart: split -> files or names
+    parts: Mapping[str, tuple[Any, ...]] = field(
+        repr=False
+    )  # what the source itself keeps apart: split -> files or names
     layout: Layout
     unit: str  # "document", or "block" where the source has no document marks
     bytes_on_disk: int | None
@@ -62,7 +65,9 @@ def resolve(point: CorpusSpec) -> Corpus:
     """The corpus that `point` names. Quick, without torch; raises CorpusError where it cannot be read as asked."""
     shares_of(point.split)
     if not set(point.split) <= set(SPLITS):
-        raise CorpusError(f"{point.name}: split has {sorted(set(point.split) - set(SPLITS))}", "use train, valid and test")
+        raise CorpusError(
+            f"{point.name}: split has {sorted(set(point.split) - set(SPLITS))}", "use train, valid and test"
+        )
     kind, _, rest = point.source.partition("/")
     if kind == "bundled":
         return _bundled(point, rest)
@@ -105,7 +110,9 @@ def _bundled(point: CorpusSpec, name: str) -> Corpus:
     layout = layout_of(row, point.field, point.source)
     content = {part: [assets.sha256(name, split)] for part, split in parts.items()}
     size = sum(assets.corpus_bytes(name, split) for split in parts.values())
-    return _corpus(point, "bundled", content, {part: (split,) for part, split in parts.items()}, layout, "document", size)
+    return _corpus(
+        point, "bundled", content, {part: (split,) for part, split in parts.items()}, layout, "document", size
+    )
 
 
 def _local(point: CorpusSpec) -> Corpus:
@@ -138,8 +145,14 @@ def _m2d2(point: CorpusSpec, config: str, copy: Path | None) -> Corpus:
 
 
 def _corpus(
-    point: CorpusSpec, kind: str, content: dict[str, list[str]], parts: Mapping[str, tuple[Any, ...]], layout: Layout,
-    unit: str, size: int | None, commit: str | None = None,
-) -> Corpus:  # fmt: skip
+    point: CorpusSpec,
+    kind: str,
+    content: dict[str, list[str]],
+    parts: Mapping[str, tuple[Any, ...]],
+    layout: Layout,
+    unit: str,
+    size: int | None,
+    commit: str | None = None,
+) -> Corpus:
     digest = fingerprint.of_parts(content, field=layout.field, turns=layout.turns, unit=unit)
     return Corpus(point.name, point, kind, digest, parts, layout, unit, size, commit)

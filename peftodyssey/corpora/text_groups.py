@@ -1,7 +1,8 @@
-"""Which texts belong together: the groups that a correlation over texts is also looked for within. Called by `plan.states`.
+"""Which texts belong together: the groups that a correlation over texts is also looked for within. Called by
+`plan.states`.
 
-Texts of one kind (pages of an encyclopaedia, papers, code) are alike in much else than their likeness to the pretraining
-text, so a correlation over kinds may be one of kinds.
+Texts of one kind (pages of an encyclopaedia, papers, code) are alike in much else than their likeness to the
+pretraining text, so a correlation over kinds may be one of kinds.
 """
 
 from __future__ import annotations

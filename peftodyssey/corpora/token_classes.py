@@ -1,4 +1,5 @@
-"""What kind of thing each token is (a newline, a digit, the start of a word...), from its characters. Called by corpora.index.
+"""What kind of thing each token is (a newline, a digit, the start of a word...), from its characters. Called by
+corpora.index.
 
 Decided on the text and character offsets alone, so one rule holds for byte-level BPE, SentencePiece and anything else.
 """
@@ -12,8 +13,16 @@ if TYPE_CHECKING:
     import numpy as np
 
 CLASSES: tuple[str, ...] = (
-    "newline", "space", "punctuation", "digit", "function_word", "word_start", "continuation", "special", "other",
-)  # fmt: skip
+    "newline",
+    "space",
+    "punctuation",
+    "digit",
+    "function_word",
+    "word_start",
+    "continuation",
+    "special",
+    "other",
+)
 NEWLINE, SPACE, PUNCTUATION, DIGIT, FUNCTION_WORD, WORD_START, CONTINUATION, SPECIAL, OTHER = range(len(CLASSES))
 LETTER = WORD_START  # kind of a single character that may belong to a word
 NEWLINES = frozenset("\n\r\v\f\x85\u2028\u2029")
@@ -65,7 +74,11 @@ def character_kinds(text: str) -> np.ndarray:
 
     points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     unique, inverse = np.unique(points, return_inverse=True)
-    return np.array([_kind(chr(point)) for point in unique], dtype=np.int8)[inverse] if len(points) else np.zeros(0, np.int8)
+    return (
+        np.array([_kind(chr(point)) for point in unique], dtype=np.int8)[inverse]
+        if len(points)
+        else np.zeros(0, np.int8)
+    )
 
 
 def effective_spans(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

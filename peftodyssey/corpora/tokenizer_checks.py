@@ -37,7 +37,9 @@ def audit(tokenizer: SpecialTokenIds) -> list[str]:
     backend = tokenizer.backend
     found = []
     if tokenizer.bos is None and tokenizer.eos is None:
-        found.append("the tokenizer has neither bos nor eos: documents are not marked off, first tokens cannot be scored")
+        found.append(
+            "the tokenizer has neither bos nor eos: documents are not marked off, first tokens cannot be scored"
+        )
     elif tokenizer.eos is None:
         found.append("the tokenizer has no eos: an adapted model does not learn where documents end")
     elif tokenizer.bos is None:
@@ -46,22 +48,31 @@ def audit(tokenizer: SpecialTokenIds) -> list[str]:
         found.append("pad is eos: here no eos is masked, but a trainer that masks padding would not train it")
     framed, plain = (backend.encode("a", add_special_tokens=special).ids for special in (True, False))
     if len(framed) > len(plain) and tokenizer.bos is not None and framed[0] == tokenizer.bos:
-        found.append("the tokenizer adds bos by itself: texts that hold it already would get two; here it is added once")
+        found.append(
+            "the tokenizer adds bos by itself: texts that hold it already would get two; here it is added once"
+        )
     back = backend.decode(backend.encode(PROBE, add_special_tokens=False).ids, skip_special_tokens=False)
     if back.strip() != PROBE.strip():
-        found.append("the tokenizer changes text (decoding gives other characters back): bytes are counted on the original")
+        found.append(
+            "the tokenizer changes text (decoding gives other characters back): bytes are counted on the original"
+        )
     if "\n" not in back:
         found.append("the tokenizer drops line breaks: newline policies make no difference")
     return found
 
 
 def preview(
-    corpus: Corpus, tokenizer: SpecialTokenIds, count: int, objective: str = "text", split: str = "train", chat: Chat | None = None
+    corpus: Corpus,
+    tokenizer: SpecialTokenIds,
+    count: int,
+    objective: str = "text",
+    split: str = "train",
+    chat: Chat | None = None,
 ) -> list[list[tuple[str, bool]]]:
     """The first `count` documents of a split, each as (text of one token, whether it is trained), frame included.
 
-    The pieces of a document without its frame are its text, character for character. A conversation has no frame but what
-    its template writes.
+    The pieces of a document without its frame are its text, character for character. A conversation has no frame but
+    what its template writes.
     """
     policy = newlines.policy_of(corpus.point.newline, split)
     found = islice(documents(corpus, split, chat), count)
@@ -69,27 +80,43 @@ def preview(
     return [_pieces(tokenizer.backend, with_newlines(document, policy), objective, framed) for document in found]
 
 
-def answers(corpus: Corpus, tokenizer: SpecialTokenIds, seq_len: int, overlong: str, chat: Chat | None = None) -> str:
-    """What `objective: sft` learns of the first training examples, in one sentence: how much, how it ends, what is too long."""
+def answers(corpus: Corpus, tokenizer: SpecialTokenIds, seq_len: int, too_long: str, chat: Chat | None = None) -> str:
+    """What `objective: sft` learns of the first training examples, in one sentence: how much, how it ends, what is too
+    long.
+    """
     shown = preview(corpus, tokenizer, LOOKED_AT, "sft", chat=chat)
     if not shown:
         return f"{corpus.name}: no training examples"
     lengths = [len(pieces) - 1 for pieces in shown]
     learnt = sum(trained for pieces in shown for _, trained in pieces) / sum(map(len, shown))
-    end = "no end-of-text token is known" if tokenizer.eos is None else f"{_name(tokenizer, tokenizer.eos)} is added behind every answer"
+    end = (
+        "no end-of-text token is known"
+        if tokenizer.eos is None
+        else f"{_name(tokenizer, tokenizer.eos)} is added behind every answer"
+    )
     if corpus.layout.is_chat:
         end = "answers end as the chat template writes them"
     long = sum(length > seq_len for length in lengths)
-    fits = f"all fit train.seq_len, {seq_len:,}" if not long else f"{long:,} are longer than train.seq_len, {seq_len:,} (overlong: {overlong})"
+    fits = (
+        f"all fit train.seq_len, {seq_len:,}"
+        if not long
+        else f"{long:,} are longer than train.seq_len, {seq_len:,} (too_long: {too_long})"
+    )
     return f"{corpus.name}: {learnt:.0%} of the tokens of {len(shown):,} examples are learnt; {end}; the longest has {max(lengths):,} tokens, {fits}"
 
 
-def _pieces(backend: Tokenizer, document: Document, objective: str, framed: SpecialTokenIds | None) -> list[tuple[str, bool]]:
+def _pieces(
+    backend: Tokenizer, document: Document, objective: str, framed: SpecialTokenIds | None
+) -> list[tuple[str, bool]]:
     import numpy as np
 
     text = document.text
     offsets = np.array(backend.encode(text, add_special_tokens=False).offsets, dtype=np.int32).reshape(-1, 2)
-    trained = trained_tokens(document, offsets[:, 0], offsets[:, 1]) if objective == "sft" else np.ones(len(offsets), dtype=bool)
+    trained = (
+        trained_tokens(document, offsets[:, 0], offsets[:, 1])
+        if objective == "sft"
+        else np.ones(len(offsets), dtype=bool)
+    )
     pieces: list[tuple[str, bool]] = []
     reached = 0
     for end, learnt in zip(offsets[:, 1].tolist(), trained.tolist(), strict=True):

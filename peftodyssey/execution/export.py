@@ -42,7 +42,9 @@ def _find(folder: Path, cell: str) -> Mapping[str, Any]:
     rows = [row for row in parquet.read(folder / layout.RESULTS).to_pylist() if row["status"] == "done"]
     if cell == "best":
         kept = {entry["cell"] for entry in plans.cells(folder) if _kept(folder, entry)}
-        found = sorted((r for r in rows if r["selected"] and r["engine"] != "none" and r["cell"] in kept), key=_valid)[:1]
+        found = sorted((r for r in rows if r["selected"] and r["engine"] != "none" and r["cell"] in kept), key=_valid)[
+            :1
+        ]
     elif "=" in cell:
         wanted = dict(part.split("=", 1) for part in cell.split(",") if "=" in part)
         found = [row for row in rows if all(str(row.get(key)) == value for key, value in wanted.items())]
@@ -111,16 +113,24 @@ def card(row: Mapping[str, Any], *, merged: bool, drift: Mapping[str, Any]) -> s
     """The model card: what it is, what was measured, how to load it."""
     base = row["model"]
     lines = [
-        "---", f"base_model: {base}", "library_name: " + ("transformers" if merged or not row["rank"] else "peft"),
-        "tags: [peftodyssey]", "---", "",
-        f"# {row['label']} on {row['domain']}", "",
+        "---",
+        f"base_model: {base}",
+        "library_name: " + ("transformers" if merged or not row["rank"] else "peft"),
+        "tags: [peftodyssey]",
+        "---",
+        "",
+        f"# {row['label']} on {row['domain']}",
+        "",
         f"Base: `{base}`" + (f", revision `{row['revision']}`" if row["revision"] else "") + ". "
         f"Trained on {row['tokens']:,} tokens in {row['steps']:,} steps at learning rate {row['lr']:g}, seed {row['seed']}."
-        if row["lr"] else f"Base: `{base}`.",
-        "", "| measured | before | after | change (95 % interval) |", "|---|---|---|---|",
+        if row["lr"]
+        else f"Base: `{base}`.",
+        "",
+        "| measured | before | after | change (95 % interval) |",
+        "|---|---|---|---|",
         f"| test NLL, nats/token | {row['nll_before']:.4f} | {row['nll_after']:.4f} | {_change(row, 'delta_nll', 'delta')} |",
         f"| test perplexity | {row['ppl_before']:.2f} | {row['ppl_after']:.2f} | |",
-    ]  # fmt: skip
+    ]
     if row["forgetting"] is not None:
         lines.append(
             f"| general NLL, nats/token | {row['general_nll_before']:.4f} | {row['general_nll_after']:.4f} "
@@ -130,8 +140,15 @@ def card(row: Mapping[str, Any], *, merged: bool, drift: Mapping[str, Any]) -> s
         lines.append(f"| test NLL of the quantised base ({row['quant']}) | {row['nll_quantised']:.4f} | | |")
     if drift:
         lines += ["", "The losses above were measured before the merge, with the adapter on its own base."]
-        lines += ["", f"Merged into {drift['stored_as']} weights; the merge moved logits by at most {drift['logit_drift']:.2e}."]
-    loader = "PeftModel.from_pretrained(base, folder)" if row["rank"] and not merged else "AutoModelForCausalLM.from_pretrained(folder)"
+        lines += [
+            "",
+            f"Merged into {drift['stored_as']} weights; the merge moved logits by at most {drift['logit_drift']:.2e}.",
+        ]
+    loader = (
+        "PeftModel.from_pretrained(base, folder)"
+        if row["rank"] and not merged
+        else "AutoModelForCausalLM.from_pretrained(folder)"
+    )
     return "\n".join([*lines, "", f"Load it with `{loader}`.", ""])
 
 
@@ -150,4 +167,6 @@ def _push(folder: Path, repository: str) -> None:
         api.create_repo(repository, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder)
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise InputError(f"cannot upload to {repository}: {error}", "log in with `hf auth login`; the files are in " + str(folder)) from error
+        raise InputError(
+            f"cannot upload to {repository}: {error}", "log in with `hf auth login`; the files are in " + str(folder)
+        ) from error

@@ -1,7 +1,8 @@
 """Successive halving: of cells that differ in their learning rate alone, those that trail on validation stop early.
 
-`run.scheduler` trains the cells of `contests` point by point and asks `judge` after each. What goes on is trained as it would
-have been without (Jamieson and Talwalkar, arXiv 1502.07943); what stops keeps its state and goes on where `select` is removed.
+`run.scheduler` trains the cells of `contests` point by point and asks `judge` after each. What goes on is trained as it
+would have been without (Jamieson and Talwalkar, arXiv 1502.07943); what stops keeps its state and goes on where
+`select` is removed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def tuning_groups(cells: Sequence[CellTask]) -> list[TuningGroup]:
 
 def shares(contest: TuningGroup) -> tuple[float, ...]:
     """The points of the budget at which the cells of a contest are compared."""
-    return tuple(share for share in contest[0].cell.train.score_at if share < 1)
+    return tuple(share for share in contest[0].cell.train.eval_at if share < 1)
 
 
 def still_active(contest: TuningGroup, point: int, root: Path) -> list[CellTask]:
@@ -46,8 +47,9 @@ def not_reached(task: CellTask, point: int, root: Path) -> bool:
 def prune_trailing(contest: TuningGroup, point: int, root: Path) -> list[CellTask]:
     """Mark the cells that trail at a point as stopped, and those that no longer do as free; returns the stopped ones.
 
-    One in `halving` goes on, rounded up, the smaller learning rate where two are equal; a cell that did not get there failed
-    and is not counted, one that is finished stays so. Every start judges anew: a longer grid may free what trailed.
+    One in `halving` goes on, rounded up, the smaller learning rate where two are equal; a cell that did not get there
+    failed and is not counted, one that is finished stays so. Every start judges anew: a longer grid may free what
+    trailed.
     """
     have = [task for task in still_active(contest, point, root) if not not_reached(task, point, root)]
     found = {task.folder: eval_callback.validation(root, task) for task in have}

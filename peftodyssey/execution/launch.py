@@ -34,7 +34,7 @@ class Options:
     refresh: bool = False  # do again what other library versions did
     allow_oom: bool = False  # start although the plan says that it does not fit
     memory_bytes: int | None = None  # the user's --memory; caps a card
-    rung_disk_bytes: int | None = None  # disk that downloaded models share
+    checkpoint_disk_bytes: int | None = None  # disk that downloaded models share
 
 
 def start(plan: Plan, root: Path, options: Options, console: Console) -> Outcome:
@@ -44,7 +44,9 @@ def start(plan: Plan, root: Path, options: Options, console: Console) -> Outcome
         refuse_too_large([task for task in wanted if not task.fits(plan.budget_bytes)], plan)
         refuse_without_room(plan, root, wanted, options)
     stop = interrupt.Stop(options.stop_after_s)
-    how = How(plan.device.kind, options.checkpoint_every_s, options.keep, options.memory_bytes, options.rung_disk_bytes)
+    how = How(
+        plan.device.kind, options.checkpoint_every_s, options.keep, options.memory_bytes, options.checkpoint_disk_bytes
+    )
     narrator = ProgressReporter(console, stop)
     with lock.exclusive(root):
         record(plan, root)
@@ -58,7 +60,9 @@ def refuse_too_large(tasks: list[CellTask], plan: Plan) -> None:
     if not tasks:
         return
     worst = max(tasks, key=lambda task: max(task.memory.device_bytes, task.scoring_bytes))
-    train_gib, score_gib, have = (n / 2**30 for n in (worst.memory.device_bytes, worst.scoring_bytes, plan.budget_bytes))
+    train_gib, score_gib, have = (
+        n / 2**30 for n in (worst.memory.device_bytes, worst.scoring_bytes, plan.budget_bytes)
+    )
     if score_gib > train_gib:
         needs = f"needs {score_gib:.2f} GiB to score one window of {worst.cell.score.context:,} tokens"
     else:
@@ -73,7 +77,7 @@ def refuse_too_large(tasks: list[CellTask], plan: Plan) -> None:
 
 def refuse_without_room(plan: Plan, root: Path, tasks: list[CellTask], options: Options) -> None:
     """DoesNotFit where the host's free memory or the disk cannot hold what `tasks` take of them."""
-    if found := host_and_disk.problems(plan, root, tasks, options.keep, options.rung_disk_bytes):
+    if found := host_and_disk.problems(plan, root, tasks, options.keep, options.checkpoint_disk_bytes):
         raise DoesNotFit(
             "; ".join(found),
             "close other programs, free the disk or give another --out; `peftodyssey check` shows the terms; "
@@ -86,13 +90,18 @@ def record(plan: Plan, root: Path) -> None:
     recipe = plan.recipe
     atomic.write_text(root / layout.RECIPE, recipe.source_text)
     atomic.write_text(root / layout.RESOLVED, resolved(plan))
-    plans.write(root, recipe.name, plan.digest, {
-        "recipe": recipe.name,
-        "asked": datetime.datetime.now(datetime.UTC).isoformat(),
-        "measure": list(recipe.measured),
-        "cells": [task.entry for task in plan.cells],
-        "noise": [task.entry for task in plan.noise],
-    })  # fmt: skip
+    plans.write(
+        root,
+        recipe.name,
+        plan.digest,
+        {
+            "recipe": recipe.name,
+            "asked": datetime.datetime.now(datetime.UTC).isoformat(),
+            "measure": list(recipe.measured),
+            "cells": [task.entry for task in plan.cells],
+            "noise": [task.entry for task in plan.noise],
+        },
+    )
 
 
 def resolved(plan: Plan) -> str:
@@ -103,7 +112,9 @@ def resolved(plan: Plan) -> str:
 
 
 def cap_card(plan: Plan, memory_bytes: int | None) -> None:
-    """Keep PyTorch's allocator within the budget, so that an overflow raises: Windows and WSL would spill into host memory."""
+    """Keep PyTorch's allocator within the budget, so that an overflow raises: Windows and WSL would spill into host
+    memory.
+    """
     if plan.device.kind != "cuda":
         return
     import torch

@@ -1,4 +1,6 @@
-"""What of a plan is left to do: which cells are asked for, which are whole, what each stands on. Called by `run.scheduler`."""
+"""What of a plan is left to do: which cells are asked for, which are whole, what each stands on. Called by
+`run.scheduler`.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,12 @@ def forget_stale(cells: list[CellTask], root: Path) -> None:
         made = (manifest.read(root / task.folder) or {}).get("facts", {}).get("versions")
         if made is not None and any(made.get(name) != now.get(name) for name in REFRESHED_BY):
             manifest.prepare_dir(root / task.folder)
-            for column in (*task.columns, *task.wise_ft_scores, *task.choices, *(update.score for update in task.updates)):
+            for column in (
+                *task.columns,
+                *task.wise_ft_scores,
+                *task.choices,
+                *(update.score for update in task.updates),
+            ):
                 manifest.prepare_dir(root / column.folder)
             if task.geometry:
                 manifest.prepare_dir(root / task.geometry)

@@ -1,4 +1,6 @@
-"""The training of a ladder from its plan to its rungs: lock, listen for Ctrl-C, tell of it. Called by `api.train_ladder`."""
+"""The training of a ladder from its plan to its rungs: lock, listen for Ctrl-C, tell of it. Called by
+`api.train_ladder`.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Trained:
     interrupted: str = ""
 
 
-def train(plan: LadderPlan, root: Path, console: Console, *, stop_after_s: float | None, checkpoint_every_s: float) -> Trained:
+def train(
+    plan: LadderPlan, root: Path, console: Console, *, stop_after_s: float | None, checkpoint_every_s: float
+) -> Trained:
     """Train what of the ladder is missing below `root`."""
     stop = interrupt.Stop(stop_after_s)
     narrator = ProgressReporter(console, stop)

@@ -47,7 +47,9 @@ def probe_fleets(plan: Plan, console: Console) -> list[TriedFleet]:
                 tasks = groups[0]
                 console.print(f"trying {len(tasks)} {tasks[0].cell.method.method} cells side by side ...", markup=False)
                 try:
-                    made = probe_multi_lora(tasks, joint_micro_batch(plan, tasks), held.get(tasks[0].base), plan.device.kind)
+                    made = probe_multi_lora(
+                        tasks, joint_micro_batch(plan, tasks), held.get(tasks[0].base), plan.device.kind
+                    )
                     multi_lora_probes.keep(key, made)
                 except OdysseyError as error:
                     held.drop()

@@ -63,7 +63,7 @@ class ProgressReporter:
         else:
             self.say(f"[{self._done + 1}/{self._total}] {name}")
 
-    def fleet(self, members: int, method: str, share: float) -> None:
+    def multi_lora(self, members: int, method: str, share: float) -> None:
         """Some cells train side by side up to a share of their budgets; each is a task of its own afterwards."""
         self._valid, self._tokens_done = "", 0
         name = f"{members} {method} cells, side by side" + (f", to {share:.0%}" if share < 1 else "")

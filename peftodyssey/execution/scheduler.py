@@ -49,7 +49,9 @@ class Outcome:
         return bool(self.done or self.failed or self.inputs or self.stopped)
 
 
-def execute(plan: Plan, root: Path, how: How, narrator: ProgressReporter, only: Mapping[str, str], refresh: bool) -> Outcome:
+def execute(
+    plan: Plan, root: Path, how: How, narrator: ProgressReporter, only: Mapping[str, str], refresh: bool
+) -> Outcome:
     """Do what of `plan` is missing below `root`; StoreError ends the run, everything else a cell alone."""
     cells = [task for task in plan.cells if matches(task, only)]
     if refresh:
@@ -70,16 +72,31 @@ def execute(plan: Plan, root: Path, how: How, narrator: ProgressReporter, only: 
 class _Runner:
     """One pass over the missing tasks; holds the base in memory and the reasons of failed inputs."""
 
-    def __init__(self, plan: Plan, root: Path, how: How, narrator: ProgressReporter, outcome: Outcome, beside: Sequence[StandaloneMeasurement]) -> None:
-        self.plan, self.root, self.how, self.narrator, self.outcome, self.beside = plan, root, how, narrator, outcome, beside
+    def __init__(
+        self,
+        plan: Plan,
+        root: Path,
+        how: How,
+        narrator: ProgressReporter,
+        outcome: Outcome,
+        beside: Sequence[StandaloneMeasurement],
+    ) -> None:
+        self.plan, self.root, self.how, self.narrator, self.outcome, self.beside = (
+            plan,
+            root,
+            how,
+            narrator,
+            outcome,
+            beside,
+        )
         self.models = LoadedModels(how.device, plan.budget_bytes, self._free_disk)
         self.failures: dict[str, str] = {}  # folder of an index or a column -> why it could not be made
 
     def _free_disk(self, coming: ModelSource) -> None:
-        """Before a model is downloaded: with --rung-disk, those that are done with make room for it."""
-        if self.how.rung_disk_bytes is not None:
-            for name in make_room(self.root, coming, self.how.rung_disk_bytes):
-                self.narrator.note(f"{name} is done with and dropped from the disk (--rung-disk)")
+        """Before a model is downloaded: with --checkpoint-disk, those that are done with make room for it."""
+        if self.how.checkpoint_disk_bytes is not None:
+            for name in make_room(self.root, coming, self.how.checkpoint_disk_bytes):
+                self.narrator.note(f"{name} is done with and dropped from the disk (--checkpoint-disk)")
 
     def count(self, todo: list[CellTask]) -> int:
         """How many tasks are to be done."""
@@ -90,7 +107,9 @@ class _Runner:
         for folder in self._missing_indexes(todo):
             task = next(index for index in self.plan.indexes if index.folder == folder)
             key = BaseModelKey(task.tokenizer_of, "fp32", None)
-            self._prepare_input(folder, lambda task=task, key=key: index_job.index(task, self.root, self.models.tokenizer(key)))
+            self._prepare_input(
+                folder, lambda task=task, key=key: index_job.index(task, self.root, self.models.tokenizer(key))
+            )
 
     def bases(self, cells: list[CellTask], todo: list[CellTask]) -> None:
         """Base by base: its own columns, then its cells."""
@@ -101,7 +120,13 @@ class _Runner:
                     self._prepare_input(column.folder, lambda column=column: self._column(column))
             self._run_standalone_measurements([task for task in self.beside if task.base.name == base])
             self._run_halving_rounds([task for task in cells if task.base.name == base])
-            self._cells([t for t in cells if t.base.name == base and not finished(t, self.root) and halving.stopped(t, self.root) is None])
+            self._cells(
+                [
+                    t
+                    for t in cells
+                    if t.base.name == base and not finished(t, self.root) and halving.stopped(t, self.root) is None
+                ]
+            )
         self.models.drop()
 
     def _cells(self, tasks: list[CellTask]) -> None:
@@ -117,7 +142,11 @@ class _Runner:
 
     def _run_halving_rounds(self, cells: list[CellTask]) -> None:
         """Cells of which some are stopped early, up to the last point at which they are compared."""
-        left = [c for c in halving.tuning_groups(cells) if any(not finished(t, self.root) and not halving.stopped(t, self.root) for t in c)]
+        left = [
+            c
+            for c in halving.tuning_groups(cells)
+            if any(not finished(t, self.root) and not halving.stopped(t, self.root) for t in c)
+        ]
         by_shares: dict[tuple[float, ...], list[halving.TuningGroup]] = {}
         for contest in left:
             by_shares.setdefault(halving.shares(contest), []).append(contest)
@@ -126,7 +155,9 @@ class _Runner:
                 racing = [task for contest in competing for task in halving.still_active(contest, point, self.root)]
                 self._advance(racing, point, share)
                 before = {task.folder for contest in competing for task in contest if halving.stopped(task, self.root)}
-                for task in (task for contest in competing for task in halving.prune_trailing(contest, point, self.root)):
+                for task in (
+                    task for contest in competing for task in halving.prune_trailing(contest, point, self.root)
+                ):
                     if task.folder not in before:
                         self.outcome.stopped += 1
                         self.narrator.finished(task.folder.split("/", 1)[1], "stopped")
@@ -135,7 +166,11 @@ class _Runner:
         """Train cells that are behind a point up to it, side by side where that can be."""
 
         def behind() -> list[CellTask]:
-            return [task for task in racing if halving.not_reached(task, point, self.root) and not self._failed_dependency(task)]
+            return [
+                task
+                for task in racing
+                if halving.not_reached(task, point, self.root) and not self._failed_dependency(task)
+            ]
 
         for group in multi_lora_groups(self.plan, behind()):
             self._fleet(group, share)
@@ -156,7 +191,11 @@ class _Runner:
         wanted |= {folder for task in todo for folder in required_folders(task) if folder.startswith("corpora/")}
         wanted |= {task.index for task in (*self.beside, *(update for cell in todo for update in cell.updates))}
         wanted |= {task.entry.get("sample_index") for task in self.plan.cells}  # no cell stands on it, the report does
-        return [index.folder for index in self.plan.indexes if index.folder in wanted and not self._is_complete(index.folder)]
+        return [
+            index.folder
+            for index in self.plan.indexes
+            if index.folder in wanted and not self._is_complete(index.folder)
+        ]
 
     def _missing_columns(self, todo: list[CellTask]) -> list[ScoreTask | ChoiceTask]:
         wanted = {folder for task in todo for folder in required_folders(task)}
@@ -209,11 +248,17 @@ class _Runner:
         sound = [task for task in group if not self._failed_dependency(task)]
         if len(sound) < 2:
             return
-        self.narrator.fleet(len(sound), sound[0].cell.method.method, share)
+        self.narrator.multi_lora(len(sound), sound[0].cell.method.method, share)
         base, tokenizer = self.models.get(sound[0].base), self.models.tokenizer(sound[0].base)
-        micro_blocks = joint_micro_batch(self.plan, sound)
+        micro_batch_size = joint_micro_batch(self.plan, sound)
         failed: dict[str, str] = {}
-        why = self._error_of(lambda: failed.update(fleet_job.train_multi_lora(sound, micro_blocks, share, self.root, base, tokenizer, self.how, self.narrator)))
+        why = self._error_of(
+            lambda: failed.update(
+                fleet_job.train_multi_lora(
+                    sound, micro_batch_size, share, self.root, base, tokenizer, self.how, self.narrator
+                )
+            )
+        )
         if why:
             self.narrator.say(f"  these {len(sound)} cells cannot train together and go on one by one: {why}")
             self.models.drop()
@@ -221,7 +266,14 @@ class _Runner:
 
     def _failed_dependency(self, task: CellTask) -> str:
         """Why what a cell stands on, or its own training in a fleet, failed; "" where nothing did."""
-        return next((self.failures[folder] for folder in (task.folder, *training_inputs(task), *required_folders(task)) if folder in self.failures), "")
+        return next(
+            (
+                self.failures[folder]
+                for folder in (task.folder, *training_inputs(task), *required_folders(task))
+                if folder in self.failures
+            ),
+            "",
+        )
 
     def _cell(self, task: CellTask) -> None:
         self._stop_if_asked()
@@ -229,7 +281,9 @@ class _Runner:
         whole = self._is_complete(task.folder)
         why = self._failed_dependency(task) or self._error_of(lambda: self._adapt(task))
         if why:
-            if not whole or not self._is_complete(task.folder):  # a cell that was finished keeps its weights where a column fails
+            if not whole or not self._is_complete(
+                task.folder
+            ):  # a cell that was finished keeps its weights where a column fails
                 manifest.prepare_dir(self.root / task.folder)
                 manifest.fail(self.root / task.folder, why, task.folder)
             self.outcome.failed[task.folder] = why
@@ -246,7 +300,7 @@ class _Runner:
         job(task, self.root, base, tokenizer, self.how, self.narrator)
 
     def _error_of(self, act: Callable[[], None]) -> str:
-        """"" where `act` worked, else why not; a broken store and the user's wish to stop end the run."""
+        """ "" where `act` worked, else why not; a broken store and the user's wish to stop end the run."""
         try:
             act()
         except (Interrupted, StoreError, KeyboardInterrupt):

@@ -72,9 +72,18 @@ class Scored:
 
 
 def score_model(
-    model: str, corpus: str, adapters: Sequence[Path], *, revision: str | None, split: str, out: Path | None,
-    device: Device, quant: str | None, settings: Mapping[str, Any], console: Console | None,
-) -> Scored:  # fmt: skip
+    model: str,
+    corpus: str,
+    adapters: Sequence[Path],
+    *,
+    revision: str | None,
+    split: str,
+    out: Path | None,
+    device: Device,
+    quant: str | None,
+    settings: Mapping[str, Any],
+    console: Console | None,
+) -> Scored:
     """Score `model`, then `model` with each adapter, on one split of `corpus`; columns are kept in `out` if given."""
     source = model_source.resolve(model, revision)
     point = _settings(settings, source.config.get("max_position_embeddings") or source.config.get("n_positions"))
@@ -87,7 +96,12 @@ def score_model(
     with _folder(out) as root, interrupt.listening(stop, narrator.say), quiet(), narrator.showing(2 + len(adapters)):
         chat = chat_of(found, None, source, bases.tokenizer(key))
         point = replace(point, first_token="skip") if chat else point  # the template writes what stands first
-        told = rendering(chat) | {"text": found.fingerprint, "split": split, "tokenizer": bases.tokenizer(key).fingerprint, "max_tokens": point.tokens}
+        told = rendering(chat) | {
+            "text": found.fingerprint,
+            "split": split,
+            "tokenizer": bases.tokenizer(key).fingerprint,
+            "max_tokens": point.tokens,
+        }
         name = layout.folder_name(f"{found.name}-{split}", identity.digest(told))
         task = IndexTask(f"{layout.CORPORA}/{name}", found, split, source, point.tokens, "keep", "text", told, chat)
         if manifest.read(root / task.folder) is None:
@@ -106,15 +120,26 @@ def score_model(
 
 
 def _column(
-    task: IndexTask, root: Path, key: BaseModelKey, point: ScoreSpec, bases: LoadedModels, adapter: Path | None, how: How,
+    task: IndexTask,
+    root: Path,
+    key: BaseModelKey,
+    point: ScoreSpec,
+    bases: LoadedModels,
+    adapter: Path | None,
+    how: How,
     narrator: ProgressReporter,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     told = {
-        "index": task.identity, "model": key.source.fingerprint, "precision": key.precision,
+        "index": task.identity,
+        "model": key.source.fingerprint,
+        "precision": key.precision,
         "quant": [key.quant.kind, key.quant.double_quant] if key.quant else None,
-        "adapter": _fingerprint(adapter) if adapter else None, "context": point.context, "stride": point.stride,
-        "first_token": point.first_token, "mode": point.mode,
-    }  # fmt: skip
+        "adapter": _fingerprint(adapter) if adapter else None,
+        "context": point.context,
+        "stride": point.stride,
+        "first_token": point.first_token,
+        "mode": point.mode,
+    }
     name = f"{task.corpus.name}-{adapter.name if adapter else 'base'}"
     folder = f"{layout.SCORES}/{layout.folder_name(name, identity.digest(told))}"
     score = ScoreTask(folder, task.folder, key, point, None, told)
@@ -124,7 +149,9 @@ def _column(
         if adapter is None:
             score_job.score_and_write(score, root, base, prefix, how, narrator)
         else:
-            attached = METHODS["saved"].load(base, adapter, MethodSpec("saved", adapter.name, options={"path": str(adapter)}))
+            attached = METHODS["saved"].load(
+                base, adapter, MethodSpec("saved", adapter.name, options={"path": str(adapter)})
+            )
             try:
                 score_job.score_and_write(score, root, attached.model, prefix, how, narrator)
             finally:
@@ -149,13 +176,17 @@ def _settings(settings: Mapping[str, Any], positions: int | None) -> ScoreSpec:
     mode = settings.get("mode") or "documents"
     stride = settings.get("stride") or (context if mode == "stream" else max(1, context // 2))
     if positions and context > positions:
-        raise InputError(f"--context {context} is longer than the model's {positions} positions", f"use at most {positions}")
+        raise InputError(
+            f"--context {context} is longer than the model's {positions} positions", f"use at most {positions}"
+        )
     if not 0 < stride <= context:
         raise InputError(f"--stride {stride} must lie between 1 and the context, {context}", "leave it out for half")
     for option, allowed in (("first_token", ("bos", "skip")), ("mode", ("documents", "stream"))):
         if (settings.get(option) or allowed[0]) not in allowed:
             raise InputError(f"--{option.replace('_', '-')} {settings[option]}: allowed are {', '.join(allowed)}")
-    return ScoreSpec(context, stride, _tokens(settings.get("tokens") or DEFAULT_TOKENS), settings.get("first_token") or "bos", mode)
+    return ScoreSpec(
+        context, stride, _tokens(settings.get("tokens") or DEFAULT_TOKENS), settings.get("first_token") or "bos", mode
+    )
 
 
 def _tokens(value: object) -> int | None:

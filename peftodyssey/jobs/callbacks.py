@@ -35,7 +35,7 @@ class How:
     checkpoint_every_s: float
     keep: str  # adapters | best | all
     memory_bytes: int | None  # the stated --memory: caps a card, or what is resident on a CPU; None: not stated
-    rung_disk_bytes: int | None = None  # disk that downloaded models share; None: nothing is dropped
+    checkpoint_disk_bytes: int | None = None  # disk that downloaded models share; None: nothing is dropped
 
     @property
     def resident_bytes(self) -> int | None:

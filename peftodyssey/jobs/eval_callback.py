@@ -1,4 +1,4 @@
-"""The learning path of a cell: held-out NLL at the points of `score_at`, kept so that an interrupted run has them all."""
+"""The learning path of a cell: held-out NLL at the points of `eval_at`, kept so that an interrupted run has them all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peftodyssey.training.settings import TrainResult
 if TYPE_CHECKING:
     from torch import nn
 
-POINTS = "points.parquet"
+LEARNING_CURVES = "learning_curves.parquet"
 SO_FAR = "points.json"  # inside the checkpoint folder, which outlives an interruption
 
 
@@ -38,7 +38,7 @@ class EvalCallback:
         result = score.scored(column, self.root, self.model, self.prefix, self.how, self.events)
         mean = score.mean_nats(result.nll_nats)
         name, split = name_and_split(self.root, column)
-        share = sorted(share for share in self.task.cell.train.score_at if share < 1)[point]
+        share = sorted(share for share in self.task.cell.train.eval_at if share < 1)[point]
         self.events.point(share, f"{name} {split}", mean)
         return _row(self.task, tokens, step, name, split, mean, int((result.rank > 0).sum()))
 
@@ -50,7 +50,7 @@ def eval_columns(task: CellTask) -> list[ScoreTask]:
 
 
 def write(folder: Path, task: CellTask, root: Path, result: TrainResult | None) -> None:
-    """`points.parquet` of a cell: what was recorded on the way, and its end from the finished columns."""
+    """`learning_curves.parquet` of a cell: what was recorded on the way, and its end from the finished columns."""
     recorded = read_so_far(folder / layout.CHECKPOINT / SO_FAR)
     tokens, step = (result.tokens, result.steps) if result else (0, 0)
     on_the_way = sorted((int(at), found) for at, found in recorded.items() if int(at) < step)  # an early stop goes back
@@ -59,7 +59,7 @@ def write(folder: Path, task: CellTask, root: Path, result: TrainResult | None) 
         facts = (manifest.read(root / column.folder) or {})["facts"]
         name, split = name_and_split(root, column)
         rows.append(_row(task, tokens, step, name, split, facts["nll_nats_mean"], facts["tokens"]))
-    parquet.write_rows(folder / POINTS, rows, tables.POINTS)
+    parquet.write_rows(folder / LEARNING_CURVES, rows, tables.LEARNING_CURVES)
 
 
 def read_so_far(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -68,10 +68,12 @@ def read_so_far(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def validation(root: Path, task: CellTask) -> list[float]:
-    """Mean NLL of validation at the points that a cell has passed, nats per token, in their order; its end is one of them."""
+    """Mean NLL of validation at the points that a cell has passed, nats per token, in their order; its end is one of
+    them.
+    """
     folder = root / task.folder
     if manifest.read(folder) is not None:
-        rows = parquet.read(folder / POINTS).to_pylist()
+        rows = parquet.read(folder / LEARNING_CURVES).to_pylist()
     else:
         rows = [row for found in read_so_far(folder / layout.CHECKPOINT / SO_FAR).values() for row in found]
     own = sorted((row["step"], row["nll_nats"]) for row in rows if row["split"] == "valid")

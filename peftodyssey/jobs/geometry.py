@@ -1,6 +1,7 @@
 """Job: how far one cell moved each weight of its base, as it stands in memory, in a folder of its own.
 
-Called by `jobs.adapt` after training, and for a finished cell whose weights were kept. It does not enter a cell's identity.
+Called by `jobs.adapt` after training, and for a finished cell whose weights were kept. It does not enter a cell's
+identity.
 """
 
 from __future__ import annotations
@@ -40,11 +41,25 @@ def measure(task: CellTask, root: Path, attached: AttachedMethod, events: Events
     rows, refused = [], {}
     for update in updates(attached):
         if events.should_stop():
-            raise Interrupted("stopped while the update was measured", "start the same command again, it goes on from here")
+            raise Interrupted(
+                "stopped while the update was measured", "start the same command again, it goes on from here"
+            )
         try:
-            row = None if update.refused else _with_cpu_fallback(lambda device, one=update: _row(one.on(device) if device else one, one.name in chosen))
-        except (torch.linalg.LinAlgError, np.linalg.LinAlgError, MemoryError) as error:  # must not cost what was trained
-            update = Update(update.name, update.base, refused=str(error).splitlines()[0] if str(error) else type(error).__name__)
+            row = (
+                None
+                if update.refused
+                else _with_cpu_fallback(
+                    lambda device, one=update: _row(one.on(device) if device else one, one.name in chosen)
+                )
+            )
+        except (
+            torch.linalg.LinAlgError,
+            np.linalg.LinAlgError,
+            MemoryError,
+        ) as error:  # must not cost what was trained
+            update = Update(
+                update.name, update.base, refused=str(error).splitlines()[0] if str(error) else type(error).__name__
+            )
         if update.refused:
             refused[update.name] = update.refused
         elif row:
@@ -52,15 +67,23 @@ def measure(task: CellTask, root: Path, attached: AttachedMethod, events: Events
     folder = manifest.prepare_dir(root / task.geometry)
     parquet.write_rows(folder / layout.GEOMETRY, rows, tables.GEOMETRY)
     facts = {
-        "base_norm": base_norm(attached), "top": geometry.TOP, "cosine": geometry.INTRUDER_COSINE, "layers": list(layers),
-        "layers_of": task.anatomy.layers, "refused": refused,
-    }  # fmt: skip
+        "base_norm": base_norm(attached),
+        "top": geometry.TOP,
+        "cosine": geometry.INTRUDER_COSINE,
+        "layers": list(layers),
+        "layers_of": task.anatomy.layers,
+        "refused": refused,
+    }
     manifest.commit(folder, {"kind": "geometry", "identity": {"cell": task.hash}, "status": "done", "facts": facts})
 
 
 def decomposed(anatomy: ModelShape) -> tuple[set[str], tuple[int, ...]]:
-    """The weights whose spectra are computed, by name, and their layers: the linear maps of all decoder layers or of a sample."""
-    by_layer: Mapping[int, list[Any]] = {layer: [m for m in anatomy.linears if m.layer == layer] for layer in range(anatomy.layers)}
+    """The weights whose spectra are computed, by name, and their layers: the linear maps of all decoder layers or of a
+    sample.
+    """
+    by_layer: Mapping[int, list[Any]] = {
+        layer: [m for m in anatomy.linears if m.layer == layer] for layer in range(anatomy.layers)
+    }
     flops = [sum(geometry.flops(m.out_features, m.in_features) for m in found) for found in by_layer.values()]
     layers = geometry.sampled_layers(flops)
     return {f"{m.name}.weight" for layer in layers for m in by_layer[layer]}, layers
@@ -88,9 +111,13 @@ def _row(update: Update, with_spectrum: bool) -> Row | None:
     base = float(update.base.double().norm())
     shape = tuple(change.shape)
     row = {
-        "matrix": update.name, "rows": shape[0], "columns": math.prod(shape[1:]) if len(shape) > 1 else None, "update_norm": norm,
-        "base_norm": base, "relative_norm": norm / base if base else None,
-    }  # fmt: skip
+        "matrix": update.name,
+        "rows": shape[0],
+        "columns": math.prod(shape[1:]) if len(shape) > 1 else None,
+        "update_norm": norm,
+        "base_norm": base,
+        "relative_norm": norm / base if base else None,
+    }
     if not with_spectrum:
         return row
     values = svd.values_of(change).cpu().numpy() if values is None else values

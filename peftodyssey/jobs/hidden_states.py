@@ -22,7 +22,9 @@ FEWEST_CHUNKS = 8
 
 def missing(plan: Plan, cells: Sequence[CellTask], root: Path) -> list[StatesTask]:
     """The states that the report wants for `cells`, finished or not, and that are not there yet."""
-    wanted = {task.entry["similarity"][name] for task in cells if "similarity" in task.entry for name in ("text", "reference")}
+    wanted = {
+        task.entry["similarity"][name] for task in cells if "similarity" in task.entry for name in ("text", "reference")
+    }
     return [task for task in plan.states if task.folder in wanted and manifest.read(root / task.folder) is None]
 
 
@@ -46,7 +48,13 @@ def states(task: StatesTask, root: Path, bases: LoadedModels, how: How, events: 
     model, prefix = bases.get(task.base), bases.tokenizer(task.base).prefix
     token = chunk_sampling.tokens(index.token, row, task.chunk_tokens)
     hidden = mean_states(
-        model, token, layer=task.layer, prefix=prefix, device=how.device, precision=task.base.precision, on_progress=progress
+        model,
+        token,
+        layer=task.layer,
+        prefix=prefix,
+        device=how.device,
+        precision=task.base.precision,
+        on_progress=progress,
     )
     folder = manifest.prepare_dir(root / task.folder)
     store.write(folder, hidden, row, half)
@@ -60,5 +68,8 @@ def _chosen(starts: np.ndarray, task: StatesTask) -> tuple[np.ndarray, np.ndarra
         row = chunk_sampling.drawn(starts, task.chunk_tokens, task.chunks, chunk_sampling.SEED)
         return row, np.zeros(len(row), np.int8)
     first = chunk_sampling.first_half(starts, chunk_sampling.SEED)
-    rows = [chunk_sampling.drawn(starts, task.chunk_tokens, task.chunks, chunk_sampling.SEED, kept) for kept in (first, ~first)]
+    rows = [
+        chunk_sampling.drawn(starts, task.chunk_tokens, task.chunks, chunk_sampling.SEED, kept)
+        for kept in (first, ~first)
+    ]
     return np.concatenate(rows), np.repeat(np.array([1, 2], np.int8), [len(part) for part in rows])

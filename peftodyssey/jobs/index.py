@@ -23,7 +23,13 @@ def index(task: IndexTask, root: Path, tokenizer: TextTokenizer) -> None:
         newline=task.newline,
         name=f"{task.corpus.name} ({task.split})",
     )
-    facts = {**counts, "split": task.split, "name": task.corpus.name, "tokenizer": tokenizer.fingerprint, "framed": task.chat is not None}
+    facts = {
+        **counts,
+        "split": task.split,
+        "name": task.corpus.name,
+        "tokenizer": tokenizer.fingerprint,
+        "framed": task.chat is not None,
+    }
     manifest.commit(folder, {"kind": "index", "identity": task.identity, "status": "done", "facts": facts})
 
 

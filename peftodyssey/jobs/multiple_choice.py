@@ -29,21 +29,28 @@ def column(task: ChoiceTask, root: Path, model: nn.Module, tokenizer: TextTokeni
             raise Interrupted("stopped while scoring a task", "start the same command again, it goes on from here")
 
     found = score_choices(
-        model, [request for of_one in made for request in of_one], prefix=tokenizer.prefix if task.with_prefix else None,
-        device=how.device, batch_tokens=task.batch_tokens, budget_bytes=how.resident_bytes, precision=task.base.precision,
+        model,
+        [request for of_one in made for request in of_one],
+        prefix=tokenizer.prefix if task.with_prefix else None,
+        device=how.device,
+        batch_tokens=task.batch_tokens,
+        budget_bytes=how.resident_bytes,
+        precision=task.base.precision,
         on_progress=progress,
-    )  # fmt: skip
+    )
     places = [(number, choice) for number, question in enumerate(asked) for choice in range(len(question.choices))]
     rows = [
         {
-            "example": number, "choice": choice, "loglik_nats": float(nats), "tokens": int(tokens),
-            "bytes": asked[number].choice_bytes[choice], "is_answer": choice == asked[number].answer,
+            "example": number,
+            "choice": choice,
+            "loglik_nats": float(nats),
+            "tokens": int(tokens),
+            "bytes": asked[number].choice_bytes[choice],
+            "is_answer": choice == asked[number].answer,
         }
         for (number, choice), nats, tokens in zip(places, found.loglik_nats, found.tokens, strict=True)
-    ]  # fmt: skip
+    ]
     folder = manifest.prepare_dir(root / task.folder)
     parquet.write_rows(folder / layout.CHOICES, rows, tables.CHOICES)
     facts = {"task": name, "examples": len(asked), "choices": len(rows), **found.facts}
     manifest.commit(folder, {"kind": "choices", "identity": task.identity, "status": "done", "facts": facts})
-
-

@@ -54,8 +54,8 @@ class Work:
 def pretrain(plan: LadderPlan, root: Path, how: How, events: Events) -> list[StepRecord]:
     """Train what of `plan` is missing below `root`; the records of the steps that this call did.
 
-    Raises Interrupted where the user stops, InputError where `root` holds another ladder, TrainingError where the loss is
-    not finite.
+    Raises Interrupted where the user stops, InputError where `root` holds another ladder, TrainingError where the loss
+    is not finite.
     """
     refuse_another(plan, root)
     atomic.write_text(root / layout.RECIPE, plan.recipe.source_text)
@@ -83,7 +83,8 @@ def refuse_another(plan: LadderPlan, root: Path) -> None:
     path = root / LADDER_FILE
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("identity") != digest(plan.identity):
         raise InputError(
-            f"{root} holds a ladder of other settings, text or weights", "give this one a directory of its own with --out"
+            f"{root} holds a ladder of other settings, text or weights",
+            "give this one a directory of its own with --out",
         )
 
 
@@ -91,11 +92,19 @@ def _work(plan: LadderPlan, root: Path, how: How, events: Events) -> Work:
     text = pretrain_text.text_of(plan, root)
     recipe, device = plan.recipe, torch.device(how.device)
     settings = PretrainSettings(
-        peak_lr=recipe.train.peak_lr, seq_len=recipe.train.seq_len, batch_blocks=recipe.train.batch_tokens // recipe.train.seq_len,
-        micro_blocks=plan.micro_blocks, warmup_steps=recipe.train.warmup_steps, decay_share=recipe.rungs.decay,
-        weight_decay=recipe.train.weight_decay, betas=recipe.train.betas, grad_clip=recipe.train.grad_clip,
-        precision=plan.precision, compiled=plan.compiled, seed=recipe.seed,
-    )  # fmt: skip
+        peak_lr=recipe.train.peak_lr,
+        seq_len=recipe.train.seq_len,
+        batch_size=recipe.train.batch_tokens // recipe.train.seq_len,
+        micro_batch_size=plan.micro_batch_size,
+        warmup_steps=recipe.train.warmup_steps,
+        decay_share=recipe.rungs.decay,
+        weight_decay=recipe.train.weight_decay,
+        betas=recipe.train.betas,
+        grad_clip=recipe.train.grad_clip,
+        precision=plan.precision,
+        compiled=plan.compiled,
+        seed=recipe.seed,
+    )
     stream = Stream(torch.from_numpy(text.tokens).to(device), settings.seq_len, settings.seed)
     prepared = training.prepared(initial(plan.config, recipe.seed).to(device), stream, settings)
     belongs_to = digest({**plan.identity, "tokenizer": text.tokenizer.fingerprint})
@@ -117,14 +126,19 @@ def _train(work: Work, phase: Phase, log: list[StepRecord], done: list[StepRecor
     steps, before = phase.stop, len(log)
     folder = work.state(phase)
     whole = training.run_phase(
-        work.training, phase, log, checkpoint_every_s=work.how.checkpoint_every_s, should_stop=work.events.should_stop,
+        work.training,
+        phase,
+        log,
+        checkpoint_every_s=work.how.checkpoint_every_s,
+        should_stop=work.events.should_stop,
         on_step=lambda record: work.events.step(record, steps),
         save=partial(training.save, work.training, folder, work.belongs_to, log),
-    )  # fmt: skip
+    )
     done += log[before:]
     if not whole:
         raise Interrupted(
-            f"stopped after step {len(log):,} of {steps:,} of the {phase.arm} phase", "start the same command again, it goes on from there"
+            f"stopped after step {len(log):,} of {steps:,} of the {phase.arm} phase",
+            "start the same command again, it goes on from there",
         )
     if phase.rung:
         keep_rung(work, phase.rung, phase.arm, phase.stop)
@@ -155,7 +169,9 @@ def keep_rung(work: Work, name: str, arm: str, steps: int) -> None:
     told = {**config, **pretrain_text.ids_of(work.root, work.text.tokenizer)}
     atomic.write_text(folder / "config.json", json.dumps(told, indent=2) + "\n")
     with atomic.atomic_write(folder / "model.safetensors") as temporary:
-        save_file({key: tensor.cpu().contiguous() for key, tensor in weights.items()}, temporary, metadata={"format": "pt"})
+        save_file(
+            {key: tensor.cpu().contiguous() for key, tensor in weights.items()}, temporary, metadata={"format": "pt"}
+        )
     manifest.commit(folder, {"kind": "rung", "entry": _entry(work, name, arm, steps, weights)})
     write_ladder(work.plan, work.root, work)
 
@@ -166,12 +182,18 @@ def _entry(work: Work, name: str, arm: str, steps: int, weights: dict[str, torch
     entry: dict[str, Any] = {"name": name, "arm": arm, "tokens": steps * recipe.train.batch_tokens, "steps": steps}
     device = work.training.stream.tokens.device
     entry["validation_nll"] = {
-        corpus: round(training.mean_nats(
-            work.training.model, {key: w.float() for key, w in weights.items()}, torch.from_numpy(row).to(device),
-            recipe.train.seq_len, work.plan.precision,
-        ), 4)
+        corpus: round(
+            training.mean_nats(
+                work.training.model,
+                {key: w.float() for key, w in weights.items()},
+                torch.from_numpy(row).to(device),
+                recipe.train.seq_len,
+                work.plan.precision,
+            ),
+            4,
+        )
         for corpus, row in work.text.held_out.items()
-    }  # fmt: skip
+    }
     return entry
 
 
@@ -197,12 +219,16 @@ def described(plan: LadderPlan) -> dict[str, Any]:
     """What ladder.json says of the whole."""
     train, rungs = plan.recipe.train, plan.recipe.rungs
     return {
-        "name": plan.recipe.name, "identity": digest(plan.identity), "parameters": plan.parameters,
-        "tokens_per_step": train.batch_tokens, "sequence_length": train.seq_len, "peak_lr": train.peak_lr,
+        "name": plan.recipe.name,
+        "identity": digest(plan.identity),
+        "parameters": plan.parameters,
+        "tokens_per_step": train.batch_tokens,
+        "sequence_length": train.seq_len,
+        "peak_lr": train.peak_lr,
         "optimizer": f"AdamW{train.betas}, weight decay {train.weight_decay:g} on matrices, gradient clip {train.grad_clip:g}",
         "precision": f"{'bf16 autocast over fp32 weights' if plan.precision == 'bf16' else 'fp32'}; saved as {rungs.save_as}",
         "schedule": f"linear warm-up over {train.warmup_steps} steps, then constant (arm 'trunk'); arm 'annealed' leaves the trunk "
         f"for the last {rungs.decay:.0%} of its budget and decays linearly to 0",
         "initializer_std": plan.recipe.model.init_std,
         "validation": f"mean nats per token of the stored weights over blocks of {train.seq_len} tokens that run across documents",
-    }  # fmt: skip
+    }

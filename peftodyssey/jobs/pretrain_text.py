@@ -1,4 +1,6 @@
-"""The text of a ladder as one row of tokens, and its tokenizer: made once, read back afterwards. Called by `jobs.pretrain`."""
+"""The text of a ladder as one row of tokens, and its tokenizer: made once, read back afterwards. Called by
+`jobs.pretrain`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,14 @@ from peftodyssey.recipe.identity import digest
 from peftodyssey.store import atomic, manifest
 
 TOKENIZER, STREAM = "tokenizer", "text"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json", "merges.txt")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
 BATCH_DOCUMENTS = 256
 HELD_OUT_TOKENS = 200_000  # of each held-out text
 
@@ -49,7 +58,8 @@ def text_of(plan: LadderPlan, root: Path) -> Text:
     tokens = load_file(root / STREAM / "tokens.safetensors")["tokens"].astype(np.int32)
     if len(tokens) <= plan.recipe.train.seq_len:
         raise CorpusError(
-            f"the text has {len(tokens):,} tokens, less than one block of {plan.recipe.train.seq_len:,}", "add text, or set train.seq_len lower"
+            f"the text has {len(tokens):,} tokens, less than one block of {plan.recipe.train.seq_len:,}",
+            "add text, or set train.seq_len lower",
         )
     held_out = {corpus.name: _held_out(corpus, tokenizer) for corpus in plan.held_out}
     short = [name for name, row in held_out.items() if len(row) <= plan.recipe.train.seq_len]
@@ -111,7 +121,9 @@ def _write_stream(plan: LadderPlan, tokenizer: TextTokenizer, folder: Path, made
     narrow = np.uint16 if plan.recipe.model.vocabulary <= 1 << 16 else np.int32
     with atomic.atomic_write(folder / "tokens.safetensors") as temporary:
         save_file({"tokens": tokens.astype(narrow)}, temporary)
-    return manifest.commit(folder, {"kind": "stream", "made_of": made_of, "documents": len(rows), "tokens": len(tokens)})
+    return manifest.commit(
+        folder, {"kind": "stream", "made_of": made_of, "documents": len(rows), "tokens": len(tokens)}
+    )
 
 
 def _held_out(corpus: Corpus, tokenizer: TextTokenizer) -> np.ndarray:

@@ -1,6 +1,8 @@
-"""Job: try one shape of step for real: load, train two steps of full blocks, score a batch, save, reload. Keeps nothing.
+"""Job: try one shape of step for real: load, train two steps of full blocks, score a batch, save, reload. Keeps
+nothing.
 
-Called by `run.probing`. The text is random tokens in documents of all lengths up to the block: nothing is longer in the run.
+Called by `run.probing`. The text is random tokens in documents of all lengths up to the block: nothing is longer in the
+run.
 """
 
 from __future__ import annotations
@@ -61,16 +63,22 @@ def probe(task: CellTask, base: PreTrainedModel, load_seconds: float, device: st
         saved_bytes = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
     steady = held.get("optimiser states", held["adapters"])
     return Probe(
-        what=f"{task.cell.model.name}, {task.cell.method.label}, {task.step.micro_blocks} x {task.step.seq_len} tokens",
+        what=f"{task.cell.model.name}, {task.cell.method.label}, {task.step.micro_batch_size} x {task.step.seq_len} tokens",
         measured={
-            "weights": held["weights"], "adapters": held["adapters"] - held["weights"],
-            "optimiser states": steady - held["adapters"], "passing": peak.allocated_bytes - steady,
+            "weights": held["weights"],
+            "adapters": held["adapters"] - held["weights"],
+            "optimiser states": steady - held["adapters"],
+            "passing": peak.allocated_bytes - steady,
         },
-        peak_allocated_bytes=peak.allocated_bytes, peak_reserved_bytes=peak.peak_bytes,
-        scoring_peak_bytes=scoring.peak_bytes, step_seconds=seconds,
+        peak_allocated_bytes=peak.allocated_bytes,
+        peak_reserved_bytes=peak.peak_bytes,
+        scoring_peak_bytes=scoring.peak_bytes,
+        step_seconds=seconds,
         scored_tokens_per_second=scored.facts["tokens"] / max(scored.facts["seconds"], 1e-9),
-        load_seconds=load_seconds, save_seconds=save_seconds, saved_bytes=saved_bytes,
-    )  # fmt: skip
+        load_seconds=load_seconds,
+        save_seconds=save_seconds,
+        saved_bytes=saved_bytes,
+    )
 
 
 def _train(
@@ -81,9 +89,9 @@ def _train(
         from peftodyssey.training.trl_bridge import train_trl as train
     else:
         from peftodyssey.training.loop import train
-    batch_blocks = task.cell.train.batch_tokens // task.cell.train.seq_len
-    blocks = random_blocks(draw, batch_blocks * STEPS, task.cell.train.seq_len, vocabulary)
-    settings = replace(settings_of(task, len(blocks.labels)), steps=STEPS, warmup=0.0, score_at_steps=())
+    batch_size = task.cell.train.batch_tokens // task.cell.train.seq_len
+    blocks = random_blocks(draw, batch_size * STEPS, task.cell.train.seq_len, vocabulary)
+    settings = replace(settings_of(task, len(blocks.labels)), steps=STEPS, warmup=0.0, eval_at_steps=())
 
     def on_step(_: object) -> None:
         held.setdefault("optimiser states", allocated_bytes(device))
@@ -94,18 +102,31 @@ def _train(
 
 def _score(task: CellTask, model: object, index: Index, prefix: int | None, device: str) -> ScoreResult:
     return score_index(
-        model, index, task.cell.score, prefix=prefix, device=device, precision=task.base.precision,  # type: ignore[arg-type]
+        model,
+        index,
+        task.cell.score,
+        prefix=prefix,
+        device=device,
+        precision=task.base.precision,  # type: ignore[arg-type]
         batch_tokens=task.scores[0].batch_tokens,
-    )  # fmt: skip
+    )
 
 
 def _require_same(
-    task: CellTask, base: PreTrainedModel, place: Path, scored: ScoreResult, index: Index, prefix: int | None, device: str
+    task: CellTask,
+    base: PreTrainedModel,
+    place: Path,
+    scored: ScoreResult,
+    index: Index,
+    prefix: int | None,
+    device: str,
 ) -> None:
     """What was written to disk, read again, gives the same likelihoods."""
     with attached_method(task, base, place) as reloaded:
         again = _score(task, reloaded.model, index, prefix, device)
-    drift_nats = abs(float(np.nanmean(again.nll_nats, dtype=np.float64) - np.nanmean(scored.nll_nats, dtype=np.float64)))
+    drift_nats = abs(
+        float(np.nanmean(again.nll_nats, dtype=np.float64) - np.nanmean(scored.nll_nats, dtype=np.float64))
+    )
     if not drift_nats <= RELOADED_WITHIN_NATS:
         raise TrainingError(
             f"{task.cell.method.label}: saved and loaded again, it gives {drift_nats:.4f} nats a token more or less",
@@ -142,10 +163,17 @@ def _text(draw: np.random.Generator, vocabulary: int, task: CellTask, device: st
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     zeros = np.zeros(rows, np.int32)
     return Index(
-        folder=Path(), document=np.repeat(np.arange(len(lengths), dtype=np.int32), lengths), position=zeros,
-        token=draw.integers(0, vocabulary, rows).astype(np.int32), start=zeros, end=zeros, bytes=zeros,
-        token_class=zeros.astype(np.int8), trained=np.ones(rows, bool), starts=starts,
-    )  # fmt: skip
+        folder=Path(),
+        document=np.repeat(np.arange(len(lengths), dtype=np.int32), lengths),
+        position=zeros,
+        token=draw.integers(0, vocabulary, rows).astype(np.int32),
+        start=zeros,
+        end=zeros,
+        bytes=zeros,
+        token_class=zeros.astype(np.int8),
+        trained=np.ones(rows, bool),
+        starts=starts,
+    )
 
 
 @contextmanager

@@ -1,4 +1,6 @@
-"""Job: try a fleet's joint step for real: two steps of full blocks of random tokens. Keeps nothing. Called by `run.probing`."""
+"""Job: try a fleet's joint step for real: two steps of full blocks of random tokens. Keeps nothing. Called by
+`run.probing`.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,19 @@ if TYPE_CHECKING:
     from peftodyssey.multi_lora.trainer import Member
 
 
-def probe_multi_lora(tasks: Sequence[CellTask], micro_blocks: int, base: PreTrainedModel, device: str) -> MultiLoraProbe:
+def probe_multi_lora(
+    tasks: Sequence[CellTask], micro_batch_size: int, base: PreTrainedModel, device: str
+) -> MultiLoraProbe:
     """What the joint step of `tasks` takes on `device`; `base` is afterwards what it was before. Raises TrainingError."""
     from peftodyssey.multi_lora.trainer import train_adapters
 
     draw = np.random.default_rng(tasks[0].cell.seed)
     vocabulary = min(tasks[0].anatomy.vocabulary, base.get_input_embeddings().num_embeddings)
     with TemporaryDirectory() as scratch:
-        members = [_member(task, micro_blocks, base, draw, vocabulary, Path(scratch) / str(n)) for n, task in enumerate(tasks)]
+        members = [
+            _member(task, micro_batch_size, base, draw, vocabulary, Path(scratch) / str(n))
+            for n, task in enumerate(tasks)
+        ]
         with track_peak(device) as peak:
             train_adapters(base, members, device=device)
     for member in members:
@@ -37,12 +44,17 @@ def probe_multi_lora(tasks: Sequence[CellTask], micro_blocks: int, base: PreTrai
             raise member.failed
     seconds = tuple(len(members) * record.seconds for record in members[0].log)
     method, train = tasks[0].cell.method.method, tasks[0].cell.train
-    what = f"{len(tasks)} {method} cells on {tasks[0].cell.model.name}, {micro_blocks} x {train.seq_len} tokens of each at a time"
+    what = f"{len(tasks)} {method} cells on {tasks[0].cell.model.name}, {micro_batch_size} x {train.seq_len} tokens of each at a time"
     return MultiLoraProbe(what, len(tasks), seconds, peak.peak_bytes)
 
 
 def _member(
-    task: CellTask, micro_blocks: int, base: PreTrainedModel, draw: np.random.Generator, vocabulary: int, folder: Path
+    task: CellTask,
+    micro_batch_size: int,
+    base: PreTrainedModel,
+    draw: np.random.Generator,
+    vocabulary: int,
+    folder: Path,
 ) -> Member:
     from peftodyssey.multi_lora.adapters import adapter_of
     from peftodyssey.multi_lora.trainer import Member
@@ -50,7 +62,7 @@ def _member(
     train = task.cell.train
     blocks = random_blocks(draw, train.batch_tokens // train.seq_len * STEPS, train.seq_len, vocabulary)
     settings = settings_of(task, len(blocks.labels))
-    settings = replace(settings, steps=STEPS, warmup=0.0, score_at_steps=(), micro_blocks=micro_blocks)
+    settings = replace(settings, steps=STEPS, warmup=0.0, eval_at_steps=(), micro_batch_size=micro_batch_size)
     with attached_method(task, base) as attached:
         start = adapter_of(attached.model)
     return Member(settings, blocks, start, folder, belongs_to="a probe")

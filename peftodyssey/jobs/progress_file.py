@@ -27,7 +27,11 @@ class ProgressFile:
         """Count one step; write when it is time."""
         self.seconds += record.seconds
         if time.monotonic() - self.last >= EVERY_S:
-            self.path.write_text(json.dumps({"step": record.step, "steps": self.steps, "seconds": self.seconds, "loss": record.loss_nats}))
+            self.path.write_text(
+                json.dumps(
+                    {"step": record.step, "steps": self.steps, "seconds": self.seconds, "loss": record.loss_nats}
+                )
+            )
             self.last = time.monotonic()
 
 

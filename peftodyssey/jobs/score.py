@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from peftodyssey.corpora.index import Index
 
 
-def score_and_write(task: ScoreTask, root: Path, model: nn.Module, prefix: int | None, how: How, events: Events) -> None:
+def score_and_write(
+    task: ScoreTask, root: Path, model: nn.Module, prefix: int | None, how: How, events: Events
+) -> None:
     """Write `nll.parquet` of `task`, row for row with its index."""
     commit(task, root, prefix, scored(task, root, model, prefix, how, events))
 
@@ -36,17 +38,24 @@ def commit(task: ScoreTask, root: Path, prefix: int | None, result: ScoreResult)
     manifest.commit(folder, {"kind": "score", "identity": task.identity, "status": "done", "facts": facts})
 
 
-def scored(
-    task: ScoreTask, root: Path, model: nn.Module, prefix: int | None, how: How, events: Events
-) -> ScoreResult:
+def scored(task: ScoreTask, root: Path, model: nn.Module, prefix: int | None, how: How, events: Events) -> ScoreResult:
     """The column of `task`, not yet written; Interrupted where the user wants to stop."""
     return score_and_write_adapters(task, 1, root, model, prefix, how, events)[0]
 
 
 def score_and_write_adapters(
-    task: ScoreTask, members: int, root: Path, model: nn.Module, prefix: int | None, how: How, events: Events, part: Index | None = None
+    task: ScoreTask,
+    members: int,
+    root: Path,
+    model: nn.Module,
+    prefix: int | None,
+    how: How,
+    events: Events,
+    part: Index | None = None,
 ) -> list[ScoreResult]:
-    """What `scored` gives for each of `members` models in one; `task` is the column of any of them. `part`: in place of its index."""
+    """What `scored` gives for each of `members` models in one; `task` is the column of any of them. `part`: in place of
+    its index.
+    """
     index = opened(root / task.index) if part is None else part
     name = Path(task.index).name
 
@@ -57,9 +66,17 @@ def score_and_write_adapters(
 
     precision = task.base.precision
     results = score_adapters(
-        model, members, index, task.settings, prefix=prefix, device=how.device, precision=precision, on_progress=progress,
-        batch_tokens=task.batch_tokens, budget_bytes=how.resident_bytes,
-    )  # fmt: skip
+        model,
+        members,
+        index,
+        task.settings,
+        prefix=prefix,
+        device=how.device,
+        precision=precision,
+        on_progress=progress,
+        batch_tokens=task.batch_tokens,
+        budget_bytes=how.resident_bytes,
+    )
     if results[0].facts.get("out_of_memory"):
         went_on = f"{results[0].facts['batch_tokens']:,} tokens a pass"
         events.note(f"scoring {name}: the memory did not hold what was planned; it went on with {went_on}")

@@ -88,8 +88,12 @@ def rescore(
     weight_noise.perturb_along_update(task, root, base, update, tokenizer.prefix, how, events)
 
 
-def score_missing(task: CellTask, root: Path, attached: AttachedMethod, tokenizer: TextTokenizer, how: How, events: Events) -> None:
-    """The columns, tasks and geometry of a cell that are not whole; those of a share of the update last, for which the weights are changed."""
+def score_missing(
+    task: CellTask, root: Path, attached: AttachedMethod, tokenizer: TextTokenizer, how: How, events: Events
+) -> None:
+    """The columns, tasks and geometry of a cell that are not whole; those of a share of the update last, for which the
+    weights are changed.
+    """
     wanted = {column.folder: column for column in (*task.columns, *task.wise_ft_scores)}
     missing = [column for column in wanted.values() if manifest.read(root / column.folder) is None]
     for column in missing:
@@ -127,7 +131,13 @@ def attached_method(task: CellTask, base: PreTrainedModel, kept: Path | None = N
 
 
 def _train(
-    task: CellTask, root: Path, attached: AttachedMethod, tokenizer: TextTokenizer, how: How, events: Events, share: float = 1.0
+    task: CellTask,
+    root: Path,
+    attached: AttachedMethod,
+    tokenizer: TextTokenizer,
+    how: How,
+    events: Events,
+    share: float = 1.0,
 ) -> Trained:
     if task.cell.train.engine == "trl":
         from peftodyssey.training.trl_bridge import train_trl as train
@@ -146,14 +156,25 @@ def _train(
 
     def general_nll() -> float:
         assert task.early_stop_eval is not None, "a method with an early stop has a text that it looks at"
-        return score.mean_nats(score.scored(task.early_stop_eval, root, attached.model, tokenizer.prefix, how, events).nll_nats)
+        return score.mean_nats(
+            score.scored(task.early_stop_eval, root, attached.model, tokenizer.prefix, how, events).nll_nats
+        )
 
     with track_peak(how.device) as peak:
         result = train(
-            attached.model, attached.trainable, blocks, settings, device=how.device, state_folder=state,
-            checkpoint_every_s=how.checkpoint_every_s, on_step=on_step, on_point=recorder, should_stop=events.should_stop,
-            on_note=events.note, general_nll=general_nll,
-        )  # fmt: skip
+            attached.model,
+            attached.trainable,
+            blocks,
+            settings,
+            device=how.device,
+            state_folder=state,
+            checkpoint_every_s=how.checkpoint_every_s,
+            on_step=on_step,
+            on_eval=recorder,
+            should_stop=events.should_stop,
+            on_note=events.note,
+            general_nll=general_nll,
+        )
     if result.resume_note:
         events.note(result.resume_note)
     if result.interrupted:
@@ -162,8 +183,12 @@ def _train(
             "start the same command again, it goes on from there",
         )
     if result.stopped_at_step:
-        events.note(f"{task.cell.method.label}: general text became too much worse; kept step {result.steps} of {result.stopped_at_step}")
-    ended = share >= 1 and result.stopped_at_step is None  # a part, or what an early stop kept, may lie within the warm-up
+        events.note(
+            f"{task.cell.method.label}: general text became too much worse; kept step {result.steps} of {result.stopped_at_step}"
+        )
+    ended = (
+        share >= 1 and result.stopped_at_step is None
+    )  # a part, or what an early stop kept, may lie within the warm-up
     if ended and not settings.l2_sp_cancels_update:
         _require_weights_changed(task, attached)
     return Trained(result, peak.peak_bytes)
@@ -180,9 +205,15 @@ def blocks_of(task: CellTask, root: Path, tokenizer: TextTokenizer) -> PackedBlo
         framed = bool((manifest.read(root / folder) or {})["facts"].get("framed"))
         bos, eos = (None, None) if framed else (tokenizer.bos, tokenizer.eos)
         return pack(
-            opened(root / folder), seq_len=point.seq_len, bos=bos, eos=eos, seed=task.cell.seed, objective=objective,
-            overlong=point.overlong or "error", framed=framed,
-        )  # fmt: skip
+            opened(root / folder),
+            seq_len=point.seq_len,
+            bos=bos,
+            eos=eos,
+            seed=task.cell.seed,
+            objective=objective,
+            too_long=point.too_long or "error",
+            framed=framed,
+        )
 
     target = packed(str(task.train_index), point.objective)
     return concat_replay(target, packed(task.replay_index, "text")) if task.replay_index else target
@@ -191,37 +222,51 @@ def blocks_of(task: CellTask, root: Path, tokenizer: TextTokenizer) -> PackedBlo
 def settings_of(task: CellTask, blocks: int) -> TrainSettings:
     """The settings of a cell whose text packs into `blocks` blocks."""
     point = task.cell.train
-    batch_blocks = point.batch_tokens // point.seq_len
-    steps = steps_of(point, blocks, batch_blocks)
-    inner = tuple(sorted({_step_at(share, steps) for share in point.score_at if share < 1}))
+    batch_size = point.batch_tokens // point.seq_len
+    steps = steps_of(point, blocks, batch_size)
+    inner = tuple(sorted({_step_at(share, steps) for share in point.eval_at if share < 1}))
     options, stop = task.cell.method.options, task.cell.method.options.get("early_stop")
     assert task.cell.method.lr is not None, "a method that trains has a learning rate"
     return TrainSettings(
-        lr=task.cell.method.lr, steps=steps, batch_blocks=batch_blocks, micro_blocks=task.step.micro_blocks,
-        schedule=point.schedule, warmup=point.warmup, weight_decay=point.weight_decay, betas=point.betas,
-        grad_clip=point.grad_clip, precision=task.auto_values["precision"], recompute=task.step.recompute,
-        offload_activations=task.step.offload_activations, offload_optimizer=task.step.offload_optimizer,
-        loss_chunk_bytes=task.step.loss_chunk_bytes, seed=task.cell.seed, optimizer=task.auto_values["optimizer"], score_at_steps=inner,
-        l2_sp=options.get("l2_sp", 0.0), norm_ball=options.get("norm_ball"), replay=options.get("replay", 0.0),
-        early_stop=EarlyStopSettings(stop["general"], stop["patience"], stop["looks"]) if stop else None,
-    )  # fmt: skip
+        lr=task.cell.method.lr,
+        steps=steps,
+        batch_size=batch_size,
+        micro_batch_size=task.step.micro_batch_size,
+        schedule=point.schedule,
+        warmup=point.warmup,
+        weight_decay=point.weight_decay,
+        betas=point.betas,
+        grad_clip=point.grad_clip,
+        precision=task.auto_values["precision"],
+        gradient_checkpointing=task.step.gradient_checkpointing,
+        offload_activations=task.step.offload_activations,
+        offload_optimizer=task.step.offload_optimizer,
+        loss_chunk_bytes=task.step.loss_chunk_bytes,
+        seed=task.cell.seed,
+        optimizer=task.auto_values["optimizer"],
+        eval_at_steps=inner,
+        l2_sp=options.get("l2_sp", 0.0),
+        norm_ball=options.get("norm_ball"),
+        replay=options.get("replay", 0.0),
+        early_stop=EarlyStopSettings(stop["general"], stop["patience"], stop["num_evals"]) if stop else None,
+    )
 
 
 def truncate(share: float, settings: TrainSettings) -> TrainSettings:
     """The settings of a training that stops for now at a share of its budget; of the whole one at 1."""
-    return settings if share >= 1 else replace(settings, until_step=_step_at(share, settings.steps))
+    return settings if share >= 1 else replace(settings, stop_at_step=_step_at(share, settings.steps))
 
 
 def _step_at(share: float, steps: int) -> int:
     return max(1, round(share * steps))
 
 
-def steps_of(point: TrainSpec, blocks: int, batch_blocks: int) -> int:
+def steps_of(point: TrainSpec, blocks: int, batch_size: int) -> int:
     """Optimiser steps of a budget in tokens, epochs or steps; at least one."""
     if point.budget_steps is not None:
         return point.budget_steps
     if point.budget_epochs is not None:
-        return max(1, math.ceil(point.budget_epochs * blocks / batch_blocks))
+        return max(1, math.ceil(point.budget_epochs * blocks / batch_size))
     assert point.budget_tokens is not None
     return max(1, math.ceil(point.budget_tokens / point.batch_tokens))
 
@@ -246,7 +291,7 @@ def _facts(task: CellTask, trained: Trained | None, how: How) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "trainable_params": task.trainable,
         "planned_memory_bytes": task.memory.peak_reserved_bytes,
-        "fleet_size": 1,
+        "multi_lora_size": 1,
         "engine": task.cell.train.engine if trained else "none",
         "device": how.device,
         "versions": versions(),
@@ -264,8 +309,8 @@ def _facts(task: CellTask, trained: Trained | None, how: How) -> dict[str, Any]:
         "tokens_per_second": result.log[-1].tokens / result.seconds if result.seconds else None,
         "peak_memory_bytes": trained.peak_bytes,
         "final_loss_nats": result.final_loss if result.steps else None,
-        "micro_blocks": result.micro_blocks_used,
-        "recompute": result.recompute_used,
+        "micro_batch_size": result.micro_batch_size_used,
+        "gradient_checkpointing": result.gradient_checkpointing_used,
         "offload_activations": result.activations_offloaded,
         "out_of_memory": result.out_of_memory,
         "resumed_from": result.resumed_from,
@@ -280,7 +325,11 @@ def _fleet(checkpoint: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     told = json.loads(path.read_text(encoding="utf-8"))
-    return {"fleet_size": len(told["members"]), "fleet": told["members"], "peak_memory_bytes": told["peak_memory_bytes"]}
+    return {
+        "multi_lora_size": len(told["members"]),
+        "multi_lora": told["members"],
+        "peak_memory_bytes": told["peak_memory_bytes"],
+    }
 
 
 def _commit(task: CellTask, folder: Path, facts: dict[str, Any], how: How) -> None:
@@ -293,5 +342,3 @@ def _commit(task: CellTask, folder: Path, facts: dict[str, Any], how: How) -> No
     manifest.commit(folder, payload, leave_out=(layout.CHECKPOINT,))
     manifest.remove(folder / layout.CHECKPOINT)
     progress_file.remove(folder)
-
-

@@ -1,7 +1,8 @@
-"""Job: train several cells over one base side by side, each up to its end, which lies where its own training would leave it.
+"""Job: train several cells over one base side by side, each up to its end, which lies where its own training would
+leave it.
 
-`jobs.adapt` then finds every member trained and does the rest of it. Killed in between, the next start goes on from each
-member's own state.
+`jobs.adapt` then finds every member trained and does the rest of it. Killed in between, the next start goes on from
+each member's own state.
 """
 
 from __future__ import annotations
@@ -29,37 +30,61 @@ if TYPE_CHECKING:
 
 
 def train_multi_lora(
-    tasks: Sequence[CellTask], micro_blocks: int, share: float, root: Path, base: PreTrainedModel, tokenizer: TextTokenizer, how: How,
+    tasks: Sequence[CellTask],
+    micro_batch_size: int,
+    share: float,
+    root: Path,
+    base: PreTrainedModel,
+    tokenizer: TextTokenizer,
+    how: How,
     events: Events,
 ) -> dict[str, str]:
-    """Train `tasks` together, `micro_blocks` blocks of each at a time, up to a share of their budgets; returns why members
-    failed, by folder.
+    """Train `tasks` together, `micro_batch_size` blocks of each at a time, up to a share of their budgets; returns why
+    members failed, by folder.
 
-    `base` is afterwards what it was before. Raises TrainingError where nothing fits the memory, Interrupted where the user
-    stops.
+    `base` is afterwards what it was before. Raises TrainingError where nothing fits the memory, Interrupted where the
+    user stops.
     """
     from peftodyssey.multi_lora.trainer import train_adapters
 
-    members = [_member(task, micro_blocks, share, root, base, tokenizer, how, events) for task in tasks]
+    members = [_member(task, micro_batch_size, share, root, base, tokenizer, how, events) for task in tasks]
     _listen(members, tasks, root, events)
     with track_peak(how.device) as peak:
         whole = train_adapters(
-            base, members, device=how.device, checkpoint_every_s=how.checkpoint_every_s, should_stop=events.should_stop,
+            base,
+            members,
+            device=how.device,
+            checkpoint_every_s=how.checkpoint_every_s,
+            should_stop=events.should_stop,
             on_note=events.note,
-        )  # fmt: skip
+        )
     for member in members:
         told = {"members": [task.short for task in tasks], "peak_memory_bytes": peak.peak_bytes}
         atomic.write_text(member.state_folder / layout.MULTI_LORA_FILE, json.dumps(told))
     if not whole:
         done = min(len(member.log) for member in members)
-        raise Interrupted(f"a fleet of {len(tasks)} stopped after step {done}", "start the same command again, it goes on from there")
+        raise Interrupted(
+            f"a fleet of {len(tasks)} stopped after step {done}", "start the same command again, it goes on from there"
+        )
     if share >= 1:
-        _score([(task, member) for task, member in zip(tasks, members, strict=True) if not member.failed], root, base, tokenizer, how, events)
+        _score(
+            [(task, member) for task, member in zip(tasks, members, strict=True) if not member.failed],
+            root,
+            base,
+            tokenizer,
+            how,
+            events,
+        )
     return {task.folder: str(member.failed) for task, member in zip(tasks, members, strict=True) if member.failed}
 
 
 def _score(
-    finished: Sequence[tuple[CellTask, Member]], root: Path, base: PreTrainedModel, tokenizer: TextTokenizer, how: How, events: Events
+    finished: Sequence[tuple[CellTask, Member]],
+    root: Path,
+    base: PreTrainedModel,
+    tokenizer: TextTokenizer,
+    how: How,
+    events: Events,
 ) -> None:
     """Fill the columns of finished members, all of them at a time on each text that they have in common."""
     import torch
@@ -80,8 +105,12 @@ def _score(
     for columns in _in_common(tasks, root):
         took = [number for number in range(len(tasks)) if number in columns]
         compute = HALVES.get(tasks[0].base.precision)
-        with attach_adapters_for_eval(base, [adapters[number] for number in took], torch.device(how.device), compute) as order:
-            results = score.score_and_write_adapters(columns[took[0]], len(took), root, base, tokenizer.prefix, how, events)
+        with attach_adapters_for_eval(
+            base, [adapters[number] for number in took], torch.device(how.device), compute
+        ) as order:
+            results = score.score_and_write_adapters(
+                columns[took[0]], len(took), root, base, tokenizer.prefix, how, events
+            )
         for place, result in zip(order, results, strict=True):
             score.commit(columns[took[place]], root, tokenizer.prefix, result)
 
@@ -97,7 +126,13 @@ def _in_common(tasks: Sequence[CellTask], root: Path) -> list[dict[int, ScoreTas
 
 
 def _member(
-    task: CellTask, micro_blocks: int, share: float, root: Path, base: PreTrainedModel, tokenizer: TextTokenizer, how: How,
+    task: CellTask,
+    micro_batch_size: int,
+    share: float,
+    root: Path,
+    base: PreTrainedModel,
+    tokenizer: TextTokenizer,
+    how: How,
     events: Events,
 ) -> Member:
     from peftodyssey.multi_lora.adapters import Adapter, adapter_of, copy_adapter_into
@@ -106,18 +141,18 @@ def _member(
 
     blocks = blocks_of(task, root, tokenizer)
     settings = truncate(share, settings_of(task, blocks.target_blocks))
-    settings = replace(settings, micro_blocks=micro_blocks, budget_bytes=how.resident_bytes)
+    settings = replace(settings, micro_batch_size=micro_batch_size, budget_bytes=how.resident_bytes)
     state = manifest.prepare_dir(root / task.folder, keep=(layout.CHECKPOINT,)) / layout.CHECKPOINT
     progress_file.note_repeated_work(root / task.folder, state, events)
     with attached_method(task, base) as attached:
         start, owner = adapter_of(attached.model), resume_digest(attached.trainable, blocks, settings)
 
-    def on_point(point: int, step: int, tokens: int, adapter: Adapter) -> None:
+    def on_eval(point: int, step: int, tokens: int, adapter: Adapter) -> None:
         with attached_method(task, base) as attached:
             copy_adapter_into(adapter, attached.model)
             eval_callback.EvalCallback(task, root, attached.model, tokenizer.prefix, how, events)(point, step, tokens)
 
-    return Member(settings, blocks, start, state, owner, on_point=on_point)
+    return Member(settings, blocks, start, state, owner, on_eval=on_eval)
 
 
 def _listen(members: Sequence[Member], tasks: Sequence[CellTask], root: Path, events: Events) -> None:

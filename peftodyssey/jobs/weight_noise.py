@@ -1,7 +1,7 @@
 """Job: shift a base's weights again and again, score one text each time, and commit the losses by document.
 
-`perturb` is called by the scheduler for a base, `along` by `jobs.adapt` for what a cell's training added to it. Both go on from
-the last shift that was scored, and leave the base bit for bit as it was.
+`perturb` is called by the scheduler for a base, `along` by `jobs.adapt` for what a cell's training added to it. Both go
+on from the last shift that was scored, and leave the base bit for bit as it was.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def perturb_along_update(
     for each in missing_updates(task, root) if update else ():
         reference = _known(each.earliest, root) if each.earliest else None
         if each.earliest and reference is None:
-            raise ModelError("the scale of noise is that of the earliest rung, whose noise could not be measured", "see its reason")
+            raise ModelError(
+                "the scale of noise is that of the earliest rung, whose noise could not be measured", "see its reason"
+            )
         bench = _NoiseRun(each, root, base, prefix, how, events, reference)
         bench.score_all(bench.of_update(update))
         bench.commit({"update": bench.critical(update)})
@@ -93,9 +95,15 @@ class _NoiseRun:
     """One base, one text, and what was scored so far."""
 
     def __init__(
-        self, task: NoiseTask, root: Path, base: PreTrainedModel, prefix: int | None, how: How, events: Events,
+        self,
+        task: NoiseTask,
+        root: Path,
+        base: PreTrainedModel,
+        prefix: int | None,
+        how: How,
+        events: Events,
         reference: Mapping[str, float] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.task, self.root, self.base, self.prefix, self.how, self.events = task, root, base, prefix, how, events
         self.tensors = weight_noise.matrices(base, task.noise.tensors)
         self.originals = snapshot(self.tensors)
@@ -123,7 +131,9 @@ class _NoiseRun:
     def of_update(self, update: Update) -> Iterator[Shift]:
         """Along the update at the length of each noise."""
         for gamma in self.task.noise.gammas:
-            yield Shift({"kind": "update", "gamma": gamma, "sign": 1}, weight_noise.rescaled_update(update, gamma * self.unit))
+            yield Shift(
+                {"kind": "update", "gamma": gamma, "sign": 1}, weight_noise.rescaled_update(update, gamma * self.unit)
+            )
 
     def score_all(self, shifts: Iterator[Shift]) -> None:
         """Score the base and every shift that has not been scored yet; each is on disk before the next."""
@@ -134,7 +144,10 @@ class _NoiseRun:
             if shift.told["kind"] == "base":
                 norm, relative, nll_nats = 0.0, 0.0, self._score()
             else:
-                with weight_noise.perturbed_weights(self.tensors, self.originals, shift.change, shift.sign) as (norm, relative):
+                with weight_noise.perturbed_weights(self.tensors, self.originals, shift.change, shift.sign) as (
+                    norm,
+                    relative,
+                ):
                     nll_nats = self._score()
             sums, tokens = document_sums(nll_nats, self.index.document)
             kept = {"norm": norm, "relative": relative, "sums": sums.tolist(), "tokens": tokens.tolist()}
@@ -142,7 +155,9 @@ class _NoiseRun:
             atomic.write_text(self.folder / SO_FAR, json.dumps(self.done))
 
     def _score(self) -> np.ndarray:
-        found = score.score_and_write_adapters(self.task.score, 1, self.root, self.base, self.prefix, self.how, self.events, self.index)
+        found = score.score_and_write_adapters(
+            self.task.score, 1, self.root, self.base, self.prefix, self.how, self.events, self.index
+        )
         return found[0].nll_nats
 
     def critical(self, direction: Update) -> dict[str, Any]:
@@ -150,7 +165,9 @@ class _NoiseRun:
         whole = math.sqrt(math.fsum(float(t.double().square().sum()) for t in self.originals.values()))
 
         def loss(step: float) -> float:
-            with weight_noise.perturbed_weights(self.tensors, self.originals, weight_noise.rescaled_update(direction, step)):
+            with weight_noise.perturbed_weights(
+                self.tensors, self.originals, weight_noise.rescaled_update(direction, step)
+            ):
                 nll_nats = self._score()
             return float(np.nanmean(nll_nats, dtype=np.float64))
 
@@ -162,7 +179,13 @@ class _NoiseRun:
         """The critical step against the gradient of the text's loss, which takes one backward pass a batch."""
         task = self.task.score
         gradient = negative_gradient(
-            self.base, self.tensors, self.index, task.settings, prefix=self.prefix, device=self.how.device, batch_tokens=task.batch_tokens
+            self.base,
+            self.tensors,
+            self.index,
+            task.settings,
+            prefix=self.prefix,
+            device=self.how.device,
+            batch_tokens=task.batch_tokens,
         )
         return self.critical(gradient)
 
@@ -173,9 +196,12 @@ class _NoiseRun:
         (self.folder / SO_FAR).unlink()
         numbers = sum(t.numel() for t in self.tensors.values())
         facts = {
-            "sigma": self.unit / math.sqrt(numbers), "unit": self.unit, "tensors": sorted(self.tensors), "numbers": numbers,
+            "sigma": self.unit / math.sqrt(numbers),
+            "unit": self.unit,
+            "tensors": sorted(self.tensors),
+            "numbers": numbers,
             "critical": dict(critical),
-        }  # fmt: skip
+        }
         task = self.task.score
         manifest.commit(self.folder, {"kind": "noise", "identity": task.identity, "status": "done", "facts": facts})
 
@@ -196,7 +222,9 @@ def _reference(earliest: BaseModelKey, root: Path, bases: LoadedModels) -> dict[
     if (known := _known(earliest, root)) is not None:
         return known
     found = weight_noise.root_mean_squares(weight_noise.matrices(bases.get(earliest), ("blocks", "embeddings", "head")))
-    manifest.commit(manifest.prepare_dir(folder), {"kind": "scale", "status": "done", "facts": {"root_mean_square": found}})
+    manifest.commit(
+        manifest.prepare_dir(folder), {"kind": "scale", "status": "done", "facts": {"root_mean_square": found}}
+    )
     return found
 
 

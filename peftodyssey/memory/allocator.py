@@ -1,7 +1,7 @@
 """PyTorch's CUDA caching allocator as arithmetic: what it reserves for a sequence of allocations and frees.
 
-Two pools (up to 1 MiB, larger), segments of 2 MiB, 20 MiB or the size in steps of 2 MiB, best fit, splitting, merging of
-neighbours; with `expandable` one growing segment a pool. After c10/cuda/CUDACachingAllocator.cpp. No streams, no
+Two pools (up to 1 MiB, larger), segments of 2 MiB, 20 MiB or the size in steps of 2 MiB, best fit, splitting, merging
+of neighbours; with `expandable` one growing segment a pool. After c10/cuda/CUDACachingAllocator.cpp. No streams, no
 garbage collection: what a single training process without an overflow does.
 """
 

@@ -1,4 +1,5 @@
-"""What autograd keeps and when it lets go, without torch: tensors that are only sizes, operations that are only lifetimes.
+"""What autograd keeps and when it lets go, without torch: tensors that are only sizes, operations that are only
+lifetimes.
 
 `plan.layers` writes a model's forward in it; `Tape.backward` walks the operations in reverse as torch's engine does: an
 operation's saved tensors die after it ran, gradients meet in place. Every birth and death goes through the counted
@@ -138,7 +139,8 @@ class Tape:
         return result
 
     def backward(self, root: Var, grad: Storage, until: int = 0) -> dict[Node | Var, Storage]:
-        """Walk the nodes recorded after the first `until`, newest first; returns the gradients of what lies before them.
+        """Walk the nodes recorded after the first `until`, newest first; returns the gradients of what lies before
+        them.
 
         Gradients are kept by the node that made a tensor (several variables may name it), or by the leaf.
         """

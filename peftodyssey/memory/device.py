@@ -61,10 +61,12 @@ def detect(choice: str = "auto") -> Device:
 def prepare_allocator() -> None:
     """Let PyTorch's allocator grow its segments, where the user has set nothing. To be called before torch is imported.
 
-    Without it, blocks of changing size leave holes that no later block fits into: memory is reserved and of no use. Linux
-    only: elsewhere PyTorch warns that it cannot.
+    Without it, blocks of changing size leave holes that no later block fits into: memory is reserved and of no use.
+    Linux only: elsewhere PyTorch warns that it cannot.
     """
-    if sys.platform == "linux" and not any(name in os.environ for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")):
+    if sys.platform == "linux" and not any(
+        name in os.environ for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    ):
         os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
@@ -108,9 +110,14 @@ def _card() -> Device | None:
     cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, handle)  # compute capability, major
     cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, handle)  # and minor
     return Device(
-        "cuda", name.value.decode(), total.value, _free_on_card(total.value), major.value >= 8,
-        capability=(major.value, minor.value), host_free_bytes=_cpu().free_bytes,
-    )  # fmt: skip
+        "cuda",
+        name.value.decode(),
+        total.value,
+        _free_on_card(total.value),
+        major.value >= 8,
+        capability=(major.value, minor.value),
+        host_free_bytes=_cpu().free_bytes,
+    )
 
 
 def _free_on_card(total_bytes: int) -> int:

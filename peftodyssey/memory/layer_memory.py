@@ -32,8 +32,12 @@ PARALLEL = frozenset(["gpt_neox", "phi"])  # attention and feed-forward read the
 ROTARY = {"gpt2": 0.0, "gpt_neox": 0.25, "phi": 0.5, "stablelm": 0.25}  # share of a head that is rotated; else all
 EAGER = "gemma2"  # transformers gives it no fused attention
 LONG_ON_CPU = 512  # tokens of a row, from which `models.documents` does without a mask
-SHORT_DOCUMENT = 512  # tokens; a kernel's own buffers grow by 128 rows a document, and are planned for documents of this length
-LEAN_ROTATION = frozenset(["llama", "mistral", "qwen2", "qwen3", "olmo2"])  # whose attention `models.lean_attention` knows
+SHORT_DOCUMENT = (
+    512  # tokens; a kernel's own buffers grow by 128 rows a document, and are planned for documents of this length
+)
+LEAN_ROTATION = frozenset(
+    ["llama", "mistral", "qwen2", "qwen3", "olmo2"]
+)  # whose attention `models.lean_attention` knows
 OUT_PROJECTIONS = frozenset(["o_proj", "dense", "c_proj"])
 
 
@@ -55,12 +59,21 @@ class Shape:
 
 
 def shape_of(anatomy: ModelShape, step: StepSpec, kernel_workspace: bool) -> Shape:
-    """The micro-batch of a step: known families are told documents by their ends, in bf16 on a card, in long rows on a CPU."""
-    blocks = step.micro_blocks * step.multi_lora_size
+    """The micro-batch of a step: known families are told documents by their ends, in bf16 on a card, in long rows on a
+    CPU.
+    """
+    blocks = step.micro_batch_size * step.multi_lora_size
     on_card = step.device == "cuda"
-    ends = step.engine == "own" and anatomy.family in FAMILIES and anatomy.family != EAGER and (step.precision == "bf16" if on_card else step.seq_len >= LONG_ON_CPU)
+    ends = (
+        step.engine == "native"
+        and anatomy.family in FAMILIES
+        and anatomy.family != EAGER
+        and (step.precision == "bf16" if on_card else step.seq_len >= LONG_ON_CPU)
+    )
     documents = 2 * max(blocks, blocks * step.seq_len // SHORT_DOCUMENT if step.packed else 0)  # up to a power of two
-    return Shape(blocks, step.seq_len, step.packed and not ends, ends, documents if ends and on_card else 0, kernel_workspace)
+    return Shape(
+        blocks, step.seq_len, step.packed and not ends, ends, documents if ends and on_card else 0, kernel_workspace
+    )
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,13 @@ def parts_of(anatomy: ModelShape, layer: int, rank: int, targets: tuple[str, ...
 
 
 def layer(
-    math: OpContext, anatomy: ModelShape, parts: LayerParts, shape: Shape, x: Var, name: str, feed: Callable[[Var], Var] | None = None
+    math: OpContext,
+    anatomy: ModelShape,
+    parts: LayerParts,
+    shape: Shape,
+    x: Var,
+    name: str,
+    feed: Callable[[Var], Var] | None = None,
 ) -> Var:
     """The layer's output; `x` is dropped. `feed` stands for the feed-forward where that is recomputed."""
     feed = feed or (lambda v: feed_forward(math, anatomy, parts, v))
@@ -268,7 +287,10 @@ def feed_forward(math: OpContext, anatomy: ModelShape, parts: LayerParts, x: Var
     made = [linear(math, x, m, parts.ranks.get(m.name, 0)) for m in parts.ups]
     if anatomy.gated:
         if len(made) == 1:  # gate and up are one map: two views of its product
-            made = [made[0], Var(made[0].storage.hold(), made[0].numbers // 2, made[0].width, made[0].node, made[0].needs_grad)]
+            made = [
+                made[0],
+                Var(made[0].storage.hold(), made[0].numbers // 2, made[0].width, made[0].node, made[0].needs_grad),
+            ]
             made[0] = Var(made[0].storage, made[0].numbers // 2, made[0].width, made[0].node, made[0].needs_grad)
         inner = _replaced(gated_product(math, made[0], made[1]), *made)
     elif anatomy.family in COMPOSED_GELU and not math.lean:

@@ -107,15 +107,35 @@ def _stock_lora(math: OpContext, x: Var, matrix: LinearShape, rank: int) -> Var:
     low_width = math.width if math.autocast else 4
     wide = cast(math, x, 4) if not math.autocast else _autocast_copy(math, x)
     low_out = tape.make(n * rank, low_width)
-    low = tape.op([wide], low_out, n * rank, low_width, _matrix_grads(math, wide, matrix.name + ".A", rank * matrix.in_features), [wide.storage], True)
+    low = tape.op(
+        [wide],
+        low_out,
+        n * rank,
+        low_width,
+        _matrix_grads(math, wide, matrix.name + ".A", rank * matrix.in_features),
+        [wide.storage],
+        True,
+    )
     wide.drop()
     up_out = tape.make(n * matrix.out_features, low_width)
-    up = tape.op([low], up_out, n * matrix.out_features, low_width, _matrix_grads(math, low, matrix.name + ".B", rank * matrix.out_features), [low.storage], True)
+    up = tape.op(
+        [low],
+        up_out,
+        n * matrix.out_features,
+        low_width,
+        _matrix_grads(math, low, matrix.name + ".B", rank * matrix.out_features),
+        [low.storage],
+        True,
+    )
     low.drop()
     scaled = same_size(math, up)
     up.drop()
     quantised = math.quant is not None and math.quant.kind != "int8"
-    narrow = cast(math, scaled, base.width) if quantised else Var(scaled.storage.hold(), scaled.numbers, scaled.width, scaled.node, scaled.needs_grad)
+    narrow = (
+        cast(math, scaled, base.width)
+        if quantised
+        else Var(scaled.storage.hold(), scaled.numbers, scaled.width, scaled.node, scaled.needs_grad)
+    )
     scaled.drop()
     total = add(math, base, narrow)
     base.drop()

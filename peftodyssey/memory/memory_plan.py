@@ -21,9 +21,19 @@ CPU_SLACK = 0.03  # of what is allocated, kept by the C library
 CUBLAS_BYTES = 8_519_680  # cuBLAS's workspace in PyTorch's allocator; on Hopper 32 MiB
 HOPPER_CUBLAS_BYTES = 32 << 20
 ORDER = (
-    "weights", "adapters", "weight copies", "start weights", "optimiser states", "gradients", "batch", "activations", "attention mask",
-    "logits and loss", "update buffers", "workspace",
-)  # fmt: skip
+    "weights",
+    "adapters",
+    "weight copies",
+    "start weights",
+    "optimiser states",
+    "gradients",
+    "batch",
+    "activations",
+    "attention mask",
+    "logits and loss",
+    "update buffers",
+    "workspace",
+)
 
 
 @dataclass(frozen=True)
@@ -83,9 +93,11 @@ def _breakdown(tape: Tape, step: StepSpec) -> MemoryPlan:
     cublas = HOPPER_CUBLAS_BYTES if step.large_cublas_workspace else CUBLAS_BYTES
     allocated, reserved = tape.peak_bytes + cublas, tape.allocator.peak_reserved_bytes + cublas
     terms = [
-        *known[:-1], Term("workspace", known[-1].size_bytes + cublas), Term("allocator slack", reserved - allocated),
+        *known[:-1],
+        Term("workspace", known[-1].size_bytes + cublas),
+        Term("allocator slack", reserved - allocated),
         Term("CUDA context", CUDA_CONTEXT_BYTES),
-    ]  # fmt: skip
+    ]
     return MemoryPlan(tuple(terms), allocated, reserved, CUDA_CONTEXT_BYTES)
 
 
@@ -95,7 +107,7 @@ def run(anatomy: ModelShape, step: StepSpec, kernel_workspace: bool = True, most
     Raises Overflow as soon as more than `most_bytes` are alive.
     """
     on_card = step.device == "cuda"
-    tape = Tape(Allocator(expandable=step.engine == "own") if on_card else None, most_bytes)
+    tape = Tape(Allocator(expandable=step.engine == "native") if on_card else None, most_bytes)
     program = Program(anatomy, step, tape, kernel_workspace and on_card)
     program.allocate_persistent()
     program.run()
@@ -117,7 +129,12 @@ def scoring_bytes(anatomy: ModelShape, step: StepSpec, tokens: int) -> int:
     """Device bytes of one scoring pass of `tokens` tokens, with the adapters and optimiser states of `step` in place."""
     on_card = step.device == "cuda"
     tape = Tape(None)
-    program = Program(anatomy, replace(step, micro_blocks=1, seq_len=tokens, packed=False, recompute="none"), tape, False)
+    program = Program(
+        anatomy,
+        replace(step, micro_batch_size=1, seq_len=tokens, packed=False, gradient_checkpointing="none"),
+        tape,
+        False,
+    )
     program.allocate_persistent()
     program.score()
     rest = CUDA_CONTEXT_BYTES + CUBLAS_BYTES if on_card else CPU_RUNTIME_BYTES

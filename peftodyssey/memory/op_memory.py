@@ -1,7 +1,8 @@
 """The operations of a decoder as lifetimes: what each allocates, saves for backward and needs while it runs.
 
-One function an operation, in the form that runs: transformers' own modules, or this package's lean ones. Linear maps and
-their adapters are in `plan.linears`. Called by `plan.layers`. Widths are bytes a number; `n` is the number of tokens in the micro-batch.
+One function an operation, in the form that runs: transformers' own modules, or this package's lean ones. Linear maps
+and their adapters are in `plan.linears`. Called by `plan.layers`. Widths are bytes a number; `n` is the number of
+tokens in the micro-batch.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class OpContext:
             self.gradients[name] = made
 
 
-def same_size(math: OpContext, x: Var, saved: tuple[Storage, ...] = (), *, width: int | None = None, temporary: int = 0) -> Var:
+def same_size(
+    math: OpContext, x: Var, saved: tuple[Storage, ...] = (), *, width: int | None = None, temporary: int = 0
+) -> Var:
     """An elementwise operation of one input; backward makes one gradient of the input's size."""
     width = width or x.width
     out = math.tape.make(x.numbers, width)

@@ -1,7 +1,8 @@
 """What a probe measured of one shape of step on this machine, kept between runs. No torch.
 
-`jobs.probe` makes them, `plan.choose` corrects its bill by them, `plan.hours` reckons with them. One JSON file a shape in
-the user's cache folder; its name is the hash of machine, versions, base, method and step, so that nothing stale is read.
+`jobs.probe` makes them, `plan.choose` corrects its bill by them, `plan.hours` reckons with them. One JSON file a shape
+in the user's cache folder; its name is the hash of machine, versions, base, method and step, so that nothing stale is
+read.
 """
 
 from __future__ import annotations
@@ -59,10 +60,16 @@ def key_of(cell: Cell, step: StepSpec, model_fingerprint: str, device: Device) -
     """Name of the probe of a shape on this machine."""
     method = {name: value for name, value in asdict(cell.method).items() if name not in HOW}
     told = {
-        "device": [device.kind, device.name, device.total_bytes], "versions": _versions(), "model": model_fingerprint,
-        "positions": cell.model.max_position_embeddings, "method": _plain(method), "step": _plain(asdict(step)),
-        "batch_tokens": cell.train.batch_tokens, "context": cell.score.context, "stride": cell.score.stride,
-    }  # fmt: skip
+        "device": [device.kind, device.name, device.total_bytes],
+        "versions": _versions(),
+        "model": model_fingerprint,
+        "positions": cell.model.max_position_embeddings,
+        "method": _plain(method),
+        "step": _plain(asdict(step)),
+        "batch_tokens": cell.train.batch_tokens,
+        "context": cell.score.context,
+        "stride": cell.score.stride,
+    }
     return digest(told)
 
 
@@ -112,5 +119,8 @@ def corrected(bill: MemoryPlan, probe: Probe | None) -> MemoryPlan:
     difference = probe.peak_reserved_bytes - bill.peak_reserved_bytes
     terms = (*bill.terms, Term("correction by the probe", difference))
     return replace(
-        bill, terms=terms, peak_allocated_bytes=probe.peak_allocated_bytes, peak_reserved_bytes=probe.peak_reserved_bytes
+        bill,
+        terms=terms,
+        peak_allocated_bytes=probe.peak_allocated_bytes,
+        peak_reserved_bytes=probe.peak_reserved_bytes,
     )

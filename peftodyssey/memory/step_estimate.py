@@ -1,4 +1,6 @@
-"""One training step described by options instead of a recipe: will it fit, and what would help. Called by the `plan` verb."""
+"""One training step described by options instead of a recipe: will it fit, and what would help. Called by the `plan`
+verb.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,13 @@ class StepRequest:
     rank: int = 8
     seq_len: int = 512  # tokens of a block
     micro_batch: int = 1  # blocks
-    recompute: str = "full"  # none | selective | full
+    gradient_checkpointing: str = "full"  # none | selective | full
     optimizer: str = "adamw"  # adamw | adamw8bit
-    engine: str = "own"  # own | stock | trl
+    engine: str = "native"  # native | stock | trl
     offload: str = "none"  # none | activations | optimizer | all
     precision: str | None = None  # None: bf16 on a card that has it
     accumulate: int = 1  # micro-batches of one update
-    master_weights: str = "fp32"  # of method full: fp32 | same
+    master_weights: str = "fp32"  # of method full: fp32 | bf16
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class StepPlan:
     step: StepSpec
     memory: MemoryPlan
     budget_bytes: int
-    most_micro_blocks: int  # the largest micro-batch that fits with these settings; 0: not even one block
+    max_micro_batch_size: int  # the largest micro-batch that fits with these settings; 0: not even one block
     advice: tuple[str, ...]
 
     @property
@@ -65,7 +67,7 @@ def step_plan(wanted: StepRequest, device: Device, budget_bytes: int | None) -> 
     budget = device.budget_bytes if budget_bytes is None else budget_bytes
     bill = estimate(anatomy, step)
     told = f"{wanted.method}{'' if wanted.method == 'full' else f' r={wanted.rank}'}"
-    what = f"{wanted.model}, {told}, {wanted.micro_batch} x {wanted.seq_len} tokens, recompute {wanted.recompute}, {wanted.engine}"
+    what = f"{wanted.model}, {told}, {wanted.micro_batch} x {wanted.seq_len} tokens, gradient checkpointing {wanted.gradient_checkpointing}, {wanted.engine}"
     helps = () if bill.fits(budget) else tuple(search.advice(anatomy, step, budget))
     return StepPlan(what, step, bill, budget, _most(anatomy, step, budget), helps)
 
@@ -77,24 +79,40 @@ def _step(wanted: StepRequest, anatomy: ModelShape, device: Device, budget_bytes
     point = MethodSpec(wanted.method, wanted.method, lr=1e-4, rank=rank, alpha=2.0 * wanted.rank, quant=quant)
     if problems := METHODS[wanted.method].check(point, anatomy):
         raise MethodError(f"{wanted.method} on {wanted.model}: {problems[0]}", "change --rank or --method")
-    if wanted.engine != "own":
+    if wanted.engine != "native":
         _refuse_own_ways(wanted)
     activations = wanted.offload in ("activations", "all")
-    if activations and wanted.recompute != "full":
-        raise InputError("--offload activations moves what --recompute full keeps", "add --recompute full")
+    if activations and wanted.gradient_checkpointing != "full":
+        raise InputError(
+            "--offload activations moves what --gradient-checkpointing full keeps", "add --gradient-checkpointing full"
+        )
     return StepSpec(
-        precision=wanted.precision or ("bf16" if on_card else "fp32"), quant=quant,
-        trainable=METHODS[wanted.method].count(point, anatomy), full=full, adapter_rank=rank or 0,
-        seq_len=wanted.seq_len, micro_blocks=wanted.micro_batch, recompute=wanted.recompute, engine=wanted.engine,
-        device="cuda" if on_card else "cpu", optimizer=wanted.optimizer, master=wanted.master_weights if full else "fp32",
-        offload_activations=activations, offload_optimizer=full and wanted.offload in ("optimizer", "all"),
-        accumulates=wanted.accumulate > 1, large_cublas_workspace=device.is_hopper, loss_chunk_bytes=search.LOSS_CHUNK_BYTES["cuda" if on_card else "cpu"],
-    )  # fmt: skip
+        precision=wanted.precision or ("bf16" if on_card else "fp32"),
+        quant=quant,
+        trainable=METHODS[wanted.method].count(point, anatomy),
+        full=full,
+        adapter_rank=rank or 0,
+        seq_len=wanted.seq_len,
+        micro_batch_size=wanted.micro_batch,
+        gradient_checkpointing=wanted.gradient_checkpointing,
+        engine=wanted.engine,
+        device="cuda" if on_card else "cpu",
+        optimizer=wanted.optimizer,
+        master=wanted.master_weights if full else "fp32",
+        offload_activations=activations,
+        offload_optimizer=full and wanted.offload in ("optimizer", "all"),
+        accumulates=wanted.accumulate > 1,
+        large_cublas_workspace=device.is_hopper,
+        loss_chunk_bytes=search.LOSS_CHUNK_BYTES["cuda" if on_card else "cpu"],
+    )
 
 
 def _refuse_own_ways(wanted: StepRequest) -> None:
-    own = {"--recompute selective": wanted.recompute == "selective", f"--offload {wanted.offload}": wanted.offload != "none",
-           f"--optimizer {wanted.optimizer}": wanted.engine == "trl" and wanted.optimizer != "adamw"}  # fmt: skip
+    own = {
+        "--gradient-checkpointing selective": wanted.gradient_checkpointing == "selective",
+        f"--offload {wanted.offload}": wanted.offload != "none",
+        f"--optimizer {wanted.optimizer}": wanted.engine == "trl" and wanted.optimizer != "adamw",
+    }
     if asked := [name for name, used in own.items() if used]:
         raise InputError(f"{asked[0]} is not there with --engine {wanted.engine}", "use --engine own")
 
@@ -103,7 +121,7 @@ def _most(anatomy: ModelShape, step: StepSpec, budget_bytes: int) -> int:
     """The largest number of blocks at a time that fits, other things equal."""
 
     def fits(blocks: int) -> bool:
-        return estimate(anatomy, replace(step, micro_blocks=blocks)).fits(budget_bytes)
+        return estimate(anatomy, replace(step, micro_batch_size=blocks)).fits(budget_bytes)
 
     if not fits(1):
         return 0

@@ -22,15 +22,21 @@ class Program:
 
     def __init__(self, anatomy: ModelShape, step: StepSpec, tape: Tape, kernel_workspace: bool) -> None:
         self.anatomy, self.step, self.tape = anatomy, step, tape
-        own = step.engine == "own"
+        own = step.engine == "native"
         width = BYTES[step.precision]
         masters = step.full and step.master == "fp32"
         self.math = OpContext(
-            tape=tape, width=width, stream=4 if masters else width, lean=own, quant=step.quant, trains_base=step.full,
+            tape=tape,
+            width=width,
+            stream=4 if masters else width,
+            lean=own,
+            quant=step.quant,
+            trains_base=step.full,
             autocast=(masters or step.engine == "trl") and width < 4,
-            weight_width=4 if masters else width, host_gradients=step.offload_optimizer,
+            weight_width=4 if masters else width,
+            host_gradients=step.offload_optimizer,
             members=step.multi_lora_size,
-        )  # fmt: skip
+        )
         self.shape = shape_of(anatomy, step, kernel_workspace)
         self.tokens = self.shape.tokens
 
@@ -56,13 +62,15 @@ class Program:
                 tape.make(matrix.out_features, width, "weights")
         sizes = [numbers for _, numbers in self._trained()]
         if self.step.multi_lora_size > 1:
-            tape.transient(*[4 * numbers for numbers in sizes], term="adapters")  # each member's own is drawn and taken off
+            tape.transient(
+                *[4 * numbers for numbers in sizes], term="adapters"
+            )  # each member's own is drawn and taken off
             self._adapter_buckets(sum(sizes) * self.step.multi_lora_size)
         else:
             for numbers in sizes:
                 tape.make(0 if self.step.full else numbers, 4, "adapters")
                 tape.make(numbers if self.step.keeps_initial_weights else 0, 4, "start weights")
-            if self.step.engine == "own":
+            if self.step.engine == "native":
                 self._all_states(sizes)
         tape.make(self.tokens * 4, 8, "batch")
         tape.make(self.tokens * anatomy.head_dim * 2, BYTES[self.step.precision], "batch")  # cos and sin
@@ -102,8 +110,9 @@ class Program:
         for matrix in anatomy.linears:
             if self.step.targets is None or matrix.leaf in self.step.targets:
                 found += [
-                    (f"{matrix.name}.A", self.rank * matrix.in_features), (f"{matrix.name}.B", self.rank * matrix.out_features),
-                ]  # fmt: skip
+                    (f"{matrix.name}.A", self.rank * matrix.in_features),
+                    (f"{matrix.name}.B", self.rank * matrix.out_features),
+                ]
         return found
 
     def _all_states(self, sizes: list[int]) -> None:
@@ -123,11 +132,12 @@ class Program:
         Gradients of an earlier micro-batch are there in the second; elsewhere the optimiser makes its states after the
         first backward pass, with the gradients still there.
         """
+
         def step() -> None:
             for _ in range(2 if self.step.accumulates else 1):
                 self._pass()
 
-        if self.step.engine != "own":
+        if self.step.engine != "native":
             step()
             self._all_states([numbers for _, numbers in self._trained()])
             self._update()
@@ -146,9 +156,13 @@ class Program:
     def _forward(self) -> Var:
         tape, anatomy, math = self.tape, self.anatomy, self.math
         x = tape.op(
-            [], tape.make(self.tokens * anatomy.hidden, math.stream), self.tokens * anatomy.hidden, math.stream,
-            self._embedding_backward, trains=self.step.full,
-        )  # fmt: skip
+            [],
+            tape.make(self.tokens * anatomy.hidden, math.stream),
+            self.tokens * anatomy.hidden,
+            math.stream,
+            self._embedding_backward,
+            trains=self.step.full,
+        )
         for number in range(anatomy.layers):
             x = self._layer(number, x)
         normed = norm(math, anatomy, x, "norm")
@@ -159,7 +173,7 @@ class Program:
         tape = self.tape
         self.math.casts = []
         normed = self._forward()
-        loss = self._own_loss(normed) if self.step.engine == "own" else self._stock_loss(normed)
+        loss = self._own_loss(normed) if self.step.engine == "native" else self._stock_loss(normed)
         normed.drop()
         for copy in self.math.casts:
             copy.drop()
@@ -178,10 +192,14 @@ class Program:
     def _layer(self, number: int, x: Var) -> Var:
         anatomy, math, step = self.anatomy, self.math, self.step
         parts, name = parts_of(anatomy, number, self.rank, step.targets), f"layer{number}"
-        if step.recompute == "full":
-            return self._checkpointed(x, lambda v: layer(math, anatomy, parts, self.shape, v, name), step.offload_activations)
-        if step.recompute == "selective":
-            feed: Callable[[Var], Var] = lambda v: self._checkpointed(v, lambda w: feed_forward(math, anatomy, parts, w), False)  # noqa: E731
+        if step.gradient_checkpointing == "full":
+            return self._checkpointed(
+                x, lambda v: layer(math, anatomy, parts, self.shape, v, name), step.offload_activations
+            )
+        if step.gradient_checkpointing == "selective":
+            feed: Callable[[Var], Var] = lambda v: self._checkpointed(
+                v, lambda w: feed_forward(math, anatomy, parts, w), False
+            )  # noqa: E731
             return layer(math, anatomy, parts, self.shape, x, name, feed)
         return layer(math, anatomy, parts, self.shape, x, name)
 
@@ -239,7 +257,9 @@ class Program:
         return loss
 
     def _loss_chunk(self, rows: int, narrow: int) -> None:
-        """Logits, the same in fp32, their gradient in the narrow type, its products with the head and the hidden states."""
+        """Logits, the same in fp32, their gradient in the narrow type, its products with the head and the hidden
+        states.
+        """
         tape, anatomy, term = self.tape, self.anatomy, "logits and loss"
         chunk = rows * anatomy.vocabulary
         logits = tape.make(chunk, narrow, term)
@@ -280,7 +300,9 @@ class Program:
             third.drop()
             return [made]
 
-        loss = tape.op([hidden], tape.make(1, 4), 1, 4, backward, [hidden.storage, copy] if step.full else [], trains=step.full)
+        loss = tape.op(
+            [hidden], tape.make(1, 4), 1, 4, backward, [hidden.storage, copy] if step.full else [], trains=step.full
+        )
         copy.drop()
         return loss
 
@@ -294,7 +316,9 @@ class Program:
         fused = step.optimizer == "adamw" and (not step.full or step.master == "fp32")
         if not fused or step.offload_optimizer or step.multi_lora_size > 1:
             self.tape.transient(*[UPDATE_CHUNK_BYTES] * 4, term="update buffers")
-        self.tape.transient(min(measured, 4 * max((size for _, size in self._trained()), default=0)), term="update buffers")
+        self.tape.transient(
+            min(measured, 4 * max((size for _, size in self._trained()), default=0)), term="update buffers"
+        )
         for storage in (*self.math.gradients.values(), *self.math.leaving):
             storage.drop()
         self.math.gradients, self.math.leaving = {}, []

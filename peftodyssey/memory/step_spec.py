@@ -19,12 +19,12 @@ class StepSpec:
     full: bool  # the weights themselves are trained
     adapter_rank: int  # 0 where there is no adapter
     seq_len: int  # tokens
-    micro_blocks: int
-    recompute: str  # none | selective | full
+    micro_batch_size: int
+    gradient_checkpointing: str  # none | selective | full
     engine: str  # own | trl | stock
     device: str  # cpu | cuda
     optimizer: str = "adamw"  # adamw | adamw8bit
-    master: str = "fp32"  # fp32 | same: the type in which trained weights are kept
+    master: str = "fp32"  # fp32 | bf16: the type in which trained weights are kept
     offload_activations: bool = False  # the inputs of recomputed layers wait in pinned host memory
     offload_optimizer: bool = False  # gradients and optimiser states live in pinned host memory
     accumulates: bool = False  # several micro-batches a step: gradients are there from the second on
@@ -32,7 +32,9 @@ class StepSpec:
     multi_lora_size: int = 1  # adapters trained together over one base
     targets: tuple[str, ...] | None = None  # leaf names of the adapted matrices; None: every linear map of the layers
     loss_chunk_bytes: int = 64 << 20  # float32 logits alive at a time
-    keeps_initial_weights: bool = False  # a copy of the trained weights' start stays on the device, for l2_sp and norm_ball
+    keeps_initial_weights: bool = (
+        False  # a copy of the trained weights' start stays on the device, for l2_sp and norm_ball
+    )
     replays: bool = False  # a step has general blocks beside the batch's own
     kept_copies: int = 0  # copies of the trained weights that early_stop and wise_ft keep in host memory
     large_cublas_workspace: bool = False  # the card's cuBLAS takes a larger workspace

@@ -1,7 +1,7 @@
 """PEFT's side of a method: put a PEFT config on a model, write the adapter, read one, merge, take it off again.
 
-Called by `lora`, `ia3`, `peft` and `saved`. What a start such as PiSSA does to the base's own weights is undone on `detach`,
-and such an adapter is written as a plain LoRA of twice the rank that stands on the original base.
+Called by `lora`, `ia3`, `peft` and `saved`. What a start such as PiSSA does to the base's own weights is undone on
+`detach`, and such an adapter is written as a plain LoRA of twice the rank that stands on the original base.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def seeded(model: torch.nn.Module, seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def preserve_training_flags(model: torch.nn.Module) -> Iterator[None]:
-    """Each module that is there now has its mode back afterwards: PEFT calls eval(), which 4-bit modules on a CPU must not see."""
+    """Each module that is there now has its mode back afterwards: PEFT calls eval(), which 4-bit modules on a CPU must
+    not see.
+    """
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -62,7 +64,8 @@ def preserve_training_flags(model: torch.nn.Module) -> Iterator[None]:
 def attach_config(model: PreTrainedModel, config: PeftConfig, point: MethodSpec, seed: int) -> AttachedMethod:
     """`config`'s adapter on `model`, in place, drawn from `seed`; adapters are float32 whatever the base's type.
 
-    Where the start changes the base's own weights, these are remembered. Raises MethodError with PEFT's reason where it refuses.
+    Where the start changes the base's own weights, these are remembered. Raises MethodError with PEFT's reason where it
+    refuses.
     """
     from peft import get_peft_model
 
@@ -73,7 +76,9 @@ def attach_config(model: PreTrainedModel, config: PeftConfig, point: MethodSpec,
             warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
             wrapped: Any = get_peft_model(model, config)
     except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError) as error:
-        raise MethodError(f"{point.label}: PEFT cannot put this adapter on the model: {error}", "change its fields") from error
+        raise MethodError(
+            f"{point.label}: PEFT cannot put this adapter on the model: {error}", "change its fields"
+        ) from error
     trainable = {name: p for name, p in wrapped.named_parameters() if p.requires_grad}
     return AttachedMethod(point.method, point, wrapped, model, trainable, True, snapshot(trainable), kept)
 
@@ -150,7 +155,8 @@ def load_adapter_folder(model: PreTrainedModel, folder: Path, point: MethodSpec)
     except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()
         raise MethodError(
-            f"the adapter in {folder} cannot be put on this model: {' '.join(reason[:3])}", "score it on the base it was made for"
+            f"the adapter in {folder} cannot be put on this model: {' '.join(reason[:3])}",
+            "score it on the base it was made for",
         ) from error
     _refuse_other_base(folder, wrapped, result)
     wrapped.requires_grad_(False)
@@ -166,7 +172,9 @@ def _rewritten(model: PreTrainedModel, config: PeftConfig) -> dict[str, torch.Te
     """Copies of the linear maps' weights where `config` changes them, else nothing."""
     if not moves_base(config):
         return {}
-    return snapshot({f"{name}.weight": module.get_parameter("weight") for name, module in linear_modules(model).items()})
+    return snapshot(
+        {f"{name}.weight": module.get_parameter("weight") for name, module in linear_modules(model).items()}
+    )
 
 
 def _refuse_unreadable(folder: Path) -> None:
@@ -177,7 +185,9 @@ def _refuse_unreadable(folder: Path) -> None:
 
 
 def refuse_unscorable(config: PeftConfig, where: Any) -> None:
-    """Raises MethodError for prompt learning: its virtual tokens stand before each sequence, so rows and positions shift."""
+    """Raises MethodError for prompt learning: its virtual tokens stand before each sequence, so rows and positions
+    shift.
+    """
     if config.is_prompt_learning:
         raise MethodError(
             f"{where}: {type_of(config)} puts virtual tokens before each sequence, which packing, windows and "
@@ -194,7 +204,10 @@ def _refuse_other_base(folder: Path, wrapped: PeftModel, result: Any) -> None:
     places = dict(wrapped.named_parameters(remove_duplicate=False))
     filled = {id(p) for name, p in places.items() if name not in set(result.missing_keys)}
     missing = [key for key in result.missing_keys if id(places.get(key)) not in filled]
-    for what, keys in (("weights without a place in this model", result.unexpected_keys), ("places without a weight", missing)):
+    for what, keys in (
+        ("weights without a place in this model", result.unexpected_keys),
+        ("places without a weight", missing),
+    ):
         if keys:
             raise MethodError(
                 f"the adapter in {folder} does not belong to this model: {len(keys)} {what}, first {keys[0]}",
@@ -202,12 +215,14 @@ def _refuse_other_base(folder: Path, wrapped: PeftModel, result: Any) -> None:
             )
 
 
-def merge_adapter(attached: AttachedMethod, base: PreTrainedModel | None = None) -> tuple[PreTrainedModel, dict[str, Any]]:
+def merge_adapter(
+    attached: AttachedMethod, base: PreTrainedModel | None = None
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     """A plain model with the adapter in its weights, and what rounding cost.
 
-    Facts: `matrices` merged, `stored_as` type, `rounding_share` = |merged - (weight + update)| / |update| in Frobenius norm
-    over all of them (None where the update is not additive). Into `base` where given, which a quantised base needs;
-    else `attached` is used up. Raises MethodError for a quantised base without `base`.
+    Facts: `matrices` merged, `stored_as` type, `rounding_share` = |merged - (weight + update)| / |update| in Frobenius
+    norm over all of them (None where the update is not additive). Into `base` where given, which a quantised base
+    needs; else `attached` is used up. Raises MethodError for a quantised base without `base`.
     """
     if base is not None:
         with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,6 @@
-"""BitFit (Ben Zaken et al., arXiv 2106.10199): the biases alone are trained, those of norms included. In METHODS as `bitfit`."""
+"""BitFit (Ben Zaken et al., arXiv 2106.10199): the biases alone are trained, those of norms included. In METHODS as
+`bitfit`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def check(point: MethodSpec, anatomy: ModelShape) -> list[str]:
     if not count(point, anatomy):
         problems.append(f"bitfit trains biases and a {anatomy.family} model has none; use lora, ia3 or last_layers")
     if point.quant:
-        problems.append(f"bitfit is exported as a whole model, which a base stored as {point.quant.kind} does not allow")
+        problems.append(
+            f"bitfit is exported as a whole model, which a base stored as {point.quant.kind} does not allow"
+        )
     return problems
 
 
@@ -46,5 +50,13 @@ def attach(model: PreTrainedModel, point: MethodSpec, seed: int) -> AttachedMeth
 
 
 BITFIT = MethodImpl(
-    "bitfit", "only the biases are trained", check, count, attach, export_model, load_folder, merge_weights, detach_weights
+    "bitfit",
+    "only the biases are trained",
+    check,
+    count,
+    attach,
+    export_model,
+    load_folder,
+    merge_weights,
+    detach_weights,
 )

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def check(point: MethodSpec, anatomy: ModelShape) -> list[str]:
-    """A quantised base cannot be trained itself, and master weights are fp32 or same."""
+    """A quantised base cannot be trained itself, and master weights are fp32 or bf16."""
     problems = []
     if point.quant:
         problems.append(f"full trains the weights themselves, which a base stored as {point.quant.kind} does not allow")
     master = point.options.get("master_weights", "fp32")
-    if master not in ("fp32", "same"):
-        problems.append(f"master_weights is fp32 or same, not {master!r}")
+    if master not in ("fp32", "bf16"):
+        problems.append(f"master_weights is fp32 or bf16, not {master!r}")
     return problems
 
 
@@ -32,12 +32,20 @@ def count(point: MethodSpec, anatomy: ModelShape) -> int:
 
 
 def attach(model: PreTrainedModel, point: MethodSpec, seed: int) -> AttachedMethod:
-    """All parameters trainable, in float32 unless `master_weights: same`; nothing is drawn, so `seed` plays no part."""
+    """All parameters trainable, in float32 unless `master_weights: bf16`; nothing is drawn, so `seed` plays no part."""
     if getattr(model, "is_quantized", False):
         raise MethodError("full trains the weights themselves, which a quantised base does not allow", "use qlora")
     return attach_weights(model, {name for name, _ in model.named_parameters()}, point)
 
 
 FULL = MethodImpl(
-    "full", "every weight of the model is trained", check, count, attach, export_model, load_folder, merge_weights, detach_weights
+    "full",
+    "every weight of the model is trained",
+    check,
+    count,
+    attach,
+    export_model,
+    load_folder,
+    merge_weights,
+    detach_weights,
 )

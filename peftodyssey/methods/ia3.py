@@ -1,7 +1,8 @@
-"""IA3 (Liu et al., arXiv 2205.05638): learned scales on keys, values and the feed-forward's inner activations. In METHODS as `ia3`.
+"""IA3 (Liu et al., arXiv 2205.05638): learned scales on keys, values and the feed-forward's inner activations. In
+METHODS as `ia3`.
 
-Without `targets` the same parts are scaled in every family, as in the paper; a map that makes queries, keys and values at
-once is scaled whole. A targeted map that leads out of the feed-forward has its input scaled, any other its output.
+Without `targets` the same parts are scaled in every family, as in the paper; a map that makes queries, keys and values
+at once is scaled whole. A targeted map that leads out of the feed-forward has its input scaled, any other its output.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def scaled(names: list[str]) -> list[str]:
 
 
 def check(point: MethodSpec, anatomy: ModelShape) -> list[str]:
-    """A quantised base, targets that match nothing, or a family whose keys, values and feed-forward are not known by name."""
+    """A quantised base, targets that match nothing, or a family whose keys, values and feed-forward are not known by
+    name.
+    """
     if point.quant:  # PEFT's 4-bit IA3 gives float32 where half precision is expected, except under autocast
         return [f"ia3 is not offered on a base stored as {point.quant.kind}; use qlora"]
     if point.targets is None and not _targets(point, anatomy):

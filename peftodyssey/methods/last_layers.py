@@ -1,4 +1,5 @@
-"""The last decoder layers are trained whole, and the final norm with them; embeddings and head stay. In METHODS as `last_layers`.
+"""The last decoder layers are trained whole, and the final norm with them; embeddings and head stay. In METHODS as
+`last_layers`.
 
 `options["layers"]` is how many, counted from the end (1 where not given).
 """

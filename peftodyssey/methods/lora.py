@@ -1,8 +1,9 @@
 """LoRA (Hu et al., arXiv 2106.09685): a low-rank update of each targeted matrix. In METHODS as `lora` and `qlora`.
 
-Options: `rslora` (alpha over the root of the rank, arXiv 2312.03732), `dora` (magnitudes apart, arXiv 2402.09353), `init`:
-default and gaussian start at zero; orthogonal nearly so; pissa (arXiv 2404.02948), pissa_niter_<n>, olora (arXiv 2406.01775)
-take a part of the base into the adapter; mica (arXiv 2604.01694) trains A alone. `qlora` is `lora` on a 4-bit base.
+Options: `rslora` (alpha over the root of the rank, arXiv 2312.03732), `dora` (magnitudes apart, arXiv 2402.09353),
+`init`: default and gaussian start at zero; orthogonal nearly so; pissa (arXiv 2404.02948), pissa_niter_<n>, olora
+(arXiv 2406.01775) take a part of the base into the adapter; mica (arXiv 2604.01694) trains A alone. `qlora` is `lora`
+on a 4-bit base.
 """
 
 from __future__ import annotations
@@ -55,11 +56,15 @@ def _rank_problems(rank: int, matrices: tuple[LinearShape, ...]) -> list[str]:
 def _start_problems(point: MethodSpec, anatomy: ModelShape) -> list[str]:
     name, problems = init_lora_weights(point), []
     if name in DATA_DRIVEN_INITS:
-        problems.append(f"init {name} looks at data before training, which is not done here; there are {', '.join(INIT_LORA_WEIGHTS)}")
+        problems.append(
+            f"init {name} looks at data before training, which is not done here; there are {', '.join(INIT_LORA_WEIGHTS)}"
+        )
     elif name not in INIT_LORA_WEIGHTS and not re.fullmatch(r"pissa_niter_\d+", name):
         problems.append(f"there is no init {name!r}; there are {', '.join(INIT_LORA_WEIGHTS)}, pissa_niter_<n>")
     if point.quant and name not in ("default", "gaussian"):
-        problems.append(f"init {name} reads or changes the base's weights, which {point.quant.kind} storage does not allow")
+        problems.append(
+            f"init {name} reads or changes the base's weights, which {point.quant.kind} storage does not allow"
+        )
     if name == "orthogonal" and point.rank and point.rank % 2:
         problems.append(f"init orthogonal needs an even rank, not {point.rank}")
     if name == "olora" and anatomy.family in STORES_TRANSPOSED:

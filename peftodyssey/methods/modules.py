@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def linear_modules(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
-    """The linear maps of the decoder layers by full name, in module order: Linear, Conv1D and bitsandbytes' own; no head."""
+    """The linear maps of the decoder layers by full name, in module order: Linear, Conv1D and bitsandbytes' own; no
+    head.
+    """
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
@@ -46,7 +48,9 @@ def target_names(model: PreTrainedModel, targets: str | Sequence[str] | None) ->
         if word != ALL_LINEAR and not any(matches(name, word) for name in linears):
             close = get_close_matches(word, leaves, 1)
             hint = f"did you mean {close[0]!r}?" if close else "name some of these"
-            raise MethodError(f"target {word!r} matches no linear map of the model; there are {', '.join(leaves)}", hint)
+            raise MethodError(
+                f"target {word!r} matches no linear map of the model; there are {', '.join(leaves)}", hint
+            )
     everything = not words or ALL_LINEAR in words
     chosen = [name for name in linears if everything or any(matches(name, word) for word in words)]
     taken = set(chosen)
@@ -54,7 +58,9 @@ def target_names(model: PreTrainedModel, targets: str | Sequence[str] | None) ->
 
 
 def fan_in_fan_out(model: PreTrainedModel, names: Sequence[str]) -> bool:
-    """Whether the modules store (in_features, out_features): transformers' Conv1D; a quantised one is stored as a Linear."""
+    """Whether the modules store (in_features, out_features): transformers' Conv1D; a quantised one is stored as a
+    Linear.
+    """
     from transformers.pytorch_utils import Conv1D
 
     return any(isinstance(model.get_submodule(name), Conv1D) for name in names)

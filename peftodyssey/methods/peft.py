@@ -1,4 +1,5 @@
-"""Any adapter of the PEFT library, by the name of its type and the fields of its config, handed on unchanged. In METHODS as `peft`.
+"""Any adapter of the PEFT library, by the name of its type and the fields of its config, handed on unchanged. In
+METHODS as `peft`.
 
 Refused: prompt learning, whose virtual tokens shift rows and positions, and the few types of REFUSED. Some types do not
 start at the base's own function (FOURIERFT, UNILORA draw their weights); that is PEFT's choice and shows at step 0.
@@ -55,7 +56,9 @@ def check(point: MethodSpec, anatomy: ModelShape) -> list[str]:
     if name not in types:
         return [f"PEFT has no type {name!r}; {_nearest(name, tuple(types))}"]
     problems = [
-        f"PEFT's {name} has no field {key!r}; {_nearest(key, types[name])}" for key in fields(point) if key not in types[name]
+        f"PEFT's {name} has no field {key!r}; {_nearest(key, types[name])}"
+        for key in fields(point)
+        if key not in types[name]
     ]
     if fields(point).get("init_lora_weights") in DATA_DRIVEN_INITS:
         problems.append("a start that looks at data before training is not done here")
@@ -113,7 +116,9 @@ def attach(model: PreTrainedModel, point: MethodSpec, seed: int) -> AttachedMeth
 
 
 def _norms(model: PreTrainedModel) -> list[str]:
-    """Full names of all modules whose own parameters are vectors and that are no linear maps: PEFT's default misses some."""
+    """Full names of all modules whose own parameters are vectors and that are no linear maps: PEFT's default misses
+    some.
+    """
     linears = set(linear_modules(model))
     return [
         name

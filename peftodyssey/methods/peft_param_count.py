@@ -1,4 +1,6 @@
-"""A model's linear maps without numbers, on which PEFT itself says how many parameters an adapter trains. Called by `peft`."""
+"""A model's linear maps without numbers, on which PEFT itself says how many parameters an adapter trains. Called by
+`peft`.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,15 @@ if TYPE_CHECKING:
 
 
 def count_on_skeleton(config: Any, anatomy: ModelShape) -> int:
-    """Trainable parameters of `config`'s adapter on the decoder layers of `anatomy`. Raises MethodError where PEFT refuses.
+    """Trainable parameters of `config`'s adapter on the decoder layers of `anatomy`. Raises MethodError where PEFT
+    refuses.
 
     Some types look at the weights when they start; for these the skeleton is filled with random numbers, up to LARGEST.
     """
     config.task_type = None  # the skeleton has no head to wrap
-    if hasattr(config, "init_lora_weights"):  # starts that read the base's weights train as many numbers as the plain one
+    if hasattr(
+        config, "init_lora_weights"
+    ):  # starts that read the base's weights train as many numbers as the plain one
         config.init_lora_weights = "mica" if config.init_lora_weights == "mica" else True
     if getattr(config, "target_modules", None) == ALL_LINEAR:
         config.target_modules = shortest([m.name for m in anatomy.linears], [])

@@ -1,4 +1,5 @@
-"""What PEFT can do, read from the text of the installed package: types, their config classes and fields. Imports neither PEFT nor torch.
+"""What PEFT can do, read from the text of the installed package: types, their config classes and fields. Imports
+neither PEFT nor torch.
 
 Called by `peft`, so that a misspelt type or field is reported by `check` in milliseconds.
 """
@@ -12,7 +13,15 @@ from pathlib import Path
 
 from peftodyssey.errors import MethodError
 
-SET_BY_PEFT = ("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode")
+SET_BY_PEFT = (
+    "task_type",
+    "peft_type",
+    "auto_mapping",
+    "peft_version",
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+)
 
 
 @lru_cache(maxsize=1)
@@ -22,7 +31,11 @@ def catalogue() -> dict[str, tuple[str, ...]]:
     if spec is None or spec.origin is None:
         raise MethodError("peft is not installed", "pip install peft")
     root = Path(spec.origin).parent
-    files = [root / "config.py", *sorted((root / "tuners").glob("*.py")), *sorted((root / "tuners").glob("*/config.py"))]
+    files = [
+        root / "config.py",
+        *sorted((root / "tuners").glob("*.py")),
+        *sorted((root / "tuners").glob("*/config.py")),
+    ]
     fields = _config_fields(files)
     types: dict[str, tuple[str, ...]] = {}
     for package in sorted((root / "tuners").glob("*/__init__.py")):

@@ -1,4 +1,6 @@
-"""What a method is to the rest of the program, and what attaching one to a model gives. Read by every caller of `methods`."""
+"""What a method is to the rest of the program, and what attaching one to a model gives. Read by every caller of
+`methods`.
+"""
 
 from __future__ import annotations
 
@@ -57,10 +59,16 @@ class Method(Protocol):
         """Writes what plain `peft` or `transformers` loads; `base_name` is what the adapter says it belongs to."""
 
     def load(self, model: PreTrainedModel, folder: Path, point: MethodSpec | None = None) -> AttachedMethod:
-        """What `export` (or another tool) wrote, on `model` in place, for scoring: nothing trainable. Raises MethodError."""
+        """What `export` (or another tool) wrote, on `model` in place, for scoring: nothing trainable. Raises
+        MethodError.
+        """
 
-    def merge(self, attached: AttachedMethod, base: PreTrainedModel | None = None) -> tuple[PreTrainedModel, dict[str, Any]]:
-        """A plain model with the update in its weights, and the drift of rounding; `attached` is used up unless `base` is given."""
+    def merge(
+        self, attached: AttachedMethod, base: PreTrainedModel | None = None
+    ) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """A plain model with the update in its weights, and the drift of rounding; `attached` is used up unless `base`
+        is given.
+        """
 
     def detach(self, attached: AttachedMethod) -> PreTrainedModel:
         """The base as it was before `attach`, bit for bit."""

@@ -1,4 +1,6 @@
-"""The table of methods: a new one is a file beside this and a line here. Read by the plan, the jobs and the command line."""
+"""The table of methods: a new one is a file beside this and a line here. Read by the plan, the jobs and the command
+line.
+"""
 
 from __future__ import annotations
 

@@ -47,7 +47,9 @@ def _model_problems(folder: Path, point: MethodSpec, anatomy: ModelShape) -> lis
         problems.append(f"{folder} has no model.safetensors; pickled weights are not read")
     family = json.loads((folder / "config.json").read_text()).get("model_type")
     if family != anatomy.family:
-        problems.append(f"{folder} holds a {family} model and the base is {anatomy.family}: give it as `model` of its own")
+        problems.append(
+            f"{folder} holds a {family} model and the base is {anatomy.family}: give it as `model` of its own"
+        )
     if point.quant:
         problems.append(f"{folder} holds a whole model, which cannot be put on a base stored as {point.quant.kind}")
     return problems
@@ -59,7 +61,9 @@ def count(point: MethodSpec, anatomy: ModelShape) -> int:
 
 
 def load_folder(model: PreTrainedModel, folder: Path, point: MethodSpec | None = None) -> AttachedMethod:
-    """An adapter or a whole model in `folder` on `model`, in place, for scoring. Raises MethodError where they do not fit."""
+    """An adapter or a whole model in `folder` on `model`, in place, for scoring. Raises MethodError where they do not
+    fit.
+    """
     folder = Path(folder)
     point = point or MethodSpec("saved", folder.name, options={"path": str(folder)})
     if (folder / CONFIG).exists() or (folder / WEIGHTS).exists():
@@ -90,5 +94,14 @@ def detach(attached: AttachedMethod) -> PreTrainedModel:
 
 
 SAVED = MethodImpl(
-    "saved", "an adapter or model that exists already: scored, not trained", check, count, attach, export, load_folder, merge, detach, False
+    "saved",
+    "an adapter or model that exists already: scored, not trained",
+    check,
+    count,
+    attach,
+    export,
+    load_folder,
+    merge,
+    detach,
+    False,
 )

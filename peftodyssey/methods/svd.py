@@ -1,7 +1,7 @@
 """Singular values and left singular vectors of weights, on the device that holds them. Called by `jobs.geometry`.
 
-In float64, from the eigenvectors of the smaller Gram matrix: several times faster than a singular value decomposition, and
-its error, 1e-8 of the largest value, lies below the rounding of float32 weights.
+In float64, from the eigenvectors of the smaller Gram matrix: several times faster than a singular value decomposition,
+and its error, 1e-8 of the largest value, lies below the rounding of float32 weights.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ NO_DIRECTION = 1e-7  # of the largest singular value: below, a left vector is ro
 
 
 def left_singular(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(values [k] descending, left vectors [out, k], float64) of a matrix [out, in]; k leaves out values that are rounding."""
+    """(values [k] descending, left vectors [out, k], float64) of a matrix [out, in]; k leaves out values that are
+    rounding.
+    """
     import torch
 
     wide = matrix.double()

@@ -25,7 +25,9 @@ def listed(targets: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def targeted(anatomy: ModelShape, targets: str | Sequence[str] | None) -> tuple[LinearShape, ...]:
-    """The linear maps of the decoder layers that `targets` means, in module order; all of them for None and `all-linear`."""
+    """The linear maps of the decoder layers that `targets` means, in module order; all of them for None and
+    `all-linear`.
+    """
     words = listed(targets)
     if not words or words == (ALL_LINEAR,):
         return anatomy.linears
@@ -41,7 +43,9 @@ def target_problems(anatomy: ModelShape, targets: str | Sequence[str] | None) ->
             continue
         close = get_close_matches(word, leaves, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        problems.append(f"target {word!r} matches no linear map of the decoder layers; there are {', '.join(leaves)}{hint}")
+        problems.append(
+            f"target {word!r} matches no linear map of the decoder layers; there are {', '.join(leaves)}{hint}"
+        )
     return problems
 
 

@@ -1,7 +1,8 @@
-"""What a method did to each weight of its base: the base's weight and the update, one at a time. Called by `jobs.geometry` and `jobs.adapt`.
+"""What a method did to each weight of its base: the base's weight and the update, one at a time. Called by
+`jobs.geometry` and `jobs.adapt`.
 
-Nothing is changed: weights that PEFT merges into on the way are put back bit for bit. Matrices are (out, in), whatever the
-storage order; a quantised weight is what its storage stands for.
+Nothing is changed: weights that PEFT merges into on the way are put back bit for bit. Matrices are (out, in), whatever
+the storage order; a quantised weight is what its storage stands for.
 """
 
 from __future__ import annotations
@@ -43,7 +44,11 @@ class Update:
 
     def on(self, device: str) -> Update:
         """The same on another device."""
-        moved = {key: tensor.to(device) for key in ("base", "delta", "left", "right") if (tensor := getattr(self, key)) is not None}
+        moved = {
+            key: tensor.to(device)
+            for key in ("base", "delta", "left", "right")
+            if (tensor := getattr(self, key)) is not None
+        }
         return replace(self, **moved)
 
 
@@ -62,7 +67,9 @@ def is_addition(point: MethodSpec) -> bool:
 
 
 def added(attached: AttachedMethod, names: Collection[str]) -> dict[str, torch.Tensor]:
-    """What was added to the base's parameters `names` as they are stored, float32 on the CPU; those left alone are left out."""
+    """What was added to the base's parameters `names` as they are stored, float32 on the CPU; those left alone are left
+    out.
+    """
     assert is_addition(attached.point), attached.point
     found = (update for update in updates(attached) if update.name in names)
     return {update.name: (update.change.T if update.transposed else update.change).cpu() for update in found}
@@ -166,7 +173,11 @@ def _of_layer(attached: AttachedMethod, name: str, layer: Any) -> Iterator[Updat
         yield _dora(name, layer)
     elif _is_quantised(layer.get_base_layer()):
         kind = type(layer).__module__.split(".")[-2]
-        yield Update(f"{name}.weight", _weight(layer.get_base_layer()), refused=f"the update of {kind} on a quantised weight is not known")
+        yield Update(
+            f"{name}.weight",
+            _weight(layer.get_base_layer()),
+            refused=f"the update of {kind} on a quantised weight is not known",
+        )
     else:
         yield from _merged(attached, name, layer)
 
@@ -175,7 +186,11 @@ def _form(layer: Any) -> str:
     """`low rank` for a product of two factors alone, `dora` for one with magnitudes, else empty."""
     from torch import nn
 
-    if ADAPTER not in layer.lora_A or not isinstance(layer.lora_A[ADAPTER], nn.Linear) or layer.lora_B[ADAPTER].bias is not None:
+    if (
+        ADAPTER not in layer.lora_A
+        or not isinstance(layer.lora_A[ADAPTER], nn.Linear)
+        or layer.lora_B[ADAPTER].bias is not None
+    ):
         return ""
     variant = layer.lora_variant.get(ADAPTER)
     if variant is None:
@@ -197,11 +212,18 @@ def _low_rank(attached: AttachedMethod, name: str, layer: Any) -> Update:
     turned = _is_transposed(layer.get_base_layer())
     original = attached.base_weights.get(f"{name}.weight")
     if original is None:
-        return Update(f"{name}.weight", _to_out_in(layer.get_base_layer(), weight), left=left, right=right, transposed=turned)
+        return Update(
+            f"{name}.weight", _to_out_in(layer.get_base_layer(), weight), left=left, right=right, transposed=turned
+        )
     base = _to_out_in(layer.get_base_layer(), original.to(weight.device).float())
     parts = [attached.start.get(f"base_model.model.{name}.{part}.{ADAPTER}.weight") for part in ("lora_B", "lora_A")]
     if parts[0] is None or parts[1] is None:  # loaded: how it started is not in the folder
-        return Update(f"{name}.weight", base, delta=_to_out_in(layer.get_base_layer(), weight) + left @ right - base, transposed=turned)
+        return Update(
+            f"{name}.weight",
+            base,
+            delta=_to_out_in(layer.get_base_layer(), weight) + left @ right - base,
+            transposed=turned,
+        )
     first_left, first_right = (part.to(weight.device).float() for part in parts)
     both = torch.cat([left, -layer.scaling[ADAPTER] * first_left], 1), torch.cat([right, first_right], 0)
     return Update(f"{name}.weight", base, left=both[0], right=both[1], transposed=turned)
@@ -220,7 +242,10 @@ def _merged(attached: AttachedMethod, name: str, layer: Any) -> Iterator[Update]
     """What PEFT's merge makes of the layer's own weights, in float32, which are put back afterwards."""
     inner = layer.get_base_layer()
     held = {key: parameter.data for key, parameter in inner.named_parameters()}
-    before = {key: attached.base_weights.get(f"{name}.{key}", tensor).to(tensor.device).float() for key, tensor in held.items()}
+    before = {
+        key: attached.base_weights.get(f"{name}.{key}", tensor).to(tensor.device).float()
+        for key, tensor in held.items()
+    }
     try:
         for key, parameter in inner.named_parameters():
             parameter.data = held[key].float().clone()

@@ -1,6 +1,8 @@
-"""A model's own weights as a method's subject: train some, remember them, put them back, write the whole model, read one.
+"""A model's own weights as a method's subject: train some, remember them, put them back, write the whole model, read
+one.
 
-Called by the methods that train the model itself (`full`, `bitfit`, `last_layers`) and by those that score or restore it.
+Called by the methods that train the model itself (`full`, `bitfit`, `last_layers`) and by those that score or restore
+it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ def snapshot(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tenso
 def attach_weights(model: PreTrainedModel, names: Collection[str], point: MethodSpec) -> AttachedMethod:
     """Makes the parameters `names` of `model` trainable and freezes the rest.
 
-    Trained weights become float32 unless `master_weights: same` (half-precision steps below their resolution are lost);
+    Trained weights become float32 unless `master_weights: bf16` (half-precision steps below their resolution are lost);
     the forward pass then needs autocast for a base in half precision. A copy on the CPU undoes it.
     """
     model.requires_grad_(False)
@@ -58,7 +60,9 @@ def export_model(attached: AttachedMethod, folder: Path, base_name: str | None =
     attached.base.save_pretrained(folder, safe_serialization=True)
 
 
-def merge_weights(attached: AttachedMethod, base: PreTrainedModel | None = None) -> tuple[PreTrainedModel, dict[str, Any]]:
+def merge_weights(
+    attached: AttachedMethod, base: PreTrainedModel | None = None
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model itself: its weights are the update, so nothing is rounded."""
     attached.base.requires_grad_(False)
     return attached.base, {"matrices": 0, "stored_as": stored_as(attached.base.parameters()), "rounding_share": 0.0}
@@ -86,14 +90,21 @@ def load_model_folder(model: PreTrainedModel, folder: Path, point: MethodSpec) -
 
 
 def _parameters_in(folder: Path) -> dict[str, torch.nn.Parameter]:
-    """The parameters of the model in `folder`, by their names in the module tree, which differ from the file's in some families."""
+    """The parameters of the model in `folder`, by their names in the module tree, which differ from the file's in some
+    families.
+    """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     loaded: Any
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True
+            folder,
+            dtype="auto",
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
         )
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise MethodError(
@@ -102,7 +113,9 @@ def _parameters_in(folder: Path) -> dict[str, torch.nn.Parameter]:
     model, info = loaded
     for what in ("missing_keys", "unexpected_keys"):
         if info[what]:
-            raise MethodError(f"{folder} has {what.replace('_', ' ')}, first {sorted(info[what])[0]}", "copy or save it again")
+            raise MethodError(
+                f"{folder} has {what.replace('_', ' ')}, first {sorted(info[what])[0]}", "copy or save it again"
+            )
     return dict(model.named_parameters())
 
 
@@ -123,7 +136,8 @@ def _refuse_other_model(folder: Path, parameters: dict[str, Any], found: dict[st
 
 
 def frozen_digest(model: torch.nn.Module, trainable: Collection[str] = ()) -> str:
-    """sha256 over the bytes of all parameters and persistent buffers not named in `trainable`, quantised storage included.
+    """sha256 over the bytes of all parameters and persistent buffers not named in `trainable`, quantised storage
+    included.
 
     Another name of a trainable parameter (a tied head) counts as trainable too.
     """
@@ -142,12 +156,16 @@ def frozen_digest(model: torch.nn.Module, trainable: Collection[str] = ()) -> st
 
 
 def max_change(attached: AttachedMethod) -> float:
-    """The largest change of one trained number since `attach`: 0 means that nothing was trained. NaN where one became NaN."""
+    """The largest change of one trained number since `attach`: 0 means that nothing was trained. NaN where one became
+    NaN.
+    """
     import torch
 
     furthest = 0.0
     for name, parameter in attached.trainable.items():
-        change = (parameter.detach().cpu().float() - attached.start[name].float()).abs().max() if parameter.numel() else None
+        change = (
+            (parameter.detach().cpu().float() - attached.start[name].float()).abs().max() if parameter.numel() else None
+        )
         if change is not None:
             furthest = float(torch.maximum(torch.tensor(furthest), change))  # keeps NaN, which max() would lose
     return furthest

@@ -1,7 +1,8 @@
-"""WiSE-FT (Wortsman et al., arXiv 2109.01903): the base plus a share of a finished update, without training. Called by `jobs.adapt`.
+"""WiSE-FT (Wortsman et al., arXiv 2109.01903): the base plus a share of a finished update, without training. Called by
+`jobs.adapt`.
 
-Weights that were trained themselves are interpolated linearly between what they were and what they became; LoRA's product is scaled,
-which is the same interpolation of the merged matrix. Share 0 is the base, 1 the adapted model.
+Weights that were trained themselves are interpolated linearly between what they were and what they became; LoRA's
+product is scaled, which is the same interpolation of the merged matrix. Share 0 is the base, 1 the adapted model.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Autograd functions that keep only what their backward pass cannot compute again. `models.lean` puts them into a model.
+"""Autograd functions that keep only what their backward pass cannot compute again. `models.lean` puts them into a
+model.
 
 A frozen weight in 4 bits is dequantised in the forward and once more in the backward pass and never kept; adapters and
-trained weights stay in their own (wide) type and are cast for each product; norms and gated products work through the rows
-in chunks, so that their float32 temporaries stay small. Shapes: n tokens, i inputs, o outputs, r rank, d width.
+trained weights stay in their own (wide) type and are cast for each product; norms and gated products work through the
+rows in chunks, so that their float32 temporaries stay small. Shapes: n tokens, i inputs, o outputs, r rank, d width.
 """
 
 from __future__ import annotations
@@ -115,7 +116,8 @@ class _Linear(torch.autograd.Function):
 
 
 def rms_norm(x: Tensor, weight_d: Tensor, eps: float, plus_one: bool, out_dtype: torch.dtype) -> Tensor:
-    """`x / sqrt(mean(x^2) + eps) * weight` over the last dimension (1 + weight with `plus_one`), rounded once to `out_dtype`.
+    """`x / sqrt(mean(x^2) + eps) * weight` over the last dimension (1 + weight with `plus_one`), rounded once to
+    `out_dtype`.
 
     Root mean square norm, Zhang and Sennrich, arXiv 1910.07467. Kept for backward: `x` alone.
     """
@@ -125,9 +127,7 @@ def rms_norm(x: Tensor, weight_d: Tensor, eps: float, plus_one: bool, out_dtype:
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight_d: Tensor, eps: float, plus_one: bool, out_dtype: torch.dtype
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight_d: Tensor, eps: float, plus_one: bool, out_dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(x, weight_d)
         ctx.more = eps, plus_one
         if (whole := compiled_ops.rms_norm(_rows(x), weight_d, eps, plus_one, out_dtype)) is not None:
@@ -148,7 +148,11 @@ class _RMSNorm(torch.autograd.Function):
         x, weight_d = ctx.saved_tensors
         eps, plus_one = ctx.more
         needs_x, needs_weight = ctx.needs_input_grad[:2]
-        if needs_x and not needs_weight and (whole := compiled_ops.rms_norm_gradient(_rows(x), _rows(grad), weight_d, eps, plus_one)) is not None:
+        if (
+            needs_x
+            and not needs_weight
+            and (whole := compiled_ops.rms_norm_gradient(_rows(x), _rows(grad), weight_d, eps, plus_one)) is not None
+        ):
             return whole.view(x.shape), None, None, None, None
         scale_d = _scale(weight_d, plus_one)
         grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if needs_x else None
@@ -180,7 +184,9 @@ def _scale(weight_d: Tensor, plus_one: bool) -> Tensor:
 
 
 def gated(gate: Tensor, up: Tensor, activation: str) -> Tensor:
-    """`activation(gate) * up` (GLU variants, Shazeer, arXiv 2002.05202); activation: one of ACTIVATIONS. Keeps its inputs."""
+    """`activation(gate) * up` (GLU variants, Shazeer, arXiv 2002.05202); activation: one of ACTIVATIONS. Keeps its
+    inputs.
+    """
     result: Tensor = _Gated.apply(gate, up, activation)
     return result
 
@@ -226,7 +232,9 @@ class _Gated(torch.autograd.Function):
 
 
 def rotated(x_bthd: Tensor, cos_btd: Tensor, sin_btd: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al., arXiv 2104.09864) of every head, halves of it as pairs. Kept: cosines and sines alone."""
+    """Rotary position embedding (Su et al., arXiv 2104.09864) of every head, halves of it as pairs. Kept: cosines and
+    sines alone.
+    """
     result: Tensor = _Rotated.apply(x_bthd, cos_btd, sin_btd)
     return result
 
@@ -248,7 +256,9 @@ def _turned(x_bthd: Tensor, cos_btd: Tensor, sin_btd: Tensor, back: bool) -> Ten
     x_nhd = x_bthd.flatten(0, 1)
     rows_nw = x_nhd.flatten(1)
     cos_nd, sin_nd = (angle.expand(*x_bthd.shape[:2], -1).flatten(0, 1) for angle in (cos_btd, sin_btd))
-    if (whole := (compiled_ops.rotation_gradient if back else compiled_ops.rotation)(rows_nw, cos_nd, sin_nd)) is not None:
+    if (
+        whole := (compiled_ops.rotation_gradient if back else compiled_ops.rotation)(rows_nw, cos_nd, sin_nd)
+    ) is not None:
         return whole.view(x_bthd.shape)
     out = torch.empty_like(x_bthd, memory_format=torch.contiguous_format)
     out_nhd, half, sign = out.view(x_nhd.shape), x_bthd.shape[-1] // 2, 1 if back else -1
@@ -257,7 +267,9 @@ def _turned(x_bthd: Tensor, cos_btd: Tensor, sin_btd: Tensor, back: bool) -> Ten
         x, cos, sin = x_nhd[part].to(compute), cos_nd[part, None], sin_nd[part, None]
         down, up = (sin[..., half:], sin[..., :half]) if back else (sin[..., :half], sin[..., half:])
         turned = torch.mul(x, cos, out=out_nhd[part] if compute == out.dtype else None)
-        turned[..., :half].add_(x[..., half:] * down, alpha=sign)  # products and sums apart, each rounded: transformers' bits,
+        turned[..., :half].add_(
+            x[..., half:] * down, alpha=sign
+        )  # products and sums apart, each rounded: transformers' bits,
         turned[..., half:].add_(x[..., :half] * up, alpha=-sign)  # whatever the shape
         if compute != out.dtype:
             out_nhd[part] = turned

@@ -1,7 +1,8 @@
-"""Weights that exist only as pickles (`pytorch_model.bin`), read as tensors alone and converted once. Called by `models.source`.
+"""Weights that exist only as pickles (`pytorch_model.bin`), read as tensors alone and converted once. Called by
+`models.source`.
 
-A pickle can run code when it is opened. Here it is opened only where a recipe says `weights: bin`, and by torch's reader that
-builds tensors and nothing else (`weights_only=True`). The copy as safetensors lies in the user's cache.
+A pickle can run code when it is opened. Here it is opened only where a recipe says `weights: bin`, and by torch's
+reader that builds tensors and nothing else (`weights_only=True`). The copy as safetensors lies in the user's cache.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def files_of(folder: Path) -> list[Path]:
     except (ValueError, KeyError, AttributeError) as error:
         raise ModelError(f"{folder / INDEX} is not an index of shards: {error}", "download it again") from error
     if missing := [name for name in names if not (folder / name).is_file()]:
-        raise ModelError(f"{folder} lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:3])}", "download them")
+        raise ModelError(
+            f"{folder} lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:3])}", "download them"
+        )
     return [folder / name for name in names]
 
 

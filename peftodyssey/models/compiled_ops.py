@@ -1,7 +1,7 @@
 """Row-wise arithmetic that a card does in one kernel each: compiled by torch where rows are wide, None elsewhere.
 
-`models.kernels` asks here first and works in chunks where the answer is None: on a CPU, on narrow models, where compiling
-failed. Compiled, nothing wide is written to memory.
+`models.kernels` asks here first and works in chunks where the answer is None: on a CPU, on narrow models, where
+compiling failed. Compiled, nothing wide is written to memory.
 """
 
 from __future__ import annotations
@@ -86,7 +86,11 @@ def gated(gate_nd: Tensor, up_nd: Tensor, value: Callable[[Tensor], Tensor]) -> 
 
 @_compiled
 def gated_gradients(
-    gate_nd: Tensor, up_nd: Tensor, grad_nd: Tensor, value: Callable[[Tensor], Tensor], slope: Callable[[Tensor, Tensor], Tensor]
+    gate_nd: Tensor,
+    up_nd: Tensor,
+    grad_nd: Tensor,
+    value: Callable[[Tensor], Tensor],
+    slope: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
     """The gradients of `gated` by gate and up."""
     return slope(grad_nd * up_nd, gate_nd), grad_nd * value(gate_nd.float()).to(up_nd.dtype)

@@ -1,6 +1,8 @@
-"""The attention of Llama and its kin written for few passes over memory. `models.lean` takes it where it gives the module's own numbers.
+"""The attention of Llama and its kin written for few passes over memory. `models.lean` takes it where it gives the
+module's own numbers.
 
-Queries and keys are rotated once each, where transformers writes five tensors for either, and stay as the projections lay them out.
+Queries and keys are rotated once each, where transformers writes five tensors for either, and stay as the projections
+lay them out.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ def form(module: Any) -> Attention | None:
     if type(module).__name__ not in KINDS or module.config._attn_implementation not in INTERFACES:
         return None
     norms = [getattr(module, name, None) for name in ("q_norm", "k_norm")]
-    window = module.sliding_window if hasattr(module, "sliding_window") else getattr(module.config, "sliding_window", None)
+    window = (
+        module.sliding_window if hasattr(module, "sliding_window") else getattr(module.config, "sliding_window", None)
+    )
 
     def forward(
         hidden_states: Tensor,
@@ -32,14 +36,20 @@ def form(module: Any) -> Attention | None:
         past_key_values: Any = None,
         **more: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        if past_key_values is not None or position_embeddings is None or position_embeddings[0].shape[-1] != module.head_dim:
+        if (
+            past_key_values is not None
+            or position_embeddings is None
+            or position_embeddings[0].shape[-1] != module.head_dim
+        ):
             own: tuple[Tensor, Tensor | None] = type(module).forward(
                 module, hidden_states, position_embeddings, attention_mask, past_key_values, **more
             )
             return own
         by_head = (*hidden_states.shape[:-1], -1, module.head_dim)
         turned = [  # each product is gone before the next is made, which takes its place in memory
-            autograd_functions.rotated(_normed(project(hidden_states), norm, by_head), *position_embeddings).transpose(1, 2)
+            autograd_functions.rotated(_normed(project(hidden_states), norm, by_head), *position_embeddings).transpose(
+                1, 2
+            )
             for project, norm in zip((module.q_proj, module.k_proj), norms, strict=True)
         ]
         value = module.v_proj(hidden_states).view(by_head).transpose(1, 2)

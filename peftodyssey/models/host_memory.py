@@ -1,6 +1,7 @@
 """Host memory as the operating system counts it: what is resident, how high it rose, and what can be given back.
 
-Called by `train.fitting` and `score.nll`: both stay within a stated budget on a CPU, and both survive running out of memory.
+Called by `train.fitting` and `score.nll`: both stay within a stated budget on a CPU, and both survive running out of
+memory.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ SAMPLE_EVERY_S = 0.005
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 HIGH_WATER = re.compile(r"^VmHWM:\s*(\d+) kB", re.MULTILINE)
 OOM_MESSAGES = (  # what the libraries below torch.OutOfMemoryError say
-    "DefaultCPUAllocator", "not enough memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+    "DefaultCPUAllocator",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
-)  # fmt: skip
+)
 
 
 class OverBudget(MemoryError):

@@ -103,7 +103,9 @@ def _listing(name: str, commit: str) -> dict[str, int]:
         config = try_to_load_from_cache(name, "config.json", revision=commit)
         assert isinstance(config, str), "config.json was downloaded before this is asked"
         there = Path(config).parent
-        return {path.name: path.stat().st_size for pattern in ("*.safetensors", "*.bin") for path in there.glob(pattern)}
+        return {
+            path.name: path.stat().st_size for pattern in ("*.safetensors", "*.bin") for path in there.glob(pattern)
+        }
 
 
 def hub_call(name: str, revision: str | None, question: Callable[[], T]) -> T:
@@ -132,7 +134,8 @@ def hub_call(name: str, revision: str | None, question: Callable[[], T]) -> T:
         raise _unreachable(name, revision) from error
     except errors.EntryNotFoundError as error:
         raise ModelError(
-            f"{name} has no config.json on the Hub", "give a repository of a transformers model, not of an adapter or GGUF"
+            f"{name} has no config.json on the Hub",
+            "give a repository of a transformers model, not of an adapter or GGUF",
         ) from error
     # HfHubHTTPError's first base is the HTTPError of the client that huggingface_hub uses (httpx, later httpx2).
     except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError.__bases__[0], ConnectionError) as error:

@@ -1,7 +1,7 @@
 """The branches and tags of a model repository: asked of the Hub, or read from a folder laid out as its cache.
 
-Called by `models.ladder` and `models.source`. A cache folder is `models--<owner>--<name>` with `refs/<revision>` (a file that
-holds a commit) and `snapshots/<commit>/`.
+Called by `models.ladder` and `models.source`. A cache folder is `models--<owner>--<name>` with `refs/<revision>` (a
+file that holds a commit) and `snapshots/<commit>/`.
 """
 
 from __future__ import annotations

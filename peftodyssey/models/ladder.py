@@ -1,4 +1,6 @@
-"""Ladders: one model at several pretraining budgets, its rungs. Called by `models.source`, `ladder list` and `plan.rungs`."""
+"""Ladders: one model at several pretraining budgets, its rungs. Called by `models.source`, `ladder list` and
+`plan.rungs`.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +107,9 @@ def read_rungs(path: Path) -> list[Rung]:
 
 
 def _of_entry(entry: dict[str, Any], peak_lr: float | None) -> Rung:
-    """The rate of the last step where the file says it; else what the arm implies: the peak on a trunk, 0 when annealed."""
+    """The rate of the last step where the file says it; else what the arm implies: the peak on a trunk, 0 when
+    annealed.
+    """
     tokens, arm = entry.get("tokens"), entry["arm"]
     if tokens is not None and int(tokens) < 0:
         raise ValueError(f"{entry['name']} has {tokens} tokens")

@@ -21,7 +21,9 @@ SCORING_SHARE = 0.25  # of a small budget
 
 
 def layers_on_card(anatomy: ModelShape, width: int, budget_bytes: int) -> int:
-    """Decoder layers, of `width` bytes a weight, that stay on a card of which `budget_bytes` may be used; all where they fit."""
+    """Decoder layers, of `width` bytes a weight, that stay on a card of which `budget_bytes` may be used; all where
+    they fit.
+    """
     outside = width * (anatomy.embedding_parameters + anatomy.head_parameters)
     layer = (width * anatomy.parameters - outside) // anatomy.layers
     room = int(max(budget_bytes * (1 - SCORING_SHARE), budget_bytes - SCORING_BYTES)) - outside

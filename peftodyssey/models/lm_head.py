@@ -1,6 +1,7 @@
 """A causal model taken apart into backbone and head, so that a loss can be formed without all logits at once.
 
-Called by `train.loss` and `score.nll`. The parts are used only where they have been seen to give the model's own logits.
+Called by `train.loss` and `score.nll`. The parts are used only where they have been seen to give the model's own
+logits.
 """
 
 from __future__ import annotations

@@ -74,7 +74,9 @@ def _config(source: ModelSource, attn: str) -> PreTrainedConfig:
             f"{str(error).splitlines()[0]}",
             "upgrade transformers; families that need code from the repository are not supported",
         ) from error
-    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None  # sdpa leaves the cap of Gemma 2 out
+    capped = (
+        getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    )  # sdpa leaves the cap of Gemma 2 out
     if attn != "sdpa" or capped:  # left alone, transformers takes sdpa where the family has it
         config._attn_implementation = "eager" if capped else attn
     for part in {id(c): c for c in (config, config.get_text_config())}.values():

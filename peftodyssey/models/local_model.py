@@ -174,7 +174,8 @@ def stored_dtype(files: Sequence[Path]) -> str:
 
 
 def fingerprint(config: Mapping[str, Any], files: Sequence[Path]) -> str:
-    """sha256 over the config and, per file, its header (of safetensors) and evenly spaced samples of its bytes (all of a small file).
+    """sha256 over the config and, per file, its header (of safetensors) and evenly spaced samples of its bytes (all of
+    a small file).
 
     Paths, and the transformers version that wrote the config, do not enter.
     """

@@ -20,19 +20,29 @@ def packed_inputs(
     *,
     may_take_ends: bool = True,
 ) -> dict[str, Any]:
-    """Keyword arguments of a forward pass on `device` (None: the CPU) in which a token sees only earlier tokens of its own segment.
+    """Keyword arguments of a forward pass on `device` (None: the CPU) in which a token sees only earlier tokens of its
+    own segment.
 
-    The arrays lie on the host; `position_ids_bt` restart at 0 where a segment begins. A model that takes them is given the ends of
-    the documents as its mask (`models.documents`); families that read segments off the positions get no mask; others get a boolean
-    (b, 1, t, t) mask, True where a token may look.
+    The arrays lie on the host; `position_ids_bt` restart at 0 where a segment begins. A model that takes them is given
+    the ends of the documents as its mask (`models.documents`); families that read segments off the positions get no
+    mask; others get a boolean (b, 1, t, t) mask, True where a token may look.
     """
     device = device or torch.device("cpu")
-    inputs = {"input_ids": on_device(input_ids_bt, device), "position_ids": on_device(position_ids_bt, device), "use_cache": False}
+    inputs = {
+        "input_ids": on_device(input_ids_bt, device),
+        "position_ids": on_device(position_ids_bt, device),
+        "use_cache": False,
+    }
     config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
     segments = np.asarray(segments_bt)
     if may_take_ends and varlen_attention.supports_varlen(model, device, segments.shape[1]):
-        return {**inputs, "attention_mask": torch.from_numpy(varlen_attention.cu_seqlens(segments)).to(device, non_blocking=True)}
-    if config.model_type in varlen_attention.FAMILIES and _positions_encode_segments(np.asarray(position_ids_bt), segments):
+        return {
+            **inputs,
+            "attention_mask": torch.from_numpy(varlen_attention.cu_seqlens(segments)).to(device, non_blocking=True),
+        }
+    if config.model_type in varlen_attention.FAMILIES and _positions_encode_segments(
+        np.asarray(position_ids_bt), segments
+    ):
         return inputs
     dtype = next(p.dtype for p in model.parameters() if p.dtype.is_floating_point)
     return {**inputs, "attention_mask": _mask(config, inputs["position_ids"], on_device(segments, device), dtype)}

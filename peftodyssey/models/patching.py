@@ -1,8 +1,9 @@
 """A model with its modules' forwards exchanged for lean ones (`models.kernels`). `train` and `score` call `leaned`.
 
-Exchanged are PEFT's LoRA modules, trained linear maps kept wider than they are multiplied, RMS norms, gated feed-forwards,
-attention with rotated queries and keys, and GELUs written out in Python. A form is taken only where it gives the module's
-own numbers on a small random input; what is not known stays as transformers and PEFT wrote it, under autocast.
+Exchanged are PEFT's LoRA modules, trained linear maps kept wider than they are multiplied, RMS norms, gated
+feed-forwards, attention with rotated queries and keys, and GELUs written out in Python. A form is taken only where it
+gives the module's own numbers on a small random input; what is not known stays as transformers and PEFT wrote it, under
+autocast.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ CLOSE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.
 
 @contextlib.contextmanager
 def patch_model(model: nn.Module, compute: torch.dtype | None, dropped: Dropped | None = None) -> Iterator[bool]:
-    """Lean forwards in the body; its value: whether products still need autocast to `compute` (None: no lower precision).
+    """Lean forwards in the body; its value: whether products still need autocast to `compute` (None: no lower
+    precision).
 
     `dropped(x, target, share)` is the dropout of LoRA modules; without it they draw their own.
     """
@@ -51,7 +53,9 @@ def patch_model(model: nn.Module, compute: torch.dtype | None, dropped: Dropped 
             del module.forward  # the class's own shows again
 
 
-def patch_model_on_cuda(model: nn.Module, compute: torch.dtype | None, device: torch.device) -> contextlib.AbstractContextManager[bool]:
+def patch_model_on_cuda(
+    model: nn.Module, compute: torch.dtype | None, device: torch.device
+) -> contextlib.AbstractContextManager[bool]:
     """`leaned` for scoring, where it pays: on a card. On a CPU a model is scored by transformers' own arithmetic."""
     return patch_model(model, compute) if device.type == "cuda" else contextlib.nullcontext(compute is not None)
 
@@ -112,7 +116,9 @@ def _lora(target: str, module: Any, dropped: Dropped | None) -> Callable[..., Te
 
 
 def dequantized_weight_fn(base: Any) -> Callable[[], Tensor] | None:
-    """What gives the (outputs, inputs) weight of a linear map, unpacked each time; None where only the map itself knows."""
+    """What gives the (outputs, inputs) weight of a linear map, unpacked each time; None where only the map itself
+    knows.
+    """
     if is_4bit(base):
         from bitsandbytes.functional import dequantize_4bit
 
@@ -192,7 +198,9 @@ def _attention(module: Any, known: dict[Any, Any]) -> Callable[..., Any] | None:
     if form is not None and type(module) not in known:
         hidden = _random(known[LIKE], module.q_proj.in_features)[None]
         angles = tuple(turn(_random(known[LIKE], module.head_dim))[None] for turn in (torch.cos, torch.sin))
-        expected, given = (forward(hidden, angles, None)[0] for forward in (functools.partial(type(module).forward, module), form))
+        expected, given = (
+            forward(hidden, angles, None)[0] for forward in (functools.partial(type(module).forward, module), form)
+        )
         known[type(module)] = _same(expected, given)
     return form if form is not None and known[type(module)] else None
 
@@ -208,7 +216,9 @@ def _activation(act: nn.Module, like: Tensor) -> str | None:
     """Which of `kernels.ACTIVATIONS` `act` is, None where it is none of them."""
     x = _random(like, 64)
     expected = act(x)
-    return next((name for name, (value, _) in autograd_functions.ACTIVATIONS.items() if _same(expected, value(x))), None)
+    return next(
+        (name for name, (value, _) in autograd_functions.ACTIVATIONS.items() if _same(expected, value(x))), None
+    )
 
 
 def _random(like: Tensor, width: int) -> Tensor:

@@ -24,19 +24,24 @@ class Choice:
 def choose(ladder: Ladder, wanted: Rungs) -> Choice:
     """The rungs of `ladder` nearest to the tokens that are wanted, in every arm that is wanted.
 
-    A wanted budget without a rung within 5 % is left out with a warning that names its neighbours: nothing is put in its
-    place. Raises ModelError where an arm does not exist or no rung at all is near.
+    A wanted budget without a rung within 5 % is left out with a warning that names its neighbours: nothing is put in
+    its place. Raises ModelError where an arm does not exist or no rung at all is near.
     """
     known = [rung for rung in ladder.rungs if rung.tokens]
     arms = _arms(ladder, known, wanted)
     goals = list(_goals(known, wanted))
     found = {(arm, goal): _near([r for r in known if r.arm == arm], goal) for arm in arms for goal in goals}
-    missed = [(arm, goal) for (arm, goal), rung in found.items() if rung is None and (wanted.arm or not _any(found, goal))]
+    missed = [
+        (arm, goal) for (arm, goal), rung in found.items() if rung is None and (wanted.arm or not _any(found, goal))
+    ]
     warnings = [_hole(ladder.name, known, arm if wanted.arm else None, goal) for arm, goal in missed]
     chosen = list(dict.fromkeys(rung for rung in found.values() if rung is not None))
     if not chosen:
         there = ", ".join(f"{rung.name} ({shown(rung.tokens or 0)})" for rung in known[:8])
-        raise ModelError(f"{ladder.name} has no rung near any of {', '.join(map(shown, goals))} tokens", f"it has: {there or 'none with known tokens'}")
+        raise ModelError(
+            f"{ladder.name} has no rung near any of {', '.join(map(shown, goals))} tokens",
+            f"it has: {there or 'none with known tokens'}",
+        )
     return Choice(tuple(rung.name for rung in chosen), tuple(dict.fromkeys([*warnings, *_odd(ladder, chosen)])))
 
 
@@ -47,7 +52,10 @@ def _arms(ladder: Ladder, known: Sequence[Rung], wanted: Rungs) -> list[str | No
     names = [str(arm) for arm in there if arm is not None]
     for arm in wanted.arm:
         if arm not in names:
-            raise ModelError(f"{ladder.name} has no arm {arm!r}", f"its arms: {', '.join(names) or 'none that are known: leave `arm` out'}")
+            raise ModelError(
+                f"{ladder.name} has no arm {arm!r}",
+                f"its arms: {', '.join(names) or 'none that are known: leave `arm` out'}",
+            )
     return list(dict.fromkeys(wanted.arm))
 
 
@@ -82,4 +90,6 @@ def _hole(name: str, known: Sequence[Rung], arm: str | None, goal: int) -> str:
 def _odd(ladder: Ladder, chosen: Sequence[Rung]) -> Iterator[str]:
     """Remarks of the ladder that speak of a chosen rung, or of rungs that could not be chosen."""
     named = [f"{rung.name} says" for rung in chosen]
-    yield from (f"{ladder.name}: {text}" for text in ladder.remarks if "no tokens" in text or text.startswith(tuple(named)))
+    yield from (
+        f"{ladder.name}: {text}" for text in ladder.remarks if "no tokens" in text or text.startswith(tuple(named))
+    )

@@ -1,7 +1,8 @@
 """One disk budget for the models that a run downloads: what is done with goes when the next one needs the room.
 
-Called by `jobs.bases` where `run --rung-disk` is given. Only what this run itself downloaded is ever dropped, and only its weights:
-config and tokenizer stay, so that plans and reports need no network. The record lies in the run's directory.
+Called by `jobs.bases` where `run --checkpoint-disk` is given. Only what this run itself downloaded is ever dropped, and
+only its weights: config and tokenizer stay, so that plans and reports need no network. The record lies in the run's
+directory.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def needed_bytes(source: ModelSource) -> int:
 def make_room(root: Path, coming: ModelSource, budget_bytes: int) -> list[str]:
     """Drop what this run downloaded and used longest ago until `coming` fits the budget too; the names of what went.
 
-    Notes in `root` that `coming` is this run's, unless its weights were there before. Raises DoesNotFit where it alone is too large.
+    Notes in `root` that `coming` is this run's, unless its weights were there before. Raises DoesNotFit where it alone
+    is too large.
     """
     held = read(root)
     mine = [entry for entry in held if entry["commit"] == coming.fingerprint]
@@ -38,9 +40,10 @@ def make_room(root: Path, coming: ModelSource, budget_bytes: int) -> list[str]:
         return []
     if needed_bytes(coming) > budget_bytes:
         raise DoesNotFit(
-            f"{coming.name} at {coming.revision or 'main'} takes {needed_bytes(coming) / 2**30:.2f} GiB of disk, and --rung-disk is "
-            f"{budget_bytes / 2**30:.2f} GiB", "give --rung-disk more, or leave it out",
-        )  # fmt: skip
+            f"{coming.name} at {coming.revision or 'main'} takes {needed_bytes(coming) / 2**30:.2f} GiB of disk, and --checkpoint-disk is "
+            f"{budget_bytes / 2**30:.2f} GiB",
+            "give --checkpoint-disk more, or leave it out",
+        )
     others = [entry for entry in held if entry["commit"] != coming.fingerprint]
     dropped = []
     while others and sum(entry["bytes"] for entry in others) + needed_bytes(coming) > budget_bytes:
@@ -49,9 +52,12 @@ def make_room(root: Path, coming: ModelSource, budget_bytes: int) -> list[str]:
         dropped.append(f"{entry['name']} at {entry['revision'] or 'main'}")
     assert coming.folder is not None
     told = {
-        "name": coming.name, "revision": coming.revision, "commit": coming.fingerprint, "bytes": needed_bytes(coming),
+        "name": coming.name,
+        "revision": coming.revision,
+        "commit": coming.fingerprint,
+        "bytes": needed_bytes(coming),
         "folder": str(coming.folder.absolute()),
-    }  # fmt: skip
+    }
     _write(root, [*others, told])
     return dropped
 
@@ -71,7 +77,9 @@ def read(root: Path) -> list[dict[str, Any]]:
 
 
 def drop(entry: Mapping[str, Any]) -> None:
-    """Delete the weights of a recorded model: its files in the Hub cache that no other snapshot uses, and a converted copy."""
+    """Delete the weights of a recorded model: its files in the Hub cache that no other snapshot uses, and a converted
+    copy.
+    """
     folder = Path(entry["folder"])
     for file in [path for pattern in WEIGHTS for path in folder.glob(pattern)]:
         blob = file.resolve()

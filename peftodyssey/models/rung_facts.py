@@ -1,9 +1,10 @@
-"""What is published of public checkpoint ladders: tokens of a step, and the learning rate at each. Called by `rung_names`.
+"""What is published of public checkpoint ladders: tokens of a step, and the learning rate at each. Called by
+`rung_names`.
 
-Sources, by row: OLMo-1B, its cosine and steps: allenai/OLMo `configs/official/OLMo-1B.yaml`. OLMo-2-1B: the same repository,
-`configs/official-0425/OLMo2-1B-stage1.yaml`. OLMo-2-7B: its model card. Amber: arXiv 2312.06550 (360 chunks of 1,706,976
-sequences of 2,048 tokens; its card calls the last one `ckpt_359`, so `ckpt_000` has seen one chunk). Pythia:
-EleutherAI/pythia `models/*/*.yml` (143,000 steps, 1 % warm-up, down to a tenth). SmolLM2: huggingface/smollm
+Sources, by row: OLMo-1B, its cosine and steps: allenai/OLMo `configs/official/OLMo-1B.yaml`. OLMo-2-1B: the same
+repository, `configs/official-0425/OLMo2-1B-stage1.yaml`. OLMo-2-7B: its model card. Amber: arXiv 2312.06550 (360 chunks
+of 1,706,976 sequences of 2,048 tokens; its card calls the last one `ckpt_359`, so `ckpt_000` has seen one chunk).
+Pythia: EleutherAI/pythia `models/*/*.yml` (143,000 steps, 1 % warm-up, down to a tenth). SmolLM2: huggingface/smollm
 `pre-training/smollm2/*.yaml` (constant to the given step, then linear to 0). What is not published there is None here.
 """
 
@@ -41,7 +42,9 @@ LADDERS: tuple[tuple[str, PublishedSchedule], ...] = (
     ),
     (
         r"allenai/OLMo-2-0425-1B(-early-training)?",
-        PublishedSchedule(STEP_2M, **_COSINE, peak_lr=4e-4, warmup_steps=4_000, end_step=5e12 / STEP_2M, stage1_tokens=4_001 * 10**9),
+        PublishedSchedule(
+            STEP_2M, **_COSINE, peak_lr=4e-4, warmup_steps=4_000, end_step=5e12 / STEP_2M, stage1_tokens=4_001 * 10**9
+        ),
     ),
     (r"allenai/OLMo-2-1124-7B", PublishedSchedule(STEP_4M, stage1_tokens=3_896 * 10**9)),
     (r"LLM360/Amber", PublishedSchedule(AMBER_CHUNK, **_COSINE, peak_lr=3e-4, end_step=360)),

@@ -1,4 +1,5 @@
-"""A revision's name read as a rung: step, tokens, stage. Called by `models.ladder` and for revisions that a recipe names.
+"""A revision's name read as a rung: step, tokens, stage. Called by `models.ladder` and for revisions that a recipe
+names.
 
 Names are read and never computed. The schemes: OLMo `step1000-tokens4B`; OLMo-2 `stage1-step10000-tokens21B` and
 `stage2-ingredient1-step11931-tokens50B`; Amber `ckpt_000`; Pythia `step143000`; SmolLM2 `step-240000`.
@@ -25,7 +26,9 @@ class Rung:
 
     name: str  # what `revision` takes
     tokens: int | None  # seen in pretraining; None where nothing says so
-    arm: str | None  # init | trunk (constant rate) | annealed (decayed to 0) | decay | cosine | stage2-...; None: not known
+    arm: (
+        str | None
+    )  # init | trunk (constant rate) | annealed (decayed to 0) | decay | cosine | stage2-...; None: not known
     learning_rate: float | None = None  # of its last step; None where none is recorded
     step: int | None = None
     stage: str = "stage1"
@@ -43,7 +46,9 @@ def parsed(repository: str, name: str) -> Rung | None:
     label = None if amount is None else round(float(amount) * UNIT_TOKENS[unit])
     if stage is None or int(stage) < 2:
         return _of_step(name, int(step), label, facts)
-    return _of_later_stage(name, f"stage{stage}" + f"-ingredient{ingredient}" * (ingredient is not None), int(step), label, facts)
+    return _of_later_stage(
+        name, f"stage{stage}" + f"-ingredient{ingredient}" * (ingredient is not None), int(step), label, facts
+    )
 
 
 def _of_step(name: str, step: int, label: int | None, facts: PublishedSchedule | None) -> Rung:
@@ -64,17 +69,23 @@ def read_names(repository: str, names: Iterable[str]) -> tuple[list[Rung], list[
     """(rungs by stage and step, names that are none), each name once."""
     read = {name: parsed(repository, name) for name in dict.fromkeys(names)}
     rungs = [rung for rung in read.values() if rung is not None]
-    return sorted(rungs, key=lambda r: (r.stage, r.step or 0, r.name)), [name for name, rung in read.items() if rung is None]
+    return sorted(rungs, key=lambda r: (r.stage, r.step or 0, r.name)), [
+        name for name, rung in read.items() if rung is None
+    ]
 
 
 def remarks(repository: str, rungs: Sequence[Rung]) -> list[str]:
     """What is wrong with the tokens of these rungs, in sentences: missing ones, and labels that their steps contradict."""
     found = []
     if bare := [rung.name for rung in rungs if rung.tokens is None]:
-        found.append(f"{_some(bare)} {_have(bare)} no tokens: not in the name, and no tokens of a step are known for {repository}")
+        found.append(
+            f"{_some(bare)} {_have(bare)} no tokens: not in the name, and no tokens of a step are known for {repository}"
+        )
     facts = facts_of(repository)
     for stage in dict.fromkeys(rung.stage for rung in rungs):
-        found += _wrong_labels([r for r in rungs if r.stage == stage and r.labelled], facts if stage == "stage1" else None, stage)
+        found += _wrong_labels(
+            [r for r in rungs if r.stage == stage and r.labelled], facts if stage == "stage1" else None, stage
+        )
     return found
 
 

@@ -69,7 +69,13 @@ def _sizes(config: Mapping[str, Any], family: _Family) -> _Sizes | None:
     """None where config.json leaves a size to transformers' default."""
     hidden = _first(config, "hidden_size", "n_embd")
     heads = _first(config, "num_attention_heads", "n_head")
-    if None in (hidden, heads, _first(config, "num_hidden_layers", "n_layer"), _positions(config), config.get("vocab_size")):
+    if None in (
+        hidden,
+        heads,
+        _first(config, "num_hidden_layers", "n_layer"),
+        _positions(config),
+        config.get("vocab_size"),
+    ):
         return None
     if config.get("num_key_value_heads") is None and config["model_type"] not in _UNGROUPED:
         return None
@@ -200,7 +206,15 @@ def _stablelm_norms(s: _Sizes) -> tuple[int, int]:
     return blocks * s.hidden + per_head, 2 * s.hidden
 
 
-_UNGROUPED = {"llama", "olmo", "olmo2", "phi", "phi3", "gpt2", "gpt_neox"}  # key heads = heads where the config is silent
+_UNGROUPED = {
+    "llama",
+    "olmo",
+    "olmo2",
+    "phi",
+    "phi3",
+    "gpt2",
+    "gpt_neox",
+}  # key heads = heads where the config is silent
 
 FAMILIES: dict[str, _Family] = {
     "llama": _Family(_llama, _norms(2, 1)),
@@ -209,9 +223,7 @@ FAMILIES: dict[str, _Family] = {
     "qwen3": _Family(_unbiased_mlp, lambda s: (2 * s.hidden + 2 * s.head_dim, s.hidden), head_dim=128),
     "gemma": _Family(_unbiased_mlp, _norms(2, 1), tied=True, head_dim=256),
     "gemma2": _Family(_unbiased_mlp, _norms(4, 1), tied=True, head_dim=256),
-    "gemma3_text": _Family(
-        _unbiased_mlp, lambda s: (4 * s.hidden + 2 * s.head_dim, s.hidden), tied=True, head_dim=256
-    ),
+    "gemma3_text": _Family(_unbiased_mlp, lambda s: (4 * s.hidden + 2 * s.head_dim, s.hidden), tied=True, head_dim=256),
     "olmo": _Family(_unbiased_mlp, _norms(0, 0)),
     "olmo2": _Family(_unbiased_mlp, lambda s: (2 * s.hidden + s.query + s.key, s.hidden)),
     "gpt2": _Family(_gpt2, _norms(4, 2), layers="transformer.h", gated=False, tied=True),
@@ -224,7 +236,5 @@ FAMILIES: dict[str, _Family] = {
     ),
     "phi3": _Family(_phi3, _norms(2, 1)),
     "starcoder2": _Family(_starcoder2, _norms(4, 2), gated=False, tied=True),
-    "stablelm": _Family(
-        lambda s: _attention(s, s.flag("use_qkv_bias"), False) + _gated(s), _stablelm_norms
-    ),
+    "stablelm": _Family(lambda s: _attention(s, s.flag("use_qkv_bias"), False) + _gated(s), _stablelm_norms),
 }

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
-    """The model of a config.json without storage. Raises ModelError for what is no causal model that transformers knows."""
+    """The model of a config.json without storage. Raises ModelError for what is no causal model that transformers
+    knows.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -52,7 +54,9 @@ def matrix(name: str, module: Any) -> LinearShape:
 
 
 def meta_anatomy(config: Mapping[str, Any]) -> ModelShape:
-    """The Anatomy of `config` counted on the real module tree. What is neither linear, embedding nor head counts as norm."""
+    """The Anatomy of `config` counted on the real module tree. What is neither linear, embedding nor head counts as
+    norm.
+    """
     from torch import nn
 
     model = meta_model(config)

@@ -14,7 +14,9 @@ Config = dict[str, Any]
 
 def named() -> dict[str, Config]:
     """Every named shape with a fresh copy of its config; keys as in a Hub repository's config.json."""
-    return copy.deepcopy({**_llama(), **_mistral(), **_qwen(), **_olmo(), **_gpt2(), **_pythia(), **_gemma(), **_tiny()})
+    return copy.deepcopy(
+        {**_llama(), **_mistral(), **_qwen(), **_olmo(), **_gpt2(), **_pythia(), **_gemma(), **_tiny()}
+    )
 
 
 def _llama_shape(
@@ -94,7 +96,13 @@ def _qwen() -> dict[str, Config]:
 
 def _olmo() -> dict[str, Config]:
     one = {"model_type": "olmo", "pad_token_id": 1, "eos_token_id": 50279, "clip_qkv": None}
-    two = {"model_type": "olmo2", "pad_token_id": 100277, "eos_token_id": 100257, "rms_norm_eps": 1e-6, "theta": 500000.0}
+    two = {
+        "model_type": "olmo2",
+        "pad_token_id": 100277,
+        "eos_token_id": 100257,
+        "rms_norm_eps": 1e-6,
+        "theta": 500000.0,
+    }
     return {
         "olmo-1b": _llama_shape(2048, 16, 16, 16, 8192, 50304, 2048, tie_word_embeddings=True, **one),
         "olmo-7b": _llama_shape(4096, 32, 32, 32, 11008, 50304, 2048, **one),

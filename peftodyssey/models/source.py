@@ -1,4 +1,5 @@
-"""Where a base model comes from, found without torch: bundled, a local folder, the Hub, or random numbers of a known shape.
+"""Where a base model comes from, found without torch: bundled, a local folder, the Hub, or random numbers of a known
+shape.
 
 `resolve` is called by `check`, `plan` and every job; `weights_folder` by `models.load` alone, when weights are needed.
 """
@@ -48,9 +49,9 @@ def resolve(
 ) -> ModelSource:
     """What `name` is: `bundled/<model>`, `random/<shape>`, a local folder, or a Hub id.
 
-    `max_position_embeddings` (tokens) overrides the shape's, for random models only. `weights: bin` takes pickled weights
-    where there are no safetensors.
-    Raises ModelError for what is missing, unknown, pickled, truncated or not a causal language model.
+    `max_position_embeddings` (tokens) overrides the shape's, for random models only. `weights: bin` takes pickled
+    weights where there are no safetensors. Raises ModelError for what is missing, unknown, pickled, truncated or not a
+    causal language model.
     """
     if max_position_embeddings is not None and not name.startswith("random/"):
         raise ModelError(

@@ -1,4 +1,5 @@
-"""The tokenizer of a base model, with character offsets and without special tokens. Called by corpora, `check` and jobs.
+"""The tokenizer of a base model, with character offsets and without special tokens. Called by corpora, `check` and
+jobs.
 
 `tokenizers` alone is imported where the model has a tokenizer.json; transformers only where one must be converted.
 """

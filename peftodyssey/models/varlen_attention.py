@@ -1,9 +1,10 @@
-"""Attention inside the documents of packed rows, told where each ends instead of by a mask. `models.load` puts it on a model.
+"""Attention inside the documents of packed rows, told where each ends instead of by a mask. `models.load` puts it on a
+model.
 
-A mask has a place for every pair of tokens of a row and makes kernels slow; ends are one number a document, and nothing between two
-documents is computed. On a card, in bf16, they go to FlashAttention's kernel for sequences of unequal length (Dao, arXiv 2307.08691)
-by `torch.nn.attention.varlen`; on a CPU, where rows are long, documents of like length go side by side through torch's own. Elsewhere,
-and where no ends are given, it is transformers' sdpa with its masks.
+A mask has a place for every pair of tokens of a row and makes kernels slow; ends are one number a document, and nothing
+between two documents is computed. On a card, in bf16, they go to FlashAttention's kernel for sequences of unequal
+length (Dao, arXiv 2307.08691) by `torch.nn.attention.varlen`; on a CPU, where rows are long, documents of like length
+go side by side through torch's own. Elsewhere, and where no ends are given, it is transformers' sdpa with its masks.
 """
 
 from __future__ import annotations
@@ -62,10 +63,11 @@ def _computes_in(model: nn.Module) -> torch.dtype:
 
 
 def cu_seqlens(segments_bt: np.ndarray) -> np.ndarray:
-    """Where the documents of a batch end, int32 (1, 1, 1, n): 0, the end of each in the rows laid end to end, the last repeated.
+    """Where the documents of a batch end, int32 (1, 1, 1, n): 0, the end of each in the rows laid end to end, the last
+    repeated.
 
-    The four dimensions are those of a mask, which transformers hands through. n is a power of two, so that batches seldom differ in
-    shape.
+    The four dimensions are those of a mask, which transformers hands through. n is a power of two, so that batches
+    seldom differ in shape.
     """
     first = np.ones((segments_bt.shape[0], 1), dtype=bool)
     begins = np.flatnonzero(np.concatenate([first, np.diff(segments_bt, axis=1) != 0], axis=1))
@@ -89,7 +91,9 @@ def varlen_attention_forward(
     if attention_mask is None or attention_mask.dtype != torch.int32:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        plain: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **more)
+        plain: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, **more
+        )
         return plain
     assert dropout == 0.0, "a base is trained without dropout"
     rows, _, tokens, _ = query.shape
@@ -99,7 +103,9 @@ def varlen_attention_forward(
     return out.view(rows, tokens, *out.shape[1:]), None
 
 
-def _bucketed_sdpa(query: Tensor, key: Tensor, value: Tensor, ends_n: Tensor, longest: int, scaling: float | None, window: int | None) -> Tensor:
+def _bucketed_sdpa(
+    query: Tensor, key: Tensor, value: Tensor, ends_n: Tensor, longest: int, scaling: float | None, window: int | None
+) -> Tensor:
     """(tokens, h, d) each: torch's own kernel on documents of like length at a time.
 
     They are filled up on the right, where causal attention does not look, with copies of their last token.
@@ -120,7 +126,9 @@ def _bucketed_sdpa(query: Tensor, key: Tensor, value: Tensor, ends_n: Tensor, lo
         there.append(source.ravel())
         shapes.append(len(alike))
     filled = torch.from_numpy(np.concatenate(there)).to(query.device)
-    groups = zip(*(x.index_select(0, filled).split([len(of) for of in there]) for x in (query, key, value)), strict=True)
+    groups = zip(
+        *(x.index_select(0, filled).split([len(of) for of in there]) for x in (query, key, value)), strict=True
+    )
     made = [_together(parts, documents, scaling, window) for parts, documents in zip(groups, shapes, strict=True)]
     return torch.cat(made).index_select(0, torch.from_numpy(back).to(query.device))
 
@@ -130,7 +138,9 @@ def _together(parts: Sequence[Tensor], documents: int, scaling: float | None, wi
     query, key, value = (part.unflatten(0, (documents, -1)).transpose(1, 2) for part in parts)
     near = _sliding_window_mask(query.shape[2], window, query.device)
     grouped = {"enable_gqa": True} if query.shape[1] != key.shape[1] else {}
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=near, is_causal=near is None, scale=scaling, **grouped)
+    out = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=near, is_causal=near is None, scale=scaling, **grouped
+    )
     return out.transpose(1, 2).flatten(0, 1)
 
 
@@ -142,13 +152,17 @@ def _sliding_window_mask(tokens: int, window: int | None, device: torch.device) 
     return (back >= 0) & (back < window)
 
 
-def _flash_varlen(query: Tensor, key: Tensor, value: Tensor, ends_n: Tensor, longest: int, scaling: float | None, window: int | None) -> Tensor:
+def _flash_varlen(
+    query: Tensor, key: Tensor, value: Tensor, ends_n: Tensor, longest: int, scaling: float | None, window: int | None
+) -> Tensor:
     """(tokens, h, d) each: FlashAttention, all documents at once; nothing is asked of the host."""
     from torch.nn.attention.varlen import varlen_attn
 
     narrow = (x.to(torch.bfloat16) for x in (query, key, value))
     reach = (-1 if window is None else window - 1, 0)
-    out: Tensor = varlen_attn(*narrow, ends_n, ends_n, longest, longest, scale=scaling, window_size=reach, **_grouped(query, key))
+    out: Tensor = varlen_attn(
+        *narrow, ends_n, ends_n, longest, longest, scale=scaling, window_size=reach, **_grouped(query, key)
+    )
     return out
 
 
@@ -188,4 +202,7 @@ def _matches_sdpa(ends_n: Tensor, kv_heads: int, window: int | None) -> bool:
         own = [drawn[:, :heads].roll(n, 0).clone().requires_grad_() for n, heads in enumerate((4, kv_heads, kv_heads))]
         out = way(*own, ends_n, 34, None, window)
         results.append([out.detach(), *torch.autograd.grad(out, own, drawn)])
-    return all(bool((one.float() - other.float()).norm() <= CLOSE * other.float().norm()) for one, other in zip(*results, strict=True))
+    return all(
+        bool((one.float() - other.float()).norm() <= CLOSE * other.float().norm())
+        for one, other in zip(*results, strict=True)
+    )

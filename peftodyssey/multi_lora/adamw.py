@@ -1,4 +1,4 @@
-"""AdamW and clipping for a fleet's banks: each member by its own rate, norm and decay. `train.fleet` calls it.
+"""AdamW and clipping for a fleet's banks: each member by its own rate, norm and decay. `train.multi_lora` calls it.
 
 The arithmetic is torch.optim.AdamW's (Loshchilov and Hutter, arXiv 1711.05101), on matrices whose rows are members.
 """
@@ -22,7 +22,9 @@ def grad_norms(banks: LoraBanks) -> Tensor:
     return torch.cat([torch.linalg.vector_norm(berth.grads, dim=1, dtype=wide) for berth in banks.berths])
 
 
-def update(banks: LoraBanks, grad_norms: Tensor, lrs: Sequence[float], settings: Sequence[TrainSettings], steps: Sequence[int]) -> None:
+def update(
+    banks: LoraBanks, grad_norms: Tensor, lrs: Sequence[float], settings: Sequence[TrainSettings], steps: Sequence[int]
+) -> None:
     """Clips and applies the members' gradients, each at its own step (from 1), and empties them.
 
     Rows do not meet, so that a broken member stays alone. Betas and eps are those of the first.
@@ -34,7 +36,9 @@ def update(banks: LoraBanks, grad_norms: Tensor, lrs: Sequence[float], settings:
         _apply(
             berth,
             scale_k1=torch.stack(scales).to(berth.grads.dtype)[:, None],
-            decay_k1=_column(berth, [1 - lr * of.weight_decay for lr, of in zip(lrs[rows], settings[rows], strict=True)]),
+            decay_k1=_column(
+                berth, [1 - lr * of.weight_decay for lr, of in zip(lrs[rows], settings[rows], strict=True)]
+            ),
             rate_k1=_column(berth, [lr / (1 - beta1**step) for lr, step in zip(lrs[rows], steps[rows], strict=True)]),
             root_k1=_column(berth, [(1 - beta2**step) ** 0.5 for step in steps[rows]]),
             betas=(beta1, beta2),
@@ -54,7 +58,9 @@ def _apply(
     """One update, some columns at a time, so that its temporaries stay small."""
     columns = max(1, CHUNK_BYTES // (berth.params.element_size() * len(berth.members)))
     for begin in range(0, berth.params.shape[1], columns):
-        numbers, grads, first, second = (whole[:, begin : begin + columns] for whole in (berth.params, berth.grads, *berth.moments))
+        numbers, grads, first, second = (
+            whole[:, begin : begin + columns] for whole in (berth.params, berth.grads, *berth.moments)
+        )
         grads.mul_(scale_k1)
         numbers.mul_(decay_k1)
         first.lerp_(grads, 1 - betas[0])

@@ -1,4 +1,5 @@
-"""LoRA adapters as plain tensors: taken from PEFT's modules, put back into them, and under the names of a saved training.
+"""LoRA adapters as plain tensors: taken from PEFT's modules, put back into them, and under the names of a saved
+training.
 
 For `train.banks`, which stacks them, and `jobs.fleet`. Shapes: r rank, i inputs, o outputs.
 """
@@ -20,7 +21,9 @@ LORA_B = PEFT_PREFIX + "{}.lora_B.default.weight"
 
 @dataclass(frozen=True)
 class Adapter:
-    """One member's LoRA: by target the factors (r, i) and (o, r) in their own rank, and what their product is scaled by."""
+    """One member's LoRA: by target the factors (r, i) and (o, r) in their own rank, and what their product is scaled
+    by.
+    """
 
     down_ri: dict[str, Tensor]
     up_or: dict[str, Tensor]

@@ -1,4 +1,6 @@
-"""A fleet at rest: finished LoRA adapters side by side on their base, to be scored in one pass. `jobs.fleet` calls `moored`."""
+"""A fleet at rest: finished LoRA adapters side by side on their base, to be scored in one pass. `jobs.fleet` calls
+`moored`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from peftodyssey.training.dropout import SeededDropout
 
 
 @contextlib.contextmanager
-def attach_adapters_for_eval(model: nn.Module, adapters: Sequence[Adapter], device: torch.device, compute: torch.dtype | None) -> Iterator[list[int]]:
+def attach_adapters_for_eval(
+    model: nn.Module, adapters: Sequence[Adapter], device: torch.device, compute: torch.dtype | None
+) -> Iterator[list[int]]:
     """`model` for batches that hold equal rows for each adapter; the value: which adapter each share of the rows meets.
 
     `compute`: type of the products, None for the adapters' own.
@@ -27,5 +31,8 @@ def attach_adapters_for_eval(model: nn.Module, adapters: Sequence[Adapter], devi
     for berth in banks.berths:
         berth.grads, berth.moments = berth.grads.new_empty(0), (berth.grads.new_empty(0), berth.grads.new_empty(0))
     banks.update_compute_copies(compute)
-    with patch_model_on_cuda(model, compute, device), patch_linears(model, lambda: banks, SeededDropout()):  # lean first: it tries the base's own modules
+    with (
+        patch_model_on_cuda(model, compute, device),
+        patch_linears(model, lambda: banks, SeededDropout()),
+    ):  # lean first: it tries the base's own modules
         yield banks.order

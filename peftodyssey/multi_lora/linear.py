@@ -1,6 +1,7 @@
 """A fleet's banks on a model: the adapted modules multiply by the base's weight once and by every member's factors.
 
-Called by `train.fleet`. Shapes: k members, b blocks of each, t tokens of a block, n = b * t, i inputs, o outputs, r padded rank.
+Called by `train.multi_lora`. Shapes: k members, b blocks of each, t tokens of a block, n = b * t, i inputs, o outputs,
+r padded rank.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from peftodyssey.training.dropout import SeededDropout
 
 @contextlib.contextmanager
 def patch_linears(model: nn.Module, banks: Callable[[], LoraBanks | None], draws: SeededDropout) -> Iterator[None]:
-    """The adapted modules add every member's product while `banks()` gives the banks; the base alone where it gives None.
+    """The adapted modules add every member's product while `banks()` gives the banks; the base alone where it gives
+    None.
 
     Dropout takes its masks from `draws`.
     """
@@ -61,7 +63,12 @@ def _dropped(x: Tensor, banks: LoraBanks, target: str, draws: SeededDropout) -> 
         return x
     own = x.split(x.shape[0] // len(shares))
     blocks = own[0].shape[0]
-    return torch.cat([draws.dropped(of, target, share, row * blocks) if share else of for row, (of, share) in enumerate(zip(own, shares, strict=True))])
+    return torch.cat(
+        [
+            draws.dropped(of, target, share, row * blocks) if share else of
+            for row, (of, share) in enumerate(zip(own, shares, strict=True))
+        ]
+    )
 
 
 def multi_lora_linear(
@@ -73,10 +80,12 @@ def multi_lora_linear(
     weight_oi: Callable[[], Tensor],
     bias_o: Tensor | None,
 ) -> Tensor:
-    """`x @ W.T + bias`, and for each member, on its rows, `scaling * (x_low @ down.T) @ up.T`; (k * b, t, i) to (k * b, t, o).
+    """`x @ W.T + bias`, and for each member, on its rows, `scaling * (x_low @ down.T) @ up.T`; (k * b, t, i) to (k * b,
+    t, o).
 
-    `x_low` is `x` or `x` after dropout. The factors' gradients are added to the berths' `grads` in the backward pass, which
-    `ticket`, a scalar that needs a gradient, calls for; kept for it are `x_low` and its products with the first factors.
+    `x_low` is `x` or `x` after dropout. The factors' gradients are added to the berths' `grads` in the backward pass,
+    which `ticket`, a scalar that needs a gradient, calls for; kept for it are `x_low` and its products with the first
+    factors.
     """
     result: Tensor = _MultiLoraLinear.apply(x, x_low, grad_anchor, banks, target, weight_oi, bias_o, x_low is x)
     return result

@@ -1,8 +1,9 @@
 """LoRA adapters of several members stacked, so that they are multiplied and updated together.
 
-Members of like rank stand together in a berth, their ranks padded to its rank with zeros, whose gradients are exactly zero.
-A berth's numbers are one matrix (members, numbers), of which each adapted module sees views; so are its gradients and
-moments. `train.boarding` puts banks on a model, `train.stacked` updates them. Shapes: k members, i inputs, o outputs, r rank.
+Members of like rank stand together in a berth, their ranks padded to its rank with zeros, whose gradients are exactly
+zero. A berth's numbers are one matrix (members, numbers), of which each adapted module sees views; so are its gradients
+and moments. `train.boarding` puts banks on a model, `train.stacked` updates them. Shapes: k members, i inputs, o
+outputs, r rank.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ PADDED_RANKS = (4, 16, 64, 256, 1024)
 
 @dataclass
 class RankBucket:
-    """Members of one padded rank: their numbers, gradients and moments, each (members, numbers), and where a target's lie."""
+    """Members of one padded rank: their numbers, gradients and moments, each (members, numbers), and where a target's
+    lie.
+    """
 
     members: list[int]  # their numbers in the fleet, ascending
     rank: int
@@ -31,7 +34,9 @@ class RankBucket:
     moments: tuple[Tensor, Tensor]
     scaling: dict[str, Tensor]  # target -> (k, 1, 1)
     dropout: list[float]  # of each member
-    compute_params: Tensor = field(default_factory=lambda: torch.empty(0))  # `numbers` in the type that products are formed in
+    compute_params: Tensor = field(
+        default_factory=lambda: torch.empty(0)
+    )  # `numbers` in the type that products are formed in
 
     def down(self, target: str, whole: Tensor) -> Tensor:
         """The view (k, r, i) of a target's first factors in `numbers`, `grads` or `working`."""
@@ -72,7 +77,10 @@ def stack_adapters(starts: Mapping[int, InitialState], device: torch.device) -> 
     """Banks of these members, in their weights' type; a target that a member lacks is zero and stays so."""
     adapters = {member: start.weights for member, start in starts.items()}
     targets = tuple(dict.fromkeys(t for adapter in adapters.values() for t in adapter.down_ri))
-    sizes = {t: next((a.down_ri[t].shape[1], a.up_or[t].shape[0]) for a in adapters.values() if t in a.down_ri) for t in targets}
+    sizes = {
+        t: next((a.down_ri[t].shape[1], a.up_or[t].shape[0]) for a in adapters.values() if t in a.down_ri)
+        for t in targets
+    }
     berths = []
     for rank in PADDED_RANKS:
         members = [m for m in sorted(adapters) if _padded(adapters[m].rank) == rank]
@@ -86,7 +94,11 @@ def _padded(rank: int) -> int:
 
 
 def _berth(
-    members: list[int], starts: Mapping[int, InitialState], rank: int, sizes: Mapping[str, tuple[int, int]], device: torch.device
+    members: list[int],
+    starts: Mapping[int, InitialState],
+    rank: int,
+    sizes: Mapping[str, tuple[int, int]],
+    device: torch.device,
 ) -> RankBucket:
     places, total = {}, 0
     for target, (inputs, outputs) in sizes.items():
@@ -101,7 +113,16 @@ def _berth(
         return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 
     scaling = {t: column([starts[m].weights.scaling.get(t, 0.0) for m in members]) for t in sizes}
-    berth = RankBucket(members, rank, places, zeros(), zeros(), (zeros(), zeros()), scaling, [starts[m].weights.dropout for m in members])
+    berth = RankBucket(
+        members,
+        rank,
+        places,
+        zeros(),
+        zeros(),
+        (zeros(), zeros()),
+        scaling,
+        [starts[m].weights.dropout for m in members],
+    )
     for row, member in enumerate(members):
         start = starts[member]
         _place(berth, berth.params, row, start.weights)
@@ -140,7 +161,11 @@ def tensors_of(banks: LoraBanks, member: int, like: Adapter, step: int) -> dict[
     found = named("parameter", _taken(berth, berth.params, row, like))
     for kind, whole in zip(MOMENTS, berth.moments, strict=True):
         found |= named(f"adam.{kind}", _taken(berth, whole, row, like))
-    counts = {name.replace("parameter/", "adam.step/"): torch.tensor(float(step)) for name in found if name.startswith("parameter/")}
+    counts = {
+        name.replace("parameter/", "adam.step/"): torch.tensor(float(step))
+        for name in found
+        if name.startswith("parameter/")
+    }
     return found | counts
 
 
@@ -153,15 +178,20 @@ def drop_members(banks: LoraBanks, leaving: Sequence[int]) -> LoraBanks:
             kept = torch.tensor(rows, device=berth.params.device)
             scaling = {target: of.index_select(0, kept) for target, of in berth.scaling.items()}
             numbers, grads, first, second, working = (
-                whole.index_select(0, kept) for whole in (berth.params, berth.grads, *berth.moments, berth.compute_params)
+                whole.index_select(0, kept)
+                for whole in (berth.params, berth.grads, *berth.moments, berth.compute_params)
             )
             members = [berth.members[row] for row in rows]
             berths.append(
                 replace(
-                    berth, members=members, numbers=numbers, grads=grads, moments=(first, second), scaling=scaling,
-                    dropout=[berth.dropout[row] for row in rows], working=working,
+                    berth,
+                    members=members,
+                    numbers=numbers,
+                    grads=grads,
+                    moments=(first, second),
+                    scaling=scaling,
+                    dropout=[berth.dropout[row] for row in rows],
+                    working=working,
                 )
-            )  # fmt: skip
+            )
     return LoraBanks(berths, banks.targets)
-
-

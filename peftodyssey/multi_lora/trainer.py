@@ -1,8 +1,8 @@
 """Several LoRA trainings over one frozen base at once, each ending where it would have ended alone.
 
-`jobs.fleet` calls `train_fleet`. Each member keeps its own data order, number of tokens, learning rate, schedule, decay and
-clipping; its loss is normalised by its own tokens; its state on disk is that of a training of its own. A member that ends or
-diverges leaves, and the fleet sails on without it.
+`jobs.fleet` calls `train_fleet`. Each member keeps its own data order, number of tokens, learning rate, schedule, decay
+and clipping; its loss is normalised by its own tokens; its state on disk is that of a training of its own. A member
+that ends or diverges leaves, and the fleet sails on without it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from peftodyssey.training.settings import OnNote, OnStep, ShouldStop, StepRecord
 if TYPE_CHECKING:
     from peftodyssey.corpora.packing import PackedBlocks
 
-OnMemberEval = Callable[[int, int, int, Adapter], None]  # index into score_at_steps, step, tokens, the adapter then
+OnMemberEval = Callable[[int, int, int, Adapter], None]  # index into eval_at_steps, step, tokens, the adapter then
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Member:
     state_folder: Path
     belongs_to: str  # `loop.belongs_to` of the same training alone
     on_step: OnStep | None = None
-    on_point: OnMemberEval | None = None
+    on_eval: OnMemberEval | None = None
     log: list[StepRecord] = field(default_factory=list)
     failed: TrainingError | None = None
 
@@ -67,33 +67,43 @@ def train_adapters(
     should_stop: ShouldStop | None = None,
     on_note: OnNote | None = None,
 ) -> bool:
-    """Trains all members from where their folders say they are to their ends, which are saved there; False: interrupted.
+    """Trains all members from where their folders say they are to their ends, which are saved there; False:
+    interrupted.
 
-    `model` is the frozen base without adapters. What a member's `failed` says ended it alone. Raises TrainingError where
-    nothing fits the memory or a folder holds a foreign state.
+    `model` is the frozen base without adapters. What a member's `failed` says ended it alone. Raises TrainingError
+    where nothing fits the memory or a folder holds a foreign state.
     """
     device = torch.device(device)
     some, parts = members[0].settings, split(model)
-    fleet = _MultiLoraTrainer(model, members, device, on_note)
+    multi_lora = _MultiLoraTrainer(model, members, device, on_note)
     last_saved = time.monotonic()
-    with fleet.patched_model() as autocast, retry_on_oom(model, some, device, fleet.drop_gradients) as fit:
-        while fleet.retire_finished():
+    with multi_lora.patched_model() as autocast, retry_on_oom(model, some, device, multi_lora.drop_gradients) as fit:
+        while multi_lora.retire_finished():
             if should_stop and should_stop():
-                fleet.save()
+                multi_lora.save()
                 return False
             begun = time.perf_counter()
-            batch = [grad_accumulation.batch(m.blocks, m.settings, len(m.log)) for m in fleet.active_members]
+            batch = [grad_accumulation.batch(m.blocks, m.settings, len(m.log)) for m in multi_lora.active_members]
             gradient = functools.partial(
-                grad_accumulation.accumulate, model, parts, batch, fleet.draws, fleet.scaler, some, device, autocast, fleet.graphs
+                grad_accumulation.accumulate,
+                model,
+                parts,
+                batch,
+                multi_lora.draws,
+                multi_lora.scaler,
+                some,
+                device,
+                autocast,
+                multi_lora.graphs,
             )
-            losses, fleet.way, found = fit(len(fleet.active_members[0].log) + 1, fleet.way, gradient)
-            fleet.out_of_memory += found
+            losses, multi_lora.way, found = fit(len(multi_lora.active_members[0].log) + 1, multi_lora.way, gradient)
+            multi_lora.out_of_memory += found
             for sentence in found if on_note else ():
                 on_note(sentence)
-            fleet.update(losses, batch, begun)
-            fleet.run_evals()
+            multi_lora.update(losses, batch, begun)
+            multi_lora.run_evals()
             if checkpoint_every_s is not None and time.monotonic() - last_saved >= checkpoint_every_s:
-                fleet.save()
+                multi_lora.save()
                 last_saved = time.monotonic()
     return True
 
@@ -101,7 +111,9 @@ def train_adapters(
 class _MultiLoraTrainer:
     """The members that sail, their banks, and what is done with them between two steps."""
 
-    def __init__(self, model: nn.Module, members: Sequence[Member], device: torch.device, on_note: OnNote | None) -> None:
+    def __init__(
+        self, model: nn.Module, members: Sequence[Member], device: torch.device, on_note: OnNote | None
+    ) -> None:
         self.model, self.members, self.device = model, members, device
         settings = members[0].settings
         self.compute = grad_accumulation.HALVES.get(settings.precision)
@@ -137,7 +149,9 @@ class _MultiLoraTrainer:
     def patched_model(self) -> Iterator[bool]:
         """The banks on the model, and its other modules lean; the value: whether products need autocast."""
         with (
-            patching.patch_model(self.model, self.compute) as autocast,  # tries the modules, which must be the base's own then
+            patching.patch_model(
+                self.model, self.compute
+            ) as autocast,  # tries the modules, which must be the base's own then
             patch_linears(self.model, lambda: None if self.adapters_disabled else self.banks, self.draws),
         ):
             yield autocast
@@ -157,11 +171,12 @@ class _MultiLoraTrainer:
         """Applies every member's gradients at its own rate; one whose loss or gradient is not finite fails."""
         sailing = self.active_members
         rates = [
-            m.settings.lr * schedule.lr_multiplier(
+            m.settings.lr
+            * schedule.lr_multiplier(
                 len(m.log), steps=m.settings.steps, warmup_steps=m.settings.warmup_steps, schedule=m.settings.schedule
             )
             for m in sailing
-        ]  # fmt: skip
+        ]
         norms = adamw.grad_norms(self.banks)
         adamw.update(self.banks, norms, rates, [m.settings for m in sailing], [len(m.log) + 1 for m in sailing])
         self.banks.update_compute_copies(self.compute)
@@ -183,12 +198,17 @@ class _MultiLoraTrainer:
         """Members at one of their points are told, the model without the fleet."""
         for number, member in enumerate(self.members):
             step = len(member.log)
-            if member.on_point and not member.failed and number in self.banks.order and step in member.settings.score_at_steps:
+            if (
+                member.on_eval
+                and not member.failed
+                and number in self.banks.order
+                and step in member.settings.eval_at_steps
+            ):
                 self._drop_graphs()
                 with preserve_training_state(self.model, self.device):
                     self.adapters_disabled = True
                     adapter = banking.extract_adapter(self.banks, number, member.start)
-                    member.on_point(member.settings.score_at_steps.index(step), step, member.log[-1].tokens, adapter)
+                    member.on_eval(member.settings.eval_at_steps.index(step), step, member.log[-1].tokens, adapter)
                     self.adapters_disabled = False
 
     def retire_finished(self) -> bool:
@@ -209,8 +229,16 @@ class _MultiLoraTrainer:
 
     def _save(self, number: int) -> None:
         member = self.members[number]
-        tensors = banking.tensors_of(self.banks, number, member.start, len(member.log)) | checkpoint.random_state(self.device)
+        tensors = banking.tensors_of(self.banks, number, member.start, len(member.log)) | checkpoint.random_state(
+            self.device
+        )
         state = checkpoint.SavedState(
-            len(member.log), self.way, self.out_of_memory, member.belongs_to, self.scaler.state_dict(), tuple(member.log), tensors
+            len(member.log),
+            self.way,
+            self.out_of_memory,
+            member.belongs_to,
+            self.scaler.state_dict(),
+            tuple(member.log),
+            tensors,
         )
         checkpoint.save(member.state_folder, state)

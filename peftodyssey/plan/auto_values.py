@@ -34,11 +34,18 @@ def _precision(asked: str, device: Device) -> str:
 
 
 def _refuse_half_masters(master: str, precision: str, device: Device) -> None:
-    """fp16 weights cannot be trained as they are: loss scaling needs fp32 ones. Asked for in words, the recipe refuses it."""
-    if master == "fp32" or precision != "fp16":
+    """bf16 master weights need bf16 arithmetic: under fp32 nothing would be saved, under fp16 loss scaling needs fp32
+    ones.
+    """
+    if master == "fp32" or precision == "bf16":
         return
+    if precision == "fp32":
+        raise InputError(
+            "master_weights: bf16 keeps trained weights in bf16, and this run computes in fp32",
+            "set train.precision to bf16, or master_weights to fp32",
+        )
     raise InputError(
-        f"{device.name} has no bf16, and full with master_weights: same cannot train in fp16: its gradients overflow and "
+        f"{device.name} has no bf16, and full with master_weights: bf16 cannot train in fp16: its gradients overflow and "
         "small updates are lost",
         "set master_weights to fp32, or train an adapter (lora, qlora), whose weights are kept in fp32",
     )

@@ -1,4 +1,6 @@
-"""What can be known of a cell before anything is done for it: method, lengths, precision, texts and templates. Called by `plan.build`."""
+"""What can be known of a cell before anything is done for it: method, lengths, precision, texts and templates. Called
+by `plan.build`.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +20,25 @@ if TYPE_CHECKING:
 
 
 def validate_cell(cell: Cell, sources: Sources, device: Device) -> Iterator[tuple[str, OdysseyError]]:
-    """(key of the recipe, what is wrong): the method fits the model, blocks fit its positions, texts have parts, auto resolves."""
+    """(key of the recipe, what is wrong): the method fits the model, blocks fit its positions, texts have parts, auto
+    resolves.
+    """
     anatomy = sources.anatomies[cell.model]
     for message in METHODS[cell.method.method].check(cell.method, anatomy):
         yield "methods", InputError(f"{cell.method.label} on {cell.model.name}: {message}")
     for message, next_step in beside.problems(cell, sources.corpora):
         yield "methods", InputError(message, next_step)
-    for key, what, tokens in (("train", "train.seq_len", cell.train.seq_len), ("score", "score.context", cell.score.context)):
+    for key, what, tokens in (
+        ("train", "train.seq_len", cell.train.seq_len),
+        ("score", "score.context", cell.score.context),
+    ):
         if tokens > anatomy.positions:
-            yield key, InputError(
-                f"{what} is {tokens:,} tokens, and {cell.model.name} has {anatomy.positions:,} positions",
-                f"set {what} to at most {anatomy.positions:,}",
+            yield (
+                key,
+                InputError(
+                    f"{what} is {tokens:,} tokens, and {cell.model.name} has {anatomy.positions:,} positions",
+                    f"set {what} to at most {anatomy.positions:,}",
+                ),
             )
     try:
         resolve_auto(cell, device)

@@ -1,6 +1,7 @@
 """The texts that a training looks at beside its own: what is replayed, and what ends it early. Called by `plan.build`.
 
-Neither may be text that is reported: replay takes a train part, an early stop a validation part, of a text that keeps its test apart.
+Neither may be text that is reported: replay takes a train part, an early stop a validation part, of a text that keeps
+its test apart.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ def problems(cell: Cell, corpora: Mapping[str, Corpus]) -> Iterator[tuple[str, s
         if split not in corpus.splits:
             other = "name a pretraining_text with one" if name == "replay" else "name a general text with one first"
             yield f"{name} needs the {split} part of {point.name}, which has none", f"{other}, or remove {name}"
-        elif any(_reported_whole(corpora[general.name]) and _same(corpora[general.name], corpus) for general in cell.general):
+        elif any(
+            _reported_whole(corpora[general.name]) and _same(corpora[general.name], corpus) for general in cell.general
+        ):
             yield (
                 f"{name} would use text of {point.name} on which forgetting is reported: it has no test part of its own",
                 "give it files or splits for train, valid and test",

@@ -49,7 +49,7 @@ class Sources:
     models: dict[ModelSpec, ModelSource]
     anatomies: dict[ModelSpec, ModelShape]
     tokenizers: dict[ModelSpec, TextTokenizer]
-    corpora: dict[str, Corpus]  # by CorpusPoint.name
+    corpora: dict[str, Corpus]  # by CorpusSpec.name
     tasks: Tasks = field(default_factory=Tasks)
 
 
@@ -72,12 +72,18 @@ def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Pl
     noise, tasks = noise_module.planned(recipe.noise, tasks, builder.noise_texts, budget_bytes)
     read, tasks = similarity.planned(recipe.similarity, tasks, builder.indexes)
     return Plan(
-        recipe=recipe, device=device, budget_bytes=builder.budget_bytes, indexes=tuple(builder.indexes.values()),
-        base_scores=tuple(builder.base_scores.values()), cells=tasks, noise=noise, states=read,
+        recipe=recipe,
+        device=device,
+        budget_bytes=builder.budget_bytes,
+        indexes=tuple(builder.indexes.values()),
+        base_scores=tuple(builder.base_scores.values()),
+        cells=tasks,
+        noise=noise,
+        states=read,
         warnings=(*found.warnings, *_warnings(sources)),
         digest=identity.digest({"cells": [task.entry for task in tasks]}),
         base_choices=tuple(sources.tasks.base_choices.values()),
-    )  # fmt: skip
+    )
 
 
 def _resolve(recipe: Recipe, cells: list[Cell], problems: list[Problem]) -> Sources:
@@ -95,7 +101,9 @@ def _resolve(recipe: Recipe, cells: list[Cell], problems: list[Problem]) -> Sour
         attempt("domains", lambda cell=cell: _resolve_corpus(cell.domain, cell.train.objective, sources))
     for general in {g.name: g for c in cells for g in c.general}.values():
         attempt("general", lambda general=general: _resolve_corpus(general, "any", sources))
-    for text in {p.name: p for c in cells for p in (c.replay, c.early_stop_text) if p and p.name not in sources.corpora}.values():
+    for text in {
+        p.name: p for c in cells for p in (c.replay, c.early_stop_text) if p and p.name not in sources.corpora
+    }.values():
         attempt("methods", lambda text=text: _resolve_corpus(text, "any", sources))
     if sample := grid.sample_point(recipe):
         attempt("pretraining_text", lambda: _resolve_corpus(sample, "any", sources))
@@ -123,9 +131,7 @@ def _problem(recipe: Recipe, key: str, error: OdysseyError, place: tuple[int, in
     return Problem(recipe.where, line, column, key, error.message, next_step=error.next_step)
 
 
-def _check_cells(
-    recipe: Recipe, cells: list[Cell], sources: Sources, device: Device, problems: list[Problem]
-) -> None:
+def _check_cells(recipe: Recipe, cells: list[Cell], sources: Sources, device: Device, problems: list[Problem]) -> None:
     seen: set[str] = set()
     for key, error in (found for cell in cells for found in validate_cell(cell, sources, device)):
         if error.message not in seen:
@@ -133,7 +139,10 @@ def _check_cells(
             problems.append(_problem(recipe, key, error))
     if recipe.similarity:
         for point, anatomy in sources.anatomies.items():
-            problems.extend(_problem(recipe, "measure", error) for error in similarity.problems(recipe.similarity, anatomy, point.name))
+            problems.extend(
+                _problem(recipe, "measure", error)
+                for error in similarity.problems(recipe.similarity, anatomy, point.name)
+            )
 
 
 def _warnings(sources: Sources) -> list[str]:
@@ -168,39 +177,64 @@ class _Builder:
         general = [(point.name, self._index(cell, point, self._general_split(point))) for point in cell.general]
         sample = self._index(cell, self.sample, "all", SAMPLE_TOKENS_CAP) if self.sample else None
         replay = self._index(cell, cell.replay, "train") if cell.replay else None
-        guard = self._index(cell, cell.early_stop_text, "valid", _cap(cell, "valid", False)) if cell.early_stop_text else None
+        guard = (
+            self._index(cell, cell.early_stop_text, "valid", _cap(cell, "valid", False))
+            if cell.early_stop_text
+            else None
+        )
         told = identity.identity(cell, self._facts(cell, resolved) | beside.facts(cell, replay, guard))
         digest = identity.digest(told)
         trainable = method.count(cell.method, anatomy)
-        step, bill = cell_step(cell, anatomy, trainable, resolved, base.source.fingerprint, self.device, self.budget_bytes)
+        step, bill = cell_step(
+            cell, anatomy, trainable, resolved, base.source.fingerprint, self.device, self.budget_bytes
+        )
         texts = [("test", test), ("valid", valid), *general]
         tokens, scoring_bytes = scoring(anatomy, step, cell.score.context, self.budget_bytes)
         columns = {name: self._columns(cell, base, index, digest, step, tokens) for name, index in texts}
         alone, _ = scoring(anatomy, base_only(step, base.quant), cell.score.context, self.budget_bytes)
-        choices, asked = self.sources.tasks.of_cell(cell, base, str(told["facts"]["tokenizer"]), digest, (alone, tokens))
+        choices, asked = self.sources.tasks.of_cell(
+            cell, base, str(told["facts"]["tokenizer"]), digest, (alone, tokens)
+        )
         wise = {
             share: tuple(self._score(cell, base, index, digest, tokens, share) for _, index in texts)
             for share in cell.method.options.get("wise_ft", ())
         }
         others = crossed.texts(
-            cell, test, lambda p: self._index(cell, p, "test"), lambda i: self._columns(cell, base, i, digest, step, tokens)
+            cell,
+            test,
+            lambda p: self._index(cell, p, "test"),
+            lambda i: self._columns(cell, base, i, digest, step, tokens),
         )
         folder = f"{layout.CELLS}/{layout.folder_name(names.cell(cell), digest)}"
         return CellTask(
-            cell=cell, hash=digest, folder=folder, identity=told, base=base, anatomy=anatomy, trainable=trainable,
-            train_index=train.folder if train else None, valid_index=valid.folder,
+            cell=cell,
+            hash=digest,
+            folder=folder,
+            identity=told,
+            base=base,
+            anatomy=anatomy,
+            trainable=trainable,
+            train_index=train.folder if train else None,
+            valid_index=valid.folder,
             general_indexes=tuple(index.folder for _, index in general),
             scores=tuple(column["after"] for column in columns.values()),
-            step=step, memory=bill, scoring_bytes=scoring_bytes, auto_values=resolved,
+            step=step,
+            memory=bill,
+            scoring_bytes=scoring_bytes,
+            auto_values=resolved,
             entry=plan_file.entry(
                 cell, digest, folder, base, resolved, trainable, bill, train.folder if train else None, texts, columns
-            ) | ({"sample_index": sample.folder} if sample else {}) | asked | ({"wise": plan_file.wise(wise)} if wise else {}) | crossed.entry(others),
+            )
+            | ({"sample_index": sample.folder} if sample else {})
+            | asked
+            | ({"wise": plan_file.wise(wise)} if wise else {})
+            | crossed.entry(others),
             choices=choices,
             replay_index=replay.folder if replay else None,
             early_stop_eval=self._score(cell, base, guard, digest, tokens) if guard else None,
             wise_ft_scores=tuple(task for tasks in wise.values() for task in tasks),
             transfer_scores=tuple(column["after"] for _, _, column in others if column["after"]),
-        )  # fmt: skip
+        )
 
     def noise_texts(self, cell: Cell) -> list[tuple[str, IndexTask]]:
         """The texts that `cell`'s base is scored on with noise: the general ones, and the test part of its own."""
@@ -225,7 +259,9 @@ class _Builder:
         return corpus.fingerprint if chat is None else identity.digest({"text": corpus.fingerprint, **rendering(chat)})
 
     def _chat(self, cell: Cell, corpus: Corpus) -> Chat | None:
-        return chat_of(corpus, cell.train.chat_template, self.sources.models[cell.model], self.sources.tokenizers[cell.model])
+        return chat_of(
+            corpus, cell.train.chat_template, self.sources.models[cell.model], self.sources.tokenizers[cell.model]
+        )
 
     def _general_split(self, point: CorpusSpec) -> str:
         """Nothing is trained on general text: its own test part, else all of it."""
@@ -248,9 +284,16 @@ class _Builder:
         digest = identity.digest(told)
         folder = f"{layout.CORPORA}/{layout.folder_name(f'{point.name}-{split}', digest)}"
         task = IndexTask(
-            folder, corpus, split, self.sources.models[cell.model], told["max_tokens"], told["newline"],
-            cell.train.objective, told, chat,
-        )  # fmt: skip
+            folder,
+            corpus,
+            split,
+            self.sources.models[cell.model],
+            told["max_tokens"],
+            told["newline"],
+            cell.train.objective,
+            told,
+            chat,
+        )
         return self.indexes.setdefault(folder, task)
 
     def _columns(
@@ -269,9 +312,17 @@ class _Builder:
         return self.base_scores.setdefault(task.folder, task)
 
     def _score(
-        self, cell: Cell, base: BaseModelKey, index: IndexTask, digest: str | None, tokens: int | None, share: float = 1.0
+        self,
+        cell: Cell,
+        base: BaseModelKey,
+        index: IndexTask,
+        digest: str | None,
+        tokens: int | None,
+        share: float = 1.0,
     ) -> ScoreTask:
-        settings = replace(cell.score, first_token="skip") if index.chat else cell.score  # the template writes what stands first
+        settings = (
+            replace(cell.score, first_token="skip") if index.chat else cell.score
+        )  # the template writes what stands first
         told = {
             "index": index.identity,
             "model": base.source.fingerprint,
@@ -285,7 +336,9 @@ class _Builder:
             **({} if share == 1 else {"share": share}),
         }
         who = cell.method.label if digest else (base.quant.kind if base.quant else "base")
-        name = layout.slug(index.corpus.name, index.split, names.model(cell.model), who, None if share == 1 else f"x{share:g}")
+        name = layout.slug(
+            index.corpus.name, index.split, names.model(cell.model), who, None if share == 1 else f"x{share:g}"
+        )
         folder = f"{layout.SCORES}/{layout.folder_name(name, identity.digest(told))}"
         return ScoreTask(folder, index.folder, base, settings, digest, told, tokens, share)
 

@@ -1,4 +1,6 @@
-"""The chat template of a cell: the one that the recipe names, else the model's own. Called by `plan.build` and `run.scoring`."""
+"""The chat template of a cell: the one that the recipe names, else the model's own. Called by `plan.build` and
+`run.scoring`.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from peftodyssey.models.tokenizer import TextTokenizer, chat_template
 def chat_of(corpus: Corpus, named: str | None, source: ModelSource, tokenizer: TextTokenizer) -> Chat | None:
     """What makes text of the conversations of `corpus`; None where its rows are none.
 
-    `named` is "plain", the path of a Jinja file, or None for the model's own. Raises CorpusError where the model has none, or
-    the file cannot be read.
+    `named` is "plain", the path of a Jinja file, or None for the model's own. Raises CorpusError where the model has
+    none, or the file cannot be read.
     """
     if not corpus.layout.is_chat:
         return None
@@ -26,7 +28,9 @@ def chat_of(corpus: Corpus, named: str | None, source: ModelSource, tokenizer: T
             "name one: train: {chat_template: plain}, or the path of a Jinja file; or put chat_template.jinja beside its tokenizer",
         )
     ids = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos, "pad_token": tokenizer.pad}
-    return Chat(template, {name: str(tokenizer.backend.id_to_token(token)) for name, token in ids.items() if token is not None})
+    return Chat(
+        template, {name: str(tokenizer.backend.id_to_token(token)) for name, token in ids.items() if token is not None}
+    )
 
 
 def rendering(chat: Chat | None) -> dict[str, str]:

@@ -18,9 +18,11 @@ Columns = Mapping[str, "ScoreTask | None"]  # before, quantised, after
 def texts(
     cell: Cell, own: IndexTask, index_of: Callable[[CorpusSpec], IndexTask], columns_of: Callable[[IndexTask], Columns]
 ) -> list[tuple[str, IndexTask, Columns]]:
-    """Name, index and columns of every text that is scored otherwise than the cell's `own`; policies that are scored alike are one."""
+    """Name, index and columns of every text that is scored otherwise than the cell's `own`; policies that are scored
+    alike are one.
+    """
     found: dict[str, tuple[str, IndexTask]] = {}
-    for point in cell.crossed:
+    for point in cell.transfer_texts:
         scored = replace(point, newline=policy_of(point.newline, "test"))
         index = index_of(scored)
         if index.folder != own.folder:

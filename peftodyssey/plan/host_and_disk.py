@@ -1,7 +1,7 @@
 """What a run takes of the host: memory beside a card, and disk. From sizes alone, no torch.
 
-`check` prints it, `run` refuses what cannot be held. On a CPU the step itself is in the host's memory and counted here too.
-Weight files are mapped: the system drops those pages when it needs them, so they are not counted.
+`check` prints it, `run` refuses what cannot be held. On a CPU the step itself is in the host's memory and counted here
+too. Weight files are mapped: the system drops those pages when it needs them, so they are not counted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ INDEX_ROW_BYTES = 26  # of a text in memory: index.parquet's columns
 BLOCK_TOKEN_BYTES = 32  # packed into blocks: ids, labels, positions, segments
 TOKEN_TEXT_BYTES = 3  # bytes of text a token stands for, at least on average
 DISK_INDEX_BYTES, DISK_COLUMN_BYTES = 12, 8  # a token, on disk
-LEAST_REFUSED_BYTES = 1 << 30  # of disk: below, what else is written decides, and a full disk is reported when it happens
+LEAST_REFUSED_BYTES = (
+    1 << 30
+)  # of disk: below, what else is written decides, and a full disk is reported when it happens
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ class DiskPlan:
 def host_plan(
     step: StepSpec, anatomy: ModelShape, source: ModelSource, *, bill: MemoryPlan | None = None, index_tokens: int = 0
 ) -> HostPlan:
-    """Host memory of a cell that trains by `step`: loading or training, whichever is more, with texts of `index_tokens`."""
+    """Host memory of a cell that trains by `step`: loading or training, whichever is more, with texts of
+    `index_tokens`.
+    """
     texts = Term("texts", index_tokens * (INDEX_ROW_BYTES + BLOCK_TOKEN_BYTES))
     copy = base_copy_bytes(step, anatomy)
     held = Term("copy of the base", copy if copy <= MAPPED_COPY_BYTES else 0)
@@ -88,15 +92,16 @@ def _loading_bytes(step: StepSpec, anatomy: ModelShape, source: ModelSource) -> 
 
 def _pinned(step: StepSpec, anatomy: ModelShape) -> tuple[Term, ...]:
     """Buffers that the card reads and writes; PyTorch gives activations in powers of two and keeps them."""
-    layer = step.micro_blocks * step.seq_len * anatomy.hidden * BYTES[step.precision]
+    layer = step.micro_batch_size * step.seq_len * anatomy.hidden * BYTES[step.precision]
     activations = anatomy.layers * (1 << (layer - 1).bit_length()) if step.offload_activations else 0
     if not step.offload_optimizer:
         return (Term("activations", activations),)
     width = 4 if step.master == "fp32" else BYTES[step.precision]
     return (
-        Term("activations", activations), Term("gradients", step.trainable * width),
+        Term("activations", activations),
+        Term("gradients", step.trainable * width),
         Term("optimiser states", _state_bytes(step, width)),
-    )  # fmt: skip
+    )
 
 
 def _state_bytes(step: StepSpec, width: int) -> int:
@@ -106,7 +111,7 @@ def _state_bytes(step: StepSpec, width: int) -> int:
 
 
 def _trained_width(step: StepSpec) -> int:
-    return BYTES[step.precision] if step.full and step.master == "same" else 4
+    return BYTES[step.precision] if step.full and step.master == "bf16" else 4
 
 
 def _written_from_card(step: StepSpec) -> int:
@@ -129,7 +134,11 @@ def disk_plan(plan: Plan, keep: str = "adapters") -> DiskPlan:
     columns |= {score.folder: tokens[score.index] for task in plan.cells for score in task.wise_ft_scores}
     columns |= {score.folder: tokens[score.index] for score in plan.base_scores}
     models = {task.cell.method.label: _model_bytes(task) for task in trained if task.step.full}
-    kept = {"adapters": 0, "best": max(models.values(), default=0), "all": sum(_model_bytes(t) for t in trained if t.step.full)}
+    kept = {
+        "adapters": 0,
+        "best": max(models.values(), default=0),
+        "all": sum(_model_bytes(t) for t in trained if t.step.full),
+    }
     terms = (
         Term("indexes", DISK_INDEX_BYTES * sum(tokens.values())),
         Term("columns", DISK_COLUMN_BYTES * sum(columns.values())),
@@ -165,7 +174,13 @@ def index_tokens(index: IndexTask) -> int:
 
 def of_cell(plan: Plan, task: CellTask) -> HostPlan:
     """The host memory of a cell of `plan`, its texts included."""
-    named = {task.train_index, task.replay_index, task.valid_index, *task.general_indexes, *(score.index for score in task.columns)}
+    named = {
+        task.train_index,
+        task.replay_index,
+        task.valid_index,
+        *task.general_indexes,
+        *(score.index for score in task.columns),
+    }
     tokens = sum(index_tokens(index) for index in plan.indexes if index.folder in named)
     return host_plan(task.step, task.anatomy, task.base.source, bill=task.memory, index_tokens=tokens)
 
@@ -188,7 +203,9 @@ def _spread_base(plan: Plan, task: CellTask) -> HostPlan:
 
 
 def shifted(plan: Plan, task: CellTask) -> HostPlan:
-    """Shifting the weights of the cell's base by noise: what they are put back from, and the direction that is followed."""
+    """Shifting the weights of the cell's base by noise: what they are put back from, and the direction that is
+    followed.
+    """
     noise = plan.recipe.noise
     if noise is None:
         return HostPlan(())
@@ -207,7 +224,11 @@ def _distinct(cells: Sequence[CellTask]) -> list[CellTask]:
 
 
 def problems(
-    plan: Plan, root: Path, cells: Sequence[CellTask] | None = None, keep: str = "adapters", rung_disk_bytes: int | None = None
+    plan: Plan,
+    root: Path,
+    cells: Sequence[CellTask] | None = None,
+    keep: str = "adapters",
+    checkpoint_disk_bytes: int | None = None,
 ) -> list[str]:
     """Sentences about what this computer cannot hold; none where all is well or its memory is not known."""
     found = []
@@ -221,12 +242,14 @@ def problems(
     free = shutil.disk_usage(place).free
     if disk.output_bytes > max(free, LEAST_REFUSED_BYTES):
         found.append(f"up to {_gib(disk.output_bytes)} are written below {root} and {_gib(free)} are free there")
-    if rung_disk_bytes is None:
+    if checkpoint_disk_bytes is None:
         return found + _no_room_for_downloads(disk.download_bytes)
     largest_bytes = max((needed_bytes(task.base.source) for task in some.cells), default=0)
-    if largest_bytes > rung_disk_bytes:
-        found.append(f"one of the models takes {_gib(largest_bytes)} of disk and --rung-disk is {_gib(rung_disk_bytes)}")
-    return found + _no_room_for_downloads(min(disk.download_bytes, rung_disk_bytes))
+    if largest_bytes > checkpoint_disk_bytes:
+        found.append(
+            f"one of the models takes {_gib(largest_bytes)} of disk and --checkpoint-disk is {_gib(checkpoint_disk_bytes)}"
+        )
+    return found + _no_room_for_downloads(min(disk.download_bytes, checkpoint_disk_bytes))
 
 
 def _no_room_for_downloads(download_bytes: int) -> list[str]:
@@ -235,7 +258,9 @@ def _no_room_for_downloads(download_bytes: int) -> list[str]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     free = shutil.disk_usage(_existing(Path(HF_HUB_CACHE))).free
-    return [f"{_gib(download_bytes)} have to be downloaded and {_gib(free)} are free in {HF_HUB_CACHE}"] * (download_bytes > free)
+    return [f"{_gib(download_bytes)} have to be downloaded and {_gib(free)} are free in {HF_HUB_CACHE}"] * (
+        download_bytes > free
+    )
 
 
 def _existing(place: Path) -> Path:

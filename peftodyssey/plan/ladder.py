@@ -27,7 +27,11 @@ TEXT_BYTES_PER_TOKEN = 4  # of English, about
 STATE_BYTES = 16  # a parameter's weight, gradient and AdamW's two means
 PASS_BYTES_CPU = 256 << 20  # of activations in one pass
 PASS_SHARE_CUDA = 0.5  # of the card, the same
-LAYER_NUMBERS, INNER_NUMBERS, LOGIT_BYTES = 24, 6, 10  # kept of a token for the backward pass: per width, per inner width; bytes of a logit
+LAYER_NUMBERS, INNER_NUMBERS, LOGIT_BYTES = (
+    24,
+    6,
+    10,
+)  # kept of a token for the backward pass: per width, per inner width; bytes of a logit
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class LadderPlan:
     tokenizer: ModelSource | None  # None: to be trained on the text
     precision: str
     compiled: bool
-    micro_blocks: int
+    micro_batch_size: int
     phases: tuple[Phase, ...]
     identity: dict[str, Any]  # what the weights depend on, but for the tokenizer that is yet to be trained
     warnings: tuple[str, ...]
@@ -77,29 +81,49 @@ def plan_ladder(recipe: LadderRecipe, device: Device) -> LadderPlan:
     config = config_of(recipe)
     train = recipe.train
     parameters = shape_from_config(config).parameters
-    precision = ("bf16" if device.kind == "cuda" and device.bf16 else "fp32") if train.precision == "auto" else train.precision
+    precision = (
+        ("bf16" if device.kind == "cuda" and device.bf16 else "fp32") if train.precision == "auto" else train.precision
+    )
     plan = LadderPlan(
-        recipe=recipe, device=device, config=config, parameters=parameters, texts=texts, held_out=held_out,
-        tokenizer=tokenizer, precision=precision,
+        recipe=recipe,
+        device=device,
+        config=config,
+        parameters=parameters,
+        texts=texts,
+        held_out=held_out,
+        tokenizer=tokenizer,
+        precision=precision,
         compiled=train.compile == "on" or (train.compile == "auto" and device.kind == "cuda"),
-        micro_blocks=min(train.micro_blocks or _micro_blocks(recipe, device), train.batch_tokens // train.seq_len),
-        phases=tuple(phases(steps[TRUNK], steps[ANNEALED], warmup_steps=train.warmup_steps, decay_share=recipe.rungs.decay)),
-        identity=_identity(recipe, texts, tokenizer, precision), warnings=(),
-    )  # fmt: skip
+        micro_batch_size=min(
+            train.micro_batch_size or _micro_batch_size(recipe, device), train.batch_tokens // train.seq_len
+        ),
+        phases=tuple(
+            phases(steps[TRUNK], steps[ANNEALED], warmup_steps=train.warmup_steps, decay_share=recipe.rungs.decay)
+        ),
+        identity=_identity(recipe, texts, tokenizer, precision),
+        warnings=(),
+    )
     return LadderPlan(**{**vars(plan), "warnings": tuple(_warnings(plan))})
 
 
 def _found(recipe: LadderRecipe, key: str, problems: list[Problem]) -> tuple[Corpus, ...]:
     found = []
     for place, corpus in enumerate(getattr(recipe, key)):
-        _attempt(recipe, (key, place), lambda corpus=corpus: found.append(corpus_source.resolve(point_of(corpus, recipe))), problems)
+        _attempt(
+            recipe,
+            (key, place),
+            lambda corpus=corpus: found.append(corpus_source.resolve(point_of(corpus, recipe))),
+            problems,
+        )
     return tuple(found)
 
 
 def _tokenizer(recipe: LadderRecipe, problems: list[Problem]) -> ModelSource | None:
     if recipe.tokenizer == "train":
         if recipe.model.vocabulary < 257:
-            problems.append(_problem(recipe, ("model", "vocabulary"), "too small for bytes and an end of text", "at least 257"))
+            problems.append(
+                _problem(recipe, ("model", "vocabulary"), "too small for bytes and an end of text", "at least 257")
+            )
         return None
     found: list[ModelSource] = []
 
@@ -107,7 +131,14 @@ def _tokenizer(recipe: LadderRecipe, problems: list[Problem]) -> ModelSource | N
         source = model_source.resolve(_local(recipe))
         ids = load_tokenizer(source).backend.get_vocab_size(with_added_tokens=True)
         if ids > recipe.model.vocabulary:
-            problems.append(_problem(recipe, ("model", "vocabulary"), f"smaller than the tokenizer, which has {ids} tokens", f"at least {ids}"))
+            problems.append(
+                _problem(
+                    recipe,
+                    ("model", "vocabulary"),
+                    f"smaller than the tokenizer, which has {ids} tokens",
+                    f"at least {ids}",
+                )
+            )
         found.append(source)
 
     _attempt(recipe, ("tokenizer",), look, problems)
@@ -127,7 +158,9 @@ def _steps(recipe: LadderRecipe, problems: list[Problem]) -> dict[str, dict[str,
         budgets = sorted(set(getattr(recipe.rungs, arm)))
         found[arm] = {f"{arm}-{rung_label(tokens)}": tokens // recipe.train.batch_tokens for tokens in budgets}
         if len(set(found[arm].values())) < len(budgets):
-            problems.append(_problem(recipe, ("rungs", arm), "two budgets have the same number of steps", "budgets a step apart"))
+            problems.append(
+                _problem(recipe, ("rungs", arm), "two budgets have the same number of steps", "budgets a step apart")
+            )
     return found
 
 
@@ -147,17 +180,30 @@ def config_of(recipe: LadderRecipe) -> dict[str, Any]:
     """config.json of the model, as transformers reads it."""
     model = recipe.model
     return {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": model.vocabulary, "hidden_size": model.width,
-        "intermediate_size": model.feed_forward, "num_hidden_layers": model.layers, "num_attention_heads": model.heads,
-        "num_key_value_heads": model.kv_heads or model.heads, "head_dim": model.width // model.heads,
-        "max_position_embeddings": model.positions, "rms_norm_eps": 1e-6, "tie_word_embeddings": model.tied,
-        "rope_parameters": {"rope_theta": model.rope_theta, "rope_type": "default"}, "initializer_range": model.init_std,
-        "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0, "use_cache": True,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": model.vocabulary,
+        "hidden_size": model.width,
+        "intermediate_size": model.feed_forward,
+        "num_hidden_layers": model.layers,
+        "num_attention_heads": model.heads,
+        "num_key_value_heads": model.kv_heads or model.heads,
+        "head_dim": model.width // model.heads,
+        "max_position_embeddings": model.positions,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": model.tied,
+        "rope_parameters": {"rope_theta": model.rope_theta, "rope_type": "default"},
+        "initializer_range": model.init_std,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "attention_dropout": 0.0,
+        "use_cache": True,
         "dtype": {"bf16": "bfloat16", "fp32": "float32"}[recipe.rungs.save_as],
-    }  # fmt: skip
+    }
 
 
-def _micro_blocks(recipe: LadderRecipe, device: Device) -> int:
+def _micro_batch_size(recipe: LadderRecipe, device: Device) -> int:
     """Blocks whose activations fit: a fixed size on a CPU, so that a resumed training sums in the same order."""
     model, train = recipe.model, recipe.train
     numbers = model.layers * (LAYER_NUMBERS * model.width + INNER_NUMBERS * model.feed_forward)
@@ -166,15 +212,22 @@ def _micro_blocks(recipe: LadderRecipe, device: Device) -> int:
     return max(1, int(have // block_bytes))
 
 
-def _identity(recipe: LadderRecipe, texts: tuple[Corpus, ...], tokenizer: ModelSource | None, precision: str) -> dict[str, Any]:
+def _identity(
+    recipe: LadderRecipe, texts: tuple[Corpus, ...], tokenizer: ModelSource | None, precision: str
+) -> dict[str, Any]:
     """Everything that the weights of a rung depend on but its own budget."""
-    train = recipe.train.model_dump(exclude={"compile", "micro_blocks", "precision"})
+    train = recipe.train.model_dump(exclude={"compile", "micro_batch_size", "precision"})
     return {
-        "model": recipe.model.model_dump(), "train": {**train, "precision": precision}, "decay": recipe.rungs.decay,
-        "save_as": recipe.rungs.save_as, "seed": recipe.seed,
-        "text": [[corpus.fingerprint, identity.canonical(corpus.point.split), corpus.point.newline] for corpus in texts],
+        "model": recipe.model.model_dump(),
+        "train": {**train, "precision": precision},
+        "decay": recipe.rungs.decay,
+        "save_as": recipe.rungs.save_as,
+        "seed": recipe.seed,
+        "text": [
+            [corpus.fingerprint, identity.canonical(corpus.point.split), corpus.point.newline] for corpus in texts
+        ],
         "tokenizer": load_tokenizer(tokenizer).fingerprint if tokenizer else "train",
-    }  # fmt: skip
+    }
 
 
 def _warnings(plan: LadderPlan) -> list[str]:

@@ -1,7 +1,7 @@
 """Which cells of a grid train together over one base, and how many at a time.
 
-`run.scheduler` asks for the fleets of what is to be done, `check` prints them. A fleet never changes a result, so it is no
-part of a cell's identity.
+`run.scheduler` asks for the fleets of what is to be done, `check` prints them. A fleet never changes a result, so it is
+no part of a cell's identity.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from peftodyssey.plan.tasks import CellTask, Plan
 STARTS = ("default", "gaussian", "orthogonal")  # that leave the base as it is
 WORTH_TOKENS = {"cuda": 16_384, "cpu": 4_096}  # of one joint pass: beyond, nothing is gained by more
 ALONE = {  # constraints that are done between the steps of one training, or to its batches
-    "l2_sp": "l2_sp pulls its own update after each step", "norm_ball": "norm_ball measures its own update after each step",
-    "replay": "replay gives its steps more blocks", "early_stop": "early_stop ends it at a step of its own",
-}  # fmt: skip
+    "l2_sp": "l2_sp pulls its own update after each step",
+    "norm_ball": "norm_ball measures its own update after each step",
+    "replay": "replay gives its steps more blocks",
+    "early_stop": "early_stop ends it at a step of its own",
+}
 MOST_MEMBERS = {"cuda": 16, "cpu": 8}  # beyond, the base's share of a member's time is small
 
 
@@ -37,7 +39,7 @@ def why_not_batched(task: CellTask) -> str:
         return f"{method.quant.kind} multiplies in a kernel of its own"
     if held := next((reason for name, reason in ALONE.items() if method.options.get(name)), ""):
         return held
-    if train.engine != "own":
+    if train.engine != "native":
         return f"engine {train.engine} trains one at a time"
     if task.auto_values["precision"] == "fp16":
         return "fp16 scales each loss by itself"
@@ -48,7 +50,7 @@ def multi_lora_groups(plan: Plan, cells: Sequence[CellTask]) -> list[tuple[CellT
     """The cells of `cells` that train together, in their order; those that train alone are in none."""
     groups: dict[Hashable, list[CellTask]] = {}
     for task in cells:
-        if task.cell.train.fleet != "off" and not why_not_batched(task):
+        if task.cell.train.multi_lora != "off" and not why_not_batched(task):
             groups.setdefault(_shared(task), []).append(task)
     found = []
     for group in groups.values():
@@ -64,14 +66,20 @@ def _shared(task: CellTask) -> Hashable:
     """What the members of a fleet have in common."""
     train = task.cell.train
     return (
-        task.base.name, task.base.precision, train.seq_len, train.batch_tokens, train.betas, train.fleet, task.step.recompute,
+        task.base.name,
+        task.base.precision,
+        train.seq_len,
+        train.batch_tokens,
+        train.betas,
+        train.multi_lora,
+        task.step.gradient_checkpointing,
         task.step.offload_activations,
-    )  # fmt: skip
+    )
 
 
 def _size(plan: Plan, group: Sequence[CellTask]) -> int:
     """How many of the first cells of `group` the memory allows, or were asked for."""
-    asked = group[0].cell.train.fleet
+    asked = group[0].cell.train.multi_lora
     most = min(len(group), asked if isinstance(asked, int) else MOST_MEMBERS[plan.device.kind])
     for size in range(most, 1, -1):
         if estimate(group[0].anatomy, step_of(group[:size])).fits(plan.budget_bytes):
@@ -81,16 +89,21 @@ def _size(plan: Plan, group: Sequence[CellTask]) -> int:
 
 def joint_micro_batch(plan: Plan, members: Sequence[CellTask]) -> int:
     """Blocks of each member that pass through the model at a time: as many as are worth it and fit."""
-    batch_blocks = members[0].cell.train.batch_tokens // members[0].cell.train.seq_len
+    batch_size = members[0].cell.train.batch_tokens // members[0].cell.train.seq_len
     enough = WORTH_TOKENS[plan.device.kind] // (len(members) * members[0].cell.train.seq_len)
-    for blocks in sorted((n for n in range(1, batch_blocks + 1) if batch_blocks % n == 0), reverse=True):
+    for blocks in sorted((n for n in range(1, batch_size + 1) if batch_size % n == 0), reverse=True):
         if blocks <= max(1, enough) and estimate(members[0].anatomy, step_of(members, blocks)).fits(plan.budget_bytes):
             return blocks
     return 1
 
 
-def step_of(members: Sequence[CellTask], micro_blocks: int = 1) -> StepSpec:
-    """The joint step of a fleet, `micro_blocks` blocks of every member at a time, the widest member's rank for all."""
+def step_of(members: Sequence[CellTask], micro_batch_size: int = 1) -> StepSpec:
+    """The joint step of a fleet, `micro_batch_size` blocks of every member at a time, the widest member's rank for all."""
     widest = max(members, key=lambda task: task.step.adapter_rank).step
-    batch_blocks = members[0].cell.train.batch_tokens // widest.seq_len
-    return replace(widest, micro_blocks=micro_blocks, accumulates=batch_blocks > micro_blocks, fleet=len(members))
+    batch_size = members[0].cell.train.batch_tokens // widest.seq_len
+    return replace(
+        widest,
+        micro_batch_size=micro_batch_size,
+        accumulates=batch_size > micro_batch_size,
+        multi_lora_size=len(members),
+    )

@@ -1,7 +1,7 @@
 """What a fleet's joint step took on this machine beside steps of its members alone, kept between runs. No torch.
 
-`jobs.probe_fleet` makes them, `run.probing` keeps them beside `plan.probes`' own, `check` and `plan` say by them whether a
-fleet pays.
+`jobs.probe_fleet` makes them, `run.probing` keeps them beside `plan.probes`' own, `check` and `plan` say by them
+whether a fleet pays.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ class MultiLoraProbe:
 
 @dataclass(frozen=True)
 class TriedFleet:
-    """A fleet's shape: how many of the plan's have it, what was measured or why it cannot be done, and its members alone."""
+    """A fleet's shape: how many of the plan's have it, what was measured or why it cannot be done, and its members
+    alone.
+    """
 
-    fleets: int
+    multi_lora_groups: int
     probe: MultiLoraProbe | None
     reason: str
     alone_seconds: float | None  # of one step of every member, one after the other; None where one was not tried
@@ -50,7 +52,7 @@ def shapes(plan: Plan) -> dict[str, list[tuple[CellTask, ...]]]:
     found: dict[str, list[tuple[CellTask, ...]]] = {}
     for group in multi_lora_groups(plan, plan.cells):
         alone = sorted(probes.key_of(t.cell, t.step, t.base.source.fingerprint, plan.device) for t in group)
-        found.setdefault(digest({"fleet": alone, "micro_blocks": joint_micro_batch(plan, group)}), []).append(group)
+        found.setdefault(digest({"fleet": alone, "micro_batch_size": joint_micro_batch(plan, group)}), []).append(group)
     return found
 
 
@@ -75,7 +77,9 @@ def of(plan: Plan) -> list[TriedFleet]:
     return [tried(probe, groups, plan.device) for probe, groups in found if probe is not None]
 
 
-def tried(probe: MultiLoraProbe | None, groups: Sequence[Sequence[CellTask]], device: Device, reason: str = "") -> TriedFleet:
+def tried(
+    probe: MultiLoraProbe | None, groups: Sequence[Sequence[CellTask]], device: Device, reason: str = ""
+) -> TriedFleet:
     """A shape beside what its members take alone."""
     alone = [probes.of(task, device) for task in groups[0]]
     steps = [one.step_seconds[-1] for one in alone if one is not None and one.step_seconds]

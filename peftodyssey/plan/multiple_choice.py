@@ -1,4 +1,5 @@
-"""The tasks of a recipe as work: which bases and cells answer which prompts, and where it lands. Called by `plan.build`.
+"""The tasks of a recipe as work: which bases and cells answer which prompts, and where it lands. Called by
+`plan.build`.
 
 A task is scored beside the texts: what it is made of is in the identity of its own columns, never in a cell's.
 """
@@ -30,7 +31,8 @@ class Tasks:
     def of_cell(
         self, cell: Cell, base: BaseModelKey, tokenizer: str, digest: str, tokens: tuple[int | None, int | None]
     ) -> tuple[tuple[ChoiceTask, ...], dict[str, Any]]:
-        """What `cell` answers after adaptation, and what its line of the plan file says of its tasks (nothing without one).
+        """What `cell` answers after adaptation, and what its line of the plan file says of its tasks (nothing without
+        one).
 
         `tokenizer` is a fingerprint; `tokens` of one pass, alone and beside what was trained.
         """
@@ -40,7 +42,12 @@ class Tasks:
             plain = self._base(task, replace(base, quant=None), cell, tokenizer, tokens[0])
             quantised = self._base(task, base, cell, tokenizer, tokens[0]) if base.quant else None
             after.append(_choices(task, base, cell, tokenizer, digest, cell.method.label, tokens[1]))
-            line = {"name": task.point.name, "before": plain.folder, "quantised": quantised and quantised.folder, "after": after[-1].folder}
+            line = {
+                "name": task.point.name,
+                "before": plain.folder,
+                "quantised": quantised and quantised.folder,
+                "after": after[-1].folder,
+            }
             lines.append(line)
         return tuple(after), {"tasks": lines} if lines else {}
 

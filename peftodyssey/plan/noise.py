@@ -64,21 +64,41 @@ def _earliest(cells: Sequence[CellTask]) -> dict[str, BaseModelKey]:
 
 
 def _task(
-    noise: Noise, cell: CellTask, key: BaseModelKey, earliest: BaseModelKey | None, name: str, index: IndexTask, budget_bytes: int, *, along: bool
+    noise: Noise,
+    cell: CellTask,
+    key: BaseModelKey,
+    earliest: BaseModelKey | None,
+    name: str,
+    index: IndexTask,
+    budget_bytes: int,
+    *,
+    along: bool,
 ) -> NoiseTask:
     point = cell.cell.score
     told: dict[str, Any] = {
-        "index": index.identity, "model": key.source.fingerprint, "precision": key.precision,
-        "cell": cell.hash if along else None, "earliest": earliest.source.fingerprint if earliest else None,
-        "context": point.context, "stride": point.stride, "first_token": point.first_token, "mode": point.mode,
+        "index": index.identity,
+        "model": key.source.fingerprint,
+        "precision": key.precision,
+        "cell": cell.hash if along else None,
+        "earliest": earliest.source.fingerprint if earliest else None,
+        "context": point.context,
+        "stride": point.stride,
+        "first_token": point.first_token,
+        "mode": point.mode,
         "noise": {option: _plain(getattr(noise, option)) for option in (OF_UPDATE if along else OF_BASE)},
-    }  # fmt: skip
+    }
     base = layout.slug(key.source.name.rsplit("/", 1)[-1], key.source.revision)
     who = (cell.folder.split("/", 1)[1], name) if along else (name, base)
     folder = f"{layout.NOISE}/{layout.folder_name(layout.slug(*who), identity.digest(told))}"
     tokens, _ = scoring(cell.anatomy, base_only(cell.step, None), point.context, budget_bytes)
     score = ScoreTask(folder, index.folder, key, point, cell.hash if along else None, told, tokens)
-    entry = {"folder": folder, "corpus": name, "scale": noise.scale, "tensors": ",".join(noise.tensors), **_coordinates(cell, along)}
+    entry = {
+        "folder": folder,
+        "corpus": name,
+        "scale": noise.scale,
+        "tensors": ",".join(noise.tensors),
+        **_coordinates(cell, along),
+    }
     return NoiseTask(score, noise, earliest, entry)
 
 
@@ -91,4 +111,6 @@ def _coordinates(cell: CellTask, along: bool) -> dict[str, Any]:
     of_base = ("model", "revision", "pretrain_tokens", "arm")
     of_cell = ("label", "method", "rank", "lr", "domain", "seed")
     found = cell.entry["coordinates"]
-    return {name: found[name] for name in (*of_base, *(of_cell if along else ()))} | ({"cell": cell.short} if along else {})
+    return {name: found[name] for name in (*of_base, *(of_cell if along else ()))} | (
+        {"cell": cell.short} if along else {}
+    )

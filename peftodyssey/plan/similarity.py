@@ -1,4 +1,5 @@
-"""Whose chunks are read by which bases, where likeness to the pretraining text is measured. Called by `plan.build`. No torch.
+"""Whose chunks are read by which bases, where likeness to the pretraining text is measured. Called by `plan.build`. No
+torch.
 
 One task for each unquantised base and text: the test part of every domain, and the pretraining sample in two halves.
 """
@@ -30,11 +31,18 @@ def planned(
         key = replace(cell.base, quant=None)
         folders = {"index": cell.entry["scores"]["test"]["index"], "reference_index": cell.entry["sample_index"]}
         text, sample = (
-            _task(asked, key, cell.anatomy, indexes[folder], halves=name == "reference_index") for name, folder in folders.items()
+            _task(asked, key, cell.anatomy, indexes[folder], halves=name == "reference_index")
+            for name, folder in folders.items()
         )
         found |= {text.folder: text, sample.folder: sample}
-        said = {"text": text.folder, "reference": sample.folder, "layer": asked.layer, "chunks": asked.chunks,
-                "chunk_tokens": asked.chunk_tokens, "group": group(cell.cell.domain)}  # fmt: skip
+        said = {
+            "text": text.folder,
+            "reference": sample.folder,
+            "layer": asked.layer,
+            "chunks": asked.chunks,
+            "chunk_tokens": asked.chunk_tokens,
+            "group": group(cell.cell.domain),
+        }
         told.append(replace(cell, entry={**cell.entry, "similarity": folders | said}))
     return tuple(found.values()), tuple(told)
 
@@ -43,7 +51,12 @@ def problems(asked: Similarity, anatomy: ModelShape, name: str) -> list[InputErr
     """What is wrong where a model has no such layer, or cannot hold a chunk."""
     wrong = []
     if not -anatomy.layers - 1 <= asked.layer <= anatomy.layers:
-        wrong.append(InputError(f"similarity: {name} has {anatomy.layers} decoder layers, and no layer {asked.layer}", "use -1 for the last"))
+        wrong.append(
+            InputError(
+                f"similarity: {name} has {anatomy.layers} decoder layers, and no layer {asked.layer}",
+                "use -1 for the last",
+            )
+        )
     if asked.chunk_tokens >= anatomy.positions:
         what = f"similarity.chunk_tokens is {asked.chunk_tokens:,}, and {name} has {anatomy.positions:,} positions, one of them for its start token"
         wrong.append(InputError(what, "use 64"))
@@ -53,9 +66,14 @@ def problems(asked: Similarity, anatomy: ModelShape, name: str) -> list[InputErr
 def _task(asked: Similarity, key: BaseModelKey, anatomy: ModelShape, index: IndexTask, *, halves: bool) -> StatesTask:
     layer = -1 if asked.layer % (anatomy.layers + 1) == anatomy.layers else asked.layer % (anatomy.layers + 1)
     told: dict[str, Any] = {
-        "index": index.identity, "model": key.source.fingerprint, "precision": key.precision, "layer": layer,
-        "chunks": asked.chunks, "chunk_tokens": asked.chunk_tokens, "halves": halves,
-    }  # fmt: skip
+        "index": index.identity,
+        "model": key.source.fingerprint,
+        "precision": key.precision,
+        "layer": layer,
+        "chunks": asked.chunks,
+        "chunk_tokens": asked.chunk_tokens,
+        "halves": halves,
+    }
     name = layout.slug(index.corpus.name, index.split, key.source.name.rsplit("/", 1)[-1], key.source.revision)
     folder = f"{layout.STATES}/{layout.folder_name(name, identity.digest(told))}"
     return StatesTask(folder, index.folder, key, layer, asked.chunks, asked.chunk_tokens, halves, told)

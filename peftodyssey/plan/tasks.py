@@ -81,7 +81,9 @@ class ChoiceTask:
 
 @dataclass(frozen=True)
 class NoiseTask:
-    """Shift the weights of one base, as `noise` says or along what one cell added to them, and score one text each time."""
+    """Shift the weights of one base, as `noise` says or along what one cell added to them, and score one text each
+    time.
+    """
 
     score: ScoreTask  # the text, the unquantised base, and the folder
     noise: Noise

@@ -1,4 +1,6 @@
-"""How long a grid will take, from what probes measured; unknown where a shape was never tried on this machine. No torch."""
+"""How long a grid will take, from what probes measured; unknown where a shape was never tried on this machine. No
+torch.
+"""
 
 from __future__ import annotations
 
@@ -79,9 +81,11 @@ def _steps(plan: Plan, task: CellTask) -> int:
 
 
 def _scoring(task: CellTask, probe: Probe) -> float:
-    points = sum(share < 1 for share in task.cell.train.score_at)
+    points = sum(share < 1 for share in task.cell.train.eval_at)
     stop = task.cell.method.options.get("early_stop")
-    columns = len(task.columns) + points + len(task.wise_ft_scores) + (stop["looks"] / 2 if stop else 0)  # a look is at half the cap
+    columns = (
+        len(task.columns) + points + len(task.wise_ft_scores) + (stop["num_evals"] / 2 if stop else 0)
+    )  # a look is at half the cap
     return columns * _tokens(task.cell.score.tokens) / probe.scored_tokens_per_second
 
 
@@ -99,7 +103,9 @@ def _shifting(task: NoiseTask) -> int:
 
 
 def _halving_share(plan: Plan) -> dict[str, tuple[float, float]]:
-    """Of cells of which some are stopped early: the share of a cell's steps and of its columns that is done, on the mean of its contest."""
+    """Of cells of which some are stopped early: the share of a cell's steps and of its columns that is done, on the
+    mean of its contest.
+    """
     groups: dict[str, list[CellTask]] = {}
     for task in plan.cells:
         if task.train_index and task.cell.method.tuned and task.cell.train.halving:
@@ -107,7 +113,7 @@ def _halving_share(plan: Plan) -> dict[str, tuple[float, float]]:
     found = {}
     for group in groups.values():
         train, going, steps, last = group[0].cell.train, len(group), 0.0, 0.0
-        for share in (share for share in train.score_at if share < 1):
+        for share in (share for share in train.eval_at if share < 1):
             steps, last = steps + going * (share - last), share
             going = math.ceil(going / (train.halving or 1))
         share = (steps + going * (1 - last)) / len(group)

@@ -37,12 +37,20 @@ def path(name: str) -> Path:
 
 def names() -> list[tuple[str, str]]:
     """Each shipped recipe of a study with the first sentence of its opening comment."""
-    return [(file.stem, _first_sentence(file)) for file in sorted(folder().glob("*.yaml")) if not is_ladder(file.read_text("utf-8"))]
+    return [
+        (file.stem, _first_sentence(file))
+        for file in sorted(folder().glob("*.yaml"))
+        if not is_ladder(file.read_text("utf-8"))
+    ]
 
 
 def ladders() -> list[tuple[str, str]]:
     """The same for shipped recipes of ladders, which `ladder train` takes."""
-    return [(file.stem, _first_sentence(file)) for file in sorted(folder().glob("*.yaml")) if is_ladder(file.read_text("utf-8"))]
+    return [
+        (file.stem, _first_sentence(file))
+        for file in sorted(folder().glob("*.yaml"))
+        if is_ladder(file.read_text("utf-8"))
+    ]
 
 
 def is_ladder(text: str) -> bool:

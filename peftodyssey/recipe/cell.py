@@ -1,6 +1,7 @@
 """One point of a recipe's grid, with every number resolved: what is trained, on what, how it is scored.
 
-`recipe.grid` makes them, `recipe.identity` hashes them, everything above reads them. Plain frozen data: no torch, no pydantic.
+`recipe.grid` makes them, `recipe.identity` hashes them, everything above reads them. Plain frozen data: no torch, no
+pydantic.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class MethodSpec:
     quant: QuantSpec | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     # the method's further fields, only those that it reads: rslora, dora, init (lora/qlora); layers (last_layers);
-    # peft_type + config (peft); path (saved); master_weights (full). Further constraints, absent at their defaults: l2_sp,
+    # peft_type + config (peft); path (saved); master_weights (full). Further constraints, absent at their defaults:
+    # l2_sp,
     # norm_ball, replay (numbers), early_stop (its fields), wise_ft (shares of the update that are scored)
 
 
@@ -82,13 +84,13 @@ class TrainSpec:
     grad_clip: float  # 0: off
     betas: tuple[float, float]
     objective: str  # text | sft
-    score_at: tuple[float, ...]  # shares of the budget, ascending, last 1.0
+    eval_at: tuple[float, ...]  # shares of the budget, ascending, last 1.0
     precision: str  # auto | fp32 | bf16 | fp16
     optimizer: str  # auto | adamw
     engine: str  # own | trl
-    overlong: str | None = None  # error | cut | drop: what becomes of too long examples; None: not sft
+    too_long: str | None = None  # error | cut | drop: what becomes of too long examples; None: not sft
     chat_template: str | None = None  # plain, or an absolute path; None: the model's own
-    fleet: str | int = "auto"  # auto | off | at most so many cells that train side by side
+    multi_lora: str | int = "auto"  # auto | off | at most so many cells that train side by side
     halving: int | None = None  # of a tuned group one in so many goes on at every inner point; None: all do
 
 
@@ -130,4 +132,6 @@ class Cell:
     tasks: tuple[TaskSpec, ...] = ()
     replay: CorpusSpec | None = None  # whose train part is mixed in, where the method says so
     early_stop_text: CorpusSpec | None = None  # whose validation part ends the training, where the method says so
-    crossed: tuple[CorpusSpec, ...] = ()  # every domain of the recipe, where what adapting does to the others is measured
+    transfer_texts: tuple[
+        CorpusSpec, ...
+    ] = ()  # every domain of the recipe, where what adapting does to the others is measured

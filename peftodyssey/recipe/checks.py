@@ -90,9 +90,12 @@ def _lengths(recipe: Recipe) -> Iterator[Finding]:
         for path, length in ((("train", "seq_len"), recipe.train.seq_len), (("score", "context"), context)):
             if longest is not None and length > longest:
                 yield Finding(
-                    path, f"longer than model {model.name} goes", str(length), f"up to {longest} tokens",
+                    path,
+                    f"longer than model {model.name} goes",
+                    str(length),
+                    f"up to {longest} tokens",
                     needs=(path, ("train", "seq_len"), ("model", index), ("model", "max_position_embeddings")),
-                )  # fmt: skip
+                )
 
 
 def _rates(recipe: Recipe) -> Iterator[Finding]:
@@ -164,7 +167,11 @@ def _measures(recipe: Recipe) -> Iterator[Finding]:
             needs=(("general",), ("measure",)),
         )
     yield from _similarity(recipe)
-    scored = {(corpus_name(corpus), "keep" if how == "mismatch" else how) for corpus in recipe.domains for how in corpus.newline}
+    scored = {
+        (corpus_name(corpus), "keep" if how == "mismatch" else how)
+        for corpus in recipe.domains
+        for how in corpus.newline
+    }
     if "transfer" in recipe.measured and len(scored) < 2:
         yield Finding(
             ("measure",),
@@ -197,9 +204,12 @@ def _similarity(recipe: Recipe) -> Iterator[Finding]:
         )
     if asked and asked.chunk_tokens < FEWEST_CHUNK_TOKENS:
         yield Finding(
-            ("measure",), "chunks are too short to say what text they are of", f"chunk_tokens: {asked.chunk_tokens}",
-            f"{FEWEST_CHUNK_TOKENS} tokens or more", needs=needs,
-        )  # fmt: skip
+            ("measure",),
+            "chunks are too short to say what text they are of",
+            f"chunk_tokens: {asked.chunk_tokens}",
+            f"{FEWEST_CHUNK_TOKENS} tokens or more",
+            needs=needs,
+        )
 
 
 def _saved_only(recipe: Recipe) -> Iterator[Finding]:
@@ -215,7 +225,7 @@ def _saved_only(recipe: Recipe) -> Iterator[Finding]:
 
 def _half_precision(recipe: Recipe) -> Iterator[Finding]:
     for index, method in enumerate(recipe.methods):
-        if "same" in getattr(method, "master_weights", ()) and recipe.train.precision == "fp16":
+        if "bf16" in getattr(method, "master_weights", ()) and recipe.train.precision == "fp16":
             path = ("methods", index, "master_weights")
             yield Finding(
                 path,
@@ -227,7 +237,7 @@ def _half_precision(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _answers_only(recipe: Recipe) -> Iterator[Finding]:
-    for key in ("overlong", "chat_template"):
+    for key in ("too_long", "chat_template"):
         if key in recipe.train.model_fields_set and recipe.train.objective != "sft":
             path = ("train", key)
             yield Finding(
@@ -255,16 +265,18 @@ def _select(recipe: Recipe) -> Iterator[Finding]:
     path, train = ("train", "select"), recipe.train
     if train.select is None:
         return
-    needs = (path, ("train", "score_at"), ("train", "engine"))
-    if all(share >= 1 for share in train.score_at):
+    needs = (path, ("train", "eval_at"), ("train", "engine"))
+    if all(share >= 1 for share in train.eval_at):
         yield Finding(
             path,
-            "cells are compared at the points of score_at before the end, and there is none",
-            next_step="add train.score_at: [25%, 50%, 100%], or remove select",
+            "cells are compared at the points of eval_at before the end, and there is none",
+            next_step="add train.eval_at: [25%, 50%, 100%], or remove select",
             needs=needs,
         )
     if train.engine == "trl":
-        yield Finding(path, "TRL's trainer cannot stop on the way and go on", allowed="engine: own with select", needs=needs)
+        yield Finding(
+            path, "TRL's trainer cannot stop on the way and go on", allowed="engine: native with select", needs=needs
+        )
     if not any(getattr(getattr(method, "lr", None), "tune", None) for method in recipe.methods):
         yield Finding(
             path,
@@ -276,6 +288,19 @@ def _select(recipe: Recipe) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[Recipe], Iterator[Finding]], ...] = (
-    _batch, _windows, _lengths, _rates, _low_rank, check_corpora, check_tasks, check_models, _measures, _saved_only, _half_precision, _engine,
-    _select, _answers_only, check_constraints,
-)  # fmt: skip
+    _batch,
+    _windows,
+    _lengths,
+    _rates,
+    _low_rank,
+    check_corpora,
+    check_tasks,
+    check_models,
+    _measures,
+    _saved_only,
+    _half_precision,
+    _engine,
+    _select,
+    _answers_only,
+    check_constraints,
+)

@@ -35,24 +35,30 @@ def _texts(recipe: Recipe, method: ReplayAndEarlyStop, index: int) -> Iterator[F
     if _asked(method, "replay") and recipe.pretraining_text is None and not recipe.general:
         path = ("methods", index, "replay")
         yield Finding(
-            path, "there is no text to replay",
-            next_step="add pretraining_text, or a general text with a train part", needs=(path, ("general",)),
-        )  # fmt: skip
+            path,
+            "there is no text to replay",
+            next_step="add pretraining_text, or a general text with a train part",
+            needs=(path, ("general",)),
+        )
     if method.early_stop and not recipe.general:
         path = ("methods", index, "early_stop")
         yield Finding(
-            path, "there is no general text that could become worse",
-            next_step="add general: [bundled/wiki_general]", needs=(path, ("general",)),
-        )  # fmt: skip
+            path,
+            "there is no general text that could become worse",
+            next_step="add general: [bundled/wiki_general]",
+            needs=(path, ("general",)),
+        )
 
 
 def _select(recipe: Recipe, method: ReplayAndEarlyStop, index: int) -> Iterator[Finding]:
     if method.early_stop and recipe.train.select is not None:
         path = ("methods", index, "early_stop")
         yield Finding(
-            path, "an early stop ends a cell at a step of its own, and train.select compares cells at equal ones",
-            next_step="remove one of the two", needs=(path, ("train", "select")),
-        )  # fmt: skip
+            path,
+            "an early stop ends a cell at a step of its own, and train.select compares cells at equal ones",
+            next_step="remove one of the two",
+            needs=(path, ("train", "select")),
+        )
 
 
 def _engine(recipe: Recipe, method: ReplayAndEarlyStop, index: int) -> Iterator[Finding]:
@@ -60,9 +66,13 @@ def _engine(recipe: Recipe, method: ReplayAndEarlyStop, index: int) -> Iterator[
         if _asked(method, name):
             path = ("methods", index, name)
             yield Finding(
-                path, f"TRL's trainer has no {name}", "engine: trl", "engine: own with it",
-                "remove it, or set train.engine to own", needs=(path, ("train", "engine")),
-            )  # fmt: skip
+                path,
+                f"TRL's trainer has no {name}",
+                "engine: trl",
+                "engine: native with it",
+                "remove it, or set train.engine to own",
+                needs=(path, ("train", "engine")),
+            )
 
 
 def _start(method: Regularized, index: int) -> Iterator[Finding]:
@@ -73,11 +83,17 @@ def _start(method: Regularized, index: int) -> Iterator[Finding]:
         if not set(starts) <= ZERO_STARTS or any(doras):
             got = "dora" if any(doras) else ", ".join(start for start in starts if start not in ZERO_STARTS)
             yield Finding(
-                path, "this adapter's update is not a product that starts at 0", got, "init: default or gaussian, without dora",
+                path,
+                "this adapter's update is not a product that starts at 0",
+                got,
+                "init: default or gaussian, without dora",
                 needs=(path, (*here, "init"), (*here, "dora")),
-            )  # fmt: skip
-        if name != "wise_ft" and "same" in getattr(method, "master_weights", ()):
+            )
+        if name != "wise_ft" and "bf16" in getattr(method, "master_weights", ()):
             yield Finding(
-                path, "weights kept in half precision round such small corrections away", "master_weights: same",
-                "master_weights: fp32 with it", needs=(path, (*here, "master_weights")),
-            )  # fmt: skip
+                path,
+                "weights kept in half precision round such small corrections away",
+                "master_weights: bf16",
+                "master_weights: fp32 with it",
+                needs=(path, (*here, "master_weights")),
+            )

@@ -61,7 +61,9 @@ def check_tasks(recipe: Recipe) -> Iterator[Finding]:
         name = corpus_name(task)
         if name in seen:
             next_step = "give one of them another `name:`"
-            yield Finding(path, f"two tasks are called {name}", corpus_source(task), next_step=next_step, needs=(path, seen[name]))
+            yield Finding(
+                path, f"two tasks are called {name}", corpus_source(task), next_step=next_step, needs=(path, seen[name])
+            )
         seen.setdefault(name, path)
 
 

@@ -33,9 +33,7 @@ class OrList:
     ) -> None:
         self.is_one, self.empty = is_one, empty
 
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         def wrap(value: Any) -> Any:
             values = (value,) if self.is_one(value) else tuple(value)
             if not values and not self.empty:
@@ -69,17 +67,13 @@ def _target_set(value: Any) -> Any:
         return value
     if isinstance(value, (list, tuple)) and value and all(isinstance(v, str) for v in value):
         return tuple(value)
-    raise refuse(
-        "not a set of target modules", "all-linear, or a list of module names such as [q_proj, v_proj]"
-    )
+    raise refuse("not a set of target modules", "all-linear, or a list of module names such as [q_proj, v_proj]")
 
 
 TargetSet = Annotated[
     str | tuple[str, ...],
     BeforeValidator(_target_set),
-    WithJsonSchema(
-        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
-    ),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
 ]
 Ranks = Annotated[tuple[PositiveInt, ...], OrList()]
 Alphas = Annotated[tuple[Alpha, ...], OrList()]
@@ -102,9 +96,7 @@ class LearningRateSpec(RecipeSection):
 class _RatesForm:
     """Reads `1e-3`, `[1e-4, 1e-3]` and `{tune: [1e-4, 1e-3]}` as `Rates`."""
 
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_before_validator_function(self.read, handler(source))
 
     @staticmethod
@@ -151,9 +143,7 @@ class Shorthand:
     def __init__(self, key: str) -> None:
         self.key = key
 
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         def wrap(value: Any) -> Any:
             return {self.key: value} if isinstance(value, str) else value
 

@@ -51,9 +51,7 @@ def _parsed(parse: Callable[[Any], Any]) -> BeforeValidator:
 
 
 def _pattern(*patterns: str) -> WithJsonSchema:
-    return WithJsonSchema(
-        {"anyOf": [{"type": "number"}, *({"type": "string", "pattern": p} for p in patterns)]}
-    )
+    return WithJsonSchema({"anyOf": [{"type": "number"}, *({"type": "string", "pattern": p} for p in patterns)]})
 
 
 def _at_least_one(value: Any) -> int:

@@ -50,8 +50,8 @@ NAMED = ("bundled/", "random/")
 def cells(recipe: Recipe) -> list[Cell]:
     """Every cell of `recipe` once, sorted so that neighbours share a base.
 
-    The order: model, revision, quantisation, domain, method, rank, learning rate, seed; the first four and the method as
-    they stand in the recipe, the others by size.
+    The order: model, revision, quantisation, domain, method, rank, learning rate, seed; the first four and the method
+    as they stand in the recipe, the others by size.
     """
     train, score, tasks = train_point(recipe), score_point(recipe), task_points(recipe)
     measured = recipe.general if {"forgetting", "noise"} & {*recipe.measured} else ()
@@ -65,11 +65,19 @@ def cells(recipe: Recipe) -> list[Cell]:
         enumerate(model_points(recipe)), enumerate(domains), enumerate(methods), recipe.seeds
     ):
         cell = Cell(
-            recipe.name, model, domain, general, method, 0 if method.method == "saved" else seed, train, score, tasks,
+            recipe.name,
+            model,
+            domain,
+            general,
+            method,
+            0 if method.method == "saved" else seed,
+            train,
+            score,
+            tasks,
             replay=replay if method.options.get("replay") else None,
             early_stop_text=guard if method.options.get("early_stop") else None,
-            crossed=crossed,
-        )  # fmt: skip
+            transfer_texts=crossed,
+        )
         key = (
             m,
             _quant_order(method.quant),
@@ -96,11 +104,7 @@ def _scored_as(cell: Cell, same: Cell) -> Cell:
 def tune_group(cell: Cell) -> str:
     """A key that cells share when they differ only in a tuned learning rate; 16 hex digits."""
     return digest(
-        {
-            "content": _content(
-                replace(cell, method=replace(cell.method, lr=None)) if cell.method.tuned else cell
-            )
-        }
+        {"content": _content(replace(cell, method=replace(cell.method, lr=None)) if cell.method.tuned else cell)}
     )[:16]
 
 
@@ -205,13 +209,13 @@ def train_point(recipe: Recipe) -> TrainSpec:
         grad_clip=train.grad_clip,
         betas=train.betas,
         objective=train.objective,
-        score_at=tuple(sorted({*train.score_at, 1.0})),
+        eval_at=tuple(sorted({*train.eval_at, 1.0})),
         precision=train.precision,
         optimizer=train.optimizer,
         engine=train.engine,
-        overlong=train.overlong if train.objective == "sft" else None,
+        too_long=train.too_long if train.objective == "sft" else None,
         chat_template=_template(train.chat_template, recipe.folder),
-        fleet=train.fleet,
+        multi_lora=train.multi_lora,
         halving=train.select.halving if train.select else None,
     )
 

@@ -1,9 +1,9 @@
-"""What makes two cells the same result: the part of a cell that is science, and its hash.
-Called by `recipe.grid`, `plan`, `store`.
+"""What makes two cells the same result: the part of a cell that is science, and its hash. Called by `recipe.grid`,
+`plan`, `store`.
 
-Names, places and labels do not enter: content does, by the fingerprints in `facts`, and so does what `auto` was resolved to.
-A key enters only when it is not at its default below. These defaults never change: a new default in the schema then gives
-a new hash, as it must, and a new key at its default leaves the old hashes alone.
+Names, places and labels do not enter: content does, by the fingerprints in `facts`, and so does what `auto` was
+resolved to. A key enters only when it is not at its default below. These defaults never change: a new default in the
+schema then gives a new hash, as it must, and a new key at its default leaves the old hashes alone.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from peftodyssey.recipe.cell import (
 # Fields that say how, where or under what name; everything else of these classes enters the hash.
 EXCLUDED_FIELDS: dict[type, frozenset[str]] = {
     Cell: frozenset(
-        {"recipe", "general", "score", "tasks", "replay", "guard", "crossed"}
+        {"recipe", "general", "score", "tasks", "replay", "early_stop_text", "transfer_texts"}
     ),  # what is scored, and how, is in the identity of each column; facts hold the content of the last two
     ModelSpec: frozenset({"name", "revision", "weights"}),  # facts["model"] is their content
     CorpusSpec: frozenset({"name", "source", "revision"}),  # facts["domain"] is their content
     MethodSpec: frozenset({"label", "tuned"}),
     QuantSpec: frozenset(),
     # what the first two were resolved to is in facts, and so is the template, with the domain
-    TrainSpec: frozenset({"precision", "optimizer", "fleet", "halving", "chat_template"}),
+    TrainSpec: frozenset({"precision", "optimizer", "multi_lora", "halving", "chat_template"}),
 }
 HOW_OPTIONS = frozenset({"path", "wise_ft"})  # facts["saved"] is the first one's content; the other one only scores
 
@@ -42,14 +42,38 @@ DEFAULTS: dict[type, dict[str, Any]] = {
     Cell: {},
     ModelSpec: {"max_position_embeddings": None},
     CorpusSpec: {"field": None, "config": None, "split": {}, "newline": "keep"},
-    MethodSpec: {"lr": None, "rank": None, "alpha": None, "targets": None, "dropout": 0.0, "quant": None, "options": {}},
+    MethodSpec: {
+        "lr": None,
+        "rank": None,
+        "alpha": None,
+        "targets": None,
+        "dropout": 0.0,
+        "quant": None,
+        "options": {},
+    },
     QuantSpec: {},
     TrainSpec: {
-        "budget_tokens": None, "budget_epochs": None, "budget_steps": None, "weight_decay": 0.0, "grad_clip": 1.0,
-        "betas": (0.9, 0.999), "objective": "text", "overlong": None, "score_at": (1.0,), "engine": "own",
+        "budget_tokens": None,
+        "budget_epochs": None,
+        "budget_steps": None,
+        "weight_decay": 0.0,
+        "grad_clip": 1.0,
+        "betas": (0.9, 0.999),
+        "objective": "text",
+        "too_long": None,
+        "eval_at": (1.0,),
+        "engine": "native",
     },
-}  # fmt: skip
-OPTION_DEFAULTS = {"rslora": False, "dora": False, "init": "default", "master_weights": "fp32", "config": {}, "l2_sp": 0.0, "replay": 0.0}
+}
+OPTION_DEFAULTS = {
+    "rslora": False,
+    "dora": False,
+    "init": "default",
+    "master_weights": "fp32",
+    "config": {},
+    "l2_sp": 0.0,
+    "replay": 0.0,
+}
 FACTS = (
     "model",
     "tokenizer",
@@ -76,7 +100,9 @@ def _part(point: Any) -> dict[str, Any]:
     kind, part = type(point), {}
     for field in fields(point):
         value = getattr(point, field.name)
-        if field.name in EXCLUDED_FIELDS[kind] or (field.name in DEFAULTS[kind] and value == DEFAULTS[kind][field.name]):
+        if field.name in EXCLUDED_FIELDS[kind] or (
+            field.name in DEFAULTS[kind] and value == DEFAULTS[kind][field.name]
+        ):
             continue
         if kind is MethodSpec and field.name == "options":
             value = {
@@ -100,8 +126,9 @@ def identity(cell: Cell, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The science of `cell` with what is known of its sources: everything that the hash covers, readable.
 
     `facts` holds the fingerprints `model`, `tokenizer` and `domain`, and what `auto` became: `precision`,
-    `compute_dtype`, `optimizer`, `optimizer_state`, `master_weights`. A `saved` cell needs `saved`, the fingerprint of what
-    is scored, in place of the last three; an option of OPTION_FACTS needs the one of its name. Raises KeyError for a missing fact.
+    `compute_dtype`, `optimizer`, `optimizer_state`, `master_weights`. A `saved` cell needs `saved`, the fingerprint of
+    what is scored, in place of the last three; an option of OPTION_FACTS needs the one of its name. Raises KeyError for
+    a missing fact.
     """
     needed = UNTRAINED_FACTS if cell.method.method == "saved" else FACTS
     needed += tuple(name for name in OPTION_FACTS if cell.method.options.get(name))
@@ -131,11 +158,7 @@ def canonical(value: Any, where: str = "identity") -> str:
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"{where} has the key {key!r}, which is not text")
-        return (
-            "{"
-            + ",".join(f"{json.dumps(k)}:{canonical(value[k], f'{where}.{k}')}" for k in sorted(value))
-            + "}"
-        )
+        return "{" + ",".join(f"{json.dumps(k)}:{canonical(value[k], f'{where}.{k}')}" for k in sorted(value)) + "}"
     raise TypeError(f"{where} is a {type(value).__name__}, which has no stable identity")
 
 

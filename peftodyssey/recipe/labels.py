@@ -62,22 +62,26 @@ def constraint_words(options: dict[str, Any]) -> list[str]:
 def traits(point: MethodSpec) -> dict[str, Any]:
     """What may tell a method from another, in the order it is added to a label; a tuned lr does not."""
     known = {
-        "quant": point.quant and point.quant.kind, "double_quant": point.quant and point.quant.double_quant, "rank": point.rank,
-        "alpha": point.alpha, "targets": point.targets, "dropout": point.dropout, "lr": None if point.tuned else point.lr, **point.options,
-    }  # fmt: skip
+        "quant": point.quant and point.quant.kind,
+        "double_quant": point.quant and point.quant.double_quant,
+        "rank": point.rank,
+        "alpha": point.alpha,
+        "targets": point.targets,
+        "dropout": point.dropout,
+        "lr": None if point.tuned else point.lr,
+        **point.options,
+    }
     return {name: known.get(name) for name in DISTINGUISHING}
 
 
 def labelled(points: Sequence[MethodSpec]) -> list[MethodSpec]:
-    """`points` with labels that differ wherever the points do (but for tuned learning rates)."""
+    """`learning_curves` with labels that differ wherever the points do (but for tuned learning rates)."""
     groups: dict[str, list[MethodSpec]] = defaultdict(list)
     for point in points:
         groups[point.label or plain_label(point)].append(point)
     taken: dict[str, MethodSpec] = {}
     return [
-        replace(
-            point, label=_unique(_told_apart(point, groups[point.label or plain_label(point)]), point, taken)
-        )
+        replace(point, label=_unique(_told_apart(point, groups[point.label or plain_label(point)]), point, taken))
         for point in points
     ]
 
@@ -113,7 +117,9 @@ def _added(label: str, name: str, value: Any) -> str:
     if name == "rank":
         return f"{label} r={value}"
     if isinstance(value, dict):
-        told = [key for key in sorted(value) if name != "early_stop" or key != "general"]  # which the label's start says
+        told = [
+            key for key in sorted(value) if name != "early_stop" or key != "general"
+        ]  # which the label's start says
         words = (f"{key}={value[key]:g}" if isinstance(value[key], float) else f"{key}={value[key]}" for key in told)
         return " ".join([label, *words])
     if isinstance(value, tuple):

@@ -24,9 +24,7 @@ from peftodyssey.recipe.yaml_tree import Path, Tree, format_path, read_tree
 ROUNDS = 20  # wrong values are taken out and the rest is checked again, at most so often
 
 
-def load_recipe(
-    path_or_text: str | FilePath, overrides: Sequence[str] = (), where: str | None = None
-) -> Recipe:
+def load_recipe(path_or_text: str | FilePath, overrides: Sequence[str] = (), where: str | None = None) -> Recipe:
     """The recipe in a file, in a text, or shipped under a name, with `--set` overrides applied.
 
     Raises RecipeError with every problem, each with its place; InputError where the file cannot be read.
@@ -37,7 +35,9 @@ def load_recipe(
     if not isinstance(tree.data, dict):
         raise RecipeError(found or shape_problems(tree, name, Recipe))
     if tree.data.get("kind") == "ladder":
-        raise InputError(f"{name} is the recipe of a ladder, not of a study", f"peftodyssey ladder train {path_or_text}")
+        raise InputError(
+            f"{name} is the recipe of a ladder, not of a study", f"peftodyssey ladder train {path_or_text}"
+        )
     found += apply_overrides(tree, tuple(overrides))
     recipe, faults = _validate(tree, re.sub(r"[^A-Za-z0-9._-]+", "-", FilePath(name).stem).strip("-._"))
     found += [problem for _, problem in faults]
@@ -61,9 +61,7 @@ def _one_each(problems: list[Problem]) -> list[Problem]:
 
 def read_text(path_or_text: str | FilePath, where: str | None) -> tuple[str, str, str]:
     """The text, the name that problems are reported under, and the folder relative paths start from."""
-    if isinstance(path_or_text, str) and (
-        "\n" in path_or_text or ": " in path_or_text or not path_or_text.strip()
-    ):
+    if isinstance(path_or_text, str) and ("\n" in path_or_text or ": " in path_or_text or not path_or_text.strip()):
         return path_or_text, where or "recipe", str(FilePath.cwd())
     path = FilePath(path_or_text).expanduser()
     if not path.exists() and str(path_or_text) in dict((*bundled.names(), *bundled.ladders())):
@@ -79,9 +77,7 @@ def read_text(path_or_text: str | FilePath, where: str | None) -> tuple[str, str
     except FileNotFoundError as error:
         raise InputError(f"there is no recipe {path}", _similar(path)) from error
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {error.strerror}", "look at the file's permissions"
-        ) from error
+        raise InputError(f"{path} cannot be read: {error.strerror}", "look at the file's permissions") from error
     return text, where or str(path_or_text), str(path.resolve().parent)
 
 
@@ -104,11 +100,7 @@ def shape_problems(tree: Tree, where: str, kind: type[BaseModel]) -> list[Proble
                 next_step="`peftodyssey recipes new my.yaml --model M --domain PATH` writes one",
             )
         ]
-    return [
-        Problem(
-            where, 1, 1, "", "a recipe is a mapping of keys to values", allowed=", ".join(kind.model_fields)
-        )
-    ]
+    return [Problem(where, 1, 1, "", "a recipe is a mapping of keys to values", allowed=", ".join(kind.model_fields))]
 
 
 def _validate(tree: Tree, stem: str) -> tuple[Recipe | None, list[tuple[Path, Problem]]]:
@@ -137,9 +129,13 @@ def _validate(tree: Tree, stem: str) -> tuple[Recipe | None, list[tuple[Path, Pr
 
 
 PLACEHOLDERS: dict[tuple[str, str], Any] = {  # for required values, so that the rest can be checked without them
-    ("model", "model"): "gpt2", ("model", "name"): "gpt2", ("domains", "domains"): "text", ("methods", "methods"): "full",
-    ("methods", "path"): "saved", ("methods", "peft_type"): "VERA",
-}  # fmt: skip
+    ("model", "model"): "gpt2",
+    ("model", "name"): "gpt2",
+    ("domains", "domains"): "text",
+    ("methods", "methods"): "full",
+    ("methods", "path"): "saved",
+    ("methods", "peft_type"): "VERA",
+}
 
 ITEMS = {
     "methods": "full",

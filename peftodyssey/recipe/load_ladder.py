@@ -47,7 +47,10 @@ def load_ladder(recipe: str | FilePath, overrides: Sequence[str] = (), where: st
     if not isinstance(tree.data, dict):
         raise RecipeError(found or shape_problems(tree, name, LadderRecipe))
     if tree.data.get("kind") != "ladder":
-        raise InputError(f"{name} is not the recipe of a ladder: it has no line `kind: ladder`", f"for a study: peftodyssey run {recipe}")
+        raise InputError(
+            f"{name} is not the recipe of a ladder: it has no line `kind: ladder`",
+            f"for a study: peftodyssey run {recipe}",
+        )
     found += apply_overrides(tree, tuple(overrides))
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", FilePath(name).stem).strip("-._")
     if re.match(NAME, stem):
@@ -77,7 +80,13 @@ def _findings(recipe: LadderRecipe) -> Iterator[tuple[Path, str, str, str, str] 
     """What values may not be together: (path, what, got, allowed, next step)."""
     train, model = recipe.train, recipe.model
     if train.seq_len > model.positions:
-        yield ("train", "seq_len"), "longer than the model's positions", str(train.seq_len), f"up to {model.positions}", ""
+        yield (
+            ("train", "seq_len"),
+            "longer than the model's positions",
+            str(train.seq_len),
+            f"up to {model.positions}",
+            "",
+        )
     for arm in ("trunk", "annealed"):
         for place, tokens in enumerate(getattr(recipe.rungs, arm)):
             path: Path = ("rungs", arm, place)
@@ -87,7 +96,13 @@ def _findings(recipe: LadderRecipe) -> Iterator[tuple[Path, str, str, str, str] 
             else:
                 least, what = train.batch_tokens, "less than one step"
             if tokens < least:
-                yield path, what, rung_label(tokens), f"at least {least:,.0f} tokens", "raise it, or lower train.warmup_steps"
+                yield (
+                    path,
+                    what,
+                    rung_label(tokens),
+                    f"at least {least:,.0f} tokens",
+                    "raise it, or lower train.warmup_steps",
+                )
     for key in ("text", "held_out"):
         yield from _corpora(getattr(recipe, key), key)
 
@@ -97,11 +112,23 @@ def _corpora(corpora: Sequence[Corpus], key: str) -> Iterator[tuple[Path, str, s
     for place, corpus in enumerate(corpora):
         path: Path = (key, place)
         if (corpus.source is None) == (corpus.path is None):
-            yield path, "a text has one of `source` and `path`", "", "", "write `path: data/*.jsonl` or `source: bundled/<name>`"
+            yield (
+                path,
+                "a text has one of `source` and `path`",
+                "",
+                "",
+                "write `path: data/*.jsonl` or `source: bundled/<name>`",
+            )
         elif len(corpus.newline) > 1:
             yield (*path, "newline"), "this text is read one way", ", ".join(corpus.newline), "", "name one policy"
         elif corpus_name(corpus) in names:
-            yield path, f"two texts are called {corpus_name(corpus)}", corpus_source(corpus), "", "give one of them another `name:`"
+            yield (
+                path,
+                f"two texts are called {corpus_name(corpus)}",
+                corpus_source(corpus),
+                "",
+                "give one of them another `name:`",
+            )
         names.add(corpus_name(corpus))
 
 
@@ -110,10 +137,14 @@ def point_of(corpus: Corpus, recipe: LadderRecipe) -> CorpusSpec:
     source, split = corpus_source(corpus), corpus.split
     parts = {} if split is None else {"train": split.train, "valid": split.valid, "test": split.test}
     return CorpusSpec(
-        name=corpus_name(corpus), source=absolute(source, recipe.folder) if is_path(corpus) else source, field=corpus.field,
-        config=corpus.config, split={key: value for key, value in parts.items() if value is not None},
-        newline=corpus.newline[0], revision=corpus.revision,
-    )  # fmt: skip
+        name=corpus_name(corpus),
+        source=absolute(source, recipe.folder) if is_path(corpus) else source,
+        field=corpus.field,
+        config=corpus.config,
+        split={key: value for key, value in parts.items() if value is not None},
+        newline=corpus.newline[0],
+        revision=corpus.revision,
+    )
 
 
 def rung_label(tokens: int) -> str:

@@ -1,6 +1,7 @@
 """`--set key=value` applied to a recipe's plain values before they are checked. Called by `recipe.load`.
 
-`methods[1].rank=[4,16]`, `train.budget=100k tokens`; `train.warmup=` and `~train.warmup` delete. Values are read as YAML.
+`methods[1].rank=[4,16]`, `train.budget=100k tokens`; `train.warmup=` and `~train.warmup` delete. Values are read as
+YAML.
 """
 
 from __future__ import annotations
@@ -42,9 +43,7 @@ def _apply_one(tree: Tree, text: str) -> list[Problem]:
     path: Path = tuple(int(p) if p.isdigit() else p for p in re.findall(r"[^.\[\]]+", deleted or assigned))
     value = read_tree(value_text, where)
     if value.problems:
-        return [
-            Problem(where, 0, 0, format_path(path), p.what, p.got, p.allowed, p.next_step) for p in value.problems
-        ]
+        return [Problem(where, 0, 0, format_path(path), p.what, p.got, p.allowed, p.next_step) for p in value.problems]
     owner, fault = _owner(tree, path, create=deleted is None and value.data is not None)
     if fault:
         return [Problem(where, 0, 0, format_path(path), fault[0], next_step=fault[1])]

@@ -1,6 +1,7 @@
 """The recipe as pydantic classes: every key, its default, and a sentence with its unit.
 
-Called by `recipe.load` and `recipe.grid`. The classes say what one value may be; `recipe.checks` what several may be together.
+Called by `recipe.load` and `recipe.grid`. The classes say what one value may be; `recipe.checks` what several may be
+together.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from peftodyssey.recipe.yaml_tree import Path, SourceLocation, Tree, format_path
 
 
 class Recipe(RecipeSection):
-    """A whole recipe, checked. `source_text` is the text it came from, `where` its file, `warnings` what deserves a look."""
+    """A whole recipe, checked. `source_text` is the text it came from, `where` its file, `warnings` what deserves a
+    look.
+    """
 
     version: Literal[1] = Field(default=1, description="Version of the recipe's language; 1.")
     name: Name = Field(

@@ -1,6 +1,8 @@
-"""What every method may say, and the further constraints on its update, as pydantic classes. Used by `recipe.schema_methods`.
+"""What every method may say, and the further constraints on its update, as pydantic classes. Used by
+`recipe.schema_methods`.
 
-A list on a field marked "axis" makes one cell per value. A constraint at its default leaves a cell what it was without it.
+A list on a field marked "axis" makes one cell per value. A constraint at its default leaves a cell what it was without
+it.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ class EarlyStop(RecipeSection):
     patience: PositiveInt = Field(
         default=1, description="After how many looks in a row above the bound the training ends, a count."
     )
-    num_evals: PositiveInt = Field(default=10, description="How often the general text is looked at, evenly over the steps, a count.")
+    num_evals: PositiveInt = Field(
+        default=10, description="How often the general text is looked at, evenly over the steps, a count."
+    )
 
 
 class ReplayAndEarlyStop(Method):

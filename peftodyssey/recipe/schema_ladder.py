@@ -1,7 +1,8 @@
 """The recipe of a ladder to be trained (`kind: ladder`) as pydantic classes. Used by `recipe.load_ladder`.
 
-A ladder is one model at several pretraining budgets: a trunk at a constant learning rate, and branches that leave it and
-decay to 0 (warm-up, stable, decay), so that each annealed budget costs a share of its tokens instead of a run of its own.
+A ladder is one model at several pretraining budgets: a trunk at a constant learning rate, and branches that leave it
+and decay to 0 (warm-up, stable, decay), so that each annealed budget costs a share of its tokens instead of a run of
+its own.
 """
 
 from __future__ import annotations
@@ -34,10 +35,14 @@ class LadderModel(RecipeSection):
     layers: PositiveInt = Field(description="Decoder layers; a count.")
     width: PositiveInt = Field(description="Numbers of a hidden state; a count, a multiple of `heads`.")
     heads: PositiveInt = Field(description="Attention heads; a count.")
-    kv_heads: PositiveInt | None = Field(default=None, description="Heads of keys and values; a count. Default: `heads`.")
+    kv_heads: PositiveInt | None = Field(
+        default=None, description="Heads of keys and values; a count. Default: `heads`."
+    )
     feed_forward: PositiveInt = Field(description="Inner width of the feed-forward; a count.")
     vocabulary: PositiveInt = Field(description="Tokens of the vocabulary; a count.")
-    positions: PositiveInt = Field(default=1024, description="Longest sequence that the model will be used with, in tokens.")
+    positions: PositiveInt = Field(
+        default=1024, description="Longest sequence that the model will be used with, in tokens."
+    )
     tied: Flag = Field(default=True, description="One matrix for embedding and head; true or false.")
     rope_theta: Positive = Field(default=10_000.0, description="Base of the rotary positions; a number.")
     init_std: Positive = Field(default=0.02, description="Standard deviation of the initial matrices; a number.")
@@ -50,7 +55,9 @@ class LadderModel(RecipeSection):
                 "width = heads x an even number, such as 3 x 64",
             )
         if self.heads % (self.kv_heads or self.heads):
-            raise refuse(f"{self.heads} heads do not share {self.kv_heads} heads of keys and values", "a divisor of heads")
+            raise refuse(
+                f"{self.heads} heads do not share {self.kv_heads} heads of keys and values", "a divisor of heads"
+            )
         return self
 
 
@@ -62,7 +69,9 @@ class LadderTrain(RecipeSection):
     peak_lr: Positive = Field(description="Learning rate of the trunk after the warm-up, per step.")
     warmup_steps: NonNegativeInt = Field(default=200, description="Steps of linear warm-up; a count.")
     weight_decay: NotNegative = Field(default=0.1, description="Decay of matrices per step, times the learning rate.")
-    betas: tuple[ShareBelowOne, ShareBelowOne] = Field(default=(0.9, 0.95), description="AdamW's means; two numbers below 1.")
+    betas: tuple[ShareBelowOne, ShareBelowOne] = Field(
+        default=(0.9, 0.95), description="AdamW's means; two numbers below 1."
+    )
     grad_clip: NotNegative = Field(default=1.0, description="Largest global gradient norm; 0 is off.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
@@ -71,7 +80,7 @@ class LadderTrain(RecipeSection):
     compile: Literal["auto", "on", "off"] = Field(
         default="auto", description="torch.compile of the step; auto is on with CUDA and off on a CPU; a word."
     )
-    micro_blocks: PositiveInt | None = Field(
+    micro_batch_size: PositiveInt | None = Field(
         default=None, description="Blocks of one forward and backward pass; a count. Default: as memory allows."
     )
 
@@ -110,8 +119,12 @@ class LadderRecipe(RecipeSection):
 
     version: Literal[1] = Field(default=1, description="Version of the recipe's language; 1.")
     kind: Literal["ladder"] = Field(description="What the file is a recipe of: ladder.")
-    name: Name = Field(default="ladder", description="Name of the ladder; letters, digits, `._-`. Default: the file's name.")
-    seed: NonNegativeInt = Field(default=0, description="Seed of initial weights and data order; a whole number from 0.")
+    name: Name = Field(
+        default="ladder", description="Name of the ladder; letters, digits, `._-`. Default: the file's name."
+    )
+    seed: NonNegativeInt = Field(
+        default=0, description="Seed of initial weights and data order; a whole number from 0."
+    )
     model: LadderModel = Field(description="The decoder that is trained; a mapping.")
     tokenizer: NonEmptyStr = Field(
         default="train",

@@ -1,4 +1,5 @@
-"""What a recipe measures, as pydantic classes: words, or one-key mappings of a word and its options. Used by `recipe.schema`.
+"""What a recipe measures, as pydantic classes: words, or one-key mappings of a word and its options. Used by
+`recipe.schema`.
 
 A new measure with options is one class and one field of `Measured`.
 """
@@ -43,7 +44,8 @@ class Noise(RecipeSection):
         description="Sizes of the noise: standard deviations in units of `scale`; a list of numbers.",
     )
     pairs: PositiveInt = Field(
-        default=5, description="Antithetic pairs (+eps and -eps) of each size; their numbers are the seeds. 2 for an interval, 5 for a good one."
+        default=5,
+        description="Antithetic pairs (+eps and -eps) of each size; their numbers are the seeds. 2 for an interval, 5 for a good one.",
     )
     scale: Literal["initializer", "fan_in", "earliest_rung", "relative"] = Field(
         default="initializer",
@@ -67,7 +69,8 @@ class Noise(RecipeSection):
         "as constants and are left alone.",
     )
     quantisers: Annotated[tuple[Literal["nf4", "fp4", "int8"], ...], OrList(empty=True)] = Field(
-        default=(), description="Roundings of the same tensors that are measured as shifts of the weights: nf4, fp4, int8; a list of words."
+        default=(),
+        description="Roundings of the same tensors that are measured as shifts of the weights: nf4, fp4, int8; a list of words.",
     )
     sharpness: Flag = Field(
         default=False,
@@ -81,16 +84,21 @@ class Noise(RecipeSection):
 
 
 class Similarity(RecipeSection):
-    """Likeness to the pretraining text: distances of each domain's test part from `pretraining_text`, on equal counts of chunks."""
+    """Likeness to the pretraining text: distances of each domain's test part from `pretraining_text`, on equal counts
+    of chunks.
+    """
 
     layer: StrictInt = Field(
         default=-1,
         description="Decoder layer whose hidden states are meant over each chunk: 0 the embeddings, 1 the first, -1 the last; a whole number.",
     )
     chunks: PositiveInt = Field(
-        default=200, description="Chunks of each text, and of each half of the sample; fewer for all where one of them has fewer."
+        default=200,
+        description="Chunks of each text, and of each half of the sample; fewer for all where one of them has fewer.",
     )
-    chunk_tokens: PositiveInt = Field(default=64, description="Tokens of a chunk, from 16; chunks lie within documents.")
+    chunk_tokens: PositiveInt = Field(
+        default=64, description="Tokens of a chunk, from 16; chunks lie within documents."
+    )
 
 
 class Measured(RecipeSection):
@@ -99,12 +107,16 @@ class Measured(RecipeSection):
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
     noise: Noise | None = Field(default=None, description="Sensitivity of the base to noise of its weights; a mapping.")
-    similarity: Similarity | None = Field(default=None, description="Likeness of each domain to the pretraining text; a mapping.")
+    similarity: Similarity | None = Field(
+        default=None, description="Likeness of each domain to the pretraining text; a mapping."
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Measured:
         if len(self.model_fields_set) != 1 or getattr(self, next(iter(self.model_fields_set))) is None:
-            raise refuse("an item of measure is a word, or one word with its options", "noise, or {noise: {gammas: [0.1, 0.2]}}")
+            raise refuse(
+                "an item of measure is a word, or one word with its options", "noise, or {noise: {gammas: [0.1, 0.2]}}"
+            )
         return self
 
     @property

@@ -1,8 +1,8 @@
-"""The methods of a recipe as pydantic classes, one per constraint on the update.
-Used by `recipe.schema` and `recipe.grid`.
+"""The methods of a recipe as pydantic classes, one per constraint on the update. Used by `recipe.schema` and
+`recipe.grid`.
 
-A list on a field marked "axis" makes one cell per value. Default learning rates: full fine-tuning 1e-4, LoRA and QLoRA 1e-3,
-because published sweeps find LoRA's best rate about ten times that of full fine-tuning, nearly whatever the rank
+A list on a field marked "axis" makes one cell per value. Default learning rates: full fine-tuning 1e-4, LoRA and QLoRA
+1e-3, because published sweeps find LoRA's best rate about ten times that of full fine-tuning, nearly whatever the rank
 ("LoRA Without Regret", Thinking Machines 2025; Biderman et al., arXiv 2405.09673).
 """
 
@@ -28,12 +28,52 @@ from peftodyssey.recipe.schema_constraints import Method, Regularized, ReplayAnd
 
 INITS = ("default", "gaussian", "pissa", "olora", "orthogonal")
 PEFT_TYPES = (  # those of peft 0.21, for spelling only; a name like none of them is handed on as it is
-    "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "LORA", "ADALORA", "ADAMSS",
-    "BOFT", "ADAPTION_PROMPT", "IA3", "BEFT", "LILY", "LOHA", "LOKR", "OFT", "POLY", "LN_TUNING", "VERA",
-    "FROD", "PVERA", "FOURIERFT", "GLORA", "XLORA", "HRA", "VBLORA", "UNILORA", "CPT", "MISS", "RANDLORA",
-    "ROAD", "TRAINABLE_TOKENS", "HIRA", "SHIRA", "C3A", "WAVEFT", "OSF", "DELORA", "GRALORA", "CARTRIDGE",
-    "TINYLORA", "PSOFT", "PEANUT", "SHADOW", "SUPERTUNING", "DEFT",
-)  # fmt: skip
+    "PROMPT_TUNING",
+    "MULTITASK_PROMPT_TUNING",
+    "P_TUNING",
+    "PREFIX_TUNING",
+    "LORA",
+    "ADALORA",
+    "ADAMSS",
+    "BOFT",
+    "ADAPTION_PROMPT",
+    "IA3",
+    "BEFT",
+    "LILY",
+    "LOHA",
+    "LOKR",
+    "OFT",
+    "POLY",
+    "LN_TUNING",
+    "VERA",
+    "FROD",
+    "PVERA",
+    "FOURIERFT",
+    "GLORA",
+    "XLORA",
+    "HRA",
+    "VBLORA",
+    "UNILORA",
+    "CPT",
+    "MISS",
+    "RANDLORA",
+    "ROAD",
+    "TRAINABLE_TOKENS",
+    "HIRA",
+    "SHIRA",
+    "C3A",
+    "WAVEFT",
+    "OSF",
+    "DELORA",
+    "GRALORA",
+    "CARTRIDGE",
+    "TINYLORA",
+    "PSOFT",
+    "PEANUT",
+    "SHADOW",
+    "SUPERTUNING",
+    "DEFT",
+)
 
 
 def _init(value: Any) -> str:
@@ -62,7 +102,7 @@ Init = Annotated[
 Inits = Annotated[tuple[Init, ...], OrList()]
 Quants = Annotated[tuple[Literal["nf4", "fp4", "int8"], ...], OrList()]
 FourBits = Annotated[tuple[Literal["nf4", "fp4"], ...], OrList()]
-MasterWeights = Annotated[tuple[Literal["fp32", "same"], ...], OrList()]
+MasterWeights = Annotated[tuple[Literal["fp32", "bf16"], ...], OrList()]
 LayerCounts = Ranks
 
 
@@ -76,19 +116,16 @@ class Full(Regularized):
     )
     master_weights: MasterWeights = Field(
         default=("fp32",),
-        description="Precision the optimiser keeps the weights in: fp32, or same as the model computes in; axis, a "
+        description="Precision the optimiser keeps the weights in: fp32, or bf16 where train.precision is bf16; axis, a "
         "word.",
     )
 
 
 class _LowRank(Regularized):
-    rank: Ranks = Field(
-        default=(8,), description="Rank of the update of each matrix, a count of dimensions; axis."
-    )
+    rank: Ranks = Field(default=(8,), description="Rank of the update of each matrix, a count of dimensions; axis.")
     alpha: Alphas = Field(
         default=("2r",),
-        description="Scale of the update before division by the rank: a number or a multiple of the rank (2r); "
-        "axis.",
+        description="Scale of the update before division by the rank: a number or a multiple of the rank (2r); axis.",
     )
     targets: Targets = Field(
         default=("all-linear",),
@@ -109,8 +146,7 @@ class _LowRank(Regularized):
     )
     dora: Flags = Field(
         default=(False,),
-        description="Train the length of each weight column apart from its direction (DoRA); true or false; "
-        "axis.",
+        description="Train the length of each weight column apart from its direction (DoRA); true or false; axis.",
     )
     init: Inits = Field(
         default=("default",),
@@ -138,9 +174,7 @@ class Qlora(_LowRank):
     """LoRA on a base stored in 4 bits."""
 
     method: Literal["qlora"] = Field(description="QLoRA; a word.")
-    quant: FourBits = Field(
-        default=("nf4",), description="4-bit format of the frozen base, nf4 or fp4; axis, a word."
-    )
+    quant: FourBits = Field(default=("nf4",), description="4-bit format of the frozen base, nf4 or fp4; axis, a word.")
 
 
 class Bitfit(Regularized):
@@ -157,9 +191,7 @@ class LastLayers(Regularized):
     """Only the last decoder layers are trained."""
 
     method: Literal["last_layers"] = Field(description="Training of the last decoder layers; a word.")
-    layers: LayerCounts = Field(
-        default=(1,), description="How many decoder layers, counted from the end; axis."
-    )
+    layers: LayerCounts = Field(default=(1,), description="How many decoder layers, counted from the end; axis.")
     lr: LearningRates = Field(
         default=LearningRateSpec(fixed=(1e-4,)),
         description="Peak learning rate, per step; axis. Default 1e-4, as for full.",
@@ -205,8 +237,15 @@ class Saved(Method):
 
 
 METHOD_CLASSES: dict[str, type[Method]] = {
-    "full": Full, "lora": Lora, "qlora": Qlora, "bitfit": Bitfit, "last_layers": LastLayers, "ia3": Ia3, "peft": Peft, "saved": Saved,
-}  # fmt: skip
+    "full": Full,
+    "lora": Lora,
+    "qlora": Qlora,
+    "bitfit": Bitfit,
+    "last_layers": LastLayers,
+    "ia3": Ia3,
+    "peft": Peft,
+    "saved": Saved,
+}
 
 
 def _which(value: Any) -> str | None:

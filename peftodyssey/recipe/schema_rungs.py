@@ -19,9 +19,12 @@ class Rungs(RecipeSection):
     model_config = ConfigDict(populate_by_name=True)
 
     tokens: Annotated[tuple[PositiveInt, ...], OrList()] | None = Field(
-        default=None, description="Pretraining tokens of the rungs, each within 5% of one that exists; a count or a list."
+        default=None,
+        description="Pretraining tokens of the rungs, each within 5% of one that exists; a count or a list.",
     )
-    every: PositiveInt | None = Field(default=None, description="In place of `tokens`: the distance between rungs, in tokens.")
+    every: PositiveInt | None = Field(
+        default=None, description="In place of `tokens`: the distance between rungs, in tokens."
+    )
     start: PositiveInt | None = Field(
         default=None, alias="from", description="With `every`: the first rung, in tokens. Default: `every`."
     )

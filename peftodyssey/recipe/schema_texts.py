@@ -61,9 +61,7 @@ def _part_of_text(value: Any) -> float | str:
 TextPart = Annotated[
     float | str,
     BeforeValidator(_part_of_text),
-    WithJsonSchema(
-        {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, {"type": "string"}]}
-    ),
+    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, {"type": "string"}]}),
 ]
 
 
@@ -87,8 +85,7 @@ class Corpus(RecipeSection):
 
     name: Name | None = Field(
         default=None,
-        description="Short name in tables and folders; letters, digits, `._-`. Default: the last part of the "
-        "source.",
+        description="Short name in tables and folders; letters, digits, `._-`. Default: the last part of the source.",
     )
     source: NonEmptyStr | None = Field(
         default=None,
@@ -104,8 +101,7 @@ class Corpus(RecipeSection):
     )
     split: Split | None = Field(
         default=None,
-        description="Parts for training, choosing and reporting; a mapping. Default: the source's, or by "
-        "hash.",
+        description="Parts for training, choosing and reporting; a mapping. Default: the source's, or by hash.",
     )
     newline: Annotated[tuple[Literal["keep", "strip", "collapse", "mismatch"], ...], OrList()] = Field(
         default=("keep",),
@@ -129,7 +125,8 @@ class Task(RecipeSection):
         default=None, description="Where the prompts are: bundled/<name>, hub:<data set>, or a path; text."
     )
     path: NonEmptyStr | None = Field(
-        default=None, description="File of rows with prompt, choices and answer, relative to the recipe's folder; a path."
+        default=None,
+        description="File of rows with prompt, choices and answer, relative to the recipe's folder; a path.",
     )
     split: NonEmptyStr | None = Field(
         default=None, description="Split of the source that is scored; a word. Default: its test part, else all of it."

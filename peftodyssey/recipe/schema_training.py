@@ -28,17 +28,13 @@ class Budget(RecipeSection):
     """How long a cell trains: an amount and its unit."""
 
     amount: float = Field(description="How many of the unit, above 0.")
-    unit: Literal["tokens", "epochs", "steps"] = Field(
-        description="What is counted: tokens, epochs or steps."
-    )
+    unit: Literal["tokens", "epochs", "steps"] = Field(description="What is counted: tokens, epochs or steps.")
 
 
 class _BudgetForm:
     """Reads `200k tokens`, `2 epochs`, `300 steps` as a `Budget`."""
 
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_before_validator_function(self.read, handler(source))
 
     @staticmethod
@@ -48,28 +44,16 @@ class _BudgetForm:
             return value
         found = re.match(BUDGET, value) if isinstance(value, str) else None
         if found is None:
-            unitless = isinstance(value, (int, float)) or (
-                isinstance(value, str) and re.match(numbers.COUNT, value)
-            )
-            hint = (
-                f"write `{value} tokens` if tokens are meant"
-                if unitless and not isinstance(value, bool)
-                else ""
-            )
+            unitless = isinstance(value, (int, float)) or (isinstance(value, str) and re.match(numbers.COUNT, value))
+            hint = f"write `{value} tokens` if tokens are meant" if unitless and not isinstance(value, bool) else ""
             raise refuse("a budget has no unit" if hint else "not a budget", allowed, hint)
         unit = found.group(2).rstrip("s") + "s"
         try:
-            amount = (
-                numbers.parse_number(found.group(1))
-                if unit == "epochs"
-                else numbers.parse_count(found.group(1))
-            )
+            amount = numbers.parse_number(found.group(1)) if unit == "epochs" else numbers.parse_count(found.group(1))
         except ValueError:
             raise refuse("the amount of the budget cannot be read", allowed) from None
         if amount <= 0:
-            raise refuse(
-                "a budget must be above 0", allowed, "use the method `saved` to score without training"
-            )
+            raise refuse("a budget must be above 0", allowed, "use the method `saved` to score without training")
         return {"amount": amount, "unit": unit}
 
     def __get_pydantic_json_schema__(
@@ -82,7 +66,7 @@ class Select(RecipeSection):
     """Which cells of a tuned group are stopped early."""
 
     halving: Annotated[PositiveInt, Field(ge=2)] = Field(
-        description="At each point of score_at before the end, one in so many goes on (rounded up); at least 2."
+        description="At each point of eval_at before the end, one in so many goes on (rounded up); at least 2."
     )
     on: Literal["validation"] = Field(
         default="validation", description="What they are compared on: the loss on the validation split; a word."
@@ -121,15 +105,15 @@ class Train(RecipeSection):
         default="text",
         description="text: every token is learnt; sft: only answers (prompt/completion, messages); a word.",
     )
-    overlong: Literal["error", "cut", "drop"] = Field(
+    too_long: Literal["error", "truncate", "drop"] = Field(
         default="error",
-        description="Under sft, an example longer than seq_len: stop with its name, cut its end off, or leave it out; a word.",
+        description="Under sft, an example longer than seq_len: stop with its name, truncate it, or leave it out; a word.",
     )
     chat_template: NonEmptyStr | None = Field(
         default=None,
         description="Template that makes text of `messages`: `plain`, or the path of a Jinja file. Default: the model's own.",
     )
-    score_at: Annotated[tuple[ShareAboveZero, ...], OrList()] = Field(
+    eval_at: Annotated[tuple[ShareAboveZero, ...], OrList()] = Field(
         default=(1.0,),
         description="Points of the training at which the held-out text is scored, as shares of the budget; the end "
         "is always one.",
@@ -142,11 +126,11 @@ class Train(RecipeSection):
         default="auto",
         description="Optimiser; auto: adamw; adamw8bit keeps its two running means in 8 bits; a word.",
     )
-    engine: Literal["own", "trl"] = Field(
-        default="own", description="Who runs the loop: own, or TRL's SFTTrainer on the same batches; a word."
+    engine: Literal["native", "trl"] = Field(
+        default="native", description="Who runs the loop: native, or TRL's SFTTrainer on the same batches; a word."
     )
 
-    fleet: Literal["auto", "off"] | PositiveInt = Field(
+    multi_lora: Literal["auto", "off"] | PositiveInt = Field(
         default="auto",
         description="LoRA cells of one base that train side by side: auto: as many as pay and fit; off: none; or how many at most.",
     )
@@ -164,8 +148,7 @@ class Score(RecipeSection):
     )
     stride: PositiveInt | None = Field(
         default=None,
-        description="Tokens scored anew by each further window. Default: half the context (all of it in a "
-        "stream).",
+        description="Tokens scored anew by each further window. Default: half the context (all of it in a stream).",
     )
     tokens: TokenCap = Field(
         default=50_000,

@@ -44,7 +44,7 @@ train:
   schedule: cosine          # constant | linear | cosine | wsd
   warmup: 3%
   objective: {objective}           # text: every token is learnt; sft: only the answers
-  score_at: [50%, 100%]     # where on the way the held-out text is scored
+  eval_at: [50%, 100%]     # where on the way the held-out text is scored
 
 score:
   context: {seq_len}              # tokens a window holds
@@ -70,15 +70,19 @@ def recipe_text(target: Path, model: str, domains: list[str], first_row: FirstRo
     small = model.startswith("bundled/")
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", target.stem).strip("-._")
     return TEMPLATE.format(
-        model=model, model_yaml=_quoted(_local(model, folder)), names=" and ".join(names), file=target.name,
-        name=_quoted(stem if re.match(NAME, stem) else "my-recipe"), domains="\n".join(lines),
-        seq_len=256 if small else 512, batch="4k" if small else "16k", objective="sft" if answers[0] else "text",
-    )  # fmt: skip
+        model=model,
+        model_yaml=_quoted(_local(model, folder)),
+        names=" and ".join(names),
+        file=target.name,
+        name=_quoted(stem if re.match(NAME, stem) else "my-recipe"),
+        domains="\n".join(lines),
+        seq_len=256 if small else 512,
+        batch="4k" if small else "16k",
+        objective="sft" if answers[0] else "text",
+    )
 
 
-def _domain_lines(
-    domains: Iterable[str], folder: Path, first_row: FirstRow
-) -> tuple[list[str], list[str], list[bool]]:
+def _domain_lines(domains: Iterable[str], folder: Path, first_row: FirstRow) -> tuple[list[str], list[str], list[bool]]:
     lines: list[str] = []
     names: list[str] = []
     answers: list[bool] = []
@@ -112,9 +116,7 @@ def _beside(text: str, folder: Path) -> str:
 
 
 def _quoted(text: str) -> str:
-    plain = re.fullmatch(r"[A-Za-z./~][A-Za-z0-9._/~:-]*", text) and not re.fullmatch(
-        r"(?i)null|true|false|~", text
-    )
+    plain = re.fullmatch(r"[A-Za-z./~][A-Za-z0-9._/~:-]*", text) and not re.fullmatch(r"(?i)null|true|false|~", text)
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
@@ -144,9 +146,7 @@ def _files(path: Path) -> list[Path]:
     else:
         files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
     if not files or not files[0].exists():
-        raise InputError(
-            f"there is no text at {path}", "give a file, a folder or a pattern such as 'data/*.jsonl'"
-        )
+        raise InputError(f"there is no text at {path}", "give a file, a folder or a pattern such as 'data/*.jsonl'")
     return files
 
 
@@ -159,9 +159,7 @@ def first_row(file: Path) -> dict[str, Any] | None:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
             row = json.loads(next((line for line in lines if line.strip()), b"{}"))
     except ValueError as error:
-        raise InputError(
-            f"the first row of {file} is not JSON", "one JSON object a line is needed"
-        ) from error
+        raise InputError(f"the first row of {file} is not JSON", "one JSON object a line is needed") from error
     if not isinstance(row, dict):
         raise InputError(f"the first row of {file} is not an object", "one JSON object a line is needed")
     return row

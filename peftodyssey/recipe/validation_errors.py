@@ -29,9 +29,12 @@ MISPLACED = {
     ("lora", "layers"): "use `targets` to choose modules, or the method last_layers",
 }
 _KINDS = {
-    "dict_type": "a mapping is needed: `key: value` lines", "model_type": "a mapping is needed: `key: value` lines",
-    "string_type": "text is needed", "tuple_type": "a list is needed", "list_type": "a list is needed",
-}  # fmt: skip
+    "dict_type": "a mapping is needed: `key: value` lines",
+    "model_type": "a mapping is needed: `key: value` lines",
+    "string_type": "text is needed",
+    "tuple_type": "a list is needed",
+    "list_type": "a list is needed",
+}
 
 
 def nearest(word: Any, known: Iterable[str]) -> str:
@@ -71,9 +74,7 @@ def keys_at(data: Any, path: Path, root: type[BaseModel] = Recipe) -> list[str]:
     for end, step in enumerate(path):
         if isinstance(step, int):
             continue
-        field = (
-            kind.model_fields.get(step) if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-        )
+        field = kind.model_fields.get(step) if isinstance(kind, type) and issubclass(kind, BaseModel) else None
         if field is None:
             return []
         if step == "methods":

@@ -132,18 +132,14 @@ def _place(node: yaml.Node, where: str) -> SourceLocation:
     return SourceLocation(where, node.start_mark.line + 1, node.start_mark.column + 1)
 
 
-def _problem(
-    tree: Tree, node: yaml.Node, where: str, path: Path, what: str, next_step: str, got: str = ""
-) -> None:
+def _problem(tree: Tree, node: yaml.Node, where: str, path: Path, what: str, next_step: str, got: str = "") -> None:
     place = _place(node, where)
     tree.problems.append(
         Problem(where, place.line, place.column, format_path(path), what, got=got, next_step=next_step)
     )
 
 
-def _value(
-    loader: yaml.SafeLoader, node: yaml.Node, path: Path, where: str, tree: Tree, above: tuple[int, ...]
-) -> Any:
+def _value(loader: yaml.SafeLoader, node: yaml.Node, path: Path, where: str, tree: Tree, above: tuple[int, ...]) -> Any:
     tree.values[path] = _place(node, where)
     tree.nodes += 1
     if id(node) in above or tree.nodes > MAX_NODES:
@@ -159,9 +155,7 @@ def _value(
         return None
     above = (*above, id(node))
     if _tagged(loader, node):
-        _problem(
-            tree, node, where, path, "YAML tags are not used in recipes", "remove the tag", got=str(node.tag)
-        )
+        _problem(tree, node, where, path, "YAML tags are not used in recipes", "remove the tag", got=str(node.tag))
         return None
     if isinstance(node, yaml.SequenceNode):
         return [_value(loader, child, (*path, i), where, tree, above) for i, child in enumerate(node.value)]
@@ -172,9 +166,7 @@ def _value(
 
 def _tagged(loader: yaml.SafeLoader, node: yaml.Node) -> bool:
     if isinstance(node, yaml.ScalarNode):
-        return node.tag != loader.resolve(
-            yaml.ScalarNode, node.value, (node.style is None, node.style is not None)
-        )
+        return node.tag != loader.resolve(yaml.ScalarNode, node.value, (node.style is None, node.style is not None))
     return node.tag != (_MAPPING_TAG if isinstance(node, yaml.MappingNode) else _SEQUENCE_TAG)
 
 

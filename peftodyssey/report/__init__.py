@@ -21,7 +21,7 @@ Row = Mapping[str, Any]
 PAGE = "index.html"
 SUMMARY = "summary.md"
 FIGURES = "figures"
-TOKEN_TABLES = ("ledger.parquet", "concentration.parquet", "ranks.parquet", "terms.parquet")
+TOKEN_TABLES = ("token_breakdown.parquet", "concentration.parquet", "token_ranks.parquet", "terms.parquet")
 
 
 def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
@@ -52,7 +52,9 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
     given = [folders] if isinstance(folders, Path) else list(folders)
     report = out or given[0] / layout.REPORT
     content, points, wise = _content(given)
-    similar, correlations, between = (_tables(given, name) for name in (layout.SIMILARITY, layout.CORRELATION, layout.ARMS))
+    similar, correlations, between = (
+        _tables(given, name) for name in (layout.SIMILARITY, layout.CORRELATION, layout.ANNEALING)
+    )
     figures = [
         *charts.figures(content.rows, points),
         *ranks.figures(content.rows),
@@ -103,11 +105,19 @@ def _content(folders: Sequence[Path]) -> tuple[page.ReportData, list[dict[str, A
         mark = {"run": label} if label else {}
         own = [{**row, **mark} for row in collect(folder).to_pylist()]
         rows += own
-        whole = {layout.POINTS: points, layout.TASKS: answered, layout.WISE: wise, layout.NOISE_TABLE: shifted, layout.SENSITIVITY: slopes}
+        whole = {
+            layout.LEARNING_CURVES: points,
+            layout.TASKS: answered,
+            layout.WISE_FT: wise,
+            layout.NOISE_TABLE: shifted,
+            layout.SENSITIVITY: slopes,
+        }
         for name, table in (*whole.items(), *zip(TOKEN_TABLES, of_tokens, strict=True)):
             table += [{**row, **mark} for row in parquet.read(folder / name).to_pylist()]
         tables = token_sentences.tables(*of_tokens)
-        cells = {(cell["cell"], cell["recipe"]): cell for cell in plans.cells(folder)}  # scored otherwise by another recipe
+        cells = {
+            (cell["cell"], cell["recipe"]): cell for cell in plans.cells(folder)
+        }  # scored otherwise by another recipe
         text_of = token_text.reader(folder)
         evidence += _evidence(folder, own, tables, cells, text_of)
         found += newlines.mismatches(folder, own, cells, text_of)
@@ -115,9 +125,17 @@ def _content(folders: Sequence[Path]) -> tuple[page.ReportData, list[dict[str, A
     recipes = tuple(dict.fromkeys(row["recipe"] for row in rows))
     models = tuple(dict.fromkeys(row["model"] for row in rows))
     content = page.ReportData(
-        recipes, models, rows, evidence=tuple(evidence), mismatches=tuple(found), answered=answered, tables=tables, noise=shifted,
-        sensitivity=slopes, transfer=crossed,
-    )  # fmt: skip
+        recipes,
+        models,
+        rows,
+        evidence=tuple(evidence),
+        mismatches=tuple(found),
+        answered=answered,
+        tables=tables,
+        noise=shifted,
+        sensitivity=slopes,
+        transfer=crossed,
+    )
     return content, points, wise
 
 
@@ -126,7 +144,11 @@ def _tables(folders: Sequence[Path], name: str) -> list[dict[str, Any]]:
     from peftodyssey.store import parquet
 
     marked = zip(folders, _labels(folders), strict=True)
-    return [{**row, **({"run": label} if label else {})} for folder, label in marked for row in parquet.read(folder / name).to_pylist()]
+    return [
+        {**row, **({"run": label} if label else {})}
+        for folder, label in marked
+        for row in parquet.read(folder / name).to_pylist()
+    ]
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
@@ -153,10 +175,7 @@ def _evidence(
     for row in result_text.headline(rows):
         if key(row) in tables.ledger:
             firsts.setdefault((*result_text.setting(row), row["label"]), row)
-    return [
-        evidence(folder, cells[row["cell"], row["recipe"]], row, tables, text_of)
-        for row in firsts.values()
-    ]
+    return [evidence(folder, cells[row["cell"], row["recipe"]], row, tables, text_of) for row in firsts.values()]
 
 
 def _drop_others(folder: Path, kept: set[str]) -> None:

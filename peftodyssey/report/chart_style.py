@@ -95,13 +95,29 @@ def styled(chart: alt.Chart | alt.FacetChart | alt.LayerChart) -> alt.TopLevelMi
         chart.configure(background="white", font=FONT, padding=10)
         .configure_view(stroke=None)
         .configure_axis(
-            labelFontSize=12, titleFontSize=12, titleFontWeight="normal", labelColor=INK, titleColor=QUIET, titlePadding=10,
-            gridColor=GRID, domainColor=GRID, tickColor=GRID, labelLimit=320,
-            labelFlush=False, labelOverlap=True,
+            labelFontSize=12,
+            titleFontSize=12,
+            titleFontWeight="normal",
+            labelColor=INK,
+            titleColor=QUIET,
+            titlePadding=10,
+            gridColor=GRID,
+            domainColor=GRID,
+            tickColor=GRID,
+            labelLimit=320,
+            labelFlush=False,
+            labelOverlap=True,
         )
-        .configure_legend(labelFontSize=12, titleFontSize=12, titleFontWeight="normal", titleColor=QUIET, labelColor=INK, labelLimit=320)
+        .configure_legend(
+            labelFontSize=12,
+            titleFontSize=12,
+            titleFontWeight="normal",
+            titleColor=QUIET,
+            labelColor=INK,
+            labelLimit=320,
+        )
         .configure_header(labelFontSize=13, labelFontWeight="bold", labelColor=INK, title=None)
-    )  # fmt: skip
+    )
 
 
 def plain(rows: Rows, columns: Sequence[str]) -> alt.Data:
@@ -109,9 +125,7 @@ def plain(rows: Rows, columns: Sequence[str]) -> alt.Data:
     import altair as alt
 
     kept = ("label", "domain", "seed", "lr", *columns)
-    return alt.Data(
-        values=[{"base": base(row), **{column: row.get(column) for column in kept}} for row in rows]
-    )
+    return alt.Data(values=[{"base": base(row), **{column: row.get(column) for column in kept}} for row in rows])
 
 
 def offset_by_base(rows: Rows) -> tuple[alt.Y, alt.YOffset]:
@@ -133,9 +147,13 @@ def shape(rows: Rows) -> alt.Shape:
     import altair as alt
 
     return alt.Shape(
-        "base:N", sort=order(rows, base), legend=alt.Legend(title="base", symbolFillColor=QUIET, symbolStrokeColor=QUIET),
-        scale=alt.Scale(domain=order(rows, base), range=["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]),
-    )  # fmt: skip
+        "base:N",
+        sort=order(rows, base),
+        legend=alt.Legend(title="base", symbolFillColor=QUIET, symbolStrokeColor=QUIET),
+        scale=alt.Scale(
+            domain=order(rows, base), range=["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
+        ),
+    )
 
 
 def row_step(rows: Rows) -> alt.Step:
@@ -152,6 +170,4 @@ def by_domain(chart: alt.LayerChart, rows: Rows, *, wide: bool = False) -> alt.F
     domains = order(rows, lambda row: row["domain"])
     header = alt.Header(labelAnchor="start", labelOrient="top", labelPadding=6)
     facet = alt.Facet("domain:N", sort=domains, header=header)
-    return chart.facet(
-        facet=facet, columns=min(2, len(domains)) if wide else 1, spacing={"row": 28, "column": 36}
-    )
+    return chart.facet(facet=facet, columns=min(2, len(domains)) if wide else 1, spacing={"row": 28, "column": 36})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.report import result_text
-from peftodyssey.report.chart_style import (  # fmt: skip
+from peftodyssey.report.chart_style import (
     COLOURS,
     GREY,
     INK,
@@ -27,17 +27,28 @@ if TYPE_CHECKING:
 
 
 def figures(rows: Rows, points: Rows) -> list[Figure]:
-    """Every figure of results that there is something to show in; `rows` of results, `points` of points."""
-    rows = [{**row, "corpus": row["domain"], "domain": result_text.text(row)} for row in rows]  # a panel for each policy
+    """Every figure of results that there is something to show in; `rows` of results, `learning_curves` of points."""
+    rows = [
+        {**row, "corpus": row["domain"], "domain": result_text.text(row)} for row in rows
+    ]  # a panel for each policy
     picked = result_text.headline(rows)
     if not picked:
         return []
     made = [
-        Figure("change", "Change on held-out text", "Change of test NLL by text, method and base with 95 % intervals from "
-               "documents; left of the line is better.", _forest(picked)),
-        Figure("before_after", "Before and after", "Test NLL of the base, of the quantised base where there is one, and after "
-               "adaptation.", _before_after(picked)),
-    ]  # fmt: skip
+        Figure(
+            "change",
+            "Change on held-out text",
+            "Change of test NLL by text, method and base with 95 % intervals from "
+            "documents; left of the line is better.",
+            _forest(picked),
+        ),
+        Figure(
+            "before_after",
+            "Before and after",
+            "Test NLL of the base, of the quantised base where there is one, and after adaptation.",
+            _before_after(picked),
+        ),
+    ]
     if any(row.get("forgetting") is not None for row in picked):
         text = (
             "Each point is a cell: change on the text adapted to against change on general text. "
@@ -67,7 +78,7 @@ def _forest(rows: Rows) -> alt.TopLevelMixin:
     )
     dots = source.mark_point(filled=True, size=85, opacity=1).encode(
         x=alt.X("delta_nll:Q", title=title), y=height, yOffset=offset, color=colour, shape=shape(rows)
-    )  # fmt: skip
+    )
     layers = alt.layer(zero, bars, dots, data=source.data).properties(width=WIDTH, height=row_step(rows))
     return styled(by_domain(layers, rows))
 
@@ -101,9 +112,12 @@ def _before_after(rows: Rows) -> alt.TopLevelMixin:
     )
     dots = alt.Chart(alt.Data(values=values)).mark_point(filled=True, size=85, opacity=1)
     dots = dots.encode(
-        x=alt.X("nll:Q", title=_NLL, scale=alt.Scale(zero=False)), y=height, yOffset=offset,
-        color=alt.Color("stage:N", scale=scale, sort=shown, legend=alt.Legend(title="test NLL of the")), shape=shape(rows),
-    )  # fmt: skip
+        x=alt.X("nll:Q", title=_NLL, scale=alt.Scale(zero=False)),
+        y=height,
+        yOffset=offset,
+        color=alt.Color("stage:N", scale=scale, sort=shown, legend=alt.Legend(title="test NLL of the")),
+        shape=shape(rows),
+    )
     data = alt.Data(values=[*lines.data.values, *dots.data.values])
     layers = alt.layer(
         lines.properties(data=alt.Undefined).transform_filter("isValid(datum.nll_after)"),
@@ -137,9 +151,7 @@ def _frontier(rows: Rows) -> alt.TopLevelMixin:
     )
     y = alt.Y("forgetting:Q", title="change on general text, nats per token")
     colour = colour_of_method(rows)
-    quiet = [
-        chart.mark_rule(color="#b6bec7", strokeDash=[3, 3]).encode(**{axis: alt.datum(0)}) for axis in "xy"
-    ]
+    quiet = [chart.mark_rule(color="#b6bec7", strokeDash=[3, 3]).encode(**{axis: alt.datum(0)}) for axis in "xy"]
     trail = chart.mark_line(strokeWidth=1, opacity=0.5).encode(
         x=x, y=y, color=colour, detail=["base:N", "seed:N"], order="lr:Q"
     )
@@ -149,9 +161,7 @@ def _frontier(rows: Rows) -> alt.TopLevelMixin:
         best.mark_rule(strokeWidth=1.5).encode(x=x, y="forgetting_lo:Q", y2="forgetting_hi:Q", color=colour),
     ]
     size = alt.condition("datum.selected", alt.value(110), alt.value(28))
-    dots = chart.mark_point(filled=True, opacity=1).encode(
-        x=x, y=y, color=colour, shape=shape(shown), size=size
-    )
+    dots = chart.mark_point(filled=True, opacity=1).encode(x=x, y=y, color=colour, shape=shape(shown), size=size)
     layers = alt.layer(*quiet, trail, *bars, dots, data=chart.data).properties(width=270, height=230)
     return styled(by_domain(layers, shown, wide=True).resolve_scale(x="independent"))
 
@@ -164,8 +174,9 @@ def _path_rows(picked: Rows, points: Rows) -> list[dict[str, Any]]:
             point
             for point in points
             if (point["cell"], point["corpus"], point["split"]) == (row["cell"], row["corpus"], "valid")
-            and point.get("run") == row.get("run") and point["tokens_seen"] > 0
-        ]  # fmt: skip
+            and point.get("run") == row.get("run")
+            and point["tokens_seen"] > 0
+        ]
         shared = {"label": row["label"], "domain": row["domain"], "base": base(row), "seed": row["seed"]}
         if path and row.get("valid_nll_before") is not None:
             made.append({**shared, "tokens": 0, "nll": row["valid_nll_before"]})
@@ -180,13 +191,9 @@ def _paths(paths: Rows, rows: Rows) -> alt.TopLevelMixin:
     x = alt.X("tokens:Q", title="tokens trained on", axis=alt.Axis(format="~s", tickCount=5))
     y = alt.Y("nll:Q", title="validation NLL, nats per token", scale=alt.Scale(zero=False))
     bases = list(dict.fromkeys(path["base"] for path in paths))
-    dash = alt.StrokeDash(
-        "base:N", sort=bases, legend=alt.Legend(title="base"), scale=alt.Scale(domain=bases)
-    )
+    dash = alt.StrokeDash("base:N", sort=bases, legend=alt.Legend(title="base"), scale=alt.Scale(domain=bases))
     colour = colour_of_method(rows)
     lines = chart.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, strokeDash=dash, detail="seed:N")
-    dots = chart.mark_point(filled=True, size=32, opacity=1).encode(
-        x=x, y=y, color=colour, detail=["seed:N", "base:N"]
-    )
+    dots = chart.mark_point(filled=True, size=32, opacity=1).encode(x=x, y=y, color=colour, detail=["seed:N", "base:N"])
     layers = alt.layer(lines, dots, data=chart.data).properties(width=270, height=230)
     return styled(by_domain(layers, paths, wide=True).resolve_scale(y="independent"))

@@ -1,6 +1,8 @@
-"""The store as tables: `results.parquet`, `points.parquet`, those of `collect_tokens` and `geometry.parquet`. Called by `report.build`.
+"""The store as tables: `results.parquet`, `learning_curves.parquet`, those of `collect_tokens` and `geometry.parquet`.
+Called by `report.build`.
 
-Everything is computed again from plans, manifests and NLL columns, so a killed and resumed run collects the same values.
+Everything is computed again from plans, manifests and NLL columns, so a killed and resumed run collects the same
+values.
 """
 
 from __future__ import annotations
@@ -31,11 +33,32 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Paths = Mapping[str, Any]
 Reader = Callable[[str, str], "np.ndarray"]  # (folder of an index or a score, column) -> its values
-ORDER = ("model", "domain", "newline", "pretrain_tokens", "revision", "method", "rank", "label", "lr", "seed", "recipe", "cell")
+ORDER = (
+    "model",
+    "domain",
+    "newline",
+    "pretrain_tokens",
+    "revision",
+    "method",
+    "rank",
+    "label",
+    "lr",
+    "seed",
+    "recipe",
+    "cell",
+)
 FACTS = (
-    "tokens", "steps", "trainable_params", "engine", "fleet_size", "seconds", "tokens_per_second", "peak_memory_bytes",
-    "planned_memory_bytes", "stopped_at_step",
-)  # fmt: skip
+    "tokens",
+    "steps",
+    "trainable_params",
+    "engine",
+    "multi_lora_size",
+    "seconds",
+    "tokens_per_second",
+    "peak_memory_bytes",
+    "planned_memory_bytes",
+    "stopped_at_step",
+)
 
 
 def collect(folder: Path) -> pa.Table:
@@ -47,7 +70,7 @@ def collect(folder: Path) -> pa.Table:
     collect_tokens.write(folder, [cell for cell in done if "tokens" in cell["measure"]])
     collect_transfer.write(folder, [cell for cell in done if "transfer" in cell["measure"]])
     curves = collect_wise_ft.rows(folder, cells, lambda texts: _compared(texts, read))
-    parquet.write_rows(folder / layout.WISE, curves, tables.WISE)
+    parquet.write_rows(folder / layout.WISE_FT, curves, tables.WISE_FT)
     collect_geometry.write(folder, done)
     answered = collect_tasks.write(folder, cells)
     selected = _with_selection(rows, cells)
@@ -55,15 +78,13 @@ def collect(folder: Path) -> pa.Table:
     rows = [{**row, **answered.get((row["cell"], row["recipe"]), {})} for row in selected]
     rows = sorted(rows, key=sort_key)
     collect_correlation.write(folder, rows, collect_similarity.write(folder, cells))
-    parquet.write_rows(folder / layout.POINTS, _points(folder, cells), tables.POINTS)
+    parquet.write_rows(folder / layout.LEARNING_CURVES, _points(folder, cells), tables.LEARNING_CURVES)
     return parquet.write_rows(folder / layout.RESULTS, rows, tables.RESULTS)
 
 
 def sort_key(row: Mapping[str, Any]) -> tuple[tuple[bool, Any], ...]:
     """Order of rows in every table; missing values come first."""
-    return tuple(
-        (row.get(name) is not None, row.get(name) if row.get(name) is not None else 0) for name in ORDER
-    )
+    return tuple((row.get(name) is not None, row.get(name) if row.get(name) is not None else 0) for name in ORDER)
 
 
 def _row(folder: Path, cell: Mapping[str, Any], read: Reader) -> Row:
@@ -85,9 +106,7 @@ def _versions(found: object) -> str | None:
 
 def _scored(cell: Mapping[str, Any]) -> list[Paths]:
     scores = cell["scores"]
-    return [
-        paths for paths in (scores.get("test"), scores.get("valid"), *(scores.get("general") or ())) if paths
-    ]
+    return [paths for paths in (scores.get("test"), scores.get("valid"), *(scores.get("general") or ())) if paths]
 
 
 def _whole(folder: Path, paths: Paths) -> bool:
@@ -101,10 +120,7 @@ def _whole(folder: Path, paths: Paths) -> bool:
 def _trouble(folder: Path, cell: Mapping[str, Any]) -> Row:
     """Status and reason of a cell that is not whole: its own failure, or that of a column or text it stands on."""
     needed = [
-        paths[key]
-        for paths in _scored(cell)
-        for key in ("index", "before", "quantised", "after")
-        if paths.get(key)
+        paths[key] for paths in _scored(cell) for key in ("index", "before", "quantised", "after") if paths.get(key)
     ]
     if cell.get("train_index"):
         needed.insert(0, cell["train_index"])
@@ -187,7 +203,9 @@ def _finite(value: float) -> float | None:
 
 
 def _with_selection(rows: Sequence[Row], cells: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Rows with `selected` and `lr_edge`: within a tuned group by validation, a finished cell alone in its group always."""
+    """Rows with `selected` and `lr_edge`: within a tuned group by validation, a finished cell alone in its group
+    always.
+    """
     groups = [cell["group"] for cell in cells]
     done = [row["status"] == "done" for row in rows]
     candidates = [
@@ -203,7 +221,7 @@ def _with_selection(rows: Sequence[Row], cells: Sequence[Mapping[str, Any]]) -> 
 def _points(folder: Path, cells: Sequence[Mapping[str, Any]]) -> list[Row]:
     rows: list[Row] = []
     for name in sorted({cell["folder"] for cell in cells}):
-        path = folder / name / layout.POINTS
+        path = folder / name / layout.LEARNING_CURVES
         if manifest.read(folder / name) is not None and path.is_file():
-            rows += parquet.read(path).select(list(tables.POINTS)).to_pylist()
+            rows += parquet.read(path).select(list(tables.LEARNING_CURVES)).to_pylist()
     return sorted(rows, key=lambda row: (row["cell"], row["tokens_seen"], row["corpus"], row["split"]))

@@ -46,17 +46,24 @@ def write(folder: Path, rows: Sequence[Mapping[str, Any]], similar: Sequence[Map
     parquet.write_rows(folder / layout.CORRELATION, found, tables.CORRELATION)
 
 
-def families(rows: Sequence[Mapping[str, Any]], similar: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], list[Point]]:
+def families(
+    rows: Sequence[Mapping[str, Any]], similar: Sequence[Mapping[str, Any]]
+) -> dict[tuple[Any, ...], list[Point]]:
     """The points of each base, newline policy and method, by SETTING and the method's label."""
     text_of = {(*_setting(row), row["domain"]): row for row in similar if row["kind"] == "text"}
-    picked = [row for row in result_text.headline(rows) if (*_setting(row), row["domain"]) in text_of and row.get("delta_nll") is not None]
+    picked = [
+        row
+        for row in result_text.headline(rows)
+        if (*_setting(row), row["domain"]) in text_of and row.get("delta_nll") is not None
+    ]
     several = {_method(row) for row in picked if len(_rates(row, picked)) > 1}
     found: dict[tuple[Any, ...], dict[str, list[Mapping[str, Any]]]] = {}
     for row in picked:
         label = f"{row['label']} lr={result_text.number(row['lr'])}" if _method(row) in several else row["label"]
         found.setdefault((*_setting(row), label), {}).setdefault(row["domain"], []).append(row)
     return {
-        key: [Point(text_of[(*key[:-1], domain)], own) for domain, own in domains.items()] for key, domains in found.items()
+        key: [Point(text_of[(*key[:-1], domain)], own) for domain, own in domains.items()]
+        for key, domains in found.items()
     }
 
 
@@ -71,7 +78,11 @@ def _method(row: Mapping[str, Any]) -> tuple[Any, ...]:
 def _rates(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> set[float | None]:
     """The learning rates that a recipe reports of this very cell; one where the rate is tuned."""
     same = ("domain", "seed")
-    return {other["lr"] for other in rows if _method(other) == _method(row) and all(other[name] == row[name] for name in same)}
+    return {
+        other["lr"]
+        for other in rows
+        if _method(other) == _method(row) and all(other[name] == row[name] for name in same)
+    }
 
 
 def _of_family(points: Sequence[Point]) -> list[Row]:
@@ -89,7 +100,16 @@ def _row(points: Sequence[Point], measure: str, statistic: str, scope: str) -> R
     group = [point.text["group"] for point in known] if scope == "within" else None
     found = correlation([point.text[measure] for point in known], [point.change for point in known], statistic, group)
     return {
-        "measure": measure, "statistic": statistic, "scope": scope, "domains": found.points, "groups": found.groups, "r": found.r,
-        "lo": found.lo, "hi": found.hi, "p": found.p, "left_out_lo": found.left_out_lo, "left_out_hi": found.left_out_hi,
+        "measure": measure,
+        "statistic": statistic,
+        "scope": scope,
+        "domains": found.points,
+        "groups": found.groups,
+        "r": found.r,
+        "lo": found.lo,
+        "hi": found.hi,
+        "p": found.p,
+        "left_out_lo": found.left_out_lo,
+        "left_out_hi": found.left_out_hi,
         "note": found.note or None,
-    }  # fmt: skip
+    }

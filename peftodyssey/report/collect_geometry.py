@@ -13,12 +13,17 @@ Row = dict[str, Any]
 
 
 def of_cell(folder: Path, cell: Mapping[str, Any]) -> Row:
-    """The columns of a cell's row; none where its geometry was not asked for, is not there, or lacks a weight that moved."""
+    """The columns of a cell's row; none where its geometry was not asked for, is not there, or lacks a weight that
+    moved.
+    """
     done = _done(folder, cell)
     if not done or done["facts"]["refused"]:
         return {}
     facts = done["facts"]
-    return {**geometry.summarize(_rows(folder, cell), facts["base_norm"]), "decomposed_layers": f"{len(facts['layers'])} of {facts['layers_of']}"}
+    return {
+        **geometry.summarize(_rows(folder, cell), facts["base_norm"]),
+        "decomposed_layers": f"{len(facts['layers'])} of {facts['layers_of']}",
+    }
 
 
 def write(folder: Path, cells: Sequence[Mapping[str, Any]]) -> None:

@@ -1,4 +1,6 @@
-"""What shifting the weights cost, as `noise.parquet`, and critical steps as `sharpness.parquet`. Called by `report.collect`."""
+"""What shifting the weights cost, as `noise.parquet`, and critical steps as `sharpness.parquet`. Called by
+`report.collect`.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def write(folder: Path) -> list[Shifts]:
 def read(folder: Path) -> Iterator[Shifts]:
     """Every finished task of noise, in the order of model, rung, arm, text."""
     entries = plans.noise(folder)
-    for entry in sorted(entries, key=lambda e: (str(e["model"]), str(e["arm"]), e["pretrain_tokens"] or 0, e["corpus"])):
+    for entry in sorted(
+        entries, key=lambda e: (str(e["model"]), str(e["arm"]), e["pretrain_tokens"] or 0, e["corpus"])
+    ):
         if (written := manifest.read(folder / entry["folder"])) is not None:
             yield _shifts(entry, written["facts"], parquet.read(folder / entry["folder"] / layout.SHIFTS).to_pylist())
 
@@ -58,9 +62,12 @@ def _shifts(entry: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[R
 
     by_shift: dict[tuple[Any, ...], dict[tuple[Any, Any], list[Row]]] = {}
     for row in rows:
-        by_shift.setdefault(tuple(row[name] for name in SHIFT), {}).setdefault((row["pair"] or 0, row["sign"] or 0), []).append(row)
+        by_shift.setdefault(tuple(row[name] for name in SHIFT), {}).setdefault(
+            (row["pair"] or 0, row["sign"] or 0), []
+        ).append(row)
     sums = {
-        shift: {key: np.array([row["nll_sum_nats"] for row in found]) for key, found in signs.items()} for shift, signs in by_shift.items()
+        shift: {key: np.array([row["nll_sum_nats"] for row in found]) for key, found in signs.items()}
+        for shift, signs in by_shift.items()
     }
     base = next(shift for shift in by_shift if shift[0] == "base")
     first = next(iter(by_shift[base].values()))
@@ -68,14 +75,19 @@ def _shifts(entry: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[R
     rises, norms = {}, {}
     for shift, found in sums.items():
         pairs = sorted({pair for pair, _ in found})
-        rises[shift] = np.stack([np.mean([v for (p, _), v in found.items() if p == pair], 0) for pair in pairs]) - base_d
+        rises[shift] = (
+            np.stack([np.mean([v for (p, _), v in found.items() if p == pair], 0) for pair in pairs]) - base_d
+        )
         told = [own[0] for own in by_shift[shift].values()]
         norms[shift] = (float(np.mean([r["norm"] for r in told])), float(np.mean([r["relative"] for r in told])))
     return Shifts(entry, facts, np.array([row["tokens"] for row in first], np.float64), base_d, rises, norms)
 
 
 def _coordinates(entry: Mapping[str, Any]) -> Row:
-    return {name: entry.get(name) for name in ("recipe", "model", "revision", "pretrain_tokens", "arm", "corpus", *OF_UPDATE)}
+    return {
+        name: entry.get(name)
+        for name in ("recipe", "model", "revision", "pretrain_tokens", "arm", "corpus", *OF_UPDATE)
+    }
 
 
 def _rows(one: Shifts) -> Iterator[Row]:
@@ -87,28 +99,46 @@ def _rows(one: Shifts) -> Iterator[Row]:
         found, told = crossed(rise, one.tokens_d), dict(zip(SHIFT, shift, strict=True))
         single = told["kind"] in ("update", "quantiser")
         yield {
-            **_coordinates(one.entry), **told, "rank": told["rank"] or one.entry.get("rank"), "scale": one.entry["scale"],
-            "sigma": one.facts["sigma"], "pairs": 0 if single else len(rise), "tensors": one.entry["tensors"],
-            "norm": one.norms[shift][0], "relative": one.norms[shift][1], "tokens": int(tokens), "documents": len(one.tokens_d),
-            "nll_base": base, "nll_perturbed": base + found.estimate, "rise_nats": found.estimate, "lo": found.lo, "hi": found.hi,
+            **_coordinates(one.entry),
+            **told,
+            "rank": told["rank"] or one.entry.get("rank"),
+            "scale": one.entry["scale"],
+            "sigma": one.facts["sigma"],
+            "pairs": 0 if single else len(rise),
+            "tensors": one.entry["tensors"],
+            "norm": one.norms[shift][0],
+            "relative": one.norms[shift][1],
+            "tokens": int(tokens),
+            "documents": len(one.tokens_d),
+            "nll_base": base,
+            "nll_perturbed": base + found.estimate,
+            "rise_nats": found.estimate,
+            "lo": found.lo,
+            "hi": found.hi,
             "note": None if single and found.lo is not None else found.note or None,
-        }  # fmt: skip
+        }
 
 
 def _critical(one: Shifts) -> Iterator[Row]:
     for direction, found in one.facts.get("critical", {}).items():
         step = math.sqrt(found["step_lo"] * found["step_hi"]) if found["step_lo"] and found["step_hi"] else None
         yield {
-            **_coordinates(one.entry), "direction": direction, "length": found["length"], "passes": found["passes"],
-            "step_lo": found["step_lo"], "step_hi": found["step_hi"],
+            **_coordinates(one.entry),
+            "direction": direction,
+            "length": found["length"],
+            "passes": found["passes"],
+            "step_lo": found["step_lo"],
+            "step_hi": found["step_hi"],
             "sharpness": 2 * found["length"] / step if step else None,
-        }  # fmt: skip
+        }
 
 
 def lines(found: Sequence[Shifts]) -> Iterator[tuple[Row, Rungs, Rungs, np.ndarray]]:
-    """Every shift along its ladder: its coordinates, rises and shifted losses by pretraining tokens, and tokens by document.
+    """Every shift along its ladder: its coordinates, rises and shifted losses by pretraining tokens, and tokens by
+    document.
 
-    Only rungs whose tokens are known and that saw the same documents and pairs are put side by side; an update is followed by method and rate.
+    Only rungs whose tokens are known and that saw the same documents and pairs are put side by side; an update is
+    followed by method and rate.
     """
     grouped: dict[tuple[Any, ...], list[tuple[Shifts, tuple[Any, ...]]]] = {}
     for one in found:
@@ -124,7 +154,13 @@ def lines(found: Sequence[Shifts]) -> Iterator[tuple[Row, Rungs, Rungs, np.ndarr
             if len(one.tokens_d) == len(first.tokens_d) and (one.tokens_d == first.tokens_d).all():
                 rises.setdefault(one.entry["pretrain_tokens"], []).append(one.rises[own])
                 losses.setdefault(one.entry["pretrain_tokens"], []).append(one.rises[own] + one.base_d)
-        told = {**dict(zip(OF_LADDER, ladder, strict=True)), **dict(zip(SHIFT, shift, strict=True)), "label": label, "lr": lr, "domain": domain}
+        told = {
+            **dict(zip(OF_LADDER, ladder, strict=True)),
+            **dict(zip(SHIFT, shift, strict=True)),
+            "label": label,
+            "lr": lr,
+            "domain": domain,
+        }
         yield told, _even(rises), _even(losses), first.tokens_d
 
 

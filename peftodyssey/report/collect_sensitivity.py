@@ -1,5 +1,5 @@
-"""How noise, forgetting and learning depend on the length of the pretraining, as `sensitivity.parquet`, and on the arm of the ladder, as
-`arms.parquet`. Called by `report.collect`.
+"""How noise, forgetting and learning depend on the length of the pretraining, as `sensitivity.parquet`, and on the arm
+of the ladder, as `annealing.parquet`. Called by `report.collect`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ FEWEST_TO_TURN = 3  # rungs: two have no inside
 
 @dataclass
 class Trained:
-    """One method on the rungs of one ladder: by pretraining tokens and seed what changed, and the loss after, summed by document."""
+    """One method on the rungs of one ladder: by pretraining tokens and seed what changed, and the loss after, summed by
+    document.
+    """
 
     changes: BySeed = field(default_factory=dict)
     losses: BySeed = field(default_factory=dict)
@@ -37,7 +39,9 @@ class Trained:
 
 @dataclass
 class Text:
-    """One text that the trained models of one arm were scored on: its methods at each rate (None: the selected one of each rung)."""
+    """One text that the trained models of one arm were scored on: its methods at each rate (None: the selected one of
+    each rung).
+    """
 
     told: Row
     tokens_d: np.ndarray
@@ -45,11 +49,17 @@ class Text:
 
 
 def write(folder: Path, rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]], read: Reader) -> None:
-    """Write the tables from the noise and the finished cells (`rows`, collected from `cells` in the same order) of `folder`."""
+    """Write the tables from the noise and the finished cells (`rows`, collected from `cells` in the same order) of
+    `folder`.
+    """
     shifts, texts = collect_noise.write(folder), _texts(rows, cells, read)
     found = [*_of_noise(shifts), *(row for text in texts for row in _of_group(text))]
     parquet.write_rows(folder / layout.SENSITIVITY, found, tables.SENSITIVITY)
-    parquet.write_rows(folder / layout.ARMS, list(_between_arms([*_lines_of_noise(shifts), *_lines_of_cells(texts)])), tables.ARMS)
+    parquet.write_rows(
+        folder / layout.ANNEALING,
+        list(_between_arms([*_lines_of_noise(shifts), *_lines_of_cells(texts)])),
+        tables.ANNEALING,
+    )
 
 
 def name(shift: Mapping[str, Any]) -> str:
@@ -61,15 +71,19 @@ def name(shift: Mapping[str, Any]) -> str:
 def _of_noise(shifts: Sequence[collect_noise.Shifts]) -> Iterator[Row]:
     whole = {}
     for told, rises, losses, tokens_d in collect_noise.lines(shifts):
-        key = {n: told[n] for n in ("recipe", "model", "arm", "corpus", "domain", "gamma", "lr")} | {"quantity": "noise"}
+        key = {n: told[n] for n in ("recipe", "model", "arm", "corpus", "domain", "gamma", "lr")} | {
+            "quantity": "noise"
+        }
         if told["kind"] == "gaussian":
             whole[tuple(told[n] for n in (*collect_noise.OF_LADDER, "gamma"))] = rises
-        yield from _sloped({**key, "who": name(told)}, rises, tokens_d, losses)
+        yield from _sloped({**key, "intervention": name(told)}, rises, tokens_d, losses)
     for told, rises, _, tokens_d in collect_noise.lines(shifts):
         full = whole.get(tuple(told[n] for n in (*collect_noise.OF_LADDER, "gamma")))
         if told["kind"] == "low_rank" and full is not None:
-            key = {n: told[n] for n in ("recipe", "model", "arm", "corpus", "domain", "gamma", "lr")} | {"quantity": "noise"}
-            yield from _differing({**key, "who": "gaussian", "minus": name(told)}, full, rises, tokens_d)
+            key = {n: told[n] for n in ("recipe", "model", "arm", "corpus", "domain", "gamma", "lr")} | {
+                "quantity": "noise"
+            }
+            yield from _differing({**key, "intervention": "gaussian", "minus": name(told)}, full, rises, tokens_d)
 
 
 def _texts(rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]], read: Reader) -> list[Text]:
@@ -78,7 +92,10 @@ def _texts(rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]]
     for row, cell in zip(rows, cells, strict=True):
         if row["status"] != "done" or not row.get("pretrain_tokens") or row.get("lr") is None:
             continue
-        for quantity, scored in (("forgetting", cell["scores"].get("general") or ()), ("learning", [cell["scores"]["test"]])):
+        for quantity, scored in (
+            ("forgetting", cell["scores"].get("general") or ()),
+            ("learning", [cell["scores"]["test"]]),
+        ):
             if not scored:
                 continue
             before, after, tokens_d = _sums(scored, read)
@@ -94,22 +111,35 @@ def _texts(rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]]
 
 
 def _of_group(text: Text) -> Iterator[Row]:
-    """Slopes of every method at each rate held and at the selected ones; differences of the selected ones from full fine-tuning's."""
-    rates = {label: {rate for other, rate in text.methods if other == label and rate is not None} for label, _ in text.methods}
+    """Slopes of every method at each rate held and at the selected ones; differences of the selected ones from full
+    fine-tuning's.
+    """
+    rates = {
+        label: {rate for other, rate in text.methods if other == label and rate is not None}
+        for label, _ in text.methods
+    }
     for (label, rate), trained in text.methods.items():
         if rate is None or len(rates[label]) > 1:  # a lone rate is the selected one
-            yield from _sloped({**text.told, "who": label, "lr": rate}, _even(trained.changes), text.tokens_d, _even(trained.losses))
+            yield from _sloped(
+                {**text.told, "intervention": label, "lr": rate},
+                _even(trained.changes),
+                text.tokens_d,
+                _even(trained.losses),
+            )
     chosen = {label: trained.changes for (label, rate), trained in text.methods.items() if rate is None}
-    full, others = [label for label in chosen if label.split(" ")[0] == AGAINST], [label for label in chosen if label.split(" ")[0] != AGAINST]
+    full, others = (
+        [label for label in chosen if label.split(" ")[0] == AGAINST],
+        [label for label in chosen if label.split(" ")[0] != AGAINST],
+    )
     for first, second in product(full, others):
         one, other = _paired(chosen[first], chosen[second])
-        yield from _differing({**text.told, "who": first, "minus": second}, one, other, text.tokens_d)
+        yield from _differing({**text.told, "intervention": first, "minus": second}, one, other, text.tokens_d)
 
 
 def _lines_of_noise(shifts: Sequence[collect_noise.Shifts]) -> Iterator[Line]:
     for told, rises, _, tokens_d in collect_noise.lines(shifts):
         kept = {n: told[n] for n in (*collect_noise.OF_LADDER, "domain", "gamma")}
-        yield {**kept, "quantity": "noise", "who": name(told)}, rises, tokens_d
+        yield {**kept, "quantity": "noise", "intervention": name(told)}, rises, tokens_d
 
 
 def _lines_of_cells(texts: Sequence[Text]) -> Iterator[Line]:
@@ -117,7 +147,7 @@ def _lines_of_cells(texts: Sequence[Text]) -> Iterator[Line]:
     for text in texts:
         for (label, rate), trained in text.methods.items():
             if rate is None:
-                yield {**text.told, "gamma": None, "who": label}, _even(trained.changes), text.tokens_d
+                yield {**text.told, "gamma": None, "intervention": label}, _even(trained.changes), text.tokens_d
 
 
 def _between_arms(lines: Iterable[Line]) -> Iterator[Row]:
@@ -130,17 +160,28 @@ def _between_arms(lines: Iterable[Line]) -> Iterator[Row]:
     for line in lines:
         told = line[0]
         if told["arm"] is not None:
-            beside.setdefault(tuple(value for column, value in sorted(told.items()) if column != "arm"), []).append(line)
+            beside.setdefault(tuple(value for column, value in sorted(told.items()) if column != "arm"), []).append(
+                line
+            )
     for found in beside.values():
-        for (first, one, tokens_d), (second, other, same_d) in combinations(sorted(found, key=lambda line: line[0]["arm"]), 2):
+        for (first, one, tokens_d), (second, other, same_d) in combinations(
+            sorted(found, key=lambda line: line[0]["arm"]), 2
+        ):
             for tokens in sorted(set(one) & set(other)):
                 repetitions = min(len(one[tokens]), len(other[tokens]))
                 if np.array_equal(tokens_d, same_d):
                     seen = crossed(one[tokens][:repetitions] - other[tokens][:repetitions], tokens_d)
                     yield {
-                        **{name: first[name] for name in tables.ARMS if name in first}, "minus": second["arm"], "pretrain_tokens": tokens, "change": seen.estimate, "lo": seen.lo, "hi": seen.hi,
-                        "repetitions": repetitions, "documents": len(tokens_d), "note": seen.note or None,
-                    }  # fmt: skip
+                        **{name: first[name] for name in tables.ANNEALING if name in first},
+                        "minus": second["arm"],
+                        "pretrain_tokens": tokens,
+                        "change": seen.estimate,
+                        "lo": seen.lo,
+                        "hi": seen.hi,
+                        "repetitions": repetitions,
+                        "documents": len(tokens_d),
+                        "note": seen.note or None,
+                    }
 
 
 def _sums(texts: Sequence[Mapping[str, Any]], read: Reader) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -149,14 +190,19 @@ def _sums(texts: Sequence[Mapping[str, Any]], read: Reader) -> tuple[np.ndarray,
 
     from peftodyssey.stats.bootstrap import document_sums
 
-    before, after = ([document_sums(read(t[which], "nll_nats"), read(t["index"], "document")) for t in texts] for which in ("before", "after"))
+    before, after = (
+        [document_sums(read(t[which], "nll_nats"), read(t["index"], "document")) for t in texts]
+        for which in ("before", "after")
+    )
     whole = [np.concatenate([sums for sums, _ in found]) for found in (before, after)]
     return whole[0], whole[1], np.concatenate([tokens for _, tokens in before])
 
 
 def _paired(one: BySeed, other: BySeed) -> tuple[Rungs, Rungs]:
     """Both at the seeds that both have on a rung."""
-    both = {tokens: {seed: one[tokens][seed] for seed in one[tokens] if seed in other.get(tokens, {})} for tokens in one}
+    both = {
+        tokens: {seed: one[tokens][seed] for seed in one[tokens] if seed in other.get(tokens, {})} for tokens in one
+    }
     return _even(both), _even({tokens: {seed: other[tokens][seed] for seed in found} for tokens, found in both.items()})
 
 
@@ -192,6 +238,13 @@ def _differing(told: Row, first: Rungs, second: Rungs, tokens_d: np.ndarray) -> 
 def _ladder(rungs: Rungs, found: Interval) -> Row:
     repetitions, documents = next(iter(rungs.values())).shape
     return {
-        "rungs": len(rungs), "tokens_from": min(rungs), "tokens_to": max(rungs), "repetitions": repetitions, "documents": documents,
-        "slope": found.estimate, "slope_lo": found.lo, "slope_hi": found.hi, "note": found.note or None,
-    }  # fmt: skip
+        "rungs": len(rungs),
+        "tokens_from": min(rungs),
+        "tokens_to": max(rungs),
+        "repetitions": repetitions,
+        "documents": documents,
+        "slope": found.estimate,
+        "slope_lo": found.lo,
+        "slope_hi": found.hi,
+        "note": found.note or None,
+    }

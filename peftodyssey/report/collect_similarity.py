@@ -51,7 +51,9 @@ def write(folder: Path, cells: Sequence[Mapping[str, Any]]) -> list[Row]:
     return rows
 
 
-def _of_base(folder: Path, cells: Sequence[Mapping[str, Any]], index_of: Callable[[str], Any], shared: Callable[..., Row]) -> list[Row]:
+def _of_base(
+    folder: Path, cells: Sequence[Mapping[str, Any]], index_of: Callable[[str], Any], shared: Callable[..., Row]
+) -> list[Row]:
     """Rows of one recipe's texts under one base, the floor last; texts whose states are not there yet are left out."""
     asked = cells[0]["similarity"]
     cells = [cell for cell in cells if manifest.read(folder / cell["similarity"]["text"])]
@@ -59,21 +61,38 @@ def _of_base(folder: Path, cells: Sequence[Mapping[str, Any]], index_of: Callabl
     if not cells or not done:
         return []
     length = asked["chunk_tokens"]
-    held, floor = (_chunked(folder, asked["reference"], asked["reference_index"], half, length, index_of) for half in (1, 2))
-    texts = [_chunked(folder, cell["similarity"]["text"], cell["similarity"]["index"], 0, length, index_of) for cell in cells]
+    held, floor = (
+        _chunked(folder, asked["reference"], asked["reference_index"], half, length, index_of) for half in (1, 2)
+    )
+    texts = [
+        _chunked(folder, cell["similarity"]["text"], cell["similarity"]["index"], 0, length, index_of) for cell in cells
+    ]
     n = min(len(text.row) for text in (held, floor, *texts))
     held, floor, *texts = (_first(text, n) for text in (held, floor, *texts))
     base = reference(held.sample, floor.sample)
     name = (manifest.read(folder / asked["reference_index"]) or {})["facts"]["name"]
     said = [
-        *({"kind": "text", "group": cell["similarity"]["group"], "base_bpb": _bits(folder, cell, text, index_of),
-           **{key: cell["coordinates"][key] for key in ("domain", "newline")}} for cell, text in zip(cells, texts, strict=True)),
+        *(
+            {
+                "kind": "text",
+                "group": cell["similarity"]["group"],
+                "base_bpb": _bits(folder, cell, text, index_of),
+                **{key: cell["coordinates"][key] for key in ("domain", "newline")},
+            }
+            for cell, text in zip(cells, texts, strict=True)
+        ),
         {"kind": "floor", "domain": name, "newline": "keep"},
-    ]  # fmt: skip
+    ]
     told = {key: cells[0]["coordinates"][key] for key in ("model", "revision", "pretrain_tokens")}
     told |= {"recipe": cells[0]["recipe"], "layer": asked["layer"], "chunks": n, "chunk_tokens": length}
     return [
-        {**told, **own, "documents": len(np.unique(text.sample.document)), **of_states(text.sample, base), **shared(text, held)}
+        {
+            **told,
+            **own,
+            "documents": len(np.unique(text.sample.document)),
+            **of_states(text.sample, base),
+            **shared(text, held),
+        }
         for own, text in zip(said, (*texts, floor), strict=True)
     ]
 
@@ -82,7 +101,9 @@ def _chunked(folder: Path, name: str, index: str, half: int, length: int, index_
     hidden, row, halves = states.read(folder / name)
     hidden, row = hidden[halves == half], row[halves == half]
     table = index_of(index)
-    return Chunked(index, half, row, Sample(hidden, chunk_sampling.tokens(table["token"], row, length), table["document"][row]))
+    return Chunked(
+        index, half, row, Sample(hidden, chunk_sampling.tokens(table["token"], row, length), table["document"][row])
+    )
 
 
 def _first(text: Chunked, n: int) -> Chunked:

@@ -1,4 +1,6 @@
-"""`tasks.parquet` from the choices that were scored: accuracy before and after, by cell and task. Called by `report.collect`."""
+"""`tasks.parquet` from the choices that were scored: accuracy before and after, by cell and task. Called by
+`report.collect`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The terms of each domain, and the rank of the true token there: `terms.parquet`, `ranks.parquet`. Called by `collect_tokens`.
+"""The terms of each domain, and the rank of the true token there: `terms.parquet`, `token_ranks.parquet`. Called by
+`collect_tokens`.
 
 Words are counted in a part of the training text, so what is a term does not depend on the text that is judged.
 """
@@ -55,12 +56,18 @@ def write(folder: Path, found: Mapping[Key, Sequence[Term] | None]) -> None:
     """Write `terms.parquet`."""
     rows = [
         {
-            "recipe": recipe, "domain": domain, "place": place, "word": term.word, "log_odds": term.log_odds, "z": term.z,
-            "domain_count": term.domain_count, "general_count": term.general_count,
+            "recipe": recipe,
+            "domain": domain,
+            "place": place,
+            "word": term.word,
+            "log_odds": term.log_odds,
+            "z": term.z,
+            "domain_count": term.domain_count,
+            "general_count": term.general_count,
         }
         for (recipe, domain), terms in found.items()
         for place, term in enumerate(terms or ())
-    ]  # fmt: skip
+    ]
     parquet.write_rows(folder / layout.TERMS, rows, tables.TERMS)
 
 

@@ -42,8 +42,8 @@ def write(folder: Path, cells: Sequence[Mapping[str, Any]]) -> None:
         concentrations += [{**mark, **_concentration(unit, changes)} for unit, changes in units.items()]
         ranks += [{**mark, **row} for row in collect_terms.ranks(folder, paths, text, is_term)]
     collect_terms.write(folder, terms)
-    parquet.write_rows(folder / layout.RANKS, ranks, tables.RANKS)
-    parquet.write_rows(folder / layout.LEDGER, ledgers, tables.LEDGER)
+    parquet.write_rows(folder / layout.TOKEN_RANKS, ranks, tables.TOKEN_RANKS)
+    parquet.write_rows(folder / layout.TOKEN_BREAKDOWN, ledgers, tables.TOKEN_BREAKDOWN)
     parquet.write_rows(folder / layout.CONCENTRATION, concentrations, tables.CONCENTRATION)
 
 
@@ -68,7 +68,9 @@ def partitions(
     ]
 
 
-def _groups(text: Text, before: np.ndarray, after: np.ndarray, parts: Sequence[token_groups.Partition]) -> Iterator[Row]:
+def _groups(
+    text: Text, before: np.ndarray, after: np.ndarray, parts: Sequence[token_groups.Partition]
+) -> Iterator[Row]:
     """Ledger rows of the factors; groups without a scored token are left out."""
     for part in parts:
         rows = token_breakdown.by_group(before, after, part.label, part.names)
@@ -76,10 +78,18 @@ def _groups(text: Text, before: np.ndarray, after: np.ndarray, parts: Sequence[t
         for place, (row, interval) in enumerate(zip(rows, found, strict=True)):
             if row.tokens:
                 yield {
-                    "factor": part.factor, "place": place, "name": row.name, "tokens": row.tokens,
-                    "nll_before": row.mean_before, "nll_after": row.mean_after, "sum_nats": row.sum_nats,
-                    "share": _finite(row.share), "part": interval.estimate, "part_lo": interval.lo, "part_hi": interval.hi,
-                }  # fmt: skip
+                    "factor": part.factor,
+                    "place": place,
+                    "name": row.name,
+                    "tokens": row.tokens,
+                    "nll_before": row.mean_before,
+                    "nll_after": row.mean_after,
+                    "sum_nats": row.sum_nats,
+                    "share": _finite(row.share),
+                    "part": interval.estimate,
+                    "part_lo": interval.lo,
+                    "part_hi": interval.hi,
+                }
 
 
 def _counts(folder: Path, sample: str | None) -> np.ndarray | None:
@@ -95,10 +105,17 @@ def _types(text: Text, before: np.ndarray, after: np.ndarray) -> Iterator[Row]:
     whole, scored = math.fsum(_scored(after - before)), sum(row.count for row in rows)
     for place, row in enumerate(rows):
         yield {
-            "factor": "token", "place": place, "name": text.spelled[row.token], "token": row.token, "tokens": row.count,
-            "nll_before": row.mean_before, "nll_after": row.mean_after, "sum_nats": row.sum_nats,
-            "share": row.sum_nats / whole if whole else None, "part": row.sum_nats / scored,
-        }  # fmt: skip
+            "factor": "token",
+            "place": place,
+            "name": text.spelled[row.token],
+            "token": row.token,
+            "tokens": row.count,
+            "nll_before": row.mean_before,
+            "nll_after": row.mean_after,
+            "sum_nats": row.sum_nats,
+            "share": row.sum_nats / whole if whole else None,
+            "part": row.sum_nats / scored,
+        }
 
 
 def _concentration(unit: str, changes: Any) -> Row:

@@ -1,6 +1,7 @@
 """What each cell did to every domain of its recipe: `transfer.parquet`. Called by `collect`.
 
-Computed again from the NLL columns of the finished cells whose recipe measures `transfer`; a column that is not there yet is no row.
+Computed again from the NLL columns of the finished cells whose recipe measures `transfer`; a column that is not there
+yet is no row.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def write(folder: Path, cells: Sequence[Mapping[str, Any]]) -> None:
 
 @dataclass(frozen=True)
 class Columns:
-    """Two columns over one index, float64[n] nats per token, with the document int[n] and the bytes int[n] of each token."""
+    """Two columns over one index, float64[n] nats per token, with the document int[n] and the bytes int[n] of each
+    token.
+    """
 
     before: np.ndarray
     after: np.ndarray
@@ -55,7 +58,11 @@ def scored(folder: Path, cell: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The texts of the recipe on which `cell` is scored, its own first, as far as their columns are whole."""
     own = {**cell["scores"]["test"], "name": own_name(cell["coordinates"])}
     texts = [own, *cell.get("transfer", ())]
-    return [text for text in texts if all(manifest.read(folder / text[key]) is not None for key in ("index", "before", "after"))]
+    return [
+        text
+        for text in texts
+        if all(manifest.read(folder / text[key]) is not None for key in ("index", "before", "after"))
+    ]
 
 
 def own_name(coordinates: Mapping[str, Any]) -> str:
@@ -67,7 +74,13 @@ def _row(cell: Mapping[str, Any], paths: Mapping[str, Any], found: Columns) -> R
     numbers = degradation.compare(found.before, found.after, found.document, found.token_bytes)
     kept = {name: numbers[name] for name in ("tokens", "nll_before", "nll_after", "delta_nll", "delta_lo", "delta_hi")}
     return {
-        "cell": cell["cell"], "recipe": cell["recipe"], "trained_on": result_text.text(cell["coordinates"]), "scored_on": paths["name"],
-        "own": paths["index"] == cell["scores"]["test"]["index"],
-        **{name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in kept.items()},
-    }  # fmt: skip
+        "cell": cell["cell"],
+        "recipe": cell["recipe"],
+        "trained_on": result_text.text(cell["coordinates"]),
+        "scored_on": paths["name"],
+        "in_domain": paths["index"] == cell["scores"]["test"]["index"],
+        **{
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in kept.items()
+        },
+    }

@@ -1,4 +1,4 @@
-"""`wise.parquet`: each cell at shares of its update, from the base to the adapted model. Called by `report.collect`."""
+"""`wise_ft.parquet`: each cell at shares of its update, from the base to the adapted model. Called by `report.collect`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from peftodyssey.store import manifest
 Row = dict[str, Any]
 Compared = Callable[[Sequence[Mapping[str, Any]]], Row]
 COLUMNS = {"nll_after": "nll", "delta_nll": "delta_nll", "delta_lo": "delta_lo", "delta_hi": "delta_hi"}
-GENERAL = {"nll_after": "general_nll", "delta_nll": "forgetting", "delta_lo": "forgetting_lo", "delta_hi": "forgetting_hi"}
+GENERAL = {
+    "nll_after": "general_nll",
+    "delta_nll": "forgetting",
+    "delta_lo": "forgetting_lo",
+    "delta_hi": "forgetting_hi",
+}
 
 
 def rows(folder: Path, cells: Sequence[Mapping[str, Any]], compared: Compared) -> list[Row]:
@@ -33,7 +38,11 @@ def _curve(folder: Path, cell: Mapping[str, Any], compared: Compared) -> list[Ro
 
 
 def _row(
-    cell: Mapping[str, Any], share: float, texts: Sequence[Mapping[str, Any]], columns: Sequence[str], compared: Compared
+    cell: Mapping[str, Any],
+    share: float,
+    texts: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    compared: Compared,
 ) -> Row:
     test, valid, *general = ({**text, "after": column} for text, column in zip(texts, columns, strict=True))
     row = {"cell": cell["cell"], "recipe": cell["recipe"], "share": share, "valid_nll": compared([valid])["nll_after"]}

@@ -68,7 +68,11 @@ def _row(tasks: Sequence[CellTask]) -> tuple[str, ...]:
     seeds = dict.fromkeys(str(task.cell.seed) for task in tasks)
     first = tasks[0]
     blocks = f"{first.cell.train.batch_tokens // first.step.seq_len}x{first.step.seq_len}"
-    parts = "" if first.step.micro_blocks * first.step.seq_len == first.cell.train.batch_tokens else f" by {first.step.micro_blocks}"
+    parts = (
+        ""
+        if first.step.micro_batch_size * first.step.seq_len == first.cell.train.batch_tokens
+        else f" by {first.step.micro_batch_size}"
+    )
     largest = max(task.memory.device_bytes for task in tasks)
     return " ".join(rates), " ".join(seeds), count(first.trainable), blocks + parts, size(largest)
 
@@ -89,7 +93,9 @@ def _disk(plan: Plan) -> str:
     """Downloads, and the most that is written."""
     disk = host_and_disk.disk_plan(plan)
     terms = ", ".join(f"{size(term.size_bytes)} {term.name}" for term in disk.terms if term.size_bytes >= 1 << 20)
-    return f"disk: {size(disk.download_bytes)} to download, up to {size(disk.output_bytes)} written" + (f" ({terms})" if terms else "")
+    return f"disk: {size(disk.download_bytes)} to download, up to {size(disk.output_bytes)} written" + (
+        f" ({terms})" if terms else ""
+    )
 
 
 def documents(plan: Plan, count: int) -> Iterator[Text]:
@@ -117,11 +123,11 @@ def _answers(plan: Plan) -> Iterator[str]:
     from peftodyssey.corpora.tokenizer_checks import answers
     from peftodyssey.models.tokenizer import load_tokenizer
 
-    first = {(t.cell.domain.shown, t.cell.model.name): t for t in reversed(plan.cells) if t.cell.train.overlong}
+    first = {(t.cell.domain.shown, t.cell.model.name): t for t in reversed(plan.cells) if t.cell.train.too_long}
     for task in reversed(first.values()):
         index = next(index for index in plan.indexes if index.folder == task.valid_index)
         corpus, train = replace(index.corpus, point=task.cell.domain), task.cell.train
-        yield answers(corpus, load_tokenizer(task.base.source), train.seq_len, str(train.overlong), index.chat)
+        yield answers(corpus, load_tokenizer(task.base.source), train.seq_len, str(train.too_long), index.chat)
 
 
 def _coloured(pieces: Sequence[tuple[str, bool]]) -> Text:
@@ -138,9 +144,11 @@ def plan(plan: Plan) -> Iterator[Any]:
     for task in shapes.values():
         yield _bill(
             f"{_model(task.cell.model.name, task.cell.model.revision)}, {task.cell.method.label}, "
-            f"{task.step.micro_blocks} x {task.step.seq_len} tokens, {way(task.step)}",
-            task.memory.terms, task.memory.device_bytes, plan.budget_bytes,
-        )  # fmt: skip
+            f"{task.step.micro_batch_size} x {task.step.seq_len} tokens, {way(task.step)}",
+            task.memory.terms,
+            task.memory.device_bytes,
+            plan.budget_bytes,
+        )
     yield from side_by_side(plan)
     fits = "fits" if not plan.too_large else f"{len(plan.too_large)} cells do not fit"
     yield f"{len(plan.cells)} cells, budget {size(plan.budget_bytes)}: {fits}"
@@ -156,8 +164,14 @@ def step(answer: StepPlan) -> Iterator[Any]:
 
 def way(step: StepSpec) -> str:
     """How a step is done, in words."""
-    offloads = [name for name, used in (("activations", step.offload_activations), ("optimiser", step.offload_optimizer)) if used]
-    return f"recompute {step.recompute}" + (f", {' and '.join(offloads)} in host memory" if offloads else "")
+    offloads = [
+        name
+        for name, used in (("activations", step.offload_activations), ("optimiser", step.offload_optimizer))
+        if used
+    ]
+    return f"gradient checkpointing {step.gradient_checkpointing}" + (
+        f", {' and '.join(offloads)} in host memory" if offloads else ""
+    )
 
 
 def _bill(title: str, terms: Sequence[Any], total: int, budget: int) -> Table:
@@ -179,8 +193,8 @@ def plan_json(plan: Plan) -> str:
         {
             "cell": task.short,
             "folder": task.folder,
-            "micro_blocks": task.step.micro_blocks,
-            "recompute": task.step.recompute,
+            "micro_batch_size": task.step.micro_batch_size,
+            "gradient_checkpointing": task.step.gradient_checkpointing,
             "offload_activations": task.step.offload_activations,
             "offload_optimizer": task.step.offload_optimizer,
             "trainable_params": task.trainable,
@@ -202,7 +216,7 @@ def step_json(answer: StepPlan) -> str:
         "peak_allocated_bytes": answer.memory.peak_allocated_bytes,
         "peak_reserved_bytes": answer.memory.peak_reserved_bytes,
         "context_bytes": answer.memory.context_bytes,
-        "most_micro_blocks": answer.most_micro_blocks,
+        "most_micro_blocks": answer.max_micro_batch_size,
         "budget_bytes": answer.budget_bytes,
         "terms": {term.name: term.size_bytes for term in answer.memory.terms},
         "fits": answer.fits,
@@ -216,7 +230,10 @@ def status(cells: Sequence[Any]) -> Table:
     table = _table("state", "cell", "recipe", "remark")
     for cell in cells:
         table.add_row(cell.state, cell.folder.split("/", 1)[1], cell.recipe, Text(cell.remark))
-    counts = {state: sum(cell.state == state for cell in cells) for state in ("done", "failed", "stopped", "started", "pending")}
+    counts = {
+        state: sum(cell.state == state for cell in cells)
+        for state in ("done", "failed", "stopped", "started", "pending")
+    }
     table.caption = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return table
 
@@ -227,9 +244,13 @@ def scored(answer: Any) -> Iterator[Any]:
     table = _table("model", "nats/token", "perplexity", "bits/byte", "change", "95 % interval")
     for row in answer.rows:
         table.add_row(
-            Text(_last(row.name, answer.rows)), f"{row.nll_nats:.5f}", f"{row.perplexity:.3f}", f"{row.bits_per_byte:.4f}",
-            "" if row.delta is None else f"{row.delta:+.5f}", row.interval,
-        )  # fmt: skip
+            Text(_last(row.name, answer.rows)),
+            f"{row.nll_nats:.5f}",
+            f"{row.perplexity:.3f}",
+            f"{row.bits_per_byte:.4f}",
+            "" if row.delta is None else f"{row.delta:+.5f}",
+            row.interval,
+        )
     yield table
 
 

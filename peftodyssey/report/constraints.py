@@ -1,7 +1,7 @@
 """What the results say about holding an update back: one sentence a constraint, and a figure. Called by `report.build`.
 
-A constraint is compared with the same method without one, and at equal learning: a share of the free method's own update (WiSE-FT)
-that has learnt as much costs no training, so a constraint has to forget less than that.
+A constraint is compared with the same method without one, and at equal learning: a share of the free method's own
+update (WiSE-FT) that has learnt as much costs no training, so a constraint has to forget less than that.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ SECTION = "constraints"
 
 @dataclass(frozen=True)
 class Pair:
-    """A cell that is held, the same method's free cell of its seed, and what the free one's update forgets at equal learning."""
+    """A cell that is held, the same method's free cell of its seed, and what the free one's update forgets at equal
+    learning.
+    """
 
     held: Row
     free: Row
@@ -58,7 +60,9 @@ def pairs(rows: Sequence[Row], wise: Sequence[Row]) -> list[list[Pair]]:
         beside = free.get(_key(row))
         if beside is not None and row.get("forgetting") is not None:
             points = [(point["delta_nll"], point["forgetting"]) for point in curve(beside, wise)]
-            found.setdefault((*result_text.setting(row), row["label"]), []).append(Pair(row, beside, at_learning(points, row["delta_nll"])))
+            found.setdefault((*result_text.setting(row), row["label"]), []).append(
+                Pair(row, beside, at_learning(points, row["delta_nll"]))
+            )
     return list(found.values())
 
 
@@ -79,7 +83,9 @@ def _shares(rows: Sequence[Row], wise: Sequence[Row]) -> str:
 
 
 def statements(rows: Sequence[Row], wise: Sequence[Row]) -> list[str]:
-    """One sentence a constraint and text, with what it learnt, forgot, and whether scaling the update back does as well."""
+    """One sentence a constraint and text, with what it learnt, forgot, and whether scaling the update back does as
+    well.
+    """
     return [_said(found, rows) for found in pairs(rows, wise)]
 
 
@@ -107,8 +113,14 @@ def _verdict(found: Sequence[Pair]) -> str:
     if len(differences) < len(found):
         return f"At equal learning nothing can be said: no share of {name}'s update that was scored learns as much."
     mean = f"{result_text.signed(statistics.fmean(differences))} {result_text.UNIT}"
-    seen = mean if len(found) == 1 else f"{mean} ({result_text.signed(min(differences))} to {result_text.signed(max(differences))} over {len(found)} seeds)"
-    return f"Against the share of {name}'s own update that learns as much, forgetting differs by {seen}: {_word(found)}."
+    seen = (
+        mean
+        if len(found) == 1
+        else f"{mean} ({result_text.signed(min(differences))} to {result_text.signed(max(differences))} over {len(found)} seeds)"
+    )
+    return (
+        f"Against the share of {name}'s own update that learns as much, forgetting differs by {seen}: {_word(found)}."
+    )
 
 
 def _word(found: Sequence[Pair]) -> str:
@@ -124,7 +136,9 @@ def _word(found: Sequence[Pair]) -> str:
 
 
 def figures(rows: Sequence[Row], wise: Sequence[Row]) -> list[Figure]:
-    """Learning against forgetting by constraint, with the curves of shares; none where nothing is held and no share was scored."""
+    """Learning against forgetting by constraint, with the curves of shares; none where nothing is held and no share was
+    scored.
+    """
     shown = [row for row in result_text.headline(rows) if row.get("forgetting") is not None]
     lines = [{**row, **point} for row in shown for point in curve(row, wise)]
     if not lines and not any(map(is_held, shown)):
@@ -134,7 +148,11 @@ def figures(rows: Sequence[Row], wise: Sequence[Row]) -> list[Figure]:
         "intervals from documents; lower left is better. Lines: shares of the finished update from the base (0) to all of it (WiSE-FT); "
         "a constraint below its method's line does what scaling back cannot."
     )
-    return [Figure("constraints", "Learning against forgetting by constraint", caption, _frontier(shown, lines, rows), SECTION)]
+    return [
+        Figure(
+            "constraints", "Learning against forgetting by constraint", caption, _frontier(shown, lines, rows), SECTION
+        )
+    ]
 
 
 def _frontier(shown: Sequence[Row], lines: Sequence[Row], rows: Sequence[Row]) -> alt.TopLevelMixin:
@@ -147,13 +165,19 @@ def _frontier(shown: Sequence[Row], lines: Sequence[Row], rows: Sequence[Row]) -
         for row, value in zip(own, plain(own, columns).values, strict=True)
     ]
     source = alt.Chart(alt.Data(values=values))
-    x = alt.X("delta_nll:Q", title="change on the text adapted to, nats per token", axis=alt.Axis(tickCount=5, grid=True))
+    x = alt.X(
+        "delta_nll:Q", title="change on the text adapted to, nats per token", axis=alt.Axis(tickCount=5, grid=True)
+    )
     y = alt.Y("forgetting:Q", title="change on general text, nats per token")
     colour = colour_of_method(result_text.headline(rows))
     quiet = [source.mark_rule(color="#b6bec7", strokeDash=[3, 3]).encode(**{axis: alt.datum(0)}) for axis in "xy"]
     shares, cells = source.transform_filter("datum.kind == 'share'"), source.transform_filter("datum.kind == 'cell'")
-    trail = shares.mark_line(strokeWidth=2, opacity=0.7).encode(x=x, y=y, color=colour, detail=["base:N", "seed:N"], order="share:Q")
-    marks = shares.mark_point(size=26, filled=True, fill="white", strokeWidth=1.4, opacity=1).encode(x=x, y=y, stroke=colour.legend(None))
+    trail = shares.mark_line(strokeWidth=2, opacity=0.7).encode(
+        x=x, y=y, color=colour, detail=["base:N", "seed:N"], order="share:Q"
+    )
+    marks = shares.mark_point(size=26, filled=True, fill="white", strokeWidth=1.4, opacity=1).encode(
+        x=x, y=y, stroke=colour.legend(None)
+    )
     bars = [
         cells.mark_rule(strokeWidth=1.5).encode(x="delta_lo:Q", x2="delta_hi:Q", y=y, color=colour),
         cells.mark_rule(strokeWidth=1.5).encode(x=x, y="forgetting_lo:Q", y2="forgetting_hi:Q", color=colour),

@@ -27,7 +27,17 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 SECTION = "geometry"
 FEWEST_RANKS = 2  # of one method and text, for a figure over the rank
-HEADINGS = ("text and base", "method", "rank", "seeds", "update / base, %", "effective rank", f"intruders of {TOP}", "change on test", "forgetting")
+HEADINGS = (
+    "text and base",
+    "method",
+    "rank",
+    "seeds",
+    "update / base, %",
+    "effective rank",
+    f"intruders of {TOP}",
+    "change on test",
+    "forgetting",
+)
 
 
 CAPTION = (
@@ -49,7 +59,11 @@ def is_measured(row: Row) -> bool:
 
 def statements(rows: Sequence[Row]) -> list[str]:
     """One sentence a method, text and base; seeds as their mean and range."""
-    return [_said(found, rows) for group in result_text.groups(rows) if (found := [row for row in group if is_measured(row)])]
+    return [
+        _said(found, rows)
+        for group in result_text.groups(rows)
+        if (found := [row for row in group if is_measured(row)])
+    ]
 
 
 def _said(group: Sequence[Row], rows: Sequence[Row]) -> str:
@@ -61,7 +75,9 @@ def _said(group: Sequence[Row], rows: Sequence[Row]) -> str:
     if ranks:
         said += f"; the update of a matrix has an effective rank of {over_seeds(ranks, 1)}"
     if intruders:
-        said += f", and {over_seeds(intruders, 2)} of the {TOP} strongest directions of a tuned matrix are new to the base"
+        said += (
+            f", and {over_seeds(intruders, 2)} of the {TOP} strongest directions of a tuned matrix are new to the base"
+        )
     layers = str(first.get("decomposed_layers") or "").split(" of ")
     if len(set(layers)) > 1:
         said += f" (means over a sample of {layers[0]} of {layers[1]} layers)"
@@ -107,15 +123,30 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
             continue
         first = found[0]
         numbers = [
-            _short(statistics.fmean(values), digits) if (values := [scale * value for value in _there(found, column)]) else result_text.NO_NUMBER
-            for column, scale, digits in (("update_norm_relative", 100, 2), ("effective_rank_mean", 1, 1), ("intruder_dimensions", 1, 2))
+            _short(statistics.fmean(values), digits)
+            if (values := [scale * value for value in _there(found, column)])
+            else result_text.NO_NUMBER
+            for column, scale, digits in (
+                ("update_norm_relative", 100, 2),
+                ("effective_rank_mean", 1, 1),
+                ("intruder_dimensions", 1, 2),
+            )
         ]
         changes = [
             result_text.signed(statistics.fmean(values)) if (values := _there(found, column)) else result_text.NO_NUMBER
             for column in ("delta_nll", "forgetting")
         ]
         rank = str(first["rank"]) if first.get("rank") else result_text.NO_NUMBER
-        lines.append([f"{result_text.text(first)} · {base(first)}", str(first["label"]), rank, str(len(found)), *numbers, *changes])
+        lines.append(
+            [
+                f"{result_text.text(first)} · {base(first)}",
+                str(first["label"]),
+                rank,
+                str(len(found)),
+                *numbers,
+                *changes,
+            ]
+        )
     return lines
 
 
@@ -125,9 +156,25 @@ def figures(rows: Sequence[Row]) -> list[Figure]:
     if not picked:
         return []
     far = "against the Frobenius norm of the update as a share of the base's; bars are 95 % intervals from documents; lower is better."
-    made = [Figure("distance", "Distance and learning", f"Change on the text adapted to {far}", _distance(picked, "delta"), SECTION)]
+    made = [
+        Figure(
+            "distance",
+            "Distance and learning",
+            f"Change on the text adapted to {far}",
+            _distance(picked, "delta"),
+            SECTION,
+        )
+    ]
     if any(row.get("forgetting") is not None for row in picked):
-        made.append(Figure("distance_forgetting", "Distance and forgetting", f"Change on general text {far}", _distance(picked, "forgetting"), SECTION))
+        made.append(
+            Figure(
+                "distance_forgetting",
+                "Distance and forgetting",
+                f"Change on general text {far}",
+                _distance(picked, "forgetting"),
+                SECTION,
+            )
+        )
     low = [row for row in picked if row.get("rank") and row.get("effective_rank_mean") is not None]
     if len({row["rank"] for row in low}) >= FEWEST_RANKS:
         caption = "Mean effective rank of the update of a matrix against the rank that it may have; the dashed line is the most that a product of two "
@@ -150,15 +197,23 @@ def _distance(rows: Sequence[Row], what: str) -> alt.TopLevelMixin:
     chart = alt.Chart(plain(rows, ("percent", value, low, high)))
     title = f"{title}, nats per token"
     low_end, high_end = (factor * end(row["percent"] for row in rows) for factor, end in ((0.7, min), (1.4, max)))
-    ticks = [step * 10.0**power for power in range(-6, 5) for step in (1, 2, 5) if low_end <= step * 10.0**power <= high_end]
+    ticks = [
+        step * 10.0**power for power in range(-6, 5) for step in (1, 2, 5) if low_end <= step * 10.0**power <= high_end
+    ]
     scale = alt.Scale(type="log", nice=False, domain=[low_end, high_end])
-    across = alt.X("percent:Q", title="norm of the update, % of the base's", scale=scale, axis=alt.Axis(values=ticks, format="~g"))
+    across = alt.X(
+        "percent:Q", title="norm of the update, % of the base's", scale=scale, axis=alt.Axis(values=ticks, format="~g")
+    )
     up = alt.Y(f"{value}:Q", title=title)
     colour = colour_of_method(rows)
     zero = chart.mark_rule(color="#b6bec7", strokeDash=[3, 3]).encode(y=alt.datum(0))
-    bars = chart.mark_rule(strokeWidth=1.5).encode(x=across, y=alt.Y(f"{low}:Q", title=title), y2=f"{high}:Q", color=colour)
+    bars = chart.mark_rule(strokeWidth=1.5).encode(
+        x=across, y=alt.Y(f"{low}:Q", title=title), y2=f"{high}:Q", color=colour
+    )
     dots = chart.mark_point(filled=True, opacity=1, size=80).encode(x=across, y=up, color=colour, shape=shape(rows))
-    return styled(by_domain(alt.layer(zero, bars, dots, data=chart.data).properties(width=270, height=240), rows, wide=True))
+    return styled(
+        by_domain(alt.layer(zero, bars, dots, data=chart.data).properties(width=270, height=240), rows, wide=True)
+    )
 
 
 def _rank_used(rows: Sequence[Row]) -> alt.TopLevelMixin:
@@ -173,14 +228,21 @@ def _rank_used(rows: Sequence[Row]) -> alt.TopLevelMixin:
     colour = colour_of_method(kinds)
     most = chart.mark_line(color=GREY, strokeDash=[4, 3]).encode(x=across, y=alt.Y("rank:Q", scale=scale))
     lines = chart.mark_line(strokeWidth=2).encode(
-        x=across, y=alt.Y("mean(effective_rank_mean):Q", title="effective rank of the update", scale=scale), color=colour, detail="base:N"
+        x=across,
+        y=alt.Y("mean(effective_rank_mean):Q", title="effective rank of the update", scale=scale),
+        color=colour,
+        detail="base:N",
     )
     dots = chart.mark_point(filled=True, opacity=1, size=60).encode(x=across, y=up, color=colour, shape=shape(kinds))
-    return styled(by_domain(alt.layer(most, lines, dots, data=chart.data).properties(width=270, height=240), kinds, wide=True))
+    return styled(
+        by_domain(alt.layer(most, lines, dots, data=chart.data).properties(width=270, height=240), kinds, wide=True)
+    )
 
 
 def _families(row: Row) -> list[str]:
-    """The label without its rank, and with the rule that gave alpha where labels tell it: the lines that a cell belongs to."""
+    """The label without its rank, and with the rule that gave alpha where labels tell it: the lines that a cell belongs
+    to.
+    """
     if "alpha=" not in str(row["label"]):
         return [kind(row)]
     return [f"{kind(row)} alpha={rule}" for rule in alpha_rules(row)]

@@ -1,4 +1,6 @@
-"""What the command line prints of ladders: the rungs of one, and the plan of one that is to be trained. Called by `cli`."""
+"""What the command line prints of ladders: the rungs of one, and the plan of one that is to be trained. Called by
+`cli`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def ladder(found: Ladder) -> Iterator[Any]:
     for rung in found.rungs:
         share = "-" if rung.tokens is None or not parameters else f"{rung.tokens / parameters:,.1f}"
         rate = "-" if rung.learning_rate is None else f"{rung.learning_rate:.3g}"
-        table.add_row(rung.name, "not known" if rung.tokens is None else f"{rung.tokens:,}", share, rate, rung.arm or "-")
+        table.add_row(
+            rung.name, "not known" if rung.tokens is None else f"{rung.tokens:,}", share, rate, rung.arm or "-"
+        )
     yield table
     known = "parameters not known" if not parameters else f"{parameters:,} parameters"
     yield Text(f"{found.name}: {len(found.rungs)} rungs, {known}")
@@ -32,7 +36,9 @@ def ladder(found: Ladder) -> Iterator[Any]:
 def plan(asked: LadderPlan) -> Iterator[Any]:
     """The rungs that a ladder will have, what they cost in steps, its memory and disk, and every warning."""
     train = asked.recipe.train
-    yield Text(f"{asked.recipe.where}: valid, a ladder of {len(asked.rungs)} rungs on {asked.device.name}, {asked.parameters:,} parameters")
+    yield Text(
+        f"{asked.recipe.where}: valid, a ladder of {len(asked.rungs)} rungs on {asked.device.name}, {asked.parameters:,} parameters"
+    )
     table = _table("rung", "tokens", "steps", "per parameter", "trained for it alone")
     for phase in sorted(asked.rungs, key=lambda phase: (phase.stop, phase.arm)):
         tokens = phase.stop * train.batch_tokens
@@ -41,7 +47,9 @@ def plan(asked: LadderPlan) -> Iterator[Any]:
     yield table
     tokens = asked.trained_steps * train.batch_tokens
     compiled = ", compiled" if asked.compiled else ""
-    yield Text(f"in all {asked.trained_steps:,} steps, {tokens:,} tokens; {asked.precision}{compiled}, {asked.micro_blocks} blocks a pass")
+    yield Text(
+        f"in all {asked.trained_steps:,} steps, {tokens:,} tokens; {asked.precision}{compiled}, {asked.micro_batch_size} blocks a pass"
+    )
     width = {"bf16": 2, "fp32": 4}[asked.recipe.rungs.save_as]
     disk = asked.parameters * (width * (len(asked.rungs) + 1) + 4 * STATE_BYTES)
     yield Text(f"disk: up to {disk / (1 << 20):,.0f} MiB of rungs and checkpoints, and the text as tokens")

@@ -1,7 +1,9 @@
-"""What methods forget where they have learnt equally much: sentences and a figure from learning paths. Called by `report.build`.
+"""What methods forget where they have learnt equally much: sentences and a figure from learning paths. Called by
+`report.build`.
 
-A path is every point of every learning rate of one method and seed: validation NLL of the text adapted to against NLL of
-general text. Shown where the recipe scores on the way (`score_at`) or tunes learning rates, so that a path has several points.
+A path is every point of every learning rate of one method and seed: validation NLL of the text adapted to against NLL
+of general text. Shown where the recipe scores on the way (`eval_at`) or tunes learning rates, so that a path has
+several points.
 """
 
 from __future__ import annotations
@@ -50,10 +52,16 @@ def paths(rows: Sequence[Row], points: Sequence[Row]) -> list[Path]:
     pairs: dict[tuple[Any, ...], dict[int, list[tuple[float, float]]]] = {}
     first: dict[tuple[Any, ...], Row] = {}
     for row in rows:
-        if row["status"] == "done" and row.get("general_nll_before") is not None and row.get("valid_nll_before") is not None:
+        if (
+            row["status"] == "done"
+            and row.get("general_nll_before") is not None
+            and row.get("valid_nll_before") is not None
+        ):
             key = (*result_text.setting(row), row["label"])
             first.setdefault(key, row)
-            pairs.setdefault(key, {}).setdefault(row["seed"], []).extend(_pairs(row, of_cell.get((row.get("run"), row["cell"]), ())))
+            pairs.setdefault(key, {}).setdefault(row["seed"], []).extend(
+                _pairs(row, of_cell.get((row.get("run"), row["cell"]), ()))
+            )
     return [
         Path(first[key], own, {seed: frontier(path) for seed, path in own.items()})
         for key, own in pairs.items()
@@ -72,16 +80,25 @@ def _pairs(row: Row, points: Sequence[Row]) -> list[tuple[float, float]]:
         elif point["corpus"] != row["domain"]:
             general.setdefault(point["step"], []).append((point["nll_nats"], point["tokens"]))
     return [
-        (row["valid_nll_before"] - own[step], sum(nll * n for nll, n in general[step]) / sum(n for _, n in general[step]) - row["general_nll_before"])
+        (
+            row["valid_nll_before"] - own[step],
+            sum(nll * n for nll, n in general[step]) / sum(n for _, n in general[step]) - row["general_nll_before"],
+        )
         for step in sorted(set(own) & set(general))
-    ]  # fmt: skip
+    ]
 
 
 def section(rows: Sequence[Row], points: Sequence[Row]) -> Section | None:
-    """A sentence and a line of the table for each pair of methods of a text and base; None where there is no pair of paths."""
+    """A sentence and a line of the table for each pair of methods of a text and base; None where there is no pair of
+    paths.
+    """
     found = paths(rows, points)
     settings = dict.fromkeys(result_text.setting(path.row) for path in found)
-    pairs = [pair for setting in settings for pair in _pairs_of([path for path in found if result_text.setting(path.row) == setting])]
+    pairs = [
+        pair
+        for setting in settings
+        for pair in _pairs_of([path for path in found if result_text.setting(path.row) == setting])
+    ]
     if not pairs:
         return None
     lines = [line for one, other in pairs for line in _lines(one, other, rows)]
@@ -101,10 +118,15 @@ def _lines(one: Path, other: Path, rows: Sequence[Row]) -> list[list[str]]:
     text = f"{result_text.text(one.row)}{result_text.where(one.row, rows)}"
     levels = (matched(one.frontiers, other.frontiers, level) for level in LEVELS)
     return [
-        [text, f"{one.label} minus {other.label}", *(f"{value:.3f}" for value in (at.learning, at.one, at.other)),
-         f"{result_text.signed(at.difference, 4)} {_sure(at)}"]
-        for at in levels if at is not None
-    ]  # fmt: skip
+        [
+            text,
+            f"{one.label} minus {other.label}",
+            *(f"{value:.3f}" for value in (at.learning, at.one, at.other)),
+            f"{result_text.signed(at.difference, 4)} {_sure(at)}",
+        ]
+        for at in levels
+        if at is not None
+    ]
 
 
 def _said(one: Path, other: Path, rows: Sequence[Row]) -> str:
@@ -150,14 +172,21 @@ def _chart(found: Sequence[Path]) -> alt.TopLevelMixin:
 
     dots = [
         {**told(path, seed), "learning": x, "forgetting": y, "line": False}
-        for path in found for seed, pairs in path.pairs.items() for x, y in pairs if x >= 0
-    ]  # fmt: skip
+        for path in found
+        for seed, pairs in path.pairs.items()
+        for x, y in pairs
+        if x >= 0
+    ]
     lines = [
         {**told(path, seed), "learning": float(x), "forgetting": float(y), "line": True}
-        for path in found for seed, of in path.frontiers.items() for x, y in zip(of.learning, of.forgetting, strict=True)
-    ]  # fmt: skip
+        for path in found
+        for seed, of in path.frontiers.items()
+        for x, y in zip(of.learning, of.forgetting, strict=True)
+    ]
     source = alt.Chart(alt.Data(values=[*lines, *dots]))
-    across = alt.X("learning:Q", title="learning: fall of validation NLL, nats per token", axis=alt.Axis(tickCount=5, grid=True))
+    across = alt.X(
+        "learning:Q", title="learning: fall of validation NLL, nats per token", axis=alt.Axis(tickCount=5, grid=True)
+    )
     up = alt.Y("forgetting:Q", title="forgetting: rise of general NLL, nats per token")
     labels = list(dict.fromkeys(path.label for path in found))
     colour = colour_of_method([{"label": label} for label in labels])

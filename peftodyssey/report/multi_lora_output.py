@@ -18,8 +18,11 @@ def side_by_side(plan: Plan) -> Iterator[str]:
     groups = multi_lora_groups(plan, plan.cells)
     if groups:
         sizes = Counter((len(group), group[0].cell.method.method) for group in groups)
-        told = ", ".join(f"{many} {'fleet' if many == 1 else 'fleets'} of {size} {method} cells" for (size, method), many in sizes.items())
-        yield f"side by side over one base: {told} (train.fleet: off trains them one by one; the results are the same)"
+        told = ", ".join(
+            f"{many} {'multi_lora' if many == 1 else 'fleets'} of {size} {method} cells"
+            for (size, method), many in sizes.items()
+        )
+        yield f"side by side over one base: {told} (train.multi_lora: off trains them one by one; the results are the same)"
         yield from map(pays, multi_lora_probes.of(plan))
     sailing = {task.folder for group in groups for task in group}
     reasons = {
@@ -39,5 +42,11 @@ def pays(tried: TriedFleet) -> str:
     told = f"{tried.probe.what}: a joint step takes {joint:.3g} s"
     if ratio is None:
         return told
-    verdict = "the fleet pays" if ratio > 1 + EVEN else "train.fleet: off is faster here" if ratio < 1 - EVEN else "neither is faster"
+    verdict = (
+        "the fleet pays"
+        if ratio > 1 + EVEN
+        else "train.multi_lora: off is faster here"
+        if ratio < 1 - EVEN
+        else "neither is faster"
+    )
     return f"{told}, their own steps one after the other {tried.alone_seconds:.3g} s; {verdict} ({ratio:.2f} times as fast)"

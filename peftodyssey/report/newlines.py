@@ -1,4 +1,5 @@
-"""What training without line breaks and scoring with them did to newlines and to everything else. Called by `report.build`.
+"""What training without line breaks and scoring with them did to newlines and to everything else. Called by
+`report.build`.
 
 Cells whose policy is `mismatch` are compared, token by token on the same test text, with the cells that differ in
 nothing but having trained with line breaks; where a recipe has none, with the base.
@@ -46,7 +47,9 @@ def mismatches(
         if row["newline"] == "mismatch":
             paths = cells[row["cell"], row["recipe"]]["scores"]["test"]
             matched = next((other for other in picked if _is_match(row, other, cells, paths["index"])), None)
-            reference = cells[matched["cell"], matched["recipe"]]["scores"]["test"]["after"] if matched else paths["before"]
+            reference = (
+                cells[matched["cell"], matched["recipe"]]["scores"]["test"]["after"] if matched else paths["before"]
+            )
             delta = column(folder / paths["after"]) - column(folder / reference)
             found.append(_compared(row, matched, delta, text_of(paths["index"])))
     return found
@@ -85,7 +88,9 @@ def _statement(group: Sequence[Mismatch], rows: Sequence[Row]) -> str:
     if matched:
         said += f"; trained with them, by {result_text.amount(matched, 'delta_nll', result_text.delta)}"
     share = statistics.fmean(item.newline_share for item in group)
-    said += f". Against {'that training' if matched else 'the base'} a newline ({100 * share:.2g} % of the tokens) costs "
+    said += (
+        f". Against {'that training' if matched else 'the base'} a newline ({100 * share:.2g} % of the tokens) costs "
+    )
     said += f"{_over_seeds([item.newline for item in group])} and any other token {_over_seeds([item.rest for item in group])}"
     whole, part = (statistics.fmean(values) for values in ([i.whole.estimate for i in group], [i.part for i in group]))
     if whole > 0 and part > 0:

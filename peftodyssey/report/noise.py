@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 SECTION = "noise"
 QUESTION = "How much does noise of the weights cost, and does it cost more the longer the pretraining?"
-UNMEASURED = "Noise of the weights was not measured: add `- noise: {gammas: [0.1, 0.2, 0.4]}` to the recipe's `measure`."
+UNMEASURED = (
+    "Noise of the weights was not measured: add `- noise: {gammas: [0.1, 0.2, 0.4]}` to the recipe's `measure`."
+)
 SCALES = {
-    "initializer": "the configuration's initial standard deviation", "fan_in": "1/sqrt(fan_in)",
-    "earliest_rung": "the root mean square of the earliest rung", "relative": "the root mean square of the current weights (relative noise)",
-}  # fmt: skip
+    "initializer": "the configuration's initial standard deviation",
+    "fan_in": "1/sqrt(fan_in)",
+    "earliest_rung": "the root mean square of the earliest rung",
+    "relative": "the root mean square of the current weights (relative noise)",
+}
 LINE = ("run", "recipe", "model", "arm", "corpus")
 
 
@@ -33,7 +37,9 @@ def section(noise: Sequence[Row], sensitivity: Sequence[Row]) -> Section | None:
 
 
 def statements(noise: Sequence[Row], sensitivity: Sequence[Row]) -> list[str]:
-    """One sentence a ladder and text at the largest noise, then what low rank, updates and rounding cost at the same norm."""
+    """One sentence a ladder and text at the largest noise, then what low rank, updates and rounding cost at the same
+    norm.
+    """
     said = [text for rungs in _lines(noise, "gaussian") for text in _said(rungs, noise, sensitivity)]
     said += _rounding(noise, sensitivity)
     if any(row["kind"] != "quantiser" for row in noise):
@@ -70,11 +76,15 @@ def _trend(row: Row, sensitivity: Sequence[Row]) -> str:
     if found is None:
         return "the pretraining tokens of the rungs are not known, so no trend is given"
     amount, turns = interval(found, "slope", "slope_lo", "slope_hi", 4), turn(found)
-    return f"per tenfold pretraining {amount} {UNIT}: {verdict(found)}" + f"; with the noise, the loss {turns}" * bool(turns)
+    return f"per tenfold pretraining {amount} {UNIT}: {verdict(found)}" + f"; with the noise, the loss {turns}" * bool(
+        turns
+    )
 
 
 def turn(row: Row) -> str:
-    """Where the modified model's loss is lowest along the ladder, in words to follow "the loss"; empty where it was not asked."""
+    """Where the modified model's loss is lowest along the ladder, in words to follow "the loss"; empty where it was not
+    asked.
+    """
     if row["turn_tokens"]:
         return f"is lowest at {tokens(row['turn_tokens'])} [{tokens(row['turn_lo'])}, {tokens(row['turn_hi'])}]"
     if row["turn_share"] is None:
@@ -86,7 +96,14 @@ def slope_of(row: Row, sensitivity: Sequence[Row], who: str) -> Row | None:
     """The slope of the line that a row of noise belongs to."""
     same = ("run", "recipe", "model", "arm", "corpus", "gamma")
     return next(
-        (s for s in sensitivity if s["quantity"] == "noise" and s["who"] == who and not s["minus"] and all(s.get(n) == row.get(n) for n in same)),
+        (
+            s
+            for s in sensitivity
+            if s["quantity"] == "noise"
+            and s["intervention"] == who
+            and not s["minus"]
+            and all(s.get(n) == row.get(n) for n in same)
+        ),
         None,
     )
 
@@ -103,7 +120,13 @@ def verdict(row: Row) -> str:
 def _at_equal_norm(row: Row, noise: Sequence[Row]) -> Iterator[str]:
     """What other shifts of the same length cost on the same base and text."""
     same = (*LINE, "revision", "pretrain_tokens")
-    others = [o for o in noise if o["kind"] in ("low_rank", "update") and o["gamma"] == row["gamma"] and all(o.get(n) == row.get(n) for n in same)]
+    others = [
+        o
+        for o in noise
+        if o["kind"] in ("low_rank", "update")
+        and o["gamma"] == row["gamma"]
+        and all(o.get(n) == row.get(n) for n in same)
+    ]
     if others:
         costs = ", ".join(f"{who(o)} {interval(o, 'rise_nats', 'lo', 'hi', 4)}" for o in others)
         yield f"{row['corpus']}, {base(row)}, at the same Frobenius norm ({row['norm']:.3g}): gaussian {signed(row['rise_nats'], 4)}, {costs} {UNIT}."
@@ -111,13 +134,26 @@ def _at_equal_norm(row: Row, noise: Sequence[Row]) -> Iterator[str]:
 
 def _rounding(noise: Sequence[Row], sensitivity: Sequence[Row]) -> Iterator[str]:
     """What rounding the weights costs by itself, apart from any adapter, at the first and the last rung of each ladder."""
-    keys = dict.fromkeys((*(row.get(name) for name in LINE), row["quantiser"]) for row in noise if row["kind"] == "quantiser")
+    keys = dict.fromkeys(
+        (*(row.get(name) for name in LINE), row["quantiser"]) for row in noise if row["kind"] == "quantiser"
+    )
     for key in keys:
-        own = [row for row in noise if row["kind"] == "quantiser" and (*(row.get(name) for name in LINE), row["quantiser"]) == key]
+        own = [
+            row
+            for row in noise
+            if row["kind"] == "quantiser" and (*(row.get(name) for name in LINE), row["quantiser"]) == key
+        ]
         own.sort(key=lambda row: row["pretrain_tokens"] or 0)
-        costs = " and ".join(f"{interval(row, 'rise_nats', 'lo', 'hi', 4)} {UNIT} at {base(row)}" for row in (own[:1] + own[-1:])[: len(own)])
+        costs = " and ".join(
+            f"{interval(row, 'rise_nats', 'lo', 'hi', 4)} {UNIT} at {base(row)}"
+            for row in (own[:1] + own[-1:])[: len(own)]
+        )
         slope = slope_of(own[0], sensitivity, str(own[0]["quantiser"]))
-        trend = f"; per tenfold pretraining {interval(slope, 'slope', 'slope_lo', 'slope_hi', 4)}: {verdict(slope)}" if slope else ""
+        trend = (
+            f"; per tenfold pretraining {interval(slope, 'slope', 'slope_lo', 'slope_hi', 4)}: {verdict(slope)}"
+            if slope
+            else ""
+        )
         where = f"{own[0]['corpus']}, {own[0]['arm'] or own[0]['model']}"
         yield f"{where}: rounding the weights to {own[0]['quantiser']} alone (norm {own[-1]['norm']:.3g}) costs {costs}{trend}."
 
@@ -131,7 +167,9 @@ def who(row: Row) -> str:
 
 def base(row: Row) -> str:
     """The rung by its tokens, else by its name."""
-    return tokens(row["pretrain_tokens"]) if row["pretrain_tokens"] is not None else str(row["revision"] or row["model"])
+    return (
+        tokens(row["pretrain_tokens"]) if row["pretrain_tokens"] is not None else str(row["revision"] or row["model"])
+    )
 
 
 def tokens(count: float | None) -> str:
@@ -145,24 +183,46 @@ def tokens(count: float | None) -> str:
 
 
 def figures(noise: Sequence[Row]) -> list[Figure]:
-    """Rise by rung, base and shifted loss by rung, and shifts of one norm side by side; those that there is something to show in."""
+    """Rise by rung, base and shifted loss by rung, and shifts of one norm side by side; those that there is something
+    to show in.
+    """
     made = []
     ladder = [row for row in noise if row["kind"] == "gaussian" and row["pretrain_tokens"]]
     if len({row["pretrain_tokens"] for row in ladder}) > 1:
-        made.append(Figure(
-            "noise_by_rung", "What noise costs, by length of pretraining", "Rise of NLL under Gaussian noise of the weights against pretraining "
-            "tokens, by size of the noise; bars are 95 % intervals over pairs and documents.", _by_rung(ladder, "rise_nats", "lo", "hi"), SECTION,
-        ))  # fmt: skip
-        made.append(Figure(
-            "noise_loss", "Loss with and without noise", "NLL of the base and of the base under noise against pretraining tokens; where the upper "
-            "lines turn up, longer pretraining makes the shifted model worse.", _by_rung(_with_base(ladder), "nll_perturbed", "low", "high"), SECTION,
-        ))  # fmt: skip
-    compared = [row for row in noise if row["kind"] in ("gaussian", "low_rank", "update") and row["rise_nats"] is not None]
+        made.append(
+            Figure(
+                "noise_by_rung",
+                "What noise costs, by length of pretraining",
+                "Rise of NLL under Gaussian noise of the weights against pretraining "
+                "tokens, by size of the noise; bars are 95 % intervals over pairs and documents.",
+                _by_rung(ladder, "rise_nats", "lo", "hi"),
+                SECTION,
+            )
+        )
+        made.append(
+            Figure(
+                "noise_loss",
+                "Loss with and without noise",
+                "NLL of the base and of the base under noise against pretraining tokens; where the upper "
+                "lines turn up, longer pretraining makes the shifted model worse.",
+                _by_rung(_with_base(ladder), "nll_perturbed", "low", "high"),
+                SECTION,
+            )
+        )
+    compared = [
+        row for row in noise if row["kind"] in ("gaussian", "low_rank", "update") and row["rise_nats"] is not None
+    ]
     if any(row["kind"] != "gaussian" for row in compared):
-        made.append(Figure(
-            "noise_rank", "Full rank, low rank and real updates at one norm", "Rise of NLL of the most pretrained rung against the Frobenius norm of "
-            "the shift, by its kind; at one norm only the direction differs.", _by_norm(compared), SECTION,
-        ))  # fmt: skip
+        made.append(
+            Figure(
+                "noise_rank",
+                "Full rank, low rank and real updates at one norm",
+                "Rise of NLL of the most pretrained rung against the Frobenius norm of "
+                "the shift, by its kind; at one norm only the direction differs.",
+                _by_norm(compared),
+                SECTION,
+            )
+        )
     return made
 
 
@@ -173,8 +233,19 @@ def _panel(row: Row) -> str:
 
 def _with_base(ladder: Sequence[Row]) -> list[Row]:
     """The rows, and the unshifted base as gamma 0, with the ends of the intervals of the loss."""
-    bases = {(_panel(r), r["pretrain_tokens"]): {**r, "gamma": 0.0, "nll_perturbed": r["nll_base"], "low": None, "high": None} for r in ladder}
-    ends = [{**r, "low": r["lo"] and r["nll_base"] + r["lo"], "high": r["hi"] and r["nll_base"] + r["hi"]} for r in ladder]
+    bases = {
+        (_panel(r), r["pretrain_tokens"]): {
+            **r,
+            "gamma": 0.0,
+            "nll_perturbed": r["nll_base"],
+            "low": None,
+            "high": None,
+        }
+        for r in ladder
+    }
+    ends = [
+        {**r, "low": r["lo"] and r["nll_base"] + r["lo"], "high": r["hi"] and r["nll_base"] + r["hi"]} for r in ladder
+    ]
     return [*bases.values(), *ends]
 
 
@@ -182,10 +253,19 @@ def _by_rung(rows: Sequence[Row], value: str, low: str, high: str) -> alt.TopLev
     import altair as alt
 
     values = [
-        {"domain": _panel(r), "tokens": r["pretrain_tokens"], "gamma": f"{r['gamma']:g}" if r["gamma"] else "none", "value": r[value], "lo": r.get(low), "hi": r.get(high)}
+        {
+            "domain": _panel(r),
+            "tokens": r["pretrain_tokens"],
+            "gamma": f"{r['gamma']:g}" if r["gamma"] else "none",
+            "value": r[value],
+            "lo": r.get(low),
+            "hi": r.get(high),
+        }
         for r in rows
     ]
-    names = list(dict.fromkeys(v["gamma"] for v in sorted(values, key=lambda v: v["gamma"] != "none" and float(v["gamma"]))))
+    names = list(
+        dict.fromkeys(v["gamma"] for v in sorted(values, key=lambda v: v["gamma"] != "none" and float(v["gamma"])))
+    )
     colours = ([GREY] if names[0] == "none" else []) + list(COLOURS)
     across = by_pretraining([v["tokens"] for v in values])
     colour = alt.Color("gamma:N", title="gamma", sort=names, scale=alt.Scale(domain=names, range=colours[: len(names)]))
@@ -194,7 +274,11 @@ def _by_rung(rows: Sequence[Row], value: str, low: str, high: str) -> alt.TopLev
     up = alt.Y("value:Q", title=title, scale=alt.Scale(zero=value == "rise_nats"))
     lines = source.mark_line(strokeWidth=2).encode(x=across, y=up, color=colour)
     dots = source.mark_point(filled=True, size=45, opacity=1).encode(x=across, y=up, color=colour)
-    bars = source.transform_filter("isValid(datum.lo)").mark_rule(strokeWidth=1.5).encode(x=across, y=alt.Y("lo:Q", title=title), y2="hi:Q", color=colour)
+    bars = (
+        source.transform_filter("isValid(datum.lo)")
+        .mark_rule(strokeWidth=1.5)
+        .encode(x=across, y=alt.Y("lo:Q", title=title), y2="hi:Q", color=colour)
+    )
     chart = alt.layer(bars, lines, dots, data=source.data).properties(width=300, height=230)
     return styled(by_domain(chart, values, wide=True).resolve_scale(y="independent"))
 
@@ -204,19 +288,43 @@ def _by_norm(rows: Sequence[Row]) -> alt.TopLevelMixin:
 
     most = {_panel(r): max(o["pretrain_tokens"] or 0 for o in rows if _panel(o) == _panel(r)) for r in rows}
     values = [
-        {"domain": f"{_panel(r)} · {base(r)}", "who": who(r), "norm": r["norm"], "value": r["rise_nats"], "lo": r["lo"], "hi": r["hi"]}
+        {
+            "domain": f"{_panel(r)} · {base(r)}",
+            "intervention": who(r),
+            "norm": r["norm"],
+            "value": r["rise_nats"],
+            "lo": r["lo"],
+            "hi": r["hi"],
+        }
         for r in rows
         if (r["pretrain_tokens"] or 0) == most[_panel(r)]
     ]
-    names = list(dict.fromkeys(v["who"] for v in values))
+    names = list(dict.fromkeys(v["intervention"] for v in values))
     span = [COLOURS[i % len(COLOURS)] for i in range(len(names))]
     source = alt.Chart(alt.Data(values=values))
-    across = alt.X("norm:Q", title="Frobenius norm of the shift", scale=alt.Scale(type="log", nice=False, padding=16), axis=alt.Axis(grid=False, tickCount=4))
-    colour = alt.Color("who:N", title="shift", sort=names, scale=alt.Scale(domain=names, range=span), legend=alt.Legend(orient="bottom", columns=2, symbolOpacity=1))
+    across = alt.X(
+        "norm:Q",
+        title="Frobenius norm of the shift",
+        scale=alt.Scale(type="log", nice=False, padding=16),
+        axis=alt.Axis(grid=False, tickCount=4),
+    )
+    colour = alt.Color(
+        "intervention:N",
+        title="shift",
+        sort=names,
+        scale=alt.Scale(domain=names, range=span),
+        legend=alt.Legend(orient="bottom", columns=2, symbolOpacity=1),
+    )
     up = alt.Y("value:Q", title="rise of NLL, nats per token")
     zero = source.mark_rule(color=INK, strokeWidth=1).encode(y=alt.datum(0))
     lines = source.mark_line(strokeWidth=1.5, opacity=0.6).encode(x=across, y=up, color=colour)
-    dots = source.mark_point(filled=True, size=55, opacity=1).encode(x=across, y=up, color=colour, shape=alt.Shape("who:N", sort=names, legend=None))
-    bars = source.transform_filter("isValid(datum.lo)").mark_rule(strokeWidth=1.5).encode(x=across, y="lo:Q", y2="hi:Q", color=colour)
+    dots = source.mark_point(filled=True, size=55, opacity=1).encode(
+        x=across, y=up, color=colour, shape=alt.Shape("intervention:N", sort=names, legend=None)
+    )
+    bars = (
+        source.transform_filter("isValid(datum.lo)")
+        .mark_rule(strokeWidth=1.5)
+        .encode(x=across, y="lo:Q", y2="hi:Q", color=colour)
+    )
     chart = alt.layer(zero, bars, lines, dots, data=source.data).properties(width=300, height=230)
     return styled(by_domain(chart, values, wide=True).resolve_scale(y="independent"))

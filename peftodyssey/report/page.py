@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 TEMPLATE = "page.html.j2"
 FACTORS = {
-    "position": "place in the document", "frequency": "occurrences of the token in the pretraining sample",
+    "position": "place in the document",
+    "frequency": "occurrences of the token in the pretraining sample",
     "surprisal": "decile of the base's NLL (hard tokens fall and easy ones rise by chance alone)",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,21 @@ def html(content: ReportData) -> str:
     """The page's text. Every word that comes from a recipe, a document or a token is escaped."""
     from markupsafe import Markup
 
-    return _environment().get_template(TEMPLATE).render(
-        content=content,
-        statements=result_text.statements(content.rows),
-        caveats=result_text.caveats(content.rows),
-        unmeasured=[*unmeasured(content.rows, content.tables), *([] if content.noise else [noise.UNMEASURED])],
-        newlines=newlines.statements(content.mismatches, content.rows),
-        tokens=token_sentences.statements(content.rows, content.tables),
-        tokens_unmeasured=token_sentences.unmeasured(content.rows, content.tables),
-        drawn={name: Markup(svg) for name, svg in content.drawn.items()},  # drawn by Vega, which escapes its text
-        several_runs=any(row.get("run") for row in content.rows),
-    )  # fmt: skip
+    return (
+        _environment()
+        .get_template(TEMPLATE)
+        .render(
+            content=content,
+            statements=result_text.statements(content.rows),
+            caveats=result_text.caveats(content.rows),
+            unmeasured=[*unmeasured(content.rows, content.tables), *([] if content.noise else [noise.UNMEASURED])],
+            newlines=newlines.statements(content.mismatches, content.rows),
+            tokens=token_sentences.statements(content.rows, content.tables),
+            tokens_unmeasured=token_sentences.unmeasured(content.rows, content.tables),
+            drawn={name: Markup(svg) for name, svg in content.drawn.items()},  # drawn by Vega, which escapes its text
+            several_runs=any(row.get("run") for row in content.rows),
+        )
+    )
 
 
 def unmeasured(rows: Sequence[Mapping[str, Any]], tables: token_sentences.Tables) -> list[str]:
@@ -78,7 +83,9 @@ def unmeasured(rows: Sequence[Mapping[str, Any]], tables: token_sentences.Tables
         notes.append("There is no validation split, so no learning rate could be chosen.")
     if any(row.get("peak_memory_bytes") is None for row in done):
         notes.append("Peak memory is missing where nothing was trained.")
-    if tables.ledger and not any(entry["factor"] == "frequency" for entries in tables.ledger.values() for entry in entries):
+    if tables.ledger and not any(
+        entry["factor"] == "frequency" for entries in tables.ledger.values() for entry in entries
+    ):
         notes.append("Frequency in the pretraining text was not measured: the recipe names no `pretraining_text`.")
     notes.append("NLL says how well text is predicted, not how well a task is solved.")
     return notes
@@ -88,14 +95,33 @@ def _environment() -> jinja2.Environment:
     import jinja2
 
     made = jinja2.Environment(
-        loader=jinja2.PackageLoader("peftodyssey.report", "templates"), autoescape=True,
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=jinja2.PackageLoader("peftodyssey.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     made.globals.update(
-        base=base, method_name=result_text.name, text_name=result_text.text, delta=result_text.delta, forgetting=result_text.forgetting,
-        learning_rate=result_text.learning_rate, signed=result_text.signed, mebibytes=result_text.mebibytes, count=result_text.count,
-        number=result_text.number, visible=visible, fixed=_fixed, percent=token_sentences.percent, words=token_sentences.WORDS, factors=FACTORS, part=_part, points=_points, duration=_duration, verdict=_verdict,
-    )  # fmt: skip
+        base=base,
+        method_name=result_text.name,
+        text_name=result_text.text,
+        delta=result_text.delta,
+        forgetting=result_text.forgetting,
+        learning_rate=result_text.learning_rate,
+        signed=result_text.signed,
+        mebibytes=result_text.mebibytes,
+        count=result_text.count,
+        number=result_text.number,
+        visible=visible,
+        fixed=_fixed,
+        percent=token_sentences.percent,
+        words=token_sentences.WORDS,
+        factors=FACTORS,
+        part=_part,
+        points=_points,
+        duration=_duration,
+        verdict=_verdict,
+    )
     return made
 
 

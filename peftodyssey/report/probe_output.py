@@ -23,15 +23,24 @@ LINES = {  # of a probe: the terms of the plan that it is held against
     "weights": ("weights",),
     "adapters": ("adapters",),
     "optimiser states": ("optimiser states",),
-    "passing": ("weight copies", "gradients", "batch", "activations", "attention mask", "logits and loss", "update buffers", "workspace"),
+    "passing": (
+        "weight copies",
+        "gradients",
+        "batch",
+        "activations",
+        "attention mask",
+        "logits and loss",
+        "update buffers",
+        "workspace",
+    ),
 }
 
 
-def tables(plan: Plan, tried: Sequence[ProbeResult], fleets: Sequence[TriedFleet]) -> Iterator[Any]:
+def tables(plan: Plan, tried: Sequence[ProbeResult], multi_lora_groups: Sequence[TriedFleet]) -> Iterator[Any]:
     """One table a shape, then what failed, whether fleets pay, and the time of the whole grid."""
     for one in tried:
         yield from [_failed(one)] if one.probe is None else _one(one)
-    yield from map(pays, fleets)
+    yield from map(pays, multi_lora_groups)
     yield time_of(plan)
 
 
@@ -64,7 +73,9 @@ def lines(one: ProbeResult) -> list[tuple[str, int, int]]:
     if one.task.step.device == "cpu":
         return [("peak resident", memory.peak_reserved_bytes, one.probe.peak_reserved_bytes)]
     terms = {term.name: term.size_bytes for term in memory.terms}
-    found = [(line, sum(terms.get(name, 0) for name in names), one.probe.measured[line]) for line, names in LINES.items()]
+    found = [
+        (line, sum(terms.get(name, 0) for name in names), one.probe.measured[line]) for line, names in LINES.items()
+    ]
     found.append(("peak allocated", memory.peak_allocated_bytes, one.probe.peak_allocated_bytes))
     found.append(("peak reserved", memory.peak_reserved_bytes, one.probe.peak_reserved_bytes))
     return found
@@ -84,16 +95,22 @@ def _words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def as_json(plan: Plan, tried: Sequence[ProbeResult], fleets: Sequence[TriedFleet]) -> str:
+def as_json(plan: Plan, tried: Sequence[ProbeResult], multi_lora_groups: Sequence[TriedFleet]) -> str:
     """The probes and the time as JSON."""
     shapes = [
         {
-            "cell": one.task.short, "cells": one.cells, "failed": one.reason, "cached": one.cached,
-            "lines": {line: {"planned_bytes": planned, "measured_bytes": measured} for line, planned, measured in lines(one)}
-            if one.probe else {},
+            "cell": one.task.short,
+            "cells": one.cells,
+            "failed": one.reason,
+            "cached": one.cached,
+            "lines": {
+                line: {"planned_bytes": planned, "measured_bytes": measured} for line, planned, measured in lines(one)
+            }
+            if one.probe
+            else {},
             "probe": asdict(one.probe) if one.probe else None,
         }
         for one in tried
-    ]  # fmt: skip
-    together = [{**asdict(one), "times_as_fast": one.times_as_fast} for one in fleets]
+    ]
+    together = [{**asdict(one), "times_as_fast": one.times_as_fast} for one in multi_lora_groups]
     return json.dumps({"shapes": shapes, "fleets": together, "time": asdict(hours(plan))}, indent=1)

@@ -1,4 +1,6 @@
-"""What the results say about the rank: one sentence a family of cells, and figures. Called by `report.build`, page and summary."""
+"""What the results say about the rank: one sentence a family of cells, and figures. Called by `report.build`, page and
+summary.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,17 @@ def families(rows: Sequence[Row]) -> list[Family]:
     for row in result_text.headline(rows):
         if row.get("rank") and row["method"] in ("lora", "qlora"):
             for rule in alpha_rules(row):
-                found.setdefault((*result_text.setting(row), row["method"], kind(row), row.get("quant"), str(row.get("targets")), rule), []).append(row)
+                found.setdefault(
+                    (
+                        *result_text.setting(row),
+                        row["method"],
+                        kind(row),
+                        row.get("quant"),
+                        str(row.get("targets")),
+                        rule,
+                    ),
+                    [],
+                ).append(row)
     made = []
     for key, own in found.items():
         if len({row["rank"] for row in own}) >= FEWEST_RANKS:
@@ -75,14 +87,17 @@ def _said(family: Family, rows: Sequence[Row]) -> list[str]:
         said.append(f"{where}: no rank can be compared, every best learning rate lies at the edge of those tried.")
     elif trend.smallest_enough is None:
         seen = f"{result_text.signed(trend.means[trend.best])} {result_text.UNIT}"
-        said.append(f"{where}: rank {trend.best} changes test most ({seen}); with one seed there is no noise floor to compare it with.")
+        said.append(
+            f"{where}: rank {trend.best} changes test most ({seen}); with one seed there is no noise floor to compare it with."
+        )
     else:
         best = f"rank {trend.best} changes test most ({result_text.signed(trend.means[trend.best])} {result_text.UNIT})"
         noise = f"the noise between seeds ({trend.noise.deviation:.4f})"
         enough = (
-            f"no smaller rank comes within {noise}" if trend.smallest_enough == trend.best
+            f"no smaller rank comes within {noise}"
+            if trend.smallest_enough == trend.best
             else f"rank {trend.smallest_enough} is the smallest within {noise} of it"
-        )  # fmt: skip
+        )
         said.append(f"{where}: {best}; {enough}.")
     tuned = {row["rank"]: result_text.is_tuned(row, rows) for row in family.rows}
     if len(set(tuned.values())) > 1:
@@ -90,21 +105,36 @@ def _said(family: Family, rows: Sequence[Row]) -> list[str]:
         said[-1] += f" Tried at one learning rate, so perhaps at less than its best: rank {one}."
     said[-1] += f" {_used(family)}"
     if edges:
-        add = sorted({result_text.number(result_text.beyond(row["lr"], row["lr_edge"])) for row in family.rows if row.get("lr_edge")})
+        add = sorted(
+            {
+                result_text.number(result_text.beyond(row["lr"], row["lr_edge"]))
+                for row in family.rows
+                if row.get("lr_edge")
+            }
+        )
         ranks = ", ".join(map(str, edges))
-        said.append(f"{where}: not resolved at rank {ranks}, where the best learning rate is the last one tried; add {', '.join(add)}.")
+        said.append(
+            f"{where}: not resolved at rank {ranks}, where the best learning rate is the last one tried; add {', '.join(add)}."
+        )
     return said
 
 
 def _used(family: Family) -> str:
     """How much of each rank the updates use, where it was measured."""
     used = {
-        rank: [row["effective_rank_mean"] for row in family.rows if row["rank"] == rank and row.get("effective_rank_mean") is not None]
+        rank: [
+            row["effective_rank_mean"]
+            for row in family.rows
+            if row["rank"] == rank and row.get("effective_rank_mean") is not None
+        ]
         for rank in family.trend.means
     }
     if not any(used.values()):
         return "Effective rank used: not measured."
-    told = (f"{statistics.fmean(values):.1f} of {rank}" if values else f"not measured of {rank}" for rank, values in used.items())
+    told = (
+        f"{statistics.fmean(values):.1f} of {rank}" if values else f"not measured of {rank}"
+        for rank, values in used.items()
+    )
     return f"Effective rank used, mean over matrices: {', '.join(told)}."
 
 
@@ -114,10 +144,20 @@ def figures(rows: Sequence[Row]) -> list[Figure]:
     if not found:
         return []
     caption = "against the rank at the selected learning rate; points are seeds, lines their mean; hollow: learning rate not resolved."
-    made = [Figure("rank", "Rank", f"Change on test {caption}", _against_rank(found, rows, "delta_nll", "change of test NLL"), SECTION)]
+    made = [
+        Figure(
+            "rank",
+            "Rank",
+            f"Change on test {caption}",
+            _against_rank(found, rows, "delta_nll", "change of test NLL"),
+            SECTION,
+        )
+    ]
     if all(row.get("forgetting") is not None for family in found for row in family.rows):
         chart = _against_rank(found, rows, "forgetting", "change of NLL on general text")
-        made.append(Figure("rank_forgetting", "Rank and forgetting", f"Change on general text {caption}", chart, SECTION))
+        made.append(
+            Figure("rank_forgetting", "Rank and forgetting", f"Change on general text {caption}", chart, SECTION)
+        )
     return made
 
 
@@ -125,7 +165,13 @@ def _against_rank(found: Sequence[Family], rows: Sequence[Row], column: str, tit
     import altair as alt
 
     values = [
-        {"domain": f"{result_text.text(row)}{result_text.where(row, rows)}", "family": family.name, "rank": row["rank"], "value": row[column], "resolved": not row.get("lr_edge")}
+        {
+            "domain": f"{result_text.text(row)}{result_text.where(row, rows)}",
+            "family": family.name,
+            "rank": row["rank"],
+            "value": row[column],
+            "resolved": not row.get("lr_edge"),
+        }
         for family in found
         for row in family.rows
     ]
@@ -134,7 +180,10 @@ def _against_rank(found: Sequence[Family], rows: Sequence[Row], column: str, tit
     source = alt.Chart(alt.Data(values=values))
     across = alt.X("rank:Q", title="rank", scale=alt.Scale(type="log", base=2), axis=alt.Axis(values=ranks, grid=False))
     colour = alt.Color(
-        "family:N", title="method", scale=alt.Scale(domain=names, range=list(COLOURS[: len(names)])), legend=alt.Legend(orient="bottom", columns=2)
+        "family:N",
+        title="method",
+        scale=alt.Scale(domain=names, range=list(COLOURS[: len(names)])),
+        legend=alt.Legend(orient="bottom", columns=2),
     )
     lines, scale = [title, "nats per token (negative: better)"], alt.Scale(zero=False)
     up, middle = (alt.Y(what, title=lines, scale=scale) for what in ("value:Q", "mean(value):Q"))
@@ -143,4 +192,8 @@ def _against_rank(found: Sequence[Family], rows: Sequence[Row], column: str, tit
         x=across, y=up, color=colour, fill=alt.condition("datum.resolved", colour, alt.value("white"))
     )
     rows = [{"domain": value["domain"]} for value in values]
-    return styled(by_domain(alt.layer(means, dots, data=source.data).properties(width=360, height=240), rows).resolve_scale(y="independent"))
+    return styled(
+        by_domain(alt.layer(means, dots, data=source.data).properties(width=360, height=240), rows).resolve_scale(
+            y="independent"
+        )
+    )

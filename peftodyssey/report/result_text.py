@@ -14,9 +14,13 @@ from peftodyssey.stats.seed_variance import least_difference, noise_floor
 
 Row = Mapping[str, Any]
 METHODS = {
-    "full": "Full fine-tuning", "lora": "LoRA", "qlora": "QLoRA", "bitfit": "BitFit", "ia3": "IA3",
+    "full": "Full fine-tuning",
+    "lora": "LoRA",
+    "qlora": "QLoRA",
+    "bitfit": "BitFit",
+    "ia3": "IA3",
     "last_layers": "Training the last layers",
-}  # fmt: skip
+}
 # What tells one comparison from another; cells that agree in these differ in learning rate or seed only.
 SETTING = ("run", "model", "revision", "domain", "newline", "objective", "context")
 UNIT = "nats/token"
@@ -132,9 +136,7 @@ def _statement(group: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     first = group[0]
     tuned = " at its tuned learning rate" if is_tuned(first, rows) else ""
     change = amount(group, "delta_nll", delta)
-    sentence = (
-        f"{name(first)}{tuned} changed test NLL on {text(first)}{where(first, rows)} by {change}: "
-    )
+    sentence = f"{name(first)}{tuned} changed test NLL on {text(first)}{where(first, rows)} by {change}: "
     sentence += verdict(group, "delta_lo", "delta_hi") + "."
     if first.get("forgetting") is not None:
         lost = verdict(group, "forgetting_lo", "forgetting_hi", "general text improved", "it forgot")
@@ -155,9 +157,7 @@ def where(row: Row, rows: Sequence[Row]) -> str:
     """The coordinates that tell this setting from others of the table, in brackets."""
     told = {"domain", "newline"}  # `text` tells them
     varied = [
-        column
-        for column in SETTING
-        if column not in told and len({str(other.get(column)) for other in rows}) > 1
+        column for column in SETTING if column not in told and len({str(other.get(column)) for other in rows}) > 1
     ]
     values = [str(row[column]) for column in varied if row.get(column) is not None]
     return f" ({', '.join(values)})" if values else ""
@@ -185,14 +185,14 @@ def _noise_floor(rows: Sequence[Row]) -> str:
 
 
 def _edges(rows: Sequence[Row]) -> list[str]:
-    edged = sorted(
-        {(name(row), text(row), learning_rate(row)) for row in headline(rows) if row.get("lr_edge")}
-    )
+    edged = sorted({(name(row), text(row), learning_rate(row)) for row in headline(rows) if row.get("lr_edge")})
     return [
         f"{method}: the learning rate chosen on {', '.join(sorted({domain for _, domain, _ in group}))} is the edge of its grid, "
         f"{lr.replace('edge: ', '')}; a better one may lie beyond."
-        for (method, lr), group in ((k, list(g)) for k, g in groupby(sorted(edged, key=lambda e: (e[0], e[2])), key=lambda e: (e[0], e[2])))
-    ]  # fmt: skip
+        for (method, lr), group in (
+            (k, list(g)) for k, g in groupby(sorted(edged, key=lambda e: (e[0], e[2])), key=lambda e: (e[0], e[2]))
+        )
+    ]
 
 
 def _few(rows: Sequence[Row]) -> list[str]:
@@ -207,7 +207,9 @@ def _missing(rows: Sequence[Row]) -> list[str]:
         notes.append(f"{pending} of {len(rows)} cells are not finished; run the recipe again to go on.")
     stops = [row for row in rows if row["status"] == "stopped"]
     if stops:
-        notes.append(f"{len(stops)} of {len(rows)} cells were stopped early by successive halving, because they trailed on validation.")
+        notes.append(
+            f"{len(stops)} of {len(rows)} cells were stopped early by successive halving, because they trailed on validation."
+        )
     for row in rows:
         if row["status"] == "failed":
             notes.append(

@@ -1,4 +1,6 @@
-"""Whether the texts that a recipe is judged on hold documents enough for intervals, before anything runs. Called by `report.preflight`."""
+"""Whether the texts that a recipe is judged on hold documents enough for intervals, before anything runs. Called by
+`report.preflight`.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def too_small(plan: Plan) -> Iterator[str]:
 
 
 def _judged_on(plan: Plan) -> Iterator[IndexTask]:
-    """The indexes of test and general texts that are small, here, and parted into documents; once for each model's tokenizer."""
+    """The indexes of test and general texts that are small, here, and parted into documents; once for each model's
+    tokenizer.
+    """
     general = {folder for task in plan.cells for folder in task.general_indexes}
     for index in plan.indexes:
         size = index.corpus.bytes_on_disk

@@ -1,4 +1,6 @@
-"""A question that the page and the summary answer: its sentences, the figures of its name, a table. Made by the modules of each question."""
+"""A question that the page and the summary answer: its sentences, the figures of its name, a table. Made by the modules
+of each question.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,14 @@ def sections(similar: Sequence[Row], correlations: Sequence[Row]) -> list[Sectio
         return [Section(GROWS, GROWS_TITLE, [UNMEASURED])]
     bases = _parted(similar, ("run", "recipe", "model", "revision"))
     families = _parted(correlations, ("run", "recipe", "model", "revision", "newline", "label"))
-    alike = Section(ALIKE, ALIKE_TITLE, [_nearest(rows) for rows in bases], _headings(), [_line(row, similar) for row in similar], CAPTION)
+    alike = Section(
+        ALIKE,
+        ALIKE_TITLE,
+        [_nearest(rows) for rows in bases],
+        _headings(),
+        [_line(row, similar) for row in similar],
+        CAPTION,
+    )
     grows = [_verdict(rows, correlations) for rows in families] or [NO_POINTS]
     lines = [_correlation(row, correlations) for rows in families for row in rows if row["r"] is not None]
     headings = ("base and method", "measure", "statistic", "texts", "coefficient", "p (Holm)", "left out")
@@ -75,15 +82,25 @@ def _verdict(rows: Sequence[Row], correlations: Sequence[Row]) -> str:
     of = {(row["measure"], row["statistic"], row["scope"]): row for row in rows}
     pooled, within = of[HEADLINE, "spearman", "pooled"], of[HEADLINE, "spearman", "within"]
     said = f"{first['label']}{_where(first, correlations)}, {pooled['domains']} texts: Spearman's correlation of the change on test with MMD² from the "
-    said += f"pretraining text is {_coefficient(pooled)} ({_p(pooled['p_holm'])} after Holm's correction over the measures)"
-    said += f", within groups {_coefficient(within)}" if within["r"] is not None else ", within groups it cannot be given"
-    clear = {(row["measure"], row["statistic"], row["scope"]): row for row in rows if row["p_holm"] is not None and row["p_holm"] < CLEAR}
+    said += (
+        f"pretraining text is {_coefficient(pooled)} ({_p(pooled['p_holm'])} after Holm's correction over the measures)"
+    )
+    said += (
+        f", within groups {_coefficient(within)}" if within["r"] is not None else ", within groups it cannot be given"
+    )
+    clear = {
+        (row["measure"], row["statistic"], row["scope"]): row
+        for row in rows
+        if row["p_holm"] is not None and row["p_holm"] < CLEAR
+    }
     found = clear.get((HEADLINE, "spearman", "pooled"))
     said += f": {_direction(found) if found else _too_few(pooled)}."
     others = [row for row in clear.values() if row["scope"] == "pooled" and row is not found]
     held = [row for row in clear.values() if row["scope"] == "within"]
     said += f" {'Also clear' if found else 'Clear'}, pooled: {_named(others)}{_all_say(others)}." if others else ""
-    return said + (f" Clear within groups: {_named(held)}{_all_say(held)}." if held else " No measure is clear within groups.")
+    return said + (
+        f" Clear within groups: {_named(held)}{_all_say(held)}." if held else " No measure is clear within groups."
+    )
 
 
 def _all_say(rows: Sequence[Row]) -> str:
@@ -102,7 +119,11 @@ def _named(rows: Sequence[Row]) -> str:
 
 def _direction(row: Row) -> str:
     """What a clear coefficient means: a distance that grows is likeness that falls."""
-    return "degradation grows with likeness" if row["r"] * MEASURES[row["measure"]].likeness > 0 else "degradation falls with likeness"
+    return (
+        "degradation grows with likeness"
+        if row["r"] * MEASURES[row["measure"]].likeness > 0
+        else "degradation falls with likeness"
+    )
 
 
 def _too_few(row: Row) -> str:
@@ -111,7 +132,11 @@ def _too_few(row: Row) -> str:
 
 def _where(row: Row, rows: Sequence[Row]) -> str:
     """The coordinates that tell this family from the others of the table."""
-    varied = [name for name in ("run", "recipe", "model", "revision", "newline") if len({str(other.get(name)) for other in rows}) > 1]
+    varied = [
+        name
+        for name in ("run", "recipe", "model", "revision", "newline")
+        if len({str(other.get(name)) for other in rows}) > 1
+    ]
     return f" ({', '.join(str(row[name]) for name in varied if row.get(name) is not None)})" if varied else ""
 
 
@@ -133,7 +158,14 @@ def _headings() -> tuple[str, ...]:
 def _line(row: Row, rows: Sequence[Row]) -> list[str]:
     name = result_text.text(row) if row["kind"] == "text" else f"{row['domain']} (floor)"
     values = [_number(row.get(column)) for column in MEASURES]
-    return [name, f"{base(row)}{_where(row, rows) if row.get('run') else ''}", str(row["chunks"]), values[0], _p(row["mmd_p"]), *values[1:]]
+    return [
+        name,
+        f"{base(row)}{_where(row, rows) if row.get('run') else ''}",
+        str(row["chunks"]),
+        values[0],
+        _p(row["mmd_p"]),
+        *values[1:],
+    ]
 
 
 def _number(value: float | None) -> str:
@@ -141,9 +173,18 @@ def _number(value: float | None) -> str:
 
 
 def _correlation(row: Row, rows: Sequence[Row]) -> list[str]:
-    left_out = result_text.NO_NUMBER if row["left_out_lo"] is None else f"{result_text.signed(row['left_out_lo'], 2)} to {result_text.signed(row['left_out_hi'], 2)}"
+    left_out = (
+        result_text.NO_NUMBER
+        if row["left_out_lo"] is None
+        else f"{result_text.signed(row['left_out_lo'], 2)} to {result_text.signed(row['left_out_hi'], 2)}"
+    )
     what = f"{row['statistic'].capitalize()}, {row['scope']}"
     return [
-        f"{row['label']}{_where(row, rows)}", MEASURES[row["measure"]].name, what, str(row["domains"]), _coefficient(row),
-        result_text.NO_NUMBER if row["p_holm"] is None else f"{row['p_holm']:.3f}", left_out,
-    ]  # fmt: skip
+        f"{row['label']}{_where(row, rows)}",
+        MEASURES[row["measure"]].name,
+        what,
+        str(row["domains"]),
+        _coefficient(row),
+        result_text.NO_NUMBER if row["p_holm"] is None else f"{row['p_holm']:.3f}",
+        left_out,
+    ]

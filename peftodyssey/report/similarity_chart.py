@@ -46,10 +46,14 @@ def figures(rows: Sequence[Row], similar: Sequence[Row]) -> list[Figure]:
 def _panels(methods: Mapping[str, Sequence[Point]]) -> alt.TopLevelMixin:
     import altair as alt
 
-    names = [name for name in MEASURES if len({p.text[name] for points in methods.values() for p in points} - {None}) > 1]
+    names = [
+        name for name in MEASURES if len({p.text[name] for points in methods.values() for p in points} - {None}) > 1
+    ]
     values = [_value(label, point) for label, points in methods.items() for point in points]
     charts = [_panel(name, MEASURES[name], values, methods) for name in names]
-    return styled(alt.concat(*charts, columns=3, spacing={"row": 24, "column": 30}).resolve_scale(color="shared", shape="shared"))
+    return styled(
+        alt.concat(*charts, columns=3, spacing={"row": 24, "column": 30}).resolve_scale(color="shared", shape="shared")
+    )
 
 
 def _value(label: str, point: Point) -> dict[str, Any]:
@@ -61,24 +65,39 @@ def _value(label: str, point: Point) -> dict[str, Any]:
     return told | {name: point.text[name] for name in MEASURES}
 
 
-def _panel(name: str, measure: Measure, values: Sequence[Mapping[str, Any]], methods: Mapping[str, Sequence[Point]]) -> alt.LayerChart:
+def _panel(
+    name: str, measure: Measure, values: Sequence[Mapping[str, Any]], methods: Mapping[str, Sequence[Point]]
+) -> alt.LayerChart:
     import altair as alt
 
     chart = alt.Chart(alt.Data(values=[value for value in values if value[name] is not None]))
     unit = f", {measure.unit}" if measure.unit else ""
-    across, up = [f"{measure.name}{unit}", f"(right: {'more' if measure.likeness > 0 else 'less'} alike)"], "change of test NLL, nats per token"
+    across, up = (
+        [f"{measure.name}{unit}", f"(right: {'more' if measure.likeness > 0 else 'less'} alike)"],
+        "change of test NLL, nats per token",
+    )
     x = alt.X(f"{name}:Q", title=across, scale=alt.Scale(zero=False, padding=12), axis=alt.Axis(tickCount=4, grid=True))
     y = alt.Y("change:Q", title=up, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5, grid=True))
     colour = colour_of_method(values)
     groups = order(values, lambda value: value["group"])
-    shape = alt.Shape("group:N", sort=groups, scale=alt.Scale(domain=groups, range=[SHAPES[i % len(SHAPES)] for i in range(len(groups))]),
-                      legend=alt.Legend(title="group of texts", symbolFillColor=INK, symbolStrokeColor=INK))  # fmt: skip
+    shape = alt.Shape(
+        "group:N",
+        sort=groups,
+        scale=alt.Scale(domain=groups, range=[SHAPES[i % len(SHAPES)] for i in range(len(groups))]),
+        legend=alt.Legend(title="group of texts", symbolFillColor=INK, symbolStrokeColor=INK),
+    )
     ends = [{"label": label, **end} for label, points in methods.items() for end in _fits(name, points)]
-    lines = alt.Chart(alt.Data(values=ends)).mark_line(strokeWidth=1.5, opacity=0.8).encode(
-        x=alt.X("x:Q", title=across), y=alt.Y("y:Q", title=up), color=colour, detail="group:N"
-    )  # fmt: skip
+    lines = (
+        alt.Chart(alt.Data(values=ends))
+        .mark_line(strokeWidth=1.5, opacity=0.8)
+        .encode(x=alt.X("x:Q", title=across), y=alt.Y("y:Q", title=up), color=colour, detail="group:N")
+    )
     zero = chart.mark_rule(color="#b6bec7", strokeDash=[3, 3]).encode(y=alt.datum(0))
-    bars = chart.transform_filter("isValid(datum.lo)").mark_rule(strokeWidth=1.5).encode(x=x, y=alt.Y("lo:Q", title=up), y2="hi:Q", color=colour)
+    bars = (
+        chart.transform_filter("isValid(datum.lo)")
+        .mark_rule(strokeWidth=1.5)
+        .encode(x=x, y=alt.Y("lo:Q", title=up), y2="hi:Q", color=colour)
+    )
     dots = chart.mark_point(filled=True, size=80, opacity=1).encode(x=x, y=y, color=colour, shape=shape)
     return alt.layer(zero, lines, bars, dots).properties(width=210, height=210)
 
@@ -99,5 +118,8 @@ def _fits(name: str, points: Sequence[Point]) -> list[dict[str, Any]]:
     for one in dict.fromkeys(group):
         own = np.array([other == one for other in group])
         if own.sum() > 1:
-            made += [{"group": one, "x": end, "y": float(y[own].mean() + slope * (end - x[own].mean()))} for end in (float(x[own].min()), float(x[own].max()))]
+            made += [
+                {"group": one, "x": end, "y": float(y[own].mean() + slope * (end - x[own].mean()))}
+                for end in (float(x[own].min()), float(x[own].max()))
+            ]
     return made

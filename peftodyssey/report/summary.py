@@ -19,7 +19,11 @@ def write(content: ReportData, path: Path) -> Path:
 def markdown(content: ReportData) -> str:
     """The summary's text; numbers that differ between two runs of the same recipe (time, memory) are only in the table."""
     stated = result_text.statements(content.rows) or ["No cell is finished yet, so there is nothing to state."]
-    limits = [*result_text.caveats(content.rows), *unmeasured(content.rows, content.tables), *([] if content.noise else [noise.UNMEASURED])]
+    limits = [
+        *result_text.caveats(content.rows),
+        *unmeasured(content.rows, content.tables),
+        *([] if content.noise else [noise.UNMEASURED]),
+    ]
     tokens = token_sentences.statements(content.rows, content.tables)
     mismatch = newlines.statements(content.mismatches, content.rows)
     missing = token_sentences.unmeasured(content.rows, content.tables)

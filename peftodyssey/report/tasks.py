@@ -26,9 +26,22 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 SECTION, TITLE = "tasks", "Did the skill change?"
 HEADINGS = (
-    "task", "trained on", "base", "method", "seed", "before", "quantised", "after", "change", "won", "lost", "p", "per byte, before",
-    "per byte, after", "per byte, change",
-)  # fmt: skip
+    "task",
+    "trained on",
+    "base",
+    "method",
+    "seed",
+    "before",
+    "quantised",
+    "after",
+    "change",
+    "won",
+    "lost",
+    "p",
+    "per byte, before",
+    "per byte, after",
+    "per byte, change",
+)
 
 
 def joined(rows: Sequence[Row], answered: Sequence[Row]) -> list[Row]:
@@ -47,7 +60,10 @@ def statements(rows: Sequence[Row], answered: Sequence[Row]) -> list[str]:
     """One sentence for cells that differ in their seed alone, and one about what chance would give."""
     found = joined(rows, answered)
     keys = {(row["task"], *result_text.setting(row), row["label"]): None for row in found}
-    said = [_said([row for row in found if (row["task"], *result_text.setting(row), row["label"]) == key], rows) for key in keys]
+    said = [
+        _said([row for row in found if (row["task"], *result_text.setting(row), row["label"]) == key], rows)
+        for key in keys
+    ]
     tasks = {row["task"]: row for row in found}
     return said + [_about(row) for row in tasks.values()]
 
@@ -72,7 +88,11 @@ def _amount(group: Sequence[Row]) -> str:
 
 
 def _about(row: Row) -> str:
-    cut = f" {row['truncated']:,} choices lost the beginning of a prompt longer than the model." if row["truncated"] else ""
+    cut = (
+        f" {row['truncated']:,} choices lost the beginning of a prompt longer than the model."
+        if row["truncated"]
+        else ""
+    )
     return f"{row['task']} has {row['examples']:,} prompts; guessing is right in {percent(row['chance'])} of them.{cut}"
 
 
@@ -93,7 +113,9 @@ def change(row: Row, column: str = "acc") -> str:
 
 
 def section(rows: Sequence[Row], answered: Sequence[Row]) -> Section | None:
-    """Sentences and one line a cell and task; why there is none where nothing was asked; None where no cell is finished."""
+    """Sentences and one line a cell and task; why there is none where nothing was asked; None where no cell is
+    finished.
+    """
     if not result_text.headline(rows):
         return None
     if why := unmeasured(rows, answered):
@@ -104,15 +126,30 @@ def section(rows: Sequence[Row], answered: Sequence[Row]) -> Section | None:
         "Share of the prompts whose likeliest choice is right. Per byte: likelihoods divided by the length of the choice. Brackets hold "
         "95 % intervals, paired by prompt (Tango); p is that of McNemar's exact test."
     )
-    return Section(SECTION, TITLE, statements(rows, answered), (*runs, *HEADINGS), [_line(row, runs) for row in found], caption)
+    return Section(
+        SECTION, TITLE, statements(rows, answered), (*runs, *HEADINGS), [_line(row, runs) for row in found], caption
+    )
 
 
 def _line(row: Row, runs: Sequence[str]) -> list[str]:
     return [
-        *(str(row[name]) for name in runs), row["task"], result_text.text(row), base(row), row["label"], str(row["seed"]),
-        percent(row["acc_before"]), percent(row["acc_quantised"]), percent(row["acc_after"]), change(row), str(row["acc_won"]),
-        str(row["acc_lost"]), f"{row['acc_p']:.2g}", percent(row["acc_norm_before"]), percent(row["acc_norm_after"]), change(row, "acc_norm"),
-    ]  # fmt: skip
+        *(str(row[name]) for name in runs),
+        row["task"],
+        result_text.text(row),
+        base(row),
+        row["label"],
+        str(row["seed"]),
+        percent(row["acc_before"]),
+        percent(row["acc_quantised"]),
+        percent(row["acc_after"]),
+        change(row),
+        str(row["acc_won"]),
+        str(row["acc_lost"]),
+        f"{row['acc_p']:.2g}",
+        percent(row["acc_norm_before"]),
+        percent(row["acc_norm_after"]),
+        change(row, "acc_norm"),
+    ]
 
 
 def unmeasured(rows: Sequence[Row], answered: Sequence[Row]) -> str:
@@ -140,16 +177,27 @@ def _accuracy(found: Sequence[Row]) -> alt.TopLevelMixin:
     stages = {"before": "base", "after": "adapted"}
     values = [
         {
-            "panel": f"{row['task']}, trained on {result_text.text(row)}", "base": base(row), "label": row["label"], "stage": word,
-            "lane": f"{base(row)} {row['seed']}", "accuracy": 100 * row[f"acc_{stage}"], "lo": 100 * row[f"acc_{stage}_lo"],
-            "hi": 100 * row[f"acc_{stage}_hi"], "chance": 100 * row["chance"],
+            "panel": f"{row['task']}, trained on {result_text.text(row)}",
+            "base": base(row),
+            "label": row["label"],
+            "stage": word,
+            "lane": f"{base(row)} {row['seed']}",
+            "accuracy": 100 * row[f"acc_{stage}"],
+            "lo": 100 * row[f"acc_{stage}_lo"],
+            "hi": 100 * row[f"acc_{stage}_hi"],
+            "chance": 100 * row["chance"],
         }
         for row in found
         for stage, word in stages.items()
-    ]  # fmt: skip
+    ]
     source = alt.Chart(alt.Data(values=values))
     height, offset = offset_by_base(found)
-    across = alt.X("accuracy:Q", title="accuracy, % of the prompts", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=7, grid=True))
+    across = alt.X(
+        "accuracy:Q",
+        title="accuracy, % of the prompts",
+        scale=alt.Scale(zero=False),
+        axis=alt.Axis(tickCount=7, grid=True),
+    )
     scale = alt.Scale(domain=list(stages.values()), range=[GREY, COLOURS[0]])
     colour = alt.Color("stage:N", scale=scale, sort=list(stages.values()), legend=alt.Legend(title="model"))
     guess = source.mark_rule(color=INK, strokeWidth=1.2, strokeDash=[4, 3]).encode(x="mean(chance):Q")

@@ -1,4 +1,6 @@
-"""The figures of the tokens: ledger by class, concentration of the rise, token types before and after. Called by `report.build`."""
+"""The figures of the tokens: ledger by class, concentration of the rise, token types before and after. Called by
+`report.build`.
+"""
 
 from __future__ import annotations
 
@@ -40,18 +42,30 @@ def figures(rows: Rows, evidence: Sequence[Evidence]) -> list[Figure]:
     if not shown:
         return []
     made = [
-        Figure("classes", "What each class of tokens adds", "Parts of the mean change on test by class of token, with 95 % "
-               "intervals from documents; the bars of one method add up to its whole change.", _classes(shown, rows), SECTION),
-    ]  # fmt: skip
+        Figure(
+            "classes",
+            "What each class of tokens adds",
+            "Parts of the mean change on test by class of token, with 95 % "
+            "intervals from documents; the bars of one method add up to its whole change.",
+            _classes(shown, rows),
+            SECTION,
+        ),
+    ]
     if curves := _curve_rows(shown):
         text = "Share of all that rose against the share of the token types that carry it, those that rose most first. The dashed line is an even spread."
-        made.append(Figure("concentration", "How few token types carry the rise", text, _concentration(curves, rows), SECTION))
+        made.append(
+            Figure("concentration", "How few token types carry the rise", text, _concentration(curves, rows), SECTION)
+        )
     drawn = _worst(shown)
     if points := _type_rows(drawn):
         text = (
             f"Mean NLL of each token type before and after, of those that occur at least {MIN_COUNT} times; the area is the count. Above "
             f"the line a type is worse. Named: the types with the largest summed rise and fall. Axes by square roots."
-            + (f" The {len(drawn)} of {len(shown)} texts and methods that changed most for the worse." if len(drawn) < len(shown) else "")
+            + (
+                f" The {len(drawn)} of {len(shown)} texts and methods that changed most for the worse."
+                if len(drawn) < len(shown)
+                else ""
+            )
         )
         made.append(Figure("types", "Token types before and after", text, _types(points), SECTION))
     return made
@@ -78,26 +92,34 @@ def _classes(shown: Sequence[Evidence], rows: Rows) -> alt.TopLevelMixin:
 
     bars = [
         {
-            "label": item.row["label"], "domain": text(item.row), "class": WORDS[entry["name"]],
+            "label": item.row["label"],
+            "domain": text(item.row),
+            "class": WORDS[entry["name"]],
             **{column: entry[column] for column in ("part", "part_lo", "part_hi")},
         }
         for item in shown
         for entry in item.ledger["class"]
-    ]  # fmt: skip
+    ]
     present = {bar["class"] for bar in bars}
     labels = order(bars, lambda bar: bar["label"])
     chart = alt.Chart(alt.Data(values=bars))
     height = alt.Y(
-        "class:N", sort=[word for word in WORDS.values() if word in present], title=None,
+        "class:N",
+        sort=[word for word in WORDS.values() if word in present],
+        title=None,
         axis=alt.Axis(ticks=False, domain=False, labelPadding=8),
-    )  # fmt: skip
+    )
     offset = alt.YOffset("label:N", sort=labels)
     drawn = chart.mark_bar().encode(
         x=alt.X("part:Q", title="part of the change, nats per token", axis=alt.Axis(tickCount=4, grid=True)),
-        y=height, yOffset=offset, color=colour_of_method(rows),
-    )  # fmt: skip
+        y=height,
+        yOffset=offset,
+        color=colour_of_method(rows),
+    )
     ends = chart.transform_filter("isValid(datum.part_lo)").mark_rule(color=INK, strokeWidth=1.2)
-    ends = ends.encode(x="part_lo:Q", x2="part_hi:Q", y=height, yOffset=alt.YOffset("label:N", sort=labels, bandPosition=0.5))
+    ends = ends.encode(
+        x="part_lo:Q", x2="part_hi:Q", y=height, yOffset=alt.YOffset("label:N", sort=labels, bandPosition=0.5)
+    )
     zero = chart.mark_rule(color=INK, strokeWidth=1).encode(x=alt.datum(0))
     layers = alt.layer(drawn, ends, zero, data=chart.data).properties(
         width=240, height=alt.Step(max(6, 24 // len(labels)), **{"for": "offset"})
@@ -118,9 +140,21 @@ def _concentration(curves: Rows, rows: Rows) -> alt.TopLevelMixin:
 
     chart = alt.Chart(alt.Data(values=list(curves)))
     scale = alt.Scale(type="log", nice=False)
-    x = alt.X("types:Q", title="share of the token types", scale=scale, axis=alt.Axis(format="~%", values=[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1], grid=True))
-    y = alt.Y("rise:Q", title="share of all that rose", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5, grid=True))
-    even = chart.mark_line(color=QUIET, strokeDash=[4, 3], strokeWidth=1).encode(x=x, y=alt.Y("types:Q", title="share of all that rose"))
+    x = alt.X(
+        "types:Q",
+        title="share of the token types",
+        scale=scale,
+        axis=alt.Axis(format="~%", values=[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1], grid=True),
+    )
+    y = alt.Y(
+        "rise:Q",
+        title="share of all that rose",
+        scale=alt.Scale(domain=[0, 1]),
+        axis=alt.Axis(format="%", tickCount=5, grid=True),
+    )
+    even = chart.mark_line(color=QUIET, strokeDash=[4, 3], strokeWidth=1).encode(
+        x=x, y=alt.Y("types:Q", title="share of all that rose")
+    )
     lines = chart.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour_of_method(rows))
     layers = alt.layer(even, lines, data=chart.data).properties(width=270, height=230)
     return styled(by_domain(layers, curves, wide=True))
@@ -134,12 +168,15 @@ def _type_rows(shown: Sequence[Evidence]) -> list[dict[str, Any]]:
         named = [*_that_went(ranked, 1)[:1], *_that_went(ranked, -1)[:1]]
         made += [
             {
-                "panel": f"{text(item.row)}: {item.row['label']}", "before": row["nll_before"], "after": row["nll_after"],
-                "count": row["tokens"], "went": "worse" if row["sum_nats"] > 0 else "better",
+                "panel": f"{text(item.row)}: {item.row['label']}",
+                "before": row["nll_before"],
+                "after": row["nll_after"],
+                "count": row["tokens"],
+                "went": "worse" if row["sum_nats"] > 0 else "better",
                 "name": f"“{visible(row['name'])}”" if row in named else "",
             }
             for row in ranked
-        ]  # fmt: skip
+        ]
     return made
 
 
@@ -160,11 +197,18 @@ def _types(points: Rows) -> alt.TopLevelMixin:
         "went:N", scale=alt.Scale(domain=["worse", "better"], range=[WORSE, BETTER]), legend=alt.Legend(title="went")
     )
     dots = chart.mark_point(filled=True, opacity=0.55).encode(
-        x=x, y=y, color=colour, size=alt.Size("count:Q", scale=alt.Scale(range=[8, 220]), legend=alt.Legend(title="occurrences")),
+        x=x,
+        y=y,
+        color=colour,
+        size=alt.Size("count:Q", scale=alt.Scale(range=[8, 220]), legend=alt.Legend(title="occurrences")),
         shape=alt.Shape("went:N", scale=alt.Scale(domain=["worse", "better"], range=["triangle-up", "circle"])),
-    )  # fmt: skip
-    line = chart.mark_line(color=QUIET, strokeWidth=1).encode(x=alt.X("before:Q", scale=scale), y=alt.Y("before:Q", scale=scale, title="mean NLL after, nats"))
-    worse, better = (chart.transform_filter(f"datum.name != '' && datum.went == '{went}'") for went in ("worse", "better"))
+    )
+    line = chart.mark_line(color=QUIET, strokeWidth=1).encode(
+        x=alt.X("before:Q", scale=scale), y=alt.Y("before:Q", scale=scale, title="mean NLL after, nats")
+    )
+    worse, better = (
+        chart.transform_filter(f"datum.name != '' && datum.went == '{went}'") for went in ("worse", "better")
+    )
     above = worse.mark_text(fontSize=11, color=INK, align="right", dx=-7, dy=-6).encode(x=x, y=y, text="name:N")
     below = better.mark_text(fontSize=11, color=INK, align="left", dx=7, dy=8).encode(x=x, y=y, text="name:N")
     layers = alt.layer(line, dots, above, below, data=chart.data).properties(width=240, height=240)

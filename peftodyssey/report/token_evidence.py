@@ -1,6 +1,8 @@
-"""What a cell's change is made of, as the page shows it: ledgers, token types, the worst passage. Called by `report.build`.
+"""What a cell's change is made of, as the page shows it: ledgers, token types, the worst passage. Called by
+`report.build`.
 
-The ledgers are those of `ledger.parquet`; the passage is cut from two NLL columns and the documents of their index.
+The ledgers are those of `token_breakdown.parquet`; the passage is cut from two NLL columns and the documents of their
+index.
 """
 
 from __future__ import annotations
@@ -66,7 +68,9 @@ class Evidence:
     @property
     def without_worst(self) -> list[Without]:
         """Both perplexities without the worst token types, and with all of them (k = 0)."""
-        tokens, before, after = (np.array([row[name] for row in self.types]) for name in ("tokens", "nll_before", "nll_after"))
+        tokens, before, after = (
+            np.array([row[name] for row in self.types]) for name in ("tokens", "nll_before", "nll_after")
+        )
         return without_worst(tokens, before * tokens, after * tokens, (0, *LEFT_OUT))
 
     @property

@@ -1,6 +1,7 @@
 """Which tokens pay, in sentences with their numbers. Used by the page and the summary.
 
-Made of rows of `results.parquet`, `ledger.parquet` and `concentration.parquet`; only selected cells make statements.
+Made of rows of `results.parquet`, `token_breakdown.parquet` and `concentration.parquet`; only selected cells make
+statements.
 """
 
 from __future__ import annotations
@@ -12,10 +13,17 @@ from dataclasses import dataclass
 from peftodyssey.report.result_text import UNIT, Row, groups, interval, name, signed, text, verdict, where
 
 WORDS = {
-    "newline": "newlines", "space": "other white space", "punctuation": "punctuation", "digit": "digits",
-    "function_word": "function words", "word_start": "starts of words", "continuation": "continuations of words",
-    "domain_term": "domain terms", "special": "control tokens", "other": "other signs",
-}  # fmt: skip
+    "newline": "newlines",
+    "space": "other white space",
+    "punctuation": "punctuation",
+    "digit": "digits",
+    "function_word": "function words",
+    "word_start": "starts of words",
+    "continuation": "continuations of words",
+    "domain_term": "domain terms",
+    "special": "control tokens",
+    "other": "other signs",
+}
 
 SEEN = 0.0005  # nats per token: what a sentence of three digits shows
 MEANT = ("recall_10_before", "recall_10_after", "recall_10_delta", "median_before", "median_after")
@@ -65,7 +73,9 @@ def unmeasured(rows: Sequence[Row], tables: Tables) -> str:
     if not left:
         return ""
     recipes = ", ".join(sorted({row["recipe"] for row in left}))
-    return f"Not measured for {len(left)} cell{'s' * (len(left) > 1)}: `measure` of {recipes} does not ask for `tokens`."
+    return (
+        f"Not measured for {len(left)} cell{'s' * (len(left) > 1)}: `measure` of {recipes} does not ask for `tokens`."
+    )
 
 
 def _statement(group: Sequence[Row], rows: Sequence[Row], tables: Tables) -> str:
@@ -81,7 +91,9 @@ def _statement(group: Sequence[Row], rows: Sequence[Row], tables: Tables) -> str
     most, least = max(mean, key=lambda label: mean[label]), min(mean, key=lambda label: mean[label])
     said = f"{name(first)} on {text(first)}{where(first, rows)}: "
     if mean[most] >= SEEN and verdict(parts[most], "part_lo", "part_hi") in ("worse", "no interval, so no verdict"):
-        share = statistics.fmean(e["tokens"] for e in parts[most]) / statistics.fmean(row["test_tokens"] for row in group)
+        share = statistics.fmean(e["tokens"] for e in parts[most]) / statistics.fmean(
+            row["test_tokens"] for row in group
+        )
         said += f"most is paid by {WORDS[most]}, {_amount(parts[most])} of the change of {whole}, with {percent(share)} of the tokens."
     else:
         said += f"no class of tokens pays (the highest: {WORDS[most]}, {_amount(parts[most])})."
@@ -96,10 +108,12 @@ def _types(row: Row, tables: Tables) -> Row:
 
 
 def _carried(found: Sequence[Row]) -> str:
-    rose = [entry for entry in found if entry["half"] is not None]
+    rose = [entry for entry in found if entry["share_for_50pct"] is not None]
     if not rose:
         return " No token type rose."
-    half, most = (statistics.fmean(entry[column] for entry in rose) for column in ("half", "most"))
+    half, most = (
+        statistics.fmean(entry[column] for entry in rose) for column in ("share_for_50pct", "share_for_90pct")
+    )
     return f" Half of all that rose lies on {percent(half)} of the token types, 90 % of it on {percent(most)}."
 
 

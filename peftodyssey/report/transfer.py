@@ -1,6 +1,7 @@
 """What adapting to one text does to the others: a sentence a method, a heat map and a table. Called by `report.build`.
 
-Pairs are those of `transfer.parquet` at the selected learning rates; the interval of a mean over pairs is taken from the columns.
+Pairs are those of `transfer.parquet` at the selected learning rates; the interval of a mean over pairs is taken from
+the columns.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Pair:
 
     trained_on: str
     scored_on: str
-    own: bool
+    in_domain: bool
     rows: Sequence[Row]
 
     @property
@@ -73,37 +74,54 @@ class Matrix:
     @property
     def across(self) -> list[Pair]:
         """The pairs of two different texts."""
-        return [pair for pair in self.pairs if not pair.own]
+        return [pair for pair in self.pairs if not pair.in_domain]
 
 
-def matrices(folder: Path, rows: Sequence[Row], pairs: Sequence[Row], cells: Mapping[tuple[str, str], Row]) -> list[Matrix]:
-    """One matrix per method and base of the run in `folder`; `rows` of results, `pairs` of `transfer.parquet`, `cells` of plans."""
+def matrices(
+    folder: Path, rows: Sequence[Row], pairs: Sequence[Row], cells: Mapping[tuple[str, str], Row]
+) -> list[Matrix]:
+    """One matrix per method and base of the run in `folder`; `rows` of results, `pairs` of `transfer.parquet`, `cells`
+    of plans.
+    """
     of_cell: dict[tuple[str, str], list[Row]] = {}
     for pair in pairs:
         if pair["delta_nll"] is not None:
             of_cell.setdefault((pair["cell"], pair["recipe"]), []).append(pair)
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in result_text.headline(rows):
-        if any(not pair["own"] for pair in of_cell.get((row["cell"], row["recipe"]), ())):
+        if any(not pair["in_domain"] for pair in of_cell.get((row["cell"], row["recipe"]), ())):
             groups.setdefault((row["recipe"], *_setting(row), row["label"]), []).append(row)
     return [_matrix(folder, group, of_cell, cells, rows) for group in groups.values()]
 
 
 def _setting(row: Row) -> tuple[str, ...]:
-    return tuple(value for name, value in zip(result_text.SETTING, result_text.setting(row), strict=True) if name not in APART)
+    return tuple(
+        value for name, value in zip(result_text.SETTING, result_text.setting(row), strict=True) if name not in APART
+    )
 
 
 def _matrix(
-    folder: Path, group: Sequence[Row], of_cell: Mapping[tuple[str, str], list[Row]], cells: Mapping[tuple[str, str], Row], rows: Sequence[Row]
+    folder: Path,
+    group: Sequence[Row],
+    of_cell: Mapping[tuple[str, str], list[Row]],
+    cells: Mapping[tuple[str, str], Row],
+    rows: Sequence[Row],
 ) -> Matrix:
     found: dict[tuple[str, str, bool], list[Row]] = {}
     for row in group:
         for pair in of_cell[row["cell"], row["recipe"]]:
-            found.setdefault((pair["trained_on"], pair["scored_on"], pair["own"]), []).append(pair)
+            found.setdefault((pair["trained_on"], pair["scored_on"], pair["in_domain"]), []).append(pair)
     entries = [cells[row["cell"], row["recipe"]] for row in group]
     own, others = (_mean(folder, entries, own) for own in (True, False))
     where = result_text.where({**group[0], "domain": None}, rows)
-    return Matrix(group[0], [Pair(*key, own) for key, own in found.items()], own, others, len({row["seed"] for row in group}), where)
+    return Matrix(
+        group[0],
+        [Pair(*key, own) for key, own in found.items()],
+        own,
+        others,
+        len({row["seed"] for row in group}),
+        where,
+    )
 
 
 def _mean(folder: Path, entries: Sequence[Row], own: bool) -> Interval:
@@ -152,19 +170,30 @@ def _amount(found: Interval) -> str:
 
 
 def section(found: Sequence[Matrix], rows: Sequence[Row]) -> Section | None:
-    """Sentences and every pair; why there is nothing where several texts were not crossed; None where there is one text."""
+    """Sentences and every pair; why there is nothing where several texts were not crossed; None where there is one
+    text.
+    """
     if found:
         lines = [line for matrix in found for line in _lines(matrix)]
         return Section(SECTION, TITLE, statements(found), HEADINGS, lines, CAPTION)
     several = len({result_text.text(row) for row in result_text.headline(rows)}) > 1
-    return Section(SECTION, TITLE, ["Not measured: `measure` of the recipe does not ask for `transfer`."]) if several else None
+    return (
+        Section(SECTION, TITLE, ["Not measured: `measure` of the recipe does not ask for `transfer`."])
+        if several
+        else None
+    )
 
 
 def _lines(matrix: Matrix) -> list[list[str]]:
     return [
         [
-            matrix.name, pair.trained_on, f"{pair.scored_on} (its own)" if pair.own else pair.scored_on, str(pair.rows[0]["tokens"]),
-            f"{pair.rows[0]['nll_before']:.3f}", pair.said, pair.verdict,
+            matrix.name,
+            pair.trained_on,
+            f"{pair.scored_on} (its own)" if pair.in_domain else pair.scored_on,
+            str(pair.rows[0]["tokens"]),
+            f"{pair.rows[0]['nll_before']:.3f}",
+            pair.said,
+            pair.verdict,
         ]
         for pair in matrix.pairs
-    ]  # fmt: skip
+    ]

@@ -34,23 +34,37 @@ def _maps(found: Sequence[Matrix]) -> alt.TopLevelMixin:
     values = [value for matrix in found for value in _values(matrix)]
     names = list(dict.fromkeys(matrix.name for matrix in found))
     trained = list(dict.fromkeys(value["trained_on"] for value in values))
-    own_first = sorted(values, key=lambda value: not value["own"])  # the framed ones lie on the diagonal
+    own_first = sorted(values, key=lambda value: not value["in_domain"])  # the framed ones lie on the diagonal
     scored = list(dict.fromkeys(value["scored_on"] for value in own_first))
     top = max(abs(value["delta"]) for value in values) or 1.0
     source = alt.Chart(alt.Data(values=values))
     down = alt.Y("trained_on:N", sort=trained, title="adapted to", axis=_axis())
     across = alt.X("scored_on:N", sort=scored, title="scored on", axis=_axis(labelAngle=-35))
     colour = alt.Color(
-        "delta:Q", title="change, nats/token", scale=alt.Scale(domain=[-top, 0, top], range=[COLOURS[0], "#f7f7f7", COLOURS[1]], type="linear"),
+        "delta:Q",
+        title="change, nats/token",
+        scale=alt.Scale(domain=[-top, 0, top], range=[COLOURS[0], "#f7f7f7", COLOURS[1]], type="linear"),
         legend=alt.Legend(orient="bottom", gradientLength=260, format="+.2f"),
-    )  # fmt: skip
+    )
     boxes = source.mark_rect(stroke="white", strokeWidth=1).encode(x=across, y=down, color=colour)
-    own = source.transform_filter("datum.own").mark_rect(filled=False, stroke=INK, strokeWidth=2).encode(x=across, y=down)
+    own = (
+        source.transform_filter("datum.own").mark_rect(filled=False, stroke=INK, strokeWidth=2).encode(x=across, y=down)
+    )
     ink = alt.condition(f"abs(datum.delta) > {DARK * top}", alt.value("white"), alt.value(INK))
     quiet = alt.condition(f"abs(datum.delta) > {DARK * top}", alt.value("white"), alt.value(QUIET))
-    sure = source.transform_filter("datum.sure").mark_text(fontSize=12, fontWeight="bold").encode(x=across, y=down, text="said:N", color=ink)
-    unsure = source.transform_filter("!datum.sure").mark_text(fontSize=12).encode(x=across, y=down, text="said:N", color=quiet)
-    layers = alt.layer(boxes, own, sure, unsure, data=source.data).properties(width=STEP * len(scored), height=HEIGHT * len(trained))
+    sure = (
+        source.transform_filter("datum.sure")
+        .mark_text(fontSize=12, fontWeight="bold")
+        .encode(x=across, y=down, text="said:N", color=ink)
+    )
+    unsure = (
+        source.transform_filter("!datum.sure")
+        .mark_text(fontSize=12)
+        .encode(x=across, y=down, text="said:N", color=quiet)
+    )
+    layers = alt.layer(boxes, own, sure, unsure, data=source.data).properties(
+        width=STEP * len(scored), height=HEIGHT * len(trained)
+    )
     facet = alt.Facet("method:N", sort=names, header=alt.Header(labelAnchor="start", labelOrient="top", labelPadding=6))
     beside = next(n for n in (3, 2, 1) if len(names) % n == 0 and (n == 1 or n * STEP * len(scored) <= WIDEST))
     return styled(layers.facet(facet=facet, columns=beside, spacing={"row": 24, "column": 28}))
@@ -65,8 +79,13 @@ def _axis(**more: Any) -> alt.Axis:
 def _values(matrix: Matrix) -> list[dict[str, Any]]:
     return [
         {
-            "method": matrix.name, "trained_on": pair.trained_on, "scored_on": pair.scored_on, "own": pair.own, "delta": pair.delta,
-            "sure": bool(pair.verdict), "said": signed(pair.delta, 2),
+            "method": matrix.name,
+            "trained_on": pair.trained_on,
+            "scored_on": pair.scored_on,
+            "in_domain": pair.in_domain,
+            "delta": pair.delta,
+            "sure": bool(pair.verdict),
+            "said": signed(pair.delta, 2),
         }
         for pair in matrix.pairs
-    ]  # fmt: skip
+    ]

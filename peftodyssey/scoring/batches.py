@@ -19,7 +19,9 @@ LAYOUTS = ("padded", "packed")
 
 @dataclass(frozen=True)
 class Batch:
-    """One rectangle. `place` int64[n]: flat places whose predictions are scored, `target` the tokens, `row` their index rows."""
+    """One rectangle. `place` int64[n]: flat places whose predictions are scored, `target` the tokens, `row` their index
+    rows.
+    """
 
     input_ids_bt: np.ndarray
     position_ids_bt: np.ndarray  # from 0 in every window
@@ -67,7 +69,9 @@ def batch(table: WindowTable, rows: list[list[int]]) -> Batch:
         positions[number, here] = np.arange(length)
         segments[number, here] = segment
         place.append(number * width + np.arange(begin + length - scored, begin + length))
-        predicted.append(np.stack([np.arange(source + length - scored, source + length) + 1, _rows(row, length, scored)]))
+        predicted.append(
+            np.stack([np.arange(source + length - scored, source + length) + 1, _rows(row, length, scored)])
+        )
         segments[number, here.stop :] = segment + 1
         positions[number, here.stop :] = np.arange(width - here.stop)
     targets, index_rows = np.concatenate(predicted, axis=1)

@@ -1,7 +1,7 @@
 """Log-likelihood of every choice behind its prompt, under one model. Called by `jobs.choices`.
 
-The same sums as lm-eval's `loglikelihood` requests: the tokens of the choice alone count, each given the prompt and those
-before it; what is longer than the model loses the beginning of its prompt.
+The same sums as lm-eval's `loglikelihood` requests: the tokens of the choice alone count, each given the prompt and
+those before it; what is longer than the model loses the beginning of its prompt.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def score_choices(
     precision: str = "fp32",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ChoiceScores:
-    """Log-likelihood in nats of each request's choice given `prefix` (a token before every prompt, or None) and its prompt.
+    """Log-likelihood in nats of each request's choice given `prefix` (a token before every prompt, or None) and its
+    prompt.
 
     Raises InputError where a choice alone is longer than the model's positions, or nothing stands before it; else as
     `score.nll.score_index`.
@@ -58,9 +59,16 @@ def score_choices(
     begin = np.cumsum(lengths) - lengths
     table = WindowTable(np.concatenate(sequences), begin, lengths - 1, begin + 1, chosen)
     [scored] = score_windows(
-        model, 1, table, int(lengths.sum()), device=device, batch_tokens=batch_tokens, budget_bytes=budget_bytes, precision=precision,
+        model,
+        1,
+        table,
+        int(lengths.sum()),
+        device=device,
+        batch_tokens=batch_tokens,
+        budget_bytes=budget_bytes,
+        precision=precision,
         on_progress=on_progress,
-    )  # fmt: skip
+    )
     nats = np.nan_to_num(scored.nll_nats.astype(np.float64))
     whole = np.array([len(r.context) + len(r.choice) + (prefix is not None) for r in requests])
     facts = scored.facts | {"truncated": int(np.count_nonzero(whole > lengths))}
@@ -73,7 +81,8 @@ def _sequence(request: Pair, prefix: int | None, positions: int | None) -> np.nd
     kept = ids if positions is None else ids[-(positions + 1) :]
     if len(request.choice) >= len(kept):
         raise InputError(
-            f"a choice of {len(request.choice)} tokens has nothing before it" + (f" within {positions} positions" if positions else ""),
+            f"a choice of {len(request.choice)} tokens has nothing before it"
+            + (f" within {positions} positions" if positions else ""),
             "shorten the choices, write a prompt before them, or set score.first_token: bos",
         )
     return np.array(kept, np.int64)

@@ -1,7 +1,7 @@
 """The smallest step along a direction that raises the loss, in a handful of forward passes. Called by `jobs.perturb`.
 
-Critical sharpness is 2 over that step (Kalra et al., arXiv 2601.16979): along the gradient, and where the loss is quadratic, it is
-the curvature in that direction.
+Critical sharpness is 2 over that step (Kalra et al., arXiv 2601.16979): along the gradient, and where the loss is
+quadratic, it is the curvature in that direction.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ FURTHEST = 16  # doublings either way before the search gives up
 
 
 class Critical(NamedTuple):
-    """A step `lo` that does not raise the loss and one `hi` that does, hi / lo at most WITHIN; None where none was found."""
+    """A step `lo` that does not raise the loss and one `hi` that does, hi / lo at most WITHIN; None where none was
+    found.
+    """
 
     lo: float | None
     hi: float | None
@@ -27,7 +29,8 @@ class Critical(NamedTuple):
 
 
 def critical_step(loss: Callable[[float], float], start: float) -> Critical:
-    """The smallest step at which `loss` (of a step's length) exceeds loss(0): doubled or halved from `start`, then bisected.
+    """The smallest step at which `loss` (of a step's length) exceeds loss(0): doubled or halved from `start`, then
+    bisected.
 
     Steps below the first that is found to raise the loss are not searched for an earlier rise.
     """

@@ -19,10 +19,17 @@ if TYPE_CHECKING:
 
 
 def negative_gradient(
-    model: nn.Module, tensors: Mapping[str, nn.Parameter], index: Index, settings: ScoreSpec, *, prefix: int | None,
-    device: str | torch.device, batch_tokens: int | None = None,
-) -> dict[str, torch.Tensor]:  # fmt: skip
-    """Minus the gradient of the text's mean NLL with regard to `tensors`, float32, by name; the same tokens as a column's.
+    model: nn.Module,
+    tensors: Mapping[str, nn.Parameter],
+    index: Index,
+    settings: ScoreSpec,
+    *,
+    prefix: int | None,
+    device: str | torch.device,
+    batch_tokens: int | None = None,
+) -> dict[str, torch.Tensor]:
+    """Minus the gradient of the text's mean NLL with regard to `tensors`, float32, by name; the same tokens as a
+    column's.
 
     The logits of a batch are whole here: a batch is a quarter of a scoring pass.
     """

@@ -18,16 +18,22 @@ if TYPE_CHECKING:
 
 
 def mean_states(
-    model: nn.Module, token_ct: np.ndarray, *, layer: int, prefix: int | None, device: str | torch.device, precision: str = "fp32",
+    model: nn.Module,
+    token_ct: np.ndarray,
+    *,
+    layer: int,
+    prefix: int | None,
+    device: str | torch.device,
+    precision: str = "fp32",
     on_progress: Callable[[int, int], None] | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Hidden state of a layer, meant over the tokens of each chunk: float32 [chunks, width].
 
     `layer` counts as `transformers` does: 0 the embeddings, k what the k-th decoder layer gives, -1 the last after the
-    final norm. `prefix` is read before every chunk and not meant over; without one the chunk's first token is left out in
-    its place, because what a model sees first often gets a state of its own, hundreds of times as long as others.
-    `on_progress(chunks done, in all)` after every batch; batches are halved where memory runs out. Raises DoesNotFit where
-    not even one chunk fits, TrainingError where states are not finite.
+    final norm. `prefix` is read before every chunk and not meant over; without one the chunk's first token is left out
+    in its place, because what a model sees first often gets a state of its own, hundreds of times as long as others.
+    `on_progress(chunks done, in all)` after every batch; batches are halved where memory runs out. Raises DoesNotFit
+    where not even one chunk fits, TrainingError where states are not finite.
     """
     device = torch.device(device)
     ids_ct = token_ct if prefix is None else np.insert(token_ct, 0, prefix, axis=1)
@@ -43,7 +49,9 @@ def mean_states(
                 if not host_memory.is_out_of_memory(error):
                     raise
                 if rows == 1:
-                    raise DoesNotFit(f"one chunk of {ids_ct.shape[1]} tokens does not fit {device}", "lower similarity.chunk_tokens") from error
+                    raise DoesNotFit(
+                        f"one chunk of {ids_ct.shape[1]} tokens does not fit {device}", "lower similarity.chunk_tokens"
+                    ) from error
                 rows = max(1, rows // 2)
                 continue
             done += len(ids_bt)
@@ -51,7 +59,9 @@ def mean_states(
                 on_progress(done, len(ids_ct))
     found = np.concatenate(made)
     if not np.isfinite(found).all():
-        raise TrainingError(f"layer {layer} of the model gives hidden states that are not finite", "use bf16 or fp32 in place of fp16")
+        raise TrainingError(
+            f"layer {layer} of the model gives hidden states that are not finite", "use bf16 or fp32 in place of fp16"
+        )
     return found
 
 

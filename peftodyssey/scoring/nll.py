@@ -58,38 +58,64 @@ def score_adapters(
     precision: str = "fp32",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[ScoreResult]:
-    """NLL in nats and rank of each token of `index` under `model`, each token once, by the windows of `settings`;
-    a column for each of `members` models in one, which takes a batch's rows once for each, one after the other.
+    """NLL in nats and rank of each token of `index` under `model`, each token once, by the windows of `settings`; a
+    column for each of `members` models in one, which takes a batch's rows once for each, one after the other.
 
     `prefix` is the token before every text under first_token bos. `on_progress(tokens scored, tokens in all)` after
     every batch. Batches hold `batch_tokens` places (None: by the device), halved where memory runs out: the card's, the
-    host's, or on a CPU `budget_bytes` of resident memory.
-    `precision` bf16 or fp16 multiplies in it whatever the weights' type, so that a base and what was trained in float32
-    on it are compared alike. Every module has its own mode again afterwards. Raises InputError for a context the model cannot hold, DoesNotFit where
-    one window does not fit the memory, TrainingError where the model's logits are not finite.
+    host's, or on a CPU `budget_bytes` of resident memory. `precision` bf16 or fp16 multiplies in it whatever the
+    weights' type, so that a base and what was trained in float32 on it are compared alike. Every module has its own
+    mode again afterwards. Raises InputError for a context the model cannot hold, DoesNotFit where one window does not
+    fit the memory, TrainingError where the model's logits are not finite.
     """
     _check(model, settings, layout)
     table = corpus_windows(index.token, index.starts, settings, prefix)
     return score_windows(
-        model, members, table, len(index.token), device=device, batch_tokens=batch_tokens, budget_bytes=budget_bytes, layout=layout,
-        precision=precision, on_progress=on_progress,
-    )  # fmt: skip
+        model,
+        members,
+        table,
+        len(index.token),
+        device=device,
+        batch_tokens=batch_tokens,
+        budget_bytes=budget_bytes,
+        layout=layout,
+        precision=precision,
+        on_progress=on_progress,
+    )
 
 
 def score_windows(
-    model: nn.Module, members: int, table: WindowTable, rows: int, *, device: str | torch.device, batch_tokens: int | None = None,
-    budget_bytes: int | None = None, layout: str = "padded", precision: str = "fp32", on_progress: Callable[[int, int], None] | None = None,
+    model: nn.Module,
+    members: int,
+    table: WindowTable,
+    rows: int,
+    *,
+    device: str | torch.device,
+    batch_tokens: int | None = None,
+    budget_bytes: int | None = None,
+    layout: str = "padded",
+    precision: str = "fp32",
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> list[ScoreResult]:
-    """NLL in nats and rank of what the windows of `table` score, at their places among `rows`; else as `score_together`."""
+    """NLL in nats and rank of what the windows of `table` score, at their places among `rows`; else as
+    `score_together`.
+    """
     device = torch.device(device)
     batch_tokens = batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
     shape = members, rows
     nll_nats, rank = np.full(shape, np.nan, np.float32), np.full(shape, -1, np.int32)
-    facts: dict[str, Any] = {"layout": layout, "windows": len(table), "tokens": int(table.scored.sum()), "forward_tokens": 0}
+    facts: dict[str, Any] = {
+        "layout": layout,
+        "windows": len(table),
+        "tokens": int(table.scored.sum()),
+        "forward_tokens": 0,
+    }
     done, began = 0, time.perf_counter()
     budget_bytes = budget_bytes if device.type == "cpu" else None
     with scoring_context(model, device, precision):
-        for scored, nll, ranks, state in _scored_batches(model, members, table, layout, batch_tokens, device, budget_bytes):
+        for scored, nll, ranks, state in _scored_batches(
+            model, members, table, layout, batch_tokens, device, budget_bytes
+        ):
             nll_nats[:, scored.row], rank[:, scored.row] = nll, ranks
             facts |= state | {"forward_tokens": facts["forward_tokens"] + scored.input_ids_bt.size}
             done += len(scored.row)
@@ -127,9 +153,17 @@ def _check_finite(nll_nats: np.ndarray, scored: int) -> None:
 
 
 def _scored_batches(
-    model: nn.Module, members: int, table: WindowTable, layout: str, batch_tokens: int, device: torch.device, budget_bytes: int | None
+    model: nn.Module,
+    members: int,
+    table: WindowTable,
+    layout: str,
+    batch_tokens: int,
+    device: torch.device,
+    budget_bytes: int | None,
 ) -> Iterator[tuple[Batch, np.ndarray, np.ndarray, dict[str, int]]]:
-    """Batches with their NLL and ranks, (members, n), and the state of the batch size; one that did not fit is tried in halves."""
+    """Batches with their NLL and ranks, (members, n), and the state of the batch size; one that did not fit is tried in
+    halves.
+    """
     parts, rows, failures = split(model), rows_of_windows(table, layout), 0
     with host_memory.watched(budget_bytes) as watch:
         while rows:
@@ -155,16 +189,27 @@ def _scored_batches(
 def _does_not_fit(tokens: int, device: torch.device, budget_bytes: int | None, error: BaseException) -> DoesNotFit:
     room = f"{device}" if budget_bytes is None else host_memory.gib(budget_bytes)
     help_ = "free memory there" if budget_bytes is None else "raise --memory"
-    return DoesNotFit(f"scoring one window of {tokens} tokens does not fit {room}: {error}", f"lower score.context, or {help_}")
+    return DoesNotFit(
+        f"scoring one window of {tokens} tokens does not fit {room}: {error}", f"lower score.context, or {help_}"
+    )
 
 
 def _score_batch(
-    model: nn.Module, parts: tuple[Callable[..., Any], nn.Linear] | None, current: Batch, layout: str, device: torch.device, members: int
+    model: nn.Module,
+    parts: tuple[Callable[..., Any], nn.Linear] | None,
+    current: Batch,
+    layout: str,
+    device: torch.device,
+    members: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     arrays = [np.tile(a, (members, 1)) for a in (current.input_ids_bt, current.position_ids_bt, current.segments_bt)]
     place, target = (torch.from_numpy(a).to(device).repeat(members) for a in (current.place, current.target))
     place += torch.arange(members, device=device).repeat_interleave(len(current.place)) * current.input_ids_bt.size
-    inputs = packed_inputs(model, *arrays, device) if layout == "packed" else {"input_ids": on_device(arrays[0], device), "use_cache": False}
+    inputs = (
+        packed_inputs(model, *arrays, device)
+        if layout == "packed"
+        else {"input_ids": on_device(arrays[0], device), "use_cache": False}
+    )
     if parts is None:
         logits = model(**inputs).logits
         nll, ranks = _in_chunks(logits.flatten(0, 1), place, target, lambda rows: rows, logits.shape[-1])
@@ -177,8 +222,8 @@ def _score_batch(
 
 @contextlib.contextmanager
 def scoring_context(model: nn.Module, device: torch.device, precision: str) -> Iterator[None]:
-    """The model as it is scored: without gradients, its modules' own modes aside, and in mixed precision where it is asked
-    for, or where 16-bit weights meet float32 adapters on a card; there also in lean forms (`models.lean`).
+    """The model as it is scored: without gradients, its modules' own modes aside, and in mixed precision where it is
+    asked for, or where 16-bit weights meet float32 adapters on a card; there also in lean forms (`models.lean`).
     """
     stored = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     dtype = HALVES.get(precision, stored if device.type == "cuda" else torch.float32)
@@ -194,7 +239,9 @@ def scoring_context(model: nn.Module, device: torch.device, precision: str) -> I
 def _in_chunks(
     source_nd: torch.Tensor, place: torch.Tensor, target: torch.Tensor, head: Callable, vocabulary: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """NLL float32[m] and rank int32[m] of `target` at the `place` rows of `source_nd`, by chunks of rows through `head`."""
+    """NLL float32[m] and rank int32[m] of `target` at the `place` rows of `source_nd`, by chunks of rows through
+    `head`.
+    """
     step = max(CHUNK_BYTES.get(source_nd.device.type, 4 << 20) // (4 * vocabulary), MIN_CHUNK_ROWS)
     out = [
         nll_and_rank(head(source_nd[p]).float(), t) for p, t in zip(place.split(step), target.split(step), strict=True)

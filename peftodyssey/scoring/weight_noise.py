@@ -1,8 +1,9 @@
-"""Weights shifted in place and put back bit for bit: Gaussian noise, noise of a low rank, rounding, a given update. Called by `jobs.perturb`.
+"""Weights shifted in place and put back bit for bit: Gaussian noise, noise of a low rank, rounding, a given update.
+Called by `jobs.perturb`.
 
-eps ~ N(0, gamma^2 sigma^2) tensor by tensor, sigma being the initialisation's and not the current weights' (arXiv 2503.19206,
-section 3.3). Numbers are drawn on the device of the tensor, from the pair's number and the tensor's name alone: the same for every
-size of the noise, every text and every rung.
+eps ~ N(0, gamma^2 sigma^2) tensor by tensor, sigma being the initialisation's and not the current weights' (arXiv
+2503.19206, section 3.3). Numbers are drawn on the device of the tensor, from the pair's number and the tensor's name
+alone: the same for every size of the noise, every text and every rung.
 """
 
 from __future__ import annotations
@@ -25,39 +26,54 @@ BLOCK = 64  # numbers of a tensor that share a constant in nf4 and fp4
 
 
 class PerturbationNorm(NamedTuple):
-    """How far the weights stand from where they were, as they are stored: Frobenius norm, and as a share of the weights' own."""
+    """How far the weights stand from where they were, as they are stored: Frobenius norm, and as a share of the
+    weights' own.
+    """
 
     norm: float
     relative: float
 
 
 def matrices(model: nn.Module, parts: Sequence[str]) -> dict[str, nn.Parameter]:
-    """The weight matrices that are shifted, by name; `parts` of blocks, embeddings, head. A tied head stands under one name."""
+    """The weight matrices that are shifted, by name; `parts` of blocks, embeddings, head. A tied head stands under one
+    name.
+    """
     found: dict[str, nn.Parameter] = {}
     if "blocks" in parts:
         found |= {f"{name}.weight": model.get_submodule(name).weight for name in linear_names(model)}
     ends = {"embeddings": model.get_input_embeddings, "head": model.get_output_embeddings}  # type: ignore[operator]
     modules = {id(module): name for name, module in model.named_modules()}
     for part in ("embeddings", "head"):
-        if part in parts and (module := ends[part]()) is not None and all(module.weight is not p for p in found.values()):
+        if (
+            part in parts
+            and (module := ends[part]()) is not None
+            and all(module.weight is not p for p in found.values())
+        ):
             found[f"{modules[id(module)]}.weight"] = module.weight
     return found
 
 
-def sigmas(model: nn.Module, tensors: Mapping[str, torch.Tensor], scale: str, reference: Mapping[str, float] | None = None) -> dict[str, float]:
+def sigmas(
+    model: nn.Module, tensors: Mapping[str, torch.Tensor], scale: str, reference: Mapping[str, float] | None = None
+) -> dict[str, float]:
     """The standard deviation that gamma multiplies, of each tensor.
 
-    `scale`: initializer (the configuration's initializer_range), fan_in (1/sqrt of a map's inputs), earliest_rung (`reference`, by name),
-    relative (the tensor's own root mean square). Raises ModelError where the configuration names no initializer_range.
+    `scale`: initializer (the configuration's initializer_range), fan_in (1/sqrt of a map's inputs), earliest_rung
+    (`reference`, by name), relative (the tensor's own root mean square). Raises ModelError where the configuration
+    names no initializer_range.
     """
     if scale == "initializer":
         std = getattr(model.config.get_text_config(), "initializer_range", None)  # type: ignore[union-attr, operator]
         if not isinstance(std, float | int) or std <= 0:
-            raise ModelError("the model's configuration has no initializer_range", "set scale of noise to fan_in or earliest_rung")
+            raise ModelError(
+                "the model's configuration has no initializer_range", "set scale of noise to fan_in or earliest_rung"
+            )
         return dict.fromkeys(tensors, float(std))
     if scale == "fan_in":
         return {name: 1 / math.sqrt(_inputs(model, name)) for name in tensors}
-    return {name: (reference or {})[name] for name in tensors} if scale == "earliest_rung" else root_mean_squares(tensors)
+    return (
+        {name: (reference or {})[name] for name in tensors} if scale == "earliest_rung" else root_mean_squares(tensors)
+    )
 
 
 def root_mean_squares(tensors: Mapping[str, torch.Tensor]) -> dict[str, float]:
@@ -89,7 +105,9 @@ def gaussian(sigma: Mapping[str, float], gamma: float, seed: int) -> Change:
 
 
 def low_rank(sigma: Mapping[str, float], gamma: float, seed: int, rank: int) -> Change:
-    """Noise of at most `rank`, a product of two Gaussian factors with the Frobenius norm of `gaussian` at the same seed."""
+    """Noise of at most `rank`, a product of two Gaussian factors with the Frobenius norm of `gaussian` at the same
+    seed.
+    """
     whole = gaussian(sigma, gamma, seed)
 
     def change(name: str, weight: torch.Tensor) -> torch.Tensor:
@@ -116,7 +134,9 @@ def _rounded(kind: str, weight: torch.Tensor) -> torch.Tensor:
     try:
         import bitsandbytes.functional as bnb
     except ImportError as error:
-        raise ModelError(f"rounding to {kind} needs bitsandbytes, which is not installed", "pip install bitsandbytes") from error
+        raise ModelError(
+            f"rounding to {kind} needs bitsandbytes, which is not installed", "pip install bitsandbytes"
+        ) from error
     if kind == "int8":  # one constant a row, as bitsandbytes' Linear8bitLt stores it
         largest = weight.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         return (weight * (127 / largest)).round() * (largest / 127)
@@ -130,7 +150,11 @@ def rescaled_update(update: Mapping[str, torch.Tensor], to_length: float) -> Cha
     factor = to_length / norm if norm else 0.0
 
     def change(name: str, weight: torch.Tensor) -> torch.Tensor:
-        return factor * update[name].to(weight.device, torch.float32) if name in update else torch.zeros_like(weight, dtype=torch.float32)
+        return (
+            factor * update[name].to(weight.device, torch.float32)
+            if name in update
+            else torch.zeros_like(weight, dtype=torch.float32)
+        )
 
     return change
 
@@ -139,7 +163,9 @@ def rescaled_update(update: Mapping[str, torch.Tensor], to_length: float) -> Cha
 def perturbed_weights(
     tensors: Mapping[str, torch.Tensor], originals: Mapping[str, torch.Tensor], change: Change, sign: int = 1
 ) -> Iterator[PerturbationNorm]:
-    """The weights moved by `sign` times `change` while the body runs; afterwards the bits of `originals`, whatever happened."""
+    """The weights moved by `sign` times `change` while the body runs; afterwards the bits of `originals`, whatever
+    happened.
+    """
     moved = whole = 0.0
     try:
         with torch.no_grad():

@@ -57,7 +57,8 @@ def corpus_windows(token: np.ndarray, starts: np.ndarray, point: ScoreSpec, pref
     skipped = point.first_token == "skip"
     if not skipped and prefix is None:
         raise InputError(
-            "score.first_token is bos, but the tokenizer has neither a bos nor an eos token", "set score.first_token: skip"
+            "score.first_token is bos, but the tokenizer has neither a bos nor an eos token",
+            "set score.first_token: skip",
         )
     stride = point.stride if point.mode == "documents" else point.context
     edges = np.asarray(starts, np.int64) if point.mode == "documents" else np.array([0, len(token)], np.int64)

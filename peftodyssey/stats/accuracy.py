@@ -1,7 +1,8 @@
 """Accuracy of the likeliest choice before and after, with intervals. Called by `report.collect_tasks`.
 
-Intervals: Wilson's of one accuracy (1927), Tango's score interval of the difference of two accuracies on the same prompts
-(Statistics in Medicine 17, 1998, eqs. 8 to 10), which has a width where nothing changed as well; the exact test of McNemar.
+Intervals: Wilson's of one accuracy (1927), Tango's score interval of the difference of two accuracies on the same
+prompts (Statistics in Medicine 17, 1998, eqs. 8 to 10), which has a width where nothing changed as well; the exact test
+of McNemar.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class PairedAccuracy:
 def right_answers(value: np.ndarray, example: np.ndarray, is_answer: np.ndarray) -> np.ndarray:
     """bool [examples]: whether the choice of the highest `value` is the right one; of equal values the first counts.
 
-    `value` float [requests], `example` int [requests] ascending from 0, `is_answer` bool [requests], one True an example.
+    `value` float [requests], `example` int [requests] ascending from 0, `is_answer` bool [requests], one True an
+    example.
     """
     starts = np.flatnonzero(np.diff(example, prepend=-1))
     best = np.maximum.reduceat(value, starts)
@@ -63,9 +65,20 @@ def compared(before: np.ndarray, after: np.ndarray, level: float = 0.95) -> Pair
     after_lo, after_hi = wilson(int(second.sum()), n, level)
     lo, hi = tango(won, lost, n, level)
     return PairedAccuracy(
-        n, float(first.mean()), before_lo, before_hi, float(second.mean()), after_lo, after_hi, (won - lost) / n, lo, hi, won, lost,
+        n,
+        float(first.mean()),
+        before_lo,
+        before_hi,
+        float(second.mean()),
+        after_lo,
+        after_hi,
+        (won - lost) / n,
+        lo,
+        hi,
+        won,
+        lost,
         mcnemar(won, lost),
-    )  # fmt: skip
+    )
 
 
 def wilson(right: int, n: int, level: float = 0.95) -> tuple[float, float]:

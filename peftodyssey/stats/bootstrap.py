@@ -2,8 +2,9 @@
 
 The statistic is sum(values) / number of tokens; the unit that is drawn is the document, because tokens of one document
 are not independent. Default: the studentised (bootstrap-t) interval of the ratio, Efron & Tibshirani 1993 ch. 12.5 with
-the linearised standard error of a ratio (Cochran 1977 eq. 6.13), its tails expanded as Student's t is wider than the normal
-(Hesterberg 2015, doi 10.1080/00031305.2015.1089789); "bca" (Efron & Tibshirani ch. 14.3) and "percentile" beside it.
+the linearised standard error of a ratio (Cochran 1977 eq. 6.13), its tails expanded as Student's t is wider than the
+normal (Hesterberg 2015, doi 10.1080/00031305.2015.1089789); "bca" (Efron & Tibshirani ch. 14.3) and "percentile" beside
+it.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ def ratio_interval(
 ) -> Interval:
     """sum(sums) / sum(weights) with its interval; float64[documents] both, `weights` the tokens of each document.
 
-    No interval under `min_documents` documents or effective documents, (sum w)^2 / sum w^2. The same seed gives the same
-    bits. `method`: studentised | bca | percentile.
+    No interval under `min_documents` documents or effective documents, (sum w)^2 / sum w^2. The same seed gives the
+    same bits. `method`: studentised | bca | percentile.
     """
     n = len(weights)
     if not n:
@@ -152,9 +153,10 @@ def group_intervals(
 ) -> list[Interval]:
     """What each group of tokens adds to the mean difference, nats per token of the whole text, with its interval.
 
-    `group` int[n] in 0..n_groups-1; the estimates add up to the mean difference. Each is that of `paired_bootstrap` with
-    the difference set to 0 outside of the group; all groups see the same resamples. A group that lies in fewer than
-    `min_documents` effective documents has no interval: most resamples would miss it, and the studentised one explodes.
+    `group` int[n] in 0..n_groups-1; the estimates add up to the mean difference. Each is that of `paired_bootstrap`
+    with the difference set to 0 outside of the group; all groups see the same resamples. A group that lies in fewer
+    than `min_documents` effective documents has no interval: most resamples would miss it, and the studentised one
+    explodes.
     """
     kept = ~np.isnan(delta_nats)
     _, inverse = np.unique(np.asarray(document)[kept], return_inverse=True)

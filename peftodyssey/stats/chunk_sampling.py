@@ -1,4 +1,5 @@
-"""Chunks of one fixed length out of the documents of an index: the units that texts are compared on. Called by `jobs.states`.
+"""Chunks of one fixed length out of the documents of an index: the units that texts are compared on. Called by
+`jobs.states`.
 
 Distances between samples depend on their sizes, so every text is compared on as many chunks of as many tokens.
 """

@@ -21,7 +21,9 @@ class Concentration:
     units: int
     rise_nats: float  # sum of the changes above 0
     fall_nats: float  # sum of those below
-    share_for_50pct: float  # smallest share of the units that carries half of the rise; NaN where nothing rose, as the next two
+    share_for_50pct: (
+        float  # smallest share of the units that carries half of the rise; NaN where nothing rose, as the next two
+    )
     share_for_90pct: float  # ... that carries 90 % of it
     gini: float  # 0: every unit rose alike; towards 1: one alone
 
@@ -49,7 +51,8 @@ def concentration(change_nats: np.ndarray) -> Concentration:
 
 
 def lorenz(change_nats: np.ndarray, points: int = 60) -> list[tuple[float, float]]:
-    """(share of the units, share of the rise that they carry), largest first: at most `points`, close together at the start.
+    """(share of the units, share of the rise that they carry), largest first: at most `learning_curves`, close together
+    at the start.
 
     Empty where nothing rose.
     """

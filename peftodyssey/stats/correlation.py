@@ -22,7 +22,7 @@ DRAWN_WAYS = 9_999
 
 @dataclass(frozen=True)
 class Correlation:
-    """A coefficient, -1 to 1, over `points`; None where it or a part of it cannot be given."""
+    """A coefficient, -1 to 1, over `learning_curves`; None where it or a part of it cannot be given."""
 
     r: float | None
     lo: float | None
@@ -36,7 +36,13 @@ class Correlation:
 
 
 def correlation(
-    x: Sequence[float], y: Sequence[float], kind: str, group: Sequence[str] | None = None, *, level: float = 0.95, seed: int = 0
+    x: Sequence[float],
+    y: Sequence[float],
+    kind: str,
+    group: Sequence[str] | None = None,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> Correlation:
     """Pearson's or Spearman's coefficient (`kind`), its interval and two-sided p.
 
@@ -54,7 +60,9 @@ def correlation(
     if n - groups + 1 < FEWEST or r is None:
         note = f"too few points ({n})" if n - groups + 1 < FEWEST else "one of the two does not vary"
         return Correlation(r, None, None, None, n, groups, None, None, note)
-    others = (_coefficient(*(np.delete(column, i) for column in (a, b)), kind, _labels(np.delete(label, i))) for i in range(n))
+    others = (
+        _coefficient(*(np.delete(column, i) for column in (a, b)), kind, _labels(np.delete(label, i))) for i in range(n)
+    )
     left_out = [value for value in others if value is not None]
     lo, hi = _interval(r, kind, n - groups + 1, level)
     ends = min(left_out, default=None), max(left_out, default=None)

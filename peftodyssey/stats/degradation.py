@@ -1,6 +1,8 @@
-"""Before against after: two NLL columns over one index as the numbers of a results row. Called by report.collect and `score`.
+"""Before against after: two NLL columns over one index as the numbers of a results row. Called by report.collect and
+`score`.
 
-Positive differences are worse. Everything is arithmetic on columns; rows that either column does not score are left out of both.
+Positive differences are worse. Everything is arithmetic on columns; rows that either column does not score are left out
+of both.
 """
 
 from __future__ import annotations
@@ -14,7 +16,13 @@ from peftodyssey.stats.bootstrap import paired_bootstrap
 
 
 def compare(
-    before_nats: np.ndarray, after_nats: np.ndarray, document: np.ndarray, token_bytes: np.ndarray, *, seed: int = 0, **options: Any
+    before_nats: np.ndarray,
+    after_nats: np.ndarray,
+    document: np.ndarray,
+    token_bytes: np.ndarray,
+    *,
+    seed: int = 0,
+    **options: Any,
 ) -> dict[str, Any]:
     """NLL, perplexity and bits per byte of both columns and their difference with its 95 % interval.
 

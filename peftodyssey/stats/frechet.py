@@ -2,7 +2,8 @@
 
 |a - b|^2 + tr(A + B - 2 (A B)^(1/2)) with means a, b and covariances A, B (Dowson and Landau 1982). The covariances are
 shrunk towards a multiple of the identity by the oracle approximating shrinkage of Chen et al. 2010 (IEEE TSP 58:5016),
-equation 23, because there are fewer chunks than dimensions. The estimate is too large by what `measure.similarity` states.
+equation 23, because there are fewer chunks than dimensions. The estimate is too large by what `measure.similarity`
+  states.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import numpy as np
 def frechet(x_nd: np.ndarray, y_md: np.ndarray) -> float:
     """The squared distance, in the squared unit of the vectors; at least 0.
 
-    Only the span of both samples is looked at, at most n + m dimensions: outside of it both covariances are multiples of
-    the identity, and add their part in closed form.
+    Only the span of both samples is looked at, at most n + m dimensions: outside of it both covariances are multiples
+    of the identity, and add their part in closed form.
     """
     x, y = np.asarray(x_nd, np.float64), np.asarray(y_md, np.float64)
     means = x.mean(0), y.mean(0)

@@ -1,7 +1,8 @@
-"""Methods compared where they have learnt equally much: a path of (learning, forgetting) pairs, its frontier, and a level of it.
+"""Methods compared where they have learnt equally much: a path of (learning, forgetting) pairs, its frontier, and a
+level of it.
 
-A method that moves less forgets less; what says something of it is what it forgets at a learning that others reach as well.
-Nothing is extrapolated: beyond what a path reached there is no number. Called by `report.at_equal_learning`.
+A method that moves less forgets less; what says something of it is what it forgets at a learning that others reach as
+well. Nothing is extrapolated: beyond what a path reached there is no number. Called by `report.at_equal_learning`.
 """
 
 from __future__ import annotations
@@ -39,9 +40,12 @@ class Frontier:
 def frontier(path: Sequence[tuple[float, float]]) -> Frontier:
     """The pairs of `path`, and the base, that no other pair beats: none learns at least as much and forgets less.
 
-    Pairs that learnt nothing (0 or less), or are not finite, are left out. Forgetting may be negative: general text improved.
+    Pairs that learnt nothing (0 or less), or are not finite, are left out. Forgetting may be negative: general text
+    improved.
     """
-    pairs = sorted(((x, y) for x, y in path if np.isfinite(x) and np.isfinite(y) and x > 0), key=lambda pair: (pair[0], -pair[1]))
+    pairs = sorted(
+        ((x, y) for x, y in path if np.isfinite(x) and np.isfinite(y) and x > 0), key=lambda pair: (pair[0], -pair[1])
+    )
     kept: list[tuple[float, float]] = []
     for x, y in reversed(pairs):  # from the most learnt down, each must forget less than all that learnt more
         if not kept or (y < kept[-1][1] and x < kept[-1][0]):
@@ -65,7 +69,9 @@ class Matched:
 
 
 def matched(one: Mapping[int, Frontier], other: Mapping[int, Frontier], level: float) -> Matched | None:
-    """Two methods at `level` of the learning that all their seeds reach; None where they share no seed or learnt nothing."""
+    """Two methods at `level` of the learning that all their seeds reach; None where they share no seed or learnt
+    nothing.
+    """
     seeds = sorted(set(one) & set(other))
     reach = min((f[seed].reach for f in (one, other) for seed in seeds), default=0.0)
     if reach <= 0:
@@ -75,7 +81,9 @@ def matched(one: Mapping[int, Frontier], other: Mapping[int, Frontier], level: f
     left, right = (np.array(values, np.float64) for values in zip(*pairs, strict=True))
     each = left - right
     lo, hi = mean_interval(each)
-    return Matched(learning, float(left.mean()), float(right.mean()), float(each.mean()), lo, hi, tuple(map(float, each)))
+    return Matched(
+        learning, float(left.mean()), float(right.mean()), float(each.mean()), lo, hi, tuple(map(float, each))
+    )
 
 
 def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float | None, float | None]:

@@ -1,7 +1,8 @@
-"""How far weights travelled: numbers of one matrix's update from singular values and vectors, and those of a whole cell.
+"""How far weights travelled: numbers of one matrix's update from singular values and vectors, and those of a whole
+cell.
 
-Called by `jobs.geometry` and `report.collect_geometry`; the decompositions are made in `methods.spectra`. A matrix is (out, in),
-so that left singular vectors lie among its outputs.
+Called by `jobs.geometry` and `report.collect_geometry`; the decompositions are made in `methods.spectra`. A matrix is
+(out, in), so that left singular vectors lie among its outputs.
 """
 
 from __future__ import annotations
@@ -49,22 +50,29 @@ def principal_angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def best_cosines(tuned_left: np.ndarray, base_left: np.ndarray) -> np.ndarray:
-    """Largest |cosine| of each column of `tuned_left` [n, k] to any column of `base_left` [n, m]; unit columns. [k], 0 to 1."""
+    """Largest |cosine| of each column of `tuned_left` [n, k] to any column of `base_left` [n, m]; unit columns. [k], 0
+    to 1.
+    """
     return np.abs(np.asarray(base_left, np.float64).T @ np.asarray(tuned_left, np.float64)).max(axis=0)
 
 
 def intruders(tuned_left: np.ndarray, base_left: np.ndarray, top: int = TOP, cosine: float = INTRUDER_COSINE) -> int:
-    """Intruder dimensions: of the `top` strongest left singular vectors of the tuned matrix, those unlike each one of the base's.
+    """Intruder dimensions: of the `top` strongest left singular vectors of the tuned matrix, those unlike each one of
+    the base's.
 
-    Unlike: |cosine| below `cosine`. Columns [n, k] are singular vectors, the strongest first; `base_left` holds all with a
-    value above 0 (Shuttleworth et al., arXiv 2410.21228).
+    Unlike: |cosine| below `cosine`. Columns [n, k] are singular vectors, the strongest first; `base_left` holds all
+    with a value above 0 (Shuttleworth et al., arXiv 2410.21228).
     """
     return int((best_cosines(tuned_left[:, :top], base_left) < cosine).sum())
 
 
 def spectrum(values: np.ndarray) -> dict[str, float]:
     """`spectral_norm`, `stable_rank` and `effective_rank` of an update with the singular `values` [n]."""
-    return {"spectral_norm": float(np.max(values)), "stable_rank": stable_rank(values), "effective_rank": effective_rank(values)}
+    return {
+        "spectral_norm": float(np.max(values)),
+        "stable_rank": stable_rank(values),
+        "effective_rank": effective_rank(values),
+    }
 
 
 def direction_change(tuned_left: np.ndarray, base_left: np.ndarray, top: int = TOP) -> dict[str, float]:
@@ -84,8 +92,8 @@ def direction_change(tuned_left: np.ndarray, base_left: np.ndarray, top: int = T
 def summarize(rows: Sequence[Mapping[str, Any]], base_norm: float) -> dict[str, float | None]:
     """The numbers of a cell from those of its matrices; `base_norm` is the Frobenius norm of all weights of the base.
 
-    `update_norm_relative` over all weights; `effective_rank_mean` and `intruder_dimensions` are means over the matrices that
-    were decomposed, None where none was.
+    `update_norm_relative` over all weights; `effective_rank_mean` and `intruder_dimensions` are means over the matrices
+    that were decomposed, None where none was.
     """
     moved = math.sqrt(math.fsum(row["update_norm"] ** 2 for row in rows))
     found: dict[str, float | None] = {"update_norm_relative": moved / base_norm}
@@ -101,10 +109,14 @@ def flops(rows: int, columns: int) -> float:
     return rows * columns * least + 10.0 * least**3
 
 
-def sampled_layers(flops_by_layer: Sequence[float], most: float = EXACT_FLOPS, fewest: int = FEWEST_LAYERS) -> tuple[int, ...]:
-    """The places of the layers that are decomposed: all where that takes at most `most`, else evenly from first to last.
+def sampled_layers(
+    flops_by_layer: Sequence[float], most: float = EXACT_FLOPS, fewest: int = FEWEST_LAYERS
+) -> tuple[int, ...]:
+    """The places of the layers that are decomposed: all where that takes at most `most`, else evenly from first to
+    last.
 
-    A sample has at least `fewest` layers. It depends on the sizes alone, so all methods on one base are compared on the same matrices.
+    A sample has at least `fewest` layers. It depends on the sizes alone, so all methods on one base are compared on the
+    same matrices.
     """
     layers, total = len(flops_by_layer), sum(flops_by_layer)
     if total <= most or layers <= fewest:

@@ -43,4 +43,3 @@ def rank_trend(trials: Sequence[Trial]) -> RankTrend:
     if best is not None and noise.deviation is not None:
         enough = next(rank for rank in resolved if means[rank] - means[best] <= noise.deviation)
     return RankTrend(means, resolved, noise, best, enough)
-

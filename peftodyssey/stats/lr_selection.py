@@ -1,4 +1,6 @@
-"""The learning rate of every tuned group, chosen on validation, never on test. Called by report.collect and `run`'s last table."""
+"""The learning rate of every tuned group, chosen on validation, never on test. Called by report.collect and `run`'s
+last table.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ class Choice:
     """What selection says of one candidate."""
 
     selected: bool
-    edge: str | None = None  # of a selected one: "low" or "high" where its lr is the end of its grid, so it is unresolved
+    edge: str | None = (
+        None  # of a selected one: "low" or "high" where its lr is the end of its grid, so it is unresolved
+    )
 
 
 def selected(rows: Sequence[Candidate]) -> list[Choice]:

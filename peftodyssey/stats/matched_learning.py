@@ -1,4 +1,6 @@
-"""Forgetting at equal learning: where a curve of shares of one update has learnt as much as another cell. Called by `report.constraints`."""
+"""Forgetting at equal learning: where a curve of shares of one update has learnt as much as another cell. Called by
+`report.constraints`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ Point = tuple[float, float]  # change on the text adapted to, change on general 
 
 
 def at_learning(curve: Sequence[Point], change: float) -> float | None:
-    """The change on general text where the curve first comes to `change` on the text adapted to, linear between its points.
+    """The change on general text where the curve first comes to `change` on the text adapted to, linear between its
+    points.
 
     `curve` goes from the base to the whole update. None where it nowhere learns as much (or as little) as that.
     """

@@ -1,7 +1,7 @@
 """Squared maximum mean discrepancy of two samples, with a p-value from permutations. Called by `measure.similarity`.
 
-Gretton et al. 2012 (JMLR 13:723), equation 3: the unbiased estimate, which is below 0 as often as above where both samples
-are of one distribution. Pairs within one document are left out of it: they are alike for another reason.
+Gretton et al. 2012 (JMLR 13:723), equation 3: the unbiased estimate, which is below 0 as often as above where both
+samples are of one distribution. Pairs within one document are left out of it: they are alike for another reason.
 """
 
 from __future__ import annotations
@@ -36,12 +36,20 @@ def median_distance(x_nd: np.ndarray) -> float:
 
 
 def mmd(
-    x_nd: np.ndarray, y_md: np.ndarray, bandwidth: float, *, x_document: np.ndarray | None = None,
-    y_document: np.ndarray | None = None, permutations: int = 999, seed: int = 0,
-) -> Mmd:  # fmt: skip
-    """Unbiased squared MMD under k(a, b) = exp(-|a - b|^2 / (2 bandwidth^2)), and its p-value, never below 1 / (1 + permutations).
+    x_nd: np.ndarray,
+    y_md: np.ndarray,
+    bandwidth: float,
+    *,
+    x_document: np.ndarray | None = None,
+    y_document: np.ndarray | None = None,
+    permutations: int = 999,
+    seed: int = 0,
+) -> Mmd:
+    """Unbiased squared MMD under k(a, b) = exp(-|a - b|^2 / (2 bandwidth^2)), and its p-value, never below 1 / (1 +
+    permutations).
 
-    Documents (ints; None: every point is one of its own) are what is permuted, whole, as many on each side as there are.
+    Documents (ints; None: every point is one of its own) are what is permuted, whole, as many on each side as there
+    are.
     """
     n, total = len(x_nd), len(x_nd) + len(y_md)
     x_doc, y_doc = (_numbered(ids, size) for ids, size in ((x_document, n), (y_document, total - n)))

@@ -1,7 +1,8 @@
 """What two texts share as sequences of tokens: counts, n-grams, near copies. Called by `measure.similarity`.
 
 Jensen-Shannon divergence (Lin 1991) in bits: 0 for equal distributions of tokens, 1 for texts without a common one.
-Near copies are found by the exact Jaccard similarity of n-gram sets, through an inverted list of the reference's n-grams.
+Near copies are found by the exact Jaccard similarity of n-gram sets, through an inverted list of the reference's
+n-grams.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def overlap(token_ct: np.ndarray, reference: Grams) -> float:
 
 
 def near_duplicates(token_ct: np.ndarray, reference: Grams) -> float:
-    """Share of the chunks, 0 to 1, that have a near copy in the reference: a window of as many tokens, one begun at every
-    half chunk, whose set of n-grams has a Jaccard similarity of at least `NEAR` with the chunk's.
+    """Share of the chunks, 0 to 1, that have a near copy in the reference: a window of as many tokens, one begun at
+    every half chunk, whose set of n-grams has a Jaccard similarity of at least `NEAR` with the chunk's.
     """
     return float(np.mean([nearest(chunk, reference) >= NEAR for chunk in token_ct]))
 
@@ -84,7 +85,9 @@ def nearest(token: np.ndarray, reference: Grams) -> float:
     windows, shared = np.unique(np.unique(np.concatenate(pairs), axis=0)[:, 0], return_counts=True)
     close = shared >= NEAR * len(own)  # with fewer in common no window reaches NEAR
     sizes = [_distinct(reference, int(window), len(token)) for window in windows[close]]
-    return max((both / (len(own) + size - both) for both, size in zip(shared[close].tolist(), sizes, strict=True)), default=0.0)
+    return max(
+        (both / (len(own) + size - both) for both, size in zip(shared[close].tolist(), sizes, strict=True)), default=0.0
+    )
 
 
 def _found(hashes: np.ndarray, reference: Grams) -> tuple[np.ndarray, np.ndarray]:

@@ -17,16 +17,21 @@ class Passage:
     mean_delta: float  # nats per scored token; positive: worse
 
 
-def worst(delta_nats: np.ndarray, document: np.ndarray, *, width: int = 64, k: int = 1, best: bool = False) -> list[Passage]:
+def worst(
+    delta_nats: np.ndarray, document: np.ndarray, *, width: int = 64, k: int = 1, best: bool = False
+) -> list[Passage]:
     """The `k` passages of `width` tokens with the largest mean rise of NLL, at most one of each document, worst first.
 
-    `delta_nats` float[n] after - before, NaN where not scored (left out of a passage's mean); `document` int[n] in runs.
-    Documents shorter than `width` are taken whole. `best` looks for the largest fall. Ties go to the earlier passage.
+    `delta_nats` float[n] after - before, NaN where not scored (left out of a passage's mean); `document` int[n] in
+    runs. Documents shorter than `width` are taken whole. `best` looks for the largest fall. Ties go to the earlier
+    passage.
     """
     sign = -1.0 if best else 1.0
     edges = np.flatnonzero(np.diff(document)) + 1
     spans = zip([0, *edges], [*edges, len(document)], strict=True) if len(document) else []
-    found = [_worst_in(sign * np.asarray(delta_nats[a:b], np.float64), int(document[a]), int(a), width) for a, b in spans]
+    found = [
+        _worst_in(sign * np.asarray(delta_nats[a:b], np.float64), int(document[a]), int(a), width) for a, b in spans
+    ]
     ranked = sorted((passage for passage in found if passage), key=lambda p: (-p.mean_delta, p.first))
     return [Passage(p.document, p.first, p.last, sign * p.mean_delta) for p in ranked[:k]]
 

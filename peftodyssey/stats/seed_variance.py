@@ -1,7 +1,8 @@
-"""The noise between seeds: how far runs that differ in nothing else lie apart. Called by `measure.ranks` and the report.
+"""The noise between seeds: how far runs that differ in nothing else lie apart. Called by `measure.ranks` and the
+report.
 
-Runs of one setting (text, base, method, learning rate) that differ in their seed make a group. Seeds are few, so they are
-never resampled: their variance is pooled over groups and stated with its degrees of freedom.
+Runs of one setting (text, base, method, learning rate) that differ in their seed make a group. Seeds are few, so they
+are never resampled: their variance is pooled over groups and stated with its degrees of freedom.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How what a change of the weights costs depends on the length of the pretraining. Called by `report.sensitivity`.
 
-Every statement is a contrast of the rungs of one ladder, document by document and repetition by repetition (a pair of noise with the
-same seed, a training with the same seed), so its interval is that of a mean over crossed units. It is conditional on the ladder: how
-another pretraining run would differ is not in it.
+Every statement is a contrast of the rungs of one ladder, document by document and repetition by repetition (a pair of
+noise with the same seed, a training with the same seed), so its interval is that of a mean over crossed units. It is
+conditional on the ladder: how another pretraining run would differ is not in it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import numpy as np
 from peftodyssey.stats.bootstrap import Interval
 from peftodyssey.stats.two_way_interval import crossed
 
-Rungs = Mapping[int, np.ndarray]  # pretraining tokens -> value summed by repetition and document, float64 [repetitions, documents]
+Rungs = Mapping[
+    int, np.ndarray
+]  # pretraining tokens -> value summed by repetition and document, float64 [repetitions, documents]
 FEWEST = 2  # rungs of a slope
 RESAMPLES = 1000
 
@@ -58,8 +60,9 @@ def difference(first: Rungs, second: Rungs, tokens_d: np.ndarray, **options: flo
 class TurningPoint:
     """Where the modified model's loss stops falling with longer pretraining.
 
-    `tokens`: the bottom of the parabola in log tokens through the lowest rung and its neighbours; None where the lowest is at an end of
-    the ladder. `lo`, `hi`: the 95 % interval; None at an end that lies outside of the ladder. `share`: of the resamples that turn up.
+    `tokens`: the bottom of the parabola in log tokens through the lowest rung and its neighbours; None where the lowest
+    is at an end of the ladder. `lo`, `hi`: the 95 % interval; None at an end that lies outside of the ladder. `share`:
+    of the resamples that turn up.
     """
 
     tokens: float | None
@@ -68,8 +71,12 @@ class TurningPoint:
     share: float
 
 
-def inflection(losses: Rungs, tokens_d: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95) -> TurningPoint:
-    """The turning point of the modified model's loss, summed like the values of a slope; repetitions and documents are resampled both."""
+def inflection(
+    losses: Rungs, tokens_d: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95
+) -> TurningPoint:
+    """The turning point of the modified model's loss, summed like the values of a slope; repetitions and documents are
+    resampled both.
+    """
     counts = sorted(count for count in losses if count > 0)
     assert len(counts) >= FEWEST
     stacked, x = np.stack([losses[count] for count in counts]), np.log10(np.asarray(counts, np.float64))

@@ -1,7 +1,8 @@
-"""How alike a text is to a sample of the pretraining text, on equal counts of chunks. Called by `report.collect_similarity`.
+"""How alike a text is to a sample of the pretraining text, on equal counts of chunks. Called by
+`report.collect_similarity`.
 
-The sample is parted into two random halves by documents. The first is the reference for every text; the second is measured
-like a text of its own, and says what each number is where there is nothing to find.
+The sample is parted into two random halves by documents. The first is the reference for every text; the second is
+measured like a text of its own, and says what each number is where there is nothing to find.
 """
 
 from __future__ import annotations
@@ -65,21 +66,35 @@ def reference(first: Sample, second: Sample) -> Reference:
     return Reference(first, median_distance(first.hidden), frechet(first.hidden, second.hidden))
 
 
-def of_states(text: Sample, held: Reference, *, seed: int = 0, permutations: int = 999) -> dict[str, float | int | None]:
-    """Distances of hidden states; `text` holds as many chunks as the reference. Keys are columns of `similarity.parquet`."""
+def of_states(
+    text: Sample, held: Reference, *, seed: int = 0, permutations: int = 999
+) -> dict[str, float | int | None]:
+    """Distances of hidden states; `text` holds as many chunks as the reference. Keys are columns of
+    `similarity.parquet`.
+    """
     assert text.token.shape == held.sample.token.shape, "texts are compared on equal counts of chunks"
     found = mmd(
-        text.hidden, held.sample.hidden, held.bandwidth, x_document=text.document, y_document=held.sample.document,
-        permutations=permutations, seed=seed,
-    )  # fmt: skip
+        text.hidden,
+        held.sample.hidden,
+        held.bandwidth,
+        x_document=text.document,
+        y_document=held.sample.document,
+        permutations=permutations,
+        seed=seed,
+    )
     return {
-        "mmd2": found.squared, "mmd_p": found.p, "bandwidth": held.bandwidth,
-        "frechet": frechet(text.hidden, held.sample.hidden), "frechet_bias": held.frechet_bias,
-    }  # fmt: skip
+        "mmd2": found.squared,
+        "mmd_p": found.p,
+        "bandwidth": held.bandwidth,
+        "frechet": frechet(text.hidden, held.sample.hidden),
+        "frechet_bias": held.frechet_bias,
+    }
 
 
 def of_tokens(token_ct: np.ndarray, other_ct: np.ndarray, grams: overlap.Grams) -> dict[str, float]:
-    """What the text's chunks share with as many of the reference's, and with all n-grams of its half; [chunks, tokens] ids."""
+    """What the text's chunks share with as many of the reference's, and with all n-grams of its half; [chunks, tokens]
+    ids.
+    """
     assert token_ct.shape == other_ct.shape, "texts are compared on equal counts of chunks"
     return {
         "js_bits": overlap.js_bits(*overlap.counts(token_ct, other_ct)),

@@ -1,4 +1,5 @@
-"""The words that tell a domain from general text, and the rank of the true token before and after. Called by the report.
+"""The words that tell a domain from general text, and the rank of the true token before and after. Called by the
+report.
 
 Terms: log-odds ratio with an informative Dirichlet prior (Monroe, Colaresi & Quinn 2008, equations 16, 18, 19 and 22).
 Ranks stand beside perplexity because a few uninformative tokens can dominate a mean of losses.

@@ -1,7 +1,7 @@
 """The token ledger: which groups of tokens and which token types a change of NLL is made of. Called by the report.
 
-Differences are after - before in nats; positive is worse. Sums over any partition of the rows add up to the whole (law 7).
-The partitions are in `measure.attribute`.
+Differences are after - before in nats; positive is worse. Sums over any partition of the rows add up to the whole (law
+7). The partitions are in `measure.attribute`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class TokenRow:
     sum_nats: float  # change summed over its occurrences
 
 
-def by_group(before_nats: np.ndarray, after_nats: np.ndarray, label: np.ndarray, names: Sequence[str]) -> list[LedgerRow]:
+def by_group(
+    before_nats: np.ndarray, after_nats: np.ndarray, label: np.ndarray, names: Sequence[str]
+) -> list[LedgerRow]:
     """A row for every group, in the order of `names`; `label` int[n] are places in it.
 
     Rows that are NaN in either column count nowhere. Each sum is the exact sum rounded once (math.fsum).
@@ -72,5 +74,6 @@ def by_token(before_nats: np.ndarray, after_nats: np.ndarray, token: np.ndarray)
     columns = [np.bincount(inverse, minlength=len(ids))]
     columns += [np.bincount(inverse, weights, len(ids)) for weights in (before, after, after - before)]
     return [
-        TokenRow(int(i), int(n), float(b / n), float(a / n), float(d)) for i, n, b, a, d in zip(ids, *columns, strict=True)
+        TokenRow(int(i), int(n), float(b / n), float(a / n), float(d))
+        for i, n, b, a, d in zip(ids, *columns, strict=True)
     ]

@@ -1,7 +1,7 @@
 """The partitions of a text's tokens that a change of NLL is attributed to: class, place, frequency, base surprisal.
 
-Each gives every row of an index one place in a list of names, so that the sums of `measure.ledger` over it add up to the
-whole. Called by the report.
+Each gives every row of an index one place in a list of names, so that the sums of `measure.ledger` over it add up to
+the whole. Called by the report.
 """
 
 from __future__ import annotations
@@ -13,15 +13,28 @@ import numpy as np
 from peftodyssey.corpora import token_classes
 
 CLASSES: tuple[str, ...] = (
-    "newline", "space", "punctuation", "digit", "function_word", "word_start", "continuation", "domain_term", "special",
+    "newline",
+    "space",
+    "punctuation",
+    "digit",
+    "function_word",
+    "word_start",
+    "continuation",
+    "domain_term",
+    "special",
     "other",
-)  # fmt: skip
+)
 POSITION_STARTS = (1, 4, 16, 64, 256, 1024)
 POSITIONS = ("0", "1 to 3", "4 to 15", "16 to 63", "64 to 255", "256 to 1023", "1024 on")
 RATES = (10, 100, 1_000, 10_000)  # occurrences in a million tokens
 FREQUENCIES = (
-    "not in the sample", "under 10 in a million", "10 to 100", "100 to 1,000", "1,000 to 10,000", "10,000 in a million on",
-)  # fmt: skip
+    "not in the sample",
+    "under 10 in a million",
+    "10 to 100",
+    "100 to 1,000",
+    "1,000 to 10,000",
+    "10,000 in a million on",
+)
 DECILES = ("1 (surest)", "2", "3", "4", "5", "6", "7", "8", "9", "10 (least sure)")
 
 
@@ -61,7 +74,8 @@ def by_frequency(token: np.ndarray, counts: np.ndarray) -> Partition:
 
 
 def by_surprisal(before_nats: np.ndarray) -> Partition:
-    """By decile of the base's NLL: as many scored rows in each, ties in the order of the rows; NaN rows are in the first.
+    """By decile of the base's NLL: as many scored rows in each, ties in the order of the rows; NaN rows are in the
+    first.
 
     The deciles are those of a noisy number: tokens that the base found hard tend to fall, and easy ones to rise,
     whatever the adaptation did.

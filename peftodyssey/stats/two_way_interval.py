@@ -1,8 +1,10 @@
-"""Intervals of a token-weighted mean over crossed units: repetitions (pairs of noise, seeds) by documents. Used by `sensitivity`, the report.
+"""Intervals of a token-weighted mean over crossed units: repetitions (pairs of noise, seeds) by documents. Used by
+`sensitivity`, the report.
 
-Both are samples, and each repetition sees every document, so the variance has three parts: V(repetitions) + V(documents) - V(their
-interaction), which the first two both hold (two-way random effects, Searle, Casella & McCulloch 1992, ch. 4). Degrees of freedom by
-Satterthwaite (1946): five pairs are few, and a normal or a resampled interval would be too short.
+Both are samples, and each repetition sees every document, so the variance has three parts: V(repetitions) +
+V(documents) - V(their interaction), which the first two both hold (two-way random effects, Searle, Casella & McCulloch
+1992, ch. 4). Degrees of freedom by Satterthwaite (1946): five pairs are few, and a normal or a resampled interval would
+be too short.
 """
 
 from __future__ import annotations
@@ -18,11 +20,14 @@ ONE = "over documents alone"
 MANY = 500  # degrees of freedom: beyond, the quantile changes by less than 0.3 %
 
 
-def crossed(sums_rd: np.ndarray, tokens_d: np.ndarray, *, level: float = 0.95, min_documents: int = MIN_DOCUMENTS) -> Interval:
+def crossed(
+    sums_rd: np.ndarray, tokens_d: np.ndarray, *, level: float = 0.95, min_documents: int = MIN_DOCUMENTS
+) -> Interval:
     """Mean value per token with its interval.
 
-    `sums_rd` float64 [repetitions, documents]: the value summed over the tokens of a document; `tokens_d` [documents]. With one
-    repetition the interval is over documents alone, and `note` says so. None under `min_documents` effective documents.
+    `sums_rd` float64 [repetitions, documents]: the value summed over the tokens of a document; `tokens_d` [documents].
+    With one repetition the interval is over documents alone, and `note` says so. None under `min_documents` effective
+    documents.
     """
     repetitions, documents = sums_rd.shape
     whole = tokens_d.sum()

@@ -85,7 +85,9 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def status_record(folder: Path) -> dict[str, Any]:
-    """What is known of `folder`: its manifest, or why it failed or was stopped; `status` alone, pending, where nothing is."""
+    """What is known of `folder`: its manifest, or why it failed or was stopped; `status` alone, pending, where nothing
+    is.
+    """
     return read(folder) or failure(folder) or stop(folder) or {"status": "pending"}
 
 

@@ -46,7 +46,9 @@ def read(path: Path) -> pa.Table:
     try:
         return pq.read_table(path, memory_map=False)
     except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"cannot read {path}: {error}", "delete the folder it is in and run the recipe again") from error
+        raise StoreError(
+            f"cannot read {path}: {error}", "delete the folder it is in and run the recipe again"
+        ) from error
 
 
 def read_nll(folder: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -24,9 +24,7 @@ def write(folder: Path, name: str, digest: str, plan: Mapping[str, Any]) -> Path
 def read_all(folder: Path) -> list[dict[str, Any]]:
     """Every plan of the directory, by file name; StoreError where it is no output directory."""
     if not layout.is_store(folder):
-        raise StoreError(
-            f"{folder} holds no results", "give the directory that `peftodyssey run` wrote, see its --out"
-        )
+        raise StoreError(f"{folder} holds no results", "give the directory that `peftodyssey run` wrote, see its --out")
     plans = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / layout.PLANS).glob("*.json"))]
     return sorted(plans, key=lambda plan: plan["asked"])
 

@@ -1,7 +1,7 @@
 """SQL over what a run left on disk, by DuckDB, read-only. Called by the `query` verb, the Python API and `opened`.
 
-Views: one a table (`results`, `points`, `ledger`, ..., `noise`), `cells` (manifests) and `tokens` (every scored token).
-SQL sees tables in memory only: it can neither read nor write a file.
+Views: one a table (`results`, `learning_curves`, `token_breakdown`, ..., `noise`), `cells` (manifests) and `tokens`
+(every scored token). SQL sees tables in memory only: it can neither read nor write a file.
 """
 
 from __future__ import annotations
@@ -20,8 +20,16 @@ if TYPE_CHECKING:
 
 # Names of the values of the index column `class`, in its order; equal to `corpora.classes.CLASSES` (a test holds it).
 TOKEN_CLASSES = (
-    "newline", "space", "punctuation", "digit", "function_word", "word_start", "continuation", "special", "other",
-)  # fmt: skip
+    "newline",
+    "space",
+    "punctuation",
+    "digit",
+    "function_word",
+    "word_start",
+    "continuation",
+    "special",
+    "other",
+)
 
 RUN_COLUMN = {"run": ("string", "name of the output directory")}
 CELLS: tables.Columns = {
@@ -42,22 +50,25 @@ TOKENS: tables.Columns = {
     "nll_before": ("float32", "NLL of the unquantised base, nats"),
     "nll_after": ("float32", "NLL after adaptation, nats"),
     "delta": ("float32", "nll_after - nll_before, nats; positive: worse"),
-    "rank_before": ("int32", "rank of the token among the vocabulary under the unquantised base, from 1; -1: not scored"),
+    "rank_before": (
+        "int32",
+        "rank of the token among the vocabulary under the unquantised base, from 1; -1: not scored",
+    ),
     "rank_after": ("int32", "its rank after adaptation"),
 }
 VIEWS: dict[str, tables.Columns] = {
     "results": {**RUN_COLUMN, **tables.RESULTS},
-    "points": {**RUN_COLUMN, **tables.POINTS},
-    "ledger": {**RUN_COLUMN, **tables.LEDGER},
+    "learning_curves": {**RUN_COLUMN, **tables.LEARNING_CURVES},
+    "token_breakdown": {**RUN_COLUMN, **tables.TOKEN_BREAKDOWN},
     "concentration": {**RUN_COLUMN, **tables.CONCENTRATION},
     "terms": {**RUN_COLUMN, **tables.TERMS},
-    "ranks": {**RUN_COLUMN, **tables.RANKS},
+    "token_ranks": {**RUN_COLUMN, **tables.TOKEN_RANKS},
     "transfer": {**RUN_COLUMN, **tables.TRANSFER},
     "tasks": {**RUN_COLUMN, **tables.TASKS},
-    "wise": {**RUN_COLUMN, **tables.WISE},
+    "wise_ft": {**RUN_COLUMN, **tables.WISE_FT},
     "noise": {**RUN_COLUMN, **tables.NOISE},
     "sensitivity": {**RUN_COLUMN, **tables.SENSITIVITY},
-    "arms": {**RUN_COLUMN, **tables.ARMS},
+    "annealing": {**RUN_COLUMN, **tables.ANNEALING},
     "sharpness": {**RUN_COLUMN, **tables.SHARPNESS},
     "geometry": {**RUN_COLUMN, **tables.GEOMETRY},
     "similarity": {**RUN_COLUMN, **tables.SIMILARITY},
@@ -156,9 +167,7 @@ def _collected(name: str, columns: tables.Columns) -> Callable[[Sequence[Path]],
 def _cells(folders: Sequence[Path]) -> pa.Table:
     import pyarrow as pa
 
-    return _concatenated(
-        folders, lambda folder: pa.Table.from_pylist(_cell_rows(folder), schema=tables.schema(CELLS))
-    )
+    return _concatenated(folders, lambda folder: pa.Table.from_pylist(_cell_rows(folder), schema=tables.schema(CELLS)))
 
 
 def _cell_rows(folder: Path) -> list[dict[str, Any]]:
@@ -217,9 +226,7 @@ def token_pieces(index_folder: Path) -> pa.Table:
     return pa.table([*columns, text, classes], names=["document", "position", "token", "text", "class"])
 
 
-def _scored(
-    folder: Path, cell: str, name: str, split: str, score: Mapping[str, Any], pieces: pa.Table
-) -> pa.Table:
+def _scored(folder: Path, cell: str, name: str, split: str, score: Mapping[str, Any], pieces: pa.Table) -> pa.Table:
     import pyarrow as pa
 
     before, rank_before = parquet.read_nll(folder / score["before"])
@@ -231,17 +238,17 @@ def _scored(
 
 _LOADERS: dict[str, Callable[[Sequence[Path]], pa.Table]] = {
     "results": _collected(layout.RESULTS, tables.RESULTS),
-    "points": _collected(layout.POINTS, tables.POINTS),
-    "ledger": _collected(layout.LEDGER, tables.LEDGER),
+    "learning_curves": _collected(layout.LEARNING_CURVES, tables.LEARNING_CURVES),
+    "token_breakdown": _collected(layout.TOKEN_BREAKDOWN, tables.TOKEN_BREAKDOWN),
     "concentration": _collected(layout.CONCENTRATION, tables.CONCENTRATION),
     "terms": _collected(layout.TERMS, tables.TERMS),
-    "ranks": _collected(layout.RANKS, tables.RANKS),
+    "token_ranks": _collected(layout.TOKEN_RANKS, tables.TOKEN_RANKS),
     "transfer": _collected(layout.TRANSFER, tables.TRANSFER),
     "tasks": _collected(layout.TASKS, tables.TASKS),
-    "wise": _collected(layout.WISE, tables.WISE),
+    "wise_ft": _collected(layout.WISE_FT, tables.WISE_FT),
     "noise": _collected(layout.NOISE_TABLE, tables.NOISE),
     "sensitivity": _collected(layout.SENSITIVITY, tables.SENSITIVITY),
-    "arms": _collected(layout.ARMS, tables.ARMS),
+    "annealing": _collected(layout.ANNEALING, tables.ANNEALING),
     "sharpness": _collected(layout.SHARPNESS, tables.SHARPNESS),
     "geometry": _collected(layout.GEOMETRY, tables.GEOMETRY),
     "similarity": _collected(layout.SIMILARITY, tables.SIMILARITY),

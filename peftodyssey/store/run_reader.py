@@ -30,7 +30,7 @@ class Run:
     @property
     def points(self) -> pa.Table:
         """The learning paths: one row per cell, tokens seen, corpus and split."""
-        return _collected(self.folder, layout.POINTS)
+        return _collected(self.folder, layout.LEARNING_CURVES)
 
     def query(self, sql: str | None = None) -> pa.Table:
         """The answer to one SELECT over this run; without SQL, the views and their columns."""
@@ -46,9 +46,7 @@ class Run:
         score = self._score(cell, split, corpus)
         for key in ("index", "before", "after"):
             if manifest.read(self.folder / score[key]) is None:
-                raise StoreError(
-                    f"{score[key]} is not finished", "run the recipe again, it goes on where it stopped"
-                )
+                raise StoreError(f"{score[key]} is not finished", "run the recipe again, it goes on where it stopped")
         index = parquet.read(self.folder / score["index"] / layout.INDEX)
         columns = {name: index[name].to_numpy() for name in ("document", "position", "token")}
         before, _ = parquet.read_nll(self.folder / score["before"])
@@ -77,7 +75,11 @@ def open_run(folder: str | Path) -> Run:
     """The run in `folder`; StoreError where no run lies there."""
     folder = Path(folder)
     return Run(
-        folder, tuple({**cell, "status": manifest.status_record(folder / cell["folder"])["status"]} for cell in plans.cells(folder))
+        folder,
+        tuple(
+            {**cell, "status": manifest.status_record(folder / cell["folder"])["status"]}
+            for cell in plans.cells(folder)
+        ),
     )
 
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def write(folder: Path, hidden: np.ndarray, row: np.ndarray, half: np.ndarray) -> None:
-    """Write float32 [chunks, width] states, the index row int64 [chunks] that each begins at, and its half, int8 [chunks]:
-    1 and 2 of a reference that is parted by documents, 0 of any other text.
+    """Write float32 [chunks, width] states, the index row int64 [chunks] that each begins at, and its half, int8
+    [chunks]: 1 and 2 of a reference that is parted by documents, 0 of any other text.
     """
     from safetensors.numpy import save
 
@@ -31,4 +31,6 @@ def read(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         found = load(path.read_bytes())
         return found["hidden"], found["row"], found["half"]
     except (OSError, KeyError, SafetensorError) as error:
-        raise StoreError(f"cannot read {path}: {error}", "delete the folder it is in and run the recipe again") from error
+        raise StoreError(
+            f"cannot read {path}: {error}", "delete the folder it is in and run the recipe again"
+        ) from error

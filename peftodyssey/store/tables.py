@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peftodyssey.store.tables_noise import ARMS, NOISE, SENSITIVITY, SHARPNESS, SHIFTS
+from peftodyssey.store.tables_noise import ANNEALING, NOISE, SENSITIVITY, SHARPNESS, SHIFTS
 from peftodyssey.store.tables_similarity import CORRELATION, SIMILARITY
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ RESULTS: Columns = {
     "forgetting": ("float64", "general_nll_after - general_nll_before; positive: worse"),
     "forgetting_lo": ("float64", "lower end of the 95 % interval of forgetting"),
     "forgetting_hi": ("float64", "upper end of the 95 % interval of forgetting"),
-    "engine": ("string", "own, trl, or none where nothing was trained"),
-    "fleet_size": ("int32", "cells that were trained together"),
+    "engine": ("string", "native, trl, or none where nothing was trained"),
+    "multi_lora_size": ("int32", "cells that were trained together"),
     "seconds": ("float64", "wall time of training, scoring left out"),
     "tokens_per_second": ("float64", "tokens trained on per second of training"),
     "peak_memory_bytes": ("int64", "highest memory of the process (CPU) or of the allocator (GPU) while training"),
@@ -81,16 +81,31 @@ RESULTS: Columns = {
     "acc_norm_after": ("float64", "the same after adaptation"),
     "l2_sp": ("float64", "pull of the update to its start, where there is one"),
     "norm_ball": ("float64", "longest change of a matrix as a share of its norm, where it is bounded"),
-    "replay": ("float64", "share of general text among the trained tokens, where there is some; it counts in tokens, not in the budget"),
-    "early_stop": ("float64", "how far the NLL of general text could rise before training ended, nats per token, where it was bounded"),
-    "stopped_at_step": ("int64", "where general text had become too much worse; steps and tokens are those of the weights kept"),
-    "update_norm_relative": ("float64", "Frobenius norm of the update over that of all weights of the base, where geometry was measured"),
+    "replay": (
+        "float64",
+        "share of general text among the trained tokens, where there is some; it counts in tokens, not in the budget",
+    ),
+    "early_stop": (
+        "float64",
+        "how far the NLL of general text could rise before training ended, nats per token, where it was bounded",
+    ),
+    "stopped_at_step": (
+        "int64",
+        "where general text had become too much worse; steps and tokens are those of the weights kept",
+    ),
+    "update_norm_relative": (
+        "float64",
+        "Frobenius norm of the update over that of all weights of the base, where geometry was measured",
+    ),
     "effective_rank_mean": ("float64", "mean effective rank of the updates of the matrices that were decomposed"),
-    "intruder_dimensions": ("float64", "intruder dimensions among the 10 strongest of a tuned matrix, mean over those that were decomposed"),
+    "intruder_dimensions": (
+        "float64",
+        "intruder dimensions among the 10 strongest of a tuned matrix, mean over those that were decomposed",
+    ),
     "decomposed_layers": ("string", "decoder layers whose matrices were decomposed, of all: a sample of a large model"),
 }
 
-POINTS: Columns = {
+LEARNING_CURVES: Columns = {
     "cell": ("string", "first 16 hex digits of the cell's identity"),
     "tokens_seen": ("int64", "tokens trained on so far"),
     "step": ("int64", "optimiser steps so far"),
@@ -100,10 +115,13 @@ POINTS: Columns = {
     "tokens": ("int64", "tokens scored"),
 }
 
-WISE: Columns = {
+WISE_FT: Columns = {
     "cell": ("string", "first 16 hex digits of the cell's identity"),
     "recipe": ("string", "name of the recipe that asked for the cell"),
-    "share": ("float64", "share of the finished update that the scored weights have: 0 is the base, 1 the adapted model (WiSE-FT)"),
+    "share": (
+        "float64",
+        "share of the finished update that the scored weights have: 0 is the base, 1 the adapted model (WiSE-FT)",
+    ),
     "nll": ("float64", "test NLL, nats per token"),
     "valid_nll": ("float64", "validation NLL, nats per token"),
     "delta_nll": ("float64", "nll minus that of the unquantised base; positive: worse"),
@@ -129,7 +147,7 @@ NLL: Columns = {
     "rank": ("int32", "rank of the true token among the vocabulary, from 1; -1 where not scored"),
 }
 
-LEDGER: Columns = {
+TOKEN_BREAKDOWN: Columns = {
     "cell": ("string", "first 16 hex digits of the cell's identity"),
     "recipe": ("string", "name of the recipe that asked for the cell"),
     "factor": ("string", "how the scored tokens of test are parted: class, position, frequency, surprisal, token"),
@@ -153,8 +171,8 @@ CONCENTRATION: Columns = {
     "units": ("int64", "how many of them are scored"),
     "rise_nats": ("float64", "sum of the changes above 0, nats"),
     "fall_nats": ("float64", "sum of the changes below 0, nats"),
-    "half": ("float64", "smallest share of the units that carries half of the rise"),
-    "most": ("float64", "smallest share of the units that carries 90 % of the rise"),
+    "share_for_50pct": ("float64", "smallest share of the units that carries half of the rise"),
+    "share_for_90pct": ("float64", "smallest share of the units that carries 90 % of the rise"),
     "gini": ("float64", "Gini coefficient of the rises: 0 for evenly spread, towards 1 for a single unit"),
 }
 
@@ -169,7 +187,7 @@ TERMS: Columns = {
     "general_count": ("int64", "occurrences in the general text"),
 }
 
-RANKS: Columns = {
+TOKEN_RANKS: Columns = {
     "cell": ("string", "first 16 hex digits of the cell's identity"),
     "recipe": ("string", "name of the recipe that asked for the cell"),
     "positions": ("string", "where on test: domain_term, or all"),
@@ -234,12 +252,21 @@ GEOMETRY: Columns = {
     "update_norm": ("float64", "Frobenius norm of the update"),
     "base_norm": ("float64", "Frobenius norm of the base's weight, a quantised one as what its storage stands for"),
     "relative_norm": ("float64", "update_norm / base_norm"),
-    "spectral_norm": ("float64", "largest singular value of the update; this and what follows for linear maps of decoder layers only"),
+    "spectral_norm": (
+        "float64",
+        "largest singular value of the update; this and what follows for linear maps of decoder layers only",
+    ),
     "stable_rank": ("float64", "squared Frobenius norm of the update over its squared spectral norm"),
     "effective_rank": ("float64", "exponential of the entropy of the update's singular values over their sum"),
-    "angle_mean_degrees": ("float64", "mean principal angle between the spans of the 10 strongest left singular vectors, base and tuned"),
+    "angle_mean_degrees": (
+        "float64",
+        "mean principal angle between the spans of the 10 strongest left singular vectors, base and tuned",
+    ),
     "angle_largest_degrees": ("float64", "largest of these angles"),
-    "intruders": ("int32", "of the 10 strongest left singular vectors of the tuned matrix, those with an absolute cosine below 0.5 to each one of the base's"),
+    "intruders": (
+        "int32",
+        "of the 10 strongest left singular vectors of the tuned matrix, those with an absolute cosine below 0.5 to each one of the base's",
+    ),
 }
 
 TRANSFER: Columns = {
@@ -247,7 +274,7 @@ TRANSFER: Columns = {
     "recipe": ("string", "name of the recipe that measures transfer"),
     "trained_on": ("string", "the text adapted to, with its newline policy where that is not keep"),
     "scored_on": ("string", "the text whose test part is scored, with the newline policy that it is scored under"),
-    "own": ("bool", "scored on the text adapted to"),
+    "in_domain": ("bool", "scored on the text adapted to"),
     "tokens": ("int64", "tokens scored"),
     "nll_before": ("float64", "NLL of the unquantised base there, nats per token"),
     "nll_after": ("float64", "NLL there after adaptation, nats per token"),
@@ -260,13 +287,27 @@ TRANSFER: Columns = {
 MEASURED = ("seconds", "tokens_per_second", "peak_memory_bytes")
 
 TABLES: dict[str, Columns] = {
-    "results.parquet": RESULTS, "points.parquet": POINTS, "ledger.parquet": LEDGER, "concentration.parquet": CONCENTRATION,
-    "terms.parquet": TERMS, "ranks.parquet": RANKS, "tasks.parquet": TASKS, "wise.parquet": WISE,
-    "similarity.parquet": SIMILARITY, "correlation.parquet": CORRELATION,
-    "noise.parquet": NOISE, "sensitivity.parquet": SENSITIVITY, "arms.parquet": ARMS, "sharpness.parquet": SHARPNESS, "shifts.parquet": SHIFTS,
-    "geometry.parquet": GEOMETRY, "transfer.parquet": TRANSFER,
-    "log.parquet": LOG, "nll.parquet": NLL, "choices.parquet": CHOICES,
-}  # fmt: skip
+    "results.parquet": RESULTS,
+    "learning_curves.parquet": LEARNING_CURVES,
+    "token_breakdown.parquet": TOKEN_BREAKDOWN,
+    "concentration.parquet": CONCENTRATION,
+    "terms.parquet": TERMS,
+    "token_ranks.parquet": TOKEN_RANKS,
+    "tasks.parquet": TASKS,
+    "wise_ft.parquet": WISE_FT,
+    "similarity.parquet": SIMILARITY,
+    "correlation.parquet": CORRELATION,
+    "noise.parquet": NOISE,
+    "sensitivity.parquet": SENSITIVITY,
+    "annealing.parquet": ANNEALING,
+    "sharpness.parquet": SHARPNESS,
+    "shifts.parquet": SHIFTS,
+    "geometry.parquet": GEOMETRY,
+    "transfer.parquet": TRANSFER,
+    "log.parquet": LOG,
+    "nll.parquet": NLL,
+    "choices.parquet": CHOICES,
+}
 
 
 def schema(columns: Columns) -> pa.Schema:
@@ -274,9 +315,13 @@ def schema(columns: Columns) -> pa.Schema:
     import pyarrow as pa
 
     types = {
-        "string": pa.string(), "int32": pa.int32(), "int64": pa.int64(), "float32": pa.float32(),
-        "float64": pa.float64(), "bool": pa.bool_(),
-    }  # fmt: skip
+        "string": pa.string(),
+        "int32": pa.int32(),
+        "int64": pa.int64(),
+        "float32": pa.float32(),
+        "float64": pa.float64(),
+        "bool": pa.bool_(),
+    }
     return pa.schema([pa.field(name, types[kind], metadata={"doc": text}) for name, (kind, text) in columns.items()])
 
 

@@ -61,7 +61,7 @@ def save(folder: Path, state: SavedState) -> None:
         "step": state.step,
         "way": asdict(state.way),
         "out_of_memory": state.out_of_memory,
-        "belongs_to": state.belongs_to,
+        "resume_digest": state.belongs_to,
         "scaler": state.scaler,
     }
     write_text(folder / STATE_FILE, json.dumps(numbers, indent=1))
@@ -124,7 +124,7 @@ def _read(folder: Path) -> SavedState:
         raise ValueError(f"{len(log)} logged steps for step {numbers['step']}")
     way = MemorySettings(**numbers["way"])
     return SavedState(
-        numbers["step"], way, tuple(numbers["out_of_memory"]), numbers["belongs_to"], numbers["scaler"], log, tensors
+        numbers["step"], way, tuple(numbers["out_of_memory"]), numbers["resume_digest"], numbers["scaler"], log, tensors
     )
 
 
@@ -137,9 +137,7 @@ def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _log_tensor(log: tuple[StepRecord, ...]) -> Tensor:
-    return torch.tensor([astuple(record) for record in log], dtype=torch.float64).reshape(
-        len(log), len(LOG_FIELDS)
-    )
+    return torch.tensor([astuple(record) for record in log], dtype=torch.float64).reshape(len(log), len(LOG_FIELDS))
 
 
 def _log_records(rows: Tensor) -> tuple[StepRecord, ...]:

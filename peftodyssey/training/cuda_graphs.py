@@ -1,8 +1,8 @@
 """Micro-batches replayed as CUDA graphs: where a pass is short, launching its kernels takes longer than running them.
 
-`train.gradients` runs its passes through `Graphs` where `train.loop` or `train.fleet` hands it some. A pass is run as it is
-first, then captured, and the first replay is held against the pass itself: loss and gradients. Where anything differs or
-fails, training goes on launch by launch and says so once.
+`train.gradients` runs its passes through `Graphs` where `train.loop` or `train.multi_lora` hands it some. A pass is run
+as it is first, then captured, and the first replay is held against the pass itself: loss and gradients. Where anything
+differs or fails, training goes on launch by launch and says so once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from peftodyssey.training.settings import OnNote, TrainSettings
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "olmo2", "smollm3"})  # whose passes never ask the host
-EAGER_FAMILIES = frozenset({"gpt2", "gpt_neox", "olmo", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "starcoder2", "stablelm"})
+EAGER_FAMILIES = frozenset(
+    {"gpt2", "gpt_neox", "olmo", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "starcoder2", "stablelm"}
+)
 MAX_HIDDEN_ELEMENTS = 4096 * 4096  # of a pass's hidden states: beyond, its kernels run longer than they take to launch
 MOST_GRAPHS = 4  # of different shapes: each keeps its memory
 CLOSE = 0.02  # relative distance of the gradients of two runs of one pass: atomics and the order of sums in 16 bits
@@ -105,9 +107,15 @@ def _near(these: Sequence[Tensor], those: Sequence[Tensor]) -> bool:
 
 
 def graphs(
-    model: nn.Module, settings: TrainSettings, device: torch.device, grads: Callable[[], list[Tensor]], on_note: OnNote | None
+    model: nn.Module,
+    settings: TrainSettings,
+    device: torch.device,
+    grads: Callable[[], list[Tensor]],
+    on_note: OnNote | None,
 ) -> CudaGraphCache | None:
-    """Graphs for a training of `model`; None where its passes cannot be captured. An architecture that nobody tried says so."""
+    """Graphs for a training of `model`; None where its passes cannot be captured. An architecture that nobody tried
+    says so.
+    """
     if device.type != "cuda":
         return None
     config = getattr(model, "config", None)
@@ -115,7 +123,11 @@ def graphs(
     if kind not in FAMILIES | EAGER_FAMILIES and on_note:
         on_note(f"{kind} is an architecture that was not tried here: it trains step by step as transformers wrote it")
     random = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
-    random |= any(value for name, value in vars(config).items() if "dropout" in name and isinstance(value, float)) if config else True
+    random |= (
+        any(value for name, value in vars(config).items() if "dropout" in name and isinstance(value, float))
+        if config
+        else True
+    )
     moving = settings.offload_activations or settings.offload_optimizer
     if kind not in FAMILIES or random or moving or settings.precision == "fp16":
         return None

@@ -1,7 +1,9 @@
-"""Early stop on general text: a training ends when that text has become worse than its bound allows. Used by `train.loop`.
+"""Early stop on general text: a training ends when that text has become worse than its bound allows. Used by
+`train.loop`.
 
-The text is looked at before the first step, evenly over the steps, and after the last one. The weights that are kept are those of the
-last look within the bound; they wait in host memory, and a saved state has them, so that a resumed training ends with the same bits.
+The text is looked at before the first step, evenly over the steps, and after the last one. The weights that are kept
+are those of the last look within the bound; they wait in host memory, and a saved state has them, so that a resumed
+training ends with the same bits.
 """
 
 from __future__ import annotations
@@ -63,7 +65,10 @@ class EarlyStopping:
 
     def state_tensors(self) -> dict[str, Tensor]:
         """All of it by name, that `restore` takes back."""
-        return {NUM_EVALS: torch.tensor(self.seen, dtype=torch.float64), **{KEPT + name: of for name, of in self.kept.items()}}
+        return {
+            NUM_EVALS: torch.tensor(self.seen, dtype=torch.float64),
+            **{KEPT + name: of for name, of in self.kept.items()},
+        }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes back what `state_tensors` gave."""
@@ -77,4 +82,6 @@ def watch(bound: EarlyStopSettings | None, steps: int, general_nll: GeneralNll |
         return None
     assert general_nll is not None, "an early stop needs the general text"
     looks = min(bound.num_evals, steps)
-    return EarlyStopping(bound, frozenset({0, *(round(steps * (look + 1) / looks) for look in range(looks))}), general_nll)
+    return EarlyStopping(
+        bound, frozenset({0, *(round(steps * (look + 1) / looks) for look in range(looks))}), general_nll
+    )

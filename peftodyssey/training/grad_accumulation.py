@@ -1,4 +1,4 @@
-"""The gradient of one step's batch, micro-batch by micro-batch. For `train.loop` and `train.fleet`."""
+"""The gradient of one step's batch, micro-batch by micro-batch. For `train.loop` and `train.multi_lora`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Batch:
 def batch(blocks: PackedBlocks, settings: TrainSettings, step: int) -> Batch:
     """The batch of step `step`, counted from 0."""
     chosen = replay.batch_indices(blocks, settings, step)
-    first = step * settings.batch_blocks + replay.replayed_before(settings, step)
+    first = step * settings.batch_size + replay.replayed_before(settings, step)
     return Batch(blocks, chosen, sampler.trained_tokens(blocks, chosen), settings.seed, first)
 
 
@@ -54,20 +54,23 @@ def accumulate(
     device: torch.device,
     autocast: bool,
     graphs: CudaGraphCache | None,
-    micro_blocks: int,
+    micro_batch_size: int,
     check: Callable[[], None],
 ) -> Tensor:
     """Adds the gradients of the batches' mean losses; returns these losses, nats a token, one for each member.
 
     One training has one member; those of a fleet have equally many blocks, and pass through the model side by side, by
-    `graphs` where there are some. `check()` is called after each micro-batch; where it raises, or memory runs out, what was
-    added so far stays.
+    `graphs` where there are some. `check()` is called after each micro-batch; where it raises, or memory runs out, what
+    was added so far stays.
     """
     losses = torch.zeros(len(members), dtype=torch.float64, device=device)
     weights = 1.0 / torch.tensor([max(of.tokens, 1) for of in members], dtype=torch.float64, device=device)
-    for begin in range(0, len(members[0].chosen), micro_blocks):
-        pieces = [of.chosen[begin : begin + micro_blocks] for of in members]
-        draws.at([of.seed for of in members], [range(of.first + begin, of.first + begin + micro_blocks) for of in members])
+    for begin in range(0, len(members[0].chosen), micro_batch_size):
+        pieces = [of.chosen[begin : begin + micro_batch_size] for of in members]
+        draws.at(
+            [of.seed for of in members],
+            [range(of.first + begin, of.first + begin + micro_batch_size) for of in members],
+        )
         by_ends = varlen_attention.supports_varlen(model, device, members[0].blocks.labels.shape[1])
         if graphs is not None and not autocast and _uniform(model, members, pieces, by_ends):
             inputs = _uniform_inputs(members, pieces, device, by_ends)
@@ -84,9 +87,18 @@ def accumulate(
 def _pass(model: nn.Module, parts: Parts, settings: TrainSettings) -> Callable[..., Tensor]:
     """A micro-batch as a function of device tensors alone, which asks nothing of the host: it can be captured."""
 
-    def forward_and_backward(weights: Tensor, ids_bt: Tensor, positions_bt: Tensor, labels_kbt: Tensor, *ends: Tensor) -> Tensor:
-        inputs = {"input_ids": ids_bt, "position_ids": positions_bt, "use_cache": False, "attention_mask": ends[0] if ends else None}
-        nll = torch.stack(token_nll_sums(model, parts, inputs, list(labels_kbt), [None] * len(labels_kbt), settings.loss_chunk_bytes))
+    def forward_and_backward(
+        weights: Tensor, ids_bt: Tensor, positions_bt: Tensor, labels_kbt: Tensor, *ends: Tensor
+    ) -> Tensor:
+        inputs = {
+            "input_ids": ids_bt,
+            "position_ids": positions_bt,
+            "use_cache": False,
+            "attention_mask": ends[0] if ends else None,
+        }
+        nll = torch.stack(
+            token_nll_sums(model, parts, inputs, list(labels_kbt), [None] * len(labels_kbt), settings.loss_chunk_bytes)
+        )
         (nll * weights.to(nll.dtype)).sum().backward()
         return nll.detach()
 
@@ -94,28 +106,43 @@ def _pass(model: nn.Module, parts: Parts, settings: TrainSettings) -> Callable[.
 
 
 def _uniform(model: Any, members: Sequence[Batch], pieces: Sequence[np.ndarray], by_ends: bool) -> bool:
-    """Whether a pass is short, every position has a label, and ends or positions tell the documents of a block apart: no pass
-    differs in form.
+    """Whether a pass is short, every position has a label, and ends or positions tell the documents of a block apart:
+    no pass differs in form.
     """
     tokens = sum(piece.size for piece in pieces) * members[0].blocks.labels.shape[1]
     if tokens * model.config.get_text_config().hidden_size > MAX_HIDDEN_ELEMENTS:
         return False
     return all(
         bool((of.blocks.labels[piece] != IGNORE_INDEX).all())
-        and (by_ends or bool(((np.diff(of.blocks.position_ids[piece]) != 1) == (np.diff(of.blocks.segment_ids[piece]) != 0)).all()))
+        and (
+            by_ends
+            or bool(
+                ((np.diff(of.blocks.position_ids[piece]) != 1) == (np.diff(of.blocks.segment_ids[piece]) != 0)).all()
+            )
+        )
         for of, piece in zip(members, pieces, strict=True)
     )
 
 
-def _uniform_inputs(members: Sequence[Batch], pieces: Sequence[np.ndarray], device: torch.device, by_ends: bool) -> list[Tensor]:
+def _uniform_inputs(
+    members: Sequence[Batch], pieces: Sequence[np.ndarray], device: torch.device, by_ends: bool
+) -> list[Tensor]:
     """Token ids and positions (k * b, t), labels (k, b, t) and, where documents are told apart by them, their ends."""
 
     def stacked(field: str) -> np.ndarray:
         return np.stack([getattr(of.blocks, field)[piece] for of, piece in zip(members, pieces, strict=True)])
 
     ids, positions, labels = (on_device(stacked(field), device) for field in ("input_ids", "position_ids", "labels"))
-    segments = stacked("segments")
-    ends = [torch.from_numpy(varlen_attention.cu_seqlens(segments.reshape(-1, segments.shape[-1]))).to(device, non_blocking=True)] if by_ends else []
+    segments = stacked("segment_ids")
+    ends = (
+        [
+            torch.from_numpy(varlen_attention.cu_seqlens(segments.reshape(-1, segments.shape[-1]))).to(
+                device, non_blocking=True
+            )
+        ]
+        if by_ends
+        else []
+    )
     return [ids.flatten(0, 1), positions.flatten(0, 1), labels, *ends]
 
 
@@ -132,6 +159,8 @@ def _nlls(
 
     labels = [of.blocks.labels[piece] for of, piece in zip(members, pieces, strict=True)]
     kept = [np.flatnonzero(own != IGNORE_INDEX) for own in labels]
-    inputs = packed_inputs(model, joined("input_ids"), joined("position_ids"), joined("segments"), device)
-    kept_rows = [None if rows.size == own.size else on_device(rows, device) for rows, own in zip(kept, labels, strict=True)]
+    inputs = packed_inputs(model, joined("input_ids"), joined("position_ids"), joined("segment_ids"), device)
+    kept_rows = [
+        None if rows.size == own.size else on_device(rows, device) for rows, own in zip(kept, labels, strict=True)
+    ]
     return token_nll_sums(model, parts, inputs, [on_device(own, device) for own in labels], kept_rows, chunk_bytes)

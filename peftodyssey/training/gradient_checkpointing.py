@@ -1,4 +1,5 @@
-"""What the forward pass keeps for the backward pass: everything, all but the feed-forwards, or the layers' inputs alone.
+"""What the forward pass keeps for the backward pass: everything, all but the feed-forwards, or the layers' inputs
+alone.
 
 `train.loop` trains inside `policy`. What is not kept is computed again by torch's non-reentrant checkpointing, with the
 same random numbers, so that the policy changes memory and time but no result.
@@ -20,15 +21,15 @@ FEED_FORWARD = "mlp"  # the name of the feed-forward in a decoder layer, in ever
 
 
 @contextlib.contextmanager
-def checkpointed_model(model: nn.Module, recompute: str, *, offload: bool = False) -> Iterator[None]:
-    """The model in training mode; `recompute` is none, selective (feed-forwards) or full (decoder layers).
+def checkpointed_model(model: nn.Module, gradient_checkpointing: str, *, offload: bool = False) -> Iterator[None]:
+    """The model in training mode; `gradient_checkpointing` is none, selective (feed-forwards) or full (decoder layers).
 
     With `offload` what stands between the layers waits in pinned host memory where the model lies on a CUDA device. A
     model without feed-forward modules takes `full` for `selective`.
     """
     model.train()
     run = _checkpoint_offloaded if offload else _checkpoint
-    before = [(module, module.forward) for module in checkpointed(model, recompute)]
+    before = [(module, module.forward) for module in checkpointed(model, gradient_checkpointing)]
     for module, forward in before:
         module.forward = functools.partial(run, forward)  # type: ignore[method-assign]
     try:
@@ -42,30 +43,34 @@ def checkpointed_model(model: nn.Module, recompute: str, *, offload: bool = Fals
 
 @contextlib.contextmanager
 def switchable_policy(model: nn.Module) -> Iterator[Callable[[str, bool], None]]:
-    """A function of (recompute, offload) that trains the model under that policy from now on, in place of the one before."""
+    """A function of (gradient checkpointing, offload) that trains the model under that policy from now on, in place of
+    the one before.
+    """
     with contextlib.ExitStack() as now:
         held: list[tuple[str, bool]] = []
 
-        def keep(recompute: str, offload: bool) -> None:
-            if held != [(recompute, offload)]:
+        def keep(gradient_checkpointing: str, offload: bool) -> None:
+            if held != [(gradient_checkpointing, offload)]:
                 now.close()
-                now.enter_context(checkpointed_model(model, recompute, offload=offload))
-                held[:] = [(recompute, offload)]
+                now.enter_context(checkpointed_model(model, gradient_checkpointing, offload=offload))
+                held[:] = [(gradient_checkpointing, offload)]
 
         yield keep
 
 
-def checkpointed(model: nn.Module, recompute: str) -> list[nn.Module]:
+def checkpointed(model: nn.Module, gradient_checkpointing: str) -> list[nn.Module]:
     """The modules whose inside is computed again."""
-    if recompute == "none":
+    if gradient_checkpointing == "none":
         return []
     feeds = [module for name, module in model.named_modules() if name.rpartition(".")[2] == FEED_FORWARD]
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    return feeds if feeds and recompute == "selective" else layers
+    return feeds if feeds and gradient_checkpointing == "selective" else layers
 
 
 def _checkpoint(forward: Callable[..., Any], *inputs: Any, **more: Any) -> Any:
-    random = not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())  # what is captured draws nothing, and must not ask for the state
+    random = not (
+        torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+    )  # what is captured draws nothing, and must not ask for the state
     return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=random, **more)
 
 

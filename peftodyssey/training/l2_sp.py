@@ -1,7 +1,8 @@
 """L2-SP (Li et al., arXiv 1802.01483): the update is pulled back to its start. Called by `train.loop` after each step.
 
-The paper adds strength / 2 * |w - w0|^2 to the loss. Here the pull is decoupled from AdamW's moments, as its weight decay is
-(arXiv 1711.05101): w0 + (1 - lr * strength) * (w - w0), the factor never below 0, so that no strength is too large.
+The paper adds strength / 2 * |w - w0|^2 to the loss. Here the pull is decoupled from AdamW's moments, as its weight
+decay is (arXiv 1711.05101): w0 + (1 - lr * strength) * (w - w0), the factor never below 0, so that no strength is too
+large.
 """
 
 from __future__ import annotations

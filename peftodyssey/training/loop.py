@@ -60,20 +60,19 @@ def train(
     state_folder: Path | None = None,
     checkpoint_every_s: float | None = None,
     on_step: OnStep | None = None,
-    on_point: OnEval | None = None,
+    on_eval: OnEval | None = None,
     should_stop: ShouldStop | None = None,
     on_note: OnNote | None = None,
     general_nll: early_stop.GeneralNll | None = None,
 ) -> TrainResult:
-    """Trains the parameters in `trainable` on `blocks`, in place, from where `state_folder` stands or from
-    step 0.
+    """Trains the parameters in `trainable` on `blocks`, in place, from where `state_folder` stands or from step 0.
 
-    `on_point(index, step, tokens)` is called after the steps in `settings.score_at_steps`; it may score the
-    model in any mode, and has to write its result before it returns: a resumed training does not call it for
-    that point again. `should_stop()` is asked before every step: where it says True the state is saved and
-    the result is `interrupted`. `on_note` is told where a step did not fit the memory and in which leaner way
-    the training goes on. `general_nll` scores what `settings.early_stop` watches, in any mode. Raises TrainingError: settings, nothing to train on, loss not finite, no memory for one
-    block, a foreign state.
+    `on_point(index, step, tokens)` is called after the steps in `settings.eval_at_steps`; it may score the model in any
+    mode, and has to write its result before it returns: a resumed training does not call it for that point again.
+    `should_stop()` is asked before every step: where it says True the state is saved and the result is `interrupted`.
+    `on_note` is told where a step did not fit the memory and in which leaner way the training goes on. `general_nll`
+    scores what `settings.early_stop` watches, in any mode. Raises TrainingError: settings, nothing to train on, loss
+    not finite, no memory for one block, a foreign state.
     """
     device = torch.device(device)
     settings.check()
@@ -107,13 +106,13 @@ def train(
         scale = scaler.state_dict()
         checkpoint.save(
             folder,
-            checkpoint.SavedState(
-                len(log), way, tuple(out_of_memory), owner, scale, tuple(log), tensors
-            ),
+            checkpoint.SavedState(len(log), way, tuple(out_of_memory), owner, scale, tuple(log), tensors),
         )
 
     parts, draws = split(model), SeededDropout()
-    graphs = cuda_graphs.graphs(model, settings, device, lambda: [p.grad for p in trainable.values() if p.grad is not None], on_note)
+    graphs = cuda_graphs.graphs(
+        model, settings, device, lambda: [p.grad for p in trainable.values() if p.grad is not None], on_note
+    )
 
     def release_grads() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -152,9 +151,7 @@ def train(
                 on_note(shortage)
             scaler.unscale_(optimizer)
             norm = optim.clip(optimizer, settings.grad_clip)
-            loss_nats, grad_norm = torch.stack(
-                [loss, norm.to(loss)]
-            ).tolist()  # one wait for the device a step
+            loss_nats, grad_norm = torch.stack([loss, norm.to(loss)]).tolist()  # one wait for the device a step
             require_finite(
                 step + 1,
                 loss_nats,
@@ -176,17 +173,17 @@ def train(
             log.append(StepRecord(step + 1, tokens, loss_nats, lr, grad_norm, seconds))
             if on_step:
                 on_step(log[-1])
-            if on_point and step + 1 in settings.score_at_steps:
+            if on_eval and step + 1 in settings.eval_at_steps:
                 release_grads()
                 with preserve_training_state(model, device):
-                    on_point(settings.score_at_steps.index(step + 1), step + 1, tokens)
+                    on_eval(settings.eval_at_steps.index(step + 1), step + 1, tokens)
             maybe_early_stop_eval(step + 1)
             due = checkpoint_every_s is not None and time.monotonic() - last_saved >= checkpoint_every_s
             if due and state_folder:
                 save(state_folder)
                 last_saved = time.monotonic()
         unsaved_s = time.monotonic() - last_saved if checkpoint_every_s is not None else 0.0
-        paused = interrupted or settings.until_step is not None
+        paused = interrupted or settings.stop_at_step is not None
         if state_folder and len(log) > resumed_from and (paused or unsaved_s >= KEEP_END_AFTER_S):
             save(state_folder)  # at the end too: what comes next (scoring) may be broken off
     if watch and not interrupted:
@@ -200,8 +197,8 @@ def train(
         seconds=math.fsum(record.seconds for record in log),
         interrupted=interrupted,
         resumed_from=resumed_from,
-        micro_blocks_used=way.micro_blocks,
-        recompute_used=way.recompute,
+        micro_batch_size_used=way.micro_batch_size,
+        gradient_checkpointing_used=way.gradient_checkpointing,
         activations_offloaded=way.offload_activations,
         out_of_memory=tuple(out_of_memory),
         resume_note=note,

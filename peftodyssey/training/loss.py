@@ -91,9 +91,7 @@ def linear_nll_sum(
     The targets are all trained (no -100 among them). Differentiable once, by hidden, weight and bias.
     """
     device_type = hidden_nd.device.type
-    compute = (
-        torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else weight_vd.dtype
-    )
+    compute = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else weight_vd.dtype
     rows = chunk_rows(weight_vd.shape[0], chunk_bytes or LOGIT_BYTES.get(device_type, LOGIT_BYTES["cuda"]))
     return _LinearNLL.apply(hidden_nd, weight_vd, bias_v, targets_n, compute, rows, torch.is_grad_enabled())
 

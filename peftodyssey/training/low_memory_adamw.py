@@ -1,8 +1,9 @@
 """AdamW for weights whose float32 copies, gradients or moments find no room: piece by piece, in 8 bits, on the host.
 
-Made by `train.optim` where the settings or the weights' type ask for it. The arithmetic is torch.optim.AdamW's in float32;
-weights in bfloat16 are rounded stochastically, moments may be kept in 8 bits. Hosted, each gradient leaves the device as
-soon as the backward pass has made it, and moments come to the device for their update only; the result is the same.
+Made by `train.optim` where the settings or the weights' type ask for it. The arithmetic is torch.optim.AdamW's in
+float32; weights in bfloat16 are rounded stochastically, moments may be kept in 8 bits. Hosted, each gradient leaves the
+device as soon as the backward pass has made it, and moments come to the device for their update only; the result is the
+same.
 """
 
 from __future__ import annotations
@@ -27,9 +28,17 @@ class LowMemoryAdamW(torch.optim.Optimizer):
     """AdamW whose `step` takes the gradients of `gather`; moments lie on the device, or on the host where `hosted`."""
 
     def __init__(
-        self, groups: list[dict[str, Any]], names: Mapping[nn.Parameter, str], *, lr: float, betas: tuple[float, float],
-        eps: float, eight_bit: bool, hosted: bool, seed: int,
-    ) -> None:  # fmt: skip
+        self,
+        groups: list[dict[str, Any]],
+        names: Mapping[nn.Parameter, str],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        eight_bit: bool,
+        hosted: bool,
+        seed: int,
+    ) -> None:
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps})
         self.names, self.offload, self.seed = dict(names), hosted, seed
         self.scale: Tensor | float = 1.0  # of all gradients at the next step: what clipping leaves of them
@@ -48,12 +57,16 @@ class LowMemoryAdamW(torch.optim.Optimizer):
         return [p.register_post_accumulate_grad_hook(self._offload_grad) for p in self.names] if self.offload else []
 
     def _offload_grad(self, parameter: nn.Parameter) -> None:
-        """A gradient goes to the host, added to what waits there; on a card beside the backward pass, on a stream of its own."""
+        """A gradient goes to the host, added to what waits there; on a card beside the backward pass, on a stream of
+        its own.
+        """
         gradient = parameter.grad
         assert gradient is not None
         parameter.grad = None
         if gradient.device.type != "cuda":
-            self._accumulate_on_host(parameter, gradient, torch.empty_like(gradient) if parameter in self._norms else None)
+            self._accumulate_on_host(
+                parameter, gradient, torch.empty_like(gradient) if parameter in self._norms else None
+            )
             return
         current = torch.cuda.current_stream(gradient.device)
         self._side = self._side or torch.cuda.Stream(gradient.device)
@@ -142,4 +155,3 @@ def clip(optimizer: LowMemoryAdamW, grad_clip: float) -> Tensor:
     if grad_clip > 0:
         optimizer.scale = torch.clamp(grad_clip / (norm + 1e-6), max=1.0)
     return norm
-

@@ -1,8 +1,8 @@
 """A ball around the start that no matrix leaves: projection after each step. Called by `train.loop`.
 
-Gouk, Hospedales and Pontil (arXiv 2002.08253) project each layer's weights back to a radius around the pretrained ones; here
-the radius is a share of the matrix's own Frobenius norm, so that one number means the same for matrices of all sizes. Shortening the
-difference is the Euclidean projection; for LoRA it is that of the product.
+Gouk, Hospedales and Pontil (arXiv 2002.08253) project each layer's weights back to a radius around the pretrained ones;
+here the radius is a share of the matrix's own Frobenius norm, so that one number means the same for matrices of all
+sizes. Shortening the difference is the Euclidean projection; for LoRA it is that of the product.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ HALF_DTYPES = (torch.bfloat16, torch.float16)
 def build_optimizer(trainable: Mapping[str, nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
     """AdamW, weight decay on matrices only; torch's own with its fused kernel where nothing speaks against it.
 
-    All moments exist from the start, which makes running out of memory a matter of forward and backward alone, so that a
-    step can be tried again without anything being applied twice.
+    All moments exist from the start, which makes running out of memory a matter of forward and backward alone, so that
+    a step can be tried again without anything being applied twice.
     """
     matrices = [p for p in trainable.values() if p.ndim >= 2]
     others = [p for p in trainable.values() if p.ndim < 2]
@@ -88,9 +88,7 @@ def clip(optimizer: torch.optim.Optimizer, grad_clip: float) -> Tensor:
     return norm
 
 
-def state_tensors(
-    optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]
-) -> dict[str, Tensor]:
+def state_tensors(optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """The optimiser's whole state as named tensors, that `load_state_tensors` takes back bit for bit."""
     if isinstance(optimizer, low_memory_adamw.LowMemoryAdamW) and optimizer.offload and torch.cuda.is_available():
         torch.cuda.synchronize()  # its tensors in host memory are written by copies still under way

@@ -1,7 +1,9 @@
-"""Pretraining from nothing: steps over a stream of tokens that lies on the device, without waiting for it. Called by `jobs.pretrain`.
+"""Pretraining from nothing: steps over a stream of tokens that lies on the device, without waiting for it. Called by
+`jobs.pretrain`.
 
-Weights and AdamW's means are float32, bf16 is autocast. Losses and gradient norms stay on the device until `READ_EVERY` steps are
-done; until then the host only hands out work. Data order is a function of seed and step, so a state is weights, means and step.
+Weights and AdamW's means are float32, bf16 is autocast. Losses and gradient norms stay on the device until `READ_EVERY`
+steps are done; until then the host only hands out work. Data order is a function of seed and step, so a state is
+weights, means and step.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ class PretrainSettings:
 
     peak_lr: float
     seq_len: int  # tokens of a block
-    batch_blocks: int  # blocks of a step
-    micro_blocks: int  # blocks of one forward and backward pass
+    batch_size: int  # blocks of a step
+    micro_batch_size: int  # blocks of one forward and backward pass
     warmup_steps: int
     decay_share: float
     weight_decay: float
@@ -49,7 +51,7 @@ class PretrainSettings:
     @property
     def step_tokens(self) -> int:
         """Tokens of one optimiser step."""
-        return self.batch_blocks * self.seq_len
+        return self.batch_size * self.seq_len
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,9 @@ class Stream:
         """Whole blocks, the target of a block's last token included."""
         return (len(self.tokens) - 1) // self.seq_len
 
-    def batch(self, step: int, batch_blocks: int) -> Tensor:
-        """int64 [batch_blocks, seq_len + 1]: the blocks of `step` (from 0), each with the target of its last token."""
-        chosen = _places(self.blocks, self.seed, step, batch_blocks, str(self.tokens.device))
+    def batch(self, step: int, batch_size: int) -> Tensor:
+        """int64 [batch_size, seq_len + 1]: the blocks of `step` (from 0), each with the target of its last token."""
+        chosen = _places(self.blocks, self.seed, step, batch_size, str(self.tokens.device))
         within = torch.arange(self.seq_len + 1, device=self.tokens.device)
         return self.tokens[chosen[:, None] * self.seq_len + within].long()
 
@@ -77,9 +79,9 @@ def _epoch(blocks: int, seed: int, epoch: int, device: str) -> Tensor:
     return torch.from_numpy(epoch_permutation(blocks, seed, epoch)).to(device)
 
 
-def _places(blocks: int, seed: int, step: int, batch_blocks: int, device: str) -> Tensor:
+def _places(blocks: int, seed: int, step: int, batch_size: int, device: str) -> Tensor:
     """Block numbers of a step: the orders of all epochs end to end, cut into batches."""
-    parts, place, wanted = [], step * batch_blocks, batch_blocks
+    parts, place, wanted = [], step * batch_size, batch_size
     while wanted:
         epoch, first = divmod(place, blocks)
         part = _epoch(blocks, seed, epoch, device)[first : first + wanted]
@@ -107,7 +109,11 @@ class Training:
 def prepared(model: SmallLlama, stream: Stream, settings: PretrainSettings) -> Training:
     """The model with its optimiser and its loss, compiled where the settings say so."""
     told = TrainSettings(
-        lr=settings.peak_lr, steps=1, batch_blocks=settings.batch_blocks, weight_decay=settings.weight_decay, betas=settings.betas
+        lr=settings.peak_lr,
+        steps=1,
+        batch_size=settings.batch_size,
+        weight_decay=settings.weight_decay,
+        betas=settings.betas,
     )
     optimizer = optim.build_optimizer(dict(model.named_parameters()), told)
 
@@ -143,7 +149,8 @@ def run_phase(
     on_step: Callable[[StepRecord], None],
     should_stop: Callable[[], bool],
 ) -> bool:
-    """Train from step `len(log)` to the phase's end, adding to `log`; False where the user stopped it (then it is saved).
+    """Train from step `len(log)` to the phase's end, adding to `log`; False where the user stopped it (then it is
+    saved).
 
     `save` is called every `checkpoint_every_s`. Raises TrainingError where the loss is not finite.
     """
@@ -166,9 +173,9 @@ def run_phase(
 def _step(training: Training, phase: Phase, step: int) -> tuple[Tensor, Tensor, float]:
     """One optimiser step; loss and gradient norm stay on the device."""
     settings = training.settings
-    batch = training.stream.batch(step, settings.batch_blocks)
+    batch = training.stream.batch(step, settings.batch_size)
     total = torch.zeros((), device=batch.device)
-    for part in batch.split(settings.micro_blocks):
+    for part in batch.split(settings.micro_batch_size):
         share = len(part) / len(batch)
         with autocast(settings.precision, batch.device):
             loss = training.loss(part)
@@ -193,7 +200,9 @@ def _read(training: Training, progress: Progress, on_step: Callable[[StepRecord]
     for loss, norm, (_, _, rate) in zip(losses, norms, progress.waiting, strict=True):
         step = len(progress.log) + 1
         if not math.isfinite(loss):
-            raise TrainingError(f"the loss of step {step} is {loss}", "lower train.peak_lr, or lengthen train.warmup_steps")
+            raise TrainingError(
+                f"the loss of step {step} is {loss}", "lower train.peak_lr, or lengthen train.warmup_steps"
+            )
         record = StepRecord(step, step * training.settings.step_tokens, loss, rate, norm, seconds)
         progress.log.append(record)
         on_step(record)
@@ -206,7 +215,7 @@ def save(training: Training, folder: Path, belongs_to: str, log: list[StepRecord
     parameters = training.parameters
     tensors = {f"weight/{name}": p.detach() for name, p in parameters.items()}
     tensors |= optim.state_tensors(training.optimizer, parameters)
-    way = MemorySettings(training.settings.micro_blocks, "none")
+    way = MemorySettings(training.settings.micro_batch_size, "none")
     checkpoint.save(folder, checkpoint.SavedState(len(log), way, (), belongs_to, {}, tuple(log), tensors))
 
 
@@ -227,9 +236,13 @@ def restore(training: Training, folder: Path, belongs_to: str) -> tuple[list[Ste
 
 
 def mean_nats(model: SmallLlama, weights: Mapping[str, Tensor], tokens: Tensor, seq_len: int, precision: str) -> float:
-    """Mean nats per token of `tokens` (int32 [n]) in whole blocks of `seq_len`, under `weights` in place of the model's own."""
+    """Mean nats per token of `tokens` (int32 [n]) in whole blocks of `seq_len`, under `weights` in place of the model's
+    own.
+    """
     blocks = (len(tokens) - 1) // seq_len
-    whole = torch.arange(blocks, device=tokens.device)[:, None] * seq_len + torch.arange(seq_len + 1, device=tokens.device)
+    whole = torch.arange(blocks, device=tokens.device)[:, None] * seq_len + torch.arange(
+        seq_len + 1, device=tokens.device
+    )
     total = 0.0
     with torch.no_grad(), autocast(precision, tokens.device):
         for rows in whole.split(max(1, 16_384 // seq_len)):

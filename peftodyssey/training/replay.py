@@ -1,8 +1,8 @@
 """Replay: general text beside the text that is adapted to, in every step. For `train.gradients` and `jobs.adapt`.
 
-A step has the target blocks that it would have without replay, in the same order, and so many replayed ones that these are the
-asked share of all (over the steps: a step's own number is whole). Steps, learning rates and the budget count target text alone;
-the tokens that a training reports are all that it was trained on.
+A step has the target blocks that it would have without replay, in the same order, and so many replayed ones that these
+are the asked share of all (over the steps: a step's own number is whole). Steps, learning rates and the budget count
+target text alone; the tokens that a training reports are all that it was trained on.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def concat_replay(target: PackedBlocks, general: PackedBlocks) -> PackedBlocks:
 
 def replayed_before(settings: TrainSettings, step: int) -> int:
     """How many replayed blocks the steps before step `step`, counted from 0, have had."""
-    return math.floor(step * settings.batch_blocks * settings.replay / (1 - settings.replay) + 1e-9)
+    return math.floor(step * settings.batch_size * settings.replay / (1 - settings.replay) + 1e-9)
 
 
 def batch_indices(blocks: PackedBlocks, settings: TrainSettings, step: int) -> np.ndarray:
     """Block numbers of a step's batch (int64), target ones first."""
     own = blocks.target_blocks
-    target = sampler.step_blocks(own, settings.batch_blocks, settings.seed, step)
+    target = sampler.step_blocks(own, settings.batch_size, settings.seed, step)
     if not blocks.replayed:
         return target
     first, end = replayed_before(settings, step), replayed_before(settings, step + 1)

@@ -1,7 +1,8 @@
-"""A training step within the memory there is: begun again in a leaner way where it took too much. `train.loop` calls it.
+"""A training step within the memory there is: begun again in a leaner way where it took too much. `train.loop` calls
+it.
 
-Too much is a CUDA allocator, or the host, that has no more to give; and on a CPU with a stated budget a process that was
-larger than that budget at any time of the step.
+Too much is a CUDA allocator, or the host, that has no more to give; and on a CPU with a stated budget a process that
+was larger than that budget at any time of the step.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ class StepAttempt(NamedTuple):
 
 
 @contextlib.contextmanager
-def retry_on_oom(model: nn.Module, settings: TrainSettings, device: torch.device, drop: Callable[[], None]) -> Iterator[Fit]:
+def retry_on_oom(
+    model: nn.Module, settings: TrainSettings, device: torch.device, drop: Callable[[], None]
+) -> Iterator[Fit]:
     """A function of (step from 1, way, gradient) that calls `gradient` until it fits; the model trains in the body.
 
-    `drop()` undoes what a broken attempt has added. Each attempt begins with the same random states. The function raises
-    TrainingError where the leanest way does not fit.
+    `drop()` undoes what a broken attempt has added. Each attempt begins with the same random states. The function
+    raises TrainingError where the leanest way does not fit.
     """
     budget_bytes = settings.budget_bytes if device.type == "cpu" else None
     with gradient_checkpointing.switchable_policy(model) as keep, host_memory.watched(budget_bytes) as watch:
@@ -44,10 +47,10 @@ def retry_on_oom(model: nn.Module, settings: TrainSettings, device: torch.device
         def fit(step: int, way: MemorySettings, gradient: Gradient) -> StepAttempt:
             states, found = checkpoint.random_state(device), []
             while True:
-                keep(way.recompute, way.offload_activations)
+                keep(way.gradient_checkpointing, way.offload_activations)
                 watch.anew()  # what the last update or a scoring rose to, and left, is not this step's
                 try:
-                    return StepAttempt(gradient(way.micro_blocks, watch.check), way, tuple(found))
+                    return StepAttempt(gradient(way.micro_batch_size, watch.check), way, tuple(found))
                 except Exception as error:
                     if not host_memory.is_out_of_memory(error):
                         raise
@@ -67,7 +70,9 @@ def _next_fallback(
 ) -> tuple[MemorySettings, str]:
     """The next way and a sentence that says so; TrainingError where there is none."""
     card = device.type == "cuda"
-    room = "the GPU's memory" if card else "the host's memory" if budget_bytes is None else host_memory.gib(budget_bytes)
+    room = (
+        "the GPU's memory" if card else "the host's memory" if budget_bytes is None else host_memory.gib(budget_bytes)
+    )
     leaner = way.next_fallback(card)
     if leaner is None:
         held = "" if card else f"; {host_memory.gib(host_memory.resident_bytes())} are resident without it"
@@ -77,5 +82,5 @@ def _next_fallback(
             + ("" if budget_bytes is None else ", raise --memory")
             + ", or see what `peftodyssey plan` suggests",
         )
-    what, then = leaner.describe_fallback(way, settings.batch_blocks)
+    what, then = leaner.describe_fallback(way, settings.batch_size)
     return leaner, f"{what} did not fit {room}{rose}; goes on with {then}"

@@ -1,7 +1,7 @@
 """Numbers written back in a narrower type: to nearest where that is exact, else up or down by chance, right on average.
 
-An update below a bf16 weight's resolution is lost by rounding to nearest; by stochastic rounding it is made now and then
-(Gupta et al., arXiv 1502.02551; for bf16 training Zamirai et al., arXiv 2010.06192). Called by `train.frugal`.
+An update below a bf16 weight's resolution is lost by rounding to nearest; by stochastic rounding it is made now and
+then (Gupta et al., arXiv 1502.02551; for bf16 training Zamirai et al., arXiv 2010.06192). Called by `train.frugal`.
 """
 
 from __future__ import annotations

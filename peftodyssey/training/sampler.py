@@ -2,7 +2,7 @@
 engines.
 
 The order is `corpora.blocks.order` of one epoch after the other, read as one endless row: step s takes the
-places s * batch_blocks and following, so a position in the data is just the number of steps done.
+places s * batch_size and following, so a position in the data is just the number of steps done.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from peftodyssey.corpora.packing import PackedBlocks
 
 
-def step_blocks(n_blocks: int, batch_blocks: int, seed: int, step: int) -> np.ndarray:
-    """Block numbers of one step's batch (int64 [batch_blocks]); `step` counts from 0."""
-    return indices_at(n_blocks, range(step * batch_blocks, (step + 1) * batch_blocks), seed)
+def step_blocks(n_blocks: int, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """Block numbers of one step's batch (int64 [batch_size]); `step` counts from 0."""
+    return indices_at(n_blocks, range(step * batch_size, (step + 1) * batch_size), seed)
 
 
 def indices_at(n_blocks: int, row: range, seed: int) -> np.ndarray:

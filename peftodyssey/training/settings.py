@@ -16,18 +16,33 @@ from peftodyssey.errors import TrainingError
 
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
 PRECISIONS = ("fp32", "bf16", "fp16")
-RECOMPUTE = ("none", "selective", "full")
+GRADIENT_CHECKPOINTING = ("none", "selective", "full")
 OPTIMIZERS = ("adamw", "adamw8bit")
 NOT_IN_DIGEST = frozenset(
-    {"micro_blocks", "recompute", "offload_activations", "offload_optimizer", "loss_chunk_bytes", "budget_bytes", "score_at_steps",
-     "until_step"}
+    {
+        "micro_batch_size",
+        "gradient_checkpointing",
+        "offload_activations",
+        "offload_optimizer",
+        "loss_chunk_bytes",
+        "budget_bytes",
+        "eval_at_steps",
+        "stop_at_step",
+    }
 )  # fields that do not change the trained weights
-ADDED_FIELDS = {"l2_sp": 0.0, "norm_ball": None, "replay": 0.0, "early_stop": None}  # at these, a state saved without them goes on
+ADDED_FIELDS = {
+    "l2_sp": 0.0,
+    "norm_ball": None,
+    "replay": 0.0,
+    "early_stop": None,
+}  # at these, a state saved without them goes on
 
 
 @dataclass(frozen=True)
 class EarlyStopSettings:
-    """How much worse general text may become, how often it is looked at, and how many looks above it in a row end a training."""
+    """How much worse general text may become, how often it is looked at, and how many looks above it in a row end a
+    training.
+    """
 
     general_nats: float
     patience: int
@@ -37,13 +52,13 @@ class EarlyStopSettings:
 @dataclass(frozen=True)
 class TrainSettings:
     """One training's numbers, with every `auto` resolved. A block is `seq_len` tokens, a step
-    `batch_blocks` blocks.
+    `batch_size` blocks.
     """
 
     lr: float  # peak learning rate
     steps: int  # optimiser steps in all
-    batch_blocks: int  # blocks of one optimiser step
-    micro_blocks: int = 1  # blocks of one forward and backward; does not change the result
+    batch_size: int  # blocks of one optimiser step
+    micro_batch_size: int = 1  # blocks of one forward and backward; does not change the result
     schedule: str = "cosine"  # constant | linear | cosine | wsd
     warmup: float = 0.0  # share of the steps, 0..1
     weight_decay: float = 0.0  # on matrices (two or more dimensions) only
@@ -51,8 +66,10 @@ class TrainSettings:
     eps: float = 1e-8
     grad_clip: float = 1.0  # largest global gradient norm; 0: off
     precision: str = "fp32"  # fp32: no autocast; bf16, fp16: autocast, fp16 with a scaled loss
-    recompute: str = "none"  # none | selective (feed-forwards) | full (layers): computed again in the backward pass
-    offload_activations: bool = False  # with recompute full: the layers' inputs wait in pinned host memory
+    gradient_checkpointing: str = (
+        "none"  # none | selective (feed-forwards) | full (layers): computed again in the backward pass
+    )
+    offload_activations: bool = False  # with gradient checkpointing full: the layers' inputs wait in pinned host memory
     offload_optimizer: bool = False  # gradients and optimiser states live in pinned host memory
     loss_chunk_bytes: int | None = None  # float32 logits alive at a time; None: by the device
     budget_bytes: int | None = None  # CPU: resident bytes above which a micro-batch counts as too large; None: no limit
@@ -62,8 +79,8 @@ class TrainSettings:
     norm_ball: float | None = None  # longest change of a matrix as a share of its norm; None: any
     replay: float = 0.0  # share of general text among the trained tokens, beside the target text
     early_stop: EarlyStopSettings | None = None  # how much worse the general text may become; None: by any amount
-    score_at_steps: tuple[int, ...] = ()  # after how many steps `on_point` is called, ascending
-    until_step: int | None = None  # stop there for now, with the state saved; None: train to the end
+    eval_at_steps: tuple[int, ...] = ()  # after how many steps `on_point` is called, ascending
+    stop_at_step: int | None = None  # stop there for now, with the state saved; None: train to the end
 
     @property
     def warmup_steps(self) -> int:
@@ -73,11 +90,13 @@ class TrainSettings:
     @property
     def last_step(self) -> int:
         """The step after which to stop, for now or for good."""
-        return self.steps if self.until_step is None else min(self.steps, self.until_step)
+        return self.steps if self.stop_at_step is None else min(self.steps, self.stop_at_step)
 
     @property
     def l2_sp_cancels_update(self) -> bool:
-        """Whether the pull of one step takes back all that was moved, so that a training that moved nothing is as it should be."""
+        """Whether the pull of one step takes back all that was moved, so that a training that moved nothing is as it
+        should be.
+        """
         return self.lr * self.l2_sp >= 1
 
     def digest(self) -> str:
@@ -95,14 +114,14 @@ class TrainSettings:
             for name, allowed in (
                 ("schedule", SCHEDULES),
                 ("precision", PRECISIONS),
-                ("recompute", RECOMPUTE),
+                ("gradient_checkpointing", GRADIENT_CHECKPOINTING),
                 ("optimizer", OPTIMIZERS),
             )
             if getattr(self, name) not in allowed
         ]
         found += [
             f"{name} is {getattr(self, name)}; it must be at least 1"
-            for name in ("steps", "batch_blocks", "micro_blocks")
+            for name in ("steps", "batch_size", "micro_batch_size")
             if getattr(self, name) < 1
         ]
         found += [
@@ -154,16 +173,20 @@ class TrainResult:
     seconds: float
     interrupted: bool
     resumed_from: int  # the step it went on from; 0: from the start
-    micro_blocks_used: int  # smaller than asked for where memory ran out
-    recompute_used: str  # none | selective | full: leaner than asked for where memory ran out
+    micro_batch_size_used: int  # smaller than asked for where memory ran out
+    gradient_checkpointing_used: str  # none | selective | full: leaner than asked for where memory ran out
     activations_offloaded: bool = False  # the layers' inputs waited in host memory
-    out_of_memory: tuple[str, ...] = ()  # what did not fit, at which step, and how it went on; those before a resume too
+    out_of_memory: tuple[
+        str, ...
+    ] = ()  # what did not fit, at which step, and how it went on; those before a resume too
     resume_note: str = ""  # why a saved state was not used, or ""
     stopped_at_step: int | None = None  # where general text had become too much worse; `steps` is then an earlier one
-    general_rises_nats: tuple[tuple[int, float], ...] = ()  # (step, rise of general text's NLL), where an early stop looked
+    general_rises_nats: tuple[
+        tuple[int, float], ...
+    ] = ()  # (step, rise of general text's NLL), where an early stop looked
 
 
 OnStep = Callable[[StepRecord], None]
-OnEval = Callable[[int, int, int], None]  # index into score_at_steps, step, trained tokens so far
+OnEval = Callable[[int, int, int], None]  # index into eval_at_steps, step, trained tokens so far
 ShouldStop = Callable[[], bool]
 OnNote = Callable[[str], None]

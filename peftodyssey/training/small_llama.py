@@ -1,7 +1,8 @@
 """A Llama decoder in plain PyTorch, to be trained from nothing: no cache, no masks, one graph for `torch.compile`.
 
-Its parameters have the names of transformers' LlamaForCausalLM, which loads what is saved of it; a test holds the logits
-equal. Legend: b batch, t time, d width, h heads, e width of a head. Called by `train.pretrain` and `jobs.pretrain`.
+Its parameters have the names of transformers' LlamaForCausalLM, which loads what is saved of it; a test holds the
+logits equal. Legend: b batch, t time, d width, h heads, e width of a head. Called by `train.pretrain` and
+`jobs.pretrain`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The change that a training has made to each matrix so far, as something that can be measured and shortened.
 
-For `train.l2_sp` and `train.norm_ball`. Weights that are trained themselves have travelled from a copy of their start, LoRA's product
-from 0: times c, its factor B is the product times c. Shapes: r rank, i inputs, o outputs.
+For `train.l2_sp` and `train.norm_ball`. Weights that are trained themselves have travelled from a copy of their start,
+LoRA's product from 0: times c, its factor B is the product times c. Shapes: r rank, i inputs, o outputs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ class DenseUpdate:
 
     def norm(self) -> Tensor:
         """Frobenius norm of the change."""
-        pieces = zip(*(whole.detach().reshape(-1).split(PIECE_NUMBERS) for whole in (self.now, self.start)), strict=True)
+        pieces = zip(
+            *(whole.detach().reshape(-1).split(PIECE_NUMBERS) for whole in (self.now, self.start)), strict=True
+        )
         return torch.stack([torch.linalg.vector_norm(now - start) for now, start in pieces]).norm()
 
     def scale_(self, share: Tensor | float) -> None:
@@ -66,7 +68,10 @@ def _product(module: Any) -> LoraUpdate:
 
     weight = dequantize_module_weight(module.get_base_layer())
     return LoraUpdate(
-        module.lora_A["default"].weight, module.lora_B["default"].weight, float(module.scaling["default"]), _norm(weight.detach())
+        module.lora_A["default"].weight,
+        module.lora_B["default"].weight,
+        float(module.scaling["default"]),
+        _norm(weight.detach()),
     )
 
 

@@ -57,24 +57,26 @@ def train_trl(
     state_folder: Path | None = None,
     checkpoint_every_s: float | None = None,
     on_step: OnStep | None = None,
-    on_point: OnEval | None = None,
+    on_eval: OnEval | None = None,
     should_stop: ShouldStop | None = None,
     on_note: OnNote | None = None,
     general_nll: Any = None,
 ) -> TrainResult:
     """Trains `trainable` in place as `train.loop.train` does, with the same arguments, callbacks and result.
 
-    The micro-batch is the largest divisor of the batch that is not above `settings.micro_blocks`. Raises TrainingError
-    where memory runs out: the Trainer cannot begin a step again. No budget of resident memory is watched. The recipe refuses what
-    is done between the steps: `l2_sp`, `norm_ball`, `replay` and `early_stop`.
+    The micro-batch is the largest divisor of the batch that is not above `settings.micro_batch_size`. Raises
+    TrainingError where memory runs out: the Trainer cannot begin a step again. No budget of resident memory is watched.
+    The recipe refuses what is done between the steps: `l2_sp`, `norm_ball`, `replay` and `early_stop`.
     """
     settings.check()
-    assert all(getattr(settings, name) == off for name, off in ADDED_FIELDS.items()), "the recipe refuses these with TRL"
+    assert all(getattr(settings, name) == off for name, off in ADDED_FIELDS.items()), (
+        "the recipe refuses these with TRL"
+    )
     sampler.require_trained_tokens(blocks)
-    micro_blocks = _divisor(settings.batch_blocks, settings.micro_blocks)
-    follower = _follower(model, blocks, settings, torch.device(device), on_step, on_point, should_stop)
+    micro_batch_size = _divisor(settings.batch_size, settings.micro_batch_size)
+    follower = _follower(model, blocks, settings, torch.device(device), on_step, on_eval, should_stop)
     with tempfile.TemporaryDirectory() as folder, restore_forwards(model), restore_dtypes(trainable) as restore:
-        trainer = _trainer(model, blocks, settings, torch.device(device), micro_blocks, folder, follower)
+        trainer = _trainer(model, blocks, settings, torch.device(device), micro_batch_size, folder, follower)
         restore()
         try:
             trainer.train()
@@ -82,7 +84,7 @@ def train_trl(
             if not host_memory.is_out_of_memory(error):
                 raise
             raise TrainingError(
-                f"the memory does not hold a step of {micro_blocks} blocks in TRL's trainer: {error}",
+                f"the memory does not hold a step of {micro_batch_size} blocks in TRL's trainer: {error}",
                 "train.engine own goes on with fewer blocks at a time where that happens",
             ) from error
     log: list[StepRecord] = follower.log
@@ -94,8 +96,8 @@ def train_trl(
         seconds=math.fsum(record.seconds for record in log),
         interrupted=len(log) < settings.steps,
         resumed_from=0,
-        micro_blocks_used=micro_blocks,
-        recompute_used=settings.recompute,
+        micro_batch_size_used=micro_batch_size,
+        gradient_checkpointing_used=settings.gradient_checkpointing,
     )
 
 
@@ -104,7 +106,7 @@ def _trainer(
     blocks: PackedBlocks,
     settings: TrainSettings,
     device: torch.device,
-    micro_blocks: int,
+    micro_batch_size: int,
     folder: str,
     follower: Any,
 ) -> Any:
@@ -112,7 +114,7 @@ def _trainer(
     from trl import SFTTrainer
 
     rows = [
-        sampler.step_blocks(len(blocks.labels), settings.batch_blocks, settings.seed, step)
+        sampler.step_blocks(len(blocks.labels), settings.batch_size, settings.seed, step)
         for step in range(settings.steps)
     ]
     chosen = Dataset.from_dict({"block": np.concatenate(rows)})
@@ -128,10 +130,8 @@ def _trainer(
 
     trainer = Trainer(
         model=cast(Any, model),
-        args=_arguments(settings, device, micro_blocks, folder),
-        data_collator=lambda features: _collate(
-            model, blocks, np.array([feature["block"] for feature in features])
-        ),
+        args=_arguments(settings, device, micro_batch_size, folder),
+        data_collator=lambda features: _collate(model, blocks, np.array([feature["block"] for feature in features])),
         train_dataset=chosen,
         processing_class=_no_tokenizer(),
         callbacks=[follower],
@@ -140,15 +140,15 @@ def _trainer(
     return trainer
 
 
-def _arguments(settings: TrainSettings, device: torch.device, micro_blocks: int, folder: str) -> Any:
+def _arguments(settings: TrainSettings, device: torch.device, micro_batch_size: int, folder: str) -> Any:
     from trl import SFTConfig
 
     decay_steps = schedule.wsd_decay_steps(settings.steps, settings.warmup_steps)
     return SFTConfig(
         output_dir=folder,
         max_steps=settings.steps,
-        per_device_train_batch_size=micro_blocks,
-        gradient_accumulation_steps=settings.batch_blocks // micro_blocks,
+        per_device_train_batch_size=micro_batch_size,
+        gradient_accumulation_steps=settings.batch_size // micro_batch_size,
         learning_rate=settings.lr,
         lr_scheduler_type=TRAINER_SCHEDULES[settings.schedule],
         lr_scheduler_kwargs={"num_decay_steps": decay_steps, "decay_type": "linear"}
@@ -164,7 +164,7 @@ def _arguments(settings: TrainSettings, device: torch.device, micro_blocks: int,
         bf16=settings.precision == "bf16",
         fp16=settings.precision == "fp16",
         use_cpu=device.type == "cpu",
-        gradient_checkpointing=settings.recompute == "full",
+        gradient_checkpointing=settings.gradient_checkpointing == "full",
         gradient_checkpointing_kwargs={"use_reentrant": False},
         seed=settings.seed,
         logging_steps=1,
@@ -211,7 +211,7 @@ def _follower(
     settings: TrainSettings,
     device: torch.device,
     on_step: OnStep | None,
-    on_point: OnEval | None,
+    on_eval: OnEval | None,
     should_stop: ShouldStop | None,
 ) -> Any:
     """A TrainerCallback that fills `log` with StepRecords and calls the loop's callbacks at the loop's
@@ -243,18 +243,16 @@ def _follower(
                 logs["learning_rate"],
                 settings.precision == "fp16",
             )
-            chosen = sampler.step_blocks(len(blocks.labels), settings.batch_blocks, settings.seed, step - 1)
+            chosen = sampler.step_blocks(len(blocks.labels), settings.batch_size, settings.seed, step - 1)
             tokens = sampler.trained_tokens(blocks, chosen) + (self.log[-1].tokens if self.log else 0)
             self.log.append(
-                StepRecord(
-                    step, tokens, logs["loss"], logs["learning_rate"], float(logs["grad_norm"]), seconds
-                )
+                StepRecord(step, tokens, logs["loss"], logs["learning_rate"], float(logs["grad_norm"]), seconds)
             )
             if on_step:
                 on_step(self.log[-1])
-            if on_point and step in settings.score_at_steps:
+            if on_eval and step in settings.eval_at_steps:
                 with preserve_training_state(model, device):
-                    on_point(settings.score_at_steps.index(step), step, tokens)
+                    on_eval(settings.eval_at_steps.index(step), step, tokens)
 
     return Follower()
 
@@ -277,5 +275,5 @@ def _no_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"": 0}, unk_token="")))
 
 
-def _divisor(batch_blocks: int, micro_blocks: int) -> int:
-    return max(d for d in range(1, min(batch_blocks, micro_blocks) + 1) if batch_blocks % d == 0)
+def _divisor(batch_size: int, micro_batch_size: int) -> int:
+    return max(d for d in range(1, min(batch_size, micro_batch_size) + 1) if batch_size % d == 0)

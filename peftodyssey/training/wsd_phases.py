@@ -1,7 +1,7 @@
 """A ladder's training as phases: a trunk at the constant rate, and branches that leave it and decay to 0. No torch.
 
-Called by `plan.ladder` and `jobs.pretrain`. An annealed rung of n steps has seen the schedule `wsd` of n steps from end to end:
-until its branch leaves, that schedule is the trunk's own.
+Called by `plan.ladder` and `jobs.pretrain`. An annealed rung of n steps has seen the schedule `wsd` of n steps from end
+to end: until its branch leaves, that schedule is the trunk's own.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ class Phase:
         return self.stop - self.start
 
 
-def phases(trunk: Mapping[str, int], annealed: Mapping[str, int], *, warmup_steps: int, decay_share: float) -> list[Phase]:
+def phases(
+    trunk: Mapping[str, int], annealed: Mapping[str, int], *, warmup_steps: int, decay_share: float
+) -> list[Phase]:
     """The phases in the order in which they are trained, from rung names and their steps.
 
-    A branch comes right after the trunk phase that it leaves from, so that one saved trunk serves it. The trunk ends with
-    the last rung or branch that needs it.
+    A branch comes right after the trunk phase that it leaves from, so that one saved trunk serves it. The trunk ends
+    with the last rung or branch that needs it.
     """
     leaves = {name: stop - wsd_decay_steps(stop, warmup_steps, decay_share) for name, stop in annealed.items()}
     found: list[Phase] = []
@@ -42,7 +44,11 @@ def phases(trunk: Mapping[str, int], annealed: Mapping[str, int], *, warmup_step
         rung = next((name for name, steps in trunk.items() if steps == stop), "")
         if stop > before:
             found.append(Phase(TRUNK, before, stop, rung))
-        found += [Phase(ANNEALED, stop, annealed[name], name) for name in sorted(leaves, key=annealed.__getitem__) if leaves[name] == stop]
+        found += [
+            Phase(ANNEALED, stop, annealed[name], name)
+            for name in sorted(leaves, key=annealed.__getitem__)
+            if leaves[name] == stop
+        ]
         before = stop
     return found
 

@@ -112,15 +112,11 @@ def test_many_processes_at_once(own_cache: Path) -> None:
         "import hashlib; from peftodyssey import assets; path = assets.unpack_model('odyssey-3m') / 'model.safetensors';"
         "print(hashlib.sha256(path.read_bytes()).hexdigest())"
     )
-    started = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)
-    ]
+    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
     outputs = [process.communicate(timeout=60)[0].strip() for process in started]
     assert outputs == [assets.model_sha256(MODEL)] * 4
     folder = assets.unpack_model(MODEL)
-    assert {path.name for path in folder.iterdir()} == SMALL | {"model.safetensors"}, (
-        "temporary files are left"
-    )
+    assert {path.name for path in folder.iterdir()} == SMALL | {"model.safetensors"}, "temporary files are left"
 
 
 def test_a_cache_that_is_a_file(own_cache: Path) -> None:

@@ -38,9 +38,7 @@ def test_lines_are_as_recorded(name: str, split: str) -> None:
     records = [json.loads(line) for line in content.splitlines()]
     assert len(records) == assets.corpus_documents(name, split)
     assert len({record["id"] for record in records}) == len(records)
-    wanted = {"id", "text", "source"} | (
-        {"prompt", "completion"} if assets.corpus_kind(name) == "task" else set()
-    )
+    wanted = {"id", "text", "source"} | ({"prompt", "completion"} if assets.corpus_kind(name) == "task" else set())
     assert all(wanted <= set(record) and record["text"].strip() for record in records)
 
 
@@ -60,9 +58,7 @@ def test_packed_rungs_are_small() -> None:
     assert all(len(path.read_bytes()) < 5e6 for path in packed)
 
 
-@pytest.mark.parametrize(
-    "ask", [assets.ladder, assets.rungs, assets.splits, assets.corpus_kind, assets.model_files]
-)
+@pytest.mark.parametrize("ask", [assets.ladder, assets.rungs, assets.splits, assets.corpus_kind, assets.model_files])
 def test_unknown_names(ask) -> None:
     with pytest.raises(KeyError):
         ask("no-such-thing")

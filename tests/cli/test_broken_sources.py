@@ -69,7 +69,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 400 KiB."""
     place = tmp_path / "small"
     place.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "none", place], capture_output=True).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "none", place], capture_output=True).returncode
+    ):
         pytest.skip("a file system of a few hundred KiB can only be mounted by root")
     yield place
     subprocess.run(["umount", place], check=True)

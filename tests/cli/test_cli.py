@@ -14,15 +14,55 @@ from peftodyssey.cli.main import app
 from tests import micro
 
 OPTIONS = {
-    "run": {"--out", "--set", "--only", "--memory", "--stop-after", "--keep", "--refresh", "--checkpoint-every", "--device", "--allow-oom",
-            "--rung-disk"},
+    "run": {
+        "--out",
+        "--set",
+        "--only",
+        "--memory",
+        "--stop-after",
+        "--keep",
+        "--refresh",
+        "--checkpoint-every",
+        "--device",
+        "--allow-oom",
+        "--checkpoint-disk",
+    },
     "check": {"--set", "--show", "--memory", "--device"},
-    "plan": {"--set", "--model", "--method", "--rank", "--seq-len", "--micro-batch", "--recompute", "--optimizer", "--engine",
-             "--offload", "--accumulate", "--master-weights", "--memory", "--device", "--probe", "--json"},
+    "plan": {
+        "--set",
+        "--model",
+        "--method",
+        "--rank",
+        "--seq-len",
+        "--micro-batch",
+        "--gradient-checkpointing",
+        "--optimizer",
+        "--engine",
+        "--offload",
+        "--accumulate",
+        "--master-weights",
+        "--memory",
+        "--device",
+        "--probe",
+        "--json",
+    },
     "status": set(),
     "report": {"--out"},
     "query": {"--csv"},
-    "score": {"--adapter", "--out", "--revision", "--split", "--context", "--stride", "--tokens", "--first-token", "--mode", "--quant", "--field", "--device"},
+    "score": {
+        "--adapter",
+        "--out",
+        "--revision",
+        "--split",
+        "--context",
+        "--stride",
+        "--tokens",
+        "--first-token",
+        "--mode",
+        "--quant",
+        "--field",
+        "--device",
+    },
     "export": {"--to", "--merge", "--push"},
     "schema": set(),
     "doctor": set(),
@@ -32,7 +72,7 @@ OPTIONS = {
     "recipes show": set(),
     "recipes copy": set(),
     "recipes new": {"--model", "--domain"},
-}  # fmt: skip
+}
 
 
 def commands(group: object, prefix: str = "") -> dict[str, set[str]]:
@@ -55,9 +95,15 @@ def peftodyssey(*arguments: object, **options: object) -> subprocess.CompletedPr
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--help",), ("check", "quickstart"), ("plan", "quickstart"), ("recipes", "list"), ("schema",),
-     ("plan", "--model", "random/llama-7b", "--method", "qlora", "--rank", "16", "--json", "--memory", "24GiB")],
-)  # fmt: skip
+    [
+        ("--help",),
+        ("check", "quickstart"),
+        ("plan", "quickstart"),
+        ("recipes", "list"),
+        ("schema",),
+        ("plan", "--model", "random/llama-7b", "--method", "qlora", "--rank", "16", "--json", "--memory", "24GiB"),
+    ],
+)
 def test_planning_imports_no_torch(arguments: tuple[str, ...]) -> None:
     code = (
         "import sys; sys.argv[0] = 'peftodyssey'\n"
@@ -99,7 +145,20 @@ def test_ten_mistakes_are_ten_problems_with_their_lines(tmp_path: Path) -> None:
 
 
 def test_plan_of_one_step_as_json(tmp_path: Path) -> None:
-    ended = peftodyssey("plan", "--model", "random/llama-7b", "--method", "qlora", "--rank", "16", "--seq-len", "512", "--memory", "8GiB", "--json")
+    ended = peftodyssey(
+        "plan",
+        "--model",
+        "random/llama-7b",
+        "--method",
+        "qlora",
+        "--rank",
+        "16",
+        "--seq-len",
+        "512",
+        "--memory",
+        "8GiB",
+        "--json",
+    )
     answer = json.loads(ended.stdout)
     assert set(answer) >= {"peak_allocated_bytes", "peak_reserved_bytes", "terms", "fits", "advice"}
     assert answer["fits"] is True
@@ -110,7 +169,11 @@ def test_plan_of_one_step_as_json(tmp_path: Path) -> None:
 
 BAD = {
     "unknown domain": ("domains: [bundled/arxiv_cs.CL]", "domains: [bundled/arxiv_nothing]", "arxiv_nothing"),
-    "rank above the layer": ("rank: 2, lr: 1e-2}\n  - {method: qlora", "rank: 5000, lr: 1e-2}\n  - {method: qlora", "5000"),
+    "rank above the layer": (
+        "rank: 2, lr: 1e-2}\n  - {method: qlora",
+        "rank: 5000, lr: 1e-2}\n  - {method: qlora",
+        "5000",
+    ),
     "lr 0": ("lr: {tune: [1e-4, 1e-3]}", "lr: 0", "lr"),
     "tokens -1": ("tokens: 4k", "tokens: -1", "tokens"),
     "block too long": ("seq_len: 64, batch_tokens: 256", "seq_len: 4096, batch_tokens: 4096", "positions"),
@@ -159,7 +222,15 @@ def test_score_prints_before_and_after_an_adapter_of_plain_peft(tmp_path: Path) 
     adapted = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
     adapted.save_pretrained(tmp_path / "adapter")
     ended = peftodyssey(
-        "score", "bundled/odyssey-3m", "bundled/arxiv_cs.CL", "--adapter", tmp_path / "adapter", "--tokens", "12k", "--context", "128"
+        "score",
+        "bundled/odyssey-3m",
+        "bundled/arxiv_cs.CL",
+        "--adapter",
+        tmp_path / "adapter",
+        "--tokens",
+        "12k",
+        "--context",
+        "128",
     )
     assert ended.returncode == 0, ended.stderr
     rows = {line.split()[0]: line.split() for line in ended.stdout.splitlines() if line}

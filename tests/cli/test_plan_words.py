@@ -43,7 +43,9 @@ def refused(*arguments: object, word: str) -> None:
 
 
 def recipe(tmp_path: Path, model: object) -> Path:
-    return micro.write(tmp_path, micro.RECIPE.replace("{name: bundled/odyssey-3m, revisions: [annealed-64M]}", str(model)))
+    return micro.write(
+        tmp_path, micro.RECIPE.replace("{name: bundled/odyssey-3m, revisions: [annealed-64M]}", str(model))
+    )
 
 
 def test_a_folder_without_config(empty: Path, tmp_path: Path) -> None:
@@ -74,12 +76,27 @@ def test_a_memory_that_is_no_size_ends_every_verb(tmp_path: Path) -> None:
 
 def test_a_block_longer_than_the_positions(tmp_path: Path) -> None:
     refused("plan", "--model", "random/llama-7b", "--seq-len", "2049", word="2,048 positions")
-    refused("check", micro.write(tmp_path), "--set", "train.seq_len=2048", "--set", "train.batch_tokens=2048", word="1,024 positions")
+    refused(
+        "check",
+        micro.write(tmp_path),
+        "--set",
+        "train.seq_len=2048",
+        "--set",
+        "train.batch_tokens=2048",
+        word="1,024 positions",
+    )
     assert api.plan_step("random/llama-7b", device="cpu", seq_len=2048).step.seq_len == 2048
 
 
 def test_longer_positions_are_for_random_shapes(tmp_path: Path) -> None:
-    longer = ("--set", "model.max_position_embeddings=8192", "--set", "train.seq_len=4096", "--set", "train.batch_tokens=4096")
+    longer = (
+        "--set",
+        "model.max_position_embeddings=8192",
+        "--set",
+        "train.seq_len=4096",
+        "--set",
+        "train.batch_tokens=4096",
+    )
     path = recipe(tmp_path, "{name: random/tiny-llama}")
     refused("check", path, *longer[2:], word="512 positions")
     plan = api.plan(api.load(path, longer[1::2]), device="cpu", memory="64GiB")

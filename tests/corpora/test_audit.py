@@ -46,7 +46,9 @@ def test_missing_and_shared_frames_are_said(bundled, change, expected):
 
 
 def test_a_tokenizer_that_frames_or_changes_text_is_said(bundled):
-    bundled.backend.post_processor = processors.TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+    bundled.backend.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
     assert ["adds bos" in w for w in audit(bundled)] == [True]
     bundled.backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("\n", " ")])
     assert any("changes text" in w for w in audit(bundled))

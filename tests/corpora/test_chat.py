@@ -34,7 +34,9 @@ MARKED = (
 def test_text_is_transformers_own_and_every_answer_is_a_span(template):
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    rendered, marks = render_jinja_template([TALK], chat_template=template, return_assistant_tokens_mask=True, **SPECIAL)
+    rendered, marks = render_jinja_template(
+        [TALK], chat_template=template, return_assistant_tokens_mask=True, **SPECIAL
+    )
     text, spans = render_messages(TALK, Chat(template, SPECIAL), "x:1")
     assert text == rendered[0]
     if "generation" in template.replace("add_generation_prompt", ""):
@@ -49,7 +51,9 @@ def test_trained_tokens_are_transformers_mask_of_the_assistants(template, tmp_pa
     from transformers import PreTrainedTokenizerFast
 
     stock = PreTrainedTokenizerFast(tokenizer_file=str(assets.model_files("odyssey-3m") / "tokenizer.json"), **SPECIAL)
-    theirs = stock.apply_chat_template(TALK, chat_template=template, return_dict=True, return_assistant_tokens_mask=True)
+    theirs = stock.apply_chat_template(
+        TALK, chat_template=template, return_dict=True, return_assistant_tokens_mask=True
+    )
 
     class Ours:
         backend = stock.backend_tokenizer
@@ -103,7 +107,9 @@ def test_a_conversation_without_a_template_is_refused(tmp_path):
         render_messages(TALK, None, "x:1")
 
 
-@pytest.mark.parametrize("row", [{"messages": TALK}, {"prompt": TALK[:4], "completion": TALK[4:]}], ids=["messages", "dialogue"])
+@pytest.mark.parametrize(
+    "row", [{"messages": TALK}, {"prompt": TALK[:4], "completion": TALK[4:]}], ids=["messages", "dialogue"]
+)
 def test_a_hub_data_set_of_conversations(row, tmp_path):
     (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
     corpus = resolve(CorpusSpec("x", f"hub:{tmp_path}"))

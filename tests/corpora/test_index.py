@@ -15,7 +15,11 @@ from peftodyssey.corpora import choose, index, packing, token_bytes, token_class
 from peftodyssey.corpora.documents import Document
 from peftodyssey.errors import CorpusError
 
-TEXTS = ["The cat sat on the mat. It was 42 years old!\n\n", "héllo wörld 🎉🎊 世界 naïve café\n", "x = [1, 2]; print(x)\n"] * 20
+TEXTS = [
+    "The cat sat on the mat. It was 42 years old!\n\n",
+    "héllo wörld 🎉🎊 世界 naïve café\n",
+    "x = [1, 2]; print(x)\n",
+] * 20
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,10 @@ def byte_level() -> Wrapped:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<|end|>"], show_progress=False
+        vocab_size=400,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<|end|>"],
+        show_progress=False,
     )
     tokenizer.train_from_iterator(TEXTS, trainer)
     return Wrapped(tokenizer)
@@ -48,7 +55,9 @@ def unigram() -> Wrapped:
 
 
 def ends_of(tokenizer, text):
-    return np.array([end for _, end in tokenizer.backend.encode(text, add_special_tokens=False).offsets], dtype=np.int32)
+    return np.array(
+        [end for _, end in tokenizer.backend.encode(text, add_special_tokens=False).offsets], dtype=np.int32
+    )
 
 
 @pytest.mark.parametrize("make", [byte_level, unigram])
@@ -92,13 +101,19 @@ def classified(text, pieces):
 @pytest.mark.parametrize(
     ("pieces", "expected"),
     [
-        (["The", " cat", "s", " of", " off", "er", "."], "function_word word_start continuation function_word word_start continuation punctuation"),
+        (
+            ["The", " cat", "s", " of", " off", "er", "."],
+            "function_word word_start continuation function_word word_start continuation punctuation",
+        ),
         ([" don", "'t", " ", "\n\n", "42", " 7", "."], "word_start continuation space newline digit digit punctuation"),
-        (["(the", ")", ".\n", "  ", "😀", " +", "x", "1", "b"], "word_start punctuation newline space other punctuation word_start digit continuation"),
+        (
+            ["(the", ")", ".\n", "  ", "😀", " +", "x", "1", "b"],
+            "word_start punctuation newline space other punctuation word_start digit continuation",
+        ),
         (["in", "deed", " in", "-", "door"], "word_start continuation function_word punctuation word_start"),
         (["世", "界"], "word_start continuation"),
     ],
-)  # fmt: skip
+)
 def test_classes_by_hand(pieces, expected):
     assert classified("".join(pieces), pieces) == expected.split()
 
@@ -168,9 +183,10 @@ def test_cap_takes_whole_documents_by_hash_whatever_their_order(tmp_path):
     assert counts["truncated"]
     assert one == sorted(one, key=texts.index)
     assert set(one) == set(other)
-    assert sorted(one, key=lambda t: hashlib.sha256(t.encode()).hexdigest()) == sorted(
-        texts, key=lambda t: hashlib.sha256(t.encode()).hexdigest()
-    )[: len(one)]
+    assert (
+        sorted(one, key=lambda t: hashlib.sha256(t.encode()).hexdigest())
+        == sorted(texts, key=lambda t: hashlib.sha256(t.encode()).hexdigest())[: len(one)]
+    )
     last = max(one, key=lambda t: hashlib.sha256(t.encode()).hexdigest())
     assert counts["tokens"] - len(byte_level().backend.encode(last).ids) < 500 <= counts["tokens"]
 
@@ -209,7 +225,9 @@ def hand_index(documents, trained=None):
     token = np.array([t for d in documents for t in d], dtype=np.int32)
     number = np.repeat(np.arange(len(documents)), [len(d) for d in documents]).astype(np.int32)
     starts = np.cumsum([0] + [len(d) for d in documents]).astype(np.int64)
-    flags = np.ones(len(token), dtype=bool) if trained is None else np.array([t for d in trained for t in d], dtype=bool)
+    flags = (
+        np.ones(len(token), dtype=bool) if trained is None else np.array([t for d in trained for t in d], dtype=bool)
+    )
     zero = np.zeros_like(token)
     return index.Index(None, number, zero, token, zero, zero, zero, zero.astype(np.int8), flags, starts)
 
@@ -232,7 +250,13 @@ def test_blocks_by_hand(monkeypatch):
     assert packed.labels.tolist() == [[11, 12, 13, 2, 21], [22, 23, 24, 25, 2]]
     assert packed.position_ids.tolist() == [[0, 1, 2, 3, 0], [0, 1, 2, 3, 4]]
     assert packed.segment_ids.tolist() == [[0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
-    assert packed.input_ids.dtype == packed.labels.dtype == packed.position_ids.dtype == packed.segment_ids.dtype == np.int32
+    assert (
+        packed.input_ids.dtype
+        == packed.labels.dtype
+        == packed.position_ids.dtype
+        == packed.segment_ids.dtype
+        == np.int32
+    )
 
 
 def test_blocks_without_frames(monkeypatch):

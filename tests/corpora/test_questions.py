@@ -1,4 +1,6 @@
-"""Prompts with choices: read from every place, refused with file and line, and cut into prompt and choice as lm-eval does."""
+"""Prompts with choices: read from every place, refused with file and line, and cut into prompt and choice as lm-eval
+does.
+"""
 
 import json
 
@@ -28,7 +30,9 @@ def tokenizer():
     return Tokenizer.from_file(str(assets.model_files("odyssey-3m") / "tokenizer.json"))
 
 
-@pytest.mark.parametrize(("name", "examples", "choices"), [("arxiv_field", 500, 10), ("boolq", 300, 2), ("arc_easy", 500, None)])
+@pytest.mark.parametrize(
+    ("name", "examples", "choices"), [("arxiv_field", 500, 10), ("boolq", 300, 2), ("arc_easy", 500, None)]
+)
 def test_bundled_tasks_are_whole(name, examples, choices):
     found = questions(resolve(TaskSpec(name, f"bundled/{name}")))
     assert len(found) == examples
@@ -100,7 +104,11 @@ def test_requests_are_cut_as_lm_eval_cuts_them(tokenizer, tmp_path):
         def tok_encode(self, text, **_):
             return tokenizer.encode(text, add_special_tokens=False).ids
 
-    rows = [GOOD, {**GOOD, "prompt": "A list:\n"}, {**GOOD, "prompt": "def f(x):\n    return", "choices": ["x", "xx", " x y"]}]
+    rows = [
+        GOOD,
+        {**GOOD, "prompt": "A list:\n"},
+        {**GOOD, "prompt": "def f(x):\n    return", "choices": ["x", "xx", " x y"]},
+    ]
     for question in questions(task(written(tmp_path / "q.jsonl", *rows))):
         made = requests(question, tokenizer)
         theirs = [TemplateLM._encode_pair(Encodes(), question.prompt, choice) for choice in question.choices]

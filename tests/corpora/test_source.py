@@ -56,7 +56,9 @@ def forms(tmp_path):
 
 
 def test_every_form_gives_the_same_documents_in_the_same_splits(tmp_path):
-    found = [{split: texts(resolve(point(path)), split) for split in ("train", "valid", "test")} for path in forms(tmp_path)]
+    found = [
+        {split: texts(resolve(point(path)), split) for split in ("train", "valid", "test")} for path in forms(tmp_path)
+    ]
     assert found[0] == found[1] == found[2] == found[3]
     assert sorted(text for split in found[0].values() for text in split) == sorted(row["text"] for row in ROWS)
     assert 5 <= len(found[0]["valid"]) <= 45
@@ -64,7 +66,9 @@ def test_every_form_gives_the_same_documents_in_the_same_splits(tmp_path):
 
 
 def test_zst_of_several_frames_is_read_to_the_end(tmp_path):
-    path = written(tmp_path / "a.jsonl.zst", zstandard.compress(jsonl(ROWS[:200])) + zstandard.compress(jsonl(ROWS[200:])))
+    path = written(
+        tmp_path / "a.jsonl.zst", zstandard.compress(jsonl(ROWS[:200])) + zstandard.compress(jsonl(ROWS[200:]))
+    )
     assert len(everything(resolve(point(path)))) == 400
 
 
@@ -165,7 +169,11 @@ def test_fingerprint_follows_content_and_field_not_place(tmp_path):
         ("a.jsonl", b'{"body": "a", "title": "b"}\n', r"no field `text`: the fields are body, title"),
         ("a.jsonl", b'{"text": "a"}\n{"body": "b"}\n', r"a.jsonl:2: no field 'text': the fields are body"),
         ("a.jsonl", b'{"text": "a"}\n{"text": 3}\n', r"a.jsonl:2: text is int, not text"),
-        ("a.jsonl", b'{"text": "a"}\n{"text": "b \\ud800"}\n', r"a.jsonl:2: half of a surrogate pair \(\\ud800\) at character 2"),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{"text": "b \\ud800"}\n',
+            r"a.jsonl:2: half of a surrogate pair \(\\ud800\) at character 2",
+        ),
         ("a.jsonl", b'{"prompt": "a", "completion": " "}\n', r"a.jsonl:1: the completion is empty"),
         ("a.txt.gz", gzip.compress(b"text " * 10000, mtime=0)[:40], "is damaged"),
         ("a.txt.gz", b"not gzip", "is damaged"),
@@ -173,7 +181,7 @@ def test_fingerprint_follows_content_and_field_not_place(tmp_path):
         ("a.parquet", b"PAR1 broken", "not a whole parquet file"),
         ("a.pdf", b"%PDF", "not a kind of file"),
     ],
-)  # fmt: skip
+)
 def test_files_that_cannot_be_read(tmp_path, name, content, message):
     path = written(tmp_path / name, content)
     with pytest.raises(CorpusError, match=message) as caught:
@@ -296,8 +304,10 @@ def test_newline_policies():
 def test_looking_at_local_text_loads_nothing_heavy(tmp_path):
     path = written(tmp_path / "a.jsonl", jsonl(ROWS))
     code = (
-        "import sys; from peftodyssey.recipe.cell import CorpusPoint; from peftodyssey.corpora.source import resolve;"
-        f"resolve(CorpusPoint('x', {str(path)!r}));"
+        "import sys; from peftodyssey.recipe.cell import CorpusSpec; from peftodyssey.corpora.source import resolve;"
+        f"resolve(CorpusSpec('x', {str(path)!r}));"
         "print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow', 'huggingface_hub', 'numpy') if m in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

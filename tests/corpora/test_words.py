@@ -15,14 +15,35 @@ def spans(*ends):
 
 def test_words_are_runs_of_letters_digits_and_inner_apostrophes():
     found = words.counts(["The king's army, the KING’s\narmies of 1848 and C3PO; 'quoted' naïve."])
-    assert found == {"the": 2, "king's": 1, "army": 1, "king’s": 1, "armies": 1, "of": 1, "and": 1, "c3po": 1, "quoted": 1, "naïve": 1}
+    assert found == {
+        "the": 2,
+        "king's": 1,
+        "army": 1,
+        "king’s": 1,
+        "armies": 1,
+        "of": 1,
+        "and": 1,
+        "c3po": 1,
+        "quoted": 1,
+        "naïve": 1,
+    }
 
 
 def test_tokens_stand_in_the_word_of_their_first_letter():
     text = "An adapter's 12\n(Rank)"
     #       An| adap|ter|'s| 12|\n|(R|ank|)
     starts, ends = spans(2, 7, 10, 12, 15, 16, 18, 21, 22)
-    assert words.of_tokens(text, starts, ends) == ["an", "adapter's", "adapter's", "adapter's", "", "", "rank", "rank", ""]
+    assert words.of_tokens(text, starts, ends) == [
+        "an",
+        "adapter's",
+        "adapter's",
+        "adapter's",
+        "",
+        "",
+        "rank",
+        "rank",
+        "",
+    ]
     assert words.of_tokens("12 .", *spans(2, 4)) == ["", ""]
     assert words.of_tokens("", np.zeros(0, int), np.zeros(0, int)) == []
 

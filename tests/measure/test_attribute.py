@@ -75,7 +75,15 @@ def test_a_nat_on_every_newline_is_paid_by_newlines_to_the_last_digit():
 
 @pytest.mark.parametrize(
     ("position", "name"),
-    [(0, "0"), (1, "1 to 3"), (3, "1 to 3"), (4, "4 to 15"), (255, "64 to 255"), (256, "256 to 1023"), (9999, "1024 on")],
+    [
+        (0, "0"),
+        (1, "1 to 3"),
+        (3, "1 to 3"),
+        (4, "4 to 15"),
+        (255, "64 to 255"),
+        (256, "256 to 1023"),
+        (9999, "1024 on"),
+    ],
 )
 def test_places_in_a_document_fall_in_the_bin_that_names_them(position, name):
     part = token_groups.by_position(np.array([position]))
@@ -85,10 +93,14 @@ def test_places_in_a_document_fall_in_the_bin_that_names_them(position, name):
 @pytest.mark.parametrize(
     ("count", "name"),
     [
-        (0, "not in the sample"), (9, "under 10 in a million"), (10, "10 to 100"), (99, "10 to 100"),
-        (9_999, "1,000 to 10,000"), (10_000, "10,000 in a million on"),
+        (0, "not in the sample"),
+        (9, "under 10 in a million"),
+        (10, "10 to 100"),
+        (99, "10 to 100"),
+        (9_999, "1,000 to 10,000"),
+        (10_000, "10,000 in a million on"),
     ],
-)  # fmt: skip
+)
 def test_frequencies_are_of_a_million_tokens_of_the_sample(count, name):
     counts = np.array([count, 1_000_000 - count])
     part = token_groups.by_frequency(np.array([0]), counts)
@@ -142,8 +154,16 @@ def test_concentration_at_its_ends():
 def test_perplexity_without_the_worst_types_leaves_out_those_that_rose_most():
     tokens, before, after = np.array([2, 4, 1, 3]), np.array([2.0, 8.0, 3.0, 9.0]), np.array([6.0, 9.0, 1.0, 3.0])
     none, one, all_that_rose = without_worst(tokens, before, after, (0, 1, 9))
-    assert (none.tokens, none.ppl_before, none.ppl_after) == (10, pytest.approx(math.exp(2.2)), pytest.approx(math.exp(1.9)))
-    assert (one.tokens, one.ppl_before, one.ppl_after) == (8, pytest.approx(math.exp(20 / 8)), pytest.approx(math.exp(13 / 8)))
+    assert (none.tokens, none.ppl_before, none.ppl_after) == (
+        10,
+        pytest.approx(math.exp(2.2)),
+        pytest.approx(math.exp(1.9)),
+    )
+    assert (one.tokens, one.ppl_before, one.ppl_after) == (
+        8,
+        pytest.approx(math.exp(20 / 8)),
+        pytest.approx(math.exp(13 / 8)),
+    )
     assert (all_that_rose.tokens, all_that_rose.ppl_after) == (4, pytest.approx(math.e))
     assert math.isnan(without_worst(np.array([1]), np.array([1.0]), np.array([2.0]), (1,))[0].ppl_after)
 
@@ -158,7 +178,9 @@ def test_contributions_are_those_of_each_group_alone_and_add_up():
     whole = bootstrap.paired_bootstrap(delta, document)
     assert sum(entry.estimate for entry in found) == pytest.approx(whole.estimate, rel=1e-12)
     for number, entry in enumerate(found[:4]):
-        alone = bootstrap.paired_bootstrap(np.where(np.isnan(delta), np.nan, np.where(group == number, delta, 0)), document)
+        alone = bootstrap.paired_bootstrap(
+            np.where(np.isnan(delta), np.nan, np.where(group == number, delta, 0)), document
+        )
         assert (entry.estimate, entry.lo, entry.hi) == pytest.approx((alone.estimate, alone.lo, alone.hi), abs=1e-12)
     assert (found[4].estimate, found[4].lo, found[4].note) == (0, None, "no tokens scored")
 
@@ -174,5 +196,11 @@ def test_a_group_that_few_documents_hold_has_no_interval():
 
 def test_contributions_of_few_documents_have_no_interval():
     found = bootstrap.group_intervals(np.ones(4), np.array([0, 0, 1, 1]), np.array([0, 1, 0, 0]), 2)
-    assert [(entry.estimate, entry.lo, entry.note) for entry in found] == [(0.75, None, "too few documents (2)"), (0.25, None, "too few documents (2)")]
-    assert bootstrap.group_intervals(np.full(2, np.nan), np.zeros(2, int), np.zeros(2, int), 1)[0].note == "no tokens scored"
+    assert [(entry.estimate, entry.lo, entry.note) for entry in found] == [
+        (0.75, None, "too few documents (2)"),
+        (0.25, None, "too few documents (2)"),
+    ]
+    assert (
+        bootstrap.group_intervals(np.full(2, np.nan), np.zeros(2, int), np.zeros(2, int), 1)[0].note
+        == "no tokens scored"
+    )

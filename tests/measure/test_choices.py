@@ -31,7 +31,9 @@ def test_right_answers_are_those_of_a_plain_loop():
 
 @pytest.mark.parametrize(("won", "lost"), [(0, 0), (3, 0), (5, 9), (60, 41)])
 def test_mcnemar_and_wilson_are_scipys(won, lost):
-    assert accuracy.mcnemar(won, lost) == pytest.approx(stats.binomtest(min(won, lost), won + lost).pvalue if won + lost else 1.0)
+    assert accuracy.mcnemar(won, lost) == pytest.approx(
+        stats.binomtest(min(won, lost), won + lost).pvalue if won + lost else 1.0
+    )
     for right, n in ((0, 7), (3, 50), (50, 50)):
         interval = stats.binomtest(right, n).proportion_ci(method="wilson")
         assert accuracy.wilson(right, n) == pytest.approx((interval.low, interval.high), abs=1e-12)
@@ -41,11 +43,14 @@ def test_mcnemar_and_wilson_are_scipys(won, lost):
 def test_tangos_ends_solve_the_score_equation_at_the_likeliest_shares(won, lost, n):
     """The nuisance share is found by scipy from the likelihood itself, not by the closed form."""
     for end, z in zip(accuracy.tango(won, lost, n), (1.959964, -1.959964), strict=True):
+
         def unlikely(share, end=end):
             cells = share + end, share, 1 - 2 * share - end
             return -sum(k * math.log(max(p, 1e-300)) for k, p in zip((won, lost, n - won - lost), cells, strict=True))
 
-        found = optimize.minimize_scalar(unlikely, bounds=(max(0.0, -end), (1 - end) / 2), method="bounded", options={"xatol": 1e-12})
+        found = optimize.minimize_scalar(
+            unlikely, bounds=(max(0.0, -end), (1 - end) / 2), method="bounded", options={"xatol": 1e-12}
+        )
         deviation = math.sqrt(n * (2 * found.x + end * (1 - end)))
         assert (won - lost - n * end) / deviation == pytest.approx(z, abs=2e-3)
 
@@ -60,7 +65,11 @@ def test_nothing_changed_still_has_a_width_and_is_symmetric():
 def test_intervals_cover_the_truth_by_exact_enumeration(gain, loss):
     n, covered = 60, 0.0
     for won, lost in product(range(31), repeat=2):
-        weight = stats.multinomial.pmf([won, lost, n - won - lost], n, [gain, loss, 1 - gain - loss]) if won + lost <= n else 0.0
+        weight = (
+            stats.multinomial.pmf([won, lost, n - won - lost], n, [gain, loss, 1 - gain - loss])
+            if won + lost <= n
+            else 0.0
+        )
         if weight > 1e-9:
             lo, hi = accuracy.tango(won, lost, n)
             covered += weight * (lo <= gain - loss <= hi)

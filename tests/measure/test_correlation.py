@@ -57,7 +57,9 @@ def test_within_groups_is_the_regression_on_group_and_x() -> None:
     dummies = np.stack([np.array(group[:-1]) == name for name in "abc"], 1).astype(float)
     rest = [column - dummies @ np.linalg.lstsq(dummies, column, rcond=None)[0] for column in (x[:-1], y[:-1])]
     assert found.r == pytest.approx(np.corrcoef(*rest)[0, 1], abs=1e-12)
-    assert correlation(x, y, "pearson").r > 0.9 > abs(found.r), "groups apart look like a correlation, and are none within"
+    assert correlation(x, y, "pearson").r > 0.9 > abs(found.r), (
+        "groups apart look like a correlation, and are none within"
+    )
 
 
 def test_within_groups_only_orders_within_groups_are_tried() -> None:

@@ -43,7 +43,9 @@ def test_one_repetition_is_over_documents_alone_and_few_documents_have_no_interv
 
 
 @pytest.mark.parametrize(
-    "effects", [(0.3, 1.0, 0.5), (1.0, 0.1, 0.1), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)], ids=["all", "repetitions", "documents", "rest"]
+    "effects",
+    [(0.3, 1.0, 0.5), (1.0, 0.1, 0.1), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)],
+    ids=["all", "repetitions", "documents", "rest"],
 )
 def test_intervals_cover_the_truth(effects):
     """1000 samples at 95 %: between 93.4 % and, where the parts cannot be told apart, all of them."""

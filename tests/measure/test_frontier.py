@@ -34,10 +34,17 @@ def test_a_straight_line_between_neighbours_and_the_base_as_start() -> None:
 
 
 def test_a_planted_difference_is_found_at_equal_learning() -> None:
-    """One forgets twice what the other does at every learning, and moves half as far: at the end it has forgotten as much."""
+    """One forgets twice what the other does at every learning, and moves half as far: at the end it has forgotten as
+    much.
+    """
     draw = np.random.default_rng(0)
-    one = {seed: frontier([(x, 2 * x + 0.01 * draw.standard_normal()) for x in np.linspace(0.05, 0.5, 10)]) for seed in range(6)}
-    other = {seed: frontier([(x, x + 0.01 * draw.standard_normal()) for x in np.linspace(0.1, 1.0, 10)]) for seed in range(6)}
+    one = {
+        seed: frontier([(x, 2 * x + 0.01 * draw.standard_normal()) for x in np.linspace(0.05, 0.5, 10)])
+        for seed in range(6)
+    }
+    other = {
+        seed: frontier([(x, x + 0.01 * draw.standard_normal()) for x in np.linspace(0.1, 1.0, 10)]) for seed in range(6)
+    }
     found = matched(one, other, 1.0)
     assert found is not None
     assert found.learning == pytest.approx(0.5)

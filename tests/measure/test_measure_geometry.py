@@ -20,7 +20,9 @@ def orthonormal(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=30), st.floats(1e-3, 1e3))
-def test_ranks_lie_between_one_and_the_number_of_values_and_do_not_depend_on_the_size(values: list[float], scale: float) -> None:
+def test_ranks_lie_between_one_and_the_number_of_values_and_do_not_depend_on_the_size(
+    values: list[float], scale: float
+) -> None:
     found = np.array(values)
     for rank in (geometry.stable_rank, geometry.effective_rank):
         assert 1 - 1e-9 <= rank(found) <= len(values) + 1e-9
@@ -82,15 +84,28 @@ def test_a_direction_counts_by_its_nearest_base_vector() -> None:
 
 
 def test_a_cell_is_the_sum_of_its_matrices() -> None:
-    rows = [{"update_norm": 3.0, "effective_rank": 2.0, "intruders": 1}, {"update_norm": 4.0, "effective_rank": 4.0, "intruders": 0},
-            {"update_norm": 0.0, "effective_rank": None, "intruders": None}]  # fmt: skip
-    assert geometry.summarize(rows, 50.0) == {"update_norm_relative": 0.1, "effective_rank_mean": 3.0, "intruder_dimensions": 0.5}
-    assert geometry.summarize(rows[2:], 50.0) == {"update_norm_relative": 0.0, "effective_rank_mean": None, "intruder_dimensions": None}
+    rows = [
+        {"update_norm": 3.0, "effective_rank": 2.0, "intruders": 1},
+        {"update_norm": 4.0, "effective_rank": 4.0, "intruders": 0},
+        {"update_norm": 0.0, "effective_rank": None, "intruders": None},
+    ]
+    assert geometry.summarize(rows, 50.0) == {
+        "update_norm_relative": 0.1,
+        "effective_rank_mean": 3.0,
+        "intruder_dimensions": 0.5,
+    }
+    assert geometry.summarize(rows[2:], 50.0) == {
+        "update_norm_relative": 0.0,
+        "effective_rank_mean": None,
+        "intruder_dimensions": None,
+    }
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 90), st.floats(0.01, 5.0), st.integers(1, 6))
-def test_a_sample_is_spread_from_first_to_last_and_costs_no_more_than_it_may(layers: int, each: float, fewest: int) -> None:
+def test_a_sample_is_spread_from_first_to_last_and_costs_no_more_than_it_may(
+    layers: int, each: float, fewest: int
+) -> None:
     chosen = geometry.sampled_layers([each] * layers, most=20.0, fewest=fewest)
     assert list(chosen) == sorted(set(chosen))
     assert len(chosen) == layers or abs(len(chosen) - max(fewest, int(20.0 / each))) <= 1  # of rounding

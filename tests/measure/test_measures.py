@@ -95,7 +95,9 @@ def test_token_rows_state_means_before_and_after():
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 12), st.data())
 def test_worst_passages_are_those_of_a_brute_force_search(lengths, width, data):
     document = np.repeat(np.arange(len(lengths)), lengths)
-    delta = data.draw(hnp.arrays(np.float64, len(document), elements=st.one_of(st.integers(-9, 9).map(float), st.just(np.nan))))
+    delta = data.draw(
+        hnp.arrays(np.float64, len(document), elements=st.one_of(st.integers(-9, 9).map(float), st.just(np.nan)))
+    )
     means = {}
     for number in range(len(lengths)):
         rows = np.flatnonzero(document == number)
@@ -109,7 +111,9 @@ def test_worst_passages_are_those_of_a_brute_force_search(lengths, width, data):
     for p in got:
         assert (document[p.first : p.last + 1] == p.document).all()
         assert np.nanmean(delta[p.first : p.last + 1]) == pytest.approx(p.mean_delta)
-    assert [p.mean_delta for p in worst(-delta, document, width=width, k=99, best=True)] == pytest.approx([-p.mean_delta for p in got])
+    assert [p.mean_delta for p in worst(-delta, document, width=width, k=99, best=True)] == pytest.approx(
+        [-p.mean_delta for p in got]
+    )
 
 
 def test_no_rows_have_no_passage():
@@ -117,11 +121,15 @@ def test_no_rows_have_no_passage():
 
 
 def test_the_lowest_validation_loss_is_selected_in_every_group():
-    rows = [Candidate("a", lr, nll) for lr, nll in [(1e-3, 3.0), (1e-4, 3.5), (3e-4, 2.9)]] + [Candidate("b", 1e-4, 3.1)]
+    rows = [Candidate("a", lr, nll) for lr, nll in [(1e-3, 3.0), (1e-4, 3.5), (3e-4, 2.9)]] + [
+        Candidate("b", 1e-4, 3.1)
+    ]
     assert selected(rows) == [Choice(False), Choice(False), Choice(True, None), Choice(True, None)]
 
 
-@pytest.mark.parametrize(("losses", "place", "edge"), [([1, 2, 3], 0, "low"), ([3, 2, 1], 2, "high"), ([2, 1, 3], 1, None)])
+@pytest.mark.parametrize(
+    ("losses", "place", "edge"), [([1, 2, 3], 0, "low"), ([3, 2, 1], 2, "high"), ([2, 1, 3], 1, None)]
+)
 def test_an_optimum_at_the_end_of_its_grid_is_marked(losses, place, edge):
     got = selected([Candidate("g", 10.0**-n, loss) for n, loss in zip((5, 4, 3), losses, strict=True)])
     assert [choice.selected for choice in got] == [n == place for n in range(3)]
@@ -135,7 +143,12 @@ def test_ties_go_to_the_smaller_learning_rate_in_any_order():
 
 
 def test_failed_and_diverged_cells_are_not_selected_but_bound_the_grid():
-    rows = [Candidate("g", 1e-4, 2.5), Candidate("g", 1e-3, 2.0), Candidate("g", 1e-2, math.nan), Candidate("h", 1e-2, None)]
+    rows = [
+        Candidate("g", 1e-4, 2.5),
+        Candidate("g", 1e-3, 2.0),
+        Candidate("g", 1e-2, math.nan),
+        Candidate("h", 1e-2, None),
+    ]
     assert selected(rows) == [Choice(False), Choice(True, None), Choice(False), Choice(False)]
 
 

@@ -10,11 +10,20 @@ from peftodyssey.stats.lora_ranks import Trial, rank_trend
 
 
 def trials(values: dict[int, list[float]], unresolved: tuple[int, ...] = ()) -> list[Trial]:
-    return [Trial(rank, seed, value, rank not in unresolved) for rank, found in values.items() for seed, value in enumerate(found)]
+    return [
+        Trial(rank, seed, value, rank not in unresolved)
+        for rank, found in values.items()
+        for seed, value in enumerate(found)
+    ]
 
 
 def test_the_smallest_rank_within_the_noise_of_the_best() -> None:
-    values = {1: [-0.10, -0.11, -0.12], 4: [-0.29, -0.30, -0.31], 16: [-0.295, -0.305, -0.312], 64: [-0.20, -0.21, -0.22]}
+    values = {
+        1: [-0.10, -0.11, -0.12],
+        4: [-0.29, -0.30, -0.31],
+        16: [-0.295, -0.305, -0.312],
+        64: [-0.20, -0.21, -0.22],
+    }
     trend = rank_trend(trials(values))
     variances = [statistics.variance(found) for found in values.values()]
     assert trend.noise.deviation == pytest.approx(statistics.mean(variances) ** 0.5)

@@ -28,7 +28,10 @@ def test_mmd_of_gaussians_is_the_closed_form() -> None:
     width, bandwidth, n = 8, 4.0, 60
     for shift in (0.0, 0.5, 2.0):
         move = np.full(width, shift / np.sqrt(width))
-        found = [mmd(rng.normal(size=(n, width)), rng.normal(size=(n, width)) + move, bandwidth, permutations=1).squared for _ in range(150)]
+        found = [
+            mmd(rng.normal(size=(n, width)), rng.normal(size=(n, width)) + move, bandwidth, permutations=1).squared
+            for _ in range(150)
+        ]
         error = np.std(found) / np.sqrt(len(found))
         assert abs(np.mean(found) - gaussian_mmd2(shift, width, bandwidth)) < 4 * error
     assert min(found) > 0
@@ -39,7 +42,10 @@ def test_mmd_is_the_double_sum_and_the_median_heuristic_scipys() -> None:
     x, y = rng.normal(size=(9, 3)), rng.normal(size=(7, 3)) + 1
     assert distances_squared(x, y) == pytest.approx(spatial.distance.cdist(x, y, "sqeuclidean"), abs=1e-12)
     assert median_distance(x) == pytest.approx(np.median(spatial.distance.pdist(x)), abs=1e-12)
-    k = {name: np.exp(-spatial.distance.cdist(a, b, "sqeuclidean") / 8) for name, a, b in (("xx", x, x), ("yy", y, y), ("xy", x, y))}
+    k = {
+        name: np.exp(-spatial.distance.cdist(a, b, "sqeuclidean") / 8)
+        for name, a, b in (("xx", x, x), ("yy", y, y), ("xy", x, y))
+    }
     by_hand = (k["xx"].sum() - 9) / 72 + (k["yy"].sum() - 7) / 42 - 2 * k["xy"].mean()
     assert mmd(x, y, 2.0).squared == pytest.approx(by_hand, abs=1e-12)
 
@@ -107,7 +113,9 @@ def test_frechet_is_the_formula_on_shrunk_covariances(n: int, width: int) -> Non
         weight = min(1, ((1 - 2 / width) * squared + trace**2) / ((m + 1 - 2 / width) * (squared - trace**2 / width)))
         assert shrinkage(sample - sample.mean(0)) == pytest.approx(weight, rel=1e-9)
         shrunk.append((1 - weight) * s + weight * trace / width * np.eye(width))
-    by_hand = np.square(x.mean(0) - y.mean(0)).sum() + np.trace(shrunk[0] + shrunk[1] - 2 * linalg.sqrtm(shrunk[0] @ shrunk[1]).real)
+    by_hand = np.square(x.mean(0) - y.mean(0)).sum() + np.trace(
+        shrunk[0] + shrunk[1] - 2 * linalg.sqrtm(shrunk[0] @ shrunk[1]).real
+    )
     assert frechet(x, y) == pytest.approx(by_hand, rel=1e-6)
     assert frechet(x, x) == pytest.approx(0, abs=1e-6)
 
@@ -172,7 +180,9 @@ def test_chunks_lie_whole_within_documents_and_never_on_each_other(sizes, length
     assert len(rows) == sum(size // length for size in sizes)
     assert (rows + length <= starts[document + 1]).all()
     assert len(np.unique(rows[:, None] + np.arange(length))) == length * len(rows)
-    assert chunk_sampling.drawn(starts, length, 3, seed).tolist() == rows[:3].tolist(), "the first few of more are a sample too"
+    assert chunk_sampling.drawn(starts, length, 3, seed).tolist() == rows[:3].tolist(), (
+        "the first few of more are a sample too"
+    )
     half = chunk_sampling.first_half(starts, seed)
     kept = chunk_sampling.drawn(starts, length, 10**6, seed, half)
     assert {*kept.tolist()} == {int(row) for row, number in zip(rows, document, strict=True) if half[number]}
@@ -189,11 +199,16 @@ def test_all_measures_agree_on_what_is_nearer() -> None:
     def sample(shift: int, seed: int) -> Sample:
         rows = chunk_sampling.drawn(starts, 32, 120, seed)
         ids = (chunk_sampling.tokens(token, rows, 32) + shift) % 1000
-        return Sample(np.stack([np.bincount(row, minlength=1000)[:60] for row in ids]).astype(np.float32), ids, np.arange(len(rows)))
+        return Sample(
+            np.stack([np.bincount(row, minlength=1000)[:60] for row in ids]).astype(np.float32),
+            ids,
+            np.arange(len(rows)),
+        )
 
     held, all_grams = reference(sample(0, 0), sample(0, 1)), overlap.grams(token, starts, np.ones(200, bool))
     near, far = (
-        of_states(text, held) | of_tokens(text.token, held.sample.token, all_grams) for text in (sample(0, 2), sample(30, 2))
+        of_states(text, held) | of_tokens(text.token, held.sample.token, all_grams)
+        for text in (sample(0, 2), sample(30, 2))
     )
     assert (near["mmd_p"] > 0.01, far["mmd_p"]) == (True, 0.001)
     assert near["mmd2"] < far["mmd2"]

@@ -31,9 +31,14 @@ def test_bca_and_percentile_are_scipys(method, name):
     delta, document = _material()
     sums, weights = document_sums(delta, document)
     theirs = scipy.stats.bootstrap(
-        (sums, weights), lambda s, w, axis: s.sum(axis) / w.sum(axis), paired=True, vectorized=True,
-        n_resamples=40_000, method=name, rng=RNG(1),
-    ).confidence_interval  # fmt: skip
+        (sums, weights),
+        lambda s, w, axis: s.sum(axis) / w.sum(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=40_000,
+        method=name,
+        rng=RNG(1),
+    ).confidence_interval
     ours = paired_bootstrap(delta, document, method=method, resamples=40_000)
     monte_carlo = 0.03 * (theirs.high - theirs.low)
     assert ours.lo == pytest.approx(theirs.low, abs=monte_carlo)
@@ -109,7 +114,10 @@ def test_nothing_scored_is_said():
 @given(st.floats(0.1, 10), st.floats(-5, 5), st.integers(0, 50))
 def test_interval_moves_and_scales_with_the_values(scale, shift, seed):
     delta, document = _material(60, seed)
-    plain, moved = paired_bootstrap(delta, document, resamples=200), paired_bootstrap(scale * delta + shift, document, resamples=200)
+    plain, moved = (
+        paired_bootstrap(delta, document, resamples=200),
+        paired_bootstrap(scale * delta + shift, document, resamples=200),
+    )
     for name in ("estimate", "lo", "hi"):
         assert getattr(moved, name) == pytest.approx(scale * getattr(plain, name) + shift, abs=1e-9)
     assert plain.lo < plain.estimate < plain.hi
@@ -129,12 +137,16 @@ def test_single_values_are_their_own_documents():
 
 
 def _coverage(documents, spread, draw, trials):
-    """Share of intervals that hold the true mean 0.1; lengths log-normal, token noise Student t(4) beside the documents' own."""
+    """Share of intervals that hold the true mean 0.1; lengths log-normal, token noise Student t(4) beside the
+    documents' own.
+    """
     rng, hits = RNG(documents), 0
     for _ in range(trials):
         weights = np.round(np.exp(rng.normal(5, spread, documents))).clip(20, None)
         means = draw(rng, documents) + 0.5 * rng.standard_t(4, documents) / np.sqrt(weights)
-        found = ratio_interval(means * weights, weights, seed=int(rng.integers(1 << 30)), resamples=600, min_documents=1)
+        found = ratio_interval(
+            means * weights, weights, seed=int(rng.integers(1 << 30)), resamples=600, min_documents=1
+        )
         hits += found.lo <= 0.1 <= found.hi
     return hits / trials
 
@@ -145,8 +157,13 @@ EFFECTS = {"gamma": lambda rng, n: rng.gamma(2.0, 0.05, n), "t4": lambda rng, n:
 @pytest.mark.slow
 @pytest.mark.parametrize("effects", EFFECTS)
 @pytest.mark.parametrize("spread", [0.5, 0.8])
-@pytest.mark.parametrize(("documents", "trials", "within"), [(12, 3000, (0.95, 0.99)), (24, 3000, (0.94, 0.98)), (49, 3000, (0.93, 0.97)), (300, 1200, (0.93, 0.97))])
+@pytest.mark.parametrize(
+    ("documents", "trials", "within"),
+    [(12, 3000, (0.95, 0.99)), (24, 3000, (0.94, 0.98)), (49, 3000, (0.93, 0.97)), (300, 1200, (0.93, 0.97))],
+)
 def test_coverage_with_heavy_tails_weighted_by_tokens(documents, trials, within, spread, effects):
-    """Below 30 documents the report gives no interval; those that there would be hold the truth more often than they say."""
+    """Below 30 documents the report gives no interval; those that there would be hold the truth more often than they
+    say.
+    """
     found, slack = _coverage(documents, spread, EFFECTS[effects], trials), 2 * (0.95 * 0.05 / trials) ** 0.5
     assert within[0] - slack <= found <= within[1] + slack

@@ -1,4 +1,6 @@
-"""The measuring code finds in the two-layer linear network what is known to be there, and nothing in a ladder of equal copies."""
+"""The measuring code finds in the two-layer linear network what is known to be there, and nothing in a ladder of equal
+copies.
+"""
 
 import math
 
@@ -10,7 +12,9 @@ from peftodyssey.stats.sensitivity import difference, inflection, slope
 
 STEPS = (200, 400, 800, 1600, 3200, 6400)
 TARGET, OTHER = task(VALUES, 1), task(VALUES, 2)
-INPUTS = np.random.default_rng(5).standard_normal((WIDTH, 60))  # the documents: their mean loss is an estimate of the whitened one
+INPUTS = np.random.default_rng(5).standard_normal(
+    (WIDTH, 60)
+)  # the documents: their mean loss is an estimate of the whitened one
 TOKENS_D = np.ones(60)
 
 
@@ -92,7 +96,9 @@ def test_more_noise_turns_the_loss_up_earlier_and_a_pull_later(rungs):
 def test_the_base_itself_never_turns_up(rungs):
     base = inflection({rung.steps: by_input(rung.w1, rung.w2)[None] for rung in rungs}, TOKENS_D)
     assert (base.tokens, base.share) == (None, 0.0)
-    assert [loss(rung.w1, rung.w2, TARGET) for rung in rungs] == sorted((loss(r.w1, r.w2, TARGET) for r in rungs), reverse=True)
+    assert [loss(rung.w1, rung.w2, TARGET) for rung in rungs] == sorted(
+        (loss(r.w1, r.w2, TARGET) for r in rungs), reverse=True
+    )
 
 
 def test_a_ladder_of_equal_copies_has_no_slope(rungs):
@@ -110,5 +116,7 @@ def noisy_anew(rung, draw, pairs=5):
     found = []
     for _ in range(pairs):
         e1, e2 = 0.1 * draw.standard_normal((2, WIDTH, WIDTH))
-        found.append(np.mean([by_input(rung.w1 + s * e1, rung.w2 + s * e2) for s in (1, -1)], 0) - by_input(rung.w1, rung.w2))
+        found.append(
+            np.mean([by_input(rung.w1 + s * e1, rung.w2 + s * e2) for s in (1, -1)], 0) - by_input(rung.w1, rung.w2)
+        )
     return np.stack(found)

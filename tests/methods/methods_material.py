@@ -1,4 +1,6 @@
-"""Tiny models, their anatomies read off the module tree, and two steps of plain SGD: what the tests of `methods` stand on."""
+"""Tiny models, their anatomies read off the module tree, and two steps of plain SGD: what the tests of `methods` stand
+on.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ IDS = torch.arange(1, 25).reshape(2, 12)
 
 
 def tiny_model(family: str, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
-    """A random model of `family`, the same at each call, frozen, without dropout; vectors moved off 0 and 1 so that mistakes in them show."""
+    """A random model of `family`, the same at each call, frozen, without dropout; vectors moved off 0 and 1 so that
+    mistakes in them show.
+    """
     given = {**named()[f"tiny-{family}"], **changes}
     dropout_off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout"), 0.0)
     config = AutoConfig.for_model(**{**given, **dropout_off})

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.methods.weights import frozen_digest, max_change
 
-POINTS = {
+LEARNING_CURVES = {
     "full": point("full"),
     "lora": point("lora"),
     "lora-two-targets": point("lora", targets=None),  # filled per family below
@@ -33,16 +33,18 @@ WITHOUT_BIASES = ("llama", "olmo", "olmo2", "qwen3", "gemma", "gemma2", "gemma3_
 CASES = [
     (family, name)
     for family in FAMILIES
-    for name in POINTS
+    for name in LEARNING_CURVES
     if not (name == "bitfit" and family in WITHOUT_BIASES)
-    and not (family == "gpt2" and name in ("olora", "vera"))  # olora: refused; vera: PEFT shares one size among all targets
+    and not (
+        family == "gpt2" and name in ("olora", "vera")
+    )  # olora: refused; vera: PEFT shares one size among all targets
     and not (name == "vera" and family != "llama")
     and not (name == "ln_tuning" and family == "olmo")  # its norms have no parameters
 ]
 
 
 def _point(name, model):
-    given = POINTS[name]
+    given = LEARNING_CURVES[name]
     if name != "lora-two-targets":
         return given
     leaves = sorted({m.leaf for m in anatomy_of(model).linears})
@@ -75,7 +77,10 @@ def test_method_keeps_the_laws(family, name, tmp_path):
     if attached.adapter:
         plain = PeftModel.from_pretrained(tiny_model(family), tmp_path / "out")
         assert plain.peft_config["default"].base_model_name_or_path == "somewhere/base"
-        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+            "adapter_config.json",
+            "adapter_model.safetensors",
+        ]
     else:
         plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert apart(logits(plain), after) < 2e-5
@@ -98,7 +103,7 @@ def test_method_keeps_the_laws(family, name, tmp_path):
 
 @pytest.mark.parametrize("name", ["lora", "pissa", "gaussian", "orthogonal", "vera"])
 def test_start_depends_on_the_seed_alone(name):
-    given = POINTS[name]
+    given = LEARNING_CURVES[name]
     method = METHODS[given.method]
     torch.manual_seed(1)
     first = method.attach(tiny_model("llama"), given, 5).start
@@ -115,7 +120,7 @@ def test_start_depends_on_the_seed_alone(name):
 def test_half_precision_base_is_restored_and_trained_in_float32():
     for name in ("full", "last_layers", "lora", "pissa"):
         model = tiny_model("llama", torch.bfloat16)
-        digest, given = frozen_digest(model), POINTS[name]
+        digest, given = frozen_digest(model), LEARNING_CURVES[name]
         method = METHODS[given.method]
         attached = method.attach(model, given, 0)
         assert {p.dtype for p in attached.trainable.values()} == {torch.float32}
@@ -125,7 +130,9 @@ def test_half_precision_base_is_restored_and_trained_in_float32():
                 parameter.add_(0.25)
         assert max_change(attached) == pytest.approx(0.25, rel=1e-5)
         assert frozen_digest(method.detach(attached)) == digest
-    same = METHODS["full"].attach(tiny_model("llama", torch.bfloat16), point("full", options={"master_weights": "same"}), 0)
+    same = METHODS["full"].attach(
+        tiny_model("llama", torch.bfloat16), point("full", options={"master_weights": "same"}), 0
+    )
     assert {p.dtype for p in same.trainable.values()} == {torch.bfloat16}
 
 

@@ -33,7 +33,7 @@ NF4 = QuantSpec("nf4")
         (point("qlora", options={"init": "pissa"}, quant=NF4), ["pissa", "nf4"]),
         (point("qlora"), ["4 bits"]),
         (point("full", quant=NF4), ["nf4"]),
-        (point("full", options={"master_weights": "bf16"}), ["fp32 or same"]),
+        (point("full", options={"master_weights": "bf16"}), ["fp32 or bf16"]),
         (point("bitfit"), ["llama model has none"]),
         (point("last_layers", options={"layers": 3}), ["layers is 3", "1 to 2"]),
         (point("last_layers", quant=NF4), ["nf4"]),
@@ -42,7 +42,10 @@ NF4 = QuantSpec("nf4")
         (point("peft", options={"peft_type": "VERRA"}), ["did you mean 'VERA'"]),
         (point("peft", options={"peft_type": "LOKR", "config": {"rnk": 4}}), ["no field 'rnk'", "rank_dropout"]),
         (point("peft", options={"peft_type": "prompt_tuning"}), ["virtual tokens"]),
-        (point("peft", options={"peft_type": "LOKR", "config": {"target_modules": ["qproj"]}}), ["did you mean 'q_proj'"]),
+        (
+            point("peft", options={"peft_type": "LOKR", "config": {"target_modules": ["qproj"]}}),
+            ["did you mean 'q_proj'"],
+        ),
         (point("saved", options={"path": "/nowhere/at/all"}), ["no folder"]),
         (point("saved"), ["path"]),
     ],
@@ -169,5 +172,18 @@ def test_model_of_another_shape_is_refused(tmp_path):
 
 def test_exported_config_says_what_was_asked(adapter):
     config = json.loads((adapter / "adapter_config.json").read_text())
-    assert (config["r"], config["lora_alpha"], config["peft_type"], config["base_model_name_or_path"]) == (4, 8, "LORA", None)
-    assert sorted(config["target_modules"]) == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert (config["r"], config["lora_alpha"], config["peft_type"], config["base_model_name_or_path"]) == (
+        4,
+        8,
+        "LORA",
+        None,
+    )
+    assert sorted(config["target_modules"]) == [
+        "down_proj",
+        "gate_proj",
+        "k_proj",
+        "o_proj",
+        "q_proj",
+        "up_proj",
+        "v_proj",
+    ]

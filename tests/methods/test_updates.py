@@ -1,4 +1,6 @@
-"""The update of each weight for every method: against the merged model that PEFT or transformers makes, and against a dense SVD."""
+"""The update of each weight for every method: against the merged model that PEFT or transformers makes, and against a
+dense SVD.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def test_base_and_update_add_up_to_the_merged_model_and_nothing_is_changed(famil
     found = {update.name: update for update in updates(attached)}
     assert frozen_digest(attached.model) == digest
     assert torch.equal(logits(attached.model), out)
-    assert base_norm(attached) == pytest.approx(float(torch.stack([w.double().square().sum() for w in before.values()]).sum().sqrt()), rel=1e-6)
+    assert base_norm(attached) == pytest.approx(
+        float(torch.stack([w.double().square().sum() for w in before.values()]).sum().sqrt()), rel=1e-6
+    )
     start = dict(tiny_model(family).named_parameters())
     stored = added(attached, start) if is_addition(attached.point) else {}
     merged, _ = method.merge(attached, tiny_model(family) if attached.adapter else None)
@@ -83,7 +87,9 @@ def test_low_rank_updates_stay_factors(name: str) -> None:
     for update in updates(attached):
         assert update.left.shape[1] == update.right.shape[0] == rank
         dense = np.linalg.svd((update.left.double() @ update.right.double()).numpy(), compute_uv=False)
-        np.testing.assert_allclose(svd.values_of_product(update.left, update.right).numpy(), dense[:rank], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            svd.values_of_product(update.left, update.right).numpy(), dense[:rank], rtol=1e-9, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("options", [{}, {"dora": True}])
@@ -119,20 +125,26 @@ def test_on_eight_bits_the_base_is_what_its_storage_stands_for(tmp_path) -> None
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     folder = saved_model(tiny_model("llama"), tmp_path / "base")
-    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=BitsAndBytesConfig(load_in_8bit=True), device_map={"": "cpu"})
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=BitsAndBytesConfig(load_in_8bit=True), device_map={"": "cpu"}
+    )
     attached = METHODS["lora"].attach(model.requires_grad_(False), point("lora", quant=QuantSpec("int8")), 0)
     plain = matrices(tiny_model("llama"))
     for scored in (False, True):
         if scored:
             logits(attached.model)
         for update in updates(attached):
-            assert 0 < float((update.base - plain[update.name]).abs().max()) < float(plain[update.name].abs().max()) / 127
+            assert (
+                0 < float((update.base - plain[update.name]).abs().max()) < float(plain[update.name].abs().max()) / 127
+            )
 
 
 def test_what_cannot_be_merged_into_a_quantised_weight_says_so(tmp_path) -> None:
     pytest.importorskip("bitsandbytes")
     model = _quantised(saved_model(tiny_model("llama"), tmp_path / "base"))
-    given = point("peft", options={"peft_type": "VERA", "config": {"target_modules": ["q_proj"]}}, quant=QuantSpec("nf4"))
+    given = point(
+        "peft", options={"peft_type": "VERA", "config": {"target_modules": ["q_proj"]}}, quant=QuantSpec("nf4")
+    )
     attached = METHODS["peft"].attach(model, given, 0)
     assert all("vera on a quantised weight" in update.refused for update in updates(attached))
 
@@ -147,5 +159,7 @@ def test_singular_values_and_vectors_are_numpys(shape: tuple[int, int], rank: in
     assert len(found_values) >= rank
     np.testing.assert_allclose(found_values[:rank], values[:rank], rtol=1e-9)
     assert np.abs(np.sum(found_left[:, :rank].numpy() * left[:, :rank], axis=0)).min() > 1 - 1e-9
-    np.testing.assert_allclose(found_left.T @ found_left, np.eye(found_left.shape[1]), atol=1e-4 if rank < min(shape) else 1e-9)
+    np.testing.assert_allclose(
+        found_left.T @ found_left, np.eye(found_left.shape[1]), atol=1e-4 if rank < min(shape) else 1e-9
+    )
     np.testing.assert_allclose(svd.values_of(matrix)[:rank], values[:rank], rtol=1e-9)

@@ -88,7 +88,12 @@ def test_an_unlisted_family_is_counted_on_the_meta_device():
     found = shape_from_config({**config, "num_attention_heads": 4, "vocab_size": 512, "max_position_embeddings": 64})
     assert found.layers == 2
     assert {m.leaf for m in found.linears} == {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}
-    assert found.parameters == sum(p.numel() for p in meta_model({**config, "num_attention_heads": 4, "vocab_size": 512, "max_position_embeddings": 64}).parameters())
+    assert found.parameters == sum(
+        p.numel()
+        for p in meta_model(
+            {**config, "num_attention_heads": 4, "vocab_size": 512, "max_position_embeddings": 64}
+        ).parameters()
+    )
 
 
 def test_an_unknown_family_is_an_error():
@@ -98,9 +103,7 @@ def test_an_unknown_family_is_an_error():
 
 def test_known_families_are_counted_without_torch():
     code = (
-        "import sys; from peftodyssey.models.anatomy import anatomy; from peftodyssey.models.shapes import named;"
-        "[anatomy(c) for c in named().values()]; assert not {'torch', 'transformers'} & set(sys.modules)"
+        "import sys; from peftodyssey.models.shape_from_config import shape_from_config; from peftodyssey.models.shapes import named;"
+        "[shape_from_config(c) for c in named().values()]; assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-

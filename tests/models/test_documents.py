@@ -14,7 +14,11 @@ from peftodyssey.models.source import resolve
 from tests.tiny import tiny
 
 CPU = torch.device("cpu")
-WINDOWED = {"mistral": {"sliding_window": 7}, "qwen2": {"sliding_window": 7, "use_sliding_window": True, "max_window_layers": 0}, "gemma3_text": {"sliding_window": 7}}
+WINDOWED = {
+    "mistral": {"sliding_window": 7},
+    "qwen2": {"sliding_window": 7, "use_sliding_window": True, "max_window_layers": 0},
+    "gemma3_text": {"sliding_window": 7},
+}
 
 
 def segments_of(rows: list[list[int]]) -> np.ndarray:
@@ -51,31 +55,45 @@ def drawn(*shape: int, seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("filled_to", [1, 4, 64])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("window", [None, 3])
-def test_side_by_side_is_what_a_mask_gives(kv_heads: int, window: int | None, filled_to: int, rows: list[list[int]], monkeypatch) -> None:
+def test_side_by_side_is_what_a_mask_gives(
+    kv_heads: int, window: int | None, filled_to: int, rows: list[list[int]], monkeypatch
+) -> None:
     """Oracle: softmax of all scores under a mask written out, values and gradients in float64."""
-    monkeypatch.setattr(varlen_attention, "FILLED_TO", filled_to)
+    monkeypatch.setattr(varlen_attention, "LENGTH_BUCKET", filled_to)
     segments = segments_of(rows)
     shapes = [(2, heads, 12, 5) for heads in (4, kv_heads, kv_heads)]
     inputs = [drawn(*shape, seed=n).requires_grad_() for n, shape in enumerate(shapes)]
-    found, _ = varlen_attention.varlen_attention_forward(torch.nn.Module(), *inputs, torch.from_numpy(varlen_attention.cu_seqlens(segments)), scaling=0.3, sliding_window=window)
+    found, _ = varlen_attention.varlen_attention_forward(
+        torch.nn.Module(),
+        *inputs,
+        torch.from_numpy(varlen_attention.cu_seqlens(segments)),
+        scaling=0.3,
+        sliding_window=window,
+    )
 
     query, key, value = inputs
     back = torch.arange(12)[:, None] - torch.arange(12)
-    allowed = torch.from_numpy(segments[:, None, :, None] == segments[:, None, None, :]) & (back >= 0) & (back < (window or 99))
+    allowed = (
+        torch.from_numpy(segments[:, None, :, None] == segments[:, None, None, :])
+        & (back >= 0)
+        & (back < (window or 99))
+    )
     key, value = (x.repeat_interleave(4 // kv_heads, 1) for x in (key, value))
     scores = (0.3 * query @ key.transpose(2, 3)).masked_fill(~allowed, -torch.inf)
     expected = (scores.softmax(-1) @ value).transpose(1, 2)
 
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     grad = drawn(*expected.shape, seed=9)
-    for one, other in zip(*(torch.autograd.grad(out, inputs, grad, retain_graph=True) for out in (found, expected)), strict=True):
+    for one, other in zip(
+        *(torch.autograd.grad(out, inputs, grad, retain_graph=True) for out in (found, expected)), strict=True
+    ):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("family", WINDOWED)
 def test_a_window_reaches_as_far_as_under_a_mask(family: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer documents than the window of these layers: logits by ends, and by transformers' masks."""
-    monkeypatch.setattr(varlen_attention, "LONG", 1)
+    monkeypatch.setattr(varlen_attention, "MIN_VARLEN_TOKENS_CPU", 1)
     model = load(resolve(str(tiny(family, tmp_path, **WINDOWED[family]))), precision="fp32").double()
     segments = segments_of([[30, 2, 8], [5, 35]])
     positions = np.array([[place for length in row for place in range(length)] for row in ([30, 2, 8], [5, 35])])
@@ -117,7 +135,10 @@ def test_the_name_stays_out_of_a_saved_configuration(tmp_path) -> None:
 @pytest.mark.parametrize(("kv_heads", "window"), [(4, None), (2, None), (4, 16)])
 def test_the_kernel_of_a_card_takes_what_it_is_given(kv_heads: int, window: int | None) -> None:
     """torch's own shapes and types of `varlen_attn`, forwards and backwards, on tensors without numbers."""
-    inputs = [torch.empty(128, heads, 32, dtype=torch.float32, device="meta", requires_grad=True) for heads in (4, kv_heads, kv_heads)]
+    inputs = [
+        torch.empty(128, heads, 32, dtype=torch.float32, device="meta", requires_grad=True)
+        for heads in (4, kv_heads, kv_heads)
+    ]
     out = varlen_attention._flash_varlen(*inputs, torch.empty(16, dtype=torch.int32, device="meta"), 64, 0.1, window)
     assert (out.shape, out.dtype) == ((128, 4, 32), torch.bfloat16)
     grads = torch.autograd.grad(out, inputs, torch.empty_like(out))
@@ -127,11 +148,15 @@ def test_the_kernel_of_a_card_takes_what_it_is_given(kv_heads: int, window: int 
 def test_a_kernel_that_gives_something_else_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trial before first use, with a stand-in for the card's kernel that is right, and with one that leaks."""
     ends = torch.tensor([0, 5, 6, 40, 40, 40], dtype=torch.int32)
-    monkeypatch.setattr(varlen_attention, "_by_flash", varlen_attention._bucketed_sdpa)
+    monkeypatch.setattr(varlen_attention, "_flash_varlen", varlen_attention._bucketed_sdpa)
     assert varlen_attention._matches_sdpa(ends, 2, None)
     assert varlen_attention._matches_sdpa(ends, 4, 3)
     one = torch.tensor([0, 40], dtype=torch.int32)
-    monkeypatch.setattr(varlen_attention, "_by_flash", lambda q, k, v, _, *more: varlen_attention._bucketed_sdpa(q, k, v, one, *more))
+    monkeypatch.setattr(
+        varlen_attention,
+        "_flash_varlen",
+        lambda q, k, v, _, *more: varlen_attention._bucketed_sdpa(q, k, v, one, *more),
+    )
     assert not varlen_attention._matches_sdpa(ends, 4, None)
 
 

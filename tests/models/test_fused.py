@@ -33,7 +33,13 @@ def rotation(cos_rows: int):
     return [x], autograd_functions.rotated(x, angles.cos(), angles.sin()).flatten(2)
 
 
-CASES = [(rotation, 1), (rotation, 2), (norm, False), (norm, True), *((product, name) for name in autograd_functions.ACTIVATIONS)]
+CASES = [
+    (rotation, 1),
+    (rotation, 2),
+    (norm, False),
+    (norm, True),
+    *((product, name) for name in autograd_functions.ACTIVATIONS),
+]
 
 
 def value_and_gradients(form, kind):
@@ -47,7 +53,7 @@ def value_and_gradients(form, kind):
 def test_compiled_is_what_the_chunks_give(form, kind, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = value_and_gradients(form, kind)
     asked: list[int] = []
-    monkeypatch.setattr(compiled_ops, "worth", lambda rows: asked.append(1) or True)
+    monkeypatch.setattr(compiled_ops, "should_compile", lambda rows: asked.append(1) or True)
     found = value_and_gradients(form, kind)
     assert len(asked) == 2
     assert compiled_ops._broken == set()
@@ -57,7 +63,7 @@ def test_compiled_is_what_the_chunks_give(form, kind, monkeypatch: pytest.Monkey
 
 def test_where_nothing_can_be_compiled_the_chunks_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = value_and_gradients(norm, False)
-    monkeypatch.setattr(compiled_ops, "worth", lambda rows: True)
+    monkeypatch.setattr(compiled_ops, "should_compile", lambda rows: True)
     monkeypatch.setattr(compiled_ops, "_broken", set())
 
     def refuses(*_: object) -> None:
@@ -68,7 +74,9 @@ def test_where_nothing_can_be_compiled_the_chunks_do_it(monkeypatch: pytest.Monk
         assert function.__wrapped__ is not None
     fused_norm = compiled_ops._compiled(compiled_ops.rms_norm.__wrapped__)
     monkeypatch.setattr(compiled_ops, "rms_norm", fused_norm)
-    monkeypatch.setattr(compiled_ops, "rms_norm_gradient", compiled_ops._compiled(compiled_ops.rms_norm_gradient.__wrapped__))
+    monkeypatch.setattr(
+        compiled_ops, "rms_norm_gradient", compiled_ops._compiled(compiled_ops.rms_norm_gradient.__wrapped__)
+    )
     with pytest.warns(UserWarning, match="no compiler"):
         found = value_and_gradients(norm, False)
     for one, other in zip(found, expected, strict=True):

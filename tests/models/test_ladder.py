@@ -23,7 +23,9 @@ from peftodyssey.recipe.schema_rungs import Rungs
 from tests import micro
 from tests.tiny import tiny
 
-OLMO_1B = [f"step{n}-tokens{n * 4_194_304 // 10**9}B" for n in (*range(1000, 117_851, 1000), *range(330_000, 738_001, 1000))]
+OLMO_1B = [
+    f"step{n}-tokens{n * 4_194_304 // 10**9}B" for n in (*range(1000, 117_851, 1000), *range(330_000, 738_001, 1000))
+]
 BILLION = 10**9
 CPU = Device("cpu", "CPU", 16 << 30, 8 << 30, False)
 
@@ -39,7 +41,13 @@ def of(repository: str, names: list[str]) -> Ladder:
         ("allenai/OLMo-1B-hf", "step1000-tokens4B", 4 * BILLION, "cosine", 2e-4),  # half way up a warm-up of 2,000
         ("allenai/OLMo-1B-hf", "step738020-tokens3094B", 3094 * BILLION, "cosine", 4.0e-5),
         ("allenai/OLMo-2-0425-1B", "stage1-step10000-tokens21B", 21 * BILLION, "cosine", 4.0e-4),
-        ("allenai/OLMo-2-0425-1B", "stage2-ingredient3-step23852-tokens51B", 4052 * BILLION, "stage2-ingredient3", None),
+        (
+            "allenai/OLMo-2-0425-1B",
+            "stage2-ingredient3-step23852-tokens51B",
+            4052 * BILLION,
+            "stage2-ingredient3",
+            None,
+        ),
         ("allenai/OLMo-2-1124-7B", "step150-tokens1B", BILLION, None, None),  # early branches lack the stage
         ("LLM360/Amber", "ckpt_000", 1_706_976 * 2048, "cosine", 3.0e-4),
         ("LLM360/Amber", "ckpt_359", 360 * 1_706_976 * 2048, "cosine", 3.0e-5),
@@ -63,7 +71,8 @@ def test_other_names_are_no_rungs(name):
 
 
 @pytest.mark.parametrize(
-    ("tokens_t", "rate"), [(0.49, 3.8e-4), (1.38, 2.5e-4), (2.0, 1.4e-4), (2.30, 9.7e-5), (2.50, 7.3e-5), (2.89, 4.4e-5), (3.09, 4.0e-5)]
+    ("tokens_t", "rate"),
+    [(0.49, 3.8e-4), (1.38, 2.5e-4), (2.0, 1.4e-4), (2.30, 9.7e-5), (2.50, 7.3e-5), (2.89, 4.4e-5), (3.09, 4.0e-5)],
 )
 def test_olmo_1b_has_the_rates_that_are_published(tokens_t, rate):
     facts = facts_of("allenai/OLMo-1B-hf")
@@ -77,7 +86,13 @@ def test_olmo_2_1b_has_the_rates_that_are_published(tokens_t, rate):
 
 
 def test_listing_sorts_by_stage_and_step_and_names_what_it_cannot_read():
-    names = ["stage2-ingredient1-step1000-tokens3B", "main", "stage1-step10000-tokens21B", "stage1-step2000-tokens5B", "stage1-step2000-tokens5B"]
+    names = [
+        "stage2-ingredient1-step1000-tokens3B",
+        "main",
+        "stage1-step10000-tokens21B",
+        "stage1-step2000-tokens5B",
+        "stage1-step2000-tokens5B",
+    ]
     found, others = read_names("allenai/OLMo-2-0425-1B", names)
     assert [rung.step for rung in found] == [2000, 10000, 1000]
     assert others == ["main"]
@@ -98,7 +113,9 @@ def test_wrong_and_missing_tokens_are_said():
 
 
 def test_a_hole_is_left_open_and_named():
-    chosen = choose(of("allenai/OLMo-1B-hf", OLMO_1B), Rungs.model_validate({"every": "250B", "from": "0.5T", "to": "3T"}))
+    chosen = choose(
+        of("allenai/OLMo-1B-hf", OLMO_1B), Rungs.model_validate({"every": "250B", "from": "0.5T", "to": "3T"})
+    )
     steps = [parsed("allenai/OLMo-1B-hf", name) for name in chosen.names]
     assert [round(rung.tokens / 250e9) for rung in steps] == [2, 6, 7, 8, 9, 10, 11, 12]
     assert all(abs(rung.tokens / 250e9 - round(rung.tokens / 250e9)) < 0.05 for rung in steps)
@@ -125,7 +142,10 @@ def test_smollm2_has_a_constant_arm_and_a_decaying_one():
     name = "HuggingFaceTB/SmolLM2-135M-intermediate-checkpoints"
     found = of(name, [f"step-{n}" for n in range(240_000, 2_000_000, 240_000)])
     assert choose(found, Rungs(every="250B", arm="trunk")).names[-1] == "step-1440000"
-    assert choose(found, Rungs(every="250B", arm="decay", to="2T", start="1.75T")).names == ("step-1680000", "step-1920000")
+    assert choose(found, Rungs(every="250B", arm="decay", to="2T", start="1.75T")).names == (
+        "step-1680000",
+        "step-1920000",
+    )
 
 
 def cache_of(folder: Path, repository: str, revisions: dict[str, Path]) -> Path:
@@ -146,7 +166,9 @@ def models(tmp_path_factory):
 
 
 def test_a_cache_folder_is_a_ladder_and_its_rungs_are_models(tmp_path, models):
-    root = cache_of(tmp_path, "EleutherAI/pythia-410m", {"main": models[0], "step1000": models[0], "step143000": models[1]})
+    root = cache_of(
+        tmp_path, "EleutherAI/pythia-410m", {"main": models[0], "step1000": models[0], "step143000": models[1]}
+    )
     assert [rung.name for rung in rungs(str(root))] == ["step1000", "step143000"]
     assert any("main" in remark for remark in ladder(str(root)).remarks)
     source = resolve(str(root), "step143000")
@@ -171,8 +193,9 @@ def test_a_recipe_gets_the_names_that_the_ladder_has(tmp_path, models):
     text = micro.RECIPE.replace("{name: bundled/odyssey-3m, revisions: [annealed-64M]}", line)
     plan = build(load_recipe(text), CPU)
     assert {(t.cell.model.revision, t.base.source.pretrain_tokens, t.base.source.arm) for t in plan.cells} == {
-        ("step1000", 1000 * 2_097_152, "cosine"), ("step2000", 2000 * 2_097_152, "cosine"),
-    }  # fmt: skip
+        ("step1000", 1000 * 2_097_152, "cosine"),
+        ("step2000", 2000 * 2_097_152, "cosine"),
+    }
     assert any("50B tokens, which is left out; the nearest: step2000 (4.19B)" in warning for warning in plan.warnings)
     assert plan.recipe.model[0].revisions == ("step1000", "step2000")
     with pytest.raises(RecipeError) as caught:
@@ -196,7 +219,11 @@ def test_a_folder_of_rung_files_is_a_ladder_of_models(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [({"rungs": [{"name": "a", "tokens": -1, "arm": "x"}]}, "-1 tokens"), ({"rungs": [{"name": "a"}]}, "arm"), ([], "not a ladder")],
+    [
+        ({"rungs": [{"name": "a", "tokens": -1, "arm": "x"}]}, "-1 tokens"),
+        ({"rungs": [{"name": "a"}]}, "arm"),
+        ([], "not a ladder"),
+    ],
 )
 def test_a_ladder_file_that_is_wrong(tmp_path, content, words):
     (tmp_path / "ladder.json").write_text(json.dumps(content))
@@ -205,7 +232,9 @@ def test_a_ladder_file_that_is_wrong(tmp_path, content, words):
 
 
 def test_a_ladder_file_without_tokens_says_so(tmp_path):
-    (tmp_path / "ladder.json").write_text(json.dumps({"rungs": [{"name": "a", "arm": "trunk"}, {"name": "b", "tokens": 5, "arm": "trunk"}]}))
+    (tmp_path / "ladder.json").write_text(
+        json.dumps({"rungs": [{"name": "a", "arm": "trunk"}, {"name": "b", "tokens": 5, "arm": "trunk"}]})
+    )
     assert "a: ladder.json says no tokens" in ladder(str(tmp_path)).remarks
 
 

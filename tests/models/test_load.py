@@ -29,7 +29,9 @@ def ids(rows: int = 2, length: int = 48) -> torch.Tensor:
 
 def test_logits_are_those_of_plain_transformers_in_training_mode_too(folder):
     model = load(resolve(str(folder)), precision="fp32")
-    eager = {"attn_implementation": "eager"} if "gemma2" in folder.name else {}  # transformers 5.17 takes sdpa, which leaves out the cap
+    eager = (
+        {"attn_implementation": "eager"} if "gemma2" in folder.name else {}
+    )  # transformers 5.17 takes sdpa, which leaves out the cap
     plain = AutoModelForCausalLM.from_pretrained(folder, **eager).eval()
     assert model.training
     assert not any(p.requires_grad for p in model.parameters())
@@ -125,7 +127,7 @@ def lengths_to_rows(rows):
 @pytest.mark.parametrize("rows", [[[60, 1, 35]], [[60, 1, 35], [96], [5, 40, 51]]])
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_packed_segments_equal_separate_documents(folder, rows, mode, told, monkeypatch):
-    monkeypatch.setattr(varlen_attention, "LONG", 1)
+    monkeypatch.setattr(varlen_attention, "MIN_VARLEN_TOKENS_CPU", 1)
     model = load(resolve(str(folder)), precision="fp32").train(mode == "train")
     eager = model.config._attn_implementation == "eager"
     assert eager == ("gemma2" in folder.name)

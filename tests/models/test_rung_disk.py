@@ -90,7 +90,7 @@ def test_a_download_that_was_broken_off_is_the_runs_own(tmp_path):
 
 def test_one_that_is_too_large_alone_is_refused_and_others_do_not_count(tmp_path):
     source = rung(tmp_path / "cache", 0, there=False)
-    with pytest.raises(DoesNotFit, match="--rung-disk"):
+    with pytest.raises(DoesNotFit, match="--checkpoint-disk"):
         make_room(tmp_path / "run", source, SIZE - 1)
     assert needed_bytes(replace(source, pickled=True)) == 2 * SIZE
     local = replace(source, kind="local")

@@ -1,4 +1,6 @@
-"""Conversations in a recipe: they need a template, which is part of what is trained on, and hold their own special tokens."""
+"""Conversations in a recipe: they need a template, which is part of what is trained on, and hold their own special
+tokens.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from tests import micro
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
 RECIPE = (
     micro.RECIPE.replace("bundled/arxiv_cs.CL", "{name: talk, path: talk.jsonl}")
-    .replace("score_at: [50%, 100%]", "objective: sft, chat_template: plain")
+    .replace("eval_at: [50%, 100%]", "objective: sft, chat_template: plain")
     .replace("  - {method: full, lr: {tune: [1e-4, 1e-3]}}\n", "")
 )
 
@@ -26,14 +28,19 @@ def plan(folder: Path, text: str):
 
 
 def test_a_model_without_a_template_is_told_before_anything_is_done(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"talk has conversations, and bundled/odyssey-3m has no chat template[^\n]*\n.*chat_template: plain"):
+    with pytest.raises(
+        RecipeError,
+        match=r"talk has conversations, and bundled/odyssey-3m has no chat template[^\n]*\n.*chat_template: plain",
+    ):
         plan(tmp_path, RECIPE.replace(", chat_template: plain", ""))
     with pytest.raises(RecipeError, match=r"none.jinja cannot be read"):
         plan(tmp_path, RECIPE.replace("template: plain", "template: none.jinja"))
 
 
 def test_the_template_is_part_of_the_cell_and_of_the_text(tmp_path: Path) -> None:
-    (tmp_path / "mine.jinja").write_text("{% for m in messages %}{{ m.role }}|{{ m.content }}{{ eos_token }}{% endfor %}")
+    (tmp_path / "mine.jinja").write_text(
+        "{% for m in messages %}{{ m.role }}|{{ m.content }}{{ eos_token }}{% endfor %}"
+    )
     one, two = plan(tmp_path, RECIPE), plan(tmp_path, RECIPE.replace("template: plain", "template: mine.jinja"))
     assert one.cells[0].hash != two.cells[0].hash
     assert one.cells[0].train_index != two.cells[0].train_index

@@ -30,15 +30,15 @@ score: {context: 64, tokens: 4k}
 
 def test_a_card_without_bf16_trains_in_fp16_over_fp32_weights() -> None:
     told = {task.cell.method.method: task.auto_values for task in build(load_recipe(RECIPE), card(8, bf16=False)).cells}
-    assert {autos["precision"] for autos in told.values()} == {"fp16"}
-    assert {autos["master_weights"] for autos in told.values()} == {"fp32"}
+    assert {auto_values["precision"] for auto_values in told.values()} == {"fp16"}
+    assert {auto_values["master_weights"] for auto_values in told.values()} == {"fp32"}
     assert told["qlora"]["compute_dtype"] == "fp16"
     ampere = build(load_recipe(RECIPE), card(8)).cells
     assert {task.auto_values["precision"] for task in ampere} == {"bf16"}
 
 
 def test_fp16_weights_are_not_trained_as_they_are() -> None:
-    text = RECIPE.replace("{method: full}", "{method: full, master_weights: same}")
+    text = RECIPE.replace("{method: full}", "{method: full, master_weights: bf16}")
     with pytest.raises(RecipeError, match="cannot train in fp16") as caught:
         build(load_recipe(text), card(8, bf16=False))
     problem = caught.value.problems[0]

@@ -26,9 +26,20 @@ from tests.plan.cards import GIB, card
 LLAMA = resolve("random/llama-7b")
 SIZES = shape_from_config(LLAMA.config)
 FULL = StepSpec(
-    precision="bf16", quant=None, trainable=SIZES.parameters, full=True, adapter_rank=0, seq_len=1024, micro_blocks=1,
-    recompute="full", engine="own", device="cuda", optimizer="adamw8bit", master="same", offload_optimizer=True,
-)  # fmt: skip
+    precision="bf16",
+    quant=None,
+    trainable=SIZES.parameters,
+    full=True,
+    adapter_rank=0,
+    seq_len=1024,
+    micro_batch_size=1,
+    gradient_checkpointing="full",
+    engine="native",
+    device="cuda",
+    optimizer="adamw8bit",
+    master="bf16",
+    offload_optimizer=True,
+)
 
 
 def terms(found: host_and_disk.HostPlan | host_and_disk.DiskPlan) -> dict[str, int]:
@@ -49,7 +60,15 @@ def test_llama_in_full_fits_a_host_of_48_gib() -> None:
 
 
 def test_offloaded_activations_are_one_input_a_layer_in_powers_of_two() -> None:
-    step = replace(FULL, full=False, adapter_rank=8, trainable=10**7, offload_optimizer=False, offload_activations=True, seq_len=1536)
+    step = replace(
+        FULL,
+        full=False,
+        adapter_rank=8,
+        trainable=10**7,
+        offload_optimizer=False,
+        offload_activations=True,
+        seq_len=1536,
+    )
     assert terms(host_and_disk.host_plan(step, SIZES, LLAMA))["activations"] == 32 * 2048 * 4096 * 2
     assert "activations" not in terms(host_and_disk.host_plan(replace(step, offload_activations=False), SIZES, LLAMA))
 
@@ -91,10 +110,14 @@ def test_a_small_host_is_refused_by_check_and_run(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "out").exists()
     assert any("does not fit" in str(part) for part in console_output.check(plan, tmp_path))
     assert host_and_disk.problems(build(load_recipe(micro.RECIPE), card(8, host_gib=16)), tmp_path) == []
-    assert host_and_disk.problems(build(load_recipe(micro.RECIPE), card(8)), tmp_path) == []  # not known: not held against it
+    assert (
+        host_and_disk.problems(build(load_recipe(micro.RECIPE), card(8)), tmp_path) == []
+    )  # not known: not held against it
 
 
-def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = micro.RECIPE.replace("{name: bundled/odyssey-3m, revisions: [annealed-64M]}", "random/llama-3.2-1b")
     plan = build(load_recipe(text), card(80, host_gib=256))
     free = host_and_disk.shutil.disk_usage(tmp_path)
@@ -102,7 +125,12 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path: Pat
     with pytest.raises(DoesNotFit, match=r"are written below .* and 20\.00 GiB are free"):
         api.run_plan(plan, tmp_path / "out", console=Console(quiet=True))
     only = Options(only={"method": "lora"})
-    assert host_and_disk.problems(plan, tmp_path / "out", [t for t in plan.cells if t.cell.method.method in only.only.values()]) == []
+    assert (
+        host_and_disk.problems(
+            plan, tmp_path / "out", [t for t in plan.cells if t.cell.method.method in only.only.values()]
+        )
+        == []
+    )
 
 
 def test_downloads_need_room_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +149,9 @@ def test_a_spilled_copy_has_the_same_bits(tmp_path: Path, monkeypatch: pytest.Mo
     shapes = {"a": (3, 5), "empty": (0, 4), "b": (7,), "c": ()}
     found = {
         name: torch.nn.Parameter(torch.randn(shape).to(dtype), requires_grad=False)
-        for (name, shape), dtype in zip(shapes.items(), (torch.bfloat16, torch.float32, torch.float32, torch.float16), strict=True)
+        for (name, shape), dtype in zip(
+            shapes.items(), (torch.bfloat16, torch.float32, torch.float32, torch.float16), strict=True
+        )
     }
     copies = mmap_copy.mmap_copy(found)
     assert list(tmp_path.iterdir()) == []  # no name: nothing is left behind

@@ -17,7 +17,7 @@ from tests import micro
 
 STEP, RATE = 2.0, 1000.0  # seconds, scored tokens a second
 TUNED = "methods=[{method: lora, rank: 2, lr: {tune: [1e-4, 1e-3, 1e-2, 3e-2]}}]"
-LOOKS = ["train.budget=8 steps", "train.score_at=[50%, 75%, 100%]"]
+LOOKS = ["train.budget=8 steps", "train.eval_at=[50%, 75%, 100%]"]
 
 
 @pytest.fixture(autouse=True)

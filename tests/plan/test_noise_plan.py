@@ -1,4 +1,6 @@
-"""What noise adds to a plan: a task a base and text, cells' updates where they are asked for, and no change of any cell."""
+"""What noise adds to a plan: a task a base and text, cells' updates where they are asked for, and no change of any
+cell.
+"""
 
 from dataclasses import replace
 
@@ -21,9 +23,15 @@ measure: [degradation, %s]
 """
 CPU = Device("cpu", "cpu", 8 << 30, 8 << 30, False)
 OTHER = {
-    "gammas": "[0.3]", "pairs": 2, "scale": "fan_in", "ranks": "[1]", "tensors": "[blocks, head]", "quantisers": "[nf4]", "sharpness": "true",
+    "gammas": "[0.3]",
+    "pairs": 2,
+    "scale": "fan_in",
+    "ranks": "[1]",
+    "tensors": "[blocks, head]",
+    "quantisers": "[nf4]",
+    "sharpness": "true",
     "documents": 7,
-}  # fmt: skip
+}
 
 
 def planned(options: str = ""):
@@ -33,7 +41,9 @@ def planned(options: str = ""):
 def test_every_base_is_shifted_on_every_text_once():
     plan = planned()
     assert {(t.base.source.revision, t.entry["corpus"]) for t in plan.noise} == {
-        (rung, text) for rung in ("annealed-16M", "annealed-64M") for text in ("wiki_general", "arxiv_cs.CL", "wiki_history_events")
+        (rung, text)
+        for rung in ("annealed-16M", "annealed-64M")
+        for text in ("wiki_general", "arxiv_cs.CL", "wiki_history_events")
     }
     assert len(plan.noise) == 6
     assert all(t.base.quant is None and t.score.cell is None for t in plan.noise)
@@ -72,7 +82,10 @@ def test_the_scale_of_the_earliest_rung_names_it():
 
 def test_the_host_holds_a_copy_of_the_base_and_what_is_followed():
     size = planned().cells[0].anatomy.parameters
-    none, plain, steep = (host_and_disk.shifted(plan, plan.cells[0]).peak_bytes for plan in (planned(None), planned(), planned("sharpness: true")))
+    none, plain, steep = (
+        host_and_disk.shifted(plan, plan.cells[0]).peak_bytes
+        for plan in (planned(None), planned(), planned("sharpness: true"))
+    )
     assert none == 0
     assert plain >= 2 * 4 * size
     assert steep - plain == 2 * 4 * size

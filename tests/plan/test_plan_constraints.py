@@ -1,4 +1,6 @@
-"""Constraints in a plan: what their copies take, which texts they may look at, who trains alone, which columns there are."""
+"""Constraints in a plan: what their copies take, which texts they may look at, who trains alone, which columns there
+are.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +32,26 @@ def terms(bill):
 
 def test_the_start_of_the_weights_is_a_term_of_full_and_none_of_lora():
     free, pulled, ball, lora = plan(
-        "{method: full}", "{method: full, l2_sp: 1}", "{method: full, norm_ball: 0.1}", "{method: lora, l2_sp: 1, norm_ball: 0.1}"
+        "{method: full}",
+        "{method: full, l2_sp: 1}",
+        "{method: full, norm_ball: 0.1}",
+        "{method: lora, l2_sp: 1, norm_ball: 0.1}",
     ).cells
     start_bytes = 4 * shape_from_config(source.resolve("bundled/odyssey-3m").config).parameters
     assert terms(free.memory)["start weights"] == terms(lora.memory)["start weights"] == 0
-    assert start_bytes <= terms(pulled.memory)["start weights"] == terms(ball.memory)["start weights"] < 1.01 * start_bytes
+    assert (
+        start_bytes <= terms(pulled.memory)["start weights"] == terms(ball.memory)["start weights"] < 1.01 * start_bytes
+    )
     assert pulled.memory.peak_allocated_bytes - free.memory.peak_allocated_bytes >= start_bytes
 
 
 def test_weights_that_are_kept_are_terms_of_the_host():
-    made = plan("{method: full}", "{method: full, early_stop: {}}", "{method: full, l2_sp: 1, early_stop: {}, wise_ft: 0.5}", "{method: lora, wise_ft: 0.5}")
+    made = plan(
+        "{method: full}",
+        "{method: full, early_stop: {}}",
+        "{method: full, l2_sp: 1, early_stop: {}, wise_ft: 0.5}",
+        "{method: lora, wise_ft: 0.5}",
+    )
     kept = [terms(of_cell(made, task))["kept weights"] for task in made.cells]
     size = 4 * made.cells[0].trainable
     assert kept == [0, size, 2 * size, 0]
@@ -49,7 +61,10 @@ def test_replay_trains_on_a_train_part_and_an_early_stop_looks_at_a_validation_p
     (task,) = plan("{method: full, replay: 10%, early_stop: {}}").cells
     made = {index.folder: index for index in plan("{method: full, replay: 10%, early_stop: {}}").indexes}
     assert (made[task.replay_index].corpus.name, made[task.replay_index].split) == ("pretrain_sample", "train")
-    assert (made[task.early_stop_eval.index].corpus.name, made[task.early_stop_eval.index].split) == ("wiki_general", "valid")
+    assert (made[task.early_stop_eval.index].corpus.name, made[task.early_stop_eval.index].split) == (
+        "wiki_general",
+        "valid",
+    )
     assert task.early_stop_eval.index not in {column.index for column in task.scores}
     assert task.replay_index not in {column.index for column in task.scores}
 

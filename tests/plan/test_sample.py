@@ -37,13 +37,19 @@ def test_without_tokens_it_is_not_read(tmp_path: Path) -> None:
 def test_a_finished_run_gains_the_factor_without_training_again(tmp_path: Path) -> None:
     out, quiet = tmp_path / "out", Console(quiet=True)
     api.run_plan(made(tmp_path), out, console=quiet)
-    assert "Frequency in the pretraining text was not measured" in (out / "report/summary.md").read_text(encoding="utf-8")
+    assert "Frequency in the pretraining text was not measured" in (out / "report/summary.md").read_text(
+        encoding="utf-8"
+    )
     before = {path: path.stat().st_mtime_ns for path in (out / "cells").rglob(manifest.layout.MANIFEST)}
     run, outcome, _ = api.run_plan(made(tmp_path, SAMPLE), out, console=quiet)
     assert (outcome.done, outcome.skipped, outcome.inputs) == (0, 1, 1)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert run is not None
-    entries = run.query("select name, share, part from ledger where factor = 'frequency' order by place").to_pylist()
+    entries = run.query(
+        "select name, share, part from token_breakdown where factor = 'frequency' order by place"
+    ).to_pylist()
     assert len(entries) > 3
     assert sum(entry["part"] for entry in entries) == pytest.approx(run.results["delta_nll"][0].as_py(), rel=1e-9)
-    assert "occurrences of the token in the pretraining sample" in (out / "report/index.html").read_text(encoding="utf-8")
+    assert "occurrences of the token in the pretraining sample" in (out / "report/index.html").read_text(
+        encoding="utf-8"
+    )

@@ -29,8 +29,12 @@ def test_each_base_and_text_is_read_once_and_no_cell_changes(tmp_path: Path) -> 
     assert (text.halves, sample.halves) == (False, True)
     assert (text.layer, text.chunks, text.chunk_tokens) == (-1, 200, 64)
     asked = [cell.entry["similarity"] for cell in plan.cells]
-    assert {(one["text"], one["reference"]) for one in asked} == {(text.folder, sample.folder)}, "a quantised base is read unquantised"
-    assert all(one["index"] == cell.entry["scores"]["test"]["index"] for one, cell in zip(asked, plan.cells, strict=True))
+    assert {(one["text"], one["reference"]) for one in asked} == {(text.folder, sample.folder)}, (
+        "a quantised base is read unquantised"
+    )
+    assert all(
+        one["index"] == cell.entry["scores"]["test"]["index"] for one, cell in zip(asked, plan.cells, strict=True)
+    )
     assert "similarity" not in plain.cells[0].entry
 
 
@@ -48,7 +52,8 @@ def test_options_are_part_of_what_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [("layer: 99", "no layer 99"), ("chunk_tokens: 2k", "positions"), ("chunk_tokens: 8", "16 tokens or more")]
+    ("options", "said"),
+    [("layer: 99", "no layer 99"), ("chunk_tokens: 2k", "positions"), ("chunk_tokens: 8", "16 tokens or more")],
 )
 def test_what_cannot_be_is_said_with_its_place(tmp_path: Path, options: str, said: str) -> None:
     with pytest.raises(RecipeError, match=said) as caught:
@@ -64,10 +69,14 @@ def test_without_a_pretraining_text_the_next_step_is_told(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "source", "expected"),
     [
-        ("arxiv_cs.CL", "bundled/arxiv_cs.CL", "arxiv"), ("wiki_culture_arts", "bundled/wiki_culture_arts", "wiki"),
-        ("Notes-2024", "/a/b.txt", "notes"), ("Culture_and_the_arts", "m2d2/Culture_and_the_arts", "wikipedia"),
-        ("x", "m2d2/History_and_events__By_period", "wikipedia"), ("Art", "m2d2/Art", "s2orc"), ("cs.CL", "m2d2/cs.CL", "s2orc"),
+        ("arxiv_cs.CL", "bundled/arxiv_cs.CL", "arxiv"),
+        ("wiki_culture_arts", "bundled/wiki_culture_arts", "wiki"),
+        ("Notes-2024", "/a/b.txt", "notes"),
+        ("Culture_and_the_arts", "m2d2/Culture_and_the_arts", "wikipedia"),
+        ("x", "m2d2/History_and_events__By_period", "wikipedia"),
+        ("Art", "m2d2/Art", "s2orc"),
+        ("cs.CL", "m2d2/cs.CL", "s2orc"),
     ],
-)  # fmt: skip
+)
 def test_groups_are_the_first_part_of_a_name(name: str, source: str, expected: str) -> None:
     assert group(CorpusSpec(name, source)) == expected

@@ -17,8 +17,15 @@ from peftodyssey.store import manifest, parquet
 from tests import micro
 
 ASKED = "measure=[degradation, transfer]"
-TWO = ["domains=[bundled/arxiv_cs.CL, bundled/wiki_history_events]", "general=[]", "methods=[{method: lora, rank: 2, lr: 1e-2}]"]
-THREE = ["domains=[bundled/arxiv_cs.CL, {source: bundled/wiki_history_events, newline: [keep, mismatch, strip]}]", *TWO[2:]]
+TWO = [
+    "domains=[bundled/arxiv_cs.CL, bundled/wiki_history_events]",
+    "general=[]",
+    "methods=[{method: lora, rank: 2, lr: 1e-2}]",
+]
+THREE = [
+    "domains=[bundled/arxiv_cs.CL, {source: bundled/wiki_history_events, newline: [keep, mismatch, strip]}]",
+    *TWO[2:],
+]
 
 
 def made(folder: Path, *overrides: str):
@@ -40,7 +47,10 @@ def test_it_adds_columns_and_changes_no_cell_and_no_row(tmp_path: Path) -> None:
 
 
 def test_a_text_that_is_scored_alike_under_two_policies_is_scored_once(tmp_path: Path) -> None:
-    names = {task.cell.domain.shown: [text["name"] for text in task.entry["transfer"]] for task in made(tmp_path, *THREE, ASKED).cells}
+    names = {
+        task.cell.domain.shown: [text["name"] for text in task.entry["transfer"]]
+        for task in made(tmp_path, *THREE, ASKED).cells
+    }
     assert names == {
         "arxiv_cs.CL": ["wiki_history_events", "wiki_history_events, strip"],
         "wiki_history_events": ["arxiv_cs.CL", "wiki_history_events, strip"],
@@ -59,7 +69,7 @@ def test_one_text_alone_is_pointed_out(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_finished_run_gains_it_from_the_weights_that_it_kept(tmp_path: Path) -> None:
     out, quiet = tmp_path / "out", Console(quiet=True)
-    settings = [*TWO, "train.score_at=100%", "score={context: 256, stride: 128, tokens: 2k}"]
+    settings = [*TWO, "train.eval_at=100%", "score={context: 256, stride: 128, tokens: 2k}"]
     api.run_plan(made(tmp_path, *settings, "measure=degradation"), out, console=quiet)
     before = {path: path.read_bytes() for path in (out / "cells").rglob("*") if path.is_file()}
     plan = made(tmp_path, *settings, ASKED)
@@ -73,13 +83,19 @@ def test_a_finished_run_gains_it_from_the_weights_that_it_kept(tmp_path: Path) -
     assert len(pairs) == 4
     for row in run.results.to_pylist():
         own = pairs[row["domain"], row["domain"]]
-        assert own["own"]
-        assert [own[name] for name in ("delta_nll", "nll_before", "tokens")] == [row[name] for name in ("delta_nll", "nll_before", "test_tokens")]
-    for row in run.query("select cell, domain, avg(delta::double) as delta from tokens where split = 'transfer' group by all").to_pylist():
-        [pair] = [pair for pair in pairs.values() if not pair["own"] and pair["cell"] == row["cell"]]
+        assert own["in_domain"]
+        assert [own[name] for name in ("delta_nll", "nll_before", "tokens")] == [
+            row[name] for name in ("delta_nll", "nll_before", "test_tokens")
+        ]
+    for row in run.query(
+        "select cell, domain, avg(delta::double) as delta from tokens where split = 'transfer' group by all"
+    ).to_pylist():
+        [pair] = [pair for pair in pairs.values() if not pair["in_domain"] and pair["cell"] == row["cell"]]
         assert pair["scored_on"] == row["domain"]
         assert pair["delta_nll"] == pytest.approx(row["delta"], rel=1e-5)
-    [short] = [task for task in plan.cells if task.cell.domain.name.startswith("wiki")]  # the other text has short documents
+    [short] = [
+        task for task in plan.cells if task.cell.domain.name.startswith("wiki")
+    ]  # the other text has short documents
     _as_plain_peft_says(out, short)
 
 

@@ -66,9 +66,15 @@ def test_longer_blocks_can_be_rehearsed(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_end_to_end_on_a_small_shape(name: str, tmp_path: Path) -> None:
     small = [
-        "model.name=random/tiny-llama", "train.budget=2 steps", "train.seq_len=64", "train.batch_tokens=128",
-        "score.context=64", "score.stride=32", "score.tokens=1k", "methods[0].lr=1e-2",
-    ]  # fmt: skip
+        "model.name=random/tiny-llama",
+        "train.budget=2 steps",
+        "train.seq_len=64",
+        "train.batch_tokens=128",
+        "score.context=64",
+        "score.stride=32",
+        "score.tokens=1k",
+        "methods[0].lr=1e-2",
+    ]
     ranks = ["methods[0].rank=4", "methods[1].rank=4", "methods[1].lr=1e-2", "domains=[bundled/arxiv_cs.CL]"]
     plan = api.plan(api.load(name, small + ranks * ("compare" in name)), device="cpu")
     made, outcome, _ = api.run_plan(plan, tmp_path / "out", console=Console(quiet=True))

@@ -1,4 +1,6 @@
-"""The recipes of the paper's experiment: within an epoch, marked line by line, within their cards, and they run in small."""
+"""The recipes of the paper's experiment: within an epoch, marked line by line, within their cards, and they run in
+small.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ from peftodyssey.recipe.grid import cells
 from peftodyssey.recipe.load import load_recipe
 from tests.plan.cards import GIB, card
 
-HUB = {"odyssey-gpt2": ["model=[random/gpt2, random/gpt2-large, random/gpt2-xl]"], "odyssey-llama7b": ["model.name=random/llama-7b"]}
+HUB = {
+    "odyssey-gpt2": ["model=[random/gpt2, random/gpt2-large, random/gpt2-xl]"],
+    "odyssey-llama7b": ["model.name=random/llama-7b"],
+}
 NAMES = ["odyssey", "odyssey-quick", *HUB]
 MARKS = r"\[(paper|ours|not published)\]"
 SETTINGS = re.compile(r"^  (?:- |\w+: )|^(?:seeds|general|pretraining_text|score): ")
@@ -104,11 +109,24 @@ def test_m2d2_is_spelt_as_published() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_end_to_end_in_small(name: str, texts: Path, tmp_path: Path) -> None:
     small = [
-        "train.budget=2 steps", "train.seq_len=64", "train.batch_tokens=128", "score.context=64", "score.stride=64", "score.tokens=1k",
-        "seeds=0", "methods[0].lr=1e-3", "methods[1].lr=1e-2", "train.select=null", "train.score_at=100%",
-    ]  # fmt: skip
+        "train.budget=2 steps",
+        "train.seq_len=64",
+        "train.batch_tokens=128",
+        "score.context=64",
+        "score.stride=64",
+        "score.tokens=1k",
+        "seeds=0",
+        "methods[0].lr=1e-3",
+        "methods[1].lr=1e-2",
+        "train.select=null",
+        "train.eval_at=100%",
+    ]
     tiny = {"odyssey-gpt2": "model=[random/tiny-gpt2]", "odyssey-llama7b": "model.name=random/tiny-llama"}
-    two = "domains=[m2d2/General_referece, m2d2/Art]" if name in HUB else "domains=[bundled/arxiv_cs.CL, bundled/code_python_stdlib]"
+    two = (
+        "domains=[m2d2/General_referece, m2d2/Art]"
+        if name in HUB
+        else "domains=[bundled/arxiv_cs.CL, bundled/code_python_stdlib]"
+    )
     third = [] if name in HUB else ["methods[2].lr=1e-2"]
     plan = api.plan(api.load(name, [*small, two, *third, *([tiny[name]] if name in tiny else [])]), device="cpu")
     made, outcome, _ = api.run_plan(plan, tmp_path / "out", console=Console(quiet=True))

@@ -1,4 +1,6 @@
-"""The recipes about overtraining: what they promise of cells and arms, and that the public ones stand without a download."""
+"""The recipes about overtraining: what they promise of cells and arms, and that the public ones stand without a
+download.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,11 @@ from peftodyssey.recipe.bundled import names
 from peftodyssey.recipe.grid import cells
 
 SHAPES = {
-    "overtraining-olmo1b": "random/olmo-1b", "overtraining-smollm2-135m": "random/smollm2-135m",
-    "overtraining-pythia-410m": "random/pythia-410m", "overtraining-olmo2-7b": "random/olmo-2-7b",
-}  # fmt: skip
+    "overtraining-olmo1b": "random/olmo-1b",
+    "overtraining-smollm2-135m": "random/smollm2-135m",
+    "overtraining-pythia-410m": "random/pythia-410m",
+    "overtraining-olmo2-7b": "random/olmo-2-7b",
+}
 
 
 def test_the_bundled_one_crosses_methods_arms_and_seeds_in_ninety_cells() -> None:

@@ -11,11 +11,22 @@ from peftodyssey.recipe.grid import cells
 from peftodyssey.recipe.load import load_recipe
 
 BASE = {
-    "name": "x", "seeds": [0], "model": {"name": "gpt2", "revisions": ["a"]}, "domains": ["hub:a/b", {"path": "x", "split": {"test": "5%"}}],
-    "general": ["hub:c/d"], "methods": [{"method": "full", "lr": {"tune": [1, 2]}}, {"method": "lora", "rank": [2], "targets": ["q"]}, "qlora",
-    {"method": "peft", "peft_type": "VERA", "config": {"r": 1}}, {"method": "saved", "path": "p"}],
-    "train": {"budget": "1 steps", "betas": [0.1, 0.2], "score_at": ["50%"]}, "score": {"stride": 1}, "measure": ["tokens", {"noise": {"gammas": [0.1], "ranks": ["full"]}}],
-}  # fmt: skip
+    "name": "x",
+    "seeds": [0],
+    "model": {"name": "gpt2", "revisions": ["a"]},
+    "domains": ["hub:a/b", {"path": "x", "split": {"test": "5%"}}],
+    "general": ["hub:c/d"],
+    "methods": [
+        {"method": "full", "lr": {"tune": [1, 2]}},
+        {"method": "lora", "rank": [2], "targets": ["q"]},
+        "qlora",
+        {"method": "peft", "peft_type": "VERA", "config": {"r": 1}},
+        {"method": "saved", "path": "p"},
+    ],
+    "train": {"budget": "1 steps", "betas": [0.1, 0.2], "eval_at": ["50%"]},
+    "score": {"stride": 1},
+    "measure": ["tokens", {"noise": {"gammas": [0.1], "ranks": ["full"]}}],
+}
 WORDS = st.sampled_from(
     [
         "lora",
@@ -36,9 +47,7 @@ WORDS = st.sampled_from(
 )
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 10**20) | st.floats() | WORDS | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(WORDS | st.text(max_size=3), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS | st.text(max_size=3), inner, max_size=3),
     max_leaves=6,
 )
 
@@ -54,9 +63,7 @@ def problems(text, *overrides):
 
 def paths(value, above=()):
     yield above
-    for key, inner in (
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    ):
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
         yield from paths(inner, (*above, key))
 
 

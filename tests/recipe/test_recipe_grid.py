@@ -19,9 +19,7 @@ from peftodyssey.recipe.validation_errors import _classes
 
 def methods(*lines):
     return cells(
-        load_recipe(
-            "model: gpt2\ndomains: [hub:a/b]\nmethods:\n" + "".join(f"  - {line}\n" for line in lines)
-        )
+        load_recipe("model: gpt2\ndomains: [hub:a/b]\nmethods:\n" + "".join(f"  - {line}\n" for line in lines))
     )
 
 
@@ -75,12 +73,7 @@ def test_neighbours_share_a_base():
 
 def test_what_is_written_twice_is_run_once():
     assert (
-        len(
-            methods(
-                "lora", "{method: lora, rank: [8, 8], alpha: [16, 2r]}", "{method: lora, lr: [1e-3, 0.001]}"
-            )
-        )
-        == 1
+        len(methods("lora", "{method: lora, rank: [8, 8], alpha: [16, 2r]}", "{method: lora, lr: [1e-3, 0.001]}")) == 1
     )
     assert len(cells(load_recipe(MINIMAL + "seeds: [1, 1]\n"))) == 1
 
@@ -107,9 +100,7 @@ def test_qlora_is_lora_on_a_four_bit_base():
 
 def test_methods_without_a_rank_ignore_it_and_saved_ones_the_seed():
     found = cells(
-        load_recipe(
-            "model: gpt2\ndomains: [hub:a/b]\nmethods: [bitfit, {method: saved, path: x}]\nseeds: [5, 6]\n"
-        )
+        load_recipe("model: gpt2\ndomains: [hub:a/b]\nmethods: [bitfit, {method: saved, path: x}]\nseeds: [5, 6]\n")
     )
     assert [(c.method.method, c.method.rank, c.method.lr, c.seed) for c in found] == [
         ("bitfit", None, 1e-3, 5),
@@ -124,24 +115,19 @@ def test_alpha_is_twice_the_rank_unless_told():
 
 
 def test_targets_are_one_set_or_an_axis_of_sets():
-    assert [c.method.targets for c in methods("{method: lora, targets: [q_proj, v_proj]}")] == [
-        ("q_proj", "v_proj")
-    ]
+    assert [c.method.targets for c in methods("{method: lora, targets: [q_proj, v_proj]}")] == [("q_proj", "v_proj")]
     found = methods("{method: lora, targets: [[q_proj, v_proj], all-linear]}")
     assert [c.method.targets for c in found] == [("q_proj", "v_proj"), "all-linear"]
 
 
 def test_batches_are_whole_blocks():
     assert cells(load_recipe(MINIMAL + "train: {batch_tokens: 4k}\n"))[0].train.batch_tokens == 4096
-    assert (
-        cells(load_recipe(MINIMAL + "train: {batch_tokens: 8k, seq_len: 1000}\n"))[0].train.batch_tokens
-        == 8000
-    )
+    assert cells(load_recipe(MINIMAL + "train: {batch_tokens: 8k, seq_len: 1000}\n"))[0].train.batch_tokens == 8000
 
 
 def test_the_end_is_always_scored_and_general_text_only_for_forgetting():
-    cell = cells(load_recipe(MINIMAL + "train: {score_at: [50%, 10%]}\nmeasure: [degradation]\n"))[0]
-    assert cell.train.score_at == (0.1, 0.5, 1.0)
+    cell = cells(load_recipe(MINIMAL + "train: {eval_at: [50%, 10%]}\nmeasure: [degradation]\n"))[0]
+    assert cell.train.eval_at == (0.1, 0.5, 1.0)
     assert cell.general == ()
 
 
@@ -157,14 +143,19 @@ def test_the_end_is_always_scored_and_general_text_only_for_forgetting():
         (["{method: qlora, quant: [nf4, fp4]}"], ["qlora fp4 r=8", "qlora r=8"]),
         (["{method: qlora, double_quant: [true, false]}"], ["qlora r=8 no double_quant", "qlora r=8 double_quant"]),
         (["{method: lora, rank: [2, 8], label: mine}"], ["mine r=2", "mine r=8"]),
-        (["{method: full, master_weights: [fp32, same]}"], ["full master_weights=fp32", "full master_weights=same"]),
+        (["{method: full, master_weights: [fp32, bf16]}"], ["full master_weights=fp32", "full master_weights=bf16"]),
         (["{method: last_layers, layers: [1, 2]}"], ["last_layers 1", "last_layers 2"]),
         (["{method: saved, path: a/x}", "{method: saved, path: b/x}"], ["x", "x #2"]),
-        (["{method: peft, peft_type: vera, config: {r: 4}}", "{method: peft, peft_type: vera, config: {r: 8}}"], ["peft VERA r=4", "peft VERA r=8"]),
-        (["{method: lora, alpha: [8, 16], dropout: [0, 0.1]}"],
-         [f"lora r=8 alpha={a}{d}" for a in (8, 16) for d in (" dropout=0", " dropout=0.1")]),
+        (
+            ["{method: peft, peft_type: vera, config: {r: 4}}", "{method: peft, peft_type: vera, config: {r: 8}}"],
+            ["peft VERA r=4", "peft VERA r=8"],
+        ),
+        (
+            ["{method: lora, alpha: [8, 16], dropout: [0, 0.1]}"],
+            [f"lora r=8 alpha={a}{d}" for a in (8, 16) for d in (" dropout=0", " dropout=0.1")],
+        ),
     ],
-)  # fmt: skip
+)
 def test_labels_tell_methods_apart_and_no_more(lines, expected):
     assert labels(*lines) == expected
 
@@ -177,20 +168,14 @@ def test_labels_tell_methods_apart_and_no_more(lines, expected):
     st.sampled_from(["", ", label: mine"]),
 )
 def test_a_label_names_one_tune_group_in_any_product(ranks, alphas, doras, lr, label):
-    fields = (
-        f"rank: {ranks}, alpha: [{', '.join(map(str, alphas))}], dora: [{', '.join(doras)}], lr: {lr}{label}"
-    )
+    fields = f"rank: {ranks}, alpha: [{', '.join(map(str, alphas))}], dora: [{', '.join(doras)}], lr: {lr}{label}"
     found = methods(f"{{method: lora, {fields}}}", f"{{method: qlora, {fields}}}")
     assert len({cell.method.label for cell in found}) == len({tune_group(cell) for cell in found})
-    assert len({(cell.method.label, tune_group(cell)) for cell in found}) == len(
-        {tune_group(cell) for cell in found}
-    )
+    assert len({(cell.method.label, tune_group(cell)) for cell in found}) == len({tune_group(cell) for cell in found})
 
 
 def test_a_tune_group_differs_in_nothing_but_the_tuned_rate():
-    found = methods(
-        "{method: lora, rank: [2, 8], lr: {tune: [1e-3, 2e-3]}}", "{method: full, lr: [1e-3, 2e-3]}"
-    )
+    found = methods("{method: lora, rank: [2, 8], lr: {tune: [1e-3, 2e-3]}}", "{method: full, lr: [1e-3, 2e-3]}")
     groups = [list(g) for _, g in groupby(found, key=tune_group)]
     assert sorted(map(len, groups)) == [1, 1, 2, 2]
     for group in groups:
@@ -255,51 +240,70 @@ OTHER = {
     "Train.grad_clip": (FULL, ["train.grad_clip=0"]),
     "Train.betas": (FULL, ["train.betas=[0.9, 0.95]"]),
     "Train.objective": (FULL, ["train.objective=sft"]),
-    "Train.overlong": (FULL, ["train.objective=sft", "train.overlong=drop"]),
+    "Train.too_long": (FULL, ["train.objective=sft", "train.too_long=drop"]),
     "Train.chat_template": (FULL, ["train.objective=sft", "train.chat_template=plain"]),
-    "Train.score_at": (FULL, ["train.score_at=50%"]),
+    "Train.eval_at": (FULL, ["train.eval_at=50%"]),
     "Train.precision": (FULL, ["train.precision=bf16"]),
     "Train.optimizer": (FULL, ["train.optimizer=adamw"]),
     "Train.engine": (FULL, ["train.engine=trl"]),
-    "Train.fleet": (FULL, ["train.fleet=4"]),
-    "Train.select": (FULL, ["train.select={halving: 2}", "train.score_at=50%"]),
-    "Select.halving": (FULL, ["train.select={halving: 3}", "train.score_at=50%"]),
+    "Train.multi_lora": (FULL, ["train.multi_lora=4"]),
+    "Train.select": (FULL, ["train.select={halving: 2}", "train.eval_at=50%"]),
+    "Select.halving": (FULL, ["train.select={halving: 3}", "train.eval_at=50%"]),
     "Select.on": None,  # its only value is validation
     "Score.context": (FULL, ["score.context=128"]),
     "Score.stride": (FULL, ["score.stride=64"]),
     "Score.tokens": (FULL, ["score.tokens=all"]),
     "Score.first_token": (FULL, ["score.first_token=skip"]),
     "Score.mode": (FULL, ["score.mode=stream"]),
-    "Rates.fixed": (FULL, ["methods[0].lr=1e-5"]),
-    "Rates.tune": (FULL, ["methods[0].lr={tune: [1e-5, 1e-4]}"]),
+    "LearningRateSpec.fixed": (FULL, ["methods[0].lr=1e-5"]),
+    "LearningRateSpec.tune": (FULL, ["methods[0].lr={tune: [1e-5, 1e-4]}"]),
     **{f"{kind.__name__}.label": (name, ["methods[0].label=mine"]) for name, kind in METHOD_CLASSES.items()},
-    **{f"{kind.__name__}.method": (name, ["methods[0]={method: full, lr: 1}"]) for name, kind in METHOD_CLASSES.items()},
-    **{f"{kind.__name__}.lr": (name, ["methods[0].lr=1e-6"]) for name, kind in METHOD_CLASSES.items() if name != "saved"},
+    **{
+        f"{kind.__name__}.method": (name, ["methods[0]={method: full, lr: 1}"]) for name, kind in METHOD_CLASSES.items()
+    },
+    **{
+        f"{kind.__name__}.lr": (name, ["methods[0].lr=1e-6"])
+        for name, kind in METHOD_CLASSES.items()
+        if name != "saved"
+    },
     **{
         f"{kind.__name__}.{key}": (name, [f"methods[0].{key}={value}", *more])
         for name, kind in METHOD_CLASSES.items()
         if name in ("lora", "qlora")
         for key, value, more in (
-            ("rank", 2, []), ("alpha", "r", []), ("targets", "[q]", []), ("dropout", 0.5, []), ("rslora", "true", []), ("dora", "true", []),
-            ("init", "gaussian", []), ("double_quant", "false", ["methods[0].quant=nf4"]), ("quant", "fp4", []),
+            ("rank", 2, []),
+            ("alpha", "r", []),
+            ("targets", "[q]", []),
+            ("dropout", 0.5, []),
+            ("rslora", "true", []),
+            ("dora", "true", []),
+            ("init", "gaussian", []),
+            ("double_quant", "false", ["methods[0].quant=nf4"]),
+            ("quant", "fp4", []),
         )
     },
     **{
         f"{kind.__name__}.{key}": (name, [f"methods[0].{key}={value}"])
         for name, kind in METHOD_CLASSES.items()
-        for key, value in (("l2_sp", 1), ("norm_ball", 0.1), ("wise_ft", "50%"), ("replay", "10%"), ("early_stop", "{}"))
+        for key, value in (
+            ("l2_sp", 1),
+            ("norm_ball", 0.1),
+            ("wise_ft", "50%"),
+            ("replay", "10%"),
+            ("early_stop", "{}"),
+        )
         if key in kind.model_fields
     },
     "EarlyStop.general": (FULL, ["methods[0].early_stop.general=0.5"]),
     "EarlyStop.patience": (FULL, ["methods[0].early_stop.patience=7"]),
-    "EarlyStop.looks": (FULL, ["methods[0].early_stop.looks=7"]),
-    "Full.master_weights": (FULL, ["methods[0].master_weights=same"]),
+    "EarlyStop.num_evals": (FULL, ["methods[0].early_stop.num_evals=7"]),
+    "Full.master_weights": (FULL, ["methods[0].master_weights=bf16"]),
     "LastLayers.layers": ("last_layers", ["methods[0].layers=2"]),
     "Ia3.targets": ("ia3", ["methods[0].targets=all-linear"]),
     "Peft.peft_type": ("peft", ["methods[0].peft_type=LOKR"]),
     "Peft.config": ("peft", ["methods[0].config={r: 4}"]),
     "Saved.path": ("saved", ["methods[0].path=other"]),
-}  # fmt: skip
+}
 NEEDED = {"peft": {"peft_type": "VERA"}, "saved": {"path": "here"}}
 
 

@@ -27,11 +27,21 @@ from peftodyssey.recipe.identity import canonical, digest, identity
 from peftodyssey.recipe.load import load_recipe
 
 FACTS = {
-    "model": "m", "tokenizer": "t", "domain": "d", "precision": "fp32", "compute_dtype": "fp32",
-    "optimizer": "adamw", "optimizer_state": "fp32", "master_weights": "fp32", "saved": "s", "replay": "r", "early_stop": "e",
-}  # fmt: skip
+    "model": "m",
+    "tokenizer": "t",
+    "domain": "d",
+    "precision": "fp32",
+    "compute_dtype": "fp32",
+    "optimizer": "adamw",
+    "optimizer_state": "fp32",
+    "master_weights": "fp32",
+    "saved": "s",
+    "replay": "r",
+    "early_stop": "e",
+}
 
-# First 16 digits of each cell's hash, in grid order, with the facts above. Where a recipe's numbers are changed on purpose its
+# First 16 digits of each cell's hash, in grid order, with the facts above. Where a recipe's numbers are changed on
+# purpose its
 # list changes with them; a change without one disowns every stored result.
 GOLDEN = json.loads((Path(__file__).parent / "golden_hashes.json").read_text())
 
@@ -54,35 +64,83 @@ print([short(cell) for cell in cells(load_recipe("your-text"))])
 """
     outputs = {
         subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
             env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(filter(None, sys.path)), "LC_ALL": locale},
         ).stdout
         for seed, locale in (("0", "C"), ("1", "C"), ("4242", "C.UTF-8"))
-    }  # fmt: skip
+    }
     assert outputs == {f"{GOLDEN['your-text']}\n"}
 
 
 ANOTHER = {
-    Cell: {"model": ModelSpec("a", None, 9), "domain": CorpusSpec("a", "b", newline="strip"), "method": MethodSpec("full", "x"), "seed": 9,
-           "train": None, "recipe": "other", "general": (), "score": None, "tasks": (TaskSpec("t", "bundled/boolq"),),
-           "replay": CorpusSpec("a", "b"), "guard": CorpusSpec("a", "b"), "crossed": (CorpusSpec("a", "b"),)},
+    Cell: {
+        "model": ModelSpec("a", None, 9),
+        "domain": CorpusSpec("a", "b", newline="strip"),
+        "method": MethodSpec("full", "x"),
+        "seed": 9,
+        "train": None,
+        "recipe": "other",
+        "general": (),
+        "score": None,
+        "tasks": (TaskSpec("t", "bundled/boolq"),),
+        "replay": CorpusSpec("a", "b"),
+        "early_stop_text": CorpusSpec("a", "b"),
+        "transfer_texts": (CorpusSpec("a", "b"),),
+    },
     ModelSpec: {"name": "other", "revision": "r", "max_position_embeddings": 9, "weights": "bin"},
-    CorpusSpec: {"name": "n", "source": "s", "revision": "r", "field": "f", "config": "c", "split": {"test": 0.1}, "newline": "strip"},
-    MethodSpec: {"method": "lora", "label": "l", "lr": 9.0, "tuned": False, "rank": 9, "alpha": 9.0, "targets": ("q",), "dropout": 0.5,
-                  "quant": None, "options": {"dora": True}},
+    CorpusSpec: {
+        "name": "n",
+        "source": "s",
+        "revision": "r",
+        "field": "f",
+        "config": "c",
+        "split": {"test": 0.1},
+        "newline": "strip",
+    },
+    MethodSpec: {
+        "method": "lora",
+        "label": "l",
+        "lr": 9.0,
+        "tuned": False,
+        "rank": 9,
+        "alpha": 9.0,
+        "targets": ("q",),
+        "dropout": 0.5,
+        "quant": None,
+        "options": {"dora": True},
+    },
     QuantSpec: {"kind": "fp4", "double_quant": False},
-    TrainSpec: {"budget_tokens": 9, "budget_epochs": 2.0, "budget_steps": 9, "seq_len": 9, "batch_tokens": 9, "schedule": "wsd", "warmup": 0.5,
-                 "weight_decay": 0.1, "grad_clip": 0.0, "betas": (0.9, 0.95), "objective": "sft", "overlong": "cut", "chat_template": "plain", "score_at": (0.5, 1.0), "precision": "bf16",
-                 "optimizer": "adamw", "engine": "trl", "fleet": "off", "halving": 2},
-}  # fmt: skip
+    TrainSpec: {
+        "budget_tokens": 9,
+        "budget_epochs": 2.0,
+        "budget_steps": 9,
+        "seq_len": 9,
+        "batch_tokens": 9,
+        "schedule": "wsd",
+        "warmup": 0.5,
+        "weight_decay": 0.1,
+        "grad_clip": 0.0,
+        "betas": (0.9, 0.95),
+        "objective": "sft",
+        "too_long": "cut",
+        "chat_template": "plain",
+        "eval_at": (0.5, 1.0),
+        "precision": "bf16",
+        "optimizer": "adamw",
+        "engine": "trl",
+        "multi_lora": "off",
+        "halving": 2,
+    },
+}
 
 
 def with_other(kind, name):
     value = ANOTHER[kind][name]
     if kind is Cell:
-        value = {"train": replace(CELL.train, seq_len=9), "score": replace(CELL.score, context=9)}.get(
-            name, value
-        )
+        value = {"train": replace(CELL.train, seq_len=9), "score": replace(CELL.score, context=9)}.get(name, value)
         return replace(CELL, **{name: value})
     if kind is QuantSpec:
         return replace(CELL, method=replace(CELL.method, quant=replace(CELL.method.quant, **{name: value})))
@@ -111,9 +169,7 @@ def test_every_fact_is_needed_and_enters(fact):
 
 
 def test_a_saved_adapter_is_its_content_and_not_its_place():
-    one, two = (
-        cells(load_recipe(MINIMAL.replace("full", f"{{method: saved, path: {path}}}")))[0] for path in "ab"
-    )
+    one, two = (cells(load_recipe(MINIMAL.replace("full", f"{{method: saved, path: {path}}}")))[0] for path in "ab")
     assert short(one) == short(replace(one, seed=3)) == short(two)
     assert short(one, {**FACTS, "saved": "another"}) != short(one)
 
@@ -121,7 +177,7 @@ def test_a_saved_adapter_is_its_content_and_not_its_place():
 def test_a_default_that_is_written_out_changes_nothing():
     spelt = (
         MINIMAL
-        + "train: {weight_decay: 0, grad_clip: 1, betas: [0.9, 0.999], objective: text, score_at: 100%, engine: own}\n"
+        + "train: {weight_decay: 0, grad_clip: 1, betas: [0.9, 0.999], objective: text, eval_at: 100%, engine: native}\n"
     )
     assert short(cells(load_recipe(spelt))[0]) == short(cells(load_recipe(MINIMAL))[0])
 
@@ -162,9 +218,7 @@ def test_numbers_that_are_equal_hash_equally():
     assert canonical([1.0, 16.0, 0.1, 1e-05, True]) == "[1,16,0.1,1e-05,true]"
 
 
-@pytest.mark.parametrize(
-    "value", [object(), {1, 2}, b"x", {1: 2}, float("nan"), float("inf"), [{"a": print}]]
-)
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"x", {1: 2}, float("nan"), float("inf"), [{"a": print}]])
 def test_what_has_no_stable_form_is_refused(value):
     with pytest.raises((TypeError, ValueError), match="identity"):
         digest({"value": value})

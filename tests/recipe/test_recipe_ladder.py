@@ -103,7 +103,9 @@ def test_ladder_3m_has_the_shape_and_budgets_of_the_bundled_one():
     assert bundled["peak_lr"] == recipe.train.peak_lr
     tokens = {(r["name"], r["tokens"]) for r in bundled["rungs"] if r["arm"] != "init"}
     assert tokens == {
-        (f"{arm}-{rung_label(n)}", n // 65536 * 65536) for arm in ("trunk", "annealed") for n in getattr(recipe.rungs, arm)
+        (f"{arm}-{rung_label(n)}", n // 65536 * 65536)
+        for arm in ("trunk", "annealed")
+        for n in getattr(recipe.rungs, arm)
     }
 
 
@@ -123,8 +125,18 @@ def test_every_field_has_a_sentence_and_the_shipped_ones_show_every_key():
     for owner, name, field in every_field():
         assert field.description
         assert field.description.endswith(".")
-        assert not owner.startswith("Ladder") or f"{name}:" in text or name in ("micro_blocks", "kv_heads", "rope_theta"), name
+        assert (
+            not owner.startswith("Ladder")
+            or f"{name}:" in text
+            or name in ("micro_batch_size", "kv_heads", "rope_theta")
+        ), name
 
 
 def test_labels_are_exact():
-    assert [rung_label(n) for n in (64_000_000, 1_024_000_000, 10**9, 1280, 200_000)] == ["64M", "1024M", "1B", "1280", "200k"]
+    assert [rung_label(n) for n in (64_000_000, 1_024_000_000, 10**9, 1280, 200_000)] == [
+        "64M",
+        "1024M",
+        "1B",
+        "1280",
+        "200k",
+    ]

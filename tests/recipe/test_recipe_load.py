@@ -89,7 +89,7 @@ def test_ten_and_more_mistakes_are_told_at_once_with_their_lines(tmp_path):
         ("train: {warmup:}", "train.warmup", "no value"),
         ("train: {seq_len: 512, batch_tokens: 256}", "train.batch_tokens", "shorter than one block"),
         ("train: {seq_len: 1024, batch_tokens: 1.5k}", "train.batch_tokens", "1024 or 2048"),
-        ("train: {score_at: [0, 50%]}", "train.score_at[0]", "above 0"),
+        ("train: {eval_at: [0, 50%]}", "train.eval_at[0]", "above 0"),
         ("train: 5", "train", "a mapping is needed"),
         ("score: {mode: stream, stride: 5}", "score.stride", "disjoint"),
         ("score: {tokens: -1}", "score.tokens", "not negative"),
@@ -238,8 +238,7 @@ def test_paths_are_relative_to_the_recipe(tmp_path):
 
 def test_warnings_do_not_stop_a_recipe():
     recipe = load_recipe(
-        MINIMAL.replace("[full]", "[{method: full, lr: {tune: [1e-3]}}, {method: lora, lr: 3}]")
-        + "seeds: [0, 0]\n"
+        MINIMAL.replace("[full]", "[{method: full, lr: {tune: [1e-3]}}, {method: lora, lr: 3}]") + "seeds: [0, 0]\n"
     )
     assert [(w.key, w.severity) for w in recipe.warnings] == [
         ("methods[0].lr", "warning"),
@@ -265,9 +264,18 @@ def test_overrides_change_append_and_delete():
     text = GOOD + "train: {warmup: 10%, seq_len: 128}\n"
     recipe = load_recipe(
         text,
-        ["methods[1].rank=[4, 16]", "train.budget=100k tokens", "~train.warmup", "train.seq_len=", "methods[2]=bitfit",
-         "domains[0].newline=strip", "score.tokens=1k", "seeds=[3]", "model.revisions=[init]"],
-    )  # fmt: skip
+        [
+            "methods[1].rank=[4, 16]",
+            "train.budget=100k tokens",
+            "~train.warmup",
+            "train.seq_len=",
+            "methods[2]=bitfit",
+            "domains[0].newline=strip",
+            "score.tokens=1k",
+            "seeds=[3]",
+            "model.revisions=[init]",
+        ],
+    )
     assert [getattr(m, "rank", None) for m in recipe.methods] == [None, (4, 16), None]
     assert (recipe.train.budget.amount, recipe.train.warmup, recipe.train.seq_len) == (100_000, 0.03, 256)
     assert (recipe.domains[0].source, recipe.domains[0].newline) == ("bundled/arxiv_cs.CL", ("strip",))

@@ -18,7 +18,7 @@ GOOD_ONES = [
     GOOD,
     MINIMAL,
     MINIMAL + "seeds: 3\nmeasure: tokens\ngeneral: []\nscore: {tokens: all}\n",
-    MINIMAL + "train: {budget: 1.5 epochs, score_at: 50%, batch_tokens: 4k, warmup: 0.1}\n",
+    MINIMAL + "train: {budget: 1.5 epochs, eval_at: 50%, batch_tokens: 4k, warmup: 0.1}\n",
     MINIMAL + "measure: [noise]\n",
     MINIMAL + "measure: [tokens, {noise: {gammas: 0.1, ranks: [1, full], updates: true, quantisers: nf4}}]\n",
     "model: [gpt2, {name: x/y, revisions: main}]\ndomains: {path: x, split: {test: 10%, valid: validation}}\nmethods: lora\n",

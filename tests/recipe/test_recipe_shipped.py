@@ -130,9 +130,12 @@ def test_a_written_recipe_needs_text_that_exists(tmp_path):
     numbers, broken = rows(tmp_path / "n.jsonl", {"n": 1}), tmp_path / "b.jsonl"
     broken.write_text("{")
     for domains, words in (
-        ([], "no text"), ([str(tmp_path / "none.txt")], "there is no text"), ([plain, answers], "one recipe for each"),
-        ([numbers], "no field of text"), ([str(broken)], "not JSON"),
-    ):  # fmt: skip
+        ([], "no text"),
+        ([str(tmp_path / "none.txt")], "there is no text"),
+        ([plain, answers], "one recipe for each"),
+        ([numbers], "no field of text"),
+        ([str(broken)], "not JSON"),
+    ):
         with pytest.raises(InputError) as caught:
             bundled.new(tmp_path / "my.yaml", "gpt2", domains)
         assert words in str(caught.value)

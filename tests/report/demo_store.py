@@ -14,8 +14,16 @@ import pyarrow.parquet as pq
 
 from peftodyssey.store import layout, manifest, parquet, plans, tables
 
-INDEX = {"document": pa.int32(), "position": pa.int32(), "token": pa.int32(), "start": pa.int32(), "end": pa.int32(),
-         "bytes": pa.int32(), "class": pa.int8(), "trained": pa.bool_()}  # fmt: skip
+INDEX = {
+    "document": pa.int32(),
+    "position": pa.int32(),
+    "token": pa.int32(),
+    "start": pa.int32(),
+    "end": pa.int32(),
+    "bytes": pa.int32(),
+    "class": pa.int8(),
+    "trained": pa.bool_(),
+}
 WORDS = (  # noqa: SIM905
     "the of and in to a is that for with as by on was from model language token training gradient rank adapter "
     "history empire river treaty parliament century army king trade island results table perplexity attention "
@@ -103,17 +111,21 @@ def write_corpus(folder: Path, documents: list[str], name: str, split: str) -> N
         ),
         folder / layout.DOCUMENTS,
     )
-    facts = {"documents": len(documents), "tokens": len(rows["token"]), "bytes": sum(b for _, b in per_document),
-             "split": split, "name": name, "tokenizer": "demo"}  # fmt: skip
+    facts = {
+        "documents": len(documents),
+        "tokens": len(rows["token"]),
+        "bytes": sum(b for _, b in per_document),
+        "split": split,
+        "name": name,
+        "tokenizer": "demo",
+    }
     manifest.commit(folder, {"kind": "corpus", "facts": facts})
 
 
 def write_score(folder: Path, nll: np.ndarray) -> None:
     manifest.prepare_dir(folder)
     parquet.write_nll(folder, nll.astype(np.float32), np.maximum(1, nll * 9).astype(np.int32))
-    manifest.commit(
-        folder, {"kind": "score", "facts": {"tokens": len(nll), "nll_nats_mean": float(nll.mean())}}
-    )
+    manifest.commit(folder, {"kind": "score", "facts": {"tokens": len(nll), "nll_nats_mean": float(nll.mean())}})
 
 
 def base_column(index: Path, shift: float = 0.0) -> np.ndarray:
@@ -164,26 +176,41 @@ def demo_fits(domain: str, rung: int) -> list[Fit]:
     return fits
 
 
-def write_run(folder: Path, *, fits=demo_fits, domains=("wiki_history", "arxiv_cs.CL"), rungs=(64, 1024),
-              documents: int = 40, general: tuple[str, ...] = ("wiki_general",), recipe: str = "demo",
-              test_texts: dict[str, list[str]] | None = None, seed: int = 0,
-              measure: tuple[str, ...] = ("degradation", "forgetting", "tokens")) -> Path:  # fmt: skip
+def write_run(
+    folder: Path,
+    *,
+    fits=demo_fits,
+    domains=("wiki_history", "arxiv_cs.CL"),
+    rungs=(64, 1024),
+    documents: int = 40,
+    general: tuple[str, ...] = ("wiki_general",),
+    recipe: str = "demo",
+    test_texts: dict[str, list[str]] | None = None,
+    seed: int = 0,
+    measure: tuple[str, ...] = ("degradation", "forgetting", "tokens"),
+) -> Path:
     """Write plan, corpora, scores and cells; returns `folder`."""
     cells = []
     for name in (*domains, *general):
         for split in ("test",) if name in general else ("test", "valid"):
             given = (test_texts or {}).get(name) if split == "test" else None
-            write_corpus(
-                folder / f"corpora/{name}-{split}", given or texts(f"{name}{split}", documents), name, split
-            )
+            write_corpus(folder / f"corpora/{name}-{split}", given or texts(f"{name}{split}", documents), name, split)
     for domain in domains:
         write_corpus(folder / f"corpora/{domain}-train", own_words(texts(f"{domain}train", documents)), domain, "train")
         for rung_number, rung in enumerate(rungs):
             for number, fit in enumerate(fits(domain, rung_number)):
                 cells.append(_write_cell(folder, domain, rung, general, fit, recipe, seed, number))
-    plans.write(folder, recipe, "0" * 8, {
-        "recipe": recipe, "asked": "2026-01-01T00:00:00", "measure": list(measure), "cells": cells,
-    })  # fmt: skip
+    plans.write(
+        folder,
+        recipe,
+        "0" * 8,
+        {
+            "recipe": recipe,
+            "asked": "2026-01-01T00:00:00",
+            "measure": list(measure),
+            "cells": cells,
+        },
+    )
     return folder
 
 
@@ -197,8 +224,12 @@ def _write_cell(folder, domain, rung, general, fit: Fit, recipe, seed, number) -
     valid_before = 0.0
     for split, name in (("test", domain), ("valid", domain), *(("general", g) for g in general)):
         index = f"corpora/{name}-{'test' if split == 'general' else split}"
-        paths = {"index": index, "before": f"scores/{name}-{split}-base{rung}", "quantised": None,
-                 "after": f"scores/{name}-{split}-{digest[:8]}"}  # fmt: skip
+        paths = {
+            "index": index,
+            "before": f"scores/{name}-{split}-base{rung}",
+            "quantised": None,
+            "after": f"scores/{name}-{split}-{digest[:8]}",
+        }
         before = base_column(folder / index, shift=1.0 / rung**0.25)
         write_score(folder / paths["before"], before)
         valid_before = float(before.mean()) if split == "valid" else valid_before
@@ -215,16 +246,33 @@ def _write_cell(folder, domain, rung, general, fit: Fit, recipe, seed, number) -
             scores[split] = paths
     _write_result(folder / cell_folder, digest, domain, fit, quant, deltas["valid"], valid_before)
     coordinates = {
-        "label": fit.label, "model": "bundled/odyssey-3m", "revision": f"annealed-{rung}M", "pretrain_tokens": rung * 10**6,
-        "arm": "annealed", "method": fit.method, "quant": "nf4+dq" if quant else None, "precision": "fp32", "optimizer": "adamw",
-        "lr": fit.lr, "domain": domain, "newline": "keep", "objective": "text", "seed": seed, "context": 256, **fit.extra,
-    }  # fmt: skip
+        "label": fit.label,
+        "model": "bundled/odyssey-3m",
+        "revision": f"annealed-{rung}M",
+        "pretrain_tokens": rung * 10**6,
+        "arm": "annealed",
+        "method": fit.method,
+        "quant": "nf4+dq" if quant else None,
+        "precision": "fp32",
+        "optimizer": "adamw",
+        "lr": fit.lr,
+        "domain": domain,
+        "newline": "keep",
+        "objective": "text",
+        "seed": seed,
+        "context": 256,
+        **fit.extra,
+    }
     return {
-        "cell": digest, "slug": layout.slug(key), "coordinates": coordinates,
-        "group": f"{domain}|{rung}|{fit.group or fit.label}|{seed}", "folder": cell_folder, "scores": scores,
+        "cell": digest,
+        "slug": layout.slug(key),
+        "coordinates": coordinates,
+        "group": f"{domain}|{rung}|{fit.group or fit.label}|{seed}",
+        "folder": cell_folder,
+        "scores": scores,
         "method_point": {"method": fit.method, "label": fit.label, "lr": fit.lr, "tuned": bool(fit.group)},
         "train_index": f"corpora/{domain}-train",
-    }  # fmt: skip
+    }
 
 
 def _write_result(
@@ -238,17 +286,36 @@ def _write_result(
         return
     manifest.prepare_dir(folder)
     points = [
-        {"cell": digest, "tokens_seen": int(t), "step": int(t // 4096), "corpus": domain, "split": "valid",
-         "nll_nats": valid_before + valid_delta * (t / 65536) ** 0.5, "tokens": 3000}
+        {
+            "cell": digest,
+            "tokens_seen": int(t),
+            "step": int(t // 4096),
+            "corpus": domain,
+            "split": "valid",
+            "nll_nats": valid_before + valid_delta * (t / 65536) ** 0.5,
+            "tokens": 3000,
+        }
         for t in (16384, 32768, 65536)
-    ]  # fmt: skip
-    parquet.write_rows(folder / layout.POINTS, points, tables.POINTS)
+    ]
+    parquet.write_rows(folder / layout.LEARNING_CURVES, points, tables.LEARNING_CURVES)
     facts = {
-        "seconds": 11.5, "tokens_per_second": 5700.0, "peak_memory_bytes": 700 << 20 if not quant else 640 << 20,
-        "planned_memory_bytes": 690 << 20, "trainable_params": 3_000_000 if fit.method == "full" else 98_304, "steps": 16,
-        "tokens": 65536, "engine": "own", "fleet_size": 1, "micro_blocks": 4, "precision": "fp32", "optimizer": "adamw",
-        "versions": {"torch": "2.13.0", "peft": "0.21.2"}, "device": "cpu", "resumed_from": 0, "weights": "dropped",
-    }  # fmt: skip
+        "seconds": 11.5,
+        "tokens_per_second": 5700.0,
+        "peak_memory_bytes": 700 << 20 if not quant else 640 << 20,
+        "planned_memory_bytes": 690 << 20,
+        "trainable_params": 3_000_000 if fit.method == "full" else 98_304,
+        "steps": 16,
+        "tokens": 65536,
+        "engine": "native",
+        "multi_lora_size": 1,
+        "micro_batch_size": 4,
+        "precision": "fp32",
+        "optimizer": "adamw",
+        "versions": {"torch": "2.13.0", "peft": "0.21.2"},
+        "device": "cpu",
+        "resumed_from": 0,
+        "weights": "dropped",
+    }
     manifest.commit(
         folder, {"kind": "cell", "hash": digest, "identity": {"lr": fit.lr}, "status": "done", "facts": facts}
     )

@@ -12,7 +12,17 @@ BEFORE = {"valid_nll_before": 3.0, "general_nll_before": 2.0}
 def cell(label: str, seed: int, rise: float) -> tuple[dict, list[dict]]:
     """A cell that learns 0.5, 1.0 nats and forgets `rise` times as much, on two general texts of unequal length."""
     name = f"{label}{seed}"
-    row = {"cell": name, "label": label, "method": label, "seed": seed, "status": "done", "domain": "news", "lr": 1e-3, "revision": "r", **BEFORE}
+    row = {
+        "cell": name,
+        "label": label,
+        "method": label,
+        "seed": seed,
+        "status": "done",
+        "domain": "news",
+        "lr": 1e-3,
+        "revision": "r",
+        **BEFORE,
+    }
     points = []
     for step, learning in ((1, 0.5), (2, 1.0)):
         seen = {"cell": name, "tokens_seen": step, "step": step}
@@ -37,16 +47,26 @@ def test_one_sentence_and_the_levels_of_each_pair() -> None:
 
 
 def test_seeds_are_shown_below_five_and_make_an_interval_from_five_on() -> None:
-    three = [cell(label, seed, rise + 0.01 * seed * (label == "full")) for label, rise in (("full", 0.4), ("lora", 0.1)) for seed in range(3)]
+    three = [
+        cell(label, seed, rise + 0.01 * seed * (label == "full"))
+        for label, rise in (("full", 0.4), ("lora", 0.1))
+        for seed in range(3)
+    ]
     assert "3 seeds: +0.2700, +0.2790, +0.2880; no interval" in matched_learning.section(*study(*three)).statements[0]
-    five = [cell(label, seed, rise + 0.01 * seed * (label == "full")) for label, rise in (("full", 0.4), ("lora", 0.1)) for seed in range(5)]
+    five = [
+        cell(label, seed, rise + 0.01 * seed * (label == "full"))
+        for label, rise in (("full", 0.4), ("lora", 0.1))
+        for seed in range(5)
+    ]
     said = matched_learning.section(*study(*five)).statements[0]
     assert "no interval" not in said
     assert "[+0.2" in said
 
 
 def test_many_methods_stand_beside_full_alone() -> None:
-    section = matched_learning.section(*study(*(cell(label, 0, 0.1) for label in ("full", "lora", "qlora", "ia3", "bitfit"))))
+    section = matched_learning.section(
+        *study(*(cell(label, 0, 0.1) for label in ("full", "lora", "qlora", "ia3", "bitfit")))
+    )
     assert len(section.statements) == 4
     assert all("Full fine-tuning" in said for said in section.statements)
 

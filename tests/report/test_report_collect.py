@@ -27,9 +27,7 @@ def fits(domain: str, rung: int) -> list[Fit]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    return write_run(
-        folder, fits=fits, domains=("notes",), rungs=(64,), general=("wiki", "news"), documents=40
-    )
+    return write_run(folder, fits=fits, domains=("notes",), rungs=(64,), general=("wiki", "news"), documents=40)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +38,12 @@ def rows(run):
 def test_every_column_of_a_finished_cell_is_filled(rows):
     row = rows["qlora r=8", 1e-3]
     empty = {name for name in tables.RESULTS if row[name] is None}
-    moves = {"update_norm_relative", "effective_rank_mean", "intruder_dimensions", "decomposed_layers"}  # in test_report_geometry
+    moves = {
+        "update_norm_relative",
+        "effective_rank_mean",
+        "intruder_dimensions",
+        "decomposed_layers",
+    }  # in test_report_geometry
     of_constraints = {"l2_sp", "norm_ball", "replay", "early_stop", "stopped_at_step"}  # this cell has none
     of_tasks = {name for name in tables.RESULTS if name == "task" or name.startswith("acc_")}  # its recipe has none
     assert empty == {"targets", "reason", "lr_edge"} | of_constraints | of_tasks | moves
@@ -73,9 +76,7 @@ def test_columns_equal_plain_arithmetic(run, rows):
 def test_general_texts_are_pooled_by_tokens(run, rows):
     row = rows["full", 1e-3]
     cell = next(c for c in plans.cells(run) if c["cell"] == row["cell"])
-    before = np.concatenate(
-        [parquet.read_nll(run / g["before"])[0].astype(float) for g in cell["scores"]["general"]]
-    )
+    before = np.concatenate([parquet.read_nll(run / g["before"])[0].astype(float) for g in cell["scores"]["general"]])
     assert row["general_nll_before"] == pytest.approx(before.mean(), rel=1e-12)
     assert row["general_documents"] == 80
 
@@ -96,9 +97,7 @@ def test_failed_and_pending_cells_are_rows(rows):
 
 
 def test_a_cell_whose_column_is_missing_is_not_done(tmp_path):
-    run = write_run(
-        tmp_path, fits=lambda d, r: [Fit("full", "full", 1e-3, -0.1, 0.0)], domains=("notes",), rungs=(64,)
-    )
+    run = write_run(tmp_path, fits=lambda d, r: [Fit("full", "full", 1e-3, -0.1, 0.0)], domains=("notes",), rungs=(64,))
     after = run / plans.cells(run)[0]["scores"]["test"]["after"]
     (after / "manifest.json").unlink()
     assert collect(run).to_pylist()[0]["status"] == "pending"
@@ -124,15 +123,13 @@ def test_too_few_documents_give_a_note_and_no_interval(tmp_path):
 
 def test_collecting_again_gives_the_same_bytes(run):
     collect(run)
-    first = [(run / name).read_bytes() for name in ("results.parquet", "points.parquet")]
+    first = [(run / name).read_bytes() for name in ("results.parquet", "learning_curves.parquet")]
     collect(run)
-    assert first == [(run / name).read_bytes() for name in ("results.parquet", "points.parquet")]
+    assert first == [(run / name).read_bytes() for name in ("results.parquet", "learning_curves.parquet")]
 
 
 def test_rows_that_are_not_scored_count_nowhere(tmp_path):
-    run = write_run(
-        tmp_path, fits=lambda d, r: [Fit("full", "full", 1e-3, -0.1, 0.0)], domains=("notes",), rungs=(64,)
-    )
+    run = write_run(tmp_path, fits=lambda d, r: [Fit("full", "full", 1e-3, -0.1, 0.0)], domains=("notes",), rungs=(64,))
     test = plans.cells(run)[0]["scores"]["test"]
     for key in ("before", "after"):
         nll, rank = (column.copy() for column in parquet.read_nll(run / test[key]))

@@ -12,27 +12,50 @@ from peftodyssey.stats.matched_learning import at_learning
 
 def row(label: str, change: float, forgetting: float, seed: int = 0, **more: object) -> dict:
     return {
-        "status": "done", "selected": True, "method": "full", "label": label, "rank": None, "alpha": None, "seed": seed, "lr": 1e-3,
-        "lr_edge": None, "delta_nll": change, "delta_lo": change - 0.01, "delta_hi": change + 0.01, "forgetting": forgetting,
-        "forgetting_lo": forgetting - 0.01, "forgetting_hi": forgetting + 0.01, "domain": "notes", "newline": "keep", "model": "m",
-        "revision": None, "objective": "text", "context": 64, "targets": None, "quant": None, "cell": f"{label}{seed}", "recipe": "r",
-        "steps": 10, **more,
-    }  # fmt: skip
+        "status": "done",
+        "selected": True,
+        "method": "full",
+        "label": label,
+        "rank": None,
+        "alpha": None,
+        "seed": seed,
+        "lr": 1e-3,
+        "lr_edge": None,
+        "delta_nll": change,
+        "delta_lo": change - 0.01,
+        "delta_hi": change + 0.01,
+        "forgetting": forgetting,
+        "forgetting_lo": forgetting - 0.01,
+        "forgetting_hi": forgetting + 0.01,
+        "domain": "notes",
+        "newline": "keep",
+        "model": "m",
+        "revision": None,
+        "objective": "text",
+        "context": 64,
+        "targets": None,
+        "quant": None,
+        "cell": f"{label}{seed}",
+        "recipe": "r",
+        "steps": 10,
+        **more,
+    }
 
 
 def curve(seed: int) -> list[dict]:
     """Of the free cell: half of the update learns most of it and forgets little."""
     ends = {0.0: (0.0, 0.0), 0.5: (-0.3, 0.04), 1.0: (-0.4, 0.2)}
     return [
-        {"cell": f"full{seed}", "recipe": "r", "share": share, "delta_nll": learnt, "forgetting": lost} for share, (learnt, lost) in ends.items()
+        {"cell": f"full{seed}", "recipe": "r", "share": share, "delta_nll": learnt, "forgetting": lost}
+        for share, (learnt, lost) in ends.items()
     ]
 
 
-WISE = [*curve(0), *curve(1)]
+WISE_FT = [*curve(0), *curve(1)]
 FREE = [row("full", -0.4, 0.2, seed) for seed in (0, 1)]
 
 
-def said(*held: dict, wise: list = WISE) -> str:
+def said(*held: dict, wise: list = WISE_FT) -> str:
     (text,) = constraints.statements([*FREE, *held], wise)
     return text
 
@@ -51,7 +74,9 @@ def test_a_constraint_is_named_better_only_below_the_line_of_shares() -> None:
 
 
 def test_seeds_that_disagree_make_no_verdict() -> None:
-    assert "no clear difference" in said(row("full l2_sp=1", -0.3, 0.0, 0, l2_sp=1.0), row("full l2_sp=1", -0.3, 0.1, 1, l2_sp=1.0))
+    assert "no clear difference" in said(
+        row("full l2_sp=1", -0.3, 0.0, 0, l2_sp=1.0), row("full l2_sp=1", -0.3, 0.1, 1, l2_sp=1.0)
+    )
 
 
 def test_what_no_share_learns_or_nobody_scored_is_not_compared() -> None:
@@ -61,7 +86,7 @@ def test_what_no_share_learns_or_nobody_scored_is_not_compared() -> None:
 
 def test_a_constraint_without_a_free_twin_is_not_stated_and_is_drawn() -> None:
     alone = [row("lora r=8 l2_sp=1", -0.3, 0.1, method="lora", rank=8, l2_sp=1.0)]
-    assert constraints.statements([*FREE, *alone], WISE) == []
+    assert constraints.statements([*FREE, *alone], WISE_FT) == []
     assert [figure.name for figure in constraints.figures([*FREE, *alone], [])] == ["constraints"]
     assert constraints.section([*FREE, *alone], []).statements[0].startswith("Not measured")
     assert constraints.section(FREE, []) is None
@@ -69,7 +94,9 @@ def test_a_constraint_without_a_free_twin_is_not_stated_and_is_drawn() -> None:
 
 
 def test_an_early_end_is_told() -> None:
-    assert "(kept after 4 steps)" in said(row("full early_stop=0.02", -0.2, 0.02, early_stop=0.02, stopped_at_step=6, steps=4))
+    assert "(kept after 4 steps)" in said(
+        row("full early_stop=0.02", -0.2, 0.02, early_stop=0.02, stopped_at_step=6, steps=4)
+    )
 
 
 @given(st.lists(st.tuples(st.floats(-1, 0), st.floats(-1, 1)), min_size=2, max_size=6), st.integers(0, 4))

@@ -1,4 +1,6 @@
-"""What a mismatch of line breaks did, on planted columns: against the matched training, and against the base without one."""
+"""What a mismatch of line breaks did, on planted columns: against the matched training, and against the base without
+one.
+"""
 
 from __future__ import annotations
 

@@ -106,7 +106,17 @@ def test_figures_lie_there_as_svg_and_png(run):
     names = {path.name for path in (run / "report/figures").iterdir()}
     assert names == {
         f"{n}.{kind}"
-        for n in ("change", "frontier", "before_after", "paths", "classes", "concentration", "types", "ladder", "slopes")
+        for n in (
+            "change",
+            "frontier",
+            "before_after",
+            "paths",
+            "classes",
+            "concentration",
+            "types",
+            "ladder",
+            "slopes",
+        )
         for kind in ("svg", "png")
     }
     assert (run / "report/figures/change.png").read_bytes().startswith(b"\x89PNG")
@@ -121,10 +131,7 @@ def test_the_worst_passage_is_shaded_with_its_nats(run):
 
 def test_deleting_the_report_breaks_nothing(run):
     """Law 10."""
-    before = {
-        name: (run / "report" / name).read_bytes()
-        for name in ("summary.md", "index.html", "figures/change.svg")
-    }
+    before = {name: (run / "report" / name).read_bytes() for name in ("summary.md", "index.html", "figures/change.svg")}
     results = (run / "results.parquet").read_bytes()
     shutil.rmtree(run / "report")
     report.build(run)
@@ -147,10 +154,27 @@ def test_sentences_state_numbers_whichever_way_they_fall(rows):
 
 def row(**changes):
     base = {
-        "label": "lora r=8", "method": "lora", "status": "done", "selected": True, "lr": 1e-3, "lr_edge": None, "seed": 0, "domain": "d",
-        "model": "m", "revision": None, "newline": "keep", "objective": "text", "context": 256, "delta_nll": 0.02, "delta_lo": 0.01,
-        "delta_hi": 0.03, "forgetting": None, "peak_memory_bytes": 3 << 30, "reason": None, "versions": None,
-    }  # fmt: skip
+        "label": "lora r=8",
+        "method": "lora",
+        "status": "done",
+        "selected": True,
+        "lr": 1e-3,
+        "lr_edge": None,
+        "seed": 0,
+        "domain": "d",
+        "model": "m",
+        "revision": None,
+        "newline": "keep",
+        "objective": "text",
+        "context": 256,
+        "delta_nll": 0.02,
+        "delta_lo": 0.01,
+        "delta_hi": 0.03,
+        "forgetting": None,
+        "peak_memory_bytes": 3 << 30,
+        "reason": None,
+        "versions": None,
+    }
     return {**base, **changes}
 
 
@@ -237,7 +261,4 @@ def test_a_run_without_finished_cells_has_a_page(tmp_path):
 
 def test_ids_of_a_drawing_carry_its_name():
     svg = '<svg><clipPath id="a"/><g clip-path="url(#a)"/><use xlink:href="#a"/></svg>'
-    assert (
-        inline(svg, "n")
-        == '<svg><clipPath id="n-a"/><g clip-path="url(#n-a)"/><use xlink:href="#n-a"/></svg>'
-    )
+    assert inline(svg, "n") == '<svg><clipPath id="n-a"/><g clip-path="url(#n-a)"/><use xlink:href="#n-a"/></svg>'

@@ -19,17 +19,56 @@ BASE = {"recipe": "r", "model": "m", "revision": "v", "newline": "keep"}
 
 def likeness(distance: list[float]) -> list[dict]:
     texts = [
-        {**BASE, "kind": "text", "domain": name, "group": name.split("_")[0], "chunks": 200, "chunk_tokens": 64, "layer": -1, "documents": 90,
-         "mmd2": d, "mmd_p": 0.001, "bandwidth": 3.0, "frechet": 10 + d, "frechet_bias": 1.0, "js_bits": d / 2, "ngram_overlap": 0.3 - d / 10,
-         "near_duplicate_share": 0.0, "base_bpb": 2.0 - d}
+        {
+            **BASE,
+            "kind": "text",
+            "domain": name,
+            "group": name.split("_")[0],
+            "chunks": 200,
+            "chunk_tokens": 64,
+            "layer": -1,
+            "documents": 90,
+            "mmd2": d,
+            "mmd_p": 0.001,
+            "bandwidth": 3.0,
+            "frechet": 10 + d,
+            "frechet_bias": 1.0,
+            "js_bits": d / 2,
+            "ngram_overlap": 0.3 - d / 10,
+            "near_duplicate_share": 0.0,
+            "base_bpb": 2.0 - d,
+        }
         for name, d in zip(TEXTS, distance, strict=True)
-    ]  # fmt: skip
-    return [*texts, {**texts[0], "kind": "floor", "domain": "sample", "mmd2": 0.0001, "mmd_p": 0.4, "group": None, "base_bpb": None}]
+    ]
+    return [
+        *texts,
+        {
+            **texts[0],
+            "kind": "floor",
+            "domain": "sample",
+            "mmd2": 0.0001,
+            "mmd_p": 0.4,
+            "group": None,
+            "base_bpb": None,
+        },
+    ]
 
 
 def result(name: str, change: float, **more: object) -> dict:
-    return {**BASE, "status": "done", "selected": True, "label": "lora r=4", "method": "lora", "domain": name, "lr": 1e-3, "seed": 0,
-            "delta_nll": change, "delta_lo": change - 0.01, "delta_hi": change + 0.01, **more}  # fmt: skip
+    return {
+        **BASE,
+        "status": "done",
+        "selected": True,
+        "label": "lora r=4",
+        "method": "lora",
+        "domain": name,
+        "lr": 1e-3,
+        "seed": 0,
+        "delta_nll": change,
+        "delta_lo": change - 0.01,
+        "delta_hi": change + 0.01,
+        **more,
+    }
 
 
 DISTANCE = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.9]
@@ -42,7 +81,9 @@ def correlated(folder: Path, rows: list[dict], similar: list[dict]) -> list[dict
 
 
 def of(rows: list[dict], measure: str, statistic: str, scope: str, label: str = "lora r=4") -> dict:
-    [found] = [r for r in rows if (r["measure"], r["statistic"], r["scope"], r["label"]) == (measure, statistic, scope, label)]
+    [found] = [
+        r for r in rows if (r["measure"], r["statistic"], r["scope"], r["label"]) == (measure, statistic, scope, label)
+    ]
     return found
 
 
@@ -51,7 +92,9 @@ def test_a_planted_relation_is_found_with_its_sign_and_held_against_its_family(t
     assert len(found) == 4 * len(MEASURES)
     pooled, within = (of(found, "mmd2", "pearson", scope) for scope in ("pooled", "within"))
     assert (pooled["r"], pooled["domains"], pooled["groups"]) == (pytest.approx(-1), 8, 1)
-    assert (within["r"], within["domains"], within["groups"]) == (pytest.approx(-1), 7, 2), "a group of one says nothing"
+    assert (within["r"], within["domains"], within["groups"]) == (pytest.approx(-1), 7, 2), (
+        "a group of one says nothing"
+    )
     assert of(found, "ngram_overlap", "spearman", "pooled")["r"] == pytest.approx(1)
     near = of(found, "near_duplicate_share", "spearman", "pooled")
     assert (near["r"], near["p_holm"]) == (None, None)
@@ -71,10 +114,15 @@ def test_sentences_say_what_the_numbers_do(tmp_path: Path) -> None:
     assert "8 texts" in said
     assert "-1.00 [-1.00, -1.00]" in said
     assert "degradation grows with likeness." in said
-    assert re.search(r"Also clear, pooled: .*Pearson\), which do not agree in direction\.", said)  # all of them grow with the distance
+    assert re.search(
+        r"Also clear, pooled: .*Pearson\), which do not agree in direction\.", said
+    )  # all of them grow with the distance
     assert all(len(line) == len(section.headings) for section in (alike, grows) for line in section.table)
     rising = [result(name, d) for name, d in zip(TEXTS, DISTANCE, strict=True)]
-    assert "degradation falls with likeness." in similarity.sections(similar, correlated(tmp_path, rising, similar))[1].statements[0]
+    assert (
+        "degradation falls with likeness."
+        in similarity.sections(similar, correlated(tmp_path, rising, similar))[1].statements[0]
+    )
     mixed = [result(name, d) for name, d in zip(TEXTS, [3, 1, 4, 1, 5, 9, 2, 6], strict=True)]
     assert "no clear relation." in similarity.sections(similar, correlated(tmp_path, mixed, similar))[1].statements[0]
     few = similarity.sections(similar, correlated(tmp_path, FALLING[:3], similar))[1].statements[0]
@@ -82,12 +130,25 @@ def test_sentences_say_what_the_numbers_do(tmp_path: Path) -> None:
 
 
 def test_seeds_are_one_point_and_methods_rates_and_bases_are_kept_apart(tmp_path: Path) -> None:
-    seeds = [result(name, change + s * 0.01, seed=s) for name, change in zip(TEXTS, range(8), strict=True) for s in (0, 1)]
-    rates = [result(name, change * lr, lr=lr, label="full", method="full") for name, change in zip(TEXTS, range(8), strict=True) for lr in (1.0, -1.0)]
-    tuned = [result(name, change, lr=10.0**-n, label="qlora", method="qlora") for n, (name, change) in enumerate(zip(TEXTS, range(8), strict=True))]
+    seeds = [
+        result(name, change + s * 0.01, seed=s) for name, change in zip(TEXTS, range(8), strict=True) for s in (0, 1)
+    ]
+    rates = [
+        result(name, change * lr, lr=lr, label="full", method="full")
+        for name, change in zip(TEXTS, range(8), strict=True)
+        for lr in (1.0, -1.0)
+    ]
+    tuned = [
+        result(name, change, lr=10.0**-n, label="qlora", method="qlora")
+        for n, (name, change) in enumerate(zip(TEXTS, range(8), strict=True))
+    ]
     other = [result(name, -1.0, revision="w") for name in TEXTS]
-    found = correlated(tmp_path, [*seeds, *rates, *tuned, *other, result("wiki_0", 9.0, selected=False)], likeness(DISTANCE))
-    assert {(row["label"], row["revision"]) for row in found} == {(label, "v") for label in ("lora r=4", "full lr=1e0", "full lr=-1e0", "qlora")}
+    found = correlated(
+        tmp_path, [*seeds, *rates, *tuned, *other, result("wiki_0", 9.0, selected=False)], likeness(DISTANCE)
+    )
+    assert {(row["label"], row["revision"]) for row in found} == {
+        (label, "v") for label in ("lora r=4", "full lr=1e0", "full lr=-1e0", "qlora")
+    }
     for label, r in (("lora r=4", 1), ("full lr=1e0", 1), ("full lr=-1e0", -1), ("qlora", 1)):
         row = of(found, "mmd2", "spearman", "pooled", label)
         assert (row["domains"], row["r"]) == (8, pytest.approx(r))

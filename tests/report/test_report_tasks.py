@@ -7,17 +7,44 @@ from peftodyssey.report import tasks
 
 def row(seed: int = 0, **more: object) -> dict:
     return {
-        "status": "done", "selected": True, "cell": f"c{seed}", "recipe": "r", "method": "lora", "label": "lora r=8", "seed": seed,
-        "lr": 1e-2, "domain": "sums", "newline": "keep", "model": "m", "revision": None, "objective": "sft", "context": 64, **more,
-    }  # fmt: skip
+        "status": "done",
+        "selected": True,
+        "cell": f"c{seed}",
+        "recipe": "r",
+        "method": "lora",
+        "label": "lora r=8",
+        "seed": seed,
+        "lr": 1e-2,
+        "domain": "sums",
+        "newline": "keep",
+        "model": "m",
+        "revision": None,
+        "objective": "sft",
+        "context": 64,
+        **more,
+    }
 
 
 def answered(seed: int = 0, delta: float = 0.1, low: float = 0.04, high: float = 0.16, **more: object) -> dict:
     return {
-        "cell": f"c{seed}", "recipe": "r", "task": "fields", "examples": 500, "chance": 0.1, "acc_before": 0.4, "acc_before_lo": 0.35,
-        "acc_before_hi": 0.45, "acc_after": 0.4 + delta, "acc_after_lo": 0.45, "acc_after_hi": 0.55, "acc_delta": delta, "acc_lo": low,
-        "acc_hi": high, "acc_norm_delta": 0.02, "truncated": 0, **more,
-    }  # fmt: skip
+        "cell": f"c{seed}",
+        "recipe": "r",
+        "task": "fields",
+        "examples": 500,
+        "chance": 0.1,
+        "acc_before": 0.4,
+        "acc_before_lo": 0.35,
+        "acc_before_hi": 0.45,
+        "acc_after": 0.4 + delta,
+        "acc_after_lo": 0.45,
+        "acc_after_hi": 0.55,
+        "acc_delta": delta,
+        "acc_lo": low,
+        "acc_hi": high,
+        "acc_norm_delta": 0.02,
+        "truncated": 0,
+        **more,
+    }
 
 
 def test_the_sentence_has_both_accuracies_the_interval_and_a_verdict() -> None:
@@ -48,7 +75,14 @@ def test_what_is_cut_or_not_measured_is_said() -> None:
 
 
 def test_the_section_has_a_line_for_every_cell_and_task() -> None:
-    more = {"acc_quantised": None, "acc_won": 60, "acc_lost": 10, "acc_p": 1e-9, "acc_norm_before": 0.4, "acc_norm_after": 0.42}
+    more = {
+        "acc_quantised": None,
+        "acc_won": 60,
+        "acc_lost": 10,
+        "acc_p": 1e-9,
+        "acc_norm_before": 0.4,
+        "acc_norm_after": 0.42,
+    }
     norm = {"acc_norm_lo": -0.01, "acc_norm_hi": 0.05}
     made = tasks.section([row()], [answered(**more, **norm), answered(**more, **norm, task="other")])
     assert [len(line) for line in made.table] == [len(made.headings)] * 2

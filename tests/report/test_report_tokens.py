@@ -1,4 +1,6 @@
-"""Which tokens pay: tables that conserve the change, a planted cause found, sentences, figures, and what was not measured."""
+"""Which tokens pay: tables that conserve the change, a planted cause found, sentences, figures, and what was not
+measured.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ledger(run):
-    return parquet.read(run / "ledger.parquet").to_pylist()
+    return parquet.read(run / "token_breakdown.parquet").to_pylist()
 
 
 def test_every_factor_adds_up_to_the_change_of_the_results(run, ledger):
@@ -75,13 +77,25 @@ def test_the_sentence_names_the_cause_with_its_interval(run):
 
 def test_the_section_has_sentence_figures_and_table_in_this_order(run):
     page = (run / "report/index.html").read_text(encoding="utf-8")
-    places = [page.index(mark) for mark in ("Which tokens pay</h2>", "most is paid by", "What each class of tokens adds</h3>",
-              "How few token types carry the rise</h3>", "Token types before and after</h3>", "Token by token</h3>", "the worst type")]  # fmt: skip
+    places = [
+        page.index(mark)
+        for mark in (
+            "Which tokens pay</h2>",
+            "most is paid by",
+            "What each class of tokens adds</h3>",
+            "How few token types carry the rise</h3>",
+            "Token types before and after</h3>",
+            "Token by token</h3>",
+            "the worst type",
+        )
+    ]
     assert places == sorted(places)
 
 
 def test_ledger_concentration_and_ranks_answer_to_sql(run):
-    found = query([run], "select sum(part) as d, max(part) as m from ledger where factor = 'class'").to_pylist()[0]
+    found = query(
+        [run], "select sum(part) as d, max(part) as m from token_breakdown where factor = 'class'"
+    ).to_pylist()[0]
     assert found["d"] == found["m"] > 0
     assert query([run], "select unit from concentration order by unit")["unit"].to_pylist() == ["tokens", "types"]
     assert query([run], "select min(rank_before) as r from tokens where split = 'test'")["r"].to_pylist()[0] >= 1
@@ -90,17 +104,28 @@ def test_ledger_concentration_and_ranks_answer_to_sql(run):
 def test_terms_are_those_that_the_training_text_has_more_of(run, ledger):
     assert query([run], "select word from terms order by place")["word"].to_pylist() == ["adapter", "empire"]
     [entry] = [entry for entry in ledger if entry["name"] == "domain_term"]
-    counted = query([run], "select count(*) as n from tokens where split = 'test' and trim(text) in ('adapter', 'empire')")
+    counted = query(
+        [run], "select count(*) as n from tokens where split = 'test' and trim(text) in ('adapter', 'empire')"
+    )
     assert entry["tokens"] == counted["n"].to_pylist()[0] > 0
 
 
 def test_ranks_are_those_of_the_columns(run):
     where = "split = 'test' and trim(text) in ('adapter', 'empire')"
-    [wanted] = query([run], f"select count(*) as n, median(rank_before) as m, avg((rank_after <= 100)::int) as r from tokens where {where}").to_pylist()
-    [found] = query([run], "select * from ranks where positions = 'domain_term'").to_pylist()
-    assert (found["tokens"], found["median_before"], found["recall_100_after"]) == (wanted["n"], wanted["m"], pytest.approx(wanted["r"]))
+    [wanted] = query(
+        [run],
+        f"select count(*) as n, median(rank_before) as m, avg((rank_after <= 100)::int) as r from tokens where {where}",
+    ).to_pylist()
+    [found] = query([run], "select * from token_ranks where positions = 'domain_term'").to_pylist()
+    assert (found["tokens"], found["median_before"], found["recall_100_after"]) == (
+        wanted["n"],
+        wanted["m"],
+        pytest.approx(wanted["r"]),
+    )
     assert "the true token is among the first 10 in" in (run / "report/summary.md").read_text(encoding="utf-8")
-    assert "The 2 domain terms, the surest first: adapter, empire." in (run / "report/index.html").read_text(encoding="utf-8")
+    assert "The 2 domain terms, the surest first: adapter, empire." in (run / "report/index.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_without_general_text_there_are_no_terms(tmp_path):
@@ -114,7 +139,7 @@ def test_without_general_text_there_are_no_terms(tmp_path):
 def test_what_a_recipe_did_not_ask_for_is_not_measured(tmp_path):
     folder = write_run(tmp_path, fits=one, domains=("notes",), rungs=(64,), measure=("degradation", "forgetting"))
     page = report.build(folder).read_text(encoding="utf-8")
-    assert parquet.read(folder / "ledger.parquet").num_rows == 0
+    assert parquet.read(folder / "token_breakdown.parquet").num_rows == 0
     assert "Not measured for 1 cell: `measure` of demo does not ask for `tokens`." in page
     assert "Token by token" not in page
     assert not (folder / "report/figures/classes.png").exists()

@@ -1,4 +1,6 @@
-"""Controls on real text: what is known to degrade is found with an interval above zero, what cannot change anything is not."""
+"""Controls on real text: what is known to degrade is found with an interval above zero, what cannot change anything is
+not.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,11 @@ def test_a_rate_far_too_high_is_found_and_one_of_nothing_is_not(tmp_path: Path) 
     assert len(rows) == 8
     said = (tmp_path / "out/report/summary.md").read_text(encoding="utf-8")
     for row in rows:
-        sentence = next(line for line in said.splitlines() if line.startswith(f"- {name(row)} changed") and f" on {row['domain']} by" in line)
+        sentence = next(
+            line
+            for line in said.splitlines()
+            if line.startswith(f"- {name(row)} changed") and f" on {row['domain']} by" in line
+        )
         if row["lr"] == 1e-9:
             assert abs(row["delta_nll"]) < 1e-5
             assert not row["delta_lo"] > 0

@@ -28,7 +28,7 @@ methods:
   - {method: qlora, rank: [2, 4], lr: 1e-2}
   - {method: lora, rank: 2, lr: 1e-2, dora: true, label: dora}
   - {method: full, lr: 1e-4}
-train: {budget: 4 steps, seq_len: 64, batch_tokens: 256, score_at: [50%, 100%]}
+train: {budget: 4 steps, seq_len: 64, batch_tokens: 256, eval_at: [50%, 100%]}
 score: {context: 64, stride: 32, tokens: 4k}
 """
 SAME = ("label", "rank", "lr", "tokens", "steps", "selected", "status", "trainable_params")
@@ -47,7 +47,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     together, told = run(folder, "together")
     assert "4 lora cells, side by side" in told
     assert "2 qlora cells, side by side" in told
-    return together, run(folder, "alone", "train.fleet=off")[0]
+    return together, run(folder, "alone", "train.multi_lora=off")[0]
 
 
 def rows_of(out: Path) -> list[dict]:
@@ -61,7 +61,10 @@ def test_the_results_are_those_of_cells_trained_alone(both: tuple[Path, Path]) -
         assert [one[name] for name in SAME] == [other[name] for name in SAME]
         assert [one[name] for name in CLOSE] == pytest.approx([other[name] for name in CLOSE], abs=2e-5)
         assert one["cell"] == other["cell"]
-    points = [sorted((p["cell"], p["step"], p["split"], p["corpus"], p["nll_nats"]) for p in api.open(out).points.to_pylist()) for out in both]
+    points = [
+        sorted((p["cell"], p["step"], p["split"], p["corpus"], p["nll_nats"]) for p in api.open(out).points.to_pylist())
+        for out in both
+    ]
     for one, other in zip(*points, strict=True):
         assert one[:4] == other[:4]
         assert one[4] == pytest.approx(other[4], abs=2e-5)
@@ -73,11 +76,11 @@ def test_manifests_say_in_which_fleet_a_cell_sailed(both: tuple[Path, Path]) -> 
         written = manifest.read(folder)
         label, facts = labels[written["hash"][:16]], written["facts"]
         size = 1 if label in ("full", "dora") else 2 if label.startswith("qlora") else 4
-        assert facts["fleet_size"] == size, label
+        assert facts["multi_lora_size"] == size, label
         if size > 1:
-            assert len(facts["fleet"]) == size
-            assert written["hash"][:16] in facts["fleet"]
-    sizes = {row["label"]: row["fleet_size"] for row in rows_of(both[1])}
+            assert len(facts["multi_lora"]) == size
+            assert written["hash"][:16] in facts["multi_lora"]
+    sizes = {row["label"]: row["multi_lora_size"] for row in rows_of(both[1])}
     assert set(sizes.values()) == {1}
 
 
@@ -87,7 +90,9 @@ def test_members_are_scored_in_one_pass(both: tuple[Path, Path]) -> None:
         columns = [manifest.read(folder)["facts"] for folder in (out / layout.SCORES).iterdir()]
         sizes[out] = sorted(facts.get("together", 1) for facts in columns)
     texts = 3  # test, validation and general
-    assert sizes[both[0]] == [1] * texts * (2 + 2) + [2] * texts * 2 + [4] * texts * 4  # two bases, dora and full are alone
+    assert (
+        sizes[both[0]] == [1] * texts * (2 + 2) + [2] * texts * 2 + [4] * texts * 4
+    )  # two bases, dora and full are alone
     assert set(sizes[both[1]]) == {1}
 
 
@@ -103,7 +108,7 @@ def test_one_cell_deleted_is_the_only_one_trained_again(both: tuple[Path, Path],
     assert {p: p.stat().st_mtime_ns for p in times} == times
     again = pq.read_table(gone / layout.LOG).to_pylist()
     assert [r["loss_nats"] for r in again] == pytest.approx([r["loss_nats"] for r in before], rel=1e-5)
-    assert manifest.read(gone)["facts"]["fleet_size"] == 1
+    assert manifest.read(gone)["facts"]["multi_lora_size"] == 1
 
 
 @pytest.mark.slow
@@ -125,8 +130,8 @@ def test_who_trains_alone_and_why(tmp_path: Path) -> None:
     told = list(side_by_side(plan))
     assert "1 fleet of 4 lora cells, 1 fleet of 2 qlora cells" in told[0]
     assert told[1:] == ["alone: dora (DoRA scales the base's own weights)"]
-    off = api.plan(api.load(micro.write(tmp_path, RECIPE), ["train.fleet=off"]), device="cpu")
+    off = api.plan(api.load(micro.write(tmp_path, RECIPE), ["train.multi_lora=off"]), device="cpu")
     assert multi_lora_groups(off, off.cells) == []
-    two = api.plan(api.load(micro.write(tmp_path, RECIPE), ["train.fleet=2"]), device="cpu")
+    two = api.plan(api.load(micro.write(tmp_path, RECIPE), ["train.multi_lora=2"]), device="cpu")
     assert [len(group) for group in multi_lora_groups(two, two.cells)] == [2, 2, 2]
     assert [task.hash for task in two.cells] == [task.hash for task in plan.cells]

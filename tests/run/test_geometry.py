@@ -1,4 +1,6 @@
-"""How far a real run's weights travelled: rows against a dense decomposition and PEFT's own count; asked for afterwards; interrupted."""
+"""How far a real run's weights travelled: rows against a dense decomposition and PEFT's own count; asked for
+afterwards; interrupted.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ name: moves
 model: {name: bundled/odyssey-3m, revisions: [annealed-64M]}
 domains: [bundled/arxiv_cs.CL]
 methods: [{method: full, lr: 1e-3}, {method: lora, rank: 2, lr: 1e-2}]
-train: {budget: 2 steps, seq_len: 64, batch_tokens: 256, score_at: [100%], fleet: off}
+train: {budget: 2 steps, seq_len: 64, batch_tokens: 256, eval_at: [100%], fleet: off}
 score: {context: 64, stride: 32, tokens: 2k}
 measure: [degradation]
 """
@@ -69,7 +71,9 @@ def test_asked_for_afterwards_adapters_are_measured_and_nothing_is_trained_again
 
 def test_intruders_are_those_that_peft_would_reduce(base) -> None:
     """PEFT's mitigation names their number for every layer; its rule is k = 10, cosine 0.5 on the outputs' side."""
-    attached = METHODS["lora"].attach(base, MethodSpec("lora", "lora", rank=4, alpha=8.0, targets=("q_proj", "down_proj")), 0)
+    attached = METHODS["lora"].attach(
+        base, MethodSpec("lora", "lora", rank=4, alpha=8.0, targets=("q_proj", "down_proj")), 0
+    )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in attached.trainable.items():
@@ -79,7 +83,9 @@ def test_intruders_are_those_that_peft_would_reduce(base) -> None:
     ours = {update.name: job._row(update, True)["intruders"] for update in updates(attached)}
     reduce_intruder_dimension(attached.model, logging_sink=said.append)
     theirs = {
-        line.split(":")[0].removeprefix("base_model.model.") + ".weight": 0 if "No intruders" in line else int(line.rsplit(" ", 1)[1])
+        line.split(":")[0].removeprefix("base_model.model.") + ".weight": 0
+        if "No intruders" in line
+        else int(line.rsplit(" ", 1)[1])
         for line in said
         if "ntruders" in line
     }

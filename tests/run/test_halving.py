@@ -26,7 +26,7 @@ methods:
   - {method: lora, rank: 2, lr: {tune: [1e-5, 1e-3, 1e-2]}}
   - {method: full, lr: {tune: [1e-5, 1e-3]}}
   - {method: lora, rank: 4, lr: 1e-2, label: fixed}
-train: {budget: 4 steps, seq_len: 64, batch_tokens: 256, score_at: [50%, 75%, 100%], select: {halving: 2}}
+train: {budget: 4 steps, seq_len: 64, batch_tokens: 256, eval_at: [50%, 75%, 100%], select: {halving: 2}}
 score: {context: 64, stride: 32, tokens: 4k}
 measure: [degradation]
 """
@@ -62,11 +62,15 @@ def test_who_trails_is_stopped_and_says_when_and_why(halved: tuple[Path, dict, s
 @pytest.mark.slow
 def test_survivors_end_where_they_end_without_halving(halved: tuple[Path, dict, str]) -> None:
     folder, rows, _ = halved
-    alone, _ = run(folder, "whole", "train.select=null", "train.fleet=off")
+    alone, _ = run(folder, "whole", "train.select=null", "train.multi_lora=off")
     for key, row in rows.items():
         if row["status"] == "done":
             for name in SAME:
-                close = pytest.approx(alone[key][name], abs=2e-5) if isinstance(alone[key][name], float) else alone[key][name]
+                close = (
+                    pytest.approx(alone[key][name], abs=2e-5)
+                    if isinstance(alone[key][name], float)
+                    else alone[key][name]
+                )
                 assert row[name] == close, (key, name)
     assert {key[1] for key, row in rows.items() if row["selected"] and key[0] == "lora r=2"} == {
         key[1] for key, row in alone.items() if row["selected"] and key[0] == "lora r=2"
@@ -116,7 +120,7 @@ def test_only_tuned_groups_compete(tmp_path: Path) -> None:
 
 def test_what_cannot_be_halved_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="there is none"):
-        api.load(micro.write(tmp_path, RECIPE), ["train.score_at=[100%]"])
+        api.load(micro.write(tmp_path, RECIPE), ["train.eval_at=[100%]"])
     with pytest.raises(RecipeError, match="TRL"):
         api.load(micro.write(tmp_path, RECIPE), ["train.engine=trl"])
     with pytest.raises(RecipeError, match=r"at least 2|greater than or equal to 2"):

@@ -82,15 +82,29 @@ def test_killed_and_started_again(phase: str, unbroken: tuple[Path, Path], tmp_p
     ended = micro.command(*run)
     assert ended.returncode == 0, ended.stderr
     assert comparable(tmp_path / "out").equals(comparable(whole))
-    assert pq.read_table(tmp_path / "out/points.parquet").equals(pq.read_table(whole / "points.parquet"))
+    assert pq.read_table(tmp_path / "out/learning_curves.parquet").equals(
+        pq.read_table(whole / "learning_curves.parquet")
+    )
     assert (tmp_path / "out/report/index.html").stat().st_size > 0
 
 
 def test_ctrl_c_ends_cleanly_and_the_next_start_says_where_it_goes_on(tmp_path: Path) -> None:
     text = micro.RECIPE.replace("budget: 4 steps", "budget: 200 steps").replace("{tune: [1e-4, 1e-3]}", "1e-4")
     recipe = micro.write(tmp_path, text)
-    arguments = [sys.executable, "-m", "peftodyssey", "run", str(recipe), "--out", str(tmp_path / "out"), "--only", "method=full"]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=micro.environment()) as process:
+    arguments = [
+        sys.executable,
+        "-m",
+        "peftodyssey",
+        "run",
+        str(recipe),
+        "--out",
+        str(tmp_path / "out"),
+        "--only",
+        "method=full",
+    ]
+    with subprocess.Popen(
+        arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=micro.environment()
+    ) as process:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("out/cells/*/.progress.json")) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -99,7 +113,9 @@ def test_ctrl_c_ends_cleanly_and_the_next_start_says_where_it_goes_on(tmp_path: 
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
-    again = micro.command("run", recipe, "--out", tmp_path / "out", "--only", "method=full", "--set", "train.score_at=[50%, 100%]")
+    again = micro.command(
+        "run", recipe, "--out", tmp_path / "out", "--only", "method=full", "--set", "train.eval_at=[50%, 100%]"
+    )
     assert again.returncode == 0, again.stderr
     found = re.search(r"goes on from step (\d+) .* ([\d.]+) minutes", again.stderr)
     assert found, again.stderr

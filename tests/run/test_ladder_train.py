@@ -1,4 +1,6 @@
-"""A ladder trained: the same bits after a stop or a kill at any step, rungs that transformers loads, usable in a recipe."""
+"""A ladder trained: the same bits after a stop or a kill at any step, rungs that transformers loads, usable in a
+recipe.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,10 @@ class Quiet:
 def planned(folder: Path, overrides=()):
     with (folder / "text.jsonl").open("w") as out:
         for n in range(60):
-            out.write(json.dumps({"text": f"document {n}: the ladder has {n * n} rungs, and {n} of them are annealed. " * 2}) + "\n")
+            out.write(
+                json.dumps({"text": f"document {n}: the ladder has {n * n} rungs, and {n} of them are annealed. " * 2})
+                + "\n"
+            )
     (folder / "ladder.yaml").write_text(RECIPE)
     return plan_ladder(load_ladder(folder / "ladder.yaml", overrides), CPU)
 
@@ -83,9 +88,12 @@ def test_every_rung_is_there_and_another(whole):
     plan, root, done = whole
     content = json.loads((root / "ladder.json").read_text())
     assert {(r["name"], r["arm"], r["tokens"]) for r in content["rungs"]} == {
-        ("init", "init", 0), ("annealed-640", "annealed", 640), ("trunk-640", "trunk", 640),
-        ("annealed-1280", "annealed", 1280), ("trunk-1280", "trunk", 1280),
-    }  # fmt: skip
+        ("init", "init", 0),
+        ("annealed-640", "annealed", 640),
+        ("trunk-640", "trunk", 640),
+        ("annealed-1280", "annealed", 1280),
+        ("trunk-1280", "trunk", 1280),
+    }
     assert content["parameters"] == plan.parameters == sum(t.numel() for t in weights(root)["init"].values())
     assert len(done) == 20 + 2 + 4  # the trunk, and 20 % of 10 and of 20 steps
     nll = {r["name"]: r["validation_nll"]["judged"] for r in content["rungs"]}
@@ -173,20 +181,28 @@ def test_a_trained_ladder_is_an_axis_of_a_recipe(whole):
     from tests import micro
 
     _, root, _ = whole
-    assert [rung.name for rung in ladder(str(root)).rungs if rung.arm == "annealed"] == ["annealed-640", "annealed-1280"]
+    assert [rung.name for rung in ladder(str(root)).rungs if rung.arm == "annealed"] == [
+        "annealed-640",
+        "annealed-1280",
+    ]
     assert ladder(str(root)).parameters() == whole[0].parameters
     source = resolve(str(root), "trunk-640")
     assert (source.pretrain_tokens, source.arm) == (640, "trunk")
     line = f"{{name: {root}, revisions: {{tokens: [640, 1280], arm: annealed}}}}"
     text = micro.RECIPE.replace("{name: bundled/odyssey-3m, revisions: [annealed-64M]}", line)
-    made = build(load_recipe(text, ["train.seq_len=32", "train.batch_tokens=64", "score.context=32", "score.stride=32"]), CPU)
+    made = build(
+        load_recipe(text, ["train.seq_len=32", "train.batch_tokens=64", "score.context=32", "score.stride=32"]), CPU
+    )
     assert {t.cell.model.revision for t in made.cells} == {"annealed-640", "annealed-1280"}
 
 
 def test_another_recipe_does_not_write_into_a_ladder(whole, tmp_path):
     with pytest.raises(InputError, match="other settings"):
         pretrain(planned(tmp_path, ["train.peak_lr=2e-2"]), whole[1], HOW, Quiet())
-    assert plan_ladder(load_ladder(tmp_path / "ladder.yaml", ["train.micro_blocks=1", "name=other"]), CPU).identity == whole[0].identity
+    assert (
+        plan_ladder(load_ladder(tmp_path / "ladder.yaml", ["train.micro_batch_size=1", "name=other"]), CPU).identity
+        == whole[0].identity
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,6 @@
-"""A run is never lost to memory: what does not fit is done in smaller pieces, what cannot be done fails alone, and it says so."""
+"""A run is never lost to memory: what does not fit is done in smaller pieces, what cannot be done fails alone, and it
+says so.
+"""
 
 from __future__ import annotations
 
@@ -73,30 +75,46 @@ def test_a_cpu_budget_that_the_first_micro_batch_exceeds(tmp_path: Path) -> None
     assert whole["out_of_memory"] == []
     budget_bytes = whole["planned_memory_bytes"] + (16 << 20)
     tight = micro.command(
-        "run", recipe, "--out", tmp_path / "tight", "--device", "cpu", "--memory", f"{budget_bytes >> 20}MiB", "--allow-oom", code=BALLAST
+        "run",
+        recipe,
+        "--out",
+        tmp_path / "tight",
+        "--device",
+        "cpu",
+        "--memory",
+        f"{budget_bytes >> 20}MiB",
+        "--allow-oom",
+        code=BALLAST,
     )
     assert tight.returncode == 0, tight.stderr
     done = facts(tmp_path / "tight", "lora")
     said = done["out_of_memory"][0]
     assert re.fullmatch(
-        r"step 1: one micro-batch of 32 blocks did not fit [\d.]+ GiB \([\d.]+ GiB resident\); goes on with 2 x 16", said
+        r"step 1: one micro-batch of 32 blocks did not fit [\d.]+ GiB \([\d.]+ GiB resident\); goes on with 2 x 16",
+        said,
     )
     assert f"note: {said}" in tight.stderr
-    assert all(sentence.startswith("step 1: ") for sentence in done["out_of_memory"])  # one overshoot condemns no later step
-    assert (whole["micro_blocks"], whole["recompute"]) == (32, "none")
-    assert done["micro_blocks"] < 32
+    assert all(
+        sentence.startswith("step 1: ") for sentence in done["out_of_memory"]
+    )  # one overshoot condemns no later step
+    assert (whole["micro_batch_size"], whole["gradient_checkpointing"]) == (32, "none")
+    assert done["micro_batch_size"] < 32
     one, other = (api.open(tmp_path / name).results.to_pylist()[0] for name in ("free", "tight"))
     for column in ("nll_before", "nll_after", "valid_nll_after", "general_nll_after"):
         assert other[column] == pytest.approx(one[column], rel=1e-5)
 
 
-def test_a_cell_that_cannot_fit_fails_alone_and_the_exit_code_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_that_cannot_fit_fails_alone_and_the_exit_code_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def in_full(_: int, model: Any) -> bool:
         return model.get_input_embeddings().weight.requires_grad
 
     too_large(monkeypatch, in_full)
     text = micro.RECIPE.replace("{tune: [1e-4, 1e-3]}", "1e-4")
-    ended = CliRunner().invoke(app, ["run", str(micro.write(tmp_path, text)), "--out", str(tmp_path / "out"), "--device", "cpu"])
+    ended = CliRunner().invoke(
+        app, ["run", str(micro.write(tmp_path, text)), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    )
     assert ended.exit_code == EXIT_SOME_FAILED
     rows = {row["method"]: row for row in api.open(tmp_path / "out").results.to_pylist()}
     assert {name: row["status"] for name, row in rows.items()} == {"full": "failed", "lora": "done", "qlora": "done"}
@@ -107,10 +125,15 @@ def test_a_cell_that_cannot_fit_fails_alone_and_the_exit_code_says_so(tmp_path: 
 def test_the_reduced_way_is_in_the_manifest_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     too_large(monkeypatch, lambda blocks, _: blocks > 1)
     said = Console(record=True, width=200, file=io.StringIO())
-    api.run_plan(api.plan(micro.write(tmp_path)), tmp_path / "out", options=Options(only={"method": "lora"}), console=said)
+    api.run_plan(
+        api.plan(micro.write(tmp_path)), tmp_path / "out", options=Options(only={"method": "lora"}), console=said
+    )
     found = facts(tmp_path / "out", "lora")
-    assert (found["micro_blocks"], found["recompute"]) == (1, "none")
-    assert [sentence.split("; ")[1] for sentence in found["out_of_memory"]] == ["goes on with 2 x 2", "goes on with 4 x 1"]
+    assert (found["micro_batch_size"], found["gradient_checkpointing"]) == (1, "none")
+    assert [sentence.split("; ")[1] for sentence in found["out_of_memory"]] == [
+        "goes on with 2 x 2",
+        "goes on with 4 x 1",
+    ]
     told = said.export_text()
     assert all(f"note: {sentence}" in told for sentence in found["out_of_memory"])
 

@@ -1,4 +1,6 @@
-"""Noise of the weights from recipe to report: agreement with a script of its own, copies without a slope, and going on after a stop."""
+"""Noise of the weights from recipe to report: agreement with a script of its own, copies without a slope, and going on
+after a stop.
+"""
 
 from __future__ import annotations
 
@@ -79,9 +81,12 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("copies")
     one, other = (short(folder / f"{name}.jsonl", seed) for seed, name in enumerate(("one", "other")))
     text = RECIPE % (
-        ladder(folder, ("a", "b", "c")), "a, b, c", f"{{name: one, path: {one}, split: {{valid: 10%, test: 60%}}}}", f"{{name: other, path: {other}}}",
+        ladder(folder, ("a", "b", "c")),
+        "a, b, c",
+        f"{{name: one, path: {one}, split: {{valid: 10%, test: 60%}}}}",
+        f"{{name: other, path: {other}}}",
         "gammas: [0.5, 2], pairs: 3, ranks: [2, full], quantisers: [int8], updates: true, sharpness: true, documents: 40",
-    )  # fmt: skip
+    )
     api.run(text, folder / "out", device="cpu", console=Console(quiet=True))
     return folder / "out"
 
@@ -111,14 +116,18 @@ def test_rows_say_what_was_shifted_and_by_how_much(copies: Path) -> None:
     for row in noise:
         assert row["nll_perturbed"] == pytest.approx(row["nll_base"] + row["rise_nats"])
         if row["kind"] in ("low_rank", "update"):
-            assert row["norm"] == pytest.approx(gaussian[row["corpus"], row["revision"], row["gamma"]]["norm"], rel=0.02)
+            assert row["norm"] == pytest.approx(
+                gaussian[row["corpus"], row["revision"], row["gamma"]]["norm"], rel=0.02
+            )
         if row["lo"] is not None:
             assert row["lo"] <= row["rise_nats"] <= row["hi"]
     critical = parquet.read(copies / "sharpness.parquet").to_pylist()
     assert {row["direction"] for row in critical} == {"gradient", "update"}
     page = (copies / "report/index.html").read_text()
     assert "How much does noise of the weights cost" in page
-    assert {f"noise_{name}.png" for name in ("by_rung", "loss", "rank")} <= {path.name for path in (copies / "report/figures").iterdir()}
+    assert {f"noise_{name}.png" for name in ("by_rung", "loss", "rank")} <= {
+        path.name for path in (copies / "report/figures").iterdir()
+    }
 
 
 @pytest.mark.slow
@@ -144,7 +153,13 @@ def test_a_second_run_does_nothing_and_a_stopped_task_goes_on(copies: Path, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("rung", ["annealed-64M", "trunk-64M"])
 def test_the_bundled_ladder_agrees_with_a_script_of_its_own(rung: str, tmp_path: Path) -> None:
-    text = RECIPE % ("bundled/odyssey-3m", rung, "bundled/arxiv_cs.CL", "bundled/wiki_general", "gammas: [0.4], pairs: 2, documents: 99")
+    text = RECIPE % (
+        "bundled/odyssey-3m",
+        rung,
+        "bundled/arxiv_cs.CL",
+        "bundled/wiki_general",
+        "gammas: [0.4], pairs: 2, documents: 99",
+    )
     plan = build(load_recipe(text), detect("cpu"))
     bases = LoadedModels("cpu", 1 << 32)
     for task in plan.noise:

@@ -56,14 +56,16 @@ def test_a_fleet_is_tried_beside_its_members_alone(tmp_path: Path) -> None:
     text = micro.RECIPE.replace("{method: lora, rank: 2, lr: 1e-2}", "{method: lora, rank: 2, lr: [1e-2, 1e-3, 1e-4]}")
     recipe = micro.write(tmp_path, text)
     assert len(list(side_by_side(api.plan(recipe)))) == 1
-    plan, _, (fleet,) = api.probe(recipe, console=quiet())
-    assert (fleet.fleets, fleet.probe.members, len(fleet.probe.step_seconds)) == (1, 3, 2)
-    alone = sum(probes.of(task, plan.device).step_seconds[-1] for task in plan.cells if task.cell.method.method == "lora")
-    assert fleet.times_as_fast == pytest.approx(alone / fleet.probe.step_seconds[-1])
-    assert multi_lora_probes.of(plan) == [fleet]
+    plan, _, (multi_lora,) = api.probe(recipe, console=quiet())
+    assert (multi_lora.multi_lora_groups, multi_lora.probe.members, len(multi_lora.probe.step_seconds)) == (1, 3, 2)
+    alone = sum(
+        probes.of(task, plan.device).step_seconds[-1] for task in plan.cells if task.cell.method.method == "lora"
+    )
+    assert multi_lora.times_as_fast == pytest.approx(alone / multi_lora.probe.step_seconds[-1])
+    assert multi_lora_probes.of(plan) == [multi_lora]
     told = list(side_by_side(plan))[1]
     assert "3 lora cells on bundled/odyssey-3m" in told
-    assert f"({fleet.times_as_fast:.2f} times as fast)" in told
+    assert f"({multi_lora.times_as_fast:.2f} times as fast)" in told
 
 
 def test_a_probe_says_what_would_fail_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

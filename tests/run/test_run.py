@@ -35,7 +35,13 @@ def test_every_cell_is_done_and_every_promised_column_filled(done: Path) -> None
     ends = {f"{stem}_{end}" for stem in ("delta", "forgetting") for end in ("lo", "hi")}  # 16 documents: no interval
     moves = {"update_norm_relative", "effective_rank_mean", "intruder_dimensions", "decomposed_layers"}  # not asked for
     held = {"l2_sp", "norm_ball", "replay", "early_stop", "stopped_at_step"}  # constraints that no cell has
-    optional = {"rank", "alpha", "targets", "quant", "nll_quantised", "lr_edge"} | ends | set(collect_tasks.OF_RESULTS) | moves | held
+    optional = (
+        {"rank", "alpha", "targets", "quant", "nll_quantised", "lr_edge"}
+        | ends
+        | set(collect_tasks.OF_RESULTS)
+        | moves
+        | held
+    )
     for row in rows:
         empty = {name for name, value in row.items() if value is None}
         assert empty <= optional, empty
@@ -189,15 +195,21 @@ def test_export_is_loaded_by_plain_peft_and_is_not_the_base(done: Path, tmp_path
 
 
 def test_measured_columns_are_the_only_ones_that_two_runs_may_differ_in(done: Path, tmp_path: Path) -> None:
-    again = api.run(micro.write(tmp_path), tmp_path / "out", console=quiet()).results.drop_columns(list(tables.MEASURED))
+    again = api.run(micro.write(tmp_path), tmp_path / "out", console=quiet()).results.drop_columns(
+        list(tables.MEASURED)
+    )
     assert again.equals(api.open(done).results.drop_columns(list(tables.MEASURED)))
 
 
 def test_sft_scores_answers_alone(tmp_path: Path) -> None:
     rows = [{"prompt": f"What is {n} and {n}?", "completion": f" It is {2 * n}, as anybody knows."} for n in range(200)]
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = micro.RECIPE.replace("bundled/arxiv_cs.CL", "{name: sums, path: sums.jsonl}").replace("score_at", "objective: sft, score_at")
-    run = api.run(micro.write(tmp_path, text.replace("{tune: [1e-4, 1e-3]}", "1e-3")), tmp_path / "out", console=quiet())
+    text = micro.RECIPE.replace("bundled/arxiv_cs.CL", "{name: sums, path: sums.jsonl}").replace(
+        "eval_at", "objective: sft, eval_at"
+    )
+    run = api.run(
+        micro.write(tmp_path, text.replace("{tune: [1e-4, 1e-3]}", "1e-3")), tmp_path / "out", console=quiet()
+    )
     row = run.results.to_pylist()[0]
     evidence = run.nll(row["cell"])
     index = parquet.read(run.folder / run.cells[0]["scores"]["test"]["index"] / layout.INDEX)
@@ -211,8 +223,13 @@ def test_sft_scores_answers_alone(tmp_path: Path) -> None:
 def test_an_edited_recipe_keeps_what_was_done_and_forgets_what_never_was(tmp_path: Path) -> None:
     first = api.plan(micro.write(tmp_path))
     api.run_plan(first, tmp_path / "out", options=Options(only={"method": "lora"}), console=quiet())
-    edited = api.plan(micro.write(tmp_path, micro.RECIPE.replace("lr: 1e-2}\n  - {method: qlora", "lr: 2e-2}\n  - {method: qlora")))
+    edited = api.plan(
+        micro.write(tmp_path, micro.RECIPE.replace("lr: 1e-2}\n  - {method: qlora", "lr: 2e-2}\n  - {method: qlora"))
+    )
     api.run_plan(edited, tmp_path / "out", options=Options(only={"method": "lora"}), console=quiet())
     rows = api.open(tmp_path / "out").results.to_pylist()
-    assert sorted((row["lr"], row["status"]) for row in rows if row["method"] == "lora") == [(0.01, "done"), (0.02, "done")]
+    assert sorted((row["lr"], row["status"]) for row in rows if row["method"] == "lora") == [
+        (0.01, "done"),
+        (0.02, "done"),
+    ]
     assert sum(row["status"] == "pending" for row in rows) == 3

@@ -1,4 +1,6 @@
-"""Constraints from recipe to tables: the ends of a curve of shares, a bound that is kept, replayed tokens, a base that is returned."""
+"""Constraints from recipe to tables: the ends of a curve of shares, a bound that is kept, replayed tokens, a base that
+is returned.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +19,25 @@ pretraining_text: bundled/pretrain_sample
 methods:
   - {method: full, lr: 1e-3, wise_ft: [0, 0.5, 1]}
   - {method: full, lr: 1e-3, l2_sp: 1e9}
-  - {method: full, lr: 3e-3, early_stop: {general: 0.01, looks: 4}}
+  - {method: full, lr: 3e-3, early_stop: {general: 0.01, num_evals: 4}}
   - {method: full, lr: 1e-3, replay: 50%}
 """
 
 
 @pytest.mark.slow
 def test_each_constraint_from_the_recipe_to_its_row(tmp_path: Path) -> None:
-    text = micro.RECIPE[: micro.RECIPE.index("methods:")] + METHODS.strip() + "\n" + micro.RECIPE[micro.RECIPE.index("train:") :]
-    run = api.run(load_recipe(text, ["score.tokens=2k", "train.score_at=100%"]), tmp_path / "out", console=Console(quiet=True))
+    text = (
+        micro.RECIPE[: micro.RECIPE.index("methods:")]
+        + METHODS.strip()
+        + "\n"
+        + micro.RECIPE[micro.RECIPE.index("train:") :]
+    )
+    run = api.run(
+        load_recipe(text, ["score.tokens=2k", "train.eval_at=100%"]), tmp_path / "out", console=Console(quiet=True)
+    )
     rows = {row["label"]: row for row in run.results.to_pylist()}
     assert {row["status"] for row in rows.values()} == {"done"}
-    points = parquet.read(tmp_path / "out" / layout.WISE).to_pylist()
+    points = parquet.read(tmp_path / "out" / layout.WISE_FT).to_pylist()
     row, curve = rows["full"], {point["share"]: point for point in points}
     assert list(curve) == [0.0, 0.5, 1.0]
     assert curve[0.0]["nll"] == pytest.approx(row["nll_before"], abs=1e-6)

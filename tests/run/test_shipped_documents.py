@@ -24,9 +24,12 @@ from peftodyssey.store import layout, parquet
 
 MEANINGLESS = ("smoke",)  # says so itself
 OFFLINE = [
-    name for name, _ in bundled.names()
-    if name not in MEANINGLESS and not name.startswith("ladder-") and not any(word in bundled.read(name) for word in ("m2d2/", "hub:", "random/"))
-]  # fmt: skip
+    name
+    for name, _ in bundled.names()
+    if name not in MEANINGLESS
+    and not name.startswith("ladder-")
+    and not any(word in bundled.read(name) for word in ("m2d2/", "hub:", "random/"))
+]
 
 
 @pytest.mark.parametrize("name", OFFLINE)
@@ -37,7 +40,9 @@ def test_no_interval_of_a_shipped_recipe_is_missing_for_want_of_documents(name: 
     for index in plan.indexes:
         if index.split != "train" and index.split != "valid":
             make(index, tmp_path, tokenizer)
-            notes[index.corpus.name] = too_few(parquet.read(tmp_path / index.folder / layout.DOCUMENTS)["tokens"].to_numpy().astype(float))
+            notes[index.corpus.name] = too_few(
+                parquet.read(tmp_path / index.folder / layout.DOCUMENTS)["tokens"].to_numpy().astype(float)
+            )
     assert notes
     assert not any(notes.values()), notes
     assert list(sample_size.too_small(plan)) == []
@@ -55,7 +60,9 @@ def test_check_says_before_a_run_which_texts_are_too_small() -> None:
 def test_estimated_tokens_are_near_those_of_the_index(cap: int | None, tmp_path: Path) -> None:
     corpus = source.resolve(CorpusSpec(name="wiki_general", source="bundled/wiki_general"))
     tokenizer = load_tokenizer(resolve("bundled/odyssey-3m"))
-    build_index(documents(corpus, "test", None), tokenizer, tmp_path, max_tokens=cap, newline="keep", name="wiki_general")
+    build_index(
+        documents(corpus, "test", None), tokenizer, tmp_path, max_tokens=cap, newline="keep", name="wiki_general"
+    )
     exact = parquet.read(tmp_path / layout.DOCUMENTS)["tokens"].to_pylist()
     about = about_token_counts(documents(corpus, "test", None), tokenizer, cap, "keep")
     assert sum(about) == pytest.approx(sum(exact), rel=0.15)

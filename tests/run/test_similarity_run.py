@@ -1,4 +1,6 @@
-"""Likeness from a recipe to its tables: measured once, without training again, and in an order that does not hang on the draw."""
+"""Likeness from a recipe to its tables: measured once, without training again, and in an order that does not hang on
+the draw.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ from peftodyssey.store import layout, states
 from tests import micro
 
 METHOD = "methods=[{method: full, lr: 1e-3}]"
-ASKED = ("pretraining_text=bundled/pretrain_sample", "measure=[degradation, {similarity: {chunks: 24, chunk_tokens: 32}}]")
+ASKED = (
+    "pretraining_text=bundled/pretrain_sample",
+    "measure=[degradation, {similarity: {chunks: 24, chunk_tokens: 32}}]",
+)
 
 
 def made(folder: Path, *overrides: str):
@@ -50,13 +55,24 @@ def test_a_finished_run_gains_it_without_training_again_and_once(tmp_path: Path)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert run is not None
     text, floor = run.query("select * from similarity order by kind desc").to_pylist()
-    assert (text["domain"], text["kind"], text["group"], floor["domain"]) == ("arxiv_cs.CL", "text", "arxiv", "pretrain_sample")
+    assert (text["domain"], text["kind"], text["group"], floor["domain"]) == (
+        "arxiv_cs.CL",
+        "text",
+        "arxiv",
+        "pretrain_sample",
+    )
     assert text["chunks"] == floor["chunks"] == 24
-    assert text["frechet"] > text["frechet_bias"] == pytest.approx(floor["frechet"], rel=1e-9)  # the same halves, added in another order
+    assert (
+        text["frechet"] > text["frechet_bias"] == pytest.approx(floor["frechet"], rel=1e-9)
+    )  # the same halves, added in another order
     assert 0 < floor["js_bits"] < text["js_bits"] < 1
     assert 0 <= text["ngram_overlap"] < floor["ngram_overlap"] < 1
     assert 0.5 < text["base_bpb"] < 5
-    [row] = {(r["domains"], r["note"]) for r in run.query("select * from correlation where r is null").to_pylist() if r["scope"] == "pooled"}
+    [row] = {
+        (r["domains"], r["note"])
+        for r in run.query("select * from correlation where r is null").to_pylist()
+        if r["scope"] == "pooled"
+    }
     assert row == (1, "too few points (1)")
     assert api.run_plan(made(tmp_path, *ASKED), out, console=quiet)[1].worked is False
 
@@ -79,7 +95,11 @@ def test_a_text_without_chunks_says_what_to_do_and_what_is_read_is_read_again_th
     assert states_job.missing(plan, plan.cells, tmp_path) == [plan.states[1]]
     states_job.states(text, tmp_path, bases, how, Silent())
     assert all((a == b).all() for a, b in zip(first, states.read(tmp_path / text.folder), strict=True))
-    assert (first[0].shape, first[1].shape, first[2].tolist()) == ((12, bases.get(text.base).config.hidden_size), (12,), [0] * 12)
+    assert (first[0].shape, first[1].shape, first[2].tolist()) == (
+        (12, bases.get(text.base).config.hidden_size),
+        (12,),
+        [0] * 12,
+    )
     with pytest.raises(CorpusError, match="too few to compare texts on"):
         states_job.states(replace(text, chunk_tokens=1500), tmp_path, bases, how, Silent())
 
@@ -102,7 +122,9 @@ def test_the_order_of_kinds_of_text_is_that_of_every_draw(tmp_path: Path) -> Non
         index = indexes[name]
         row = chunk_sampling.drawn(index.starts, 64, 80, seed, kept)
         token = chunk_sampling.tokens(index.token, row, 64)
-        return Sample(mean_states(model, token, layer=-1, prefix=tokenizer.prefix, device="cpu"), token, index.document[row])
+        return Sample(
+            mean_states(model, token, layer=-1, prefix=tokenizer.prefix, device="cpu"), token, index.document[row]
+        )
 
     for seed in range(3):
         index = indexes["pretrain_sample"]

@@ -18,7 +18,10 @@ from tests import micro
 pytestmark = pytest.mark.slow
 RECIPE = (
     micro.RECIPE.replace("  - {method: full, lr: {tune: [1e-4, 1e-3]}}\n", "")
-    .replace("budget: 4 steps, seq_len: 64, batch_tokens: 256, score_at: [50%, 100%]", "budget: 1 steps, seq_len: 64, batch_tokens: 64")
+    .replace(
+        "budget: 4 steps, seq_len: 64, batch_tokens: 256, eval_at: [50%, 100%]",
+        "budget: 1 steps, seq_len: 64, batch_tokens: 64",
+    )
     .replace("stride: 32, tokens: 4k", "stride: 64, tokens: 1k")
     .replace("general: [bundled/wiki_general]", "general: []")
     + "measure: [degradation]\n"
@@ -34,7 +37,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes
     (folder / "colours.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     api.run(micro.write(folder, RECIPE), folder / "out", console=Console(quiet=True))
     before = {path.parent.name: path.read_bytes() for path in (folder / "out" / layout.CELLS).glob("*/manifest.json")}
-    made = api.run(micro.write(folder, RECIPE + "tasks: [{path: colours.jsonl}]\n"), folder / "out", console=Console(quiet=True))
+    made = api.run(
+        micro.write(folder, RECIPE + "tasks: [{path: colours.jsonl}]\n"), folder / "out", console=Console(quiet=True)
+    )
     return folder / "out", before, made
 
 

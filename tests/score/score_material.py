@@ -49,7 +49,9 @@ def plain_logits(model: PreTrainedModel, text: list[int], context: int, stride: 
     sequence, rows, done = [PREFIX, *text], [], 0
     while done < len(text):
         end = min(len(text), done + stride if done else context)
-        logits = model(input_ids=torch.tensor([sequence[max(0, end - context) : end]]), use_cache=False).logits[0].float()
+        logits = (
+            model(input_ids=torch.tensor([sequence[max(0, end - context) : end]]), use_cache=False).logits[0].float()
+        )
         rows.append(logits[-(end - done) :])
         done = end
     return torch.cat(rows)

@@ -46,7 +46,9 @@ def test_batches_and_shortage_of_memory_change_nothing(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(hidden_states, "_states", short)
     seen: list[tuple[int, int]] = []
-    found = hidden_states.mean_states(model, TOKENS, layer=-1, prefix=1, device="cpu", on_progress=lambda *done: seen.append(done))
+    found = hidden_states.mean_states(
+        model, TOKENS, layer=-1, prefix=1, device="cpu", on_progress=lambda *done: seen.append(done)
+    )
     assert found == pytest.approx(whole, abs=1e-6)
     assert sizes[0] == 7
     assert max(sizes[-3:]) <= 2

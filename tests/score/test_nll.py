@@ -39,7 +39,9 @@ def test_sums_do_not_depend_on_batch_size_padding_or_packing(family):
 def test_windows_longer_than_the_sliding_attention_of_the_model(family):
     model, texts = tiny_model(family, sliding_window=8), index(*LENGTHS)
     plain = np.concatenate([plain_nll(model, text, 32, 16) for text in _texts(texts)])
-    assert np.abs(plain - np.concatenate([plain_nll(tiny_model(family), t, 32, 16) for t in _texts(texts)])).max() > 1e-3
+    assert (
+        np.abs(plain - np.concatenate([plain_nll(tiny_model(family), t, 32, 16) for t in _texts(texts)])).max() > 1e-3
+    )
     for layout in ("padded", "packed"):
         got = _score(model, texts, layout=layout)
         assert np.abs(got.nll_nats - plain).max() < 2e-5
@@ -141,7 +143,9 @@ def test_a_stated_budget_is_held_for_real_on_the_cpu():
     model, texts = tiny_model("llama", intermediate_size=4096), index(*[64] * 400)
     whole = _score(model, texts, point(64, 32))
     host_memory.release_memory(torch.device("cpu"))
-    got = _score(model, texts, point(64, 32), batch_tokens=16384, budget_bytes=host_memory.resident_bytes() + (192 << 20))
+    got = _score(
+        model, texts, point(64, 32), batch_tokens=16384, budget_bytes=host_memory.resident_bytes() + (192 << 20)
+    )
     assert got.facts["out_of_memory"] >= 1
     assert 64 < got.facts["batch_tokens"] <= 8192
     assert np.abs(got.nll_nats - whole.nll_nats).max() < 2e-5

@@ -51,7 +51,9 @@ def test_real_text_equals_a_plain_transformers_loop(model, texts, stride, layout
 
 def test_ranks_of_real_text(model, texts):
     ids = texts[2][0]
-    got = score_index(model, index_of(np.array(ids, np.int32), [len(ids)]), point(CONTEXT, 128), prefix=PREFIX, device="cpu")
+    got = score_index(
+        model, index_of(np.array(ids, np.int32), [len(ids)]), point(CONTEXT, 128), prefix=PREFIX, device="cpu"
+    )
     logits = plain_logits(model, ids, CONTEXT, 128).numpy()
     place = (np.argsort(-logits, axis=1, kind="stable") == np.array(ids)[:, None]).argmax(1) + 1
     assert np.mean(got.rank == place) > 0.999  # two logits may swap in their last bit

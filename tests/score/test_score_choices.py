@@ -1,4 +1,6 @@
-"""Likelihoods of choices: against transformers alone, whatever the batch, and against lm-eval's harness on real prompts."""
+"""Likelihoods of choices: against transformers alone, whatever the batch, and against lm-eval's harness on real
+prompts.
+"""
 
 import json
 import math
@@ -18,7 +20,12 @@ from peftodyssey.stats import accuracy as measured
 
 def drawn(seed=0, count=12):
     draw = np.random.default_rng(seed)
-    return [Request(draw.integers(1, 200, draw.integers(1, 20)).tolist(), draw.integers(1, 200, draw.integers(1, 5)).tolist()) for _ in range(count)]
+    return [
+        Request(
+            draw.integers(1, 200, draw.integers(1, 20)).tolist(), draw.integers(1, 200, draw.integers(1, 5)).tolist()
+        )
+        for _ in range(count)
+    ]
 
 
 def plain(model, request, prefix):
@@ -42,7 +49,10 @@ def test_sums_are_those_of_transformers_alone(family, prefix):
 def test_neither_batch_nor_neighbours_matter():
     model = tiny_model("llama").eval()
     whole = score_choices(model, drawn(), prefix=PREFIX, device="cpu", batch_tokens=4096).loglik_nats
-    alone = [score_choices(model, [request], prefix=PREFIX, device="cpu", batch_tokens=1).loglik_nats[0] for request in drawn()]
+    alone = [
+        score_choices(model, [request], prefix=PREFIX, device="cpu", batch_tokens=1).loglik_nats[0]
+        for request in drawn()
+    ]
     assert whole == pytest.approx(alone, rel=1e-5)
 
 
@@ -72,13 +82,26 @@ def test_accuracies_are_lm_evals_own(name, tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = str(assets.model_files("odyssey-3m") / "tokenizer.json")
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=path, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
-    model = AutoModelForCausalLM.from_pretrained(assets.unpack_model("odyssey-3m", "annealed-1024M"), dtype=torch.float32)
-    task = ConfigurableTask(config={
-        "task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}},
-        "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "{{prompt}}", "doc_to_choice": "{{choices}}",
-        "doc_to_target": "{{answer}}", "target_delimiter": " ",
-        "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in ("acc", "acc_norm", "acc_bytes")],
-    })  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(
+        assets.unpack_model("odyssey-3m", "annealed-1024M"), dtype=torch.float32
+    )
+    task = ConfigurableTask(
+        config={
+            "task": name,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}},
+            "test_split": "test",
+            "output_type": "multiple_choice",
+            "doc_to_text": "{{prompt}}",
+            "doc_to_choice": "{{choices}}",
+            "doc_to_target": "{{answer}}",
+            "target_delimiter": " ",
+            "metric_list": [
+                {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+                for metric in ("acc", "acc_norm", "acc_bytes")
+            ],
+        }
+    )
     harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)
     out = evaluate(lm=harness, task_dict={name: task}, bootstrap_iters=0, log_samples=True)
     theirs = out["results"][name]

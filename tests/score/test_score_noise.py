@@ -27,9 +27,13 @@ def setting(family="llama", parts=("blocks",), scale="initializer"):
 
 def change_of(kind, sigma, update=None):
     return {
-        "gaussian": weight_noise.gaussian(sigma, 0.3, 1), "low_rank": weight_noise.low_rank(sigma, 0.3, 1, 2), "update": weight_noise.rescaled_update(update or {}, 2.0),
-        "nf4": weight_noise.rounding("nf4"), "fp4": weight_noise.rounding("fp4"), "int8": weight_noise.rounding("int8"),
-    }[kind]  # fmt: skip
+        "gaussian": weight_noise.gaussian(sigma, 0.3, 1),
+        "low_rank": weight_noise.low_rank(sigma, 0.3, 1, 2),
+        "update": weight_noise.rescaled_update(update or {}, 2.0),
+        "nf4": weight_noise.rounding("nf4"),
+        "fp4": weight_noise.rounding("fp4"),
+        "int8": weight_noise.rounding("int8"),
+    }[kind]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -54,7 +58,9 @@ def test_the_weights_come_back_bit_for_bit_even_after_a_mistake(kind, dtype):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_blocks_are_the_matrices_of_the_layers_and_the_ends_are_named(family):
     model, tensors, _, _ = setting(family)
-    wanted = {name for name, p in model.named_parameters() if p.ndim == 2 and any(part.isdigit() for part in name.split("."))}
+    wanted = {
+        name for name, p in model.named_parameters() if p.ndim == 2 and any(part.isdigit() for part in name.split("."))
+    }
     assert set(tensors) == wanted
     ends = set(weight_noise.matrices(model, ("embeddings", "head")))
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
@@ -78,7 +84,10 @@ def test_gaussian_noise_has_its_standard_deviation_and_its_seed():
 def test_low_rank_noise_has_its_rank_and_the_norm_of_the_gaussian_one(rank):
     _, tensors, _, sigma = setting()
     for name, weight in tensors.items():
-        full, low = weight_noise.gaussian(sigma, 0.3, 1)(name, weight), weight_noise.low_rank(sigma, 0.3, 1, rank)(name, weight)
+        full, low = (
+            weight_noise.gaussian(sigma, 0.3, 1)(name, weight),
+            weight_noise.low_rank(sigma, 0.3, 1, rank)(name, weight),
+        )
         assert float(low.norm()) == pytest.approx(float(full.norm()), rel=1e-5)
         values = torch.linalg.svdvals(low.double())
         assert int((values > 1e-6 * values[0]).sum()) == rank
@@ -87,7 +96,10 @@ def test_low_rank_noise_has_its_rank_and_the_norm_of_the_gaussian_one(rank):
 def test_a_rank_that_is_full_is_the_gaussian_noise():
     _, tensors, _, sigma = setting()
     name = next(iter(tensors))
-    assert torch.equal(weight_noise.low_rank(sigma, 0.3, 1, 10_000)(name, tensors[name]), weight_noise.gaussian(sigma, 0.3, 1)(name, tensors[name]))
+    assert torch.equal(
+        weight_noise.low_rank(sigma, 0.3, 1, 10_000)(name, tensors[name]),
+        weight_noise.gaussian(sigma, 0.3, 1)(name, tensors[name]),
+    )
 
 
 def test_an_update_is_rescaled_as_a_whole():
@@ -110,8 +122,13 @@ def test_the_scales_are_what_they_are_called():
     assert weight_noise.sigmas(gpt2, names, "fan_in")[down] == pytest.approx(names[down].shape[0] ** -0.5)
     assert all(fan_in[name] == pytest.approx(weight.shape[1] ** -0.5) for name, weight in tensors.items())
     relative = weight_noise.sigmas(model, tensors, "relative")
-    assert all(relative[name] == pytest.approx(float(weight.pow(2).mean().sqrt()), rel=1e-5) for name, weight in originals.items())
-    assert weight_noise.sigmas(model, tensors, "earliest_rung", dict.fromkeys(tensors, 0.5)) == dict.fromkeys(tensors, 0.5)
+    assert all(
+        relative[name] == pytest.approx(float(weight.pow(2).mean().sqrt()), rel=1e-5)
+        for name, weight in originals.items()
+    )
+    assert weight_noise.sigmas(model, tensors, "earliest_rung", dict.fromkeys(tensors, 0.5)) == dict.fromkeys(
+        tensors, 0.5
+    )
     model.config.initializer_range = 0.0
     with pytest.raises(ModelError, match="initializer_range"):
         weight_noise.sigmas(model, tensors, "initializer")
@@ -150,7 +167,9 @@ def test_a_pair_cancels_what_is_linear():
             rises.append(loss() - at)
     eps = change("w", weight).double()
     assert sum(rises) / 2 == pytest.approx(float(0.5 * (curvature * eps**2).sum()), rel=1e-9)
-    assert abs(rises[0] - rises[1]) == pytest.approx(abs(float(2 * ((slope + curvature * originals["w"]) * eps).sum())), rel=1e-9)
+    assert abs(rises[0] - rises[1]) == pytest.approx(
+        abs(float(2 * ((slope + curvature * originals["w"]) * eps).sum())), rel=1e-9
+    )
 
 
 def test_the_critical_step_of_a_parabola_and_what_it_costs():
@@ -171,7 +190,9 @@ def test_the_descent_is_minus_the_gradient_of_the_reported_loss():
     norm = float(torch.cat([part.flatten() for part in direction.values()]).norm())
 
     def loss(step):
-        with weight_noise.perturbed_weights(tensors, originals, weight_noise.rescaled_update(direction, abs(step)), 1 if step >= 0 else -1):
+        with weight_noise.perturbed_weights(
+            tensors, originals, weight_noise.rescaled_update(direction, abs(step)), 1 if step >= 0 else -1
+        ):
             return mean_nats(score_index(model, text, settings, prefix=PREFIX, device="cpu").nll_nats)
 
     step = 1e-2

@@ -19,9 +19,7 @@ def test_a_manifest_lists_every_file_with_its_hash(tmp_path):
     manifest.fail(tmp_path, "earlier", "train")
     manifest.commit(tmp_path, {"kind": "cell"}, leave_out=("checkpoint",))
     found = json.loads((tmp_path / "manifest.json").read_text())
-    assert found["files"] == {
-        "adapter/a.bin": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    }
+    assert found["files"] == {"adapter/a.bin": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
     assert manifest.failure(tmp_path) is None
 
 
@@ -78,13 +76,16 @@ def test_two_runs_cannot_hold_one_directory(tmp_path):
 
 def test_the_newest_recipe_names_a_shared_cell(tmp_path):
     for name, created in (("b", "2026-01-01"), ("a", "2026-02-02")):
-        plans.write(tmp_path, name, "1" * 8, {"recipe": name, "asked": created, "measure": [], "cells": [{"cell": "x", "scores": {}}]})
+        plans.write(
+            tmp_path,
+            name,
+            "1" * 8,
+            {"recipe": name, "asked": created, "measure": [], "cells": [{"cell": "x", "scores": {}}]},
+        )
     assert plans.cells(tmp_path) == [{"cell": "x", "scores": {}, "recipe": "a", "measure": []}]
 
 
-@pytest.mark.parametrize(
-    ("parts", "slug"), [(("a/b", None, "r=8"), "a-b-r-8"), (("..", "x"), "x"), (("é" * 3,), "")]
-)
+@pytest.mark.parametrize(("parts", "slug"), [(("a/b", None, "r=8"), "a-b-r-8"), (("..", "x"), "x"), (("é" * 3,), "")])
 def test_slugs_are_safe_names(parts, slug):
     assert layout.slug(*parts) == slug
 

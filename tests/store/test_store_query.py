@@ -28,9 +28,7 @@ def test_class_names_are_those_of_the_index():
 
 def test_without_sql_every_view_and_column_is_listed(run):
     listed = query([run]).to_pylist()
-    assert {(row["view"], row["column"]) for row in listed} == {
-        (v, c) for v, columns in VIEWS.items() for c in columns
-    }
+    assert {(row["view"], row["column"]) for row in listed} == {(v, c) for v, columns in VIEWS.items() for c in columns}
     assert all(row["what it is"] for row in listed)
 
 
@@ -57,9 +55,7 @@ def test_tokens_carry_their_text_and_their_change(run):
         "select avg(delta) as d, string_agg(text, '' order by position) as t from tokens where split = 'test' and \"document\" = 0",
     )
     assert found["t"][0].as_py() == texts("notestest", 35)[0]
-    whole = query(
-        [run], "select split, domain, avg(delta) as d from TOKENS group by all order by split"
-    ).to_pylist()
+    whole = query([run], "select split, domain, avg(delta) as d from TOKENS group by all order by split").to_pylist()
     assert [(row["split"], row["domain"]) for row in whole] == [
         ("general", "wiki_general"),
         ("test", "notes"),
@@ -123,9 +119,7 @@ def test_an_opened_run_gives_tables_cells_and_evidence(run):
     found = opened.nll(done[:8])
     assert np.mean(found["after"].astype(float) - found["before"]) == pytest.approx(-0.25, abs=1e-5)
     assert len(found["before"]) == len(found["document"]) == len(found["token"])
-    assert len(opened.nll(done, "general", "wiki_general")["after"]) == len(
-        opened.nll(done, "general")["after"]
-    )
+    assert len(opened.nll(done, "general", "wiki_general")["after"]) == len(opened.nll(done, "general")["after"])
 
 
 def test_wrong_names_are_input_errors_that_list_the_right_ones(run):

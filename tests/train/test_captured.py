@@ -15,7 +15,7 @@ from peftodyssey.training import cuda_graphs, grad_accumulation, gradient_checkp
 from peftodyssey.training.dropout import SeededDropout
 from peftodyssey.training.settings import TrainSettings
 
-SETTINGS = TrainSettings(lr=1e-2, steps=2, batch_blocks=4)
+SETTINGS = TrainSettings(lr=1e-2, steps=2, batch_size=4)
 
 
 class Straight:
@@ -34,14 +34,24 @@ def gradient(model, data, graphs):
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     with gradient_checkpointing.checkpointed_model(model, "none"):
         loss = grad_accumulation.accumulate(
-            model, split(model), [batch], SeededDropout(), scaler, SETTINGS, torch.device("cpu"), False, graphs, 2, lambda: None
+            model,
+            split(model),
+            [batch],
+            SeededDropout(),
+            scaler,
+            SETTINGS,
+            torch.device("cpu"),
+            False,
+            graphs,
+            2,
+            lambda: None,
         )
     return loss, torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None])
 
 
 @pytest.mark.parametrize("attention", ["documents", "sdpa"])
 def test_a_pass_that_asks_nothing_of_the_host_gives_the_same(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(varlen_attention, "LONG", 1)
+    monkeypatch.setattr(varlen_attention, "MIN_VARLEN_TOKENS_CPU", 1)
     model, _ = with_lora(random_model("llama", dtype=torch.float64))
     model.config._attn_implementation = attention
     data, straight = blocks(n_blocks=4), Straight()
@@ -60,8 +70,10 @@ def test_blocks_that_differ_in_form_are_not_captured(monkeypatch: pytest.MonkeyP
     whole = blocks(n_blocks=4)
     straight_on = np.tile(np.arange(whole.position_ids.shape[1]), (4, 1))
     model.config._attn_implementation = "sdpa"
-    gradient(model, dataclasses.replace(whole, position_ids=straight_on), straight)  # documents that positions do not tell apart
-    monkeypatch.setattr(grad_accumulation, "MOST_NUMBERS", 8)
+    gradient(
+        model, dataclasses.replace(whole, position_ids=straight_on), straight
+    )  # documents that positions do not tell apart
+    monkeypatch.setattr(grad_accumulation, "MAX_HIDDEN_ELEMENTS", 8)
     gradient(model, whole, straight)
     assert straight.passes == 0
 
@@ -73,7 +85,10 @@ def test_only_a_card_and_known_families_are_captured() -> None:
     assert cuda_graphs.graphs(model, SETTINGS, torch.device("cpu"), list, notes.append) is None
     assert cuda_graphs.graphs(model, SETTINGS, cuda, list, notes.append) is not None
     assert cuda_graphs.graphs(random_model("gpt2"), SETTINGS, cuda, list, notes.append) is None
-    assert cuda_graphs.graphs(model, dataclasses.replace(SETTINGS, offload_activations=True), cuda, list, notes.append) is None
+    assert (
+        cuda_graphs.graphs(model, dataclasses.replace(SETTINGS, offload_activations=True), cuda, list, notes.append)
+        is None
+    )
     dropping, _ = with_lora(random_model("llama"), dropout=0.1)
     assert cuda_graphs.graphs(dropping, SETTINGS, cuda, list, notes.append) is None
     assert notes == []

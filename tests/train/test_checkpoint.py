@@ -26,7 +26,7 @@ from peftodyssey.training.loop import train
 from peftodyssey.training.settings import TrainSettings
 
 STEPS = 8
-SETTINGS = TrainSettings(lr=1e-2, steps=STEPS, batch_blocks=4, micro_blocks=2, seed=5)
+SETTINGS = TrainSettings(lr=1e-2, steps=STEPS, batch_size=4, micro_batch_size=2, seed=5)
 CASES = {
     "full": {"schedule": "cosine", "warmup": 0.25},
     "lora with dropout": {"schedule": "cosine", "weight_decay": 0.1},
@@ -120,7 +120,7 @@ from peftodyssey.train.loop import train
 from peftodyssey.train.settings import TrainSettings
 torch.set_num_threads(1)
 model, trainable = with_lora(random_model(), dropout=0.3)
-numbers = TrainSettings(lr=1e-3, steps=100000, batch_blocks=1, seed=5)
+numbers = TrainSettings(lr=1e-3, steps=100000, batch_size=1, seed=5)
 train(model, trainable, blocks(), numbers, device="cpu",
       state_folder=Path(sys.argv[2]), checkpoint_every_s=0.0, on_step=lambda r: print(r.step, flush=True))
 """
@@ -140,7 +140,7 @@ def test_kill_9_leaves_a_whole_state(tmp_path, delay_s):
             time.sleep(delay_s)
             os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    belongs_to = json.loads((tmp_path / checkpoint.STATE_FILE).read_text())["belongs_to"]
+    belongs_to = json.loads((tmp_path / checkpoint.STATE_FILE).read_text())["resume_digest"]
     state, note = checkpoint.read(tmp_path, belongs_to)
     assert note == ""
     assert state.step in (step - 1, step)
@@ -182,7 +182,7 @@ def test_the_state_of_another_training_is_refused(tmp_path, other):
 
 def test_another_micro_batch_goes_on(tmp_path):
     run("wsd", tmp_path, stop_after=3)
-    assert run("wsd", tmp_path, micro_blocks=4)[0].resumed_from == 3
+    assert run("wsd", tmp_path, micro_batch_size=4)[0].resumed_from == 3
 
 
 def test_remove_leaves_nothing(tmp_path):

@@ -19,8 +19,8 @@ from peftodyssey.training.trl_bridge import train_trl
 SETTINGS = TrainSettings(
     lr=2e-2,
     steps=20,
-    batch_blocks=4,
-    micro_blocks=2,
+    batch_size=4,
+    micro_batch_size=2,
     schedule="cosine",
     warmup=0.2,
     grad_clip=0.5,
@@ -35,32 +35,25 @@ def plain_loop(model, trainable, data, settings, dtype):
     """
     from transformers import get_cosine_schedule_with_warmup
 
-    optimizer = torch.optim.AdamW(
-        trainable.values(), lr=settings.lr, weight_decay=settings.weight_decay, foreach=False
-    )
-    scheduler = get_cosine_schedule_with_warmup(
-        optimizer, math.ceil(settings.warmup * settings.steps), settings.steps
-    )
+    optimizer = torch.optim.AdamW(trainable.values(), lr=settings.lr, weight_decay=settings.weight_decay, foreach=False)
+    scheduler = get_cosine_schedule_with_warmup(optimizer, math.ceil(settings.warmup * settings.steps), settings.steps)
     losses, norms = [], []
     model.train()
     epoch, queue = 0, []
     for _ in range(settings.steps):
-        while len(queue) < settings.batch_blocks:
+        while len(queue) < settings.batch_size:
             queue += list(epoch_permutation(len(data.labels), settings.seed, epoch))
             epoch += 1
-        batch, queue = queue[: settings.batch_blocks], queue[settings.batch_blocks :]
+        batch, queue = queue[: settings.batch_size], queue[settings.batch_size :]
         count = sum(int((data.labels[b] != -100).sum()) for b in batch)
         total = 0.0
         for b in batch:
-            for segment in range(data.segments[b].max() + 1):
-                inside = data.segments[b] == segment
+            for segment in range(data.segment_ids[b].max() + 1):
+                inside = data.segment_ids[b] == segment
                 ids = torch.tensor(data.input_ids[b][inside], dtype=torch.long)[None]
                 labels = torch.tensor(data.labels[b][inside], dtype=torch.long)
                 logits = model(input_ids=ids).logits[0]
-                loss = (
-                    torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
-                    / count
-                )
+                loss = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum") / count
                 loss.backward()
                 total += loss.item()
         norms.append(torch.nn.utils.clip_grad_norm_(list(trainable.values()), settings.grad_clip).item())
@@ -112,7 +105,7 @@ def test_lora_equals_a_plain_loop_in_float64():
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_full_training_through_trl_ends_in_the_same_place(family, schedule):
     settings = TrainSettings(
-        lr=1e-3, steps=10, batch_blocks=4, micro_blocks=3, schedule=schedule, warmup=0.1, weight_decay=0.1
+        lr=1e-3, steps=10, batch_size=4, micro_batch_size=3, schedule=schedule, warmup=0.1, weight_decay=0.1
     )
     data, base = blocks(n_blocks=7), random_model(family)
     models = [copy.deepcopy(base), copy.deepcopy(base)]
@@ -120,12 +113,10 @@ def test_full_training_through_trl_ends_in_the_same_place(family, schedule):
         run(model, all_trainable(model), data, settings, device="cpu")
         for run, model in zip((train, train_trl), models, strict=True)
     ]
-    assert [r.loss_nats for r in results[1].log] == pytest.approx(
-        [r.loss_nats for r in results[0].log], abs=1e-5
-    )
+    assert [r.loss_nats for r in results[1].log] == pytest.approx([r.loss_nats for r in results[0].log], abs=1e-5)
     assert [r.lr for r in results[1].log] == pytest.approx([r.lr for r in results[0].log], rel=1e-12)
     assert [r.tokens for r in results[1].log] == [r.tokens for r in results[0].log]
-    assert results[1].micro_blocks_used == 2
+    assert results[1].micro_batch_size_used == 2
     # A bias on the keys cancels in the softmax: its gradient is rounding noise, which AdamW blows up.
     ours, theirs = ({n: p for n, p in m.named_parameters() if not n.endswith("c_attn.bias")} for m in models)
     assert distance(ours, theirs) < 1e-5
@@ -133,7 +124,7 @@ def test_full_training_through_trl_ends_in_the_same_place(family, schedule):
 
 def test_trl_leaves_the_model_as_it_was_and_calls_back():
     model, trainable = with_lora(random_model())
-    settings = TrainSettings(lr=1e-3, steps=4, batch_blocks=2, score_at_steps=(2, 4))
+    settings = TrainSettings(lr=1e-3, steps=4, batch_size=2, eval_at_steps=(2, 4))
     data, seen, points = blocks(), [], []
     result = train_trl(
         model,
@@ -142,7 +133,7 @@ def test_trl_leaves_the_model_as_it_was_and_calls_back():
         settings,
         device="cpu",
         on_step=seen.append,
-        on_point=lambda *point: points.append(point),
+        on_eval=lambda *point: points.append(point),
         should_stop=lambda: len(seen) == 3,
     )
     assert tuple(seen) == result.log

@@ -19,7 +19,7 @@ from peftodyssey.training.loop import train
 from peftodyssey.training.memory_settings import MemorySettings
 from peftodyssey.training.settings import TrainSettings
 
-SETTINGS = TrainSettings(lr=5e-3, steps=5, batch_blocks=4, micro_blocks=4, warmup=0.2, seed=3)
+SETTINGS = TrainSettings(lr=5e-3, steps=5, batch_size=4, micro_batch_size=4, warmup=0.2, seed=3)
 DATA = {"n_blocks": 6, "seq_len": 240, "documents": (90, 50, 100), "masked_share": 0.3}
 
 
@@ -29,9 +29,16 @@ def run(full=False, dropout=0.0, state_folder=None, stop_after=None, **changes):
     model, trainable = (model, all_trainable(model)) if full else with_lora(model, dropout=dropout)
     notes, done = [], []
     result = train(
-        model, trainable, blocks(**DATA), dataclasses.replace(SETTINGS, **changes), device="cpu", state_folder=state_folder,
-        on_note=notes.append, on_step=done.append, should_stop=lambda: stop_after is not None and len(done) >= stop_after,
-    )  # fmt: skip
+        model,
+        trainable,
+        blocks(**DATA),
+        dataclasses.replace(SETTINGS, **changes),
+        device="cpu",
+        state_folder=state_folder,
+        on_note=notes.append,
+        on_step=done.append,
+        should_stop=lambda: stop_after is not None and len(done) >= stop_after,
+    )
     assert not any("forward" in vars(module) for module in model.modules())
     return result, {name: p.detach().clone() for name, p in trainable.items()}, notes
 
@@ -66,28 +73,28 @@ class SmallCard:
 
 
 @functools.cache
-def room_for(recompute: str, dropout: float = 0.0) -> int:
+def room_for(gradient_checkpointing: str, dropout: float = 0.0) -> int:
     """Bytes in which one block's forward pass finds room under a policy, and under none that keeps more."""
     with pytest.MonkeyPatch.context() as patch:
         card, sizes = SmallCard(patch), {}
         for name in ("none", "selective", "full"):
-            run(steps=3, micro_blocks=1, recompute=name, dropout=dropout)
+            run(steps=3, micro_batch_size=1, gradient_checkpointing=name, dropout=dropout)
             sizes[name] = max(size for _, size in card.kept)
             card.kept.clear()
     assert sizes["none"] > 1.1 * sizes["selective"] > 1.2 * sizes["full"]
-    return int(sizes[recompute] * 1.02)
+    return int(sizes[gradient_checkpointing] * 1.02)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
 @pytest.mark.parametrize("full", [True, False])
 def test_a_micro_batch_that_does_not_fit_is_halved_and_nothing_is_applied_twice(monkeypatch, full, error):
-    expected = run(full=full, micro_blocks=1)
+    expected = run(full=full, micro_batch_size=1)
     card = SmallCard(monkeypatch, error=error)
-    run(full=full, steps=1, micro_blocks=2)
+    run(full=full, steps=1, micro_batch_size=2)
     card.limit_bytes, card.kept = min(size for _, size in card.kept) - 1, []
-    result, weights, notes = run(full=full, micro_blocks=2)
+    result, weights, notes = run(full=full, micro_batch_size=2)
     assert [blocks for blocks, _ in card.kept] == [2, 2] + [1] * 20
-    assert result.micro_blocks_used == 1
+    assert result.micro_batch_size_used == 1
     assert distance(weights, expected[1]) < 1e-10
     assert [r.loss_nats for r in result.log] == pytest.approx([r.loss_nats for r in expected[0].log], rel=1e-10)
     assert list(result.out_of_memory) == notes
@@ -98,14 +105,14 @@ def test_a_micro_batch_that_does_not_fit_is_halved_and_nothing_is_applied_twice(
 @pytest.mark.parametrize("enough", ["selective", "full"])
 def test_where_one_block_does_not_fit_less_is_kept(monkeypatch, enough, dropout):
     """The policy alone changes, so that dropout draws the same numbers: the very same training."""
-    expected = run(micro_blocks=1, dropout=dropout)
+    expected = run(micro_batch_size=1, dropout=dropout)
     SmallCard(monkeypatch, limit_bytes=room_for(enough, dropout))
-    result, weights, notes = run(micro_blocks=1, dropout=dropout)
-    assert (result.micro_blocks_used, result.recompute_used) == (1, enough)
+    result, weights, notes = run(micro_batch_size=1, dropout=dropout)
+    assert (result.micro_batch_size_used, result.gradient_checkpointing_used) == (1, enough)
     assert distance(weights, expected[1]) < 1e-10
     told = [
-        "step 1: one block with recompute none did not fit the host's memory; goes on with recompute selective",
-        "step 1: one block with recompute selective did not fit the host's memory; goes on with recompute full",
+        "step 1: one block with gradient checkpointing none did not fit the host's memory; goes on with gradient checkpointing selective",
+        "step 1: one block with gradient checkpointing selective did not fit the host's memory; goes on with gradient checkpointing full",
     ]
     assert notes == told[: 1 + (enough == "full")]
 
@@ -116,7 +123,12 @@ def test_first_halves_then_less_is_kept(monkeypatch, dropout):
     expected = run(dropout=dropout)
     SmallCard(monkeypatch, limit_bytes=room_for("full", dropout))
     _, weights, notes = run(dropout=dropout)
-    assert [note.split("goes on with ")[1] for note in notes] == ["2 x 2", "4 x 1", "recompute selective", "recompute full"]
+    assert [note.split("goes on with ")[1] for note in notes] == [
+        "2 x 2",
+        "4 x 1",
+        "gradient checkpointing selective",
+        "gradient checkpointing full",
+    ]
     assert distance(weights, expected[1]) < 1e-10
 
 
@@ -135,12 +147,14 @@ def test_a_shortage_in_the_middle_begins_that_step_again_and_no_other(monkeypatc
     assert notes == ["step 4: one micro-batch of 4 blocks did not fit the host's memory; goes on with 2 x 2"]
     assert [blocks for blocks, _ in card.kept] == [4, 4, 4, 4, 2, 2, 2, 2]
     assert distance(weights, expected[1]) < 1e-10
-    assert result.recompute_used == "none"
+    assert result.gradient_checkpointing_used == "none"
 
 
 def test_a_block_that_does_not_fit_at_all_is_an_error_with_a_next_step(monkeypatch):
     SmallCard(monkeypatch, limit_bytes=0, after=0)
-    with pytest.raises(TrainingError, match="one block does not fit the host's memory with everything recomputed") as raised:
+    with pytest.raises(
+        TrainingError, match="one block does not fit the host's memory with everything recomputed"
+    ) as raised:
         run()
     assert "seq_len" in raised.value.next_step
 
@@ -167,7 +181,7 @@ def test_a_resumed_training_goes_on_in_the_reduced_way(tmp_path, monkeypatch):
     result, weights, again = run(dropout=0.3, state_folder=tmp_path)
     assert result.resumed_from == 2
     assert again == []
-    assert (result.micro_blocks_used, result.recompute_used) == (1, "selective")
+    assert (result.micro_batch_size_used, result.gradient_checkpointing_used) == (1, "selective")
     assert {blocks for blocks, _ in card.kept} == {1}
     assert result.out_of_memory == tuple(notes)
     assert all(torch.equal(weights[name], unbroken[1][name]) for name in weights)
@@ -175,20 +189,32 @@ def test_a_resumed_training_goes_on_in_the_reduced_way(tmp_path, monkeypatch):
 
 def test_what_fitted_before_binds_no_later_start(tmp_path):
     """A state that no shortage led to leaves micro-batch and policy to the plan, which may have more memory now."""
-    run(micro_blocks=1, recompute="full", state_folder=tmp_path, stop_after=2)
-    assert json.loads((tmp_path / checkpoint.STATE_FILE).read_text())["way"]["recompute"] == "full"
+    run(micro_batch_size=1, gradient_checkpointing="full", state_folder=tmp_path, stop_after=2)
+    assert json.loads((tmp_path / checkpoint.STATE_FILE).read_text())["way"]["gradient_checkpointing"] == "full"
     result, _, _ = run(state_folder=tmp_path)
-    assert (result.resumed_from, result.micro_blocks_used, result.recompute_used) == (2, 4, "none")
+    assert (result.resumed_from, result.micro_batch_size_used, result.gradient_checkpointing_used) == (2, 4, "none")
 
 
 def test_ways_become_leaner_step_by_step():
     way, seen = MemorySettings(6, "none"), []
     while way := way.next_fallback(on_card=True):
-        seen.append((way.micro_blocks, way.recompute, way.offload_activations))
-    assert seen == [(3, "none", False), (2, "none", False), (1, "none", False), (1, "selective", False), (1, "full", False), (1, "full", True)]
+        seen.append((way.micro_batch_size, way.gradient_checkpointing, way.offload_activations))
+    assert seen == [
+        (3, "none", False),
+        (2, "none", False),
+        (1, "none", False),
+        (1, "selective", False),
+        (1, "full", False),
+        (1, "full", True),
+    ]
     assert MemorySettings(1, "full").next_fallback(on_card=False) is None
-    assert MemorySettings(1, "full").next_fallback(on_card=True).describe_fallback(MemorySettings(1, "full"), 4)[1] == "the layers' inputs in host memory"
-    assert MemorySettings(2, "full").most_conservative(MemorySettings(4, "selective", True)) == MemorySettings(2, "full", True)
+    assert (
+        MemorySettings(1, "full").next_fallback(on_card=True).describe_fallback(MemorySettings(1, "full"), 4)[1]
+        == "the layers' inputs in host memory"
+    )
+    assert MemorySettings(2, "full").most_conservative(MemorySettings(4, "selective", True)) == MemorySettings(
+        2, "full", True
+    )
 
 
 def held(size_bytes: int) -> torch.Tensor:
@@ -229,7 +255,9 @@ def test_a_stated_budget_is_held_on_the_cpu_for_real(monkeypatch):
     big = {"n_blocks": 4, "seq_len": 1024, "documents": (500, 24, 500)}
 
     def resident_training(**changes):
-        model, trainable = with_lora(random_model(dtype=torch.float64, intermediate_size=2048, max_position_embeddings=1024))
+        model, trainable = with_lora(
+            random_model(dtype=torch.float64, intermediate_size=2048, max_position_embeddings=1024)
+        )
         settings = dataclasses.replace(SETTINGS, steps=2, **changes)
         with host_memory.peak_rss() as peak_bytes:
             host_memory.release_memory(torch.device("cpu"))
@@ -237,16 +265,18 @@ def test_a_stated_budget_is_held_on_the_cpu_for_real(monkeypatch):
             result = train(model, trainable, blocks(**big), settings, device="cpu")
             return result, {name: p.detach().clone() for name, p in trainable.items()}, peak_bytes()
 
-    small, _, low = resident_training(micro_blocks=1)
-    large, expected, high = resident_training(micro_blocks=4)
+    small, _, low = resident_training(micro_batch_size=1)
+    large, expected, high = resident_training(micro_batch_size=4)
     assert high - low > 64 << 20
     assert small.out_of_memory == large.out_of_memory == ()
-    result, weights, _ = resident_training(micro_blocks=4, budget_bytes=(low + high) // 2)
-    assert result.micro_blocks_used < 4
+    result, weights, _ = resident_training(micro_batch_size=4, budget_bytes=(low + high) // 2)
+    assert result.micro_batch_size_used < 4
     assert result.out_of_memory[0].startswith("step 1: one micro-batch of 4 blocks did not fit ")
     assert " resident)" in result.out_of_memory[0]
-    assert all(sentence.startswith("step 1: ") for sentence in result.out_of_memory)  # one overshoot condemns no later step
-    assert result.recompute_used == "none"
+    assert all(
+        sentence.startswith("step 1: ") for sentence in result.out_of_memory
+    )  # one overshoot condemns no later step
+    assert result.gradient_checkpointing_used == "none"
     assert distance(weights, expected) < 1e-10
     with pytest.raises(TrainingError, match="resident without it"):
-        resident_training(micro_blocks=1, budget_bytes=1 << 20)
+        resident_training(micro_batch_size=1, budget_bytes=1 << 20)

@@ -19,7 +19,7 @@ from peftodyssey.recipe.cell import QuantSpec
 from peftodyssey.training.loop import resume_digest, train
 from peftodyssey.training.settings import TrainSettings
 
-SETTINGS = TrainSettings(lr=1e-2, steps=6, batch_blocks=4, micro_blocks=2, warmup=0.2, weight_decay=0.01)
+SETTINGS = TrainSettings(lr=1e-2, steps=6, batch_size=4, micro_batch_size=2, warmup=0.2, weight_decay=0.01)
 MEMBERS = [
     {"rank": 1, "lr": 1e-2, "seed": 0, "steps": 6},
     {"rank": 2, "lr": 3e-3, "seed": 1, "steps": 4},
@@ -48,11 +48,15 @@ def attached(base, of: dict):
     model = get_peft_model(
         base,
         LoraConfig(
-            r=of["rank"], lora_alpha=2 * of["rank"], lora_dropout=of.get("dropout", 0.0), use_rslora=of.get("rslora", False),
-            target_modules=of.get("targets", "all-linear"), task_type="CAUSAL_LM",
+            r=of["rank"],
+            lora_alpha=2 * of["rank"],
+            lora_dropout=of.get("dropout", 0.0),
+            use_rslora=of.get("rslora", False),
+            target_modules=of.get("targets", "all-linear"),
+            task_type="CAUSAL_LM",
         ),
         autocast_adapter_dtype=False,
-    )  # fmt: skip
+    )
     if next(base.parameters()).dtype != torch.float64:
         for p in model.parameters():
             p.data = p.data.float() if p.requires_grad else p.data
@@ -79,7 +83,9 @@ def members_of(base, many: list[dict], root: Path, **changes) -> list[Member]:
     for number, of in enumerate(many):
         model, trainable = attached(base, of)
         settings, data = settings_of(of, **changes), blocks_of(of)
-        found.append(Member(settings, data, adapter_of(model), root / str(number), resume_digest(trainable, data, settings)))
+        found.append(
+            Member(settings, data, adapter_of(model), root / str(number), resume_digest(trainable, data, settings))
+        )
         detached(model)
     return found
 
@@ -91,7 +97,9 @@ def end_of(base, of: dict, folder: Path, **changes):
 
 def distance(left, right) -> float:
     """Of all numbers of two adapters, relative to the length of the second."""
-    one, other = (torch.cat([x.reshape(-1) for t in right.down_ri for x in (of.down_ri[t], of.up_or[t])]) for of in (left, right))
+    one, other = (
+        torch.cat([x.reshape(-1) for t in right.down_ri for x in (of.down_ri[t], of.up_or[t])]) for of in (left, right)
+    )
     return ((one - other).norm() / other.norm()).item()
 
 
@@ -104,34 +112,45 @@ def base_of(kind: str):
 
 @pytest.mark.parametrize(
     ("kind", "relative"),
-    [("llama float64", 1e-10), ("gpt2 float64", 1e-10), ("gemma2 float64", 1e-10), ("llama float32", 1e-5), ("nf4", 1e-5)],
+    [
+        ("llama float64", 1e-10),
+        ("gpt2 float64", 1e-10),
+        ("gemma2 float64", 1e-10),
+        ("llama float32", 1e-5),
+        ("nf4", 1e-5),
+    ],
 )
-@pytest.mark.parametrize("micro_blocks", [1, 4])
-def test_every_member_ends_where_its_solo_run_ends(tmp_path, kind, relative, micro_blocks):
+@pytest.mark.parametrize("micro_batch_size", [1, 4])
+def test_every_member_ends_where_its_solo_run_ends(tmp_path, kind, relative, micro_batch_size):
     base = base_of(kind)
     one = "c_attn" if "gpt2" in kind else "q_proj"
     many = [{**of, "targets": [one]} if "targets" in of else of for of in MEMBERS]
-    members = members_of(base, many, tmp_path, micro_blocks=micro_blocks)
+    members = members_of(base, many, tmp_path, micro_batch_size=micro_batch_size)
     assert train_adapters(base, members, device="cpu")
     assert not any("forward" in vars(module) for module in base.modules())
     for number, (of, member) in enumerate(zip(many, members, strict=True)):
-        alone, result = solo(base, of, micro_blocks=4)
-        ended, resumed = end_of(base, of, tmp_path / str(number), micro_blocks=micro_blocks)
+        alone, result = solo(base, of, micro_batch_size=4)
+        ended, resumed = end_of(base, of, tmp_path / str(number), micro_batch_size=micro_batch_size)
         assert resumed.resumed_from == of["steps"]
         assert distance(ended, alone) < relative, of
         assert [r.tokens for r in member.log] == [r.tokens for r in result.log]
         for kind_of in ("loss_nats", "grad_norm", "lr"):
-            assert [getattr(r, kind_of) for r in member.log] == pytest.approx([getattr(r, kind_of) for r in result.log], rel=relative)
+            assert [getattr(r, kind_of) for r in member.log] == pytest.approx(
+                [getattr(r, kind_of) for r in result.log], rel=relative
+            )
 
 
-@pytest.mark.parametrize("recompute", ["selective", "full"])
-def test_recomputation_gives_the_same_fleet(tmp_path, recompute):
+@pytest.mark.parametrize("gradient_checkpointing", ["selective", "full"])
+def test_recomputation_gives_the_same_fleet(tmp_path, gradient_checkpointing):
     base = base_of("llama float64")
     many = MEMBERS[:3]
-    for name in ("none", recompute):
-        assert train_adapters(base, members_of(base, many, tmp_path / name, recompute=name), device="cpu")
+    for name in ("none", gradient_checkpointing):
+        assert train_adapters(base, members_of(base, many, tmp_path / name, gradient_checkpointing=name), device="cpu")
     for number, of in enumerate(many):
-        one, other = (end_of(base, of, tmp_path / name / str(number), recompute=name)[0] for name in ("none", recompute))
+        one, other = (
+            end_of(base, of, tmp_path / name / str(number), gradient_checkpointing=name)[0]
+            for name in ("none", gradient_checkpointing)
+        )
         assert distance(one, other) < 1e-12
 
 
@@ -141,8 +160,8 @@ def test_a_member_that_diverges_leaves_the_others_alone(tmp_path):
     many = [{**of, "steps": 6} for of in MEMBERS]
     bad = [{**of, "lr": 1e6} if number == 3 else of for number, of in enumerate(many)]
     kept: dict[str, list] = {}
-    for name, fleet in (("good", many), ("bad", bad)):
-        members = members_of(base, fleet, tmp_path / name, warmup=0.0)
+    for name, multi_lora in (("good", many), ("bad", bad)):
+        members = members_of(base, multi_lora, tmp_path / name, warmup=0.0)
         kept[name] = [[] for _ in members]
         for number, member in enumerate(members):
             member.on_step = kept[name][number].append
@@ -153,7 +172,10 @@ def test_a_member_that_diverges_leaves_the_others_alone(tmp_path):
     for number in (0, 1, 2, 4, 5, 6, 7):
         good, worse = kept["good"][number], kept["bad"][number]
         assert [r.loss_nats for r in good[: died + 1]] == [r.loss_nats for r in worse[: died + 1]]
-        ended, alone = end_of(base, many[number], tmp_path / "bad" / str(number), warmup=0.0)[0], solo(base, many[number], warmup=0.0)[0]
+        ended, alone = (
+            end_of(base, many[number], tmp_path / "bad" / str(number), warmup=0.0)[0],
+            solo(base, many[number], warmup=0.0)[0],
+        )
         assert distance(ended, alone) < 1e-5
 
 
@@ -177,9 +199,14 @@ def test_a_fleet_goes_on_from_what_members_did_alone(tmp_path):
     model, trainable = attached(base, MEMBERS[0])
     asked = iter(range(100))
     train(
-        model, trainable, blocks_of(MEMBERS[0]), settings_of(MEMBERS[0]), device="cpu", state_folder=tmp_path / "0",
+        model,
+        trainable,
+        blocks_of(MEMBERS[0]),
+        settings_of(MEMBERS[0]),
+        device="cpu",
+        state_folder=tmp_path / "0",
         should_stop=lambda: next(asked) >= 2,
-    )  # fmt: skip
+    )
     detached(model)
     members = members_of(base, MEMBERS[:3], tmp_path)
     assert train_adapters(base, members, device="cpu")
@@ -193,15 +220,15 @@ def test_padding_gets_no_gradient_and_points_see_the_member_alone(tmp_path):
     members = members_of(base, many, tmp_path)
     seen = []
 
-    def on_point(index, step, tokens, adapter):
+    def on_eval(index, step, tokens, adapter):
         model, _ = attached(base, many[1])
         seen.append((index, step, tokens, model(input_ids=torch.arange(8)[None]).logits.sum().item()))
         detached(model)
 
-    members[1].settings = dataclasses.replace(members[1].settings, score_at_steps=(2, 4))
-    members[1].on_point = on_point
-    fleet = _MultiLoraTrainer(base, members, torch.device("cpu"), None)
-    assert [berth.rank for berth in fleet.banks.berths] == [rank for rank in PADDED_RANKS if rank in (4, 16)]
+    members[1].settings = dataclasses.replace(members[1].settings, eval_at_steps=(2, 4))
+    members[1].on_eval = on_eval
+    multi_lora = _MultiLoraTrainer(base, members, torch.device("cpu"), None)
+    assert [berth.rank for berth in multi_lora.banks.berths] == [rank for rank in PADDED_RANKS if rank in (4, 16)]
     assert train_adapters(base, members, device="cpu")
     assert [(index, step) for index, step, *_ in seen] == [(0, 2), (1, 4)]
     first, _ = attached(base, many[1])

@@ -121,8 +121,13 @@ def test_kernels_by_finite_differences():
 
     x, down, up, bias, weight = draw(2, 3, 5), draw(2, 5), draw(4, 2), draw(4), draw(4, 5)
     frozen = weight.detach()
-    gradcheck(lambda x, a, b: autograd_functions.lora_linear(x, x, a, b, lambda: frozen, bias.detach(), 0.7), (x, down, up))
-    gradcheck(lambda x, y, a, b: autograd_functions.lora_linear(x, y, a, b, lambda: frozen, None, 0.7), (x, draw(2, 3, 5), down, up))
+    gradcheck(
+        lambda x, a, b: autograd_functions.lora_linear(x, x, a, b, lambda: frozen, bias.detach(), 0.7), (x, down, up)
+    )
+    gradcheck(
+        lambda x, y, a, b: autograd_functions.lora_linear(x, y, a, b, lambda: frozen, None, 0.7),
+        (x, draw(2, 3, 5), down, up),
+    )
     gradcheck(lambda x, w, b: autograd_functions.linear(x, w, b, torch.float64), (x, weight, bias))
     for plus_one in (False, True):
         gradcheck(lambda x, w, p=plus_one: autograd_functions.rms_norm(x, w, 1e-5, p, torch.float64), (x, draw(5)))
@@ -178,7 +183,9 @@ def test_rotation_is_transformers_and_its_gradient_is_right(rows):
 
     generator = torch.Generator().manual_seed(0)
     query, key = (torch.randn(2, 5, heads, 8, generator=generator, dtype=torch.float64) for heads in (4, 2))
-    angles = torch.randn(rows, 5, 8, generator=generator, dtype=torch.float64)  # both halves their own: more than a rotation
+    angles = torch.randn(
+        rows, 5, 8, generator=generator, dtype=torch.float64
+    )  # both halves their own: more than a rotation
     cos, sin = angles.cos(), angles.sin()
     expected = apply_rotary_pos_emb(query, key, cos, sin, unsqueeze_dim=2)
     for x, wanted in zip((query, key), expected, strict=True):

@@ -17,9 +17,7 @@ from peftodyssey.training.loss import linear_nll_sum, token_nll_sum
 def operands(rows=7, width=5, vocabulary=11, dtype=torch.float64):
     draw = torch.Generator().manual_seed(0)
     shapes = ((rows, width), (vocabulary, width), (vocabulary,))
-    hidden, weight, bias = (
-        torch.randn(shape, generator=draw, dtype=dtype).requires_grad_() for shape in shapes
-    )
+    hidden, weight, bias = (torch.randn(shape, generator=draw, dtype=dtype).requires_grad_() for shape in shapes)
     return hidden, weight, bias, torch.randint(0, vocabulary, (rows,), generator=draw)
 
 
@@ -33,9 +31,7 @@ def small_chunks(monkeypatch):
 def test_gradients_by_finite_differences(biased):
     hidden, weight, bias, targets = operands()
     if biased:
-        assert torch.autograd.gradcheck(
-            lambda h, w, b: 1.7 * linear_nll_sum(h, w, b, targets), (hidden, weight, bias)
-        )
+        assert torch.autograd.gradcheck(lambda h, w, b: 1.7 * linear_nll_sum(h, w, b, targets), (hidden, weight, bias))
     else:
         assert torch.autograd.gradcheck(lambda h, w: linear_nll_sum(h, w, None, targets), (hidden, weight))
 
@@ -93,9 +89,7 @@ def test_equals_the_models_own_loss_and_gradients(family, tied):
     kept = (labels.reshape(-1) != -100).nonzero()[:, 0]
 
     ours = token_nll_sum(model, split(model), packed_inputs(model, ids, positions, segments), labels, kept)
-    theirs = oracle(
-        input_ids=ids, labels=torch.cat([torch.full((2, 1), -100), labels[:, :-1]], 1)
-    ).loss * len(kept)
+    theirs = oracle(input_ids=ids, labels=torch.cat([torch.full((2, 1), -100), labels[:, :-1]], 1)).loss * len(kept)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)  # transformers computes its loss in float32
     ours.backward()
     theirs.backward()

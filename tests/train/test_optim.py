@@ -1,4 +1,6 @@
-"""AdamW in small: 8-bit moments, stochastic rounding, gradients and moments on the host; torch's and bitsandbytes' as oracles."""
+"""AdamW in small: 8-bit moments, stochastic rounding, gradients and moments on the host; torch's and bitsandbytes' as
+oracles.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from peftodyssey.training.loop import train
 from peftodyssey.training.rounding import stochastic_round_bf16
 from peftodyssey.training.settings import TrainSettings
 
-SETTINGS = TrainSettings(lr=5e-3, steps=4, batch_blocks=4, micro_blocks=2, warmup=0.2, weight_decay=0.1, seed=3)
+SETTINGS = TrainSettings(lr=5e-3, steps=4, batch_size=4, micro_batch_size=2, warmup=0.2, weight_decay=0.1, seed=3)
 WAYS = {
     "bf16": {"half": True},
     "8 bits": {"optimizer": "adamw8bit"},
@@ -28,7 +30,9 @@ def run(half=False, lora=False, folder=None, should_stop=None, **changes):
         model = model.to(torch.bfloat16)
     model, trainable = with_lora(model) if lora else (model, all_trainable(model))
     settings = dataclasses.replace(SETTINGS, precision="bf16" if half else "fp32", **changes)
-    result = train(model, trainable, blocks(masked_share=0.2), settings, device="cpu", state_folder=folder, should_stop=should_stop)
+    result = train(
+        model, trainable, blocks(masked_share=0.2), settings, device="cpu", state_folder=folder, should_stop=should_stop
+    )
     return result, {name: p.detach().clone() for name, p in trainable.items()}
 
 
@@ -37,12 +41,24 @@ def test_in_float32_its_arithmetic_is_torchs():
     shapes = [(70, 64), (64,), (3, 5)]
     start = [torch.randn(shape) for shape in shapes]
     mine, theirs = ([torch.nn.Parameter(t.clone()) for t in start] for _ in range(2))
-    groups = [{"params": [p for p in mine if p.ndim > 1], "weight_decay": 0.1}, {"params": [mine[1]], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in mine if p.ndim > 1], "weight_decay": 0.1},
+        {"params": [mine[1]], "weight_decay": 0.0},
+    ]
     own = low_memory_adamw.LowMemoryAdamW(
-        groups, {p: str(n) for n, p in enumerate(mine)}, lr=1e-2, betas=(0.9, 0.99), eps=1e-8, eight_bit=False, hosted=False, seed=0
+        groups,
+        {p: str(n) for n, p in enumerate(mine)},
+        lr=1e-2,
+        betas=(0.9, 0.99),
+        eps=1e-8,
+        eight_bit=False,
+        hosted=False,
+        seed=0,
     )
     oracle = torch.optim.AdamW(
-        [{"params": [theirs[0], theirs[2]], "weight_decay": 0.1}, {"params": [theirs[1]], "weight_decay": 0.0}], lr=1e-2, betas=(0.9, 0.99)
+        [{"params": [theirs[0], theirs[2]], "weight_decay": 0.1}, {"params": [theirs[1]], "weight_decay": 0.0}],
+        lr=1e-2,
+        betas=(0.9, 0.99),
     )
     for _ in range(5):
         for p, q in zip(mine, theirs, strict=True):

@@ -1,4 +1,6 @@
-"""Pretraining: the small Llama is transformers' own, phases and rates are those worked out by hand, batches visit every block."""
+"""Pretraining: the small Llama is transformers' own, phases and rates are those worked out by hand, batches visit every
+block.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +21,47 @@ from peftodyssey.training.wsd_phases import ANNEALED, TRUNK, Phase, lr_factor, p
 
 def config(**changes):
     return {
-        "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 4, "head_dim": 8, "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
-        "rope_parameters": {"rope_theta": 10_000.0, "rope_type": "default"}, "initializer_range": 0.2, **changes,
-    }  # fmt: skip
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 8,
+        "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+        "rope_parameters": {"rope_theta": 10_000.0, "rope_type": "default"},
+        "initializer_range": 0.2,
+        **changes,
+    }
 
 
 SETTINGS = PretrainSettings(
-    peak_lr=1e-2, seq_len=16, batch_blocks=4, micro_blocks=4, warmup_steps=2, decay_share=0.25, weight_decay=0.1, betas=(0.9, 0.95),
-    grad_clip=1.0, precision="fp32", compiled=False, seed=3,
-)  # fmt: skip
+    peak_lr=1e-2,
+    seq_len=16,
+    batch_size=4,
+    micro_batch_size=4,
+    warmup_steps=2,
+    decay_share=0.25,
+    weight_decay=0.1,
+    betas=(0.9, 0.95),
+    grad_clip=1.0,
+    precision="fp32",
+    compiled=False,
+    seed=3,
+)
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(0, 97, 16 * 11 + 5, dtype=np.int32))
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"tie_word_embeddings": False}, {"num_key_value_heads": 2}, {"rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}}]
+    "changes",
+    [
+        {},
+        {"tie_word_embeddings": False},
+        {"num_key_value_heads": 2},
+        {"rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}},
+    ],
 )
 def test_it_is_the_llama_of_transformers(changes):
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -57,11 +85,17 @@ def test_initial_weights_depend_on_the_seed_alone():
 
 
 def test_phases_by_hand():
-    found = phases({"trunk-10": 10, "trunk-40": 40}, {"annealed-10": 10, "annealed-40": 40}, warmup_steps=2, decay_share=0.15)
+    found = phases(
+        {"trunk-10": 10, "trunk-40": 40}, {"annealed-10": 10, "annealed-40": 40}, warmup_steps=2, decay_share=0.15
+    )
     assert found == [
-        Phase(TRUNK, 0, 8), Phase(ANNEALED, 8, 10, "annealed-10"),  # 15 % of 10 steps, rounded up, is 2
-        Phase(TRUNK, 8, 10, "trunk-10"), Phase(TRUNK, 10, 34), Phase(ANNEALED, 34, 40, "annealed-40"), Phase(TRUNK, 34, 40, "trunk-40"),
-    ]  # fmt: skip
+        Phase(TRUNK, 0, 8),
+        Phase(ANNEALED, 8, 10, "annealed-10"),  # 15 % of 10 steps, rounded up, is 2
+        Phase(TRUNK, 8, 10, "trunk-10"),
+        Phase(TRUNK, 10, 34),
+        Phase(ANNEALED, 34, 40, "annealed-40"),
+        Phase(TRUNK, 34, 40, "trunk-40"),
+    ]
 
 
 def test_rates_by_hand():
@@ -74,7 +108,9 @@ def test_rates_by_hand():
 
 
 @given(
-    st.sets(st.integers(12, 400), max_size=4), st.sets(st.integers(12, 400), min_size=1, max_size=4), st.floats(0.01, 0.6)
+    st.sets(st.integers(12, 400), max_size=4),
+    st.sets(st.integers(12, 400), min_size=1, max_size=4),
+    st.floats(0.01, 0.6),
 )
 def test_phases_join(trunk, annealed, share):
     found = phases({f"t{n}": n for n in trunk}, {f"a{n}": n for n in annealed}, warmup_steps=3, decay_share=share)
@@ -103,7 +139,13 @@ def trained(settings, steps=6):
     work = pretrain.prepared(model, Stream(TOKENS, 16, settings.seed), settings)
     log = []
     assert pretrain.run_phase(
-        work, Phase(TRUNK, 0, steps), log, save=lambda: None, checkpoint_every_s=1e9, on_step=lambda r: None, should_stop=lambda: False
+        work,
+        Phase(TRUNK, 0, steps),
+        log,
+        save=lambda: None,
+        checkpoint_every_s=1e9,
+        on_step=lambda r: None,
+        should_stop=lambda: False,
     )
     return work, log
 
@@ -143,8 +185,10 @@ def test_training_is_that_of_a_plain_loop():
 
 def test_passes_of_other_sizes_train_the_same():
     whole, _ = trained(SETTINGS)
-    parts, log = trained(replace(SETTINGS, micro_blocks=3))  # 3 and 1 of 4 blocks
-    assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True))
+    parts, log = trained(replace(SETTINGS, micro_batch_size=3))  # 3 and 1 of 4 blocks
+    assert all(
+        torch.allclose(a, b, atol=2e-5) for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True)
+    )
     assert math.isfinite(log[-1].loss_nats)
 
 

@@ -22,7 +22,7 @@ THEIRS = {
 @pytest.mark.parametrize("schedule", THEIRS)
 @given(steps=st.integers(1, 60), warmup=st.floats(0, 1))
 def test_equals_transformers(schedule, steps, warmup):
-    settings = TrainSettings(lr=1.0, steps=steps, batch_blocks=1, warmup=warmup, schedule=schedule)
+    settings = TrainSettings(lr=1.0, steps=steps, batch_size=1, warmup=warmup, schedule=schedule)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     extra = {"num_decay_steps": wsd_decay_steps(steps, settings.warmup_steps), "decay_type": "linear"}
     theirs = get_scheduler(
@@ -43,18 +43,19 @@ def test_wsd_holds_its_peak_and_falls_over_the_last_fifth():
 
 
 def test_a_training_of_one_step_is_not_all_warm_up():
-    assert TrainSettings(lr=1.0, steps=1, batch_blocks=1, warmup=0.5).warmup_steps == 0
+    assert TrainSettings(lr=1.0, steps=1, batch_size=1, warmup=0.5).warmup_steps == 0
 
 
 def test_settings_say_all_that_is_wrong():
-    problems = TrainSettings(
-        lr=0, steps=0, batch_blocks=1, schedule="square", warmup=2.0, precision="fp8"
-    ).problems()
+    problems = TrainSettings(lr=0, steps=0, batch_size=1, schedule="square", warmup=2.0, precision="fp8").problems()
     assert len(problems) == 5
 
 
 def test_digest_sees_what_changes_the_weights_only():
-    settings = {"lr": 1e-3, "steps": 5, "batch_blocks": 4}
+    settings = {"lr": 1e-3, "steps": 5, "batch_size": 4}
     base = TrainSettings(**settings).digest()
-    assert TrainSettings(**settings, micro_blocks=2, recompute="full", score_at_steps=(5,)).digest() == base
+    assert (
+        TrainSettings(**settings, micro_batch_size=2, gradient_checkpointing="full", eval_at_steps=(5,)).digest()
+        == base
+    )
     assert TrainSettings(**settings, weight_decay=0.1).digest() != base

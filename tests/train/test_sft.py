@@ -1,4 +1,6 @@
-"""`objective: sft` against others: a plain float64 loop over transformers' logits, and TRL's SFTTrainer with its own data path."""
+"""`objective: sft` against others: a plain float64 loop over transformers' logits, and TRL's SFTTrainer with its own
+data path.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ pytestmark = pytest.mark.slow
 
 def tokenizer():
     path = assets.model_files("odyssey-3m") / "tokenizer.json"
-    return PreTrainedTokenizerFast(tokenizer_file=str(path), bos_token=END, eos_token=END, pad_token=END, chat_template=TEMPLATE)
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(path), bos_token=END, eos_token=END, pad_token=END, chat_template=TEMPLATE
+    )
 
 
 def base(dtype=torch.float32):
@@ -46,7 +50,10 @@ def rows(kind):
     found = sorted(found, key=lambda row: len(row["text"]))[:EXAMPLES]
     if kind != "chat":
         return [{key: row[key] for key in ("prompt", "completion")} for row in found]
-    pairs = [({"role": "user", "content": r["prompt"]}, {"role": "assistant", "content": r["completion"].strip()}) for r in found]
+    pairs = [
+        ({"role": "user", "content": r["prompt"]}, {"role": "assistant", "content": r["completion"].strip()})
+        for r in found
+    ]
     return [{"messages": [*pairs[i], *pairs[i - 1]]} for i in range(EXAMPLES)]
 
 
@@ -88,7 +95,9 @@ def by_hand(kind):
 
 
 def loss_of(engine, blocks):
-    settings = TrainSettings(lr=1e-9, steps=1, batch_blocks=len(blocks.labels), micro_blocks=1, schedule="constant", warmup=0.0, seed=0)
+    settings = TrainSettings(
+        lr=1e-9, steps=1, batch_size=len(blocks.labels), micro_batch_size=1, schedule="constant", warmup=0.0, seed=0
+    )
     model = base().requires_grad_(True).train()
     return engine(model, dict(model.named_parameters()), blocks, settings, device="cpu").log[0].loss_nats
 
@@ -103,11 +112,24 @@ def loss_of_trl(kind, folder):
     else:
         data, option = [{**row, "prompt": END + row["prompt"]} for row in rows(kind)], {"completion_only_loss": True}
     arguments = SFTConfig(
-        output_dir=str(folder / "trl"), max_steps=1, per_device_train_batch_size=EXAMPLES, learning_rate=1e-9, logging_steps=1,
-        use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True, max_length=None, seed=0,
-        gradient_checkpointing=False, **option,
-    )  # fmt: skip
-    trainer = SFTTrainer(model=base(), args=arguments, train_dataset=Dataset.from_list(data), processing_class=tokenizer())
+        output_dir=str(folder / "trl"),
+        max_steps=1,
+        per_device_train_batch_size=EXAMPLES,
+        learning_rate=1e-9,
+        logging_steps=1,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        max_length=None,
+        seed=0,
+        gradient_checkpointing=False,
+        **option,
+    )
+    trainer = SFTTrainer(
+        model=base(), args=arguments, train_dataset=Dataset.from_list(data), processing_class=tokenizer()
+    )
     trainer.train()
     return trainer.state.log_history[0]["loss"]
 

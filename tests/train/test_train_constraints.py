@@ -1,4 +1,6 @@
-"""Each constraint's law: L2-SP against a loop of plain PyTorch, the ball's radius, replay of nothing, the bound of an early stop."""
+"""Each constraint's law: L2-SP against a loop of plain PyTorch, the ball's radius, replay of nothing, the bound of an
+early stop.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from peftodyssey.training.loop import train
 from peftodyssey.training.replay import concat_replay
 from peftodyssey.training.settings import EarlyStopSettings, TrainSettings
 
-SETTINGS = TrainSettings(lr=5e-3, steps=6, batch_blocks=4, micro_blocks=2, warmup=0.2, schedule="constant", seed=3)
+SETTINGS = TrainSettings(lr=5e-3, steps=6, batch_size=4, micro_batch_size=2, warmup=0.2, schedule="constant", seed=3)
 
 
 def run(full=True, data=None, dtype=torch.float64, callbacks=None, **changes):
@@ -64,7 +66,8 @@ def test_l2_sp_is_a_decoupled_decay_towards_the_start(strength):
             group["lr"] = SETTINGS.lr * min(1.0, step / SETTINGS.warmup_steps)
         chosen = sampler.step_blocks(len(data.labels), 4, SETTINGS.seed, step)
         ids, labels, positions, segments = (
-            torch.from_numpy(getattr(data, name)[chosen]).long() for name in ("input_ids", "labels", "position_ids", "segments")
+            torch.from_numpy(getattr(data, name)[chosen]).long()
+            for name in ("input_ids", "labels", "position_ids", "segment_ids")
         )
         logits = model(**packed_inputs(model, ids, positions, segments)).logits
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
@@ -80,9 +83,7 @@ def test_l2_sp_is_a_decoupled_decay_towards_the_start(strength):
 
 def products(after, scaling=2.0):
     """scaling * B A by target, worked out in full."""
-    return {
-        name: scaling * after[name.replace("lora_A", "lora_B")] @ after[name] for name in after if "lora_A" in name
-    }
+    return {name: scaling * after[name.replace("lora_A", "lora_B")] @ after[name] for name in after if "lora_A" in name}
 
 
 @pytest.mark.parametrize("full", [True, False])
@@ -94,7 +95,8 @@ def test_no_matrix_leaves_the_norm_ball_and_some_reach_its_surface(full, radius)
     else:
         bases = dict(model.named_parameters())
         shares = [
-            (of.norm() / bases[name.replace("lora_A.default", "base_layer")].norm()).item() for name, of in products(after).items()
+            (of.norm() / bases[name.replace("lora_A.default", "base_layer")].norm()).item()
+            for name, of in products(after).items()
         ]
     assert max(shares) == pytest.approx(radius, rel=1e-9)
     assert len(shares) > 4
@@ -115,17 +117,17 @@ def test_replay_of_nothing_is_no_replay_bit_for_bit():
 
 @examples(deadline=None, max_examples=40)
 @given(st.integers(1, 40), st.floats(0.01, 0.9), st.integers(1, 25), st.integers(0, 9))
-def test_replay_leaves_the_target_blocks_and_their_order_and_adds_its_share(batch_blocks, share, steps, seed):
+def test_replay_leaves_the_target_blocks_and_their_order_and_adds_its_share(batch_size, share, steps, seed):
     own, general = 7, 5
     data = concat_replay(blocks(n_blocks=own), blocks(n_blocks=general, seed=9))
-    settings = TrainSettings(lr=1, steps=steps, batch_blocks=batch_blocks, replay=share, seed=seed)
-    plain = TrainSettings(lr=1, steps=steps, batch_blocks=batch_blocks, seed=seed)
+    settings = TrainSettings(lr=1, steps=steps, batch_size=batch_size, replay=share, seed=seed)
+    plain = TrainSettings(lr=1, steps=steps, batch_size=batch_size, seed=seed)
     rows = [replay.batch_indices(data, settings, step) for step in range(steps)]
     for step, row in enumerate(rows):
-        assert np.array_equal(row[:batch_blocks], replay.batch_indices(blocks(n_blocks=own), plain, step))
-        assert all(own <= block < own + general for block in row[batch_blocks:])
-    extra = np.concatenate([row[batch_blocks:] for row in rows])
-    wanted = steps * batch_blocks * share / (1 - share)
+        assert np.array_equal(row[:batch_size], replay.batch_indices(blocks(n_blocks=own), plain, step))
+        assert all(own <= block < own + general for block in row[batch_size:])
+    extra = np.concatenate([row[batch_size:] for row in rows])
+    wanted = steps * batch_size * share / (1 - share)
     assert wanted - 1 < len(extra) <= wanted + 1e-6
     counts = np.bincount(extra - own, minlength=general)
     assert counts.max() - counts.min() <= 1  # one epoch of it after the other
@@ -149,7 +151,9 @@ def rising(values):
 def test_an_early_stop_keeps_the_last_weights_within_the_bound():
     short = run(steps=2, warmup=0.0)[2]
     bound = EarlyStopSettings(general_nats=0.02, patience=2, num_evals=6)
-    result, _, after, _ = run(early_stop=bound, warmup=0.0, callbacks={"general_nll": rising([3.0, 3.01, 3.019, 3.03, math.nan])})
+    result, _, after, _ = run(
+        early_stop=bound, warmup=0.0, callbacks={"general_nll": rising([3.0, 3.01, 3.019, 3.03, math.nan])}
+    )
     assert same(after, short)
     assert (result.steps, result.stopped_at_step, len(result.log)) == (2, 4, 4)
     assert result.tokens == 2 * 4 * 24
@@ -180,7 +184,9 @@ def loss_on(data):
     @torch.no_grad()
     def of(model):
         logits = model(**packed_inputs(model, ids, positions, segments)).logits
-        return torch.nn.functional.cross_entropy(logits.double().flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX).item()
+        return torch.nn.functional.cross_entropy(
+            logits.double().flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX
+        ).item()
 
     return of
 
@@ -190,7 +196,9 @@ def loss_on(data):
 def test_a_broken_training_goes_on_with_the_same_bits(tmp_path, full, stop_at):
     """All constraints at once: stopped after so many steps and resumed on a fresh model, against an unbroken run."""
     target = blocks()
-    general = loss_on(dataclasses.replace(target, labels=(target.labels + 1) % VOCABULARY))  # what is learnt is wrong there
+    general = loss_on(
+        dataclasses.replace(target, labels=(target.labels + 1) % VOCABULARY)
+    )  # what is learnt is wrong there
     data = concat_replay(target, blocks(n_blocks=5, seed=9))
 
     def once(steps=math.inf, **callbacks):
@@ -201,9 +209,16 @@ def test_a_broken_training_goes_on_with_the_same_bits(tmp_path, full, stop_at):
         )
         seen = []
         result = train(
-            model, trainable, data, settings, device="cpu", general_nll=lambda: general(model), on_step=seen.append,
-            should_stop=lambda: len(seen) >= steps, **callbacks,
-        )  # fmt: skip
+            model,
+            trainable,
+            data,
+            settings,
+            device="cpu",
+            general_nll=lambda: general(model),
+            on_step=seen.append,
+            should_stop=lambda: len(seen) >= steps,
+            **callbacks,
+        )
         return result, {name: p.detach().clone() for name, p in trainable.items()}, general(model)
 
     whole, expected, kept_nll = once()

@@ -38,9 +38,7 @@ def blocks(
     return PackedBlocks(ids, labels, positions, segments)
 
 
-def random_model(
-    family: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
-) -> Any:
+def random_model(family: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     """The tiny model of a family with a small vocabulary, frozen, in evaluation mode."""
     config = AutoConfig.for_model(
         **{
