@@ -26,7 +26,13 @@ FLOORS = (
     ("cli", "__main__"),
 )
 FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
-WORDS = {"errors", "constants", "_version", "model_shape", "assets"}  # of floor 0, standard library only: its neighbours may import them
+WORDS = {
+    "errors",
+    "constants",
+    "_version",
+    "model_shape",
+    "assets",
+}  # of floor 0, standard library only: its neighbours may import them
 FIGURES = {"duckdb", "altair", "jinja2", "vl_convert"}
 FREE_OF_FIGURES = (
     "recipe",

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support import micro
 
 from peftodyssey import api
 from peftodyssey.execution.launch import Options
 from peftodyssey.memory.device import detect
 from peftodyssey.memory.memory_plan import CUDA_CONTEXT_BYTES
 from peftodyssey.store import layout, manifest
-from tests import micro
 
 pytestmark = pytest.mark.gpu
 
@@ -142,11 +142,11 @@ def test_documents_told_by_their_ends_are_those_told_by_masks(family: str, tmp_p
     """bf16, documents of unequal length, layers with a window among them: logits and gradients of the two ways."""
     import numpy as np
     import torch
+    from support.tiny import tiny
 
     from peftodyssey.models import packing, varlen_attention
     from peftodyssey.models.load import load
     from peftodyssey.models.source import resolve
-    from tests.tiny import tiny
 
     cuda = torch.device("cuda", 0)
     window = {} if family == "llama" else {"sliding_window": 7, "use_sliding_window": True, "max_window_layers": 0}

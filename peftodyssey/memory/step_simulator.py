@@ -199,7 +199,7 @@ class Program:
         if step.gradient_checkpointing == "selective":
             feed: Callable[[Var], Var] = lambda v: self._checkpointed(
                 v, lambda w: feed_forward(math, anatomy, parts, w), False
-            )  # noqa: E731
+            )
             return layer(math, anatomy, parts, self.shape, x, name, feed)
         return layer(math, anatomy, parts, self.shape, x, name)
 

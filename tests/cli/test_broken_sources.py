@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import micro
 
 from peftodyssey import api, assets
-from tests import micro
 
 
 def run(tmp_path: Path, model: Path, out: Path) -> subprocess.CompletedProcess[str]:

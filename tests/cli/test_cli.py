@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import typer
+from support import micro
 
 from peftodyssey.cli.main import app
-from tests import micro
 
 OPTIONS = {
     "run": {

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.indexes import hand_index
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from peftodyssey.corpora import choose, index, packing, token_bytes, token_classes
@@ -218,18 +219,6 @@ def test_shuffle_moves_documents_and_keeps_them_all(tmp_path):
 def test_a_text_without_two_tokens_is_an_error(tmp_path, texts):
     with pytest.raises(CorpusError, match="nothing can be predicted"):
         build(tmp_path, texts)
-
-
-def hand_index(documents, trained=None):
-    """An index of token ids as given, without files."""
-    token = np.array([t for d in documents for t in d], dtype=np.int32)
-    number = np.repeat(np.arange(len(documents)), [len(d) for d in documents]).astype(np.int32)
-    starts = np.cumsum([0] + [len(d) for d in documents]).astype(np.int64)
-    flags = (
-        np.ones(len(token), dtype=bool) if trained is None else np.array([t for d in trained for t in d], dtype=bool)
-    )
-    zero = np.zeros_like(token)
-    return index.Index(None, number, zero, token, zero, zero, zero, zero.astype(np.int8), flags, starts)
 
 
 def unshuffled(monkeypatch):

@@ -4,57 +4,29 @@ from __future__ import annotations
 
 import pytest
 import torch
-from methods_material import FAMILIES, anatomy_of, apart, logits, point, tiny_model, train
 from peft import PeftModel
+from support.adapted_models import (
+    CASES,
+    MOVED_STARTS,
+    SPECS,
+    anatomy_of,
+    apart,
+    logits,
+    point,
+    spec_of,
+    tiny_model,
+    train,
+)
 from transformers import AutoModelForCausalLM
 
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.methods.weights import frozen_digest, max_change
 
-LEARNING_CURVES = {
-    "full": point("full"),
-    "lora": point("lora"),
-    "lora-two-targets": point("lora", targets=None),  # filled per family below
-    "gaussian": point("lora", options={"init": "gaussian"}),
-    "rslora-dora": point("lora", options={"rslora": True, "dora": True}),
-    "orthogonal": point("lora", options={"init": "orthogonal"}),
-    "mica": point("lora", options={"init": "mica"}),
-    "pissa": point("lora", options={"init": "pissa"}),
-    "pissa_niter_4-rslora": point("lora", options={"init": "pissa_niter_4", "rslora": True}),
-    "olora": point("lora", options={"init": "olora"}),
-    "bitfit": point("bitfit"),
-    "last_layers": point("last_layers", options={"layers": 1}),
-    "ia3": point("ia3"),
-    "vera": point("peft", options={"peft_type": "VERA", "config": {"target_modules": "all-linear"}}),
-    "ln_tuning": point("peft", options={"peft_type": "LN_TUNING"}),
-}
-MOVED_STARTS = ("orthogonal", "pissa", "pissa_niter_4-rslora", "olora")  # not exactly zero: 1e-3 by the law
-WITHOUT_BIASES = ("llama", "olmo", "olmo2", "qwen3", "gemma", "gemma2", "gemma3_text")
-CASES = [
-    (family, name)
-    for family in FAMILIES
-    for name in LEARNING_CURVES
-    if not (name == "bitfit" and family in WITHOUT_BIASES)
-    and not (
-        family == "gpt2" and name in ("olora", "vera")
-    )  # olora: refused; vera: PEFT shares one size among all targets
-    and not (name == "vera" and family != "llama")
-    and not (name == "ln_tuning" and family == "olmo")  # its norms have no parameters
-]
-
-
-def _point(name, model):
-    given = LEARNING_CURVES[name]
-    if name != "lora-two-targets":
-        return given
-    leaves = sorted({m.leaf for m in anatomy_of(model).linears})
-    return point("lora", targets=(leaves[0], leaves[-1]))
-
 
 @pytest.mark.parametrize(("family", "name"), CASES)
 def test_method_keeps_the_laws(family, name, tmp_path):
     model = tiny_model(family)
-    given, anatomy = _point(name, model), anatomy_of(model)
+    given, anatomy = spec_of(name, model), anatomy_of(model)
     method, before, digest = METHODS[given.method], logits(model), frozen_digest(model)
     assert method.check(given, anatomy) == []
 
@@ -103,7 +75,7 @@ def test_method_keeps_the_laws(family, name, tmp_path):
 
 @pytest.mark.parametrize("name", ["lora", "pissa", "gaussian", "orthogonal", "vera"])
 def test_start_depends_on_the_seed_alone(name):
-    given = LEARNING_CURVES[name]
+    given = SPECS[name]
     method = METHODS[given.method]
     torch.manual_seed(1)
     first = method.attach(tiny_model("llama"), given, 5).start
@@ -120,7 +92,7 @@ def test_start_depends_on_the_seed_alone(name):
 def test_half_precision_base_is_restored_and_trained_in_float32():
     for name in ("full", "last_layers", "lora", "pissa"):
         model = tiny_model("llama", torch.bfloat16)
-        digest, given = frozen_digest(model), LEARNING_CURVES[name]
+        digest, given = frozen_digest(model), SPECS[name]
         method = METHODS[given.method]
         attached = method.attach(model, given, 0)
         assert {p.dtype for p in attached.trainable.values()} == {torch.float32}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from methods_material import IDS, anatomy_of, apart, point, saved_model, tiny_model, train
+from support.adapted_models import IDS, anatomy_of, apart, point, quantised_model, saved_model, tiny_model, train
 
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.registry import METHODS
@@ -13,14 +13,6 @@ from peftodyssey.recipe.cell import QuantSpec
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 QLORA = METHODS["qlora"]
-
-
-def _quantised(folder):
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
-    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, device_map={"": "cpu"})
-    return model.requires_grad_(False).train()
 
 
 def _logits(model):
@@ -35,7 +27,7 @@ def _four_bit_modes(model):
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_qlora_keeps_the_laws(family, tmp_path):
     folder = saved_model(tiny_model(family), tmp_path / "base")
-    model, given = _quantised(folder), point("qlora", quant=QuantSpec("nf4"))
+    model, given = quantised_model(folder), point("qlora", quant=QuantSpec("nf4"))
     before, digest = _logits(model), frozen_digest(model)
     assert any("quant_map" in key for key in model.state_dict())  # the digest sees quantised storage
 
@@ -52,7 +44,7 @@ def test_qlora_keeps_the_laws(family, tmp_path):
 
     QLORA.export(attached, tmp_path / "adapter")
     assert _four_bit_modes(attached.model) == {True}
-    loaded = METHODS["saved"].load(_quantised(folder), tmp_path / "adapter")
+    loaded = METHODS["saved"].load(quantised_model(folder), tmp_path / "adapter")
     assert _four_bit_modes(loaded.model) == {True}  # PEFT's eval() did not reach them
     assert apart(_logits(loaded.model), after) == 0
     with pytest.raises(MethodError, match="not merged into quantised weights"):

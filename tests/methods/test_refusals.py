@@ -9,8 +9,8 @@ import sys
 
 import pytest
 import torch
-from methods_material import anatomy_of, point, saved_model, tiny_model, train
 from safetensors.torch import load_file, save_file
+from support.adapted_models import anatomy_of, point, saved_model, tiny_model, train
 
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.peft_types import SET_BY_PEFT, catalogue

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.tiny import tiny
 
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.methods.wise_ft import scaled
 from peftodyssey.recipe.cell import MethodSpec
-from tests.tiny import tiny
 
-LEARNING_CURVES = {
+SPECS = {
     "full": MethodSpec("full", "full", lr=1e-3),
     "last_layers": MethodSpec("last_layers", "last", lr=1e-3, options={"layers": 1}),
     "lora": MethodSpec("lora", "lora", lr=1e-3, rank=4, alpha=8.0, targets="all-linear"),
@@ -35,7 +35,7 @@ def adapted(folder, name):
 
     base = AutoModelForCausalLM.from_pretrained(folder).eval()
     before = logits(base)
-    attached = METHODS[name].attach(base, LEARNING_CURVES[name], 0)
+    attached = METHODS[name].attach(base, SPECS[name], 0)
     attached.model.eval()
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -44,7 +44,7 @@ def adapted(folder, name):
     return before, attached
 
 
-@pytest.mark.parametrize("name", LEARNING_CURVES)
+@pytest.mark.parametrize("name", SPECS)
 def test_the_ends_are_the_base_and_the_adapted_model_and_the_bits_come_back(folder, name):
     before, attached = adapted(folder, name)
     after, kept = logits(attached.model), {n: p.clone() for n, p in attached.trainable.items()}
@@ -61,7 +61,7 @@ def test_the_ends_are_the_base_and_the_adapted_model_and_the_bits_come_back(fold
     assert torch.equal(logits(attached.model), after)
 
 
-@pytest.mark.parametrize("name", LEARNING_CURVES)
+@pytest.mark.parametrize("name", SPECS)
 def test_a_share_is_a_share_of_the_merged_matrix(folder, name):
     """Oracle: PEFT's own merge, and the weights of the two models averaged by hand."""
     from transformers import AutoModelForCausalLM

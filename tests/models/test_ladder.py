@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import micro
+from support.tiny import tiny
 
 from peftodyssey.errors import ModelError, RecipeError
 from peftodyssey.memory.device import Device
@@ -20,8 +22,6 @@ from peftodyssey.models.source import resolve, weights_folder
 from peftodyssey.plan.build import build
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.schema_rungs import Rungs
-from tests import micro
-from tests.tiny import tiny
 
 OLMO_1B = [
     f"step{n}-tokens{n * 4_194_304 // 10**9}B" for n in (*range(1000, 117_851, 1000), *range(330_000, 738_001, 1000))

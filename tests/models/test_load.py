@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.tiny import FAMILIES, tiny
 from transformers import AutoModelForCausalLM
 from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
@@ -12,7 +13,6 @@ from peftodyssey.models.load import linear_names, load, set_scoring_mode
 from peftodyssey.models.shape_from_config import shape_from_config
 from peftodyssey.models.source import resolve
 from peftodyssey.recipe.cell import QuantSpec
-from tests.tiny import FAMILIES, tiny
 
 NF4 = QuantSpec("nf4")
 QUANTS = [NF4, QuantSpec("nf4", double_quant=False), QuantSpec("fp4"), QuantSpec("int8")]

@@ -9,13 +9,13 @@ import subprocess
 import sys
 
 import pytest
+from support.tiny import tiny
 
 from peftodyssey import assets
 from peftodyssey.errors import ModelError
 from peftodyssey.models.ladder import rungs
 from peftodyssey.models.source import resolve, weights_folder
 from peftodyssey.models.tokenizer import load_tokenizer
-from tests.tiny import tiny
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from support import micro
+
 from peftodyssey.memory.device import detect
 from peftodyssey.plan.build import build
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.report.console_output import documents
-from tests import micro
 
 POLICIES = "{source: bundled/arxiv_cs.CL, newline: [keep, strip, mismatch]}"
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support import micro
 
 from peftodyssey import api
 from peftodyssey.memory.device import detect
 from peftodyssey.plan.build import build
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.store import manifest
-from tests import micro
 
 SAMPLE = "pretraining_text=bundled/wiki_history_events"
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from support import micro
 
 from peftodyssey import api, assets
 from peftodyssey.memory.device import detect
 from peftodyssey.plan.build import build
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.store import manifest, parquet
-from tests import micro
 
 ASKED = "measure=[degradation, transfer]"
 TWO = [

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support.cards import GIB, card
 
 from peftodyssey import api, assets
 from peftodyssey.corpora import m2d2
@@ -22,7 +23,6 @@ from peftodyssey.plan.build import build
 from peftodyssey.recipe import bundled
 from peftodyssey.recipe.grid import cells
 from peftodyssey.recipe.load import load_recipe
-from tests.plan.cards import GIB, card
 
 HUB = {
     "odyssey-gpt2": ["model=[random/gpt2, random/gpt2-large, random/gpt2-xl]"],

@@ -1,0 +1,116 @@
+"""Blocks of examples with answers: whole examples, only answers learnt, and errors that name what cannot be learnt
+from.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.indexes import hand_index
+
+from peftodyssey.corpora import packing
+from peftodyssey.corpora.token_classes import SPECIAL
+from peftodyssey.errors import CorpusError
+
+
+def packed(documents, trained, **options):
+    return packing.pack(
+        hand_index(documents, trained), **{"seq_len": 8, "bos": 1, "eos": 2, "seed": 0, "objective": "sft", **options}
+    )
+
+
+def test_completions_and_their_end_by_hand():
+    made = packed([[11, 12, 13], [21, 22]], [[0, 0, 1], [0, 1]])
+    assert made.input_ids.tolist() == [[1, 11, 12, 13, 1, 21, 22, 0]]
+    assert made.labels.tolist() == [[-100, -100, 13, 2, -100, 22, 2, -100]]
+    assert made.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2, 0]]
+    assert made.segment_ids.tolist() == [[0, 0, 0, 0, 1, 1, 1, 2]]
+    assert made.trained_tokens == 4
+    assert made.input_ids.dtype == made.labels.dtype == made.position_ids.dtype == made.segment_ids.dtype == np.int32
+
+
+def test_an_end_that_the_text_has_is_not_written_twice():
+    made = packed([[1, 11, 12, 2]], [[0, 0, 1, 1]], seq_len=3)
+    assert made.input_ids.tolist() == [[1, 11, 12]]
+    assert made.labels.tolist() == [[-100, 12, 2]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 5)), min_size=1, max_size=40), st.integers(12, 30))
+def test_every_example_lies_whole_in_one_block_and_is_learnt_once(parts, seq_len):
+    documents = [[100 * n + i + 3 for i in range(prompt + answer)] for n, (prompt, answer) in enumerate(parts)]
+    made = packed(documents, [[0] * prompt + [1] * answer for prompt, answer in parts], seq_len=seq_len)
+    found = []
+    for ids, labels, positions, segments in zip(
+        made.input_ids, made.labels, made.position_ids, made.segment_ids, strict=True
+    ):
+        for segment in np.unique(segments):
+            inside = segments == segment
+            if (labels[inside] == -100).all():
+                assert not ids[inside].any(), "what is free is padding"
+                continue
+            assert positions[inside].tolist() == list(range(inside.sum()))
+            document = ids[inside][1:].tolist()
+            prompt, _ = parts[(document[0] - 3) // 100]
+            assert labels[inside].tolist() == [-100] * prompt + document[prompt:] + [2]
+            found.append(document)
+    assert sorted(found) == sorted(documents)
+    fullest = sorted((p + a + 1 for p, a in parts), reverse=True)
+    used = [
+        int((row != row.max()).sum()) if row.max() and not ids[row == row.max()].any() else seq_len
+        for row, ids in zip(made.segment_ids, made.input_ids, strict=True)
+    ]
+    assert sum(sorted(used)[:2]) > seq_len or len(used) == 1, "two blocks that fit one were not filled"
+    assert max(used) >= fullest[0]
+
+
+def test_the_seed_orders_blocks_and_does_not_fill_them():
+    one, two = (
+        packed([[9] * n for n in range(2, 7)], [[1] * n for n in range(2, 7)], seed=seed).input_ids for seed in (0, 5)
+    )
+    assert one.tolist() == two.tolist()
+
+
+LONG = ([[11, 12], [21] * 9 + [22] * 3, [31] * 20 + [32]], [[0, 1], [0] * 9 + [1] * 3, [0] * 20 + [1]])
+
+
+def test_too_long_examples_are_named_cut_or_left_out():
+    with pytest.raises(
+        CorpusError,
+        match=r"2 of 3 examples have more tokens than train.seq_len, 11.*example 1, example 2\n.*22 or more.*66.7%",
+    ):
+        packed(*LONG, seq_len=11)
+    assert packed(*LONG, seq_len=11, too_long="drop").input_ids.tolist() == [[1, 11, 12, *[0] * 8]]
+    with pytest.raises(
+        CorpusError,
+        match=r"1 of 3 examples have prompts that leave nothing of the answer within 11 tokens: example 2\n",
+    ):
+        packed(*LONG, seq_len=11, too_long="truncate")
+    kept = [part[:2] for part in LONG]
+    assert packed(*kept, seq_len=11, too_long="truncate").labels.tolist()[0] == [*[-100] * 9, 22, 22]
+    with pytest.raises(CorpusError, match="not one of 1 examples fits a block of 11"):
+        packed([LONG[0][2]], [LONG[1][2]], seq_len=11, too_long="drop")
+
+
+def test_what_cannot_be_learnt_from_is_named():
+    with pytest.raises(CorpusError, match=r"1 of 2 examples have no trainable token: example 1\n.*--show 3"):
+        packed([[11, 12], [21, 22]], [[0, 1], [0, 0]])
+    with pytest.raises(
+        CorpusError, match=r"2 of 2 examples have no end-of-text token: example 0, example 1\n.*eos_token"
+    ):
+        packed([[11, 12], [21, 22]], [[0, 1], [0, 1]], eos=None)
+
+
+def test_a_rendered_conversation_must_end_what_is_learnt():
+    made = hand_index([[5, 11, 6, 7], [5, 12, 6, 7]], [[0, 1, 1, 1], [0, 1, 1, 1]])
+    options = {"seq_len": 3, "bos": None, "eos": None, "seed": 0, "objective": "sft", "framed": True}
+    with pytest.raises(
+        CorpusError,
+        match=r"2 of 2 examples have no end-of-text token at the end of what is learnt: example 0.*\n.*generation",
+    ):
+        packing.pack(made, **options)
+    made.token_class[[2, 6]] = SPECIAL
+    assert packing.pack(made, **options).labels.tolist() == [[11, 6, 7], [12, 6, 7]]
+    made.trained[[2, 6]] = False
+    with pytest.raises(CorpusError, match="no end-of-text"):
+        packing.pack(made, **options)

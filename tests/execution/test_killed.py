@@ -1,0 +1,122 @@
+"""kill -9 in each phase, then run to the end: the results are those of an unbroken run."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from support import micro
+
+from peftodyssey.store import tables
+
+pytestmark = pytest.mark.slow
+
+# Dies for real at the nth call of a function of the program, before or after it did its work.
+DIE = """
+import importlib, os, signal, sys
+place, when, nth = sys.argv.pop(1), sys.argv.pop(1), int(sys.argv.pop(1))
+module, name = place.rsplit(":", 1)
+owner = importlib.import_module(module)
+*path, name = name.split(".")
+for part in path:
+    owner = getattr(owner, part)
+original, calls = getattr(owner, name), [0]
+def dying(*arguments, **options):
+    calls[0] += 1
+    if calls[0] == nth and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = original(*arguments, **options)
+    if calls[0] == nth and when == "after":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+setattr(owner, name, dying)
+from peftodyssey.cli.main import main
+main()
+"""
+
+PHASES = {
+    "tokenise": ("peftodyssey.corpora.index:_write", "after", 2),
+    "base score": ("peftodyssey.scoring.nll:_score_batch", "after", 2),
+    "first step": ("peftodyssey.training.optim:clip", "after", 1),
+    "mid-training, with checkpoints": ("peftodyssey.training.optim:clip", "after", 7),
+    "checkpoint write": ("peftodyssey.training.checkpoint:_write_tensors", "after", 2),
+    "point": ("peftodyssey.jobs.eval_callback:Recorder.__call__", "after", 1),
+    "adapter write": ("peftodyssey.methods.adapter:_say_base", "before", 1),
+    "column of a cell": ("peftodyssey.store.parquet:write_nll", "after", 6),
+    "manifest, before its rename": ("peftodyssey.store.manifest:to_json", "after", 9),
+    "manifest, after its rename": ("peftodyssey.store.manifest:commit", "after", 8),
+    "collecting": ("peftodyssey.report.collect:_points", "before", 1),
+    "report": ("peftodyssey.report.summary:write", "before", 1),
+}
+
+
+TWO_CELLS = micro.RECIPE.replace("  - {method: lora, rank: 2, lr: 1e-2}\n", "").replace("{tune: [1e-4, 1e-3]}", "1e-3")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("unbroken")
+    recipe = micro.write(folder, TWO_CELLS)
+    ended = micro.command("run", recipe, "--out", folder / "out")
+    assert ended.returncode == 0, ended.stderr
+    return recipe, folder / "out"
+
+
+def comparable(out: Path) -> object:
+    return pq.read_table(out / "results.parquet").drop_columns(list(tables.MEASURED))
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_killed_and_started_again(phase: str, unbroken: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe, whole = unbroken
+    place, when, nth = PHASES[phase]
+    run = ("run", recipe, "--out", tmp_path / "out", "--checkpoint-every", "0.001s")
+    broken = micro.command(place, when, nth, *run, code=DIE)
+    assert broken.returncode == -signal.SIGKILL, broken.stderr
+    ended = micro.command(*run)
+    assert ended.returncode == 0, ended.stderr
+    assert comparable(tmp_path / "out").equals(comparable(whole))
+    assert pq.read_table(tmp_path / "out/learning_curves.parquet").equals(
+        pq.read_table(whole / "learning_curves.parquet")
+    )
+    assert (tmp_path / "out/report/index.html").stat().st_size > 0
+
+
+def test_ctrl_c_ends_cleanly_and_the_next_start_says_where_it_goes_on(tmp_path: Path) -> None:
+    text = micro.RECIPE.replace("budget: 4 steps", "budget: 200 steps").replace("{tune: [1e-4, 1e-3]}", "1e-4")
+    recipe = micro.write(tmp_path, text)
+    arguments = [
+        sys.executable,
+        "-m",
+        "peftodyssey",
+        "run",
+        str(recipe),
+        "--out",
+        str(tmp_path / "out"),
+        "--only",
+        "method=full",
+    ]
+    with subprocess.Popen(
+        arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=micro.environment()
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("out/cells/*/.progress.json")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    again = micro.command(
+        "run", recipe, "--out", tmp_path / "out", "--only", "method=full", "--set", "train.eval_at=[50%, 100%]"
+    )
+    assert again.returncode == 0, again.stderr
+    found = re.search(r"goes on from step (\d+) .* ([\d.]+) minutes", again.stderr)
+    assert found, again.stderr
+    assert int(found[1]) > 0

@@ -1,0 +1,137 @@
+"""A grid trained in fleets gives the results of a grid trained cell by cell, and survives what a cell alone survives."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+from support import micro
+
+from peftodyssey import api
+from peftodyssey.plan.multi_lora_groups import multi_lora_groups, why_not_batched
+from peftodyssey.report.multi_lora_output import side_by_side
+from peftodyssey.store import layout, manifest
+
+RECIPE = """\
+version: 1
+name: fleets
+seeds: [0]
+model: {name: bundled/odyssey-3m, revisions: [annealed-64M]}
+domains: [bundled/arxiv_cs.CL]
+general: [bundled/wiki_general]
+methods:
+  - {method: lora, rank: [2, 8], lr: {tune: [1e-3, 1e-2]}, dropout: 0.1}
+  - {method: qlora, rank: [2, 4], lr: 1e-2}
+  - {method: lora, rank: 2, lr: 1e-2, dora: true, label: dora}
+  - {method: full, lr: 1e-4}
+train: {budget: 4 steps, seq_len: 64, batch_tokens: 256, eval_at: [50%, 100%]}
+score: {context: 64, stride: 32, tokens: 4k}
+"""
+SAME = ("label", "rank", "lr", "tokens", "steps", "selected", "status", "trainable_params")
+CLOSE = ("nll_before", "nll_after", "valid_nll_after", "general_nll_after", "delta_nll")
+
+
+def run(folder: Path, out: str, *settings: str, text: str = RECIPE) -> tuple[Path, str]:
+    told = io.StringIO()
+    api.run(api.load(micro.write(folder, text), list(settings)), folder / out, console=Console(file=told, width=200))
+    return folder / out, told.getvalue()
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("fleets")
+    together, told = run(folder, "together")
+    assert "4 lora cells, side by side" in told
+    assert "2 qlora cells, side by side" in told
+    return together, run(folder, "alone", "train.multi_lora=off")[0]
+
+
+def rows_of(out: Path) -> list[dict]:
+    return sorted(api.open(out).results.to_pylist(), key=lambda row: (row["label"], row["lr"]))
+
+
+def test_the_results_are_those_of_cells_trained_alone(both: tuple[Path, Path]) -> None:
+    together, alone = map(rows_of, both)
+    assert len(together) == 8
+    for one, other in zip(together, alone, strict=True):
+        assert [one[name] for name in SAME] == [other[name] for name in SAME]
+        assert [one[name] for name in CLOSE] == pytest.approx([other[name] for name in CLOSE], abs=2e-5)
+        assert one["cell"] == other["cell"]
+    points = [
+        sorted((p["cell"], p["step"], p["split"], p["corpus"], p["nll_nats"]) for p in api.open(out).points.to_pylist())
+        for out in both
+    ]
+    for one, other in zip(*points, strict=True):
+        assert one[:4] == other[:4]
+        assert one[4] == pytest.approx(other[4], abs=2e-5)
+
+
+def test_manifests_say_in_which_fleet_a_cell_sailed(both: tuple[Path, Path]) -> None:
+    labels = {row["cell"]: row["label"] for row in rows_of(both[0])}
+    for folder in (both[0] / layout.CELLS).iterdir():
+        written = manifest.read(folder)
+        label, facts = labels[written["hash"][:16]], written["facts"]
+        size = 1 if label in ("full", "dora") else 2 if label.startswith("qlora") else 4
+        assert facts["multi_lora_size"] == size, label
+        if size > 1:
+            assert len(facts["multi_lora"]) == size
+            assert written["hash"][:16] in facts["multi_lora"]
+    sizes = {row["label"]: row["multi_lora_size"] for row in rows_of(both[1])}
+    assert set(sizes.values()) == {1}
+
+
+def test_members_are_scored_in_one_pass(both: tuple[Path, Path]) -> None:
+    sizes = {}
+    for out in both:
+        columns = [manifest.read(folder)["facts"] for folder in (out / layout.SCORES).iterdir()]
+        sizes[out] = sorted(facts.get("together", 1) for facts in columns)
+    texts = 3  # test, validation and general
+    assert (
+        sizes[both[0]] == [1] * texts * (2 + 2) + [2] * texts * 2 + [4] * texts * 4
+    )  # two bases, dora and full are alone
+    assert set(sizes[both[1]]) == {1}
+
+
+def test_one_cell_deleted_is_the_only_one_trained_again(both: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    shutil.copytree(both[0], out)
+    cell = next(row["cell"] for row in rows_of(out) if row["label"].startswith("lora") and row["rank"] == 8)
+    gone = next(folder for folder in (out / layout.CELLS).iterdir() if manifest.read(folder)["hash"].startswith(cell))
+    before = pq.read_table(gone / layout.LOG).to_pylist()
+    times = {p: p.stat().st_mtime_ns for p in out.glob("cells/*/manifest.json") if p.parent != gone}
+    shutil.rmtree(gone)
+    api.run(micro.write(tmp_path, RECIPE), out, console=Console(quiet=True))
+    assert {p: p.stat().st_mtime_ns for p in times} == times
+    again = pq.read_table(gone / layout.LOG).to_pylist()
+    assert [r["loss_nats"] for r in again] == pytest.approx([r["loss_nats"] for r in before], rel=1e-5)
+    assert manifest.read(gone)["facts"]["multi_lora_size"] == 1
+
+
+@pytest.mark.slow
+def test_a_member_that_diverges_fails_alone(tmp_path: Path) -> None:
+    text = RECIPE.replace("tune: [1e-3, 1e-2]", "tune: [1e-3, 1e30]").replace("qlora, rank: [2, 4]", "qlora, rank: 4")
+    out, told = run(tmp_path, "out", "train.warmup=0", text=text)
+    rows = rows_of(out)
+    assert {row["status"] for row in rows if row["lr"] == 1e30} == {"failed"}
+    assert {row["status"] for row in rows if row["lr"] != 1e30} == {"done"}
+    assert "learning rate" in told
+
+
+def test_who_trains_alone_and_why(tmp_path: Path) -> None:
+    plan = api.plan(micro.write(tmp_path, RECIPE), device="cpu")
+    reasons = {task.cell.method.label: why_not_batched(task) for task in plan.cells}
+    assert reasons["full"] == "full is not LoRA"
+    assert reasons["dora"].startswith("DoRA")
+    assert [len(group) for group in multi_lora_groups(plan, plan.cells)] == [4, 2]
+    told = list(side_by_side(plan))
+    assert "1 fleet of 4 lora cells, 1 fleet of 2 qlora cells" in told[0]
+    assert told[1:] == ["alone: dora (DoRA scales the base's own weights)"]
+    off = api.plan(api.load(micro.write(tmp_path, RECIPE), ["train.multi_lora=off"]), device="cpu")
+    assert multi_lora_groups(off, off.cells) == []
+    two = api.plan(api.load(micro.write(tmp_path, RECIPE), ["train.multi_lora=2"]), device="cpu")
+    assert [len(group) for group in multi_lora_groups(two, two.cells)] == [2, 2, 2]
+    assert [task.hash for task in two.cells] == [task.hash for task in plan.cells]

@@ -1,0 +1,94 @@
+"""`plan RECIPE --probe`: every shape is tried for real, what was measured is kept and used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from support import micro
+
+from peftodyssey import api
+from peftodyssey.memory import probes
+from peftodyssey.plan import multi_lora_probes
+from peftodyssey.plan.time_estimate import hours
+from peftodyssey.report.multi_lora_output import side_by_side
+
+
+@pytest.fixture(autouse=True)
+def own_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "folder", lambda: tmp_path / "probes")
+
+
+def quiet() -> Console:
+    return Console(quiet=True)
+
+
+def test_a_probe_tries_each_shape_once_and_corrects_the_plan(tmp_path: Path) -> None:
+    recipe = micro.write(tmp_path)
+    before = api.plan(recipe)
+    assert hours(before).seconds is None
+    assert hours(before).unknown_cells == len(before.cells)
+
+    after, tried, _ = api.probe(recipe, console=quiet())
+    assert sum(one.cells for one in tried) == len(before.cells)
+    assert len(tried) == len({(t.cell.model, t.cell.method.method, t.step) for t in before.cells}) < len(before.cells)
+    for one in tried:
+        assert one.reason == ""
+        assert len(one.probe.step_seconds) == 2
+        assert min(one.probe.step_seconds) > 0
+        assert one.probe.saved_bytes > 0
+        assert one.probe.scored_tokens_per_second > 0
+    for task in after.cells:
+        known = probes.of(task, after.device)
+        assert task.memory.peak_reserved_bytes == known.peak_reserved_bytes
+        assert sum(term.size_bytes for term in task.memory.terms) == task.memory.device_bytes
+    found = hours(after)
+    assert 0 < found.low_seconds < found.seconds < found.high_seconds
+
+    _, again, _ = api.probe(recipe, console=quiet())
+    assert all(one.cached for one in again)
+
+
+@pytest.mark.slow
+def test_a_fleet_is_tried_beside_its_members_alone(tmp_path: Path) -> None:
+    text = micro.RECIPE.replace("{method: lora, rank: 2, lr: 1e-2}", "{method: lora, rank: 2, lr: [1e-2, 1e-3, 1e-4]}")
+    recipe = micro.write(tmp_path, text)
+    assert len(list(side_by_side(api.plan(recipe)))) == 1
+    plan, _, (multi_lora,) = api.probe(recipe, console=quiet())
+    assert (multi_lora.multi_lora_groups, multi_lora.probe.members, len(multi_lora.probe.step_seconds)) == (1, 3, 2)
+    alone = sum(
+        probes.of(task, plan.device).step_seconds[-1] for task in plan.cells if task.cell.method.method == "lora"
+    )
+    assert multi_lora.times_as_fast == pytest.approx(alone / multi_lora.probe.step_seconds[-1])
+    assert multi_lora_probes.of(plan) == [multi_lora]
+    told = list(side_by_side(plan))[1]
+    assert "3 lora cells on bundled/odyssey-3m" in told
+    assert f"({multi_lora.times_as_fast:.2f} times as fast)" in told
+
+
+def test_a_probe_says_what_would_fail_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peftodyssey.errors import MethodError
+    from peftodyssey.jobs import train_cell
+    from peftodyssey.methods.registry import METHODS
+
+    def refuse(*_: object, **__: object) -> None:
+        raise MethodError("the disk is full", "free some")
+
+    broken = METHODS["lora"].__class__(**{**vars(METHODS["lora"]), "export": refuse})
+    monkeypatch.setitem(METHODS, "lora", broken)
+    assert train_cell.METHODS is METHODS
+    _, tried, _ = api.probe(micro.write(tmp_path), console=quiet())
+    reasons = {one.task.cell.method.method: one.reason for one in tried}
+    assert "the disk is full" in reasons["lora"]
+    assert reasons["full"] == ""
+
+
+def test_a_damaged_probe_is_no_probe(tmp_path: Path) -> None:
+    recipe = micro.write(tmp_path)
+    plan, _, _ = api.probe(recipe, console=quiet())
+    for file in (tmp_path / "probes").iterdir():
+        file.write_text(json.dumps({"what": "half"}))
+    assert probes.of(plan.cells[0], plan.device) is None
+    assert hours(api.plan(recipe)).seconds is None

@@ -1,0 +1,141 @@
+"""Likeness from a recipe to its tables: measured once, without training again, and in an order that does not hang on
+the draw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from support import micro
+
+from peftodyssey import api
+from peftodyssey.corpora.documents import documents
+from peftodyssey.corpora.index import build_index, read_index
+from peftodyssey.corpora.source import resolve
+from peftodyssey.errors import CorpusError
+from peftodyssey.jobs import hidden_states as states_job
+from peftodyssey.jobs import index as index_job
+from peftodyssey.jobs.callbacks import How
+from peftodyssey.jobs.loaded_models import LoadedModels
+from peftodyssey.memory.device import detect
+from peftodyssey.models import source as model_source
+from peftodyssey.models.load import load
+from peftodyssey.models.tokenizer import load_tokenizer
+from peftodyssey.plan.build import build
+from peftodyssey.recipe.cell import CorpusSpec
+from peftodyssey.recipe.load import load_recipe
+from peftodyssey.scoring.hidden_states import mean_states
+from peftodyssey.stats import chunk_sampling, overlap
+from peftodyssey.stats.similarity import Sample, of_states, of_tokens, reference
+from peftodyssey.store import layout, states
+
+METHOD = "methods=[{method: full, lr: 1e-3}]"
+ASKED = (
+    "pretraining_text=bundled/pretrain_sample",
+    "measure=[degradation, {similarity: {chunks: 24, chunk_tokens: 32}}]",
+)
+
+
+def made(folder: Path, *overrides: str):
+    return build(load_recipe(str(micro.write(folder)), [METHOD, "score.tokens=2k", *overrides]), detect())
+
+
+@pytest.mark.slow
+def test_a_finished_run_gains_it_without_training_again_and_once(tmp_path: Path) -> None:
+    out, quiet = tmp_path / "out", Console(quiet=True)
+    api.run_plan(made(tmp_path, "measure=[degradation]"), out, console=quiet)
+    assert "has no `similarity`" in (out / "report/summary.md").read_text(encoding="utf-8")
+    before = {path: path.stat().st_mtime_ns for path in (out / "cells").rglob(layout.MANIFEST)}
+    run, outcome, _ = api.run_plan(made(tmp_path, *ASKED), out, console=quiet)
+    assert (outcome.done, outcome.skipped, outcome.inputs) == (0, 1, 3), "the sample's index, and the states of both"
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert run is not None
+    text, floor = run.query("select * from similarity order by kind desc").to_pylist()
+    assert (text["domain"], text["kind"], text["group"], floor["domain"]) == (
+        "arxiv_cs.CL",
+        "text",
+        "arxiv",
+        "pretrain_sample",
+    )
+    assert text["chunks"] == floor["chunks"] == 24
+    assert (
+        text["frechet"] > text["frechet_bias"] == pytest.approx(floor["frechet"], rel=1e-9)
+    )  # the same halves, added in another order
+    assert 0 < floor["js_bits"] < text["js_bits"] < 1
+    assert 0 <= text["ngram_overlap"] < floor["ngram_overlap"] < 1
+    assert 0.5 < text["base_bpb"] < 5
+    [row] = {
+        (r["domains"], r["note"])
+        for r in run.query("select * from correlation where r is null").to_pylist()
+        if r["scope"] == "pooled"
+    }
+    assert row == (1, "too few points (1)")
+    assert api.run_plan(made(tmp_path, *ASKED), out, console=quiet)[1].worked is False
+
+
+class Silent:
+    """Events that nobody listens to."""
+
+    def __getattr__(self, name: str):
+        return lambda *told: False
+
+
+def test_a_text_without_chunks_says_what_to_do_and_what_is_read_is_read_again_the_same(tmp_path: Path) -> None:
+    plan = made(tmp_path, ASKED[0], "measure=[degradation, {similarity: {chunks: 12, chunk_tokens: 32}}]")
+    bases, how = LoadedModels("cpu", plan.budget_bytes), How("cpu", 0.0, "adapters", None)
+    text = plan.states[0]
+    [index] = [index for index in plan.indexes if index.folder == text.index]
+    index_job.index(index, tmp_path, bases.tokenizer(text.base))
+    states_job.states(text, tmp_path, bases, how, Silent())
+    first = states.read(tmp_path / text.folder)
+    assert states_job.missing(plan, plan.cells, tmp_path) == [plan.states[1]]
+    states_job.states(text, tmp_path, bases, how, Silent())
+    assert all((a == b).all() for a, b in zip(first, states.read(tmp_path / text.folder), strict=True))
+    assert (first[0].shape, first[1].shape, first[2].tolist()) == (
+        (12, bases.get(text.base).config.hidden_size),
+        (12,),
+        [0] * 12,
+    )
+    with pytest.raises(CorpusError, match="too few to compare texts on"):
+        states_job.states(replace(text, chunk_tokens=1500), tmp_path, bases, how, Silent())
+
+
+ORDERED = ("wiki_general", "arxiv_cs.CL", "code_python_stdlib")
+
+
+@pytest.mark.slow
+def test_the_order_of_kinds_of_text_is_that_of_every_draw(tmp_path: Path) -> None:
+    """Nearest to the sample of Wikipedia: more Wikipedia, then papers, then code; measured on states and on tokens."""
+    base = model_source.resolve("bundled/odyssey-3m", None)
+    model, tokenizer = load(base, precision="fp32"), load_tokenizer(base)
+    indexes = {}
+    for name, split in (("pretrain_sample", "all"), *((name, "test") for name in ORDERED)):
+        corpus = resolve(CorpusSpec(name, f"bundled/{name}"))
+        build_index(documents(corpus, split), tokenizer, tmp_path / name, max_tokens=60_000)
+        indexes[name] = read_index(tmp_path / name)
+
+    def sample(name: str, seed: int, kept: np.ndarray | None = None) -> Sample:
+        index = indexes[name]
+        row = chunk_sampling.drawn(index.starts, 64, 80, seed, kept)
+        token = chunk_sampling.tokens(index.token, row, 64)
+        return Sample(
+            mean_states(model, token, layer=-1, prefix=tokenizer.prefix, device="cpu"), token, index.document[row]
+        )
+
+    for seed in range(3):
+        index = indexes["pretrain_sample"]
+        half = chunk_sampling.first_half(index.starts, seed)
+        held = reference(sample("pretrain_sample", seed, half), sample("pretrain_sample", seed, ~half))
+        grams = overlap.grams(index.token, index.starts, half)
+        found = []
+        for name in ORDERED:
+            text = sample(name, seed)
+            found.append(of_states(text, held, permutations=99) | of_tokens(text.token, held.sample.token, grams))
+        for measure in ("mmd2", "frechet", "js_bits"):  # so few n-grams are shared that their order is that of the draw
+            values = [row[measure] for row in found]
+            assert values == sorted(values), (seed, measure, values)
+        assert found[-1]["mmd_p"] == pytest.approx(0.01)

@@ -1,0 +1,255 @@
+"""Law 3 for fleets: every member ends where its solo run ends, whoever sails with it, is broken off or dies on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from support.trainings import blocks, random_model
+
+from peftodyssey.models import load as models
+from peftodyssey.models import source
+from peftodyssey.multi_lora import adamw
+from peftodyssey.multi_lora.adapters import adapter_of
+from peftodyssey.multi_lora.state import PADDED_RANKS
+from peftodyssey.multi_lora.trainer import Member, _MultiLoraTrainer, train_adapters
+from peftodyssey.recipe.cell import QuantSpec
+from peftodyssey.training.loop import resume_digest, train
+from peftodyssey.training.settings import TrainSettings
+
+SETTINGS = TrainSettings(lr=1e-2, steps=6, batch_size=4, micro_batch_size=2, warmup=0.2, weight_decay=0.01)
+MEMBERS = [
+    {"rank": 1, "lr": 1e-2, "seed": 0, "steps": 6},
+    {"rank": 2, "lr": 3e-3, "seed": 1, "steps": 4},
+    {"rank": 4, "lr": 2e-2, "seed": 2, "steps": 6, "dropout": 0.2},
+    {"rank": 8, "lr": 1e-3, "seed": 3, "steps": 5, "targets": ["q_proj"]},
+    {"rank": 16, "lr": 1e-2, "seed": 4, "steps": 6, "rslora": True},
+    {"rank": 20, "lr": 5e-3, "seed": 5, "steps": 2, "dropout": 0.4},
+    {"rank": 32, "lr": 1e-2, "seed": 6, "steps": 6, "schedule": "constant"},
+    {"rank": 32, "lr": 2e-2, "seed": 7, "steps": 6, "grad_clip": 0.0},
+]
+
+
+def settings_of(of: dict, **changes) -> TrainSettings:
+    own = {key: of[key] for key in ("lr", "seed", "steps", "schedule", "grad_clip") if key in of}
+    return dataclasses.replace(SETTINGS, **own, **changes)
+
+
+def blocks_of(of: dict):
+    return blocks(seed=of["seed"], n_blocks=5 + of["seed"] % 2, masked_share=0.2 * (of["seed"] % 3))
+
+
+def attached(base, of: dict):
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(100 + of["seed"])
+    model = get_peft_model(
+        base,
+        LoraConfig(
+            r=of["rank"],
+            lora_alpha=2 * of["rank"],
+            lora_dropout=of.get("dropout", 0.0),
+            use_rslora=of.get("rslora", False),
+            target_modules=of.get("targets", "all-linear"),
+            task_type="CAUSAL_LM",
+        ),
+        autocast_adapter_dtype=False,
+    )
+    if next(base.parameters()).dtype != torch.float64:
+        for p in model.parameters():
+            p.data = p.data.float() if p.requires_grad else p.data
+    return model, {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def detached(model):
+    base = model.unload()
+    vars(base).pop("peft_config", None)
+    vars(base).pop("_hf_peft_config_loaded", None)
+    return base.requires_grad_(False)
+
+
+def solo(base, of: dict, folder: Path | None = None, **changes):
+    model, trainable = attached(base, of)
+    result = train(model, trainable, blocks_of(of), settings_of(of, **changes), device="cpu", state_folder=folder)
+    ended = adapter_of(model)
+    detached(model)
+    return ended, result
+
+
+def members_of(base, many: list[dict], root: Path, **changes) -> list[Member]:
+    found = []
+    for number, of in enumerate(many):
+        model, trainable = attached(base, of)
+        settings, data = settings_of(of, **changes), blocks_of(of)
+        found.append(
+            Member(settings, data, adapter_of(model), root / str(number), resume_digest(trainable, data, settings))
+        )
+        detached(model)
+    return found
+
+
+def end_of(base, of: dict, folder: Path, **changes):
+    """What the member left, read by a training of its own that has nothing more to do."""
+    return solo(base, of, folder, **changes)
+
+
+def distance(left, right) -> float:
+    """Of all numbers of two adapters, relative to the length of the second."""
+    one, other = (
+        torch.cat([x.reshape(-1) for t in right.down_ri for x in (of.down_ri[t], of.up_or[t])]) for of in (left, right)
+    )
+    return ((one - other).norm() / other.norm()).item()
+
+
+def base_of(kind: str):
+    if kind == "nf4":
+        return models.load(source.resolve("random/tiny-llama"), precision="fp32", quant=QuantSpec("nf4", True))
+    family, dtype = kind.split()
+    return random_model(family, dtype=getattr(torch, dtype)).train()
+
+
+@pytest.mark.parametrize(
+    ("kind", "relative"),
+    [
+        ("llama float64", 1e-10),
+        ("gpt2 float64", 1e-10),
+        ("gemma2 float64", 1e-10),
+        ("llama float32", 1e-5),
+        ("nf4", 1e-5),
+    ],
+)
+@pytest.mark.parametrize("micro_batch_size", [1, 4])
+def test_every_member_ends_where_its_solo_run_ends(tmp_path, kind, relative, micro_batch_size):
+    base = base_of(kind)
+    one = "c_attn" if "gpt2" in kind else "q_proj"
+    many = [{**of, "targets": [one]} if "targets" in of else of for of in MEMBERS]
+    members = members_of(base, many, tmp_path, micro_batch_size=micro_batch_size)
+    assert train_adapters(base, members, device="cpu")
+    assert not any("forward" in vars(module) for module in base.modules())
+    for number, (of, member) in enumerate(zip(many, members, strict=True)):
+        alone, result = solo(base, of, micro_batch_size=4)
+        ended, resumed = end_of(base, of, tmp_path / str(number), micro_batch_size=micro_batch_size)
+        assert resumed.resumed_from == of["steps"]
+        assert distance(ended, alone) < relative, of
+        assert [r.tokens for r in member.log] == [r.tokens for r in result.log]
+        for kind_of in ("loss_nats", "grad_norm", "lr"):
+            assert [getattr(r, kind_of) for r in member.log] == pytest.approx(
+                [getattr(r, kind_of) for r in result.log], rel=relative
+            )
+
+
+@pytest.mark.parametrize("gradient_checkpointing", ["selective", "full"])
+def test_recomputation_gives_the_same_fleet(tmp_path, gradient_checkpointing):
+    base = base_of("llama float64")
+    many = MEMBERS[:3]
+    for name in ("none", gradient_checkpointing):
+        assert train_adapters(base, members_of(base, many, tmp_path / name, gradient_checkpointing=name), device="cpu")
+    for number, of in enumerate(many):
+        one, other = (
+            end_of(base, of, tmp_path / name / str(number), gradient_checkpointing=name)[0]
+            for name in ("none", gradient_checkpointing)
+        )
+        assert distance(one, other) < 1e-12
+
+
+def test_a_member_that_diverges_leaves_the_others_alone(tmp_path):
+    """The same bits until the fleet closes ranks; afterwards what they would have been alone."""
+    base = base_of("llama float32")
+    many = [{**of, "steps": 6} for of in MEMBERS]
+    bad = [{**of, "lr": 1e6} if number == 3 else of for number, of in enumerate(many)]
+    kept: dict[str, list] = {}
+    for name, multi_lora in (("good", many), ("bad", bad)):
+        members = members_of(base, multi_lora, tmp_path / name, warmup=0.0)
+        kept[name] = [[] for _ in members]
+        for number, member in enumerate(members):
+            member.on_step = kept[name][number].append
+        assert train_adapters(base, members, device="cpu")
+        assert [member.failed is not None for member in members] == [name == "bad" and n == 3 for n in range(8)]
+    died = len(kept["bad"][3])
+    assert 0 < died < 5
+    for number in (0, 1, 2, 4, 5, 6, 7):
+        good, worse = kept["good"][number], kept["bad"][number]
+        assert [r.loss_nats for r in good[: died + 1]] == [r.loss_nats for r in worse[: died + 1]]
+        ended, alone = (
+            end_of(base, many[number], tmp_path / "bad" / str(number), warmup=0.0)[0],
+            solo(base, many[number], warmup=0.0)[0],
+        )
+        assert distance(ended, alone) < 1e-5
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_interrupted_and_resumed_it_has_the_same_bits(tmp_path, stop_after):
+    base = base_of("llama float32")
+    assert train_adapters(base, members_of(base, MEMBERS, tmp_path / "whole"), device="cpu")
+    asked = iter(range(100))
+    broken = members_of(base, MEMBERS, tmp_path / "parts")
+    assert not train_adapters(base, broken, device="cpu", should_stop=lambda: next(asked) >= stop_after)
+    assert train_adapters(base, members_of(base, MEMBERS, tmp_path / "parts"), device="cpu")
+    for number, of in enumerate(MEMBERS):
+        whole, parts = (end_of(base, of, tmp_path / name / str(number))[0] for name in ("whole", "parts"))
+        assert distance(whole, parts) == 0.0, of
+
+
+def test_a_fleet_goes_on_from_what_members_did_alone(tmp_path):
+    """States are those of trainings of their own: some begun alone, some finished, some not begun."""
+    base = base_of("llama float64")
+    solo(base, MEMBERS[1], tmp_path / "1")
+    model, trainable = attached(base, MEMBERS[0])
+    asked = iter(range(100))
+    train(
+        model,
+        trainable,
+        blocks_of(MEMBERS[0]),
+        settings_of(MEMBERS[0]),
+        device="cpu",
+        state_folder=tmp_path / "0",
+        should_stop=lambda: next(asked) >= 2,
+    )
+    detached(model)
+    members = members_of(base, MEMBERS[:3], tmp_path)
+    assert train_adapters(base, members, device="cpu")
+    for number, of in enumerate(MEMBERS[:3]):
+        assert distance(end_of(base, of, tmp_path / str(number))[0], solo(base, of)[0]) < 1e-10
+
+
+def test_padding_gets_no_gradient_and_points_see_the_member_alone(tmp_path):
+    base = base_of("llama float64")
+    many = [{**MEMBERS[0]}, {**MEMBERS[2], "dropout": 0.0}, {**MEMBERS[4]}]
+    members = members_of(base, many, tmp_path)
+    seen = []
+
+    def on_eval(index, step, tokens, adapter):
+        model, _ = attached(base, many[1])
+        seen.append((index, step, tokens, model(input_ids=torch.arange(8)[None]).logits.sum().item()))
+        detached(model)
+
+    members[1].settings = dataclasses.replace(members[1].settings, eval_at_steps=(2, 4))
+    members[1].on_eval = on_eval
+    multi_lora = _MultiLoraTrainer(base, members, torch.device("cpu"), None)
+    assert [berth.rank for berth in multi_lora.banks.berths] == [rank for rank in PADDED_RANKS if rank in (4, 16)]
+    assert train_adapters(base, members, device="cpu")
+    assert [(index, step) for index, step, *_ in seen] == [(0, 2), (1, 4)]
+    first, _ = attached(base, many[1])
+    expected = first(input_ids=torch.arange(8)[None]).logits.sum().item()
+    detached(first)
+    assert all(value == expected for *_, value in seen)
+
+
+def test_padding_never_moves(tmp_path, monkeypatch):
+    base, seen = base_of("llama float32"), []
+    honest = adamw.update
+
+    def update(banks, *rest):
+        (berth,) = banks.berths
+        for target in berth.places:
+            for whole in (berth.grads, berth.numbers, *berth.moments):
+                assert berth.down(target, whole)[0, 1:].abs().max() == 0
+                assert berth.up(target, whole)[0, :, 1:].abs().max() == 0
+            seen.append(berth.up(target, berth.grads)[0, :, :1].abs().max().item())
+        honest(banks, *rest)
+
+    monkeypatch.setattr(adamw, "update", update)
+    assert train_adapters(base, members_of(base, [MEMBERS[0], {**MEMBERS[2], "dropout": 0.0}], tmp_path), device="cpu")
+    assert min(seen) > 0

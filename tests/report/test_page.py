@@ -1,0 +1,264 @@
+"""What people read: escaping, sentences, figures, and that deleting it breaks nothing."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from support.demo_store import Fit, demo_fits, texts, write_run
+
+from peftodyssey import report
+from peftodyssey.report import console_table, result_text
+from peftodyssey.report.chart_style import inline
+from peftodyssey.report.visible import visible
+from peftodyssey.store import parquet
+
+NASTY = '<script>alert("x")</script> &amp; <img src=x onerror=alert(1)> '
+
+
+class Reader(HTMLParser):
+    """Tags, attributes and text of a page, as a browser would understand them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def parse(path) -> Reader:
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    reader.close()
+    return reader
+
+
+def with_failures(domain: str, rung: int) -> list[Fit]:
+    return [
+        *demo_fits(domain, rung),
+        Fit("lora <b>r=4</b>", "lora", 1e-3, 0, 0, status="failed"),
+        Fit("ia3", "ia3", 1e-3, 0, 0, status="pending"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    nasty = [NASTY * 20 + text for text in texts("nasty", 35, 12)]
+    folder = tmp_path_factory.mktemp("run")
+    write_run(
+        folder,
+        fits=with_failures,
+        domains=("notes<i>", "arxiv_cs.CL"),
+        documents=35,
+        test_texts={"notes<i>": nasty},
+    )
+    report.build(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(run):
+    return parquet.read(run / "results.parquet").to_pylist()
+
+
+def test_words_of_documents_are_text(run):
+    page = parse(run / "report/index.html")
+    names = {tag for tag, _ in page.tags}
+    assert not names & {"script", "img", "iframe", "object"}
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert '<script>alert("x")</script>' in "".join(page.text)
+    assert "lora <b>r=4</b>" in "".join(page.text)
+
+
+def test_the_page_needs_no_network(run):
+    page = parse(run / "report/index.html")
+    assert not any(name in attributes for _, attributes in page.tags for name in ("src", "srcset", "data"))
+    links = [a["href"] for tag, a in page.tags for key in ("href",) if key in a]
+    assert all(link.startswith("#") for link in links)
+    assert not re.search(r"@import|url\((?!#)", (run / "report/index.html").read_text(encoding="utf-8"))
+
+
+def test_ids_of_the_page_are_unique_and_links_arrive(run):
+    page = parse(run / "report/index.html")
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for tag, a in page.tags if tag == "a" and "href" in a} <= set(ids)
+
+
+def test_tables_have_captions_and_figures_have_words(run):
+    page = parse(run / "report/index.html")
+    count = [tag for tag, _ in page.tags].count
+    assert count("table") == count("caption") > 2
+    pictures = [a for tag, a in page.tags if a.get("role") == "img" and "panel" in a.get("class", "")]
+    assert len(pictures) == len(list((run / "report/figures").glob("*.svg"))) >= 7
+    assert all(len(a["aria-label"]) > 30 for a in pictures)
+
+
+def test_figures_lie_there_as_svg_and_png(run):
+    names = {path.name for path in (run / "report/figures").iterdir()}
+    assert names == {
+        f"{n}.{kind}"
+        for n in (
+            "change",
+            "frontier",
+            "before_after",
+            "paths",
+            "classes",
+            "concentration",
+            "types",
+            "ladder",
+            "slopes",
+        )
+        for kind in ("svg", "png")
+    }
+    assert (run / "report/figures/change.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_worst_passage_is_shaded_with_its_nats(run):
+    page = parse(run / "report/index.html")
+    titles = [a["title"] for tag, a in page.tags if tag == "span" and "title" in a]
+    assert len(titles) > 100
+    assert all(re.fullmatch(r"[+-]?\d+\.\d\d nats", title) for title in titles)
+
+
+def test_deleting_the_report_breaks_nothing(run):
+    """Law 10."""
+    before = {name: (run / "report" / name).read_bytes() for name in ("summary.md", "index.html", "figures/change.svg")}
+    results = (run / "results.parquet").read_bytes()
+    shutil.rmtree(run / "report")
+    report.build(run)
+    assert {name: (run / "report" / name).read_bytes() for name in before} == before
+    assert (run / "results.parquet").read_bytes() == results
+
+
+def test_sentences_state_numbers_whichever_way_they_fall(rows):
+    said = " ".join(result_text.statements(rows))
+    assert re.search(
+        r"Full fine-tuning at its tuned learning rate changed test NLL on arxiv_cs.CL \(annealed-64M\) by -0\.340 nats/token \[-0\.\d+, -0\.\d+\]: better\.",
+        said,
+    )
+    limits = " ".join(result_text.caveats(rows))
+    assert "One seed: no noise floor" in limits
+    assert "3e-3 (try 1e-2)" in limits
+    assert "failed: loss is not finite at step 3" in limits
+    assert "4 of 32 cells are not finished" in limits
+
+
+def row(**changes):
+    base = {
+        "label": "lora r=8",
+        "method": "lora",
+        "status": "done",
+        "selected": True,
+        "lr": 1e-3,
+        "lr_edge": None,
+        "seed": 0,
+        "domain": "d",
+        "model": "m",
+        "revision": None,
+        "newline": "keep",
+        "objective": "text",
+        "context": 256,
+        "delta_nll": 0.02,
+        "delta_lo": 0.01,
+        "delta_hi": 0.03,
+        "forgetting": None,
+        "peak_memory_bytes": 3 << 30,
+        "reason": None,
+        "versions": None,
+    }
+    return {**base, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "ending"),
+    [
+        ({}, "by +0.020 nats/token [+0.010, +0.030]: worse."),
+        (
+            {"delta_nll": -0.02, "delta_lo": -0.03, "delta_hi": -0.01},
+            "by -0.020 nats/token [-0.030, -0.010]: better.",
+        ),
+        ({"delta_lo": -0.01}, "[-0.010, +0.030]: no clear change."),
+        (
+            {"delta_lo": None, "delta_hi": None},
+            "by +0.020 nats/token [no interval]: no interval, so no verdict.",
+        ),
+    ],
+)
+def test_verdicts(changes, ending):
+    [said] = result_text.statements([row(**changes)])
+    assert said.startswith("LoRA r=8 changed test NLL on d by")
+    assert said.endswith(ending)
+
+
+def test_seeds_give_a_noise_floor():
+    rows = [row(seed=0, delta_nll=0.02), row(seed=1, delta_nll=0.04)]
+    assert "+0.030 nats/token (mean of 2 seeds, +0.020 to +0.040)" in result_text.statements(rows)[0]
+    assert "Noise floor over seeds: 0.0141" in result_text.caveats(rows)[0]
+
+
+@pytest.mark.parametrize(
+    ("lr", "edge", "beyond"),
+    [(1e-3, "high", 3e-3), (3e-3, "high", 1e-2), (1e-4, "low", 3e-5), (3e-4, "low", 1e-4)],
+)
+def test_beyond_the_edge(lr, edge, beyond):
+    assert result_text.beyond(lr, edge) == pytest.approx(beyond)
+
+
+def test_numbers_are_written_plainly():
+    assert result_text.signed(-0.0001) == "0.000"
+    assert result_text.signed(0.1234) == "+0.123"
+    assert result_text.number(0.003) == "3e-3"
+    assert result_text.number(2.5e-4) == "2.5e-4"
+    assert visible(" a\n") == "·a⏎"
+
+
+def test_the_last_table_fits_80_columns(rows):
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=80).print(console_table.table(rows))
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "edge: try 3e-3" in text
+    assert "annealed-1024M " in text
+    assert re.search(r"\[-0\.\d{3},-0\.\d{3}\]", text)
+    assert "…" not in text
+
+
+def test_runs_are_compared_in_one_page(run, tmp_path):
+    other = write_run(
+        tmp_path / "other",
+        fits=lambda d, r: [Fit("full", "full", 1e-3, -0.1, 0.0)],
+        domains=("arxiv_cs.CL",),
+        rungs=(64,),
+    )
+    page = report.build([run, other], tmp_path / "both")
+    text = "".join(parse(page).text)
+    assert page == tmp_path / "both/index.html"
+    assert "runs compared" in text
+    assert "other" in text
+
+
+def test_a_run_without_finished_cells_has_a_page(tmp_path):
+    run = write_run(
+        tmp_path,
+        fits=lambda d, r: [Fit("full", "full", 1e-3, 0, 0, status="pending")],
+        domains=("notes",),
+        rungs=(64,),
+    )
+    text = "".join(parse(report.build(run)).text)
+    assert "No cell is finished yet" in text
+
+
+def test_ids_of_a_drawing_carry_its_name():
+    svg = '<svg><clipPath id="a"/><g clip-path="url(#a)"/><use xlink:href="#a"/></svg>'
+    assert inline(svg, "n") == '<svg><clipPath id="n-a"/><g clip-path="url(#n-a)"/><use xlink:href="#n-a"/></svg>'

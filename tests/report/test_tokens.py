@@ -1,0 +1,171 @@
+"""Which tokens pay: tables that conserve the change, a planted cause found, sentences, figures, and what was not
+measured.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+from support.demo_store import Fit, write_run, write_score
+
+from peftodyssey import report
+from peftodyssey.report import token_sentences
+from peftodyssey.report.collect import collect
+from peftodyssey.store import parquet, plans
+from peftodyssey.store.query import query
+
+
+def read(folder):
+    return [parquet.read(folder / name).to_pylist() for name in report.TOKEN_TABLES]
+
+
+def one(domain: str, rung: int) -> list[Fit]:
+    return [Fit("full", "full", 1e-3, 0.1, 0.0)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Newlines cost one nat more after adaptation, and nothing else changed."""
+    folder = write_run(tmp_path_factory.mktemp("run"), fits=one, domains=("notes",), rungs=(64,), documents=80)
+    test = plans.cells(folder)[0]["scores"]["test"]
+    kind = parquet.read(folder / test["index"] / "index.parquet")["class"].to_numpy()
+    before = np.round(parquet.read_nll(folder / test["before"])[0] * 1024) / 1024  # so that adding 1 does not round
+    write_score(folder / test["before"], before)
+    write_score(folder / test["after"], before + (kind == 0))
+    report.build(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ledger(run):
+    return parquet.read(run / "token_breakdown.parquet").to_pylist()
+
+
+def test_every_factor_adds_up_to_the_change_of_the_results(run, ledger):
+    """Law 7."""
+    [row] = parquet.read(run / "results.parquet").to_pylist()
+    factors = {entry["factor"] for entry in ledger}
+    assert factors == {"class", "position", "surprisal", "token"}
+    for factor in factors:
+        entries = [entry for entry in ledger if entry["factor"] == factor]
+        assert math.fsum(entry["share"] for entry in entries) == pytest.approx(1, rel=1e-9)
+        assert math.fsum(entry["part"] for entry in entries) == pytest.approx(row["delta_nll"], rel=1e-9)
+        assert sum(entry["tokens"] for entry in entries) == row["test_tokens"]
+        assert [entry["place"] for entry in entries] == sorted(entry["place"] for entry in entries)
+
+
+def test_a_planted_cause_is_found_to_the_last_digit(ledger):
+    classes = {entry["name"]: entry for entry in ledger if entry["factor"] == "class"}
+    newline = classes.pop("newline")
+    assert (newline["sum_nats"], newline["share"]) == (newline["tokens"], 1.0)
+    assert {entry["share"] for entry in classes.values()} == {0.0}
+    assert newline["part_lo"] < newline["part"] < newline["part_hi"]
+    [worst] = [entry for entry in ledger if entry["factor"] == "token" and entry["sum_nats"] > 0]
+    assert (worst["name"], worst["share"], worst["place"]) == ("\n", 1.0, 0)
+
+
+def test_the_sentence_names_the_cause_with_its_interval(run):
+    text = (run / "report/summary.md").read_text(encoding="utf-8")
+    said = r"most is paid by newlines, (\+0\.\d+) nats/token \[\+0\.\d+, \+0\.\d+\] of the change of \1, with [\d.]+ % of the tokens\."
+    assert re.search(said, text)
+    types = parquet.read(run / "concentration.parquet").to_pylist()[0]["units"]
+    assert f"Half of all that rose lies on {100 / types:.2g} % of the token types" in text
+
+
+def test_the_section_has_sentence_figures_and_table_in_this_order(run):
+    page = (run / "report/index.html").read_text(encoding="utf-8")
+    places = [
+        page.index(mark)
+        for mark in (
+            "Which tokens pay</h2>",
+            "most is paid by",
+            "What each class of tokens adds</h3>",
+            "How few token types carry the rise</h3>",
+            "Token types before and after</h3>",
+            "Token by token</h3>",
+            "the worst type",
+        )
+    ]
+    assert places == sorted(places)
+
+
+def test_ledger_concentration_and_ranks_answer_to_sql(run):
+    found = query(
+        [run], "select sum(part) as d, max(part) as m from token_breakdown where factor = 'class'"
+    ).to_pylist()[0]
+    assert found["d"] == found["m"] > 0
+    assert query([run], "select unit from concentration order by unit")["unit"].to_pylist() == ["tokens", "types"]
+    assert query([run], "select min(rank_before) as r from tokens where split = 'test'")["r"].to_pylist()[0] >= 1
+
+
+def test_terms_are_those_that_the_training_text_has_more_of(run, ledger):
+    assert query([run], "select word from terms order by place")["word"].to_pylist() == ["adapter", "empire"]
+    [entry] = [entry for entry in ledger if entry["name"] == "domain_term"]
+    counted = query(
+        [run], "select count(*) as n from tokens where split = 'test' and trim(text) in ('adapter', 'empire')"
+    )
+    assert entry["tokens"] == counted["n"].to_pylist()[0] > 0
+
+
+def test_ranks_are_those_of_the_columns(run):
+    where = "split = 'test' and trim(text) in ('adapter', 'empire')"
+    [wanted] = query(
+        [run],
+        f"select count(*) as n, median(rank_before) as m, avg((rank_after <= 100)::int) as r from tokens where {where}",
+    ).to_pylist()
+    [found] = query([run], "select * from token_ranks where positions = 'domain_term'").to_pylist()
+    assert (found["tokens"], found["median_before"], found["recall_100_after"]) == (
+        wanted["n"],
+        wanted["m"],
+        pytest.approx(wanted["r"]),
+    )
+    assert "the true token is among the first 10 in" in (run / "report/summary.md").read_text(encoding="utf-8")
+    assert "The 2 domain terms, the surest first: adapter, empire." in (run / "report/index.html").read_text(
+        encoding="utf-8"
+    )
+
+
+def test_without_general_text_there_are_no_terms(tmp_path):
+    folder = write_run(tmp_path, fits=one, domains=("notes",), rungs=(64,), general=())
+    page = report.build(folder).read_text(encoding="utf-8")
+    assert parquet.read(folder / "terms.parquet").num_rows == 0
+    assert "the recipe has no general text to tell them from" in page
+    assert "At domain terms" not in page
+
+
+def test_what_a_recipe_did_not_ask_for_is_not_measured(tmp_path):
+    folder = write_run(tmp_path, fits=one, domains=("notes",), rungs=(64,), measure=("degradation", "forgetting"))
+    page = report.build(folder).read_text(encoding="utf-8")
+    assert parquet.read(folder / "token_breakdown.parquet").num_rows == 0
+    assert "Not measured for 1 cell: `measure` of demo does not ask for `tokens`." in page
+    assert "Token by token" not in page
+    assert not (folder / "report/figures/classes.png").exists()
+
+
+def test_where_nothing_rose_the_sentence_says_so(tmp_path):
+    folder = write_run(tmp_path, fits=one, domains=("notes",), rungs=(64,), documents=35)
+    test = plans.cells(folder)[0]["scores"]["test"]
+    before = parquet.read_nll(folder / test["before"])[0]
+    write_score(folder / test["after"], before - np.float32(0.5))
+    rows = collect(folder).to_pylist()
+    [said] = token_sentences.statements(rows, token_sentences.tables(*read(folder)))
+    assert "no class of tokens pays (the highest: " in said
+    assert "Most is gained by " in said
+    assert "No token type rose." in said
+    report.build(folder)
+    assert not (folder / "report/figures/concentration.png").exists()
+
+
+def test_seeds_are_stated_as_their_mean_and_range(tmp_path):
+    folder = write_run(tmp_path, fits=one, domains=("notes",), rungs=(64,))
+    rows = collect(folder).to_pylist()
+    other = {"cell": "other", "seed": 1}
+    tables = [[*found, *({**entry, "cell": "other"} for entry in found)] for found in read(folder)]
+    for entry in tables[0][len(tables[0]) // 2 :]:
+        entry["part"] += 0.01
+    [said] = token_sentences.statements([*rows, {**rows[0], **other}], token_sentences.tables(*tables))
+    assert re.search(r"nats/token \(mean of 2 seeds, \+0\.\d{3} to \+0\.\d{3}\)", said)
+    assert "points (mean of 2 seeds, " in said

@@ -1,0 +1,55 @@
+"""Mean hidden states against those that transformers gives one chunk at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.tiny import tiny
+from transformers import AutoModelForCausalLM
+
+from peftodyssey.scoring import hidden_states
+
+TOKENS = np.random.default_rng(0).integers(5, 900, (7, 20))
+
+
+def theirs(model, chunk: np.ndarray, layer: int, prefix: int | None) -> np.ndarray:
+    ids = chunk.tolist() if prefix is None else [prefix, *chunk.tolist()]
+    with torch.no_grad():
+        states = model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[layer]
+    return states[0, 1:].double().mean(0).numpy()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "olmo2", "gemma2"])
+def test_they_are_those_of_transformers(tmp_path: Path, family: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny(family, tmp_path)).train()
+    for layer, prefix in ((-1, 1), (2, None), (0, 1), (1, 1)):
+        found = hidden_states.mean_states(model, TOKENS, layer=layer, prefix=prefix, device="cpu")
+        expected = np.stack([theirs(model.eval(), chunk, layer, prefix) for chunk in TOKENS])
+        assert found == pytest.approx(expected, abs=2e-5)
+        model.train()
+    assert model.training, "the mode is as it was"
+
+
+def test_batches_and_shortage_of_memory_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny("llama", tmp_path))
+    whole = hidden_states.mean_states(model, TOKENS, layer=-1, prefix=1, device="cpu")
+    forward, sizes = hidden_states._states, []
+
+    def short(model, ids_bt, layer):
+        sizes.append(len(ids_bt))
+        if len(ids_bt) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(model, ids_bt, layer)
+
+    monkeypatch.setattr(hidden_states, "_states", short)
+    seen: list[tuple[int, int]] = []
+    found = hidden_states.mean_states(
+        model, TOKENS, layer=-1, prefix=1, device="cpu", on_progress=lambda *done: seen.append(done)
+    )
+    assert found == pytest.approx(whole, abs=1e-6)
+    assert sizes[0] == 7
+    assert max(sizes[-3:]) <= 2
+    assert seen[-1] == (7, 7)

@@ -1,0 +1,141 @@
+"""SQL and the opened run, on a planted output directory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support.demo_store import Fit, texts, write_run
+
+from peftodyssey.corpora.token_classes import CLASSES
+from peftodyssey.errors import InputError, StoreError
+from peftodyssey.report.collect import collect
+from peftodyssey.store.query import TOKEN_CLASSES, VIEWS, query
+from peftodyssey.store.run_reader import open_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store") / "mine"
+    fits = [Fit("full", "full", 1e-3, -0.25, 0.1), Fit("lora r=8", "lora", 1e-3, 0, 0, status="failed")]
+    write_run(folder, fits=lambda d, r: fits, domains=("notes",), rungs=(64,), documents=35)
+    collect(folder)
+    return folder
+
+
+def test_class_names_are_those_of_the_index():
+    assert TOKEN_CLASSES == CLASSES
+
+
+def test_without_sql_every_view_and_column_is_listed(run):
+    listed = query([run]).to_pylist()
+    assert {(row["view"], row["column"]) for row in listed} == {(v, c) for v, columns in VIEWS.items() for c in columns}
+    assert all(row["what it is"] for row in listed)
+
+
+@pytest.mark.parametrize("view", sorted(VIEWS))
+def test_every_view_has_its_columns(run, view):
+    assert query([run], f"select * from {view} limit 1").column_names == list(VIEWS[view])
+
+
+def test_results_and_cells(run):
+    found = query(
+        [run],
+        "select r.delta_nll, c.manifest->>'$.facts.steps' as steps from results r join cells c using (cell) where r.status = 'done'",
+    )
+    assert found.to_pylist() == [{"delta_nll": pytest.approx(-0.25, abs=1e-5), "steps": "16"}]
+    assert query([run], "select status from cells order by status")["status"].to_pylist() == [
+        "done",
+        "failed",
+    ]
+
+
+def test_tokens_carry_their_text_and_their_change(run):
+    found = query(
+        [run],
+        "select avg(delta) as d, string_agg(text, '' order by position) as t from tokens where split = 'test' and \"document\" = 0",
+    )
+    assert found["t"][0].as_py() == texts("notestest", 35)[0]
+    whole = query([run], "select split, domain, avg(delta) as d from TOKENS group by all order by split").to_pylist()
+    assert [(row["split"], row["domain"]) for row in whole] == [
+        ("general", "wiki_general"),
+        ("test", "notes"),
+        ("valid", "notes"),
+    ]
+    assert whole[1]["d"] == pytest.approx(-0.25, abs=1e-4)
+
+
+def test_several_runs_are_told_apart(run, tmp_path):
+    other = write_run(
+        tmp_path / "other",
+        fits=lambda d, r: [Fit("full", "full", 1e-3, 0.1, 0)],
+        domains=("notes",),
+        rungs=(64,),
+        documents=3,
+    )
+    collect(other)
+    assert query([run, other], "select distinct run from results order by run")["run"].to_pylist() == [
+        "mine",
+        "other",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("selec 1", "syntax error"),
+        ("select nothing from results", "nothing"),
+        ("select * from result", "result"),
+        ("select 1; select * from nowhere", "nowhere"),
+    ],
+)
+def test_wrong_sql_is_an_input_error_in_duckdbs_words(run, sql, words):
+    with pytest.raises(InputError, match=words):
+        query([run], sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "copy results to '{}/x.csv'",
+        "attach '{}/x.db'",
+        "export database '{}/x'",
+        "select * from '{}/secret.csv'",
+        "set enable_external_access=true",
+    ],
+)
+def test_sql_touches_no_file(run, tmp_path, sql):
+    (tmp_path / "secret.csv").write_text("a\n1\n")
+    with pytest.raises(InputError):
+        query([run], sql.format(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["secret.csv"]
+
+
+def test_an_opened_run_gives_tables_cells_and_evidence(run):
+    opened = open_run(run)
+    assert opened.results.num_rows == 2
+    assert opened.points.num_rows == 3
+    assert sorted(cell["status"] for cell in opened.cells) == ["done", "failed"]
+    done = next(cell["cell"] for cell in opened.cells if cell["status"] == "done")
+    found = opened.nll(done[:8])
+    assert np.mean(found["after"].astype(float) - found["before"]) == pytest.approx(-0.25, abs=1e-5)
+    assert len(found["before"]) == len(found["document"]) == len(found["token"])
+    assert len(opened.nll(done, "general", "wiki_general")["after"]) == len(opened.nll(done, "general")["after"])
+
+
+def test_wrong_names_are_input_errors_that_list_the_right_ones(run):
+    opened = open_run(run)
+    done = next(cell["cell"] for cell in opened.cells if cell["status"] == "done")
+    failed = next(cell["cell"] for cell in opened.cells if cell["status"] == "failed")
+    with pytest.raises(InputError, match=done):
+        opened.nll("zz")
+    with pytest.raises(InputError, match="test of notes"):
+        opened.nll(done, "train")
+    with pytest.raises(StoreError, match="not finished"):
+        opened.nll(failed)
+
+
+def test_a_folder_without_a_run_is_a_store_error(tmp_path):
+    with pytest.raises(StoreError, match="holds no results"):
+        open_run(tmp_path)
+    with pytest.raises(StoreError, match="holds no results"):
+        query([tmp_path], "select * from cells")

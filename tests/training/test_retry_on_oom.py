@@ -1,0 +1,282 @@
+"""A step that does not fit is done again in a leaner way, and the training ends where one that fits ends (law 4)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gc
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from support.trainings import all_trainable, blocks, random_model, with_lora
+
+from peftodyssey.errors import DoesNotFit, TrainingError
+from peftodyssey.models import host_memory
+from peftodyssey.training import checkpoint, grad_accumulation
+from peftodyssey.training.loop import train
+from peftodyssey.training.memory_settings import MemorySettings
+from peftodyssey.training.settings import TrainSettings
+
+SETTINGS = TrainSettings(lr=5e-3, steps=5, batch_size=4, micro_batch_size=4, warmup=0.2, seed=3)
+DATA = {"n_blocks": 6, "seq_len": 240, "documents": (90, 50, 100), "masked_share": 0.3}
+
+
+def run(full=False, dropout=0.0, state_folder=None, stop_after=None, **changes):
+    """A training in float64: its result, its weights, the notes it made."""
+    model = random_model(dtype=torch.float64)
+    model, trainable = (model, all_trainable(model)) if full else with_lora(model, dropout=dropout)
+    notes, done = [], []
+    result = train(
+        model,
+        trainable,
+        blocks(**DATA),
+        dataclasses.replace(SETTINGS, **changes),
+        device="cpu",
+        state_folder=state_folder,
+        on_note=notes.append,
+        on_step=done.append,
+        should_stop=lambda: stop_after is not None and len(done) >= stop_after,
+    )
+    assert not any("forward" in vars(module) for module in model.modules())
+    return result, {name: p.detach().clone() for name, p in trainable.items()}, notes
+
+
+def distance(left, right) -> float:
+    return max((left[name] - right[name]).abs().max().item() for name in left)
+
+
+class SmallCard:
+    """Stands in for a card: a forward pass that keeps more than `limit_bytes` for the backward pass runs out of memory.
+
+    Not in the first `after` passes, so that something has been added to the gradients by then.
+    """
+
+    def __init__(self, monkeypatch, limit_bytes=None, error=torch.OutOfMemoryError, after=1):
+        self.honest, self.limit_bytes, self.error, self.after = grad_accumulation._nlls, limit_bytes, error, after
+        self.kept: list[tuple[int, int]] = []  # blocks of each pass, bytes it kept
+        monkeypatch.setattr(grad_accumulation, "_nlls", self)
+
+    def __call__(self, model, parts, members, pieces, *rest):
+        self.kept.append((len(pieces[0]), 0))
+
+        def keep(tensor):
+            count, held = self.kept[-1]
+            self.kept[-1] = (count, held + tensor.numel() * tensor.element_size())
+            if self.limit_bytes is not None and self.kept[-1][1] > self.limit_bytes and len(self.kept) > self.after:
+                raise self.error("DefaultCPUAllocator: CUDA out of memory")
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            return self.honest(model, parts, members, pieces, *rest)
+
+
+@functools.cache
+def room_for(gradient_checkpointing: str, dropout: float = 0.0) -> int:
+    """Bytes in which one block's forward pass finds room under a policy, and under none that keeps more."""
+    with pytest.MonkeyPatch.context() as patch:
+        card, sizes = SmallCard(patch), {}
+        for name in ("none", "selective", "full"):
+            run(steps=3, micro_batch_size=1, gradient_checkpointing=name, dropout=dropout)
+            sizes[name] = max(size for _, size in card.kept)
+            card.kept.clear()
+    assert sizes["none"] > 1.1 * sizes["selective"] > 1.2 * sizes["full"]
+    return int(sizes[gradient_checkpointing] * 1.02)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
+@pytest.mark.parametrize("full", [True, False])
+def test_a_micro_batch_that_does_not_fit_is_halved_and_nothing_is_applied_twice(monkeypatch, full, error):
+    expected = run(full=full, micro_batch_size=1)
+    card = SmallCard(monkeypatch, error=error)
+    run(full=full, steps=1, micro_batch_size=2)
+    card.limit_bytes, card.kept = min(size for _, size in card.kept) - 1, []
+    result, weights, notes = run(full=full, micro_batch_size=2)
+    assert [blocks for blocks, _ in card.kept] == [2, 2] + [1] * 20
+    assert result.micro_batch_size_used == 1
+    assert distance(weights, expected[1]) < 1e-10
+    assert [r.loss_nats for r in result.log] == pytest.approx([r.loss_nats for r in expected[0].log], rel=1e-10)
+    assert list(result.out_of_memory) == notes
+    assert notes[-1] == "step 1: one micro-batch of 2 blocks did not fit the host's memory; goes on with 4 x 1"
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("enough", ["selective", "full"])
+def test_where_one_block_does_not_fit_less_is_kept(monkeypatch, enough, dropout):
+    """The policy alone changes, so that dropout draws the same numbers: the very same training."""
+    expected = run(micro_batch_size=1, dropout=dropout)
+    SmallCard(monkeypatch, limit_bytes=room_for(enough, dropout))
+    result, weights, notes = run(micro_batch_size=1, dropout=dropout)
+    assert (result.micro_batch_size_used, result.gradient_checkpointing_used) == (1, enough)
+    assert distance(weights, expected[1]) < 1e-10
+    told = [
+        "step 1: one block with gradient checkpointing none did not fit the host's memory; goes on with gradient checkpointing selective",
+        "step 1: one block with gradient checkpointing selective did not fit the host's memory; goes on with gradient checkpointing full",
+    ]
+    assert notes == told[: 1 + (enough == "full")]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_first_halves_then_less_is_kept(monkeypatch, dropout):
+    """Dropout falls by block, so that the same holds with it."""
+    expected = run(dropout=dropout)
+    SmallCard(monkeypatch, limit_bytes=room_for("full", dropout))
+    _, weights, notes = run(dropout=dropout)
+    assert [note.split("goes on with ")[1] for note in notes] == [
+        "2 x 2",
+        "4 x 1",
+        "gradient checkpointing selective",
+        "gradient checkpointing full",
+    ]
+    assert distance(weights, expected[1]) < 1e-10
+
+
+def test_a_shortage_in_the_middle_begins_that_step_again_and_no_other(monkeypatch):
+    expected = run()
+    card = SmallCard(monkeypatch, limit_bytes=0, after=3)
+    honest = card.honest
+
+    def once(*arguments):
+        card.limit_bytes = 0 if len(card.kept) == 3 else None
+        return SmallCard.__call__(card, *arguments)
+
+    monkeypatch.setattr(grad_accumulation, "_nlls", once)
+    assert honest is card.honest
+    result, weights, notes = run()
+    assert notes == ["step 4: one micro-batch of 4 blocks did not fit the host's memory; goes on with 2 x 2"]
+    assert [blocks for blocks, _ in card.kept] == [4, 4, 4, 4, 2, 2, 2, 2]
+    assert distance(weights, expected[1]) < 1e-10
+    assert result.gradient_checkpointing_used == "none"
+
+
+def test_a_block_that_does_not_fit_at_all_is_an_error_with_a_next_step(monkeypatch):
+    SmallCard(monkeypatch, limit_bytes=0, after=0)
+    with pytest.raises(
+        TrainingError, match="one block does not fit the host's memory with everything recomputed"
+    ) as raised:
+        run()
+    assert "seq_len" in raised.value.next_step
+
+
+def test_other_errors_are_not_taken_for_shortages(monkeypatch):
+    SmallCard(monkeypatch, limit_bytes=0, after=0, error=ValueError)
+    with pytest.raises(ValueError, match="out of memory"):
+        run()
+    assert not host_memory.is_out_of_memory(DoesNotFit("a plan says so"))
+    assert not host_memory.is_out_of_memory(RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 50)
+    assert host_memory.is_out_of_memory(raised.value)
+
+
+def test_a_resumed_training_goes_on_in_the_reduced_way(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        SmallCard(patch, limit_bytes=room_for("selective", 0.3), after=0)
+        unbroken = run(dropout=0.3)
+        first, _, notes = run(dropout=0.3, state_folder=tmp_path, stop_after=2)
+    assert first.interrupted
+    assert len(notes) == 3
+    card = SmallCard(monkeypatch)
+    result, weights, again = run(dropout=0.3, state_folder=tmp_path)
+    assert result.resumed_from == 2
+    assert again == []
+    assert (result.micro_batch_size_used, result.gradient_checkpointing_used) == (1, "selective")
+    assert {blocks for blocks, _ in card.kept} == {1}
+    assert result.out_of_memory == tuple(notes)
+    assert all(torch.equal(weights[name], unbroken[1][name]) for name in weights)
+
+
+def test_what_fitted_before_binds_no_later_start(tmp_path):
+    """A state that no shortage led to leaves micro-batch and policy to the plan, which may have more memory now."""
+    run(micro_batch_size=1, gradient_checkpointing="full", state_folder=tmp_path, stop_after=2)
+    assert json.loads((tmp_path / checkpoint.STATE_FILE).read_text())["way"]["gradient_checkpointing"] == "full"
+    result, _, _ = run(state_folder=tmp_path)
+    assert (result.resumed_from, result.micro_batch_size_used, result.gradient_checkpointing_used) == (2, 4, "none")
+
+
+def test_ways_become_leaner_step_by_step():
+    way, seen = MemorySettings(6, "none"), []
+    while way := way.next_fallback(on_card=True):
+        seen.append((way.micro_batch_size, way.gradient_checkpointing, way.offload_activations))
+    assert seen == [
+        (3, "none", False),
+        (2, "none", False),
+        (1, "none", False),
+        (1, "selective", False),
+        (1, "full", False),
+        (1, "full", True),
+    ]
+    assert MemorySettings(1, "full").next_fallback(on_card=False) is None
+    assert (
+        MemorySettings(1, "full").next_fallback(on_card=True).describe_fallback(MemorySettings(1, "full"), 4)[1]
+        == "the layers' inputs in host memory"
+    )
+    assert MemorySettings(2, "full").most_conservative(MemorySettings(4, "selective", True)) == MemorySettings(
+        2, "full", True
+    )
+
+
+def held(size_bytes: int) -> torch.Tensor:
+    return torch.ones(size_bytes // 4)
+
+
+@pytest.fixture(params=["counted", "sampled"])
+def how_measured(request, monkeypatch):
+    """By Linux's own count where there is one, and by sampling."""
+    if request.param == "sampled":
+        monkeypatch.setattr(host_memory, "CLEAR_REFS", Path("/nowhere/at/all"))
+    elif not host_memory._reset():
+        pytest.skip("the system does not count anew")
+
+
+def test_the_highest_resident_size_is_seen_and_forgotten(how_measured):
+    with host_memory.peak_rss() as peak_bytes:
+        before = peak_bytes()
+        for size in (128 << 20, 512 << 20, 0):
+            held(size).exp_()
+            assert peak_bytes() - before == pytest.approx(size, abs=32 << 20)
+
+
+def test_freed_pieces_of_the_heap_are_given_back():
+    """Tensors of a few MiB lie in glibc's heap and stay resident behind one that lives: until they are given back."""
+    pieces = [held(2 << 20) for _ in range(200)]
+    kept = pieces[::20]
+    gc.collect()
+    full = host_memory.resident_bytes()
+    del pieces
+    host_memory.release_memory(torch.device("cpu"))
+    assert full - host_memory.resident_bytes() > 300 << 20
+    assert len(kept) == 10
+
+
+def test_a_stated_budget_is_held_on_the_cpu_for_real(monkeypatch):
+    """Resident memory is measured: a budget that four blocks exceed and one does not; nothing stands in for anything."""
+    big = {"n_blocks": 4, "seq_len": 1024, "documents": (500, 24, 500)}
+
+    def resident_training(**changes):
+        model, trainable = with_lora(
+            random_model(dtype=torch.float64, intermediate_size=2048, max_position_embeddings=1024)
+        )
+        settings = dataclasses.replace(SETTINGS, steps=2, **changes)
+        with host_memory.peak_rss() as peak_bytes:
+            host_memory.release_memory(torch.device("cpu"))
+            peak_bytes()
+            result = train(model, trainable, blocks(**big), settings, device="cpu")
+            return result, {name: p.detach().clone() for name, p in trainable.items()}, peak_bytes()
+
+    small, _, low = resident_training(micro_batch_size=1)
+    large, expected, high = resident_training(micro_batch_size=4)
+    assert high - low > 64 << 20
+    assert small.out_of_memory == large.out_of_memory == ()
+    result, weights, _ = resident_training(micro_batch_size=4, budget_bytes=(low + high) // 2)
+    assert result.micro_batch_size_used < 4
+    assert result.out_of_memory[0].startswith("step 1: one micro-batch of 4 blocks did not fit ")
+    assert " resident)" in result.out_of_memory[0]
+    assert all(
+        sentence.startswith("step 1: ") for sentence in result.out_of_memory
+    )  # one overshoot condemns no later step
+    assert result.gradient_checkpointing_used == "none"
+    assert distance(weights, expected) < 1e-10
+    with pytest.raises(TrainingError, match="resident without it"):
+        resident_training(micro_batch_size=1, budget_bytes=1 << 20)
