@@ -158,7 +158,7 @@ def step(answer: StepPlan) -> Iterator[Any]:
     """The bill of one step, and advice."""
     yield _bill(answer.what, answer.memory.terms, answer.memory.device_bytes, answer.budget_bytes)
     if answer.fits:
-        yield f"largest micro-batch that fits: {answer.most_micro_blocks} x {answer.step.seq_len} tokens"
+        yield f"largest micro-batch that fits: {answer.max_micro_batch_size} x {answer.step.seq_len} tokens"
     yield from answer.advice
 
 
@@ -216,7 +216,7 @@ def step_json(answer: StepPlan) -> str:
         "peak_allocated_bytes": answer.memory.peak_allocated_bytes,
         "peak_reserved_bytes": answer.memory.peak_reserved_bytes,
         "context_bytes": answer.memory.context_bytes,
-        "most_micro_blocks": answer.max_micro_batch_size,
+        "max_micro_batch_size": answer.max_micro_batch_size,
         "budget_bytes": answer.budget_bytes,
         "terms": {term.name: term.size_bytes for term in answer.memory.terms},
         "fits": answer.fits,
