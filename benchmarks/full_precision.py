@@ -28,7 +28,7 @@ from rich.table import Table
 from peftodyssey.corpora import source as corpora
 from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.index import build_index, read_index
-from peftodyssey.corpora.packing import PackedBlocks, pack
+from peftodyssey.corpora.packing import PackedSequences, pack
 from peftodyssey.models import load as models
 from peftodyssey.models import source
 from peftodyssey.models.tokenizer import load_tokenizer
@@ -49,7 +49,7 @@ WAYS = {
 }
 
 
-def curve(way: dict[str, object], blocks: PackedBlocks, settings: TrainSettings, device: str) -> list[float]:
+def curve(way: dict[str, object], blocks: PackedSequences, settings: TrainSettings, device: str) -> list[float]:
     """Training loss by step, nats a token."""
     own = dict(way)
     nearest = own.pop("nearest", False)
@@ -64,7 +64,7 @@ def curve(way: dict[str, object], blocks: PackedBlocks, settings: TrainSettings,
     return [record.loss_nats for record in result.log]
 
 
-def text(seq_len: int) -> PackedBlocks:
+def text(seq_len: int) -> PackedSequences:
     """The bundled text in blocks of the bundled model's tokens."""
     tokenizer = load_tokenizer(source.resolve(MODEL))
     corpus = corpora.resolve(CorpusSpec(name=TEXT, source=f"bundled/{TEXT}"))

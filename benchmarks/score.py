@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from peftodyssey import assets
+from peftodyssey.constants import SCORE_BATCH_TOKENS
 from peftodyssey.corpora import source as corpora
 from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.index import Index, build_index, read_index
@@ -43,7 +44,6 @@ from peftodyssey.models.scoring_mode import set_scoring_mode
 from peftodyssey.models.tokenizer import load_tokenizer
 from peftodyssey.recipe.cell import CorpusSpec, QuantSpec, ScoreSpec
 from peftodyssey.scoring import nll
-from peftodyssey.scoring.sizes import BATCH_TOKENS
 from peftodyssey.stats import token_breakdown, token_groups
 
 MODEL, TEXT = "bundled/odyssey-3m", "wiki_general"
@@ -208,7 +208,7 @@ def main() -> None:
     ways = {BASE: bare, "ours, with ranks": ours, "ours, with ranks and token ledger": with_ledger}
     if tokenizer is None:
         ways["stock transformers"] = lambda: stock(
-            model, rows, prefix, options.batch_tokens or BATCH_TOKENS[options.device], options.device
+            model, rows, prefix, options.batch_tokens or SCORE_BATCH_TOKENS[options.device], options.device
         )
     else:
         texts = [tokenizer.decode(row.tolist()) for row in rows]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from peftodyssey.corpora.packing import PackedBlocks
+from peftodyssey.corpora.packing import PackedSequences
 from peftodyssey.memory.step_spec import StepSpec
 from peftodyssey.models.load import linear_names
 from peftodyssey.multi_lora.adapters import adapter_of
@@ -107,9 +107,9 @@ def settings_of(step: StepSpec, steps: int) -> TrainSettings:
     )
 
 
-def random_blocks(blocks: int, seq_len: int, vocabulary: int) -> PackedBlocks:
+def random_blocks(blocks: int, seq_len: int, vocabulary: int) -> PackedSequences:
     """Random tokens, each block one document."""
     draw = np.random.default_rng(0)
     ids = draw.integers(0, vocabulary, (blocks, seq_len + 1)).astype(np.int32)
     positions = np.tile(np.arange(seq_len, dtype=np.int32), (blocks, 1))
-    return PackedBlocks(ids[:, :-1].copy(), ids[:, 1:].copy(), positions, np.zeros_like(positions))
+    return PackedSequences(ids[:, :-1].copy(), ids[:, 1:].copy(), positions, np.zeros_like(positions))

@@ -9,7 +9,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from peftodyssey._version import __version__
+
 __all__ = ["__version__", "adapt", "load", "open", "run", "score"]
 
 if TYPE_CHECKING:

@@ -55,16 +55,16 @@ def documents(corpus: Corpus, split: str, chat: Chat | None = None) -> Iterator[
 
     assert split in (*SPLITS, "all"), split
     if split == "all":
-        for part in corpus.parts:
+        for part in corpus.source_splits:
             yield from (document for document in read_split(corpus, part, chat) if document.text.strip())
         return
-    own = set(corpus.parts)
+    own = set(corpus.source_splits)
     if split not in own and "train" not in own:
         raise CorpusError(
-            f"{corpus.point.source} has no {split} split: it has {', '.join(sorted(own))}",
+            f"{corpus.spec.source} has no {split} split: it has {', '.join(sorted(own))}",
             f"name the part to use: split: {{{split}: {sorted(own)[0]}}}",
         )
-    shares = {name: share for name, share in shares_of(corpus.point.split).items() if name not in own}
+    shares = {name: share for name, share in shares_of(corpus.spec.split).items() if name not in own}
     for document in read_split(corpus, split if split in own else "train", chat):
         if not document.text.strip():
             continue

@@ -8,7 +8,7 @@ from typing import Any
 
 from peftodyssey.corpora import fingerprint
 from peftodyssey.corpora.hub_errors import hub_errors
-from peftodyssey.corpora.row_schema import Layout, layout_of, parts_of_names
+from peftodyssey.corpora.row_schema import RowSchema, infer_schema, parts_of_names
 from peftodyssey.errors import CorpusError
 from peftodyssey.recipe.cell import CorpusSpec
 
@@ -32,7 +32,7 @@ def commit_of(point: CorpusSpec) -> str:
         return str(HfApi().dataset_info(name, revision=point.revision).sha)
 
 
-def inspect(point: CorpusSpec, commit: str) -> tuple[dict[str, str], Layout]:
+def inspect(point: CorpusSpec, commit: str) -> tuple[dict[str, str], RowSchema]:
     """({part: split name}, layout), from the data set's own splits and its first row."""
     where = f"hub:{data_set(point)}"
     loaded = _load(point, commit)
@@ -40,7 +40,7 @@ def inspect(point: CorpusSpec, commit: str) -> tuple[dict[str, str], Layout]:
     row = next(iter(loaded[next(iter(parts.values()))]), None)
     if row is None:
         raise CorpusError(f"{where} is empty", "choose another config or split")
-    return parts, layout_of(row, point.field, where)
+    return parts, infer_schema(row, point.field, where)
 
 
 def split_names(point: CorpusSpec, commit: str) -> list[str]:

@@ -9,9 +9,9 @@ from typing import Any
 from peftodyssey.corpora import fingerprint
 from peftodyssey.corpora.readers import FORMATS, bare, format_of, json_rows, lines, open_bytes, parquet_rows
 from peftodyssey.corpora.row_schema import (
-    Layout,
+    RowSchema,
     did_you_mean,
-    layout_of,
+    infer_schema,
     named_splits,
     refuse_shares,
     split_of,
@@ -47,7 +47,7 @@ def find_parts(source: str, split: dict[str, Any]) -> Parts:
     return parts
 
 
-def inspect(parts: Parts, field: str | None) -> Layout:
+def inspect(parts: Parts, field: str | None) -> RowSchema:
     """The layout of the files, their first rows read; text files are read through as UTF-8. Raises CorpusError."""
     for path in (path for files in parts.values() for path in files):
         if path.stat().st_size == 0:
@@ -100,15 +100,15 @@ def _part(relative: Path, named: dict[str, str]) -> str:
     return next((usual for name in names if (usual := split_of(name))), "train")
 
 
-def _first(path: Path, field: str | None) -> Layout:
+def _first(path: Path, field: str | None) -> RowSchema:
     if format_of(path) == "txt":
         if field is not None:
             raise CorpusError(f"{path} is plain text and has no field {field!r}", "leave out `field:`")
-        return Layout(())
+        return RowSchema(())
     place, row = next(iter(rows(path)), (str(path), None))
     if row is None:
         raise CorpusError(f"{path} is empty: it has no rows", "put text into it, or take it out")
-    return layout_of(row, field, place)
+    return infer_schema(row, field, place)
 
 
 def _read_through(path: Path) -> None:

@@ -31,7 +31,7 @@ WANTED = ["id", "prompt", "choices", *ANSWERS]
 class Questions:
     """A task that exists, before it is read."""
 
-    point: TaskSpec
+    spec: TaskSpec
     fingerprint: str  # sha256 hex of the content and of the split
     parts: tuple[Any, ...]  # files, or the name of the split
     commit: str | None = None  # of a Hub data set
@@ -78,8 +78,8 @@ def questions(task: Questions) -> list[Question]:
     """
     found = list(_read(task))
     if not found:
-        raise CorpusError(f"{task.point.source} has no rows", FORMAT)
-    cap = task.point.examples
+        raise CorpusError(f"{task.spec.source} has no rows", FORMAT)
+    cap = task.spec.examples
     if cap is None or cap >= len(found):
         return found
     kept = sorted(range(len(found)), key=lambda n: text_key(found[n].prompt + "".join(found[n].choices)))[:cap]
@@ -144,7 +144,7 @@ def _read(task: Questions) -> Iterator[Question]:
 
 
 def _rows(task: Questions) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    point = task.point
+    point = task.spec
     if point.source.startswith("bundled/"):
         from peftodyssey import assets
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PackedBlocks:
+class PackedSequences:
     """Training text, int32 [blocks, seq_len] each. Documents of one block do not see each other (`segments`)."""
 
     input_ids: np.ndarray
@@ -29,7 +29,7 @@ class PackedBlocks:
     ARRAYS: ClassVar = ("input_ids", "labels", "position_ids", "segment_ids")
 
     @property
-    def target_blocks(self) -> int:
+    def target_sequences(self) -> int:
         """Blocks of the text that is adapted to."""
         return len(self.labels) - self.replayed
 
@@ -49,7 +49,7 @@ def pack(
     objective: str = "text",
     too_long: str = "error",
     framed: bool = False,
-) -> PackedBlocks:
+) -> PackedSequences:
     """Documents in an order shuffled by `seed`, each as bos + tokens with eos as its last target, cut every `seq_len`.
 
     A document that does not end in its block goes on in the next one as a new piece; what is left at the very end and
@@ -57,7 +57,9 @@ def pack(
     and `framed` belong. Raises CorpusError where there is less than one block.
     """
     if objective == "sft":
-        return PackedBlocks(*pack_examples(index, seq_len=seq_len, bos=bos, eos=eos, too_long=too_long, framed=framed))
+        return PackedSequences(
+            *pack_examples(index, seq_len=seq_len, bos=bos, eos=eos, too_long=too_long, framed=framed)
+        )
     stream, within, lengths = _stream(index, bos, eos, seed)
     has_target = within < np.repeat(lengths, lengths) - 1
     is_target = within > 0
@@ -73,12 +75,12 @@ def pack(
 
     labels = cut(stream[is_target])
     segments, positions = _pieces(cut(np.repeat(np.arange(len(lengths)), lengths)[has_target]), cut(within[has_target]))
-    return PackedBlocks(*(a.astype(np.int32) for a in (cut(stream[has_target]), labels, positions, segments)))
+    return PackedSequences(*(a.astype(np.int32) for a in (cut(stream[has_target]), labels, positions, segments)))
 
 
-def epoch_permutation(n_blocks: int, seed: int, epoch: int) -> np.ndarray:
-    """int64 [n_blocks]: the order in which one epoch visits the blocks."""
-    return np.random.default_rng([seed, epoch]).permutation(n_blocks)
+def epoch_permutation(num_sequences: int, seed: int, epoch: int) -> np.ndarray:
+    """int64 [num_sequences]: the order in which one epoch visits the sequences."""
+    return np.random.default_rng([seed, epoch]).permutation(num_sequences)
 
 
 def _stream(index: Index, bos: int | None, eos: int | None, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ ALIASES = {
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowSchema:
     """How a row becomes a document: one text `field`, or `turns`.
 
     `turns` is "prompt" (texts prompt and completion), "messages", or "dialogue" (prompt and completion as messages).
@@ -47,7 +47,7 @@ class Layout:
         return [c for c in [*used, "id"] if c in self.fields]
 
 
-def layout_of(row: Mapping[str, Any], field: str | None, where: str) -> Layout:
+def infer_schema(row: Mapping[str, Any], field: str | None, where: str) -> RowSchema:
     """The layout of rows like `row`, `field` being what the recipe names. Raises CorpusError, naming the fields there
     are.
     """
@@ -57,16 +57,16 @@ def layout_of(row: Mapping[str, Any], field: str | None, where: str) -> Layout:
             raise CorpusError(
                 f"{where}: there is no field {field!r}: the fields are {_listed(fields)}", _name_one(field, fields)
             )
-        return Layout(fields, field=field)
+        return RowSchema(fields, field=field)
     if "messages" in fields:
-        return Layout(fields, turns="messages")
+        return RowSchema(fields, turns="messages")
     if "prompt" in fields and "completion" in fields:
-        return Layout(fields, turns="dialogue" if isinstance(row["prompt"], list) else "prompt")
+        return RowSchema(fields, turns="dialogue" if isinstance(row["prompt"], list) else "prompt")
     if "text" in fields:
-        return Layout(fields, field="text")
+        return RowSchema(fields, field="text")
     texts = [name for name, value in row.items() if isinstance(value, str)]
     if len(texts) == 1:
-        return Layout(fields, field=texts[0])
+        return RowSchema(fields, field=texts[0])
     raise CorpusError(f"{where}: no field `text`: the fields are {_listed(fields)}", _name_one("text", texts or fields))
 
 

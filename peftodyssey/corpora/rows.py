@@ -10,7 +10,7 @@ from peftodyssey.corpora import hub, local, m2d2, plain_text
 from peftodyssey.corpora.chat import Chat, Spans, render_messages
 from peftodyssey.corpora.documents import Document
 from peftodyssey.corpora.readers import format_of, json_rows, lines, open_bytes
-from peftodyssey.corpora.row_schema import Layout
+from peftodyssey.corpora.row_schema import RowSchema
 from peftodyssey.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -22,25 +22,25 @@ CONSIDERED_CHARACTERS = 200_000_000
 
 def read_split(corpus: Corpus, part: str, chat: Chat | None = None) -> Iterator[Document]:
     """The documents of one part that the source itself keeps apart, in its order. Raises CorpusError."""
-    entries = corpus.parts[part]
+    entries = corpus.source_splits[part]
     if corpus.kind == "bundled":
         from peftodyssey import assets
 
-        name = corpus.point.source.partition("/")[2]
-        rows = json_rows(assets.open_corpus(name, entries[0]), f"{corpus.point.source}:{entries[0]}")
-        return _documents(rows, corpus.layout, chat)
+        name = corpus.spec.source.partition("/")[2]
+        rows = json_rows(assets.open_corpus(name, entries[0]), f"{corpus.spec.source}:{entries[0]}")
+        return _documents(rows, corpus.row_schema, chat)
     if corpus.kind == "hub":
         assert corpus.commit is not None, "resolve asks for the commit"
-        rows = hub.rows(corpus.point, corpus.commit, entries[0], corpus.layout.columns)
-        return _at_most(_documents(rows, corpus.layout, chat))
+        rows = hub.rows(corpus.spec, corpus.commit, entries[0], corpus.row_schema.columns)
+        return _at_most(_documents(rows, corpus.row_schema, chat))
     if corpus.kind == "m2d2":
         config, copy = entries
-        blocks = plain_text.blocks_of_rows(m2d2.rows(config, part, copy, corpus.point.revision))
+        blocks = plain_text.blocks_of_rows(m2d2.rows(config, part, copy, corpus.spec.revision))
         return _at_most(Document(f"{config}/{part}:{n}", text) for n, text in enumerate(blocks))
-    return (document for path in entries for document in _file(path, corpus.layout, len(entries) == 1, chat))
+    return (document for path in entries for document in _file(path, corpus.row_schema, len(entries) == 1, chat))
 
 
-def _file(path: Path, layout: Layout, alone: bool, chat: Chat | None) -> Iterator[Document]:
+def _file(path: Path, layout: RowSchema, alone: bool, chat: Chat | None) -> Iterator[Document]:
     """A file of rows; a text file that is one document of a folder, or that is cut into pieces because it is alone."""
     if format_of(path) != "txt":
         columns = layout.columns if format_of(path) == "parquet" else None
@@ -52,7 +52,7 @@ def _file(path: Path, layout: Layout, alone: bool, chat: Chat | None) -> Iterato
         yield Document(path.name, "".join(lines(open_bytes(path), str(path))))
 
 
-def _documents(rows: Iterable[tuple[str, dict[str, Any]]], layout: Layout, chat: Chat | None) -> Iterator[Document]:
+def _documents(rows: Iterable[tuple[str, dict[str, Any]]], layout: RowSchema, chat: Chat | None) -> Iterator[Document]:
     for place, row in rows:
         text, prompt_chars, answers = _text(place, row, layout, chat)
         if not text.isascii():
@@ -61,7 +61,7 @@ def _documents(rows: Iterable[tuple[str, dict[str, Any]]], layout: Layout, chat:
         yield Document(str(name) if isinstance(name, (str, int)) else Path(place).name, text, prompt_chars, answers)
 
 
-def _text(place: str, row: dict[str, Any], layout: Layout, chat: Chat | None) -> tuple[str, int, Spans]:
+def _text(place: str, row: dict[str, Any], layout: RowSchema, chat: Chat | None) -> tuple[str, int, Spans]:
     """(text, prompt characters, spans of answers) of one row; a field that is null is an empty text."""
     if layout.turns == "messages":
         return _conversation(*render_messages(_value(place, row, "messages"), chat, place))
@@ -76,7 +76,7 @@ def _text(place: str, row: dict[str, Any], layout: Layout, chat: Chat | None) ->
                 f"{place}: the completion is empty", "fill it, or remove the row: there is nothing to learn"
             )
         return prompt + completion, len(prompt), ()
-    assert layout.field is not None, "layout_of names a field or turns"
+    assert layout.field is not None, "infer_schema names a field or turns"
     return _string(place, row, layout.field), 0, ()
 
 

@@ -16,9 +16,9 @@ from peftodyssey.corpora import fingerprint, hub, local, m2d2
 from peftodyssey.corpora.documents import SPLITS, shares_of
 from peftodyssey.corpora.readers import format_of, json_rows
 from peftodyssey.corpora.row_schema import (
-    Layout,
+    RowSchema,
     did_you_mean,
-    layout_of,
+    infer_schema,
     named_splits,
     parts_of_names,
     refuse_shares,
@@ -34,13 +34,13 @@ class Corpus:
     """A text that exists and can be read, before any of it is."""
 
     name: str
-    point: CorpusSpec
+    spec: CorpusSpec
     kind: str  # bundled | local | hub | m2d2
     fingerprint: str  # sha256 hex of the content and of how it is read
-    parts: Mapping[str, tuple[Any, ...]] = field(
+    source_splits: Mapping[str, tuple[Any, ...]] = field(
         repr=False
     )  # what the source itself keeps apart: split -> files or names
-    layout: Layout
+    row_schema: RowSchema
     unit: str  # "document", or "block" where the source has no document marks
     bytes_on_disk: int | None
     commit: str | None = None  # of a Hub data set
@@ -48,17 +48,17 @@ class Corpus:
     @property
     def files(self) -> tuple[Path, ...]:
         """The files it is read from, where it is on this computer."""
-        return tuple(entry for entries in self.parts.values() for entry in entries if isinstance(entry, Path))
+        return tuple(entry for entries in self.source_splits.values() for entry in entries if isinstance(entry, Path))
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields of its rows; none for plain text."""
-        return self.layout.fields
+        return self.row_schema.fields
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits that `documents` can give: all where there is a train part to cut the others from."""
-        return SPLITS if "train" in self.parts else tuple(s for s in SPLITS if s in self.parts)
+        return SPLITS if "train" in self.source_splits else tuple(s for s in SPLITS if s in self.source_splits)
 
 
 def resolve(point: CorpusSpec) -> Corpus:
@@ -83,7 +83,7 @@ def resolve(point: CorpusSpec) -> Corpus:
 
 def check_objective(corpus: Corpus, objective: str) -> None:
     """Raises CorpusError where the rows of `corpus` and the objective do not belong together."""
-    turns = corpus.layout.turns
+    turns = corpus.row_schema.turns
     if objective == "text" and turns is not None:
         found = "messages" if turns == "messages" else "prompt and completion"
         other = ", or name the text to train on: `field: text`" if "text" in corpus.fields else ""
@@ -107,7 +107,7 @@ def _bundled(point: CorpusSpec, name: str) -> Corpus:
     parts = parts_of_names(assets.splits(name), point.split, point.source)
     with assets.open_corpus(name, next(iter(parts.values()))) as stream:
         _, row = next(json_rows(stream, point.source))
-    layout = layout_of(row, point.field, point.source)
+    layout = infer_schema(row, point.field, point.source)
     content = {part: [assets.sha256(name, split)] for part, split in parts.items()}
     size = sum(assets.corpus_bytes(name, split) for split in parts.values())
     return _corpus(
@@ -141,7 +141,7 @@ def _m2d2(point: CorpusSpec, config: str, copy: Path | None) -> Corpus:
     refuse_shares(point.split, SPLITS, point.source)
     digest, size = m2d2.identity(config, copy, point.revision)
     parts = dict.fromkeys(SPLITS, (config, copy))
-    return _corpus(point, "m2d2", {split: [digest] for split in SPLITS}, parts, Layout(()), "block", size)
+    return _corpus(point, "m2d2", {split: [digest] for split in SPLITS}, parts, RowSchema(()), "block", size)
 
 
 def _corpus(
@@ -149,7 +149,7 @@ def _corpus(
     kind: str,
     content: dict[str, list[str]],
     parts: Mapping[str, tuple[Any, ...]],
-    layout: Layout,
+    layout: RowSchema,
     unit: str,
     size: int | None,
     commit: str | None = None,

@@ -9,21 +9,12 @@ from __future__ import annotations
 import unicodedata
 from typing import TYPE_CHECKING
 
+from peftodyssey.constants import TOKEN_CLASSES
+
 if TYPE_CHECKING:
     import numpy as np
 
-CLASSES: tuple[str, ...] = (
-    "newline",
-    "space",
-    "punctuation",
-    "digit",
-    "function_word",
-    "word_start",
-    "continuation",
-    "special",
-    "other",
-)
-NEWLINE, SPACE, PUNCTUATION, DIGIT, FUNCTION_WORD, WORD_START, CONTINUATION, SPECIAL, OTHER = range(len(CLASSES))
+NEWLINE, SPACE, PUNCTUATION, DIGIT, FUNCTION_WORD, WORD_START, CONTINUATION, SPECIAL, OTHER = range(len(TOKEN_CLASSES))
 LETTER = WORD_START  # kind of a single character that may belong to a word
 NEWLINES = frozenset("\n\r\v\f\x85\u2028\u2029")
 APOSTROPHES = (0x27, 0x2019)
@@ -43,7 +34,7 @@ FUNCTION_WORDS = frozenset(
 
 
 def classify(text: str, starts: np.ndarray, ends: np.ndarray, special: np.ndarray | None = None) -> np.ndarray:
-    """The class of each token of one document, as int8 positions in `CLASSES`.
+    """The class of each token of one document, as int8 positions in `TOKEN_CLASSES`.
 
     `starts`, `ends`: character offsets of the tokens (int [tokens]); `special`: bool [tokens], control tokens.
     By priority: special; newline where the token holds one; space where it holds nothing else; then, on what is left

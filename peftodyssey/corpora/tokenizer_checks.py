@@ -74,9 +74,9 @@ def preview(
     The pieces of a document without its frame are its text, character for character. A conversation has no frame but
     what its template writes.
     """
-    policy = newlines.policy_of(corpus.point.newline, split)
+    policy = newlines.policy_of(corpus.spec.newline, split)
     found = islice(documents(corpus, split, chat), count)
-    framed = None if corpus.layout.is_chat else tokenizer
+    framed = None if corpus.row_schema.is_chat else tokenizer
     return [_pieces(tokenizer.backend, with_newlines(document, policy), objective, framed) for document in found]
 
 
@@ -94,7 +94,7 @@ def answers(corpus: Corpus, tokenizer: SpecialTokenIds, seq_len: int, too_long: 
         if tokenizer.eos is None
         else f"{_name(tokenizer, tokenizer.eos)} is added behind every answer"
     )
-    if corpus.layout.is_chat:
+    if corpus.row_schema.is_chat:
         end = "answers end as the chat template writes them"
     long = sum(length > seq_len for length in lengths)
     fits = (

@@ -21,7 +21,7 @@ def column(task: ChoiceTask, root: Path, model: nn.Module, tokenizer: TextTokeni
     """Write `choices.parquet` of `task`: a row for every choice of every prompt, in the task's order."""
     asked = questions(task.task)
     made = [requests(question, tokenizer.backend) for question in asked]
-    name = task.task.point.name
+    name = task.task.spec.name
 
     def progress(done: int, total: int) -> None:
         events.scored(name, done, total)

@@ -87,16 +87,16 @@ def _tokenizer(plan: LadderPlan, folder: Path) -> TextTokenizer:
 
 def training_split(corpus: Corpus) -> str:
     """The train part where the text keeps others apart or the recipe does; else all of it."""
-    return "train" if corpus.point.split or set(corpus.parts) - {"train"} else "all"
+    return "train" if corpus.spec.split or set(corpus.source_splits) - {"train"} else "all"
 
 
 def held_out_split(corpus: Corpus) -> str:
     """The test part where there is one; else all."""
-    return "test" if "test" in corpus.parts or "test" in corpus.point.split else "all"
+    return "test" if "test" in corpus.source_splits or "test" in corpus.spec.split else "all"
 
 
 def _texts(corpus: Corpus, split: str) -> Iterator[str]:
-    policy = newlines.policy_of(corpus.point.newline, "train" if split == "all" else split)
+    policy = newlines.policy_of(corpus.spec.newline, "train" if split == "all" else split)
     return (newlines.apply(document.text, policy) for document in documents(corpus, split))
 
 

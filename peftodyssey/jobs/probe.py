@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from peftodyssey.constants import SCORE_BATCH_TOKENS
 from peftodyssey.corpora.index import Index
-from peftodyssey.corpora.packing import PackedBlocks
+from peftodyssey.corpora.packing import PackedSequences
 from peftodyssey.errors import TrainingError
 from peftodyssey.jobs.peak_memory import allocated_bytes, track_peak
 from peftodyssey.jobs.train_cell import attached_method, settings_of
@@ -26,7 +27,6 @@ from peftodyssey.memory.probes import Probe
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.plan.tasks import CellTask
 from peftodyssey.scoring.nll import score_index
-from peftodyssey.scoring.sizes import BATCH_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -144,7 +144,7 @@ def _lengths(draw: np.random.Generator, total: int, longest: int) -> Iterator[in
         length = int(draw.integers(2, longest + 1))
 
 
-def random_blocks(draw: np.random.Generator, blocks: int, seq_len: int, vocabulary: int) -> PackedBlocks:
+def random_blocks(draw: np.random.Generator, blocks: int, seq_len: int, vocabulary: int) -> PackedSequences:
     """Random tokens; each second block holds several documents, as packed text does."""
     ids = draw.integers(0, vocabulary, (blocks, seq_len)).astype(np.int32)
     positions, segments = np.zeros_like(ids), np.zeros_like(ids)
@@ -152,13 +152,15 @@ def random_blocks(draw: np.random.Generator, blocks: int, seq_len: int, vocabula
         lengths = list(_lengths(draw, seq_len, max(2, seq_len // 3) if number % 2 else seq_len))
         positions[number] = np.concatenate([np.arange(length) for length in lengths])
         segments[number] = np.repeat(np.arange(len(lengths)), lengths)
-    return PackedBlocks(ids, np.roll(ids, -1, axis=1), positions, segments)
+    return PackedSequences(ids, np.roll(ids, -1, axis=1), positions, segments)
 
 
 def _text(draw: np.random.Generator, vocabulary: int, task: CellTask, device: str) -> Index:
     """An index of random tokens that fills one scoring batch, its first document longer than a window."""
     context = int(task.cell.score.context or task.cell.train.seq_len)
-    lengths = list(_lengths(draw, max(2 * context, min(BATCH_TOKENS.get(device, 2048), 4 * context)), 2 * context))
+    lengths = list(
+        _lengths(draw, max(2 * context, min(SCORE_BATCH_TOKENS.get(device, 2048), 4 * context)), 2 * context)
+    )
     rows = sum(lengths)
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     zeros = np.zeros(rows, np.int32)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.corpora.packing import PackedBlocks, pack
+from peftodyssey.corpora.packing import PackedSequences, pack
 from peftodyssey.errors import Interrupted, TrainingError
 from peftodyssey.jobs import eval_callback, geometry, multiple_choice, progress_file, score, weight_noise
 from peftodyssey.jobs.callbacks import Events, How
@@ -144,7 +144,7 @@ def _train(
     else:
         from peftodyssey.training.loop import train
     blocks = blocks_of(task, root, tokenizer)
-    settings = truncate(share, replace(settings_of(task, blocks.target_blocks), budget_bytes=how.resident_bytes))
+    settings = truncate(share, replace(settings_of(task, blocks.target_sequences), budget_bytes=how.resident_bytes))
     state = root / task.folder / layout.CHECKPOINT
     recorder = eval_callback.EvalCallback(task, root, attached.model, tokenizer.prefix, how, events)
     beat = progress_file.ProgressFile(root / task.folder, settings.last_step)
@@ -194,14 +194,14 @@ def _train(
     return Trained(result, peak.peak_bytes)
 
 
-def blocks_of(task: CellTask, root: Path, tokenizer: TextTokenizer) -> PackedBlocks:
+def blocks_of(task: CellTask, root: Path, tokenizer: TextTokenizer) -> PackedSequences:
     """The cell's text packed into the blocks that it trains on, those that are replayed last.
 
     Rendered conversations hold their special tokens already.
     """
     point = task.cell.train
 
-    def packed(folder: str, objective: str) -> PackedBlocks:
+    def packed(folder: str, objective: str) -> PackedSequences:
         framed = bool((manifest.read(root / folder) or {})["facts"].get("framed"))
         bos, eos = (None, None) if framed else (tokenizer.bos, tokenizer.eos)
         return pack(

@@ -140,7 +140,7 @@ def _member(
     from peftodyssey.training.loop import resume_digest
 
     blocks = blocks_of(task, root, tokenizer)
-    settings = truncate(share, settings_of(task, blocks.target_blocks))
+    settings = truncate(share, settings_of(task, blocks.target_sequences))
     settings = replace(settings, micro_batch_size=micro_batch_size, budget_bytes=how.resident_bytes)
     state = manifest.prepare_dir(root / task.folder, keep=(layout.CHECKPOINT,)) / layout.CHECKPOINT
     progress_file.note_repeated_work(root / task.folder, state, events)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from peftodyssey.constants import CHUNK_BYTES, MIN_VARLEN_TOKENS_CPU
 from peftodyssey.memory.autograd_simulator import Grads, Storage, Var
 from peftodyssey.memory.linear_memory import linear
 from peftodyssey.memory.op_memory import (
-    CHUNK_BYTES,
     OpContext,
     add,
     cast,
@@ -31,7 +31,6 @@ HEAD_NORMS = frozenset(["qwen3", "gemma3_text", "olmo2"])  # queries and keys ar
 PARALLEL = frozenset(["gpt_neox", "phi"])  # attention and feed-forward read the same input
 ROTARY = {"gpt2": 0.0, "gpt_neox": 0.25, "phi": 0.5, "stablelm": 0.25}  # share of a head that is rotated; else all
 EAGER = "gemma2"  # transformers gives it no fused attention
-LONG_ON_CPU = 512  # tokens of a row, from which `models.documents` does without a mask
 SHORT_DOCUMENT = (
     512  # tokens; a kernel's own buffers grow by 128 rows a document, and are planned for documents of this length
 )
@@ -68,7 +67,7 @@ def shape_of(anatomy: ModelShape, step: StepSpec, kernel_workspace: bool) -> Sha
         step.engine == "native"
         and anatomy.family in FAMILIES
         and anatomy.family != EAGER
-        and (step.precision == "bf16" if on_card else step.seq_len >= LONG_ON_CPU)
+        and (step.precision == "bf16" if on_card else step.seq_len >= MIN_VARLEN_TOKENS_CPU)
     )
     documents = 2 * max(blocks, blocks * step.seq_len // SHORT_DOCUMENT if step.packed else 0)  # up to a power of two
     return Shape(

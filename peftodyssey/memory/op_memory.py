@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from peftodyssey.constants import CHUNK_BYTES
 from peftodyssey.memory.autograd_simulator import Grads, Storage, Tape, Var
 from peftodyssey.recipe.cell import QuantSpec
 
 MOST_LEAVING = 2  # gradients that a card holds while they go to the host
-CHUNK_BYTES = 16 << 20  # fp32 temporaries of the lean norm and gated product
 
 
 @dataclass

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from peftodyssey.constants import SCORE_BATCH_TOKENS
 from peftodyssey.memory import probes
 from peftodyssey.memory.device import Device
 from peftodyssey.memory.memory_plan import (
@@ -22,7 +23,6 @@ from peftodyssey.memory.step_spec import StepSpec
 from peftodyssey.methods.targets import targeted
 from peftodyssey.model_shape import ModelShape
 from peftodyssey.recipe.cell import Cell, QuantSpec
-from peftodyssey.scoring.sizes import BATCH_TOKENS
 
 LOSS_CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}  # what fits a processor's caches; what keeps a card busy
 SMALL_LOSS_CHUNK_BYTES = 16 << 20
@@ -82,7 +82,7 @@ def scoring(anatomy: ModelShape, step: StepSpec, context: int, budget_bytes: int
 
     None, with the bytes of one window of `context` tokens, where not even that fits. No result depends on it.
     """
-    tokens = scoring_tokens(anatomy, step, context, budget_bytes, BATCH_TOKENS[step.device])
+    tokens = scoring_tokens(anatomy, step, context, budget_bytes, SCORE_BATCH_TOKENS[step.device])
     return tokens, scoring_bytes(anatomy, step, tokens or context)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 
+from peftodyssey.constants import SCORE_CHUNK_BYTES, SCORE_MIN_CHUNK_ROWS
 from peftodyssey.memory.autograd_simulator import Grads, Storage, Tape, Var
 from peftodyssey.memory.layer_memory import feed_forward, layer, norm, parts_of, shape_of
 from peftodyssey.memory.op_memory import OpContext
 from peftodyssey.memory.step_spec import BYTES, StepSpec
 from peftodyssey.model_shape import LinearShape, ModelShape
-from peftodyssey.scoring.sizes import CHUNK_BYTES, MIN_CHUNK_ROWS
 
 SMALL_STATE_NUMBERS = 4096  # below, 8-bit optimisers keep fp32
 STATE_BLOCK = 256  # numbers per constant of an 8-bit state
@@ -148,7 +148,7 @@ class Program:
         """A forward pass without gradients, and a chunk of logits in fp32 with what is computed from them."""
         self.tape.recording = False
         hidden = self._forward()
-        rows = max(MIN_CHUNK_ROWS, CHUNK_BYTES[self.step.device] // (4 * self.anatomy.vocabulary))
+        rows = max(SCORE_MIN_CHUNK_ROWS, SCORE_CHUNK_BYTES[self.step.device] // (4 * self.anatomy.vocabulary))
         chunk = min(rows, self.tokens) * self.anatomy.vocabulary
         self.tape.transient(chunk * self.math.width, chunk * 4, chunk * 4, term="logits and loss")
         hidden.drop()

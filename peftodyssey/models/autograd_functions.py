@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from peftodyssey.constants import CHUNK_BYTES
 from peftodyssey.models import compiled_ops
-
-CHUNK_BYTES = 16 << 20  # float32 temporaries of one chunk of rows
 
 
 def lora_linear(

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peftodyssey.constants import MIN_VARLEN_TOKENS_CPU
 from peftodyssey.models.shape_from_config import FAMILIES
 
 NAME = "documents"  # of this attention in transformers' registry
 WIDEST_HEAD = 256  # of FlashAttention 2
-MIN_VARLEN_TOKENS_CPU = 512  # tokens of a row on a CPU: in shorter ones a mask costs less than telling documents apart
 LENGTH_BUCKET = 64  # tokens: documents whose lengths round up to the same multiple are alike
 CLOSE = 0.05  # of the trial: a few roundings in bf16
 

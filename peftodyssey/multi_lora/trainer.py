@@ -33,7 +33,7 @@ from peftodyssey.training.retry_on_oom import retry_on_oom
 from peftodyssey.training.settings import OnNote, OnStep, ShouldStop, StepRecord, TrainSettings
 
 if TYPE_CHECKING:
-    from peftodyssey.corpora.packing import PackedBlocks
+    from peftodyssey.corpora.packing import PackedSequences
 
 OnMemberEval = Callable[[int, int, int, Adapter], None]  # index into eval_at_steps, step, tokens, the adapter then
 
@@ -43,7 +43,7 @@ class Member:
     """One training of a fleet: what it is told, where its state lies, and how far it is."""
 
     settings: TrainSettings
-    blocks: PackedBlocks
+    blocks: PackedSequences
     start: Adapter  # its first weights, in the type they are kept in
     state_folder: Path
     belongs_to: str  # `loop.belongs_to` of the same training alone

@@ -37,7 +37,7 @@ def problems(cell: Cell, corpora: Mapping[str, Corpus]) -> Iterator[tuple[str, s
 
 
 def _reported_whole(corpus: Corpus) -> bool:
-    return "test" not in corpus.parts
+    return "test" not in corpus.source_splits
 
 
 def _same(left: Corpus, right: Corpus) -> bool:

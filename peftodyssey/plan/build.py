@@ -265,7 +265,7 @@ class _Builder:
 
     def _general_split(self, point: CorpusSpec) -> str:
         """Nothing is trained on general text: its own test part, else all of it."""
-        return "test" if "test" in self.sources.corpora[point.name].parts else "all"
+        return "test" if "test" in self.sources.corpora[point.name].source_splits else "all"
 
     def _index(self, cell: Cell, point: CorpusSpec, split: str, cap: int | None = None) -> IndexTask:
         corpus = self.sources.corpora[point.name]

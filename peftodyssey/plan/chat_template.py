@@ -19,7 +19,7 @@ def chat_of(corpus: Corpus, named: str | None, source: ModelSource, tokenizer: T
     `named` is "plain", the path of a Jinja file, or None for the model's own. Raises CorpusError where the model has
     none, or the file cannot be read.
     """
-    if not corpus.layout.is_chat:
+    if not corpus.row_schema.is_chat:
         return None
     template = chat_template(source) if named is None else PLAIN_TEMPLATE if named == "plain" else _read(Path(named))
     if template is None:

@@ -223,9 +223,7 @@ def _identity(
         "decay": recipe.rungs.decay,
         "save_as": recipe.rungs.save_as,
         "seed": recipe.seed,
-        "text": [
-            [corpus.fingerprint, identity.canonical(corpus.point.split), corpus.point.newline] for corpus in texts
-        ],
+        "text": [[corpus.fingerprint, identity.canonical(corpus.spec.split), corpus.spec.newline] for corpus in texts],
         "tokenizer": load_tokenizer(tokenizer).fingerprint if tokenizer else "train",
     }
 

@@ -43,7 +43,7 @@ class Tasks:
             quantised = self._base(task, base, cell, tokenizer, tokens[0]) if base.quant else None
             after.append(_choices(task, base, cell, tokenizer, digest, cell.method.label, tokens[1]))
             line = {
-                "name": task.point.name,
+                "name": task.spec.name,
                 "before": plain.folder,
                 "quantised": quantised and quantised.folder,
                 "after": after[-1].folder,
@@ -61,7 +61,7 @@ def _choices(
 ) -> ChoiceTask:
     told = {
         "task": task.fingerprint,
-        "examples": task.point.examples,
+        "examples": task.spec.examples,
         "tokenizer": tokenizer,
         "model": base.source.fingerprint,
         "precision": base.precision,
@@ -69,6 +69,6 @@ def _choices(
         "cell": digest,
         "first_token": cell.score.first_token,
     }
-    name = layout.slug(task.point.name, "task", names.model(cell.model), label)
+    name = layout.slug(task.spec.name, "task", names.model(cell.model), label)
     folder = f"{layout.SCORES}/{layout.folder_name(name, identity.digest(told))}"
     return ChoiceTask(folder, task, base, cell.score.first_token == "bos", digest, told, tokens)

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from peftodyssey.constants import TOKEN_CLASSES
 from peftodyssey.report import result_text
 from peftodyssey.report.collect_tokens import column
 from peftodyssey.report.result_text import UNIT, Row, signed
 from peftodyssey.report.token_text import Text
 from peftodyssey.stats.bootstrap import Interval, paired_bootstrap
-from peftodyssey.store.query import TOKEN_CLASSES
 
 NEWLINE = TOKEN_CLASSES.index("newline")
 

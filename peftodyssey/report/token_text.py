@@ -12,9 +12,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peftodyssey.constants import TOKEN_CLASSES
 from peftodyssey.corpora.words import of_tokens
 from peftodyssey.store import layout, parquet
-from peftodyssey.store.query import TOKEN_CLASSES, token_pieces
+from peftodyssey.store.query import token_pieces
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from peftodyssey.constants import SCORE_BATCH_TOKENS
 from peftodyssey.recipe.cell import ScoreSpec
 from peftodyssey.scoring.batches import batch, rows_of_windows, take
-from peftodyssey.scoring.sizes import BATCH_TOKENS
 from peftodyssey.scoring.windows import corpus_windows
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def negative_gradient(
     device = torch.device(device)
     table = corpus_windows(index.token, index.starts, settings, prefix)
     rows, total = rows_of_windows(table, "padded"), int(table.scored.sum())
-    places = max((batch_tokens or BATCH_TOKENS[device.type]) // 4, settings.context)
+    places = max((batch_tokens or SCORE_BATCH_TOKENS[device.type]) // 4, settings.context)
     found = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in tensors.items()}
     asked = {name: weight.requires_grad for name, weight in tensors.items()}
     try:

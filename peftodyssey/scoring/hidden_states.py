@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from peftodyssey.constants import SCORE_BATCH_TOKENS
 from peftodyssey.errors import DoesNotFit, TrainingError
 from peftodyssey.models import host_memory
 from peftodyssey.scoring.nll import scoring_context
-from peftodyssey.scoring.sizes import BATCH_TOKENS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +37,7 @@ def mean_states(
     """
     device = torch.device(device)
     ids_ct = token_ct if prefix is None else np.insert(token_ct, 0, prefix, axis=1)
-    rows = max(1, BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]) // ids_ct.shape[1])
+    rows = max(1, SCORE_BATCH_TOKENS.get(device.type, SCORE_BATCH_TOKENS["cpu"]) // ids_ct.shape[1])
     made: list[np.ndarray] = []
     done = 0
     with scoring_context(model, device, precision):

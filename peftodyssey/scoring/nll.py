@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from peftodyssey.constants import SCORE_BATCH_TOKENS, SCORE_CHUNK_BYTES, SCORE_MIN_CHUNK_ROWS
 from peftodyssey.errors import DoesNotFit, InputError, TrainingError
 from peftodyssey.models import host_memory
 from peftodyssey.models.lm_head import split
@@ -22,7 +23,6 @@ from peftodyssey.models.patching import patch_model_on_cuda
 from peftodyssey.models.scoring_mode import scoring_mode
 from peftodyssey.recipe.cell import ScoreSpec
 from peftodyssey.scoring.batches import LAYOUTS, Batch, batch, rows_of_windows, take
-from peftodyssey.scoring.sizes import BATCH_TOKENS, CHUNK_BYTES, MIN_CHUNK_ROWS
 from peftodyssey.scoring.windows import WindowTable, corpus_windows
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def score_windows(
     `score_together`.
     """
     device = torch.device(device)
-    batch_tokens = batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
+    batch_tokens = batch_tokens or SCORE_BATCH_TOKENS.get(device.type, SCORE_BATCH_TOKENS["cpu"])
     shape = members, rows
     nll_nats, rank = np.full(shape, np.nan, np.float32), np.full(shape, -1, np.int32)
     facts: dict[str, Any] = {
@@ -242,7 +242,7 @@ def _in_chunks(
     """NLL float32[m] and rank int32[m] of `target` at the `place` rows of `source_nd`, by chunks of rows through
     `head`.
     """
-    step = max(CHUNK_BYTES.get(source_nd.device.type, 4 << 20) // (4 * vocabulary), MIN_CHUNK_ROWS)
+    step = max(SCORE_CHUNK_BYTES.get(source_nd.device.type, 4 << 20) // (4 * vocabulary), SCORE_MIN_CHUNK_ROWS)
     out = [
         nll_and_rank(head(source_nd[p]).float(), t) for p, t in zip(place.split(step), target.split(step), strict=True)
     ]

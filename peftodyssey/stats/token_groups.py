@@ -52,7 +52,7 @@ def by_class(token_class: np.ndarray, is_term: np.ndarray | None = None) -> Part
 
     `is_term` bool[n]: the token stands in a domain term. Only parts of words that are no function words can be terms.
     """
-    place = np.array([CLASSES.index(name) for name in token_classes.CLASSES])
+    place = np.array([CLASSES.index(name) for name in token_classes.TOKEN_CLASSES])
     label = place[np.asarray(token_class)]
     if is_term is not None:
         words = np.isin(token_class, (token_classes.WORD_START, token_classes.CONTINUATION))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peftodyssey.constants import TOKEN_CLASSES
 from peftodyssey.errors import InputError, StoreError
 from peftodyssey.store import layout, manifest, parquet, plans, tables
 
@@ -18,18 +19,6 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-# Names of the values of the index column `class`, in its order; equal to `corpora.classes.CLASSES` (a test holds it).
-TOKEN_CLASSES = (
-    "newline",
-    "space",
-    "punctuation",
-    "digit",
-    "function_word",
-    "word_start",
-    "continuation",
-    "special",
-    "other",
-)
 
 RUN_COLUMN = {"run": ("string", "name of the output directory")}
 CELLS: tables.Columns = {

@@ -5,13 +5,13 @@ from __future__ import annotations
 import platform
 from importlib import metadata
 
+from peftodyssey._version import __version__
+
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "accelerate", "tokenizers", "numpy")
 
 
 def versions() -> dict[str, str]:
     """Versions of Python, of this package and of the libraries that shape a result; missing ones are left out."""
-    from peftodyssey import __version__
-
     found = {"python": platform.python_version(), "peftodyssey": __version__}
     for name in LIBRARIES:
         try:

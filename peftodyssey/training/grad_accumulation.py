@@ -20,7 +20,7 @@ from peftodyssey.training.loss import token_nll_sums
 from peftodyssey.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from peftodyssey.corpora.packing import PackedBlocks
+    from peftodyssey.corpora.packing import PackedSequences
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Parts = tuple[Callable[..., Any], nn.Linear] | None
@@ -30,14 +30,14 @@ Parts = tuple[Callable[..., Any], nn.Linear] | None
 class Batch:
     """The blocks of one step of one training."""
 
-    blocks: PackedBlocks
+    blocks: PackedSequences
     chosen: np.ndarray  # int64, their numbers
     tokens: int  # trained ones among them
     seed: int
     first: int  # the place of the first of them in the whole training
 
 
-def batch(blocks: PackedBlocks, settings: TrainSettings, step: int) -> Batch:
+def batch(blocks: PackedSequences, settings: TrainSettings, step: int) -> Batch:
     """The batch of step `step`, counted from 0."""
     chosen = replay.batch_indices(blocks, settings, step)
     first = step * settings.batch_size + replay.replayed_before(settings, step)

@@ -43,7 +43,7 @@ from peftodyssey.training.settings import (
 from peftodyssey.training.travelled import track_updates
 
 if TYPE_CHECKING:
-    from peftodyssey.corpora.packing import PackedBlocks
+    from peftodyssey.corpora.packing import PackedSequences
 
 SEED_OFFSET = 1_000_003  # dropout draws other numbers than the adapters' start did
 KEEP_END_AFTER_S = 30.0  # of unsaved training: its end is saved as well
@@ -53,7 +53,7 @@ SMALLEST_LOSS_SCALE = 1.0  # fp16: below this the gradients overflow on their ow
 def train(
     model: nn.Module,
     trainable: Mapping[str, nn.Parameter],
-    blocks: PackedBlocks,
+    blocks: PackedSequences,
     settings: TrainSettings,
     *,
     device: str | torch.device,
@@ -234,7 +234,7 @@ def _restore(
     checkpoint.set_random_state(state.tensors, device)
 
 
-def resume_digest(trainable: Mapping[str, nn.Parameter], blocks: PackedBlocks, settings: TrainSettings) -> str:
+def resume_digest(trainable: Mapping[str, nn.Parameter], blocks: PackedSequences, settings: TrainSettings) -> str:
     weights = [(name, tuple(p.shape), str(p.dtype)) for name, p in trainable.items()]
     return hashlib.sha256(repr((settings.digest(), sampler.digest(blocks), weights)).encode()).hexdigest()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftodyssey.corpora.packing import PackedBlocks
+from peftodyssey.corpora.packing import PackedSequences
 from peftodyssey.training import sampler
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 SEED_OFFSET = 2_000_003  # replayed blocks come in another order than target ones
 
 
-def concat_replay(target: PackedBlocks, general: PackedBlocks) -> PackedBlocks:
+def concat_replay(target: PackedSequences, general: PackedSequences) -> PackedSequences:
     """The blocks of both, the general ones last and counted as `replayed`."""
-    arrays = (np.concatenate([getattr(of, name) for of in (target, general)]) for name in PackedBlocks.ARRAYS)
-    return PackedBlocks(*arrays, replayed=len(general.labels))
+    arrays = (np.concatenate([getattr(of, name) for of in (target, general)]) for name in PackedSequences.ARRAYS)
+    return PackedSequences(*arrays, replayed=len(general.labels))
 
 
 def replayed_before(settings: TrainSettings, step: int) -> int:
@@ -32,9 +32,9 @@ def replayed_before(settings: TrainSettings, step: int) -> int:
     return math.floor(step * settings.batch_size * settings.replay / (1 - settings.replay) + 1e-9)
 
 
-def batch_indices(blocks: PackedBlocks, settings: TrainSettings, step: int) -> np.ndarray:
+def batch_indices(blocks: PackedSequences, settings: TrainSettings, step: int) -> np.ndarray:
     """Block numbers of a step's batch (int64), target ones first."""
-    own = blocks.target_blocks
+    own = blocks.target_sequences
     target = sampler.step_blocks(own, settings.batch_size, settings.seed, step)
     if not blocks.replayed:
         return target

@@ -16,7 +16,7 @@ from peftodyssey.corpora.packing import IGNORE_INDEX, epoch_permutation
 from peftodyssey.errors import TrainingError
 
 if TYPE_CHECKING:
-    from peftodyssey.corpora.packing import PackedBlocks
+    from peftodyssey.corpora.packing import PackedSequences
 
 
 def step_blocks(n_blocks: int, batch_size: int, seed: int, step: int) -> np.ndarray:
@@ -31,12 +31,12 @@ def indices_at(n_blocks: int, row: range, seed: int) -> np.ndarray:
     return np.array([epochs[int(place // n_blocks)][place % n_blocks] for place in places], dtype=np.int64)
 
 
-def trained_tokens(blocks: PackedBlocks, chosen: np.ndarray) -> int:
+def trained_tokens(blocks: PackedSequences, chosen: np.ndarray) -> int:
     """Labels of these blocks that are trained."""
     return int(np.count_nonzero(blocks.labels[chosen] != IGNORE_INDEX))
 
 
-def require_trained_tokens(blocks: PackedBlocks) -> None:
+def require_trained_tokens(blocks: PackedSequences) -> None:
     """Raises TrainingError where no label of the whole corpus is trained, or there is no block."""
     if not len(blocks.labels) or not np.any(blocks.labels != IGNORE_INDEX):
         raise TrainingError(
@@ -45,7 +45,7 @@ def require_trained_tokens(blocks: PackedBlocks) -> None:
         )
 
 
-def digest(blocks: PackedBlocks) -> str:
+def digest(blocks: PackedSequences) -> str:
     """SHA-256 hex of what is trained on: a saved state goes on only with the same blocks."""
     found = hashlib.sha256(repr(blocks.labels.shape).encode())
     for array in (blocks.input_ids, blocks.labels, blocks.position_ids, blocks.segment_ids):

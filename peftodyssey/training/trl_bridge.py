@@ -37,7 +37,7 @@ from peftodyssey.training.settings import (
 from peftodyssey.training.trl_cleanup import restore_dtypes, restore_forwards
 
 if TYPE_CHECKING:
-    from peftodyssey.corpora.packing import PackedBlocks
+    from peftodyssey.corpora.packing import PackedSequences
 
 TRAINER_SCHEDULES = {
     "constant": "constant_with_warmup",
@@ -50,7 +50,7 @@ TRAINER_SCHEDULES = {
 def train_trl(
     model: nn.Module,
     trainable: Mapping[str, nn.Parameter],
-    blocks: PackedBlocks,
+    blocks: PackedSequences,
     settings: TrainSettings,
     *,
     device: str | torch.device,
@@ -103,7 +103,7 @@ def train_trl(
 
 def _trainer(
     model: nn.Module,
-    blocks: PackedBlocks,
+    blocks: PackedSequences,
     settings: TrainSettings,
     device: torch.device,
     micro_batch_size: int,
@@ -180,7 +180,7 @@ def _arguments(settings: TrainSettings, device: torch.device, micro_batch_size: 
     )
 
 
-def _collate(model: nn.Module, blocks: PackedBlocks, chosen: np.ndarray) -> dict[str, Tensor]:
+def _collate(model: nn.Module, blocks: PackedSequences, chosen: np.ndarray) -> dict[str, Tensor]:
     """Blocks as the Trainer wants them: labels not shifted, so one more token whose only use is to carry the
     last label.
 
@@ -207,7 +207,7 @@ def _collate(model: nn.Module, blocks: PackedBlocks, chosen: np.ndarray) -> dict
 
 def _follower(
     model: nn.Module,
-    blocks: PackedBlocks,
+    blocks: PackedSequences,
     settings: TrainSettings,
     device: torch.device,
     on_step: OnStep | None,

@@ -113,6 +113,6 @@ def test_a_conversation_without_a_template_is_refused(tmp_path):
 def test_a_hub_data_set_of_conversations(row, tmp_path):
     (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
     corpus = resolve(CorpusSpec("x", f"hub:{tmp_path}"))
-    assert corpus.layout.is_chat
+    assert corpus.row_schema.is_chat
     [document] = documents(corpus, "all", Chat(MARKED, SPECIAL))
     assert document.text[slice(*document.answers[-1])] == "It\nis 4 🎉.<|endoftext|>"

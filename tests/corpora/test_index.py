@@ -84,7 +84,7 @@ def test_every_token_of_any_text_has_a_class(make, text):
     offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
     found = token_classes.classify(text, offsets[:, 0], offsets[:, 1])
     assert len(found) == len(encoding.ids)
-    assert set(found.tolist()) <= set(range(len(token_classes.CLASSES)))
+    assert set(found.tolist()) <= set(range(len(token_classes.TOKEN_CLASSES)))
 
 
 def test_shared_characters_and_gaps_by_hand():
@@ -96,7 +96,7 @@ def classified(text, pieces):
     ends = np.cumsum([len(piece) for piece in pieces])
     assert "".join(pieces) == text
     starts = ends - [len(piece) for piece in pieces]
-    return [token_classes.CLASSES[i] for i in token_classes.classify(text, starts, ends)]
+    return [token_classes.TOKEN_CLASSES[i] for i in token_classes.classify(text, starts, ends)]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_class_does_not_depend_on_whether_the_space_is_in_the_offsets():
 
 def test_byte_tokens_of_one_character_go_on_with_its_word():
     found = token_classes.classify("é", np.array([0, 0]), np.array([1, 1]))
-    assert [token_classes.CLASSES[i] for i in found] == ["word_start", "continuation"]
+    assert [token_classes.TOKEN_CLASSES[i] for i in found] == ["word_start", "continuation"]
 
 
 def build(tmp_path, texts, tokenizer=None, **options):
@@ -154,7 +154,7 @@ def test_rows_describe_their_documents(tmp_path):
         assert read.position[rows].tolist() == list(range(rows.stop - rows.start))
         assert read.bytes[rows].sum() == len(text.encode()) == table["bytes"][number].as_py()
     assert read.trained.all()
-    assert token_classes.CLASSES[read.token_class[read.starts[2]]] == "special"
+    assert token_classes.TOKEN_CLASSES[read.token_class[read.starts[2]]] == "special"
 
 
 def test_prompt_tokens_are_not_trained(tmp_path):

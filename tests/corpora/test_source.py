@@ -199,7 +199,7 @@ def test_paths_that_are_not_there(tmp_path):
 
 def test_field_is_named_found_or_refused(tmp_path):
     path = written(tmp_path / "a.jsonl", b'{"body": "B", "n": 1}\n')
-    assert resolve(point(path)).layout.field == "body"
+    assert resolve(point(path)).row_schema.field == "body"
     with pytest.raises(CorpusError, match=r"no field 'bodi': the fields are body, n\n.*did you mean body\?"):
         resolve(point(path, field="bodi"))
 

@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 from peftodyssey import api
 from peftodyssey.cli.main import app
+from peftodyssey.constants import SCORE_BATCH_TOKENS
 from peftodyssey.errors import EXIT_SOME_FAILED, DoesNotFit
 from peftodyssey.execution.launch import Options
 from peftodyssey.memory.memory_plan import scoring_bytes
-from peftodyssey.scoring.sizes import BATCH_TOKENS
 from peftodyssey.store import layout, manifest
 from peftodyssey.training import grad_accumulation
 
@@ -140,7 +140,7 @@ def test_the_reduced_way_is_in_the_manifest_and_told(tmp_path: Path, monkeypatch
 
 def test_scoring_is_planned_from_the_budget_and_no_result_depends_on_it(tmp_path: Path) -> None:
     wide = api.plan(micro.write(tmp_path))
-    assert {column.batch_tokens for task in wide.cells for column in task.scores} == {BATCH_TOKENS["cpu"]}
+    assert {column.batch_tokens for task in wide.cells for column in task.scores} == {SCORE_BATCH_TOKENS["cpu"]}
     first = wide.cells[0]
     narrow = api.plan(micro.write(tmp_path), memory=scoring_bytes(first.anatomy, first.step, 512))
     assert {column.batch_tokens for column in narrow.cells[0].scores} == {512}

@@ -223,10 +223,3 @@ def test_the_plan_verb_answers_without_torch() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-
-
-def test_the_plan_and_attention_agree_on_what_a_long_row_is() -> None:
-    from peftodyssey.memory import layer_memory
-    from peftodyssey.models import varlen_attention
-
-    assert layer_memory.LONG_ON_CPU == varlen_attention.MIN_VARLEN_TOKENS_CPU

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from peftodyssey.constants import TOKEN_CLASSES
 from peftodyssey.corpora import token_classes as index_classes
 from peftodyssey.stats import bootstrap, token_breakdown, token_groups
 from peftodyssey.stats.concentration import concentration, lorenz, without_worst
-from peftodyssey.store.query import TOKEN_CLASSES
 
 NATS = st.one_of(st.floats(-20, 20, width=32), st.just(float("nan")))
 COLUMN = hnp.arrays(np.float32, st.integers(1, 200), elements=NATS)
@@ -23,7 +23,7 @@ def partitions(n, before, seed):
     rng = np.random.default_rng(seed)
     token = rng.integers(0, 30, n)
     return [
-        token_groups.by_class(rng.integers(0, len(index_classes.CLASSES), n), rng.random(n) < 0.3),
+        token_groups.by_class(rng.integers(0, len(index_classes.TOKEN_CLASSES), n), rng.random(n) < 0.3),
         token_groups.by_position(rng.integers(0, 5000, n)),
         token_groups.by_frequency(token, rng.integers(0, 3, 25) * rng.integers(0, 10**5, 25)),
         token_groups.by_surprisal(before),
@@ -61,7 +61,7 @@ def test_only_words_that_are_no_function_words_are_domain_terms():
 
 def test_a_nat_on_every_newline_is_paid_by_newlines_to_the_last_digit():
     rng = np.random.default_rng(0)
-    kind = rng.integers(0, len(index_classes.CLASSES), 5000)
+    kind = rng.integers(0, len(index_classes.TOKEN_CLASSES), 5000)
     before = (rng.integers(0, 1 << 14, 5000) / 1024).astype(np.float32)  # so that adding 1 does not round
     after = before + (kind == index_classes.NEWLINE).astype(np.float32)
     part = token_groups.by_class(kind)

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from support.demo_store import Fit, texts, write_run
 
-from peftodyssey.corpora.token_classes import CLASSES
 from peftodyssey.errors import InputError, StoreError
 from peftodyssey.report.collect import collect
-from peftodyssey.store.query import TOKEN_CLASSES, VIEWS, query
+from peftodyssey.store.query import VIEWS, query
 from peftodyssey.store.run_reader import open_run
 
 
@@ -20,10 +19,6 @@ def run(tmp_path_factory):
     write_run(folder, fits=lambda d, r: fits, domains=("notes",), rungs=(64,), documents=35)
     collect(folder)
     return folder
-
-
-def test_class_names_are_those_of_the_index():
-    assert TOKEN_CLASSES == CLASSES
 
 
 def test_without_sql_every_view_and_column_is_listed(run):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from peftodyssey.corpora.packing import PackedBlocks
+from peftodyssey.corpora.packing import PackedSequences
 from peftodyssey.models import varlen_attention
 from peftodyssey.models.shapes import named
 
@@ -23,7 +23,7 @@ def blocks(
     seed: int = 0,
     documents: tuple[int, ...] = (9, 5, 10),
     masked_share: float = 0.0,
-) -> PackedBlocks:
+) -> PackedSequences:
     """Random tokens; every block holds documents of these lengths; the target after a document's last
     token is 0.
     """
@@ -35,7 +35,7 @@ def blocks(
     labels[draw.random(labels.shape) < masked_share] = -100
     positions = np.tile(np.concatenate([np.arange(n) for n in documents]), (n_blocks, 1)).astype(np.int32)
     segments = np.tile(np.repeat(np.arange(len(documents)), documents), (n_blocks, 1)).astype(np.int32)
-    return PackedBlocks(ids, labels, positions, segments)
+    return PackedSequences(ids, labels, positions, segments)
 
 
 def random_model(family: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:

@@ -111,7 +111,7 @@ def test_replay_of_nothing_is_no_replay_bit_for_bit():
     general = blocks(n_blocks=5, seed=9)
     with_text = concat_replay(blocks(), general)
     assert len(with_text.labels) == 11
-    assert with_text.target_blocks == 6
+    assert with_text.target_sequences == 6
     assert same(run(dtype=torch.float32)[2], run(data=with_text, dtype=torch.float32, replay=0.0)[2])
 
 

@@ -1,0 +1,34 @@
+"""Names and sizes on which packages that do not import each other have to agree. Floor 0."""
+
+from __future__ import annotations
+
+SPLITS = ("train", "valid", "test")
+
+# Files of a token index: written by `corpora`, found by `store`.
+INDEX_FILE = "index.parquet"
+DOCUMENTS_FILE = "documents.parquet"
+
+# Classes of tokens, in the order of the int8 column `class` of index.parquet.
+TOKEN_CLASSES = (
+    "newline",
+    "space",
+    "punctuation",
+    "digit",
+    "function_word",
+    "word_start",
+    "continuation",
+    "special",
+    "other",
+)
+
+# Defaults of a scoring pass, by kind of device: `scoring` uses them, `memory` reckons with them.
+SCORE_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}  # on a CPU 8192 no longer fit the cache and take 1.5 times as long
+SCORE_CHUNK_BYTES = {
+    "cpu": 4 << 20,
+    "cuda": 256 << 20,
+}  # float32 logits of one chunk of rows; 4 MiB stay in a CPU's cache
+SCORE_MIN_CHUNK_ROWS = 64  # with fewer rows, reading the head's weights takes longer than computing the logits
+
+# What `models` does in its forward pass and `memory` reckons with.
+CHUNK_BYTES = 16 << 20  # float32 temporaries of one chunk of rows in RMSNorm and the gated product
+MIN_VARLEN_TOKENS_CPU = 512  # tokens of a row from which documents attend without a mask on a CPU
