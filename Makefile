@@ -27,6 +27,8 @@ test-gpu: .venv/.installed-dev
 
 lint: .venv/.installed-dev
 	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy
 
 # Results under runs/ and the cache of unpacked models stay.
 clean:
