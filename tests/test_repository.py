@@ -1,7 +1,8 @@
-"""What the repository promises as a whole: its size, what its text may say, and how its corpora are cut."""
+"""The repository as a whole: its size, what its text may say, names in its text, and how its corpora are split."""
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -65,24 +66,69 @@ def test_no_machine_and_no_registry_is_named() -> None:
     assert MACHINE.search("see /" + "home/someone/x")
     assert MACHINE.search("https://pypi." + "org/simple")
     assert not MACHINE.search("a/work/b or .venv/bin/python")
-    found = {
+    named = {
         f"{path.relative_to(ROOT)}: {match.group()}"
         for path, text in tracked_text().items()
         if path != Path(__file__)
         for match in MACHINE.finditer(text)
     }
-    assert not found
+    assert not named
 
 
 def test_no_stub_is_left() -> None:
     word = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X|raise NotImplemented" + r"Error)\b")
-    found = {
+    stubs = {
         f"{path.relative_to(ROOT)}: {match.group()}"
         for path, text in tracked_text().items()
         if path.suffix == ".py"
         for match in word.finditer(text)
     }
-    assert not found
+    assert not stubs
+
+
+DOTTED = re.compile(r"\bpeftodyssey(?:\.[A-Za-z_]\w*)+")
+NOT_READ_FOR_NAMES = {"CHANGELOG.md", "renamed.md", "test_floors.py", "test_repository.py"}  # old or invented names
+
+
+@cache
+def package_modules() -> dict[str, Path]:
+    files = {path: path.relative_to(ROOT).with_suffix("").parts for path in (ROOT / "peftodyssey").rglob("*.py")}
+    return {".".join(part for part in parts if part != "__init__"): path for path, parts in files.items()}
+
+
+@cache
+def names_in(path: Path) -> set[str]:
+    """Functions, classes, variables and imports of a module."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.alias):
+            names.add((node.asname or node.name).split(".")[-1])
+    return names
+
+
+def is_known(dotted: str) -> bool:
+    """Whether `peftodyssey.a.b` is a module, or a name in the longest module that it starts with."""
+    parts, modules = dotted.split("."), package_modules()
+    depth = next(depth for depth in range(len(parts), 0, -1) if ".".join(parts[:depth]) in modules)
+    return depth == len(parts) or parts[depth] in names_in(modules[".".join(parts[:depth])])
+
+
+def test_dotted_names_in_text_and_strings_exist() -> None:
+    """Code in strings, patches by name and documentation are seen by no renaming tool."""
+    assert is_known("peftodyssey.store.layout.CELLS")
+    assert not is_known("peftodyssey.store.no_such_module")
+    unknown = {
+        f"{path.relative_to(ROOT)}: {match.group()}"
+        for path, text in tracked_text().items()
+        if path.suffix in (".py", ".md", ".toml") and path.name not in NOT_READ_FOR_NAMES
+        for match in DOTTED.finditer(text)
+        if not is_known(match.group())
+    }
+    assert not unknown
 
 
 @pytest.mark.parametrize("name", [name for name in assets.corpora() if "test" in assets.splits(name)])
@@ -115,9 +161,9 @@ def test_no_article_or_file_is_in_two_splits() -> None:
     for name in (*DOMAINS, "wiki_general", "pretrain_sample"):
         for split in assets.splits(name):
             with assets.open_corpus(name, split) as lines:
-                whole = {json.loads(line)["source"] for line in lines}
-            assert not {source: seen[source] for source in whole if source in seen}, f"{name} {split}"
-            seen |= dict.fromkeys(whole, f"{name} {split}")
+                sources = {json.loads(line)["source"] for line in lines}
+            assert not {source: seen[source] for source in sources if source in seen}, f"{name} {split}"
+            seen |= dict.fromkeys(sources, f"{name} {split}")
 
 
 def test_notice_names_every_asset() -> None:
