@@ -28,7 +28,7 @@ from rich.table import Table
 from peftodyssey.corpora import source as corpora
 from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.index import build_index, read_index
-from peftodyssey.corpora.packing import PackedSequences, pack
+from peftodyssey.corpora.packing import PackedSequences, SpecialTokens, pack
 from peftodyssey.models import load as models
 from peftodyssey.models import source
 from peftodyssey.models.tokenizer import load_tokenizer
@@ -73,7 +73,7 @@ def text(seq_len: int) -> PackedSequences:
             documents(corpus, "train", None), tokenizer, Path(folder), max_tokens=200_000, newline="keep", name=TEXT
         )
         index = read_index(Path(folder))
-    return pack(index, seq_len=seq_len, bos=tokenizer.bos, eos=tokenizer.eos, seed=0, objective="text")
+    return pack(index, SpecialTokens(tokenizer.bos, tokenizer.eos), seq_len=seq_len, seed=0, objective="text")
 
 
 def table_of(curves: dict[str, list[float]], window: int) -> Table:

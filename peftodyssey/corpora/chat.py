@@ -1,7 +1,7 @@
-"""Conversations as text under a chat template, and which characters the assistant wrote. Called by corpora.rows.
+"""Conversations as text under a chat template, and which characters the assistant wrote.
 
-A template marks the assistant's words with `{% generation %}`, as transformers and TRL read it; where it does not, an
-answer is what a turn adds to the text behind the opened answer. Templates run in the sandbox that transformers uses.
+A template marks the assistant's words with `{% generation %}`, as in transformers and TRL. In a template without it, an
+answer is what its message adds to the text after the generation prompt. Templates run in transformers' sandbox.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any, ClassVar
 from peftodyssey.errors import CorpusError
 
 Spans = tuple[tuple[int, int], ...]  # [start, end) in characters, ascending
-# The template that `train.chat_template: plain` names: roles and words, every answer ended by the end token.
+# `train.chat_template: plain`: roles and contents, every answer followed by the eos token.
 PLAIN_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['role'] }}: "
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}{{ eos_token }}{% endgeneration %}"
     "{% else %}{{ message['content'] }}{% endif %}{{ '\n\n' if not loop.last }}{% endfor %}"
 )
-# Private-use characters that stand around generated words while a template runs; no text of ours has both in a row.
 GENERATION = r"\{%[-+]?\s*generation\b"
+# Marks around generated words while a template runs: pairs of private-use characters, which texts do not contain.
 OPEN, CLOSE = "\ue0fa\ue0fb", "\ue0fb\ue0fa"
 
 
@@ -38,20 +38,21 @@ class Chat:
 def render_messages(messages: Any, chat: Chat | None, where: str) -> tuple[str, Spans]:
     """(text, spans of the assistant's words) of a conversation that ends with an answer; every answer is a span.
 
-    Raises CorpusError naming `where` for what is no conversation, where there is no template, where it refuses or marks
-    nothing, or where it renders the turns before an answer otherwise once the answer follows and marks no answers.
+    Raises CorpusError naming `where` for an invalid conversation, without a template, where the template refuses the
+    conversation or marks nothing, or where it marks no answers and renders a prompt differently with its answer.
     """
     _check(messages, where)
     if chat is None:
         raise CorpusError(
-            f"{where}: the model has no chat template, so a conversation has no form",
-            "put chat_template.jinja beside its tokenizer, or name one: train.chat_template: plain, or the path of a Jinja file",
+            f"{where}: the model has no chat template, so a conversation cannot be rendered",
+            "add chat_template.jinja to its tokenizer, or set train.chat_template: plain (or the path of a Jinja file)",
         )
-    marked = _render(messages, chat, False, where)
+    text = _render(messages, chat, False, where)
     if re.search(GENERATION, chat.template):
-        text, spans = _unmarked(marked)
+        text, spans = _remove_marks(text)
     else:
-        text, spans = marked, tuple(_added(messages, place, chat, marked, where) for place in _answers(messages))
+        answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        spans = tuple(_added(messages, index, chat, text, where) for index in answers)
     if not any(end > start for start, end in spans):
         raise CorpusError(
             f"{where}: the chat template marks no word of this conversation as the assistant's",
@@ -64,53 +65,50 @@ def _check(messages: Any, where: str) -> None:
     if not isinstance(messages, list) or not all(
         isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages
     ):
-        raise CorpusError(f"{where}: messages must be a list of objects with role and content", "mend the line")
+        raise CorpusError(f"{where}: messages must be a list of objects with role and content", "correct the line")
     if not messages or messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
         last = messages[-1]["role"] if messages else "nothing"
         raise CorpusError(
             f"{where}: messages end with {last!r}, not with an answer of 'assistant'",
-            "end every conversation with the answer to be learnt, or remove it",
+            "end every conversation with the answer to learn, or remove it",
         )
 
 
-def _answers(messages: list[dict[str, Any]]) -> list[int]:
-    return [place for place, message in enumerate(messages) if message["role"] == "assistant"]
-
-
-def _added(messages: list[dict[str, Any]], place: int, chat: Chat, text: str, where: str) -> tuple[int, int]:
-    """The characters that the answer at `place` adds behind the opened answer; the whole text begins with both."""
-    before = _render(messages[:place], chat, True, where)
-    upto = _render(messages[: place + 1], chat, False, where)
-    if not (text.startswith(before) and text.startswith(upto)):
+def _added(messages: list[dict[str, Any]], index: int, chat: Chat, text: str, where: str) -> tuple[int, int]:
+    """The characters that message `index` adds after the generation prompt; `text` must begin with both renderings."""
+    prompt = _render(messages[:index], chat, True, where)
+    with_answer = _render(messages[: index + 1], chat, False, where)
+    if not (text.startswith(prompt) and text.startswith(with_answer)):
         raise CorpusError(
-            f"{where}: the chat template renders the prompt otherwise once the answer follows",
-            "put {% generation %} ... {% endgeneration %} around the answers in a copy of the template and name it with "
-            "train.chat_template, or render prompt and completion yourself, into fields of these names",
+            f"{where}: the chat template renders the prompt differently once the answer follows",
+            "put {% generation %} ... {% endgeneration %} around the answers in a copy of the template and name it "
+            "with train.chat_template, or render prompt and completion yourself, into fields with these names",
         )
-    return len(before), len(upto)
+    return len(prompt), len(with_answer)
 
 
-def _unmarked(marked: str) -> tuple[str, Spans]:
-    """The text without its marks, and the spans that they stood around."""
-    text, spans = "", []
-    for number, piece in enumerate(marked.split(OPEN)):
-        said, _, rest = piece.partition(CLOSE) if number else ("", "", piece)
-        if number:
-            spans.append((len(text), len(text) + len(said)))
-        text += said + rest
+def _remove_marks(marked: str) -> tuple[str, Spans]:
+    """The text without its marks, and the spans that were marked."""
+    text, *pieces = marked.split(OPEN)
+    spans = []
+    for piece in pieces:
+        answer, _, rest = piece.partition(CLOSE)
+        spans.append((len(text), len(text) + len(answer)))
+        text += answer + rest
     return text, tuple(spans)
 
 
-def _render(messages: list[dict[str, Any]], chat: Chat, open_answer: bool, where: str) -> str:
+def _render(messages: list[dict[str, Any]], chat: Chat, add_generation_prompt: bool, where: str) -> str:
     from jinja2 import TemplateError
 
-    empty = {"bos_token": "", "eos_token": ""}
+    special = {"bos_token": "", "eos_token": "", **chat.special}
     try:
-        return _compiled(chat.template).render(
-            **{**empty, **chat.special}, messages=messages, add_generation_prompt=open_answer
-        )
+        template = _compiled(chat.template)
+        return template.render(**special, messages=messages, add_generation_prompt=add_generation_prompt)
     except TemplateError as error:
-        raise CorpusError(f"{where}: the chat template refuses this conversation: {error}", "mend its roles") from error
+        raise CorpusError(
+            f"{where}: the chat template refuses this conversation: {error}", "correct its roles"
+        ) from error
 
 
 @functools.lru_cache(maxsize=8)
@@ -120,7 +118,7 @@ def _compiled(template: str) -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """The tag around the assistant's words: leaves marks where it begins and ends."""
+        """The tag around the assistant's words: writes marks where it begins and ends."""
 
         tags: ClassVar[set[str]] = {"generation"}
 
@@ -135,9 +133,9 @@ def _compiled(template: str) -> Any:
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
-    made = ImmutableSandboxedEnvironment(
+    environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )
-    made.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-    made.globals["raise_exception"] = refuse
-    return made.from_string(template)
+    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    environment.globals["raise_exception"] = refuse
+    return environment.from_string(template)

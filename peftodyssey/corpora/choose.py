@@ -1,4 +1,4 @@
-"""Which documents an index takes when it has a cap: whole ones, in the order of their hash. Called by corpora.index."""
+"""Which documents an index takes under a cap on tokens: whole documents, in the order of their hash."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from peftodyssey.corpora.documents import Document
 
-if TYPE_CHECKING:
-    import numpy as np
-
 BATCH_DOCUMENTS = 256
-# Characters held per token of the cap while the smallest hashes are looked for. Text has about four characters a token;
-# only text made of very long runs of spaces could need more, and would then stay below its cap.
-CHARACTERS_PER_TOKEN = 32
-USUAL_CHARACTERS_PER_TOKEN = 4  # how much is tokenised at once on the way to a cap
+# Characters kept in memory per token of the cap during the search for the smallest hashes. Text has about four
+# characters a token; only text of very long runs of spaces could need more, and would then stay below its cap.
+MAX_CHARACTERS_PER_TOKEN = 32
+TYPICAL_CHARACTERS_PER_TOKEN = 4  # decides how much is tokenised at once until the cap is reached
 
 
 @dataclass(frozen=True)
@@ -25,78 +24,81 @@ class TokenizedDocument:
     """One document and its tokens: `ids` int32 [tokens], `offsets` int32 [tokens, 2] in characters."""
 
     document: Document
-    ids: np.ndarray | range
-    offsets: np.ndarray | tuple[()]
+    ids: np.ndarray
+    offsets: np.ndarray
 
 
-Encode = Callable[[Sequence[Document]], list[TokenizedDocument]]
+Tokenize = Callable[[Sequence[Document]], list[TokenizedDocument]]
 
 
-def choose(
+def choose_documents(
     documents: Iterable[Document],
-    encode: Encode,
+    tokenize: Tokenize,
     max_tokens: int | None,
     shuffle_seed: int | None,
-    count: dict[str, Any],
+    counts: dict[str, Any],
 ) -> Iterator[TokenizedDocument]:
-    """The documents of an index, tokenised, in source order or shuffled; adds `dropped`, sets `truncated` in `count`.
+    """The documents of an index, tokenised, in source order or shuffled; adds `dropped`, sets `truncated` in `counts`.
 
-    Without a cap and a seed they pass through one batch at a time. With a cap, no more text is held than
-    `CHARACTERS_PER_TOKEN` times the cap and one document.
+    Without a cap and a seed they pass through one batch at a time. With a cap, no more text is kept in memory than
+    `MAX_CHARACTERS_PER_TOKEN` times the cap and one document.
     """
-    if max_tokens is None and shuffle_seed is None:
-        return _encoded(documents, encode, count)
-    numbered = list(enumerate(documents)) if max_tokens is None else _smallest(documents, max_tokens, count)
-    if max_tokens is not None:
-        kept = _until(numbered, encode, max_tokens, count)
+    if max_tokens is None:
+        tokenized = _tokenized(documents, tokenize, counts)
     else:
-        kept = list(enumerate(_encoded((document for _, document in numbered), encode, count)))
-    kept.sort(key=lambda pair: pair[0])
-    return iter(_shuffled([encoded for _, encoded in kept], shuffle_seed))
+        candidates = _smallest(documents, max_tokens, counts)
+        chosen = sorted(_until(candidates, tokenize, max_tokens, counts), key=lambda pair: pair[0])
+        tokenized = (document for _, document in chosen)
+    if shuffle_seed is None:
+        return tokenized
+    in_order = list(tokenized)
+    return (in_order[i] for i in np.random.default_rng(shuffle_seed).permutation(len(in_order)))
 
 
-def _encoded(documents: Iterable[Document], encode: Encode, count: dict[str, Any]) -> Iterator[TokenizedDocument]:
+def _tokenized(
+    documents: Iterable[Document], tokenize: Tokenize, counts: dict[str, Any]
+) -> Iterator[TokenizedDocument]:
     remaining = iter(documents)
     while batch := list(islice(remaining, BATCH_DOCUMENTS)):
-        for encoded in encode(batch):
-            if len(encoded.ids):
-                yield encoded
+        for tokenized in tokenize(batch):
+            if len(tokenized.ids):
+                yield tokenized
             else:
-                count["dropped"] += 1
+                counts["dropped"] += 1
 
 
-def _smallest(documents: Iterable[Document], max_tokens: int, count: dict[str, Any]) -> list[tuple[int, Document]]:
-    """(place in the source, document) of the smallest hashes that surely hold `max_tokens`, smallest first."""
+def _smallest(documents: Iterable[Document], max_tokens: int, counts: dict[str, Any]) -> list[tuple[int, Document]]:
+    """(position in the source, document) of the smallest hashes that surely hold `max_tokens`, smallest first."""
     heap: list[tuple[int, int, Document]] = []
-    held = 0
-    for place, document in enumerate(documents):
-        heapq.heappush(heap, (-int(document.key, 16), -place, document))
-        held += len(document.text)
-        while len(heap) > 1 and held - len(heap[0][2].text) >= max_tokens * CHARACTERS_PER_TOKEN:
-            held -= len(heapq.heappop(heap)[2].text)
-            count["truncated"] = True
-    return [(-place, document) for _, place, document in sorted(heap, key=lambda entry: (-entry[0], -entry[1]))]
+    characters = 0
+    for position, document in enumerate(documents):
+        heapq.heappush(heap, (-int(document.key, 16), -position, document))
+        characters += len(document.text)
+        while len(heap) > 1 and characters - len(heap[0][2].text) >= max_tokens * MAX_CHARACTERS_PER_TOKEN:
+            characters -= len(heapq.heappop(heap)[2].text)
+            counts["truncated"] = True
+    return [(-position, document) for _, position, document in sorted(heap, key=lambda entry: (-entry[0], -entry[1]))]
 
 
 def _until(
-    numbered: list[tuple[int, Document]], encode: Encode, max_tokens: int, count: dict[str, Any]
+    numbered: list[tuple[int, Document]], tokenize: Tokenize, max_tokens: int, counts: dict[str, Any]
 ) -> list[tuple[int, TokenizedDocument]]:
     """Documents from the front until their tokens reach the cap."""
-    kept: list[tuple[int, TokenizedDocument]] = []
+    chosen: list[tuple[int, TokenizedDocument]] = []
     tokens = taken = 0
     while taken < len(numbered) and tokens < max_tokens:
-        batch = _first_characters(numbered[taken:], (max_tokens - tokens) * USUAL_CHARACTERS_PER_TOKEN)
-        for (place, _), encoded in zip(batch, encode([document for _, document in batch]), strict=True):
+        batch = _first_characters(numbered[taken:], (max_tokens - tokens) * TYPICAL_CHARACTERS_PER_TOKEN)
+        for (position, _), tokenized in zip(batch, tokenize([document for _, document in batch]), strict=True):
             if tokens >= max_tokens:
                 break
             taken += 1
-            if len(encoded.ids):
-                kept.append((place, encoded))
-                tokens += len(encoded.ids)
+            if len(tokenized.ids):
+                chosen.append((position, tokenized))
+                tokens += len(tokenized.ids)
             else:
-                count["dropped"] += 1
-    count["truncated"] |= taken < len(numbered)
-    return kept
+                counts["dropped"] += 1
+    counts["truncated"] |= taken < len(numbered)
+    return chosen
 
 
 def _first_characters(numbered: list[tuple[int, Document]], characters: int) -> list[tuple[int, Document]]:
@@ -108,11 +110,3 @@ def _first_characters(numbered: list[tuple[int, Document]], characters: int) -> 
         if characters <= 0:
             break
     return batch
-
-
-def _shuffled(encoded: list[TokenizedDocument], seed: int | None) -> list[TokenizedDocument]:
-    if seed is None:
-        return encoded
-    import numpy as np
-
-    return [encoded[i] for i in np.random.default_rng(seed).permutation(len(encoded))]

@@ -1,22 +1,28 @@
-"""The documents of a corpus, split into train, valid and test. Called by jobs and by `check --show`."""
+"""The documents of a corpus, split into train, valid and test, whatever source they are read from."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
-from peftodyssey.corpora import newlines
+from peftodyssey import assets
+from peftodyssey.constants import SPLITS
+from peftodyssey.corpora import hub, local, m2d2
+from peftodyssey.corpora.chat import Chat
+from peftodyssey.corpora.readers import format_of, json_rows, lines, open_bytes
+from peftodyssey.corpora.row_schema import RowSchema, document_text
+from peftodyssey.corpora.source import Corpus
+from peftodyssey.corpora.splits import shares_of, split_of_key
 from peftodyssey.errors import CorpusError
 
-if TYPE_CHECKING:
-    from peftodyssey.corpora.chat import Chat
-    from peftodyssey.corpora.source import Corpus
-
-SPLITS = ("train", "valid", "test")
-DEFAULT_SHARES = {"valid": 0.05, "test": 0.10}
+# Text without document marks is cut into pieces that stand in for documents.
+MIN_PIECE_CHARACTERS = 2_000  # a piece ends at the first blank line after these
+MAX_PIECE_CHARACTERS = 8_000  # about 2k tokens: without a blank line it ends at the first line end after these
+# Splits of the Hub and of M2D2 may be larger than any disk: no more of one is read (about 50M tokens).
+MAX_STREAMED_CHARACTERS = 200_000_000
 
 
 @dataclass(frozen=True)
@@ -44,59 +50,112 @@ def text_key(text: str) -> str:
 
 
 def documents(corpus: Corpus, split: str, chat: Chat | None = None) -> Iterator[Document]:
-    """The documents of one split (`train`, `valid`, `test`) or of `all`, in source order, read as they are asked for.
+    """The documents of one split (`train`, `valid`, `test`) or of `all`, in source order, read lazily.
 
-    A split that the source has is taken as it is. One that it lacks is cut out of its train part by the hash of the
-    text, in the shares of the recipe, so copies of a text fall together. Documents of white space alone are left out.
-    `all` is every part, one after the other. `chat` renders conversations.
+    A split that the source has is taken as it is. A split that it lacks is cut out of its train split by the hash of
+    the text, in the shares of the recipe, so copies of a text stay together. Documents of white space alone are left
+    out. `all` is every split of the source, one after the other. `chat` renders conversations.
     Raises CorpusError where there is no such split.
     """
-    from peftodyssey.corpora.rows import read_split
-
     assert split in (*SPLITS, "all"), split
     if split == "all":
-        for part in corpus.source_splits:
-            yield from (document for document in read_split(corpus, part, chat) if document.text.strip())
+        for name in corpus.source_splits:
+            yield from (document for document in read_split(corpus, name, chat) if document.text.strip())
         return
-    own = set(corpus.source_splits)
-    if split not in own and "train" not in own:
+    available = set(corpus.source_splits)
+    if split not in available and "train" not in available:
         raise CorpusError(
-            f"{corpus.spec.source} has no {split} split: it has {', '.join(sorted(own))}",
-            f"name the part to use: split: {{{split}: {sorted(own)[0]}}}",
+            f"{corpus.spec.source} has no {split} split: it has {', '.join(sorted(available))}",
+            f"name the split to use: split: {{{split}: {min(available)}}}",
         )
-    shares = {name: share for name, share in shares_of(corpus.spec.split).items() if name not in own}
-    for document in read_split(corpus, split if split in own else "train", chat):
-        if not document.text.strip():
-            continue
-        if (split in own and split != "train") or assigned(document.key, shares) == split:
+    shares = {name: share for name, share in shares_of(corpus.spec.split).items() if name not in available}
+    is_whole = split in available and split != "train"
+    for document in read_split(corpus, split if split in available else "train", chat):
+        if document.text.strip() and (is_whole or split_of_key(document.key, shares) == split):
             yield document
 
 
-def with_newlines(document: Document, policy: str) -> Document:
-    """The document under a newline policy of one split, what is prompt and what is answer kept apart."""
-    if policy == "keep":
-        return document
-    borders = sorted({0, document.prompt_chars, len(document.text), *(c for span in document.answers for c in span)})
-    pieces = [newlines.apply(document.text[a:b], policy) for a, b in pairwise(borders)]
-    place = dict(zip(borders, accumulate(map(len, pieces), initial=0), strict=True))
-    answers = tuple((place[start], place[end]) for start, end in document.answers)
-    return Document(document.id, "".join(pieces), place[document.prompt_chars], answers, document.key)
+def read_split(corpus: Corpus, split: str, chat: Chat | None = None) -> Iterator[Document]:
+    """The documents of one split of the source, in its order. Raises CorpusError."""
+    entries, spec = corpus.source_splits[split], corpus.spec
+    if corpus.kind == "bundled":
+        stream = assets.open_corpus(spec.source.partition("/")[2], entries[0])
+        return _from_rows(json_rows(stream, f"{spec.source}:{entries[0]}"), corpus.row_schema, chat)
+    if corpus.kind == "hub":
+        assert corpus.commit is not None, "resolve sets the commit"
+        rows = hub.rows(spec, corpus.commit, entries[0], corpus.row_schema.columns)
+        return _capped(_from_rows(rows, corpus.row_schema, chat))
+    if corpus.kind == "m2d2":
+        config, copy = entries
+        pieces = join_lines(m2d2.rows(config, split, copy, spec.revision))
+        return _capped(Document(f"{config}/{split}:{number}", text) for number, text in enumerate(pieces))
+    return (document for path in entries for document in _from_file(path, corpus.row_schema, len(entries) == 1, chat))
 
 
-def assigned(key: str, shares: dict[str, float]) -> str:
-    """The split of a document by its hash: below the share of test, then valid, else train."""
-    place = int(key[:16], 16) / 2**64
-    for name in ("test", "valid"):
-        place -= shares.get(name, 0.0)
-        if place < 0:
-            return name
-    return "train"
+def cut_at_paragraphs(text_lines: Iterable[str]) -> Iterator[str]:
+    """Pieces of a text that end at paragraph borders; together they are the text, character for character."""
+    pending: list[str] = []
+    size = 0
+    for line in text_lines:
+        pending.append(line)
+        size += len(line)
+        if size >= MAX_PIECE_CHARACTERS or (size >= MIN_PIECE_CHARACTERS and not line.strip()):
+            yield "".join(pending)
+            pending, size = [], 0
+    if pending:
+        yield "".join(pending)
 
 
-def shares_of(split: dict[str, object]) -> dict[str, float]:
-    """The shares of valid and test, defaults filled in. Raises CorpusError where nothing is left for training."""
-    shares = DEFAULT_SHARES | {name: float(value) for name, value in split.items() if isinstance(value, (int, float))}
-    shares.pop("train", None)
-    if sum(shares.values()) >= 1 or min(shares.values()) < 0:
-        raise CorpusError(f"split shares {shares} leave nothing to train on", "let them add up to less than 100%")
-    return shares
+def join_lines(rows: Iterable[str]) -> Iterator[str]:
+    """Rows joined by newlines and cut after about 2k tokens; together they are `"\\n".join(rows)`."""
+    pending: list[str] = []
+    size = 0
+    for row in rows:
+        if size >= MAX_PIECE_CHARACTERS:
+            yield "\n".join(pending) + "\n"
+            pending, size = [], 0
+        pending.append(row)
+        size += len(row) + 1
+    if pending:
+        yield "\n".join(pending)
+
+
+def _from_file(path: Path, schema: RowSchema, is_only_file: bool, chat: Chat | None) -> Iterator[Document]:
+    """Documents of a file of rows; a text file is one document, or is cut into pieces where it is the only file."""
+    if format_of(path) != "txt":
+        yield from _from_rows(local.rows(path, schema.columns), schema, chat)
+    elif is_only_file:
+        for number, piece in enumerate(cut_at_paragraphs(lines(open_bytes(path), str(path)))):
+            yield Document(f"{path.name}:{number}", piece)
+    else:
+        yield Document(path.name, "".join(lines(open_bytes(path), str(path))))
+
+
+def _from_rows(
+    rows: Iterable[tuple[str, Mapping[str, Any]]], schema: RowSchema, chat: Chat | None
+) -> Iterator[Document]:
+    for place, row in rows:
+        text, prompt_chars, answers = document_text(place, row, schema, chat)
+        if not text.isascii():
+            _refuse_surrogates(place, text)
+        name = row.get("id")
+        yield Document(str(name) if isinstance(name, str | int) else Path(place).name, text, prompt_chars, answers)
+
+
+def _refuse_surrogates(place: str, text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CorpusError(
+            f"{place}: half of a surrogate pair (\\u{ord(text[error.start]):04x}) at character {error.start:,}",
+            "write the whole character, or remove the row",
+        ) from error
+
+
+def _capped(stream: Iterable[Document]) -> Iterator[Document]:
+    characters = 0
+    for document in stream:
+        yield document
+        characters += len(document.text)
+        if characters >= MAX_STREAMED_CHARACTERS:
+            return

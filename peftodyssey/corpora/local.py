@@ -1,129 +1,122 @@
-"""Text on disk: a file, a folder or a pattern; which files are which split. Called by corpora.source."""
+"""Text on disk: a file, a folder or a pattern, and which files are which split."""
 
 from __future__ import annotations
 
 import glob
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from peftodyssey.corpora import fingerprint
 from peftodyssey.corpora.readers import FORMATS, bare, format_of, json_rows, lines, open_bytes, parquet_rows
-from peftodyssey.corpora.row_schema import (
-    RowSchema,
-    did_you_mean,
-    infer_schema,
-    named_splits,
-    refuse_shares,
-    split_of,
-)
+from peftodyssey.corpora.row_schema import RowSchema, infer_schema
+from peftodyssey.corpora.splits import did_you_mean, named_splits, refuse_shares, split_of_name
 from peftodyssey.errors import CorpusError
 
-CHECKED_CHARACTERS = 64_000_000  # of each text file, read through when the recipe is checked; the rest when it is used
-Parts = dict[str, list[Path]]
+CHECKED_CHARACTERS = 64_000_000  # of each text file, decoded when the recipe is checked; the rest when it is used
+ENDINGS = f"{', '.join(FORMATS)}, plain or .gz or .zst"
+Files = dict[str, list[Path]]  # by split
 
 
-def find_parts(source: str, split: dict[str, Any]) -> Parts:
-    """The files of each split.
+def find_splits(source: str, split: dict[str, Any]) -> Files:
+    """The files of each split. Raises CorpusError where there are none, or the recipe's `split` does not match them.
 
-    A single file is train, and the other splits are cut from it. In a folder (searched through) or a pattern, files
-    or folders named train, valid (validation, val, dev) or test, or as the recipe's `split` says, are these splits,
-    every other file is train. Where there are rows (jsonl, parquet), plain text beside them is not read.
+    A single file is train, and the other splits are cut from it. In a folder (searched recursively) or a pattern,
+    files or folders named train, valid (validation, val, dev) or test, or as the recipe's `split` says, are these
+    splits; every other file is train. Where there are rows (jsonl, parquet), plain text beside them is not read.
     """
     path = Path(source).expanduser()
     if path.is_file():
         if format_of(path) is None:
-            raise CorpusError(f"{path} is not a kind of file that is read", f"use {_endings()}, plain or .gz or .zst")
+            raise CorpusError(f"{path} is not a kind of file that is read", f"use {ENDINGS}")
         return {"train": [path]}
-    files, root = _files(path)
+    paths, root = _find_files(path)
     named = named_splits(split)
-    parts: Parts = {}
-    for file in files:
-        parts.setdefault(_part(file.relative_to(root), named), []).append(file)
-    for part, name in named.items():
-        if part not in parts:
-            raise CorpusError(f"{source} has no file or folder named {name!r}", f"mend split.{part}")
-    if set(parts) - {"train"}:
-        refuse_shares(split, parts, source)
-    return parts
+    files: Files = {}
+    for file in paths:
+        files.setdefault(_split_of_file(file.relative_to(root), named), []).append(file)
+    for key, name in named.items():
+        if key not in files:
+            raise CorpusError(f"{source} has no file or folder named {name!r}", f"correct split.{key}")
+    if set(files) - {"train"}:
+        refuse_shares(split, files, source)
+    return files
 
 
-def inspect(parts: Parts, field: str | None) -> RowSchema:
-    """The layout of the files, their first rows read; text files are read through as UTF-8. Raises CorpusError."""
-    for path in (path for files in parts.values() for path in files):
+def inspect(files: Files, field: str | None) -> RowSchema:
+    """The schema of the first rows; text is decoded to find bytes that are not UTF-8. Raises CorpusError."""
+    paths = [path for of_split in files.values() for path in of_split]
+    for path in paths:
         if path.stat().st_size == 0:
-            raise CorpusError(f"{path} is empty", "put text into it, or take it out")
-    layouts = [_first(path, field) for files in parts.values() for path in files]
-    for path in (path for files in parts.values() for path in files):
-        _read_through(path)
-    return layouts[0]
+            raise _empty(path, "")
+    schemas = [_schema(path, field) for path in paths]
+    for path in paths:
+        _decode(path)
+    return schemas[0]
 
 
-def content_hashes(parts: Parts) -> dict[str, list[str]]:
+def content_hashes(files: Files) -> dict[str, list[str]]:
     """sha256 of the files of each split, in the order in which they are read."""
-    return {part: [fingerprint.of_file(path) for path in files] for part, files in parts.items()}
+    return {split: [fingerprint.of_file(path) for path in paths] for split, paths in files.items()}
 
 
-def rows(path: Path, columns: list[str] | None = None) -> Any:
-    """(place, row) pairs of a jsonl or parquet file."""
+def rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) pairs of a jsonl or parquet file; of parquet only `columns` are read."""
     if format_of(path) == "parquet":
         return parquet_rows(path, columns)
     return json_rows(open_bytes(path), str(path))
 
 
-def _files(path: Path) -> tuple[list[Path], Path]:
-    """Readable files under a folder or matching a pattern, and the folder that their names are judged from."""
+def _find_files(path: Path) -> tuple[list[Path], Path]:
+    """Readable files under a folder or matching a pattern, and the folder to which their names are relative."""
     if path.is_dir():
-        found = [p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+        entries = [p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts)]
         root = path
     elif glob.has_magic(str(path)):
-        found = [Path(p) for p in glob.glob(str(path), recursive=True)]
-        fixed = [p for p in (path, *path.parents) if not glob.has_magic(str(p))]
-        root = fixed[0]
+        entries = [Path(p) for p in glob.glob(str(path), recursive=True)]
+        root = next(p for p in (path, *path.parents) if not glob.has_magic(str(p)))
     else:
         near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
         raise CorpusError(
             f"there is no {path}", f"{near}give a file, a folder, a pattern, bundled/..., m2d2/... or hub:..."
         )
-    files = sorted(p for p in found if p.is_file() and format_of(p))
-    with_rows = [p for p in files if format_of(p) != "txt"]
+    files = sorted(p for p in entries if p.is_file() and format_of(p))
     if not files:
-        raise CorpusError(f"{path} holds no text files", f"put {_endings()} there, plain or .gz or .zst")
-    return with_rows or files, root
+        raise CorpusError(f"{path} holds no text files", f"put {ENDINGS} there")
+    return [p for p in files if format_of(p) != "txt"] or files, root
 
 
-def _part(relative: Path, named: dict[str, str]) -> str:
+def _split_of_file(relative: Path, named: dict[str, str]) -> str:
     """The split of one file by its name, or by a folder it is in."""
     names = [bare(relative).stem, *relative.parts[:-1][::-1]]
-    for part, name in named.items():
-        if name in names:
-            return part
-    return next((usual for name in names if (usual := split_of(name))), "train")
+    by_recipe = (split for split, name in named.items() if name in names)
+    by_alias = (split for name in names if (split := split_of_name(name)))
+    return next(by_recipe, None) or next(by_alias, "train")
 
 
-def _first(path: Path, field: str | None) -> RowSchema:
+def _schema(path: Path, field: str | None) -> RowSchema:
     if format_of(path) == "txt":
         if field is not None:
-            raise CorpusError(f"{path} is plain text and has no field {field!r}", "leave out `field:`")
+            raise CorpusError(f"{path} is plain text and has no field {field!r}", "remove `field:`")
         return RowSchema(())
-    place, row = next(iter(rows(path)), (str(path), None))
+    place, row = next(rows(path), (str(path), None))
     if row is None:
-        raise CorpusError(f"{path} is empty: it has no rows", "put text into it, or take it out")
+        raise _empty(path, ": it has no rows")
     return infer_schema(row, field, place)
 
 
-def _read_through(path: Path) -> None:
-    """Decode the text, so that bytes that are not UTF-8 are found before anything is trained."""
+def _decode(path: Path) -> None:
     if format_of(path) == "parquet":
         return
-    seen, blank = 0, True
+    characters, blank = 0, True
     for line in lines(open_bytes(path), str(path)):
         blank = blank and not line.strip()
-        seen += len(line)
-        if seen > CHECKED_CHARACTERS:
+        characters += len(line)
+        if characters > CHECKED_CHARACTERS:
             return
     if blank:
-        raise CorpusError(f"{path} is empty: it holds white space only", "put text into it, or take it out")
+        raise _empty(path, ": it holds white space only")
 
 
-def _endings() -> str:
-    return ", ".join(FORMATS)
+def _empty(path: Path, why: str) -> CorpusError:
+    return CorpusError(f"{path} is empty{why}", "put text into it, or remove it")

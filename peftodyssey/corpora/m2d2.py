@@ -1,7 +1,7 @@
-"""M2D2's domains, read from their tarballs: rows are lines, without document marks. Called by corpora.source and rows.
+"""M2D2's domains, read from their tarballs: rows are lines, without document marks.
 
 A tarball is looked for under `PEFTODYSSEY_M2D2` (a folder of `<config>.tar.gz` or `<config>/test.txt`), then fetched
-from the Hub data set machelreid/m2d2 when it is first read. Its loading script is never run.
+from the Hub dataset machelreid/m2d2 when it is first read. Its loading script is never run.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from peftodyssey.constants import SPLITS
 from peftodyssey.corpora import fingerprint
-from peftodyssey.corpora.hub_errors import hub_errors
+from peftodyssey.corpora.hub import hub_errors
 from peftodyssey.corpora.readers import COPY_AGAIN, lines
+from peftodyssey.corpora.splits import did_you_mean
 from peftodyssey.errors import CorpusError
 
-DATA_SET = "machelreid/m2d2"
+DATASET = "machelreid/m2d2"
 FOLDER_VARIABLE = "PEFTODYSSEY_M2D2"
 L1 = (
     "Culture_and_the_arts",
@@ -45,7 +47,7 @@ L1 = (
     "q-fin_l1",
     "stat_l1",
 )
-SPLITS = ("train", "valid", "test")
+WIKIPEDIA = L1[: L1.index("Art")]
 
 
 def local_copy(config: str) -> Path | None:
@@ -53,8 +55,8 @@ def local_copy(config: str) -> Path | None:
     root = os.environ.get(FOLDER_VARIABLE)
     if not root:
         return None
-    places = (Path(root) / f"{config}.tar.gz", Path(root) / "data" / f"{config}.tar.gz", Path(root) / config)
-    return next((place for place in places if place.exists()), None)
+    candidates = (Path(root) / f"{config}.tar.gz", Path(root) / "data" / f"{config}.tar.gz", Path(root) / config)
+    return next((path for path in candidates if path.exists()), None)
 
 
 def check_name(config: str) -> None:
@@ -76,7 +78,7 @@ def identity(config: str, copy: Path | None, revision: str | None) -> tuple[str,
     if not files:
         raise CorpusError(f"{copy} holds none of train.txt, valid.txt, test.txt", "point to a folder of M2D2 tarballs")
     hashes = [fingerprint.of_file(file) for file in files]
-    return fingerprint.of_parts({"m2d2": hashes}), sum(file.stat().st_size for file in files)
+    return fingerprint.of_splits({"m2d2": hashes}), sum(file.stat().st_size for file in files)
 
 
 def rows(config: str, split: str, copy: Path | None, revision: str | None) -> Iterator[str]:
@@ -89,12 +91,12 @@ def rows(config: str, split: str, copy: Path | None, revision: str | None) -> It
 def _folder_lines(folder: Path, split: str) -> Iterator[str]:
     path = folder / f"{split}.txt"
     if not path.is_file():
-        raise CorpusError(f"{folder} has no {split}.txt", "get the whole tarball of this config")
+        raise CorpusError(f"{folder} has no {split}.txt", "get the complete tarball of this config")
     return lines(path.open("rb"), str(path))
 
 
 def _tar_lines(path: Path, config: str, split: str) -> Iterator[str]:
-    """Lines of the one member wanted, streamed: nothing is written to disk and no other member is opened."""
+    """Lines of one member, streamed: nothing is written to disk and no other member is opened."""
     wanted = f"{config}/{split}.txt"
     try:
         with tarfile.open(path, "r|gz") as tar:
@@ -105,31 +107,29 @@ def _tar_lines(path: Path, config: str, split: str) -> Iterator[str]:
                     yield from lines(stream, f"{path}:{wanted}")
                     return
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise CorpusError(f"{path} is not a whole tarball: {error}", COPY_AGAIN) from error
+        raise CorpusError(f"{path} is not a complete tarball: {error}", COPY_AGAIN) from error
     raise CorpusError(f"{path} holds no {wanted}", "check that the tarball belongs to this config")
 
 
 def _hub_identity(config: str, revision: str | None) -> tuple[str, int | None]:
     from huggingface_hub import HfApi, RepoFile
 
-    with hub_errors(DATA_SET, revision):
-        found = HfApi().get_paths_info(DATA_SET, _file(config), repo_type="dataset", revision=revision)
-    if not found or not isinstance(found[0], RepoFile):
-        near = difflib.get_close_matches(config, L1, n=1)
+    with hub_errors(DATASET, revision):
+        entries = HfApi().get_paths_info(DATASET, _file(config), repo_type="dataset", revision=revision)
+    if not entries or not isinstance(entries[0], RepoFile):
+        near = did_you_mean(config, L1)
         raise CorpusError(
-            f"M2D2 has no config {config!r}",
-            (f"did you mean m2d2/{near[0]}? " if near else "")
-            + "its configs are the names in data/ of machelreid/m2d2",
+            f"M2D2 has no config {config!r}", f"{near}its configs are the names in data/ of machelreid/m2d2"
         )
-    content = found[0].lfs.sha256 if found[0].lfs else found[0].blob_id
-    return fingerprint.of_parts({"m2d2": [content]}), found[0].size
+    content = entries[0].lfs.sha256 if entries[0].lfs else entries[0].blob_id
+    return fingerprint.of_splits({"m2d2": [content]}), entries[0].size
 
 
 def _download(config: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download
 
-    with hub_errors(DATA_SET, revision):
-        return Path(hf_hub_download(DATA_SET, _file(config), repo_type="dataset", revision=revision))
+    with hub_errors(DATASET, revision):
+        return Path(hf_hub_download(DATASET, _file(config), repo_type="dataset", revision=revision))
 
 
 def _file(config: str) -> str:

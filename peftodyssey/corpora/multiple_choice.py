@@ -1,7 +1,6 @@
-"""Prompts with choices: where they are, read and checked, and as pairs of token ids. Called by `plan` and
-`jobs.choices`.
+"""Multiple-choice tasks: found, read and checked, and tokenised as pairs of prompt and choice.
 
-A row has `prompt`, `choices` (a list of two or more texts) and `answer`: the place of the right choice, from 0, or its
+A row has `prompt`, `choices` (a list of two or more texts) and `answer`: the index of the right choice, from 0, or its
 text.
 """
 
@@ -12,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peftodyssey import assets
 from peftodyssey.corpora import fingerprint, hub, local
 from peftodyssey.corpora.documents import text_key
 from peftodyssey.corpora.readers import json_rows
-from peftodyssey.corpora.row_schema import did_you_mean, parts_of_names
+from peftodyssey.corpora.splits import did_you_mean, match_splits
 from peftodyssey.errors import CorpusError
 from peftodyssey.recipe.cell import CorpusSpec, TaskSpec
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FORMAT = 'a row is {"prompt": "2 + 2 =", "choices": ["3", "4"], "answer": 1}'
-ANSWERS = ("answer", "gold", "completion")  # the fields that may name the right choice, the first that is there
-WANTED = ["id", "prompt", "choices", *ANSWERS]
+ANSWER_FIELDS = ("answer", "gold", "completion")  # fields that may name the right choice; the first present counts
+COLUMNS = ["id", "prompt", "choices", *ANSWER_FIELDS]
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Questions:
 
     spec: TaskSpec
     fingerprint: str  # sha256 hex of the content and of the split
-    parts: tuple[Any, ...]  # files, or the name of the split
-    commit: str | None = None  # of a Hub data set
+    sources: tuple[Any, ...]  # files, or the name of the split
+    commit: str | None = None  # of a Hub dataset
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Question:
     id: str
     prompt: str
     choices: tuple[str, ...]
-    answer: int  # place of the right one
+    answer: int  # index of the right one
 
     @property
     def choice_bytes(self) -> tuple[int, ...]:
@@ -60,30 +60,23 @@ class Request:
     choice: list[int]
 
 
-def resolve(point: TaskSpec) -> Questions:
-    """The task that `point` names. Raises CorpusError where it is not there or its first row is none."""
-    if point.source.startswith("bundled/"):
-        found = _bundled(point)
-    elif point.source.startswith("hub:"):
-        found = _hub(point)
+def resolve(spec: TaskSpec) -> Questions:
+    """The task that `spec` names. Raises CorpusError where it is not there or its first row is not a question."""
+    if spec.source.startswith("bundled/"):
+        task = _bundled(spec)
     else:
-        found = _local(point)
-    next(_read(found), None)  # its first row, so that a mistake is told before anything is trained
-    return found
+        task = _hub(spec) if spec.source.startswith("hub:") else _local(spec)
+    next(_read(task), None)  # the first row, so that a mistake is reported before anything is trained
+    return task
 
 
 def questions(task: Questions) -> list[Question]:
-    """Its questions in the source's order, at most `examples` of them, those of the smallest hashes. Raises
-    CorpusError.
-    """
-    found = list(_read(task))
-    if not found:
+    """The questions in source order; of more than `examples` those of the smallest hashes. Raises CorpusError."""
+    rows = list(_read(task))
+    if not rows:
         raise CorpusError(f"{task.spec.source} has no rows", FORMAT)
-    cap = task.spec.examples
-    if cap is None or cap >= len(found):
-        return found
-    kept = sorted(range(len(found)), key=lambda n: text_key(found[n].prompt + "".join(found[n].choices)))[:cap]
-    return [found[n] for n in sorted(kept)]
+    by_hash = sorted(range(len(rows)), key=lambda n: text_key(rows[n].prompt + "".join(rows[n].choices)))
+    return [rows[n] for n in sorted(by_hash[: task.spec.examples])]
 
 
 def requests(question: Question, tokenizer: Tokenizer) -> list[Request]:
@@ -95,48 +88,48 @@ def requests(question: Question, tokenizer: Tokenizer) -> list[Request]:
     prompt = question.prompt.rstrip()
     gap = question.prompt[len(prompt) :]
     texts = [prompt, *(prompt + gap + choice for choice in question.choices)]
-    context, *whole = [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
-    made = [Request(ids[: len(context)], ids[len(context) :]) for ids in whole]
-    if not all(request.choice for request in made):
-        raise CorpusError(
-            f"{question.id}: a choice adds no token to its prompt", "write the choices as words of their own"
-        )
-    return made
+    context, *sequences = [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    pairs = [Request(ids[: len(context)], ids[len(context) :]) for ids in sequences]
+    if not all(request.choice for request in pairs):
+        raise CorpusError(f"{question.id}: a choice adds no token to its prompt", "write the choices as separate words")
+    return pairs
 
 
-def _bundled(point: TaskSpec) -> Questions:
-    from peftodyssey import assets
-
-    name = point.source.removeprefix("bundled/")
+def _bundled(spec: TaskSpec) -> Questions:
+    name = spec.source.removeprefix("bundled/")
     known = [n for n in assets.corpora() if assets.corpus_kind(n) == "task"]
     if name not in known:
         raise CorpusError(
             f"there is no bundled task {name!r}", f"{did_you_mean(name, known)}there are: {', '.join(known)}"
         )
-    split = point.split or "test"
+    split = spec.split or "test"
     if split not in assets.splits(name):
-        raise CorpusError(f"{point.source} has no split {split!r}", f"it has {', '.join(assets.splits(name))}")
-    return Questions(point, assets.sha256(name, split), (split,))
+        raise CorpusError(f"{spec.source} has no split {split!r}", f"it has {', '.join(assets.splits(name))}")
+    return Questions(spec, assets.sha256(name, split), (split,))
 
 
-def _local(point: TaskSpec) -> Questions:
-    parts = local.find_parts(point.source, {})
-    split = point.split or ("test" if "test" in parts else None)
-    if split is not None and split not in parts:
-        raise CorpusError(f"{point.source} has no split {split!r}", f"it has {', '.join(parts)}")
-    files = tuple(path for name, found in parts.items() if split in (None, name) for path in found)
-    digest = fingerprint.of_parts({"rows": [fingerprint.of_file(path) for path in files]}, task=True)
-    return Questions(point, digest, files)
+def _local(spec: TaskSpec) -> Questions:
+    by_split = local.find_splits(spec.source, {})
+    split = spec.split or ("test" if "test" in by_split else None)
+    if split is not None and split not in by_split:
+        raise CorpusError(f"{spec.source} has no split {split!r}", f"it has {', '.join(by_split)}")
+    files = tuple(path for name, paths in by_split.items() if split in (None, name) for path in paths)
+    digest = fingerprint.of_splits({"rows": [fingerprint.of_file(path) for path in files]}, task=True)
+    return Questions(spec, digest, files)
 
 
-def _hub(point: TaskSpec) -> Questions:
-    where = CorpusSpec(point.name, point.source, config=point.config, revision=point.revision)
-    commit = hub.commit_of(where)
-    names = hub.split_names(where, commit)
-    split = point.split or parts_of_names(names, {}, point.source).get("test", names[0])
+def _hub(spec: TaskSpec) -> Questions:
+    dataset = _dataset(spec)
+    commit = hub.commit_of(dataset)
+    names = hub.split_names(dataset, commit)
+    split = spec.split or match_splits(names, {}, spec.source).get("test", names[0])
     if split not in names:
-        raise CorpusError(f"{point.source} has no split {split!r}", f"set split: to one of {', '.join(names)}")
-    return Questions(point, fingerprint.of_parts({split: [commit, str(point.config)]}, task=True), (split,), commit)
+        raise CorpusError(f"{spec.source} has no split {split!r}", f"set split: to one of {', '.join(names)}")
+    return Questions(spec, fingerprint.of_splits({split: [commit, str(spec.config)]}, task=True), (split,), commit)
+
+
+def _dataset(spec: TaskSpec) -> CorpusSpec:
+    return CorpusSpec(spec.name, spec.source, config=spec.config, revision=spec.revision)
 
 
 def _read(task: Questions) -> Iterator[Question]:
@@ -144,17 +137,14 @@ def _read(task: Questions) -> Iterator[Question]:
 
 
 def _rows(task: Questions) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    point = task.spec
-    if point.source.startswith("bundled/"):
-        from peftodyssey import assets
-
-        name, split = point.source.removeprefix("bundled/"), task.parts[0]
-        yield from json_rows(assets.open_corpus(name, split), f"{point.source}:{split}")
+    spec = task.spec
+    if spec.source.startswith("bundled/"):
+        name, split = spec.source.removeprefix("bundled/"), task.sources[0]
+        yield from json_rows(assets.open_corpus(name, split), f"{spec.source}:{split}")
     elif task.commit is not None:
-        where = CorpusSpec(point.name, point.source, config=point.config, revision=point.revision)
-        yield from hub.rows(where, task.commit, task.parts[0], WANTED)
+        yield from hub.rows(_dataset(spec), task.commit, task.sources[0], COLUMNS)
     else:
-        for path in task.parts:
+        for path in task.sources:
             yield from local.rows(Path(path))
 
 
@@ -169,19 +159,18 @@ def _question(place: str, row: Mapping[str, Any]) -> Question:
         raise CorpusError(f"{place}: two choices are the same", "let every choice be another text")
     answer = _answer(place, row, choices)
     name = row.get("id")
-    question = Question(str(name) if isinstance(name, (str, int)) else Path(place).name, prompt, tuple(choices), answer)
+    question = Question(str(name) if isinstance(name, str | int) else Path(place).name, prompt, tuple(choices), answer)
     return replace(question, choices=tuple(c if prompt[-1].isspace() or c[0].isspace() else f" {c}" for c in choices))
 
 
 def _answer(place: str, row: Mapping[str, Any], choices: list[str]) -> int:
-    named = next((row[name] for name in ANSWERS if row.get(name) is not None), None)
-    if isinstance(named, int) and not isinstance(named, bool) and 0 <= named < len(choices):
-        return named
-    if isinstance(named, str):
-        same = [n for n, choice in enumerate(choices) if choice.strip() == named.strip()]
-        if same:
-            return same[0]
+    answer = next((row[name] for name in ANSWER_FIELDS if row.get(name) is not None), None)
+    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
+        return answer
+    texts = [choice.strip() for choice in choices]
+    if isinstance(answer, str) and answer.strip() in texts:
+        return texts.index(answer.strip())
     raise CorpusError(
-        f"{place}: `answer` is {named!r}, not the place of a choice (0 to {len(choices) - 1}) nor the text of one",
+        f"{place}: `answer` is {answer!r}, neither the index of a choice (0 to {len(choices) - 1}) nor the text of one",
         FORMAT,
     )

@@ -1,14 +1,15 @@
-"""The newline policy: what becomes of line breaks before a text is tokenised. Called by corpora.index and plans.
+"""The newline policy: what becomes of line breaks before a text is tokenised.
 
-It is a factor of its own: a model adapted to text without line breaks and scored on text with them looks as if it had
-lost ability, although only its newlines are expensive.
+It is a factor of its own: a model adapted to text without line breaks and scored on text with them seems to have
+degraded, although only its newlines cost more.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import accumulate, pairwise
 
-POLICIES = ("keep", "strip", "collapse", "mismatch")
+from peftodyssey.corpora.documents import Document
 
 
 def policy_of(newline: str, split: str) -> str:
@@ -24,3 +25,14 @@ def apply(text: str, policy: str) -> str:
         return text
     assert policy in ("strip", "collapse"), f"not a policy of one split: {policy}"
     return re.sub(r"[\r\n]+", "" if policy == "strip" else "\n", text)
+
+
+def with_newlines(document: Document, policy: str) -> Document:
+    """The document under the newline policy of one split; prompt and answers keep their borders."""
+    if policy == "keep":
+        return document
+    borders = sorted({0, document.prompt_chars, len(document.text), *(c for span in document.answers for c in span)})
+    pieces = [apply(document.text[begin:end], policy) for begin, end in pairwise(borders)]
+    moved = dict(zip(borders, accumulate(map(len, pieces), initial=0), strict=True))
+    answers = tuple((moved[start], moved[end]) for start, end in document.answers)
+    return Document(document.id, "".join(pieces), moved[document.prompt_chars], answers, document.key)

@@ -1,4 +1,4 @@
-"""Files to lines and rows: plain, .gz and .zst text, JSON lines, parquet. Called by corpora.rows and corpora.source."""
+"""Files to lines and rows: plain, .gz and .zst text, JSON lines, parquet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from peftodyssey.errors import CorpusError
 
 COMPRESSED = (".gz", ".zst")
 FORMATS = {".txt": "txt", ".md": "txt", ".jsonl": "json", ".ndjson": "json", ".json": "json", ".parquet": "parquet"}
-COPY_AGAIN = "copy the file again, or write it anew"
+COPY_AGAIN = "copy the file again, or write it again"
 
 
 def format_of(path: Path) -> str | None:
@@ -112,4 +112,4 @@ def parquet_rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple
                     number += 1
                     yield f"{path}:{number}", row
     except (OSError, pa.ArrowException) as error:
-        raise CorpusError(f"{path} is not a whole parquet file: {error}", COPY_AGAIN) from error
+        raise CorpusError(f"{path} is not a complete parquet file: {error}", COPY_AGAIN) from error

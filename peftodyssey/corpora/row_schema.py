@@ -1,34 +1,24 @@
-"""Which fields of a row are its text, and which split a named part is. Called by corpora.source, local and hub."""
+"""Which fields of a row are its text, and the text of a row."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peftodyssey.corpora.chat import Chat, Spans, render_messages
+from peftodyssey.corpora.splits import did_you_mean
 from peftodyssey.errors import CorpusError
-
-ALIASES = {
-    "train": "train",
-    "training": "train",
-    "valid": "valid",
-    "validation": "valid",
-    "val": "valid",
-    "dev": "valid",
-    "eval": "valid",
-    "test": "test",
-}
 
 
 @dataclass(frozen=True)
 class RowSchema:
     """How a row becomes a document: one text `field`, or `turns`.
 
-    `turns` is "prompt" (texts prompt and completion), "messages", or "dialogue" (prompt and completion as messages).
+    `turns` is "prompt" (strings prompt and completion), "messages", or "dialogue" (prompt and completion as messages).
     """
 
-    fields: tuple[str, ...]  # all that the first row has
+    fields: tuple[str, ...]  # all fields of the first row
     field: str | None = None
     turns: str | None = None
 
@@ -40,87 +30,70 @@ class RowSchema:
     @property
     def columns(self) -> list[str]:
         """The fields to read, a document's id included where there is one."""
-        answered = ("prompt", "completion")
-        used = {"prompt": answered, "dialogue": answered, "messages": ("messages",)}.get(
-            self.turns or "", (self.field,)
-        )
-        return [c for c in [*used, "id"] if c in self.fields]
+        text_fields = {None: (self.field,), "messages": ("messages",)}.get(self.turns, ("prompt", "completion"))
+        return [name for name in (*text_fields, "id") if name in self.fields]
 
 
 def infer_schema(row: Mapping[str, Any], field: str | None, where: str) -> RowSchema:
-    """The layout of rows like `row`, `field` being what the recipe names. Raises CorpusError, naming the fields there
-    are.
-    """
+    """The schema of rows like `row`; `field` is the recipe's. Raises CorpusError that names the fields there are."""
     fields = tuple(row)
-    if field is not None:
-        if field not in fields:
+    if field is None:
+        if "messages" in fields:
+            return RowSchema(fields, turns="messages")
+        if "prompt" in fields and "completion" in fields:
+            return RowSchema(fields, turns="dialogue" if isinstance(row["prompt"], list) else "prompt")
+    strings = [name for name, value in row.items() if isinstance(value, str)]
+    wanted = field or ("text" if "text" in fields or len(strings) != 1 else strings[0])
+    if wanted in fields:
+        return RowSchema(fields, field=wanted)
+    raise CorpusError(
+        f"{where}: no field {wanted!r}: the fields are {_listed(fields)}",
+        f"{did_you_mean(wanted, fields if field else strings or fields)}set `field:` to the one that holds the text",
+    )
+
+
+def document_text(place: str, row: Mapping[str, Any], schema: RowSchema, chat: Chat | None) -> tuple[str, int, Spans]:
+    """(text, characters of the prompt, spans of the answers) of one row; a field that is null is an empty text.
+
+    `place` is the file and line for errors. Raises CorpusError where the row does not hold what `schema` says.
+    """
+    if schema.turns == "messages":
+        text, spans = render_messages(_value(place, row, "messages"), chat, place)
+        return text, spans[0][0], spans
+    if schema.turns == "dialogue":
+        prompt, completion = _value(place, row, "prompt"), _value(place, row, "completion")
+        if not isinstance(prompt, list) or not isinstance(completion, list):
             raise CorpusError(
-                f"{where}: there is no field {field!r}: the fields are {_listed(fields)}", _name_one(field, fields)
+                f"{place}: prompt and completion must both be strings or both be lists of messages", "correct the row"
             )
-        return RowSchema(fields, field=field)
-    if "messages" in fields:
-        return RowSchema(fields, turns="messages")
-    if "prompt" in fields and "completion" in fields:
-        return RowSchema(fields, turns="dialogue" if isinstance(row["prompt"], list) else "prompt")
-    if "text" in fields:
-        return RowSchema(fields, field="text")
-    texts = [name for name, value in row.items() if isinstance(value, str)]
-    if len(texts) == 1:
-        return RowSchema(fields, field=texts[0])
-    raise CorpusError(f"{where}: no field `text`: the fields are {_listed(fields)}", _name_one("text", texts or fields))
+        text, spans = render_messages([*prompt, *completion], chat, place)
+        spans = spans[-sum(message.get("role") == "assistant" for message in completion) :]
+        return text, spans[0][0], spans
+    if schema.turns == "prompt":
+        prompt, completion = _string(place, row, "prompt"), _string(place, row, "completion")
+        if not completion.strip():
+            raise CorpusError(f"{place}: the completion is empty", "fill it or remove the row: it has nothing to learn")
+        return prompt + completion, len(prompt), ()
+    assert schema.field is not None, "infer_schema names a field or turns"
+    return _string(place, row, schema.field), 0, ()
 
 
-def split_of(name: str) -> str | None:
-    """train, valid or test where `name` is one of their usual names, alone or before - _ or a point; else None."""
-    lowered = name.lower()
-    for end in ("-", "_", "."):
-        lowered = lowered.split(end)[0]
-    return ALIASES.get(lowered)
-
-
-def named_splits(split: Mapping[str, Any]) -> dict[str, str]:
-    """The parts that the recipe names: {"test": "validation"}."""
-    return {part: name for part, name in split.items() if isinstance(name, str)}
-
-
-def refuse_shares(split: Mapping[str, Any], own: Iterable[str], where: str) -> None:
-    """Raises CorpusError where the recipe gives a share to a split that the source already has."""
-    both = sorted(set(own) & {part for part, value in split.items() if not isinstance(value, str)})
-    if both:
+def _value(place: str, row: Mapping[str, Any], name: str) -> Any:
+    if name not in row:
         raise CorpusError(
-            f"{where} has its own {both[0]} split, and the recipe gives it a share", f"leave out split.{both[0]}"
+            f"{place}: no field {name!r}: the fields are {_listed(tuple(row))}", "correct the row or remove it"
         )
+    return row[name]
 
 
-def parts_of_names(names: Sequence[str], split: Mapping[str, Any], where: str) -> dict[str, str]:
-    """{part: name in the source} for a source with named splits; a single unknown name is train."""
-    named = named_splits(split)
-    for part, name in named.items():
-        if name not in names:
-            raise CorpusError(
-                f"{where} has no split {name!r}: it has {_listed(names)}", f"set split.{part} to one of them"
-            )
-    usual = {split_of(name): name for name in reversed(names) if name not in named.values()}
-    parts = {part: name for part, name in usual.items() if part is not None} | named
-    if not parts and len(names) == 1:
-        parts = {"train": names[0]}
-    if not parts:
-        raise CorpusError(
-            f"{where} has the splits {_listed(names)}", f"say which to train on: split: {{train: {names[0]}}}"
-        )
-    refuse_shares(split, parts, where)
-    return parts
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`did you mean ...? ` for the nearest of `known`, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {near[0]}? " if near else ""
-
-
-def _name_one(field: str, fields: Sequence[str]) -> str:
-    return f"{did_you_mean(field, fields)}set `field:` to the one that holds the text"
+def _string(place: str, row: Mapping[str, Any], name: str) -> str:
+    value = _value(place, row, name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise CorpusError(f"{place}: {name} is {type(value).__name__}, not text", "name the text with `field:`")
+    return value
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if names else "none"
+    return ", ".join(names) or "none"

@@ -1,21 +1,18 @@
-"""What kind of thing each token is (a newline, a digit, the start of a word...), from its characters. Called by
-corpora.index.
+"""The class of each token (newline, digit, start of a word ...), from its characters.
 
-Decided on the text and character offsets alone, so one rule holds for byte-level BPE, SentencePiece and anything else.
+It depends on the text and the character offsets alone, so one rule holds for byte-level BPE, SentencePiece and others.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from peftodyssey.constants import TOKEN_CLASSES
 
-if TYPE_CHECKING:
-    import numpy as np
-
 NEWLINE, SPACE, PUNCTUATION, DIGIT, FUNCTION_WORD, WORD_START, CONTINUATION, SPECIAL, OTHER = range(len(TOKEN_CLASSES))
-LETTER = WORD_START  # kind of a single character that may belong to a word
+LETTER = WORD_START  # the kind of a single character that may belong to a word
 NEWLINES = frozenset("\n\r\v\f\x85\u2028\u2029")
 APOSTROPHES = (0x27, 0x2019)
 LONGEST_FUNCTION_WORD = 10  # characters
@@ -37,12 +34,10 @@ def classify(text: str, starts: np.ndarray, ends: np.ndarray, special: np.ndarra
     """The class of each token of one document, as int8 positions in `TOKEN_CLASSES`.
 
     `starts`, `ends`: character offsets of the tokens (int [tokens]); `special`: bool [tokens], control tokens.
-    By priority: special; newline where the token holds one; space where it holds nothing else; then, on what is left
-    of it: no letters and a digit, or only punctuation; a whole English function word; a token in which a word begins;
-    one that goes on with a word; other. Tokens that share one character (bytes of an emoji) share its class.
+    By priority: special; newline where the token holds one; space where it holds nothing else; then, without its
+    white space: digits without letters, or only punctuation; a whole English function word; a token in which a word
+    begins; a token that continues a word; other. Tokens that share one character (bytes of an emoji) share its class.
     """
-    import numpy as np
-
     kinds = character_kinds(text)
     begins, stops = effective_spans(starts, ends)
     begins, stops = np.minimum(begins, len(kinds)), np.minimum(stops, len(kinds))
@@ -61,21 +56,17 @@ def classify(text: str, starts: np.ndarray, ends: np.ndarray, special: np.ndarra
 
 def character_kinds(text: str) -> np.ndarray:
     """int8 [characters]: NEWLINE, SPACE, PUNCTUATION, DIGIT, LETTER or OTHER of each character."""
-    import numpy as np
+    unique, inverse = np.unique(code_points(text), return_inverse=True)
+    return np.array([_kind(chr(point)) for point in unique], dtype=np.int8)[inverse]
 
-    points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-    unique, inverse = np.unique(points, return_inverse=True)
-    return (
-        np.array([_kind(chr(point)) for point in unique], dtype=np.int8)[inverse]
-        if len(points)
-        else np.zeros(0, np.int8)
-    )
+
+def code_points(text: str) -> np.ndarray:
+    """uint32 [characters]: the Unicode number of each character."""
+    return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
 
 
 def effective_spans(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Spans that include the gap before a token (a space its tokenizer left out); its own where it adds no character."""
-    import numpy as np
-
+    """Spans that include the gap before a token (a space that its tokenizer left out), where it adds a character."""
     reached = np.maximum.accumulate(ends) if len(ends) else ends
     before = np.concatenate([[0], reached[:-1]]) if len(ends) else reached
     adds = reached > before
@@ -97,8 +88,6 @@ def _kind(character: str) -> int:
 
 def _counter(mask: np.ndarray, begins: np.ndarray, stops: np.ndarray) -> np.ndarray:
     """How many characters of `mask` lie in each span."""
-    import numpy as np
-
     total = np.concatenate([[0], np.cumsum(mask)])
     return total[stops] - total[begins]
 
@@ -107,32 +96,27 @@ def _words(
     text: str, kinds: np.ndarray, begins: np.ndarray, stops: np.ndarray, has_letter: np.ndarray, classes: np.ndarray
 ) -> None:
     """Set word_start, continuation and function_word in `classes` for the tokens that hold a letter."""
-    import numpy as np
-
     rows = np.flatnonzero(has_letter)
     if not len(rows):
         return
     letters = np.flatnonzero(kinds == LETTER)
     first = letters[np.searchsorted(letters, begins[rows])]
     inside = in_word(text, kinds)
-    fresh = ~np.concatenate([[False], inside])[first]  # the character before the first letter is in no word
-    # a later byte token of a character that an earlier token has reached does not begin the word again
+    starts_word = ~np.concatenate([[False], inside])[first]  # the character before the first letter is in no word
+    # of the byte tokens that share one character only the first starts the word
     reached = np.concatenate([[0], np.maximum.accumulate(stops)[:-1]])[rows]
-    fresh &= first >= reached
-    classes[rows] = np.where(fresh, WORD_START, CONTINUATION)
-    closed = ~np.concatenate([inside, [False]])[stops[rows]]
-    short = stops[rows] - first <= LONGEST_FUNCTION_WORD + 1
-    for row in rows[fresh & closed & short]:
+    starts_word &= first >= reached
+    classes[rows] = np.where(starts_word, WORD_START, CONTINUATION)
+    ends_word = ~np.concatenate([inside, [False]])[stops[rows]]
+    is_short = stops[rows] - first <= LONGEST_FUNCTION_WORD + 1
+    for row in rows[starts_word & ends_word & is_short]:
         if text[begins[row] : stops[row]].strip(" \t\u2581").lower() in FUNCTION_WORDS:
             classes[row] = FUNCTION_WORD
 
 
 def in_word(text: str, kinds: np.ndarray) -> np.ndarray:
     """bool [characters]: letters, digits, and apostrophes between letters."""
-    import numpy as np
-
-    points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     letter = kinds == LETTER
-    inner = np.isin(points, APOSTROPHES)
+    inner = np.isin(code_points(text), APOSTROPHES)
     inner &= np.concatenate([[False], letter[:-1]]) & np.concatenate([letter[1:], [False]])
     return letter | (kinds == DIGIT) | inner

@@ -1,26 +1,27 @@
-"""What to know of a tokenizer before training with it, and documents as it sees them. Called by `check`."""
+"""Warnings about a tokenizer before training with it, and documents as the tokenizer sees them."""
 
 from __future__ import annotations
 
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
-from peftodyssey.corpora import newlines
-from peftodyssey.corpora.documents import Document, documents, with_newlines
+import numpy as np
+
+from peftodyssey.corpora.chat import Chat
+from peftodyssey.corpora.documents import Document, documents
 from peftodyssey.corpora.index import trained_tokens
+from peftodyssey.corpora.newlines import policy_of, with_newlines
+from peftodyssey.corpora.source import Corpus
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from peftodyssey.corpora.chat import Chat
-    from peftodyssey.corpora.source import Corpus
-
-LOOKED_AT = 200  # examples of which `check` says how much is learnt
-PROBE = "A line.\n\n  Two  spaces,\ttab; café 世界 🎉"
+SUMMARISED_EXAMPLES = 200  # examples from which `check` computes how much is trained
+SAMPLE_TEXT = "A line.\n\n  Two  spaces,\ttab; café 世界 🎉"
 
 
 class SpecialTokenIds(Protocol):
-    """What of a tokenizer is looked at; `models.tokenizer.TextTokenizer` has it."""
+    """The part of a tokenizer that is checked; `models.tokenizer.TextTokenizer` has it."""
 
     @property
     def backend(self) -> Tokenizer: ...
@@ -33,32 +34,30 @@ class SpecialTokenIds(Protocol):
 
 
 def audit(tokenizer: SpecialTokenIds) -> list[str]:
-    """Warnings in words; none where nothing about the tokenizer can surprise."""
-    backend = tokenizer.backend
-    found = []
-    if tokenizer.bos is None and tokenizer.eos is None:
-        found.append(
-            "the tokenizer has neither bos nor eos: documents are not marked off, first tokens cannot be scored"
-        )
-    elif tokenizer.eos is None:
-        found.append("the tokenizer has no eos: an adapted model does not learn where documents end")
-    elif tokenizer.bos is None:
-        found.append("the tokenizer has no bos: eos stands before the first token of a document")
-    if tokenizer.pad is not None and tokenizer.pad == tokenizer.eos != tokenizer.bos:
-        found.append("pad is eos: here no eos is masked, but a trainer that masks padding would not train it")
-    framed, plain = (backend.encode("a", add_special_tokens=special).ids for special in (True, False))
-    if len(framed) > len(plain) and tokenizer.bos is not None and framed[0] == tokenizer.bos:
-        found.append(
-            "the tokenizer adds bos by itself: texts that hold it already would get two; here it is added once"
-        )
-    back = backend.decode(backend.encode(PROBE, add_special_tokens=False).ids, skip_special_tokens=False)
-    if back.strip() != PROBE.strip():
-        found.append(
-            "the tokenizer changes text (decoding gives other characters back): bytes are counted on the original"
-        )
-    if "\n" not in back:
-        found.append("the tokenizer drops line breaks: newline policies make no difference")
-    return found
+    """Warnings as sentences; none where nothing about the tokenizer is unusual."""
+    backend, bos, eos = tokenizer.backend, tokenizer.bos, tokenizer.eos
+    with_special, plain = (backend.encode("a", add_special_tokens=special).ids for special in (True, False))
+    decoded = backend.decode(backend.encode(SAMPLE_TEXT, add_special_tokens=False).ids, skip_special_tokens=False)
+    warnings = {
+        "the tokenizer has neither bos nor eos: no token separates documents, first tokens cannot be scored": (
+            bos is None and eos is None
+        ),
+        "the tokenizer has no eos: an adapted model does not learn where documents end": (
+            bos is not None and eos is None
+        ),
+        "the tokenizer has no bos: eos is put before the first token of a document": bos is None and eos is not None,
+        "pad is eos: no eos is masked here, but a trainer that masks padding would not train it": (
+            tokenizer.pad is not None and tokenizer.pad == eos != bos
+        ),
+        "the tokenizer adds bos itself: it would stand twice where a text begins with it; here it is added once": (
+            len(with_special) > len(plain) and bos is not None and with_special[0] == bos
+        ),
+        "the tokenizer changes text (decoding returns other characters): bytes are counted on the original": (
+            decoded.strip() != SAMPLE_TEXT.strip()
+        ),
+        "the tokenizer drops line breaks: newline policies make no difference": "\n" not in decoded,
+    }
+    return [warning for warning, applies in warnings.items() if applies]
 
 
 def preview(
@@ -69,63 +68,60 @@ def preview(
     split: str = "train",
     chat: Chat | None = None,
 ) -> list[list[tuple[str, bool]]]:
-    """The first `count` documents of a split, each as (text of one token, whether it is trained), frame included.
+    """The first `count` documents of a split, each as (text of one token, whether it is trained), bos and eos included.
 
-    The pieces of a document without its frame are its text, character for character. A conversation has no frame but
-    what its template writes.
+    The pieces of a document without bos and eos are its text, character for character. A conversation has only the
+    special tokens that its template writes.
     """
-    policy = newlines.policy_of(corpus.spec.newline, split)
-    found = islice(documents(corpus, split, chat), count)
-    framed = None if corpus.row_schema.is_chat else tokenizer
-    return [_pieces(tokenizer.backend, with_newlines(document, policy), objective, framed) for document in found]
+    policy = policy_of(corpus.spec.newline, split)
+    first = islice(documents(corpus, split, chat), count)
+    return [
+        _pieces(tokenizer, with_newlines(document, policy), objective, not corpus.row_schema.is_chat)
+        for document in first
+    ]
 
 
 def answers(corpus: Corpus, tokenizer: SpecialTokenIds, seq_len: int, too_long: str, chat: Chat | None = None) -> str:
-    """What `objective: sft` learns of the first training examples, in one sentence: how much, how it ends, what is too
-    long.
-    """
-    shown = preview(corpus, tokenizer, LOOKED_AT, "sft", chat=chat)
+    """One sentence on the first training examples under `objective: sft`: trained share, end of answers, lengths."""
+    shown = preview(corpus, tokenizer, SUMMARISED_EXAMPLES, "sft", chat=chat)
     if not shown:
         return f"{corpus.name}: no training examples"
     lengths = [len(pieces) - 1 for pieces in shown]
-    learnt = sum(trained for pieces in shown for _, trained in pieces) / sum(map(len, shown))
-    end = (
-        "no end-of-text token is known"
-        if tokenizer.eos is None
-        else f"{_name(tokenizer, tokenizer.eos)} is added behind every answer"
-    )
+    share = sum(trained for pieces in shown for _, trained in pieces) / sum(map(len, shown))
     if corpus.row_schema.is_chat:
         end = "answers end as the chat template writes them"
-    long = sum(length > seq_len for length in lengths)
-    fits = (
-        f"all fit train.seq_len, {seq_len:,}"
-        if not long
-        else f"{long:,} are longer than train.seq_len, {seq_len:,} (too_long: {too_long})"
+    elif tokenizer.eos is None:
+        end = "no end-of-text token is known"
+    else:
+        end = f"{_name(tokenizer, tokenizer.eos)} is added after every answer"
+    longer = sum(length > seq_len for length in lengths)
+    fits = f"{longer:,} are longer than" if longer else "all fit"
+    handling = f" (too_long: {too_long})" if longer else ""
+    return (
+        f"{corpus.name}: {share:.0%} of the tokens of {len(shown):,} examples are trained; {end}; "
+        f"the longest has {max(lengths):,} tokens, {fits} train.seq_len, {seq_len:,}{handling}"
     )
-    return f"{corpus.name}: {learnt:.0%} of the tokens of {len(shown):,} examples are learnt; {end}; the longest has {max(lengths):,} tokens, {fits}"
 
 
 def _pieces(
-    backend: Tokenizer, document: Document, objective: str, framed: SpecialTokenIds | None
+    tokenizer: SpecialTokenIds, document: Document, objective: str, add_special: bool
 ) -> list[tuple[str, bool]]:
-    import numpy as np
-
     text = document.text
-    offsets = np.array(backend.encode(text, add_special_tokens=False).offsets, dtype=np.int32).reshape(-1, 2)
-    trained = (
-        trained_tokens(document, offsets[:, 0], offsets[:, 1])
-        if objective == "sft"
-        else np.ones(len(offsets), dtype=bool)
-    )
+    encoding = tokenizer.backend.encode(text, add_special_tokens=False)
+    offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+    trained = np.ones(len(offsets), dtype=bool)
+    if objective == "sft":
+        trained = trained_tokens(document, offsets[:, 0], offsets[:, 1])
     pieces: list[tuple[str, bool]] = []
     reached = 0
-    for end, learnt in zip(offsets[:, 1].tolist(), trained.tolist(), strict=True):
-        pieces.append((text[reached:end], learnt))
+    for end, is_trained in zip(offsets[:, 1].tolist(), trained.tolist(), strict=True):
+        pieces.append((text[reached:end], is_trained))
         reached = max(reached, end)
     if pieces and reached < len(text):
         pieces[-1] = (pieces[-1][0] + text[reached:], pieces[-1][1])
-    front = [(_name(framed, framed.bos), False)] if framed and framed.bos is not None else []
-    back = [(_name(framed, framed.eos), True)] if framed and framed.eos is not None else []
+    bos, eos = (tokenizer.bos, tokenizer.eos) if add_special else (None, None)
+    front = [] if bos is None else [(_name(tokenizer, bos), False)]
+    back = [] if eos is None else [(_name(tokenizer, eos), True)]
     return [*front, *pieces, *back]
 
 

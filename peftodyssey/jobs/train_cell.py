@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.corpora.packing import PackedSequences, pack
+from peftodyssey.corpora.packing import PackedSequences, SpecialTokens, pack
 from peftodyssey.errors import Interrupted, TrainingError
 from peftodyssey.jobs import eval_callback, geometry, multiple_choice, progress_file, score, weight_noise
 from peftodyssey.jobs.callbacks import Events, How
@@ -206,13 +206,11 @@ def blocks_of(task: CellTask, root: Path, tokenizer: TextTokenizer) -> PackedSeq
         bos, eos = (None, None) if framed else (tokenizer.bos, tokenizer.eos)
         return pack(
             opened(root / folder),
+            SpecialTokens(bos, eos, from_template=framed),
             seq_len=point.seq_len,
-            bos=bos,
-            eos=eos,
             seed=task.cell.seed,
             objective=objective,
             too_long=point.too_long or "error",
-            framed=framed,
         )
 
     target = packed(str(task.train_index), point.objective)

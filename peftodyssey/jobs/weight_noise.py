@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from peftodyssey.corpora.first_windows import first_windows
+from peftodyssey.corpora.index import first_windows
 from peftodyssey.errors import ModelError
 from peftodyssey.jobs import score
 from peftodyssey.jobs.callbacks import Events, How

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from peftodyssey.corpora.text_groups import group
+from peftodyssey.corpora.source import text_group
 from peftodyssey.errors import InputError
 from peftodyssey.model_shape import ModelShape
 from peftodyssey.plan.tasks import BaseModelKey, CellTask, IndexTask, StatesTask
@@ -41,7 +41,7 @@ def planned(
             "layer": asked.layer,
             "chunks": asked.chunks,
             "chunk_tokens": asked.chunk_tokens,
-            "group": group(cell.cell.domain),
+            "group": text_group(cell.cell.domain),
         }
         told.append(replace(cell, entry={**cell.entry, "similarity": folders | said}))
     return tuple(found.values()), tuple(told)

@@ -19,7 +19,7 @@ SURELY = 0.9  # of the documents that an interval needs: counts are estimates, a
 def too_small(plan: Plan) -> Iterator[str]:
     """A sentence for each test and general text on this computer that would be reported without intervals."""
     from peftodyssey.corpora.documents import documents
-    from peftodyssey.corpora.index import about_token_counts
+    from peftodyssey.corpora.index import estimate_token_counts
     from peftodyssey.models.tokenizer import load_tokenizer
     from peftodyssey.stats.bootstrap import MIN_DOCUMENTS
 
@@ -29,7 +29,7 @@ def too_small(plan: Plan) -> Iterator[str]:
         if name not in tokenizers:
             tokenizers[name] = load_tokenizer(index.tokenizer_of)
         read = documents(index.corpus, index.split, index.chat)
-        effective = _effective(about_token_counts(read, tokenizers[name], index.max_tokens, index.newline))
+        effective = _effective(estimate_token_counts(read, tokenizers[name], index.max_tokens, index.newline))
         if effective < SURELY * MIN_DOCUMENTS:
             cap = "" if index.max_tokens is None else f" within score.tokens, {index.max_tokens:,}"
             yield (

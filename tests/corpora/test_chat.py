@@ -6,8 +6,9 @@ import pytest
 
 from peftodyssey import assets
 from peftodyssey.corpora.chat import PLAIN_TEMPLATE, Chat, render_messages
-from peftodyssey.corpora.documents import documents, with_newlines
+from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.index import build_index, read_index
+from peftodyssey.corpora.newlines import with_newlines
 from peftodyssey.corpora.source import check_objective, resolve
 from peftodyssey.errors import CorpusError
 from peftodyssey.recipe.cell import CorpusSpec
@@ -25,8 +26,8 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 MARKED = (
-    "{{ bos_token }}{%- for m in messages %}[{{ m.role }}] {% if m.role == 'assistant' %}{% generation %}{{ m.content | trim }}"
-    "{{ eos_token }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}\n{% endfor %}"
+    "{{ bos_token }}{%- for m in messages %}[{{ m.role }}] {% if m.role == 'assistant' %}{% generation %}"
+    "{{ m.content | trim }}{{ eos_token }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}\n{% endfor %}"
 )
 
 
@@ -91,7 +92,7 @@ REFUSED = [
     ([{"role": "user"}], MARKED, "role and content"),
     (TALK, "{{ raise_exception('no') }}", "refuses this conversation: no"),
     (TALK, "{{ messages.append(1) }}", "refuses this conversation"),
-    (TALK, "{{ messages | length }}", "otherwise once the answer follows"),
+    (TALK, "{{ messages | length }}", "differently once the answer follows"),
     (TALK, "{% generation %}{% endgeneration %}{{ messages | length }}", "marks no word of this conversation"),
 ]
 

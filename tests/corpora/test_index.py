@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from support.indexes import hand_index
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from peftodyssey.corpora import choose, index, packing, token_bytes, token_classes
+from peftodyssey.corpora import choose, index, packing, token_classes
 from peftodyssey.corpora.documents import Document
+from peftodyssey.corpora.packing import SpecialTokens
 from peftodyssey.errors import CorpusError
 
 TEXTS = [
@@ -65,7 +66,7 @@ def ends_of(tokenizer, text):
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(st.characters(blacklist_categories=["Cs"]), max_size=80))
 def test_bytes_add_up_on_any_text(make, text):
-    counted = token_bytes.token_bytes(text, ends_of(make(), text))
+    counted = index.token_bytes(text, ends_of(make(), text))
     assert (counted >= 0).all()
     assert len(counted) == 0 or counted.sum() == len(text.encode())
 
@@ -73,7 +74,7 @@ def test_bytes_add_up_on_any_text(make, text):
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(st.characters(blacklist_categories=["Cs"]), max_size=60))
 def test_byte_positions_are_those_of_the_encoder(text):
-    assert token_bytes.byte_positions(text).tolist() == [len(text[:i].encode()) for i in range(len(text) + 1)]
+    assert index.byte_positions(text).tolist() == [len(text[:i].encode()) for i in range(len(text) + 1)]
 
 
 @pytest.mark.parametrize("make", [byte_level, unigram])
@@ -89,7 +90,7 @@ def test_every_token_of_any_text_has_a_class(make, text):
 
 def test_shared_characters_and_gaps_by_hand():
     # "a 🎉 b": byte tokens of the emoji share (2, 3); the spaces are covered by no token
-    assert token_bytes.token_bytes("a 🎉 b ", np.array([1, 3, 3, 3, 5])).tolist() == [1, 5, 0, 0, 3]
+    assert index.token_bytes("a 🎉 b ", np.array([1, 3, 3, 3, 5])).tolist() == [1, 5, 0, 0, 3]
 
 
 def classified(text, pieces):
@@ -199,12 +200,12 @@ def test_cap_beyond_the_text_takes_all(tmp_path):
 
 
 def test_cap_holds_little_text_while_it_looks(monkeypatch):
-    monkeypatch.setattr(choose, "CHARACTERS_PER_TOKEN", 4)
+    monkeypatch.setattr(choose, "MAX_CHARACTERS_PER_TOKEN", 4)
     texts = [Document(str(i), f"{i:010d}") for i in range(1000)]
     counts = {"truncated": False, "dropped": 0}
-    held = choose._smallest(texts, 100, counts)
-    assert 400 <= sum(len(d.text) for _, d in held) <= 410
-    assert {d.key for _, d in held} == set(sorted(t.key for t in texts)[: len(held)])
+    candidates = choose._smallest(texts, 100, counts)
+    assert 400 <= sum(len(d.text) for _, d in candidates) <= 410
+    assert {d.key for _, d in candidates} == set(sorted(t.key for t in texts)[: len(candidates)])
 
 
 def test_shuffle_moves_documents_and_keeps_them_all(tmp_path):
@@ -229,12 +230,12 @@ def unshuffled(monkeypatch):
     monkeypatch.setattr(packing.np.random, "default_rng", lambda seed: Still())
 
 
-def test_blocks_by_hand(monkeypatch):
+def test_packed_sequences_by_hand(monkeypatch):
     unshuffled(monkeypatch)
-    packed = packing.pack(hand_index([[11, 12, 13], [21, 22, 23, 24, 25]]), seq_len=4, bos=1, eos=2, seed=0)
+    packed = packing.pack(hand_index([[11, 12, 13], [21, 22, 23, 24, 25]]), SpecialTokens(1, 2), seq_len=4, seed=0)
     assert packed.input_ids.tolist() == [[1, 11, 12, 13], [1, 21, 22, 23]]
     assert packed.labels.tolist() == [[11, 12, 13, 2], [21, 22, 23, 24]]
-    packed = packing.pack(hand_index([[11, 12, 13], [21, 22, 23, 24, 25]]), seq_len=5, bos=1, eos=2, seed=0)
+    packed = packing.pack(hand_index([[11, 12, 13], [21, 22, 23, 24, 25]]), SpecialTokens(1, 2), seq_len=5, seed=0)
     assert packed.input_ids.tolist() == [[1, 11, 12, 13, 1], [21, 22, 23, 24, 25]]
     assert packed.labels.tolist() == [[11, 12, 13, 2, 21], [22, 23, 24, 25, 2]]
     assert packed.position_ids.tolist() == [[0, 1, 2, 3, 0], [0, 1, 2, 3, 4]]
@@ -248,9 +249,9 @@ def test_blocks_by_hand(monkeypatch):
     )
 
 
-def test_blocks_without_frames(monkeypatch):
+def test_packed_sequences_without_special_tokens(monkeypatch):
     unshuffled(monkeypatch)
-    packed = packing.pack(hand_index([[11, 12, 13], [21, 22, 23]]), seq_len=4, bos=None, eos=None, seed=0)
+    packed = packing.pack(hand_index([[11, 12, 13], [21, 22, 23]]), SpecialTokens(None, None), seq_len=4, seed=0)
     assert packed.input_ids.tolist() == [[11, 12, 21, 22]]
     assert packed.labels.tolist() == [[12, 13, 22, 23]]
     assert packed.segment_ids.tolist() == [[0, 0, 1, 1]]
@@ -261,7 +262,7 @@ def test_every_token_is_a_target_once_and_the_seed_only_reorders():
     targets = sorted(t for d in documents for t in d)
     orders = []
     for seed in (0, 1):
-        packed = packing.pack(hand_index(documents), seq_len=1, bos=1, eos=None, seed=seed)
+        packed = packing.pack(hand_index(documents), SpecialTokens(1, None), seq_len=1, seed=seed)
         assert sorted(packed.labels.ravel().tolist()) == targets
         orders.append(packed.labels.ravel().tolist())
     assert orders[0] != orders[1]
@@ -274,8 +275,8 @@ def test_order_is_a_permutation_that_differs_by_epoch_and_seed():
 
 
 def test_too_little_text_is_an_error():
-    with pytest.raises(CorpusError, match="less than one block of 64"):
-        packing.pack(hand_index([[11, 12, 13]]), seq_len=64, bos=1, eos=2, seed=0)
+    with pytest.raises(CorpusError, match="less than one sequence of 64"):
+        packing.pack(hand_index([[11, 12, 13]]), SpecialTokens(1, 2), seq_len=64, seed=0)
 
 
 def test_tokenizer_json_of_the_tests_is_plain(tmp_path):

@@ -70,7 +70,7 @@ BAD = [
     ({**GOOD, "choices": ["4"]}, r"q.jsonl:2: `choices` must be a list of two or more"),
     ({**GOOD, "choices": ["4", ""]}, r"q.jsonl:2: `choices`"),
     ({**GOOD, "choices": ["4", " 4"]}, r"q.jsonl:2: two choices are the same"),
-    ({**GOOD, "answer": 3}, r"q.jsonl:2: `answer` is 3, not the place of a choice \(0 to 2\)"),
+    ({**GOOD, "answer": 3}, r"q.jsonl:2: `answer` is 3, neither the index of a choice \(0 to 2\)"),
     ({**GOOD, "answer": True}, r"q.jsonl:2: `answer` is True"),
     ({**GOOD, "answer": "six"}, r"q.jsonl:2: `answer` is 'six'"),
     ({"prompt": "x", "choices": ["a", "b"]}, r"q.jsonl:2: `answer` is None"),

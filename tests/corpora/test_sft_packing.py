@@ -1,6 +1,4 @@
-"""Blocks of examples with answers: whole examples, only answers learnt, and errors that name what cannot be learnt
-from.
-"""
+"""Packed sequences under sft: whole examples, only answers trained, and errors that name examples without one."""
 
 import numpy as np
 import pytest
@@ -9,13 +7,16 @@ from hypothesis import strategies as st
 from support.indexes import hand_index
 
 from peftodyssey.corpora import packing
+from peftodyssey.corpora.packing import SpecialTokens
 from peftodyssey.corpora.token_classes import SPECIAL
 from peftodyssey.errors import CorpusError
 
 
-def packed(documents, trained, **options):
+def packed(documents, trained, eos=2, **options):
     return packing.pack(
-        hand_index(documents, trained), **{"seq_len": 8, "bos": 1, "eos": 2, "seed": 0, "objective": "sft", **options}
+        hand_index(documents, trained),
+        SpecialTokens(1, eos),
+        **{"seq_len": 8, "seed": 0, "objective": "sft", **options},
     )
 
 
@@ -37,7 +38,7 @@ def test_an_end_that_the_text_has_is_not_written_twice():
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 5)), min_size=1, max_size=40), st.integers(12, 30))
-def test_every_example_lies_whole_in_one_block_and_is_learnt_once(parts, seq_len):
+def test_every_example_lies_whole_in_one_sequence_and_is_trained_once(parts, seq_len):
     documents = [[100 * n + i + 3 for i in range(prompt + answer)] for n, (prompt, answer) in enumerate(parts)]
     made = packed(documents, [[0] * prompt + [1] * answer for prompt, answer in parts], seq_len=seq_len)
     found = []
@@ -47,7 +48,7 @@ def test_every_example_lies_whole_in_one_block_and_is_learnt_once(parts, seq_len
         for segment in np.unique(segments):
             inside = segments == segment
             if (labels[inside] == -100).all():
-                assert not ids[inside].any(), "what is free is padding"
+                assert not ids[inside].any(), "free positions are padding"
                 continue
             assert positions[inside].tolist() == list(range(inside.sum()))
             document = ids[inside][1:].tolist()
@@ -60,11 +61,11 @@ def test_every_example_lies_whole_in_one_block_and_is_learnt_once(parts, seq_len
         int((row != row.max()).sum()) if row.max() and not ids[row == row.max()].any() else seq_len
         for row, ids in zip(made.segment_ids, made.input_ids, strict=True)
     ]
-    assert sum(sorted(used)[:2]) > seq_len or len(used) == 1, "two blocks that fit one were not filled"
+    assert sum(sorted(used)[:2]) > seq_len or len(used) == 1, "two sequences that fit one were not merged"
     assert max(used) >= fullest[0]
 
 
-def test_the_seed_orders_blocks_and_does_not_fill_them():
+def test_the_seed_does_not_decide_which_examples_share_a_sequence():
     one, two = (
         packed([[9] * n for n in range(2, 7)], [[1] * n for n in range(2, 7)], seed=seed).input_ids for seed in (0, 5)
     )
@@ -74,7 +75,7 @@ def test_the_seed_orders_blocks_and_does_not_fill_them():
 LONG = ([[11, 12], [21] * 9 + [22] * 3, [31] * 20 + [32]], [[0, 1], [0] * 9 + [1] * 3, [0] * 20 + [1]])
 
 
-def test_too_long_examples_are_named_cut_or_left_out():
+def test_too_long_examples_are_named_truncated_or_dropped():
     with pytest.raises(
         CorpusError,
         match=r"2 of 3 examples have more tokens than train.seq_len, 11.*example 1, example 2\n.*22 or more.*66.7%",
@@ -88,11 +89,11 @@ def test_too_long_examples_are_named_cut_or_left_out():
         packed(*LONG, seq_len=11, too_long="truncate")
     kept = [part[:2] for part in LONG]
     assert packed(*kept, seq_len=11, too_long="truncate").labels.tolist()[0] == [*[-100] * 9, 22, 22]
-    with pytest.raises(CorpusError, match="not one of 1 examples fits a block of 11"):
+    with pytest.raises(CorpusError, match="not one of 1 examples fits a sequence of 11"):
         packed([LONG[0][2]], [LONG[1][2]], seq_len=11, too_long="drop")
 
 
-def test_what_cannot_be_learnt_from_is_named():
+def test_examples_that_train_nothing_or_do_not_end_are_named():
     with pytest.raises(CorpusError, match=r"1 of 2 examples have no trainable token: example 1\n.*--show 3"):
         packed([[11, 12], [21, 22]], [[0, 1], [0, 0]])
     with pytest.raises(
@@ -101,16 +102,16 @@ def test_what_cannot_be_learnt_from_is_named():
         packed([[11, 12], [21, 22]], [[0, 1], [0, 1]], eos=None)
 
 
-def test_a_rendered_conversation_must_end_what_is_learnt():
+def test_a_rendered_conversation_must_train_an_end_token():
     made = hand_index([[5, 11, 6, 7], [5, 12, 6, 7]], [[0, 1, 1, 1], [0, 1, 1, 1]])
-    options = {"seq_len": 3, "bos": None, "eos": None, "seed": 0, "objective": "sft", "framed": True}
+    special, options = SpecialTokens(None, None, from_template=True), {"seq_len": 3, "seed": 0, "objective": "sft"}
     with pytest.raises(
         CorpusError,
-        match=r"2 of 2 examples have no end-of-text token at the end of what is learnt: example 0.*\n.*generation",
+        match=r"2 of 2 examples have no end-of-text token at the end of the trained tokens: example 0.*\n.*generation",
     ):
-        packing.pack(made, **options)
+        packing.pack(made, special, **options)
     made.token_class[[2, 6]] = SPECIAL
-    assert packing.pack(made, **options).labels.tolist() == [[11, 6, 7], [12, 6, 7]]
+    assert packing.pack(made, special, **options).labels.tolist() == [[11, 6, 7], [12, 6, 7]]
     made.trained[[2, 6]] = False
     with pytest.raises(CorpusError, match="no end-of-text"):
-        packing.pack(made, **options)
+        packing.pack(made, special, **options)

@@ -8,7 +8,7 @@ import pytest
 
 from peftodyssey.corpora import source
 from peftodyssey.corpora.documents import documents
-from peftodyssey.corpora.index import about_token_counts, build_index
+from peftodyssey.corpora.index import estimate_token_counts, build_index
 from peftodyssey.jobs.index import index as make
 from peftodyssey.jobs.loaded_models import LoadedModels
 from peftodyssey.memory.device import detect
@@ -64,6 +64,6 @@ def test_estimated_tokens_are_near_those_of_the_index(cap: int | None, tmp_path:
         documents(corpus, "test", None), tokenizer, tmp_path, max_tokens=cap, newline="keep", name="wiki_general"
     )
     exact = parquet.read(tmp_path / layout.DOCUMENTS)["tokens"].to_pylist()
-    about = about_token_counts(documents(corpus, "test", None), tokenizer, cap, "keep")
+    about = estimate_token_counts(documents(corpus, "test", None), tokenizer, cap, "keep")
     assert sum(about) == pytest.approx(sum(exact), rel=0.15)
     assert len(about) == pytest.approx(len(exact), rel=0.2)

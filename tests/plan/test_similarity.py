@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import micro
 
-from peftodyssey.corpora.text_groups import group
+from peftodyssey.corpora.source import text_group
 from peftodyssey.errors import RecipeError
 from peftodyssey.memory.device import detect
 from peftodyssey.plan.build import build
@@ -79,4 +79,4 @@ def test_without_a_pretraining_text_the_next_step_is_told(tmp_path: Path) -> Non
     ],
 )
 def test_groups_are_the_first_part_of_a_name(name: str, source: str, expected: str) -> None:
-    assert group(CorpusSpec(name, source)) == expected
+    assert text_group(CorpusSpec(name, source)) == expected

@@ -7,8 +7,7 @@ import pytest
 import torch
 from support.scorings import PREFIX, index, point, tiny_model
 
-from peftodyssey.corpora.first_windows import first_windows
-from peftodyssey.corpora.index import Index
+from peftodyssey.corpora.index import Index, first_windows
 from peftodyssey.errors import ModelError
 from peftodyssey.methods.weights import snapshot
 from peftodyssey.scoring import weight_noise

@@ -15,7 +15,7 @@ from peftodyssey import assets
 from peftodyssey.corpora.chat import Chat
 from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.index import build_index, read_index
-from peftodyssey.corpora.packing import pack
+from peftodyssey.corpora.packing import SpecialTokens, pack
 from peftodyssey.corpora.source import resolve
 from peftodyssey.recipe.cell import CorpusSpec
 from peftodyssey.training.loop import train
@@ -67,8 +67,8 @@ def ours(kind, folder):
     corpus = resolve(CorpusSpec("x", str(folder / "rows.jsonl")))
     chat = Chat(TEMPLATE, {"bos_token": END, "eos_token": END})
     build_index(documents(corpus, "all", chat), Held(), folder / "index")
-    frame = {"bos": None, "eos": None, "framed": True} if kind == "chat" else {"bos": 0, "eos": 0}
-    return pack(read_index(folder / "index"), seq_len=1024, seed=0, objective="sft", **frame)
+    special = SpecialTokens(None, None, from_template=True) if kind == "chat" else SpecialTokens(0, 0)
+    return pack(read_index(folder / "index"), special, seq_len=1024, seed=0, objective="sft")
 
 
 def by_hand(kind):
