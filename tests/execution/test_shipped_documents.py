@@ -8,7 +8,7 @@ import pytest
 
 from peftodyssey.corpora import source
 from peftodyssey.corpora.documents import documents
-from peftodyssey.corpora.index import estimate_token_counts, build_index
+from peftodyssey.corpora.index import build_index, estimate_token_counts
 from peftodyssey.jobs.index import index as make
 from peftodyssey.jobs.loaded_models import LoadedModels
 from peftodyssey.memory.device import detect
