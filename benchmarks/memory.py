@@ -29,13 +29,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from peftodyssey.memory.memory_plan import estimate, run
-from peftodyssey.memory.search import candidates
+from peftodyssey.memory.memory_plan import estimate, simulate_step
+from peftodyssey.memory.search import candidate_steps
 from peftodyssey.memory.step_spec import StepSpec
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.model_shape import ModelShape
 from peftodyssey.models import source
-from peftodyssey.models.shape_from_config import shape_from_config as anatomy_of
+from peftodyssey.models.shape_from_config import shape_from_config
 from peftodyssey.recipe.cell import MethodSpec, QuantSpec
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -68,7 +68,7 @@ class Case:
         """The case in words."""
         rank = "" if self.method == "full" else f" r={self.rank}"
         more = [self.optimizer] * (self.optimizer != "adamw") + ["accumulates"] * self.accumulates
-        more += ["offload"] * self.offload_activations + ["bf16 weights"] * (self.master == "same")
+        more += ["offload"] * self.offload_activations + ["bf16 weights"] * (self.master == "bf16")
         words = f"{self.model.removeprefix('random/')} {self.method}{rank} {self.blocks}x{self.seq_len} {self.gradient_checkpointing} {self.engine}"
         return " ".join([words, *more])
 
@@ -126,7 +126,7 @@ def every_case() -> Iterator[Case]:
             )
 
 
-def step_of(case: Case, anatomy: ModelShape, hopper: bool = False) -> StepSpec:
+def step_of(case: Case, shape: ModelShape, large_cublas_workspace: bool = False) -> StepSpec:
     """The case as the plan's step, on a card."""
     quant = QuantSpec("nf4", True) if case.method == "qlora" else None
     full = case.method == "full"
@@ -136,7 +136,7 @@ def step_of(case: Case, anatomy: ModelShape, hopper: bool = False) -> StepSpec:
     return StepSpec(
         precision="bf16",
         quant=quant,
-        trainable=METHODS[case.method].count(point, anatomy),
+        trainable=METHODS[case.method].count(point, shape),
         full=full,
         adapter_rank=case.rank,
         seq_len=case.seq_len,
@@ -148,7 +148,7 @@ def step_of(case: Case, anatomy: ModelShape, hopper: bool = False) -> StepSpec:
         master=case.master,
         accumulates=case.accumulates,
         offload_activations=case.offload_activations,
-        large_cublas_workspace=hopper,
+        large_cublas_workspace=large_cublas_workspace,
     )
 
 
@@ -159,9 +159,9 @@ def traced(case: Case) -> dict[str, float]:
     from peftodyssey.models.load import _config
 
     found = source.resolve(case.model)
-    anatomy = anatomy_of(found.config)
-    step = step_of(case, anatomy)
-    tape, seen = run(anatomy, step, kernel_workspace=False), traced_step(_config(found, "sdpa"), step)
+    shape = shape_from_config(found.config)
+    step = step_of(case, shape)
+    tape, seen = simulate_step(shape, step, kernel_workspace=False), traced_step(_config(found, "sdpa"), step)
     assert tape.allocator is not None
     return {
         "planned_allocated_bytes": tape.peak_bytes,
@@ -194,9 +194,9 @@ def one_on_the_card(case: Case) -> dict[str, float]:
     from peftodyssey.models.load import load
 
     found = source.resolve(case.model)
-    anatomy = anatomy_of(found.config)
-    step = step_of(case, anatomy, large_cublas_workspace=torch.cuda.get_device_capability()[0] >= 9)
-    plan = estimate(anatomy, step)
+    shape = shape_from_config(found.config)
+    step = step_of(case, shape, large_cublas_workspace=torch.cuda.get_device_capability()[0] >= 9)
+    plan = estimate(shape, step)
     model = load(found, precision="bf16", quant=step.quant, device="cuda")
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -218,10 +218,10 @@ def longest(model: str, rank: int) -> Table:
     table = Table(title=f"longest block, {model}, QLoRA r={rank}, one block at a time (planned)", title_justify="left")
     for column in ("memory", "tokens", "how", "unsloth, as published for Llama 3.1 8B r=32"):
         table.add_column(column)
-    anatomy = anatomy_of(source.resolve(model).config)
-    base = step_of(Case(model, "qlora", rank, 1, 512, "none", "native"), anatomy)
+    shape = shape_from_config(source.resolve(model).config)
+    base = step_of(Case(model, "qlora", rank, 1, 512, "none", "native"), shape)
     for gib, published in PUBLISHED_LONGEST.items():
-        tokens, way = _longest(anatomy, base, gib * GIB)
+        tokens, way = _longest(shape, base, gib * GIB)
         how = (
             f"gradient checkpointing {way.gradient_checkpointing}"
             + (", activations on the host" if way.offload_activations else "")
@@ -232,12 +232,12 @@ def longest(model: str, rank: int) -> Table:
     return table
 
 
-def _longest(anatomy: ModelShape, base: StepSpec, budget_bytes: int) -> tuple[int, StepSpec | None]:
+def _longest(shape: ModelShape, base: StepSpec, budget_bytes: int) -> tuple[int, StepSpec | None]:
     low, high, best = 0, 4096, None
     while high - low > 1:  # in units of 256 tokens
         middle = (low + high) // 2
         fitting = [
-            w for w in candidates(replace(base, seq_len=middle * 256)) if estimate(anatomy, w).fits(budget_bytes)
+            w for w in candidate_steps(replace(base, seq_len=middle * 256)) if estimate(shape, w).fits(budget_bytes)
         ]
         low, high, best = (middle, high, fitting[0]) if fitting else (low, middle, best)
     return low * 256, best

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from peftodyssey.memory.allocator import Allocator
+from peftodyssey.memory.step_spec import StepSpec
 
 ROUNDED_TO_BYTES = 512  # CUDACachingAllocator's smallest block
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,8 +51,8 @@ class Ledger:
     def add(self, key: int, size_bytes: int, maker: str) -> None:
         """A storage came into being."""
         self.live_bytes += size_bytes
-        self.plain.allocate(key, size_bytes)
-        self.expandable.allocate(key, size_bytes)
+        self.plain.alloc(key, size_bytes)
+        self.expandable.alloc(key, size_bytes)
         self.largest[key] = (size_bytes, maker)
         if self.live_bytes > self.peak_bytes:
             self.peak_bytes = self.live_bytes
@@ -62,8 +63,8 @@ class Ledger:
         """A storage died."""
         size_bytes, _ = self.largest.pop(key)
         self.live_bytes -= size_bytes
-        self.plain.release(key)
-        self.expandable.release(key)
+        self.plain.free(key)
+        self.expandable.free(key)
 
 
 class _Counting(TorchDispatchMode):
@@ -234,8 +235,8 @@ class Traced:
     at_peak: tuple[tuple[int, str], ...]  # bytes and maker of everything alive at the peak, where asked for
 
 
-def traced_step(config: Any, step: Any, keep_peak: bool = False) -> Traced:
-    """Two training steps of `step` (a `plan.step.Step`) on the model of `config`, as they would be on a card."""
+def traced_step(config: Any, step: StepSpec, keep_peak: bool = False) -> Traced:
+    """Two training steps of `step` on the model of `config`, as they would be on a card."""
     with tracing(keep_peak) as ledger:
         model = fake_model(
             config, DTYPES["fp32" if step.full and step.master == "fp32" else step.precision], step.quant
@@ -243,7 +244,9 @@ def traced_step(config: Any, step: Any, keep_peak: bool = False) -> Traced:
         ledger.plain, ledger.expandable = _laid_out(ledger, False), _laid_out(ledger, True)
         ledger.reset_peak()
         with _answers() if step.engine == "native" else contextlib.nullcontext():
-            (stock_step if step.engine == "stock" else fleet_step if step.multi_lora > 1 else own_step)(model, step)
+            (stock_step if step.engine == "stock" else fleet_step if step.multi_lora_size > 1 else own_step)(
+                model, step
+            )
     allocator = ledger.expandable if step.engine == "native" else ledger.plain
     return Traced(ledger.peak_bytes, allocator.peak_reserved_bytes, tuple(ledger.at_peak))
 
@@ -278,5 +281,5 @@ def _laid_out(ledger: Ledger, expandable: bool) -> Allocator:
     """An allocator that holds what is alive now, in the order in which it was made."""
     allocator = Allocator(expandable)
     for key, (size_bytes, _) in ledger.largest.items():
-        allocator.allocate(key, size_bytes)
+        allocator.alloc(key, size_bytes)
     return allocator

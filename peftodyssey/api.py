@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from peftodyssey.execution.pretraining import Trained
     from peftodyssey.execution.scheduler import Outcome
     from peftodyssey.execution.score_model import Scored
-    from peftodyssey.memory.probes import ProbeResult
     from peftodyssey.memory.step_estimate import StepPlan
     from peftodyssey.plan.ladder import LadderPlan
-    from peftodyssey.plan.multi_lora_probes import TriedFleet
+    from peftodyssey.plan.probe_results import MultiLoraProbeResult, ProbeResult
     from peftodyssey.plan.tasks import Plan
     from peftodyssey.recipe.schema import Recipe
     from peftodyssey.store.run_reader import Run
@@ -86,7 +85,7 @@ def probe(
     device: str = "auto",
     memory: str | int | None = None,
     console: Console | None = None,
-) -> tuple[Plan, list[ProbeResult], list[TriedFleet]]:
+) -> tuple[Plan, list[ProbeResult], list[MultiLoraProbeResult]]:
     """Every distinct shape of a recipe tried for real: loaded, trained two steps, scored, saved, read back.
 
     What was measured is kept for this machine and these versions, corrects later plans and gives their hours. Returns

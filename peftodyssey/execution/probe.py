@@ -9,11 +9,10 @@ from peftodyssey.jobs.loaded_models import LoadedModels
 from peftodyssey.jobs.probe import loading, probe
 from peftodyssey.jobs.probe_multi_lora import probe_multi_lora
 from peftodyssey.memory import probes
-from peftodyssey.memory.probes import ProbeResult
 from peftodyssey.models.log_filters import quiet
-from peftodyssey.plan import multi_lora_probes
+from peftodyssey.plan import probe_results
 from peftodyssey.plan.multi_lora_groups import joint_micro_batch
-from peftodyssey.plan.multi_lora_probes import TriedFleet
+from peftodyssey.plan.probe_results import MultiLoraProbeResult, ProbeResult
 from peftodyssey.plan.tasks import CellTask, Plan
 
 
@@ -21,13 +20,13 @@ def probe_all(plan: Plan, console: Console, again: bool = False) -> list[ProbeRe
     """A probe of each distinct shape; those known on this machine are not tried again unless `again`."""
     shapes: dict[str, list[CellTask]] = {}
     for task in plan.cells:
-        key = probes.key_of(task.cell, task.step, task.base.source.fingerprint, plan.device)
+        key = probe_results.key_of(task, plan.device)
         shapes.setdefault(key, []).append(task)
     order = plan.base_order
     held, found = LoadedModels(plan.device.kind, plan.budget_bytes), []
     with quiet():
         for key, tasks in sorted(shapes.items(), key=lambda item: order[item[1][0].base.name]):
-            known = None if again else probes.known(key)
+            known = None if again else probes.load(key)
             if known is None:
                 console.print(f"trying {tasks[0].cell.model.name}, {tasks[0].cell.method.label} ...", markup=False)
                 found.append(_tried(key, tasks, held, plan))
@@ -37,12 +36,12 @@ def probe_all(plan: Plan, console: Console, again: bool = False) -> list[ProbeRe
     return found
 
 
-def probe_fleets(plan: Plan, console: Console) -> list[TriedFleet]:
+def probe_fleets(plan: Plan, console: Console) -> list[MultiLoraProbeResult]:
     """A probe of each distinct fleet; those known on this machine are not tried again."""
     held, found = LoadedModels(plan.device.kind, plan.budget_bytes), []
     with quiet():
-        for key, groups in multi_lora_probes.shapes(plan).items():
-            made, reason = multi_lora_probes.known(key), ""
+        for key, groups in probe_results.groups_by_key(plan).items():
+            made, reason = probe_results.load_multi_lora(key), ""
             if made is None:
                 tasks = groups[0]
                 console.print(f"trying {len(tasks)} {tasks[0].cell.method.method} cells side by side ...", markup=False)
@@ -50,11 +49,11 @@ def probe_fleets(plan: Plan, console: Console) -> list[TriedFleet]:
                     made = probe_multi_lora(
                         tasks, joint_micro_batch(plan, tasks), held.get(tasks[0].base), plan.device.kind
                     )
-                    multi_lora_probes.keep(key, made)
+                    probes.save(key, made)
                 except OdysseyError as error:
                     held.drop()
                     reason = str(error)
-            found.append(multi_lora_probes.tried(made, groups, plan.device, reason))
+            found.append(probe_results.multi_lora_result(made, groups, plan.device, reason))
     held.drop()
     return found
 
@@ -68,5 +67,5 @@ def _tried(key: str, tasks: list[CellTask], held: LoadedModels, plan: Plan) -> P
     except OdysseyError as error:
         held.drop()  # what went wrong may have left the base changed
         return ProbeResult(task, len(tasks), None, str(error), False)
-    probes.keep(key, made)
+    probes.save(key, made)
     return ProbeResult(task, len(tasks), made, "", False)

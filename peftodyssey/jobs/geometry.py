@@ -37,7 +37,7 @@ def measure(task: CellTask, root: Path, attached: AttachedMethod, events: Events
     assert task.geometry is not None, "asked of a cell whose recipe does not measure it"
     import torch
 
-    chosen, layers = decomposed(task.anatomy)
+    chosen, layers = decomposed(task.shape)
     rows, refused = [], {}
     for update in updates(attached):
         if events.should_stop():
@@ -71,7 +71,7 @@ def measure(task: CellTask, root: Path, attached: AttachedMethod, events: Events
         "top": geometry.TOP,
         "cosine": geometry.INTRUDER_COSINE,
         "layers": list(layers),
-        "layers_of": task.anatomy.layers,
+        "layers_of": task.shape.layers,
         "refused": refused,
     }
     manifest.commit(folder, {"kind": "geometry", "identity": {"cell": task.hash}, "status": "done", "facts": facts})

@@ -43,7 +43,7 @@ def probe(task: CellTask, base: PreTrainedModel, load_seconds: float, device: st
     Raises TrainingError, MethodError or CorpusError where the cell could not be done in a run.
     """
     draw = np.random.default_rng(task.cell.seed)
-    vocabulary = min(task.anatomy.vocabulary, base.get_input_embeddings().num_embeddings)
+    vocabulary = min(task.shape.vocabulary, base.get_input_embeddings().num_embeddings)
     index = _text(draw, vocabulary, task, device)
     held = {"weights": allocated_bytes(device)}
     with TemporaryDirectory() as scratch:

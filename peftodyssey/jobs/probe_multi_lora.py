@@ -15,7 +15,7 @@ import numpy as np
 from peftodyssey.jobs.peak_memory import track_peak
 from peftodyssey.jobs.probe import STEPS, random_blocks
 from peftodyssey.jobs.train_cell import attached_method, settings_of
-from peftodyssey.plan.multi_lora_probes import MultiLoraProbe
+from peftodyssey.plan.probe_results import MultiLoraProbe
 from peftodyssey.plan.tasks import CellTask
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def probe_multi_lora(
     from peftodyssey.multi_lora.trainer import train_adapters
 
     draw = np.random.default_rng(tasks[0].cell.seed)
-    vocabulary = min(tasks[0].anatomy.vocabulary, base.get_input_embeddings().num_embeddings)
+    vocabulary = min(tasks[0].shape.vocabulary, base.get_input_embeddings().num_embeddings)
     with TemporaryDirectory() as scratch:
         members = [
             _member(task, micro_batch_size, base, draw, vocabulary, Path(scratch) / str(n))

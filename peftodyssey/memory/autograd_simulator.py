@@ -1,9 +1,7 @@
-"""What autograd keeps and when it lets go, without torch: tensors that are only sizes, operations that are only
-lifetimes.
+"""Autograd's memory without torch: a tensor is only a size, an operation is only what it allocates and what it saves.
 
-`plan.layers` writes a model's forward in it; `Tape.backward` walks the operations in reverse as torch's engine does: an
-operation's saved tensors die after it ran, gradients meet in place. Every birth and death goes through the counted
-total, by term of the bill, and through the caching allocator's arithmetic.
+`Tape.backward` walks the recorded operations in reverse, as torch's engine does: it frees an operation's saved tensors
+after its backward ran, and accumulates gradients in place. Every allocation is counted by term of the memory plan.
 """
 
 from __future__ import annotations
@@ -13,160 +11,164 @@ from dataclasses import dataclass
 
 from peftodyssey.memory.allocator import Allocator
 
-ROUNDED_TO_BYTES = 512
+ALIGNMENT_BYTES = 512
 
 
 class Storage:
-    """Some bytes on the device, alive while somebody holds them."""
+    """Bytes on the device, allocated until the last reference is released."""
 
-    __slots__ = ("holders", "key", "size_bytes", "tape", "term")
+    __slots__ = ("key", "nbytes", "refcount", "tape", "term")
 
-    def __init__(self, tape: Tape, size_bytes: int, term: str) -> None:
-        self.tape, self.term, self.holders = tape, term, 1
-        self.size_bytes = -(-size_bytes // ROUNDED_TO_BYTES) * ROUNDED_TO_BYTES
-        self.key = tape.alloc(self)
+    def __init__(self, tape: Tape, nbytes: int, term: str) -> None:
+        self.tape, self.term, self.refcount = tape, term, 1
+        self.nbytes = -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        self.key = tape.count_alloc(self)
 
-    def hold(self) -> Storage:
-        """One more holder."""
-        self.holders += 1
+    def retain(self) -> Storage:
+        """Add a reference."""
+        self.refcount += 1
         return self
 
-    def drop(self) -> None:
-        """One holder less; the last one frees the bytes."""
-        self.holders -= 1
-        assert self.holders >= 0, self.term
-        if not self.holders:
-            self.tape.free(self)
+    def release(self) -> None:
+        """Remove a reference; the last one frees the bytes."""
+        self.refcount -= 1
+        assert self.refcount >= 0, self.term
+        if not self.refcount:
+            self.tape.count_free(self)
 
 
 Grads = Sequence["Storage | None"]
+Backward = Callable[[Storage], Grads]  # gradient of the output -> gradients of the inputs
 
 
 @dataclass(eq=False)
 class Node:
-    """One differentiable operation: what it saved, what it came from, and its backward: gradient in, gradients out."""
+    """One recorded operation: its inputs, the tensors that it saved for backward, and its backward."""
 
-    inputs: tuple[Var, ...]
+    inputs: tuple[SimTensor, ...]
     saved: tuple[Storage, ...]
-    backward: Callable[[Storage], Grads]
+    backward: Backward
 
 
 @dataclass(eq=False)
-class Var:
-    """A tensor in the forward pass. `storage` is held by the caller; `node` made it, None for what needs no gradient."""
+class SimTensor:
+    """A tensor of the forward pass: a size in place of numbers. It owns one reference to its storage."""
 
     storage: Storage
-    numbers: int  # of elements
-    width: int  # bytes of one
-    node: Node | None = None
-    needs_grad: bool = False
+    numel: int
+    itemsize: int  # bytes per element
+    grad_fn: Node | None = None
+    requires_grad: bool = False
 
-    def drop(self) -> None:
-        """The program's variable goes out of scope."""
-        self.storage.drop()
+    def release(self) -> None:
+        """The variable goes out of scope."""
+        self.storage.release()
+
+    def alias(self, numel: int | None = None) -> SimTensor:
+        """Another variable of the same tensor, or of its first `numel` elements."""
+        size = self.numel if numel is None else numel
+        return SimTensor(self.storage.retain(), size, self.itemsize, self.grad_fn, self.requires_grad)
+
+    def detach(self, numel: int | None = None) -> SimTensor:
+        """The same storage without its history."""
+        return SimTensor(self.storage.retain(), self.numel if numel is None else numel, self.itemsize)
 
 
-class Overflow(Exception):
-    """More bytes are alive than there may be."""
+class OverBudget(Exception):
+    """More bytes are allocated than the budget allows."""
 
 
 class Tape:
-    """Live bytes by term, their peak, and the operations recorded for the backward pass.
+    """Allocated bytes by term, their peak, and the operations recorded for the backward pass.
 
-    Raises Overflow as soon as more than `most_bytes` are alive.
+    Raises OverBudget as soon as more than `budget_bytes` are allocated.
     """
 
-    def __init__(self, allocator: Allocator | None = None, most_bytes: int | None = None) -> None:
+    def __init__(self, allocator: Allocator | None = None, budget_bytes: int | None = None) -> None:
         self.allocator = allocator
-        self.most_bytes = float("inf") if most_bytes is None else most_bytes
-        self.live_bytes = self.peak_bytes = 0
-        self.by_term: dict[str, int] = {}
+        self.budget_bytes = float("inf") if budget_bytes is None else budget_bytes
+        self.allocated_bytes = self.peak_bytes = 0
+        self.bytes_by_term: dict[str, int] = {}
         self.peak_terms: dict[str, int] = {}
         self.recording = True
         self.nodes: list[Node] = []
         self._keys = 0
 
-    def alloc(self, storage: Storage) -> int:
-        """Called by Storage: count it."""
+    def count_alloc(self, storage: Storage) -> int:
+        """Count a new storage; returns its key for the allocator."""
         self._keys += 1
-        size = storage.size_bytes
-        self.live_bytes += size
-        self.by_term[storage.term] = self.by_term.get(storage.term, 0) + size
+        size = storage.nbytes
+        self.allocated_bytes += size
+        self.bytes_by_term[storage.term] = self.bytes_by_term.get(storage.term, 0) + size
         if size and self.allocator is not None:
-            self.allocator.allocate(self._keys, size)
-        if self.live_bytes > self.peak_bytes:
-            self.peak_bytes, self.peak_terms = self.live_bytes, dict(self.by_term)
-            if self.live_bytes > self.most_bytes:
-                raise Overflow
+            self.allocator.alloc(self._keys, size)
+        if self.allocated_bytes > self.peak_bytes:
+            self.peak_bytes, self.peak_terms = self.allocated_bytes, dict(self.bytes_by_term)
+            if self.allocated_bytes > self.budget_bytes:
+                raise OverBudget
         return self._keys
 
-    def free(self, storage: Storage) -> None:
-        """Called by Storage: it is gone."""
-        self.live_bytes -= storage.size_bytes
-        self.by_term[storage.term] -= storage.size_bytes
-        if storage.size_bytes and self.allocator is not None:
-            self.allocator.release(storage.key)
+    def count_free(self, storage: Storage) -> None:
+        """Subtract a storage whose last reference was released."""
+        self.allocated_bytes -= storage.nbytes
+        self.bytes_by_term[storage.term] -= storage.nbytes
+        if storage.nbytes and self.allocator is not None:
+            self.allocator.free(storage.key)
 
-    def make(self, numbers: int, width: int, term: str = "activations") -> Storage:
-        """New bytes, held once."""
-        return Storage(self, numbers * width, term)
+    def alloc(self, numel: int, itemsize: int, term: str = "activations") -> Storage:
+        """New bytes with one reference."""
+        return Storage(self, numel * itemsize, term)
+
+    def tensor(self, numel: int, itemsize: int, term: str = "activations") -> SimTensor:
+        """A new tensor without history."""
+        return SimTensor(self.alloc(numel, itemsize, term), numel, itemsize)
 
     def transient(self, *sizes_bytes: int, term: str = "workspace") -> None:
-        """Bytes that come together and go again inside one kernel or function."""
+        """Buffers that are allocated together and freed again inside one kernel or function."""
         for storage in [Storage(self, size, term) for size in sizes_bytes]:
-            storage.drop()
+            storage.release()
 
-    def leaf(self, numbers: int, width: int, term: str = "activations", needs_grad: bool = False) -> Var:
-        """A tensor that no operation made."""
-        return Var(self.make(numbers, width, term), numbers, width, None, needs_grad)
-
-    def op(
+    def record(
         self,
-        inputs: Sequence[Var],
-        output: Storage,
-        numbers: int,
-        width: int,
-        backward: Callable[[Storage], Grads],
+        inputs: Sequence[SimTensor],
+        output: SimTensor,
+        backward: Backward,
         saved: Sequence[Storage] = (),
         trains: bool = False,
-    ) -> Var:
-        """The output of an operation; recorded with `saved` where an input needs a gradient or it `trains` a weight."""
-        result = Var(output, numbers, width)
-        if self.recording and (trains or any(v.needs_grad for v in inputs)):
-            node = Node(tuple(inputs), tuple(s.hold() for s in saved), backward)
-            result.node, result.needs_grad = node, True
-            self.nodes.append(node)
-        return result
+    ) -> SimTensor:
+        """`output`; recorded with `saved` where an input requires a gradient or the operation `trains` a weight."""
+        if self.recording and (trains or any(tensor.requires_grad for tensor in inputs)):
+            output.grad_fn = Node(tuple(inputs), tuple(storage.retain() for storage in saved), backward)
+            output.requires_grad = True
+            self.nodes.append(output.grad_fn)
+        return output
 
-    def backward(self, root: Var, grad: Storage, until: int = 0) -> dict[Node | Var, Storage]:
-        """Walk the nodes recorded after the first `until`, newest first; returns the gradients of what lies before
-        them.
+    def backward(self, root: SimTensor, grad: Storage, until: int = 0) -> dict[Node | SimTensor, Storage]:
+        """Run backward from the newest node down to the first `until` ones; returns the gradients of what lies below.
 
-        Gradients are kept by the node that made a tensor (several variables may name it), or by the leaf.
+        Gradients are kept by the node that made a tensor, as several variables may share it, or by the leaf.
         """
-        grads: dict[Node | Var, Storage] = {root.node or root: grad}
+        grads: dict[Node | SimTensor, Storage] = {root.grad_fn or root: grad}
         while len(self.nodes) > until:
             node = self.nodes.pop()
-            incoming = grads.pop(node, None)
-            if incoming is None:
-                self._release(node)
+            grad_output = grads.pop(node, None)
+            if grad_output is None:
+                self._free_saved(node)
                 continue
-            found = node.backward(incoming)
-            self._release(node)
-            for var, outgoing in zip(node.inputs, found, strict=True):
-                if outgoing is None:
+            grad_inputs = node.backward(grad_output)
+            self._free_saved(node)
+            for tensor, grad_input in zip(node.inputs, grad_inputs, strict=True):
+                if grad_input is None:
                     continue
-                place = var.node or var
-                if not var.needs_grad:
-                    outgoing.drop()
-                elif place in grads:
-                    outgoing.drop()  # added in place to the one that is there
+                target = tensor.grad_fn or tensor
+                if not tensor.requires_grad or target in grads:
+                    grad_input.release()  # not needed, or added in place to the one that exists
                 else:
-                    grads[place] = outgoing
-            incoming.drop()
+                    grads[target] = grad_input
+            grad_output.release()
         return grads
 
     @staticmethod
-    def _release(node: Node) -> None:
+    def _free_saved(node: Node) -> None:
         for storage in node.saved:
-            storage.drop()
+            storage.release()

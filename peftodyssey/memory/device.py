@@ -1,7 +1,4 @@
-"""What there is to compute on, found out without torch: the card by the CUDA driver, the memory by the system.
-
-Called by `check`, `plan` and `run` to resolve `auto` and to know the budget.
-"""
+"""The device and its memory, detected without torch: through the CUDA driver, and through the operating system."""
 
 from __future__ import annotations
 
@@ -17,13 +14,13 @@ from pathlib import Path
 from peftodyssey.errors import InputError
 
 CHOICES = ("auto", "cpu", "cuda")
-DESKTOP_MARGIN_BYTES = 512 << 20  # left free of what is free now: a desktop session takes more as windows open
-HOST_SHARE = 0.9  # of the free host memory may be planned for
+DESKTOP_MARGIN_BYTES = 512 << 20  # stays free: a desktop session takes more as windows open
+HOST_SHARE = 0.9  # of the free host memory that a plan may use
 
 
 @dataclass(frozen=True)
 class Device:
-    """One device: `kind` cpu or cuda, its memory, whether it multiplies bf16 at speed, and the host memory beside it."""
+    """One device: `kind` cpu or cuda, its memory, whether it has fast bf16, and the host memory beside it."""
 
     kind: str
     name: str
@@ -31,7 +28,7 @@ class Device:
     free_bytes: int
     bf16: bool
     capability: tuple[int, int] = (0, 0)  # CUDA compute capability: (7, 5) Turing, (8, 6) Ampere, (9, 0) Hopper
-    host_free_bytes: int | None = None  # host memory that is free now; None: not known, nothing is held against it
+    host_free_bytes: int | None = None  # free now; None: not known, so nothing is refused for it
 
     @property
     def is_hopper(self) -> bool:
@@ -40,14 +37,14 @@ class Device:
 
     @property
     def budget_bytes(self) -> int:
-        """What a run may plan for when the user sets no --memory."""
+        """Bytes that a run may plan for where the user sets no --memory."""
         if self.kind == "cuda":
             return max(0, self.free_bytes - DESKTOP_MARGIN_BYTES)
         return int(self.free_bytes * HOST_SHARE)
 
 
 def detect(choice: str = "auto") -> Device:
-    """The device that `--device` means here; InputError where cuda is asked for and cannot be used."""
+    """The device that `--device` means on this machine; InputError where cuda is asked for and cannot be used."""
     if choice not in CHOICES:
         raise InputError(f"--device {choice}: no such device", f"one of {', '.join(CHOICES)}")
     if choice == "cpu":
@@ -59,9 +56,9 @@ def detect(choice: str = "auto") -> Device:
 
 
 def prepare_allocator() -> None:
-    """Let PyTorch's allocator grow its segments, where the user has set nothing. To be called before torch is imported.
+    """Set PyTorch's expandable segments, where the user has set nothing. Call it before torch is imported.
 
-    Without it, blocks of changing size leave holes that no later block fits into: memory is reserved and of no use.
+    Without them, blocks of changing size leave gaps that no later block fits into: reserved memory that is never used.
     Linux only: elsewhere PyTorch warns that it cannot.
     """
     if sys.platform == "linux" and not any(
@@ -92,7 +89,7 @@ def _cpu() -> Device:
 
 
 def _card() -> Device | None:
-    """The first visible card, asked of the driver itself; None where there is none."""
+    """The first visible card, as the CUDA driver describes it; None where there is none."""
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         cuda = ctypes.CDLL(library)

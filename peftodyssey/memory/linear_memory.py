@@ -1,191 +1,152 @@
-"""Linear maps and their adapters as lifetimes: PEFT's own modules, or this package's lean one. Called by `plan.layers`."""
+"""What linear layers and their adapters allocate: PEFT's own modules, or the native engine's functions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from peftodyssey.memory.autograd_simulator import Grads, Storage, Var
-from peftodyssey.memory.op_memory import OpContext, add, cast, same_size
+from peftodyssey.memory.autograd_simulator import Grads, SimTensor, Storage
+from peftodyssey.memory.op_memory import OpContext, add, cast, elementwise, free_inputs
 from peftodyssey.model_shape import LinearShape
 
 NF4_BLOCK = 64
 
 
-def dequantised(math: OpContext, matrix: LinearShape) -> Storage | None:
-    """A 4-bit weight unpacked for one product, None where it is not quantised; its constants in fp32 come and go."""
-    if math.quant is None:
+def dequantized_weight(ctx: OpContext, linear: LinearShape) -> Storage | None:
+    """A 4-bit weight dequantised for one product, None where it is not quantised; its fp32 constants are transient."""
+    if ctx.quant is None:
         return None
-    numbers = matrix.in_features * matrix.out_features
-    if math.quant.kind == "int8":
-        return math.tape.make(0, 1, "workspace")
-    absmax = -(-numbers // NF4_BLOCK) * 4 if math.quant.double_quant else 0
-    constants = math.tape.make(absmax, 1, "workspace")
-    unpacked = math.tape.make(numbers, math.width, "workspace")
-    constants.drop()
-    return unpacked
+    if ctx.quant.kind == "int8":
+        return ctx.tape.alloc(0, 1, "workspace")
+    numel = linear.in_features * linear.out_features
+    absmax_bytes = -(-numel // NF4_BLOCK) * 4 if ctx.quant.double_quant else 0
+    absmax = ctx.tape.alloc(absmax_bytes, 1, "workspace")
+    weight = ctx.tape.alloc(numel, ctx.itemsize, "workspace")
+    absmax.release()
+    return weight
 
 
-def linear(math: OpContext, x: Var, matrix: LinearShape, rank: int) -> Var:
-    """One linear map of the decoder with its adapter (rank 0: none)."""
+def linear_layer(ctx: OpContext, x: SimTensor, linear: LinearShape, rank: int) -> SimTensor:
+    """One linear layer of the decoder with its adapter (rank 0: none)."""
     if rank:
-        return (_lean_lora if math.lean else _stock_lora)(math, x, matrix, rank)
-    if math.lean and math.trains_base and math.autocast:
-        return _lean_trained(math, x, matrix)
-    return _plain(math, x, matrix)
+        return (_native_lora if ctx.native else _peft_lora)(ctx, x, linear, rank)
+    if ctx.native and ctx.trains_base and ctx.autocast:
+        return _native_trained_linear(ctx, x, linear)
+    return _torch_linear(ctx, x, linear)
 
 
-def _plain(math: OpContext, x: Var, matrix: LinearShape) -> Var:
-    if x.width != math.width:  # autocast makes a copy for each product
-        narrow = cast(math, x, math.width)
-        out = _plain(math, narrow, matrix)
-        narrow.drop()
-        return out
-    tape, n = math.tape, x.numbers // matrix.in_features
-    numbers = matrix.in_features * matrix.out_features
-    if math.trains_base and math.autocast:
-        copy = tape.make(numbers, math.width, "weight copies")
-        if math.casts is not None:
-            math.casts.append(copy.hold())
+def _torch_linear(ctx: OpContext, x: SimTensor, linear: LinearShape) -> SimTensor:
+    if x.itemsize != ctx.itemsize:  # autocast casts the input for each product
+        narrow = cast(ctx, x, ctx.itemsize)
+        return free_inputs(_torch_linear(ctx, narrow, linear), narrow)
+    tape, numel = ctx.tape, linear.in_features * linear.out_features
+    if ctx.trains_base and ctx.autocast:
+        weight = tape.alloc(numel, ctx.itemsize, "weight copies")
+        if ctx.autocast_cache is not None:
+            ctx.autocast_cache.append(weight.retain())
     else:
-        copy = dequantised(math, matrix) or tape.make(0, 1)
-    out = tape.make(n * matrix.out_features, math.width)
+        weight = dequantized_weight(ctx, linear) or tape.alloc(0, 1)
+    output = tape.tensor(x.numel // linear.in_features * linear.out_features, ctx.itemsize)
 
     def backward(grad: Storage) -> Grads:
-        weight = None if math.trains_base else dequantised(math, matrix)
-        made = tape.make(x.numbers, x.width) if x.needs_grad else None
-        if weight is not None:
-            weight.drop()
-        if math.trains_base:
-            if math.autocast:
-                narrow = tape.make(numbers, math.width, "gradients")
-                math.gradient(matrix.name, numbers)
-                narrow.drop()
-            else:
-                math.gradient(matrix.name, numbers)
-        return [made]
+        dequantized = None if ctx.trains_base else dequantized_weight(ctx, linear)
+        grad_x = tape.alloc(x.numel, x.itemsize) if x.requires_grad else None
+        if dequantized is not None:
+            dequantized.release()
+        if ctx.trains_base:
+            _weight_grad(ctx, linear)
+        return [grad_x]
 
-    saved = [x.storage, copy] if math.trains_base else []
-    result = tape.op([x], out, n * matrix.out_features, math.width, backward, saved, trains=math.trains_base)
-    copy.drop()
-    return result
+    saved = [x.storage, weight] if ctx.trains_base else []
+    tape.record([x], output, backward, saved, trains=ctx.trains_base)
+    weight.release()
+    return output
 
 
-def _lean_trained(math: OpContext, x: Var, matrix: LinearShape) -> Var:
-    """A weight in fp32 multiplied in the narrow type: cast for each product, the narrow input kept."""
-    tape, n = math.tape, x.numbers // matrix.in_features
-    numbers = matrix.in_features * matrix.out_features
-    narrow = tape.make(x.numbers, math.width) if x.width != math.width else x.storage.hold()
-    weight = tape.make(numbers, math.width, "weight copies")
-    out = tape.make(n * matrix.out_features, math.width)
-    weight.drop()
+def _weight_grad(ctx: OpContext, linear: LinearShape) -> None:
+    """The gradient of a trained weight; under autocast it is first computed in the narrow type."""
+    numel = linear.in_features * linear.out_features
+    narrow = ctx.tape.alloc(numel, ctx.itemsize, "gradients") if ctx.autocast else None
+    ctx.accumulate_grad(linear.name, numel)
+    if narrow is not None:
+        narrow.release()
+
+
+def _native_trained_linear(ctx: OpContext, x: SimTensor, linear: LinearShape) -> SimTensor:
+    """A trained fp32 weight multiplied in the narrow type: cast for each product; the narrow input is saved."""
+    tape, numel = ctx.tape, linear.in_features * linear.out_features
+    narrow_input = x.storage.retain() if x.itemsize == ctx.itemsize else tape.alloc(x.numel, ctx.itemsize)
+    weight = tape.alloc(numel, ctx.itemsize, "weight copies")
+    output = tape.tensor(x.numel // linear.in_features * linear.out_features, ctx.itemsize)
+    weight.release()
 
     def backward(grad: Storage) -> Grads:
-        copy = tape.make(numbers, math.width, "weight copies")
-        made = tape.make(x.numbers, math.width)
-        copy.drop()
-        if x.width != math.width:
-            made.drop()
-            made = tape.make(x.numbers, x.width)
-        by_weight = tape.make(numbers, math.width, "gradients")
-        math.gradient(matrix.name, numbers)
-        by_weight.drop()
-        return [made]
+        narrow_weight = tape.alloc(numel, ctx.itemsize, "weight copies")
+        grad_x = tape.alloc(x.numel, ctx.itemsize)
+        narrow_weight.release()
+        if x.itemsize != ctx.itemsize:
+            grad_x.release()
+            grad_x = tape.alloc(x.numel, x.itemsize)
+        _weight_grad(ctx, linear)
+        return [grad_x]
 
-    result = tape.op([x], out, n * matrix.out_features, math.width, backward, [narrow], trains=True)
-    narrow.drop()
-    return result
+    tape.record([x], output, backward, [narrow_input], trains=True)
+    narrow_input.release()
+    return output
 
 
-def _stock_lora(math: OpContext, x: Var, matrix: LinearShape, rank: int) -> Var:
-    """PEFT's module: adapters in fp32, the input cast to it once a target, its product scaled and cast back."""
-    tape, n = math.tape, x.numbers // matrix.in_features
-    base = _plain(math, x, matrix)
-    if math.quant is not None and math.quant.kind != "int8":
-        clone = same_size(math, base)
-        base.drop()
-        base = clone
-    low_width = math.width if math.autocast else 4
-    wide = cast(math, x, 4) if not math.autocast else _autocast_copy(math, x)
-    low_out = tape.make(n * rank, low_width)
-    low = tape.op(
-        [wide],
-        low_out,
-        n * rank,
-        low_width,
-        _matrix_grads(math, wide, matrix.name + ".A", rank * matrix.in_features),
-        [wide.storage],
-        True,
-    )
-    wide.drop()
-    up_out = tape.make(n * matrix.out_features, low_width)
-    up = tape.op(
-        [low],
-        up_out,
-        n * matrix.out_features,
-        low_width,
-        _matrix_grads(math, low, matrix.name + ".B", rank * matrix.out_features),
-        [low.storage],
-        True,
-    )
-    low.drop()
-    scaled = same_size(math, up)
-    up.drop()
-    quantised = math.quant is not None and math.quant.kind != "int8"
-    narrow = (
-        cast(math, scaled, base.width)
-        if quantised
-        else Var(scaled.storage.hold(), scaled.numbers, scaled.width, scaled.node, scaled.needs_grad)
-    )
-    scaled.drop()
-    total = add(math, base, narrow)
-    base.drop()
-    narrow.drop()
-    out = cast(math, total, math.width)
-    total.drop()
-    return out
+def _peft_lora(ctx: OpContext, x: SimTensor, linear: LinearShape, rank: int) -> SimTensor:
+    """PEFT's module: adapters in fp32; each target casts the input to fp32, and scales and casts back the product."""
+    is_4bit = ctx.quant is not None and ctx.quant.kind != "int8"
+    base = _torch_linear(ctx, x, linear)
+    if is_4bit:
+        base = free_inputs(elementwise(ctx, base), base)
+    # under autocast PEFT casts to fp32 and torch casts back for the product: a copy in the narrow type
+    lora_input = elementwise(ctx, x) if ctx.autocast else cast(ctx, x, 4)
+    low_rank = free_inputs(_lora_matrix(ctx, lora_input, f"{linear.name}.A", linear.in_features, rank), lora_input)
+    update = free_inputs(_lora_matrix(ctx, low_rank, f"{linear.name}.B", rank, linear.out_features), low_rank)
+    scaled = free_inputs(elementwise(ctx, update), update)
+    scaled = free_inputs(cast(ctx, scaled, base.itemsize) if is_4bit else scaled.alias(), scaled)
+    total = free_inputs(add(ctx, base, scaled), base, scaled)
+    return free_inputs(cast(ctx, total, ctx.itemsize), total)
 
 
-def _autocast_copy(math: OpContext, x: Var) -> Var:
-    """Under autocast PEFT casts to fp32 and torch casts back for the product: a copy of its own in the narrow type."""
-    return same_size(math, x)
+def _lora_matrix(ctx: OpContext, x: SimTensor, name: str, in_features: int, out_features: int) -> SimTensor:
+    """The product with lora_A or lora_B."""
+    output = ctx.tape.tensor(x.numel // in_features * out_features, ctx.itemsize if ctx.autocast else 4)
 
-
-def _matrix_grads(math: OpContext, x: Var, name: str, numbers: int) -> Callable[[Storage], Grads]:
     def backward(grad: Storage) -> Grads:
-        made = math.tape.make(x.numbers, x.width) if x.needs_grad else None
-        math.gradient(name, numbers, 4)
-        return [made]
+        grad_x = ctx.tape.alloc(x.numel, x.itemsize) if x.requires_grad else None
+        ctx.accumulate_grad(name, in_features * out_features, 4)
+        return [grad_x]
 
-    return backward
+    return ctx.tape.record([x], output, backward, [x.storage], trains=True)
 
 
-def _lean_lora(math: OpContext, x: Var, matrix: LinearShape, rank: int) -> Var:
-    """One function: it keeps its input, the low-rank product and nothing else."""
-    tape, n = math.tape, x.numbers // matrix.in_features
-    out_numbers = n * matrix.out_features
-    weight = dequantised(math, matrix)
-    out = tape.make(out_numbers, math.width)
+def _native_lora(ctx: OpContext, x: SimTensor, linear: LinearShape, rank: int) -> SimTensor:
+    """The native engine's function: it saves its input and the product with lora_A."""
+    tape, tokens = ctx.tape, x.numel // linear.in_features
+    weight = dequantized_weight(ctx, linear)
+    output = tape.tensor(tokens * linear.out_features, ctx.itemsize)
     if weight is not None:
-        weight.drop()
-    low = tape.make(n * rank, math.width)
-    tape.transient(out_numbers * math.width)
+        weight.release()
+    low_rank = tape.alloc(tokens * rank, ctx.itemsize)
+    tape.transient(output.numel * ctx.itemsize)
 
     def backward(grad: Storage) -> Grads:
-        unpacked = dequantised(math, matrix)
-        made = tape.make(x.numbers, math.width) if x.needs_grad else None
-        if unpacked is not None:
-            unpacked.drop()
-        if math.members > 1:  # added to what the fleet holds, from products in the narrow type
-            tape.transient(math.members * rank * matrix.out_features * math.width)
-        low_grad = tape.make(n * rank, math.width)
-        if math.members > 1:
-            tape.transient(math.members * rank * matrix.in_features * math.width)
+        dequantized = dequantized_weight(ctx, linear)
+        grad_x = tape.alloc(x.numel, ctx.itemsize) if x.requires_grad else None
+        if dequantized is not None:
+            dequantized.release()
+        several = ctx.multi_lora_size > 1  # their gradients exist already; products in the narrow type are added
+        if several:
+            tape.transient(ctx.multi_lora_size * rank * linear.out_features * ctx.itemsize)
+        grad_low_rank = tape.alloc(tokens * rank, ctx.itemsize)
+        if several:
+            tape.transient(ctx.multi_lora_size * rank * linear.in_features * ctx.itemsize)
         else:
-            math.gradient(matrix.name + ".B", rank * matrix.out_features, 4)
-            math.gradient(matrix.name + ".A", rank * matrix.in_features, 4)
-        low_grad.drop()
-        return [made]
+            ctx.accumulate_grad(f"{linear.name}.B", rank * linear.out_features, 4)
+            ctx.accumulate_grad(f"{linear.name}.A", rank * linear.in_features, 4)
+        grad_low_rank.release()
+        return [grad_x]
 
-    result = tape.op([x], out, out_numbers, math.width, backward, [x.storage, low], trains=True)
-    low.drop()
-    return result
+    tape.record([x], output, backward, [x.storage, low_rank], trains=True)
+    low_rank.release()
+    return output

@@ -1,7 +1,7 @@
-"""Will it fit: the memory of one training step, term by term, from sizes alone, before a weight is loaded. No torch.
+"""Does a training step fit: its memory term by term, from sizes alone, before any weight is loaded. No torch.
 
-Called by `plan.build` for every cell, by `plan.choose` and by the `plan` verb. The step is run as lifetimes
-(`plan.program`), its peak is split by term, and the caching allocator's arithmetic says what is reserved for it.
+`StepSimulator` runs the step as allocations; the peak is split by term, and the arithmetic of PyTorch's caching
+allocator says what is reserved for it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from peftodyssey.memory.allocator import Allocator
-from peftodyssey.memory.autograd_simulator import Overflow, Tape
-from peftodyssey.memory.step_simulator import Program
+from peftodyssey.memory.autograd_simulator import OverBudget, Tape
+from peftodyssey.memory.step_simulator import StepSimulator
 from peftodyssey.memory.step_spec import StepSpec
 from peftodyssey.model_shape import ModelShape
 
@@ -20,7 +20,7 @@ CPU_RUNTIME_BYTES = 650 << 20  # interpreter, torch and transformers, resident
 CPU_SLACK = 0.03  # of what is allocated, kept by the C library
 CUBLAS_BYTES = 8_519_680  # cuBLAS's workspace in PyTorch's allocator; on Hopper 32 MiB
 HOPPER_CUBLAS_BYTES = 32 << 20
-ORDER = (
+TERMS = (
     "weights",
     "adapters",
     "weight copies",
@@ -38,7 +38,7 @@ ORDER = (
 
 @dataclass(frozen=True)
 class Term:
-    """One line of the bill: what it is and how many bytes."""
+    """One line of a memory plan: its name and its bytes."""
 
     name: str
     size_bytes: int
@@ -46,10 +46,10 @@ class Term:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The bill of a step at its highest point. The terms add up to what the device has to have.
+    """The memory of a step at its peak. The terms add up to `device_bytes`.
 
-    `peak_allocated_bytes`: what tensors take; `peak_reserved_bytes`: what PyTorch's allocator holds for them (on a CPU:
-    the resident size of the process); `context_bytes`: outside of the allocator, on top.
+    `peak_allocated_bytes`: what tensors take; `peak_reserved_bytes`: what PyTorch's allocator reserves for them (on a
+    CPU: the resident size of the process); `context_bytes`: outside of the allocator, in addition.
     """
 
     terms: tuple[Term, ...]
@@ -59,7 +59,7 @@ class MemoryPlan:
 
     @property
     def device_bytes(self) -> int:
-        """All that the device has to have free."""
+        """All that must be free on the device."""
         return self.peak_reserved_bytes + self.context_bytes
 
     def fits(self, budget_bytes: int) -> bool:
@@ -68,74 +68,67 @@ class MemoryPlan:
 
 
 @lru_cache(maxsize=4096)
-def estimate(anatomy: ModelShape, step: StepSpec) -> MemoryPlan:
-    """The bill of one training step, at the moment when it is highest."""
-    return _breakdown(run(anatomy, step), step)
+def estimate(shape: ModelShape, step: StepSpec) -> MemoryPlan:
+    """The memory of one training step at its peak."""
+    return _breakdown(simulate_step(shape, step), step)
 
 
 @lru_cache(maxsize=4096)
-def estimate_if_fits(anatomy: ModelShape, step: StepSpec, budget_bytes: int) -> MemoryPlan | None:
-    """The bill of a step that stays within the budget, None of one that does not: that shows early in the step."""
+def estimate_if_fits(shape: ModelShape, step: StepSpec, budget_bytes: int) -> MemoryPlan | None:
+    """The memory of a step within the budget, None where it needs more; the simulation ends where it exceeds it."""
     try:
-        bill = _breakdown(run(anatomy, step, most_bytes=budget_bytes), step)
-    except Overflow:
+        plan = _breakdown(simulate_step(shape, step, budget_bytes=budget_bytes), step)
+    except OverBudget:
         return None
-    return bill if bill.fits(budget_bytes) else None
+    return plan if plan.fits(budget_bytes) else None
 
 
 def _breakdown(tape: Tape, step: StepSpec) -> MemoryPlan:
-    known = [Term(name, tape.peak_terms.get(name, 0)) for name in ORDER]
+    terms = [Term(name, tape.peak_terms.get(name, 0)) for name in TERMS]
     if step.device == "cpu":
         slack = int(tape.peak_bytes * CPU_SLACK)
-        terms = [*known, Term("allocator slack", slack), Term("runtime", CPU_RUNTIME_BYTES)]
+        terms += [Term("allocator slack", slack), Term("runtime", CPU_RUNTIME_BYTES)]
         return MemoryPlan(tuple(terms), tape.peak_bytes, tape.peak_bytes + slack + CPU_RUNTIME_BYTES, 0)
     assert tape.allocator is not None
     cublas = HOPPER_CUBLAS_BYTES if step.large_cublas_workspace else CUBLAS_BYTES
     allocated, reserved = tape.peak_bytes + cublas, tape.allocator.peak_reserved_bytes + cublas
-    terms = [
-        *known[:-1],
-        Term("workspace", known[-1].size_bytes + cublas),
-        Term("allocator slack", reserved - allocated),
-        Term("CUDA context", CUDA_CONTEXT_BYTES),
-    ]
+    terms[-1] = Term("workspace", terms[-1].size_bytes + cublas)
+    terms += [Term("allocator slack", reserved - allocated), Term("CUDA context", CUDA_CONTEXT_BYTES)]
     return MemoryPlan(tuple(terms), allocated, reserved, CUDA_CONTEXT_BYTES)
 
 
-def run(anatomy: ModelShape, step: StepSpec, kernel_workspace: bool = True, most_bytes: int | None = None) -> Tape:
-    """The tape of the step after its update; `kernel_workspace` counts what attention kernels hold inside themselves.
+def simulate_step(
+    shape: ModelShape, step: StepSpec, kernel_workspace: bool = True, budget_bytes: int | None = None
+) -> Tape:
+    """The tape after the step's update; `kernel_workspace` counts the buffers inside attention kernels.
 
-    Raises Overflow as soon as more than `most_bytes` are alive.
+    Raises OverBudget as soon as more than `budget_bytes` are allocated.
     """
     on_card = step.device == "cuda"
-    tape = Tape(Allocator(expandable=step.engine == "native") if on_card else None, most_bytes)
-    program = Program(anatomy, step, tape, kernel_workspace and on_card)
-    program.allocate_persistent()
-    program.run()
+    tape = Tape(Allocator(expandable=step.engine == "native") if on_card else None, budget_bytes)
+    simulator = StepSimulator(shape, step, tape, kernel_workspace and on_card)
+    simulator.allocate_persistent()
+    simulator.run()
     return tape
 
 
-def scoring_tokens(anatomy: ModelShape, step: StepSpec, context: int, budget_bytes: int, most: int) -> int | None:
-    """Tokens that one scoring pass may hold beside the trained model; None where not even one window of `context` fits."""
-    tokens = most
+def scoring_tokens(shape: ModelShape, step: StepSpec, context: int, budget_bytes: int, max_tokens: int) -> int | None:
+    """Tokens of one scoring pass beside the trained model; None where not even one window of `context` tokens fits."""
+    tokens = max_tokens
     while tokens >= context:
-        if scoring_bytes(anatomy, step, tokens) <= budget_bytes:
+        if scoring_bytes(shape, step, tokens) <= budget_bytes:
             return tokens
         tokens //= 2
-    return context if scoring_bytes(anatomy, step, context) <= budget_bytes else None
+    return context if scoring_bytes(shape, step, context) <= budget_bytes else None
 
 
 @lru_cache(maxsize=4096)
-def scoring_bytes(anatomy: ModelShape, step: StepSpec, tokens: int) -> int:
-    """Device bytes of one scoring pass of `tokens` tokens, with the adapters and optimiser states of `step` in place."""
-    on_card = step.device == "cuda"
+def scoring_bytes(shape: ModelShape, step: StepSpec, tokens: int) -> int:
+    """Device bytes of one scoring pass of `tokens` tokens, beside the adapters and optimiser states of `step`."""
     tape = Tape(None)
-    program = Program(
-        anatomy,
-        replace(step, micro_batch_size=1, seq_len=tokens, packed=False, gradient_checkpointing="none"),
-        tape,
-        False,
-    )
-    program.allocate_persistent()
-    program.score()
-    rest = CUDA_CONTEXT_BYTES + CUBLAS_BYTES if on_card else CPU_RUNTIME_BYTES
-    return int(tape.peak_bytes * (1 + CPU_SLACK)) + rest
+    one_block = replace(step, micro_batch_size=1, seq_len=tokens, packed=False, gradient_checkpointing="none")
+    simulator = StepSimulator(shape, one_block, tape, kernel_workspace=False)
+    simulator.allocate_persistent()
+    simulator.score()
+    runtime_bytes = CUDA_CONTEXT_BYTES + CUBLAS_BYTES if step.device == "cuda" else CPU_RUNTIME_BYTES
+    return int(tape.peak_bytes * (1 + CPU_SLACK)) + runtime_bytes

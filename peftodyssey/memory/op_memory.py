@@ -1,8 +1,7 @@
-"""The operations of a decoder as lifetimes: what each allocates, saves for backward and needs while it runs.
+"""What each operation of a decoder allocates, saves for backward and needs while it runs.
 
-One function an operation, in the form that runs: transformers' own modules, or this package's lean ones. Linear maps
-and their adapters are in `plan.linears`. Called by `plan.layers`. Widths are bytes a number; `n` is the number of
-tokens in the micro-batch.
+One function per operation, in two versions where they differ: transformers' own modules, and the native engine's
+functions. Linear layers and their adapters are in `linear_memory`. An itemsize is bytes per element.
 """
 
 from __future__ import annotations
@@ -10,198 +9,196 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from peftodyssey.constants import CHUNK_BYTES
-from peftodyssey.memory.autograd_simulator import Grads, Storage, Tape, Var
+from peftodyssey.memory.autograd_simulator import Grads, SimTensor, Storage, Tape
 from peftodyssey.recipe.cell import QuantSpec
 
-MOST_LEAVING = 2  # gradients that a card holds while they go to the host
+MAX_GRADS_IN_FLIGHT = 2  # gradients that a card holds while they are copied to the host
 
 
 @dataclass
 class OpContext:
-    """How the step's arithmetic is done, and the gradients that exist so far."""
+    """How the step computes, and the weight gradients that exist so far."""
 
     tape: Tape
-    width: int  # of activations: what matrices are multiplied in
-    stream: int  # of the residual stream: fp32 where the weights are, under autocast
-    lean: bool
+    itemsize: int  # of activations and of matrix products
+    residual_itemsize: int  # of the residual stream: 4 under autocast over fp32 weights
+    native: bool  # the native engine's functions instead of transformers' and PEFT's modules
     autocast: bool  # transformers under torch.autocast, weights in fp32
     quant: QuantSpec | None
     trains_base: bool
-    weight_width: int  # of a trained weight and of its gradient
-    host_gradients: bool = False  # gradients leave for the host as they are made
-    leaving: list[Storage] = field(default_factory=list)  # gradients on their way to the host
-    members: int = 1  # adapters that train side by side
-    gradients: dict[str, Storage] = field(default_factory=dict)
-    casts: list[Storage] | None = None  # autocast's copies of weights, kept to the end of a forward pass
+    weight_itemsize: int  # of a trained weight and of its gradient
+    offload_grads: bool = False  # gradients are copied to the host as they are computed
+    multi_lora_size: int = 1  # adapters trained together
+    weight_grads: dict[str, Storage] = field(default_factory=dict)
+    grads_in_flight: list[Storage] = field(default_factory=list)  # being copied to the host
+    autocast_cache: list[Storage] | None = None  # casts of weights, kept until the forward pass ends
 
-    def gradient(self, name: str, numbers: int, width: int | None = None) -> None:
-        """The gradient of a trained weight: the first is kept, later ones are added in place."""
-        made = self.tape.make(numbers, width or self.weight_width, "gradients")
-        if self.host_gradients:
-            self.leaving.append(made)
-            if len(self.leaving) > MOST_LEAVING:
-                self.leaving.pop(0).drop()
-        elif name in self.gradients:
-            made.drop()
+    def accumulate_grad(self, name: str, numel: int, itemsize: int | None = None) -> None:
+        """The gradient of a trained weight: the first one is kept, later ones are added to it in place."""
+        grad = self.tape.alloc(numel, itemsize or self.weight_itemsize, "gradients")
+        if self.offload_grads:
+            self.grads_in_flight.append(grad)
+            if len(self.grads_in_flight) > MAX_GRADS_IN_FLIGHT:
+                self.grads_in_flight.pop(0).release()
+        elif name in self.weight_grads:
+            grad.release()
         else:
-            self.gradients[name] = made
+            self.weight_grads[name] = grad
 
 
-def same_size(
-    math: OpContext, x: Var, saved: tuple[Storage, ...] = (), *, width: int | None = None, temporary: int = 0
-) -> Var:
-    """An elementwise operation of one input; backward makes one gradient of the input's size."""
-    width = width or x.width
-    out = math.tape.make(x.numbers, width)
-
-    def backward(grad: Storage) -> Grads:
-        if temporary:
-            math.tape.transient(temporary)
-        return [math.tape.make(x.numbers, x.width)]
-
-    return math.tape.op([x], out, x.numbers, width, backward, saved)
+def free_inputs(output: SimTensor, *inputs: SimTensor) -> SimTensor:
+    """`output`, after its inputs went out of scope."""
+    for tensor in inputs:
+        tensor.release()
+    return output
 
 
-def cast(math: OpContext, x: Var, width: int) -> Var:
+def elementwise(
+    ctx: OpContext, x: SimTensor, saved: tuple[Storage, ...] = (), itemsize: int | None = None
+) -> SimTensor:
+    """An elementwise operation of one input; its backward allocates one gradient of the input's size."""
+    output = ctx.tape.tensor(x.numel, itemsize or x.itemsize)
+    return ctx.tape.record([x], output, lambda grad: [ctx.tape.alloc(x.numel, x.itemsize)], saved)
+
+
+def cast(ctx: OpContext, x: SimTensor, itemsize: int) -> SimTensor:
     """A copy in another type; the same tensor where the type is the same."""
-    if x.width == width:
-        return Var(x.storage.hold(), x.numbers, x.width, x.node, x.needs_grad)
-    return same_size(math, x, width=width)
+    return x.alias() if x.itemsize == itemsize else elementwise(ctx, x, itemsize=itemsize)
 
 
-def add(math: OpContext, left: Var, right: Var) -> Var:
-    """A sum: the gradient goes to both."""
-    width = max(left.width, right.width)
-    out = math.tape.make(left.numbers, width)
+def add(ctx: OpContext, left: SimTensor, right: SimTensor) -> SimTensor:
+    """A sum: both inputs get its gradient."""
+    itemsize = max(left.itemsize, right.itemsize)
 
     def backward(grad: Storage) -> Grads:
-        return [grad.hold() if v.width == width else math.tape.make(v.numbers, v.width) for v in (left, right)]
+        return [grad.retain() if t.itemsize == itemsize else ctx.tape.alloc(t.numel, t.itemsize) for t in (left, right)]
 
-    return math.tape.op([left, right], out, left.numbers, width, backward)
-
-
-def rms_norm(math: OpContext, x: Var, name: str, size: int) -> Var:
-    """RMS norm: transformers keeps fp32 copies, the lean one its input alone."""
-    tape, n = math.tape, x.numbers // size
-    if math.lean:
-        chunk = min(CHUNK_BYTES, 4 * x.numbers)
-        tape.transient(chunk, chunk)
-        out = tape.make(x.numbers, math.width)
-
-        def lean_backward(grad: Storage) -> Grads:
-            made = tape.make(x.numbers, x.width)
-            tape.transient(chunk, chunk, chunk)
-            if math.trains_base:
-                math.gradient(name, size)
-            return [made]
-
-        return tape.op([x], out, x.numbers, math.width, lean_backward, [x.storage], trains=math.trains_base)
-    wide = tape.make(x.numbers, 4)
-    tape.transient(4 * x.numbers)
-    root = tape.make(n, 4)
-    scaled = tape.make(x.numbers, 4)
-    narrow = scaled if x.width == 4 else tape.make(x.numbers, x.width)
-    if narrow is not scaled:
-        scaled.drop()
-    out = tape.make(x.numbers, x.width)
-
-    def backward(grad: Storage) -> Grads:
-        if math.trains_base:
-            tape.transient(x.numbers * x.width)
-            math.gradient(name, size)
-        first = tape.make(x.numbers, x.width)
-        wide_grad = first if x.width == 4 else tape.make(x.numbers, 4)
-        if wide_grad is not first:
-            first.drop()
-        by_root = tape.make(x.numbers, 4)
-        by_value = tape.make(x.numbers, 4)
-        by_value.drop()
-        wide_grad.drop()
-        squares = tape.make(x.numbers, 4)
-        tape.transient(4 * x.numbers)
-        squares.drop()
-        last = by_root if x.width == 4 else tape.make(x.numbers, x.width)
-        if last is not by_root:
-            by_root.drop()
-        return [last]
-
-    saved = [wide, root, *([narrow] if math.trains_base else [])]
-    result = tape.op([x], out, x.numbers, x.width, backward, saved, trains=math.trains_base)
-    for storage in (wide, root, narrow):
-        storage.drop()
-    return result
+    return ctx.tape.record([left, right], ctx.tape.tensor(left.numel, itemsize), backward)
 
 
-def wide_layer_norm(math: OpContext, x: Var, name: str, size: int) -> Var:
-    """OLMo's layer norm: of a copy in fp32, and back; the lean one is torch's own."""
-    if math.lean:
-        return layer_norm(math, x, name, size)
-    wide = cast(math, x, 4)
-    normed = layer_norm(math, wide, name, size)
-    wide.drop()
-    narrow = cast(math, normed, x.width)
-    normed.drop()
-    return narrow
+def rms_norm(ctx: OpContext, x: SimTensor, name: str, size: int) -> SimTensor:
+    """RMSNorm over the last `size` elements."""
+    return (_native_rms_norm if ctx.native else _transformers_rms_norm)(ctx, x, name, size)
 
 
-def layer_norm(math: OpContext, x: Var, name: str, size: int) -> Var:
-    """torch's fused layer norm: it saves its input and two numbers a token."""
-    tape, n = math.tape, x.numbers // size
-    out, means = tape.make(x.numbers, x.width), tape.make(2 * n, 4)
-
-    def backward(grad: Storage) -> Grads:
-        if math.trains_base:
-            math.gradient(name, 2 * size)
-        return [tape.make(x.numbers, x.width)]
-
-    result = tape.op([x], out, x.numbers, x.width, backward, [x.storage, means], trains=math.trains_base)
-    means.drop()
-    return result
-
-
-def gated_product(math: OpContext, gate: Var, up: Var) -> Var:
-    """act(gate) * up; the lean one keeps gate and up, torch's also the activation."""
-    tape = math.tape
-    if not math.lean:
-        active = same_size(math, gate, (gate.storage,))
-        out = _product(math, active, up)
-        active.drop()
-        return out
-    chunk = min(CHUNK_BYTES, 4 * gate.numbers)
-    out = tape.make(gate.numbers, gate.width)
+def _native_rms_norm(ctx: OpContext, x: SimTensor, name: str, size: int) -> SimTensor:
+    """The native engine's: it saves only its input and works in chunks of fp32."""
+    tape, chunk = ctx.tape, min(CHUNK_BYTES, 4 * x.numel)
     tape.transient(chunk, chunk)
 
     def backward(grad: Storage) -> Grads:
-        made: Grads = [tape.make(gate.numbers, gate.width), tape.make(up.numbers, up.width)]
+        grad_x = tape.alloc(x.numel, x.itemsize)
         tape.transient(chunk, chunk, chunk)
-        return made
+        if ctx.trains_base:
+            ctx.accumulate_grad(name, size)
+        return [grad_x]
 
-    return tape.op([gate, up], out, gate.numbers, gate.width, backward, [gate.storage, up.storage])
+    return tape.record([x], tape.tensor(x.numel, ctx.itemsize), backward, [x.storage], trains=ctx.trains_base)
 
 
-def _product(math: OpContext, left: Var, right: Var) -> Var:
-    out = math.tape.make(left.numbers, left.width)
+def _transformers_rms_norm(ctx: OpContext, x: SimTensor, name: str, size: int) -> SimTensor:
+    """transformers': it saves the input in fp32, the inverse root and, for a trained weight, the normed input."""
+    tape = ctx.tape
+    wide = tape.alloc(x.numel, 4)
+    tape.transient(4 * x.numel)
+    inverse_root = tape.alloc(x.numel // size, 4)
+    normed = tape.alloc(x.numel, 4)
+    if x.itemsize != 4:
+        narrow = tape.alloc(x.numel, x.itemsize)
+        normed.release()
+        normed = narrow
+    output = tape.tensor(x.numel, x.itemsize)
 
     def backward(grad: Storage) -> Grads:
-        return [math.tape.make(left.numbers, left.width), math.tape.make(right.numbers, right.width)]
+        if ctx.trains_base:
+            tape.transient(x.numel * x.itemsize)
+            ctx.accumulate_grad(name, size)
+        grad_normed = tape.alloc(x.numel, x.itemsize)
+        if x.itemsize != 4:
+            narrow_grad, grad_normed = grad_normed, tape.alloc(x.numel, 4)
+            narrow_grad.release()
+        grad_x = tape.alloc(x.numel, 4)
+        tape.transient(4 * x.numel, term="activations")
+        grad_normed.release()
+        grad_squares = tape.alloc(x.numel, 4)
+        tape.transient(4 * x.numel)
+        grad_squares.release()
+        if x.itemsize != 4:
+            wide_grad, grad_x = grad_x, tape.alloc(x.numel, x.itemsize)
+            wide_grad.release()
+        return [grad_x]
 
-    return math.tape.op([left, right], out, left.numbers, left.width, backward, [left.storage, right.storage])
+    saved = [wide, inverse_root, *([normed] if ctx.trains_base else [])]
+    tape.record([x], output, backward, saved, trains=ctx.trains_base)
+    for storage in (wide, inverse_root, normed):
+        storage.release()
+    return output
 
 
-def composed_gelu(math: OpContext, x: Var) -> Var:
-    """GPT-2's tanh-GELU written out in Python: it keeps half of x, x, the tanh and one plus it."""
-    tape = math.tape
-    size = x.numbers * x.width
-    half, tanh, one = (tape.make(x.numbers, x.width) for _ in range(3))
+def olmo_layer_norm(ctx: OpContext, x: SimTensor, name: str, size: int) -> SimTensor:
+    """OLMo's layer norm: computed on a copy in fp32 and cast back; the native engine uses torch's own."""
+    if ctx.native:
+        return layer_norm(ctx, x, name, size)
+    wide = cast(ctx, x, 4)
+    normed = free_inputs(layer_norm(ctx, wide, name, size), wide)
+    return free_inputs(cast(ctx, normed, x.itemsize), normed)
+
+
+def layer_norm(ctx: OpContext, x: SimTensor, name: str, size: int) -> SimTensor:
+    """torch's fused layer norm: it saves its input and two numbers per token."""
+    tape = ctx.tape
+    output, statistics = tape.tensor(x.numel, x.itemsize), tape.alloc(2 * (x.numel // size), 4)
+
+    def backward(grad: Storage) -> Grads:
+        if ctx.trains_base:
+            ctx.accumulate_grad(name, 2 * size)
+        return [tape.alloc(x.numel, x.itemsize)]
+
+    tape.record([x], output, backward, [x.storage, statistics], trains=ctx.trains_base)
+    statistics.release()
+    return output
+
+
+def gated_product(ctx: OpContext, gate: SimTensor, up: SimTensor) -> SimTensor:
+    """act(gate) * up: the native engine saves gate and up, torch also saves the activation."""
+    tape = ctx.tape
+    if not ctx.native:
+        active = elementwise(ctx, gate, (gate.storage,))
+        return free_inputs(_product(ctx, active, up), active)
+    chunk = min(CHUNK_BYTES, 4 * gate.numel)
+    output = tape.tensor(gate.numel, gate.itemsize)
+    tape.transient(chunk, chunk)
+
+    def backward(grad: Storage) -> Grads:
+        grads = [tape.alloc(gate.numel, gate.itemsize), tape.alloc(up.numel, up.itemsize)]
+        tape.transient(chunk, chunk, chunk)
+        return grads
+
+    return tape.record([gate, up], output, backward, [gate.storage, up.storage])
+
+
+def _product(ctx: OpContext, left: SimTensor, right: SimTensor) -> SimTensor:
+    def backward(grad: Storage) -> Grads:
+        return [ctx.tape.alloc(left.numel, left.itemsize), ctx.tape.alloc(right.numel, right.itemsize)]
+
+    output = ctx.tape.tensor(left.numel, left.itemsize)
+    return ctx.tape.record([left, right], output, backward, [left.storage, right.storage])
+
+
+def python_gelu(ctx: OpContext, x: SimTensor) -> SimTensor:
+    """GPT-2's tanh-GELU written in Python operations: it saves x / 2, x, the tanh and 1 + tanh."""
+    tape = ctx.tape
+    size = x.numel * x.itemsize
+    intermediates = [tape.alloc(x.numel, x.itemsize) for _ in range(3)]
     tape.transient(size, size)
-    out = tape.make(x.numbers, x.width)
+    output = tape.tensor(x.numel, x.itemsize)
 
     def backward(grad: Storage) -> Grads:
-        made = tape.make(x.numbers, x.width)
+        grad_x = tape.alloc(x.numel, x.itemsize)
         tape.transient(size, size, size)
-        return [made]
+        return [grad_x]
 
-    result = tape.op([x], out, x.numbers, x.width, backward, [x.storage, half, tanh, one])
-    for storage in (half, tanh, one):
-        storage.drop()
-    return result
+    tape.record([x], output, backward, [x.storage, *intermediates])
+    for storage in intermediates:
+        storage.release()
+    return output

@@ -1,8 +1,7 @@
-"""What a probe measured of one shape of step on this machine, kept between runs. No torch.
+"""What a probe measured of one training step on this machine, kept between runs. No torch.
 
-`jobs.probe` makes them, `plan.choose` corrects its bill by them, `plan.hours` reckons with them. One JSON file a shape
-in the user's cache folder; its name is the hash of machine, versions, base, method and step, so that nothing stale is
-read.
+One JSON file per step in the user's cache folder. Its name is the hash of machine, versions, base model, method and
+step, so that no outdated probe is read.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from peftodyssey import assets
 from peftodyssey.memory.device import Device
@@ -23,10 +22,7 @@ from peftodyssey.recipe.identity import digest
 from peftodyssey.store import atomic
 from peftodyssey.store.versions import versions
 
-if TYPE_CHECKING:
-    from peftodyssey.plan.tasks import CellTask
-
-HOW = ("label", "lr", "tuned")  # of a method: what changes neither memory nor speed
+NO_EFFECT = ("label", "lr", "tuned")  # fields of a method that change neither memory nor speed
 
 
 @dataclass(frozen=True)
@@ -45,21 +41,13 @@ class Probe:
     saved_bytes: int
 
 
-@dataclass(frozen=True)
-class ProbeResult:
-    """One shape: the first cell that has it, how many do, and what was measured or why it cannot be done."""
-
-    task: CellTask
-    cells: int
-    probe: Probe | None
-    reason: str
-    cached: bool
+AnyProbe = TypeVar("AnyProbe")
 
 
-def key_of(cell: Cell, step: StepSpec, model_fingerprint: str, device: Device) -> str:
-    """Name of the probe of a shape on this machine."""
-    method = {name: value for name, value in asdict(cell.method).items() if name not in HOW}
-    told = {
+def probe_key(cell: Cell, step: StepSpec, model_fingerprint: str, device: Device) -> str:
+    """Name of the probe of a step on this machine."""
+    method = {name: value for name, value in asdict(cell.method).items() if name not in NO_EFFECT}
+    facts = {
         "device": [device.kind, device.name, device.total_bytes],
         "versions": _versions(),
         "model": model_fingerprint,
@@ -70,7 +58,7 @@ def key_of(cell: Cell, step: StepSpec, model_fingerprint: str, device: Device) -
         "context": cell.score.context,
         "stride": cell.score.stride,
     }
-    return digest(told)
+    return digest(facts)
 
 
 @lru_cache(maxsize=1)
@@ -92,35 +80,34 @@ def folder() -> Path:
     return assets.cache_folder() / "probes"
 
 
-def known(key: str) -> Probe | None:
-    """The probe of that name, None where there is none or it cannot be read."""
+def load(key: str) -> Probe | None:
+    """The probe with that key, None where there is none or it cannot be read."""
+    return load_as(Probe, key)
+
+
+def load_as(kind: type[AnyProbe], key: str) -> AnyProbe | None:
+    """The probe of class `kind` with that key, None where there is none or it cannot be read."""
     try:
         content = json.loads((folder() / f"{key}.json").read_text(encoding="utf-8"))
-        return Probe(**{**content, "step_seconds": tuple(content["step_seconds"])})
+        return kind(**{**content, "step_seconds": tuple(content["step_seconds"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def keep(key: str, probe: Probe) -> None:
-    """Write the probe, whole or not at all."""
+def save(key: str, probe: Any) -> None:
+    """Write a probe (any dataclass with `step_seconds`); a write that is interrupted leaves no file."""
     folder().mkdir(parents=True, exist_ok=True)
     atomic.write_text(folder() / f"{key}.json", json.dumps(asdict(probe), indent=1) + "\n")
 
 
-def of(task: CellTask, device: Device) -> Probe | None:
-    """What is known of the shape of a planned cell."""
-    return known(key_of(task.cell, task.step, task.base.source.fingerprint, device))
-
-
-def corrected(bill: MemoryPlan, probe: Probe | None) -> MemoryPlan:
-    """The bill with its sums as they were measured; the difference is a term of its own."""
+def with_measured_sums(plan: MemoryPlan, probe: Probe | None) -> MemoryPlan:
+    """The plan with the sums that a probe measured; the difference is a term of its own."""
     if probe is None:
-        return bill
-    difference = probe.peak_reserved_bytes - bill.peak_reserved_bytes
-    terms = (*bill.terms, Term("correction by the probe", difference))
+        return plan
+    difference = Term("correction by the probe", probe.peak_reserved_bytes - plan.peak_reserved_bytes)
     return replace(
-        bill,
-        terms=terms,
+        plan,
+        terms=(*plan.terms, difference),
         peak_allocated_bytes=probe.peak_allocated_bytes,
         peak_reserved_bytes=probe.peak_reserved_bytes,
     )

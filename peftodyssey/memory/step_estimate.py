@@ -1,6 +1,4 @@
-"""One training step described by options instead of a recipe: will it fit, and what would help. Called by the `plan`
-verb.
-"""
+"""One training step described by options instead of a recipe: does it fit, and what would help where it does not."""
 
 from __future__ import annotations
 
@@ -14,10 +12,10 @@ from peftodyssey.memory.step_spec import StepSpec
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.model_shape import ModelShape
 from peftodyssey.models import source
-from peftodyssey.models.shape_from_config import shape_from_config as anatomy_of
+from peftodyssey.models.shape_from_config import shape_from_config
 from peftodyssey.recipe.cell import MethodSpec, QuantSpec
 
-MOST_BLOCKS = 1024  # the largest micro-batch that is looked for
+MAX_MICRO_BATCH = 1024  # the largest micro-batch that is tried
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class StepRequest:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The bill of one step against a budget."""
+    """The memory of one step against a budget."""
 
     what: str
     step: StepSpec
@@ -55,80 +53,88 @@ class StepPlan:
         return self.memory.fits(self.budget_bytes)
 
 
-def step_plan(wanted: StepRequest, device: Device, budget_bytes: int | None) -> StepPlan:
-    """The plan of `micro_batch` blocks of `seq_len` tokens; ModelError, MethodError or InputError where they cannot be."""
-    anatomy = anatomy_of(source.resolve(wanted.model).config)
-    if wanted.seq_len > anatomy.positions:
+def step_plan(request: StepRequest, device: Device, budget_bytes: int | None) -> StepPlan:
+    """The plan of `micro_batch` blocks of `seq_len` tokens.
+
+    Raises ModelError, MethodError or InputError where the options do not go together.
+    """
+    shape = shape_from_config(source.resolve(request.model).config)
+    if request.seq_len > shape.positions:
         raise ModelError(
-            f"--seq-len {wanted.seq_len:,} is longer than the {anatomy.positions:,} positions of {wanted.model}",
-            f"use at most {anatomy.positions:,}",
+            f"--seq-len {request.seq_len:,} is longer than the {shape.positions:,} positions of {request.model}",
+            f"use at most {shape.positions:,}",
         )
-    step = _step(wanted, anatomy, device, budget_bytes)
+    step = _step(request, shape, device, budget_bytes)
     budget = device.budget_bytes if budget_bytes is None else budget_bytes
-    bill = estimate(anatomy, step)
-    told = f"{wanted.method}{'' if wanted.method == 'full' else f' r={wanted.rank}'}"
-    what = f"{wanted.model}, {told}, {wanted.micro_batch} x {wanted.seq_len} tokens, gradient checkpointing {wanted.gradient_checkpointing}, {wanted.engine}"
-    helps = () if bill.fits(budget) else tuple(search.advice(anatomy, step, budget))
-    return StepPlan(what, step, bill, budget, _most(anatomy, step, budget), helps)
+    memory = estimate(shape, step)
+    method = request.method if request.method == "full" else f"{request.method} r={request.rank}"
+    what = (
+        f"{request.model}, {method}, {request.micro_batch} x {request.seq_len} tokens, "
+        f"gradient checkpointing {request.gradient_checkpointing}, {request.engine}"
+    )
+    changes = () if memory.fits(budget) else tuple(search.advice(shape, step, budget))
+    return StepPlan(what, step, memory, budget, _max_micro_batch_size(shape, step, budget), changes)
 
 
-def _step(wanted: StepRequest, anatomy: ModelShape, device: Device, budget_bytes: int | None) -> StepSpec:
+def _step(request: StepRequest, shape: ModelShape, device: Device, budget_bytes: int | None) -> StepSpec:
     on_card = device.kind == "cuda" or budget_bytes is not None
-    quant = QuantSpec("nf4", True) if wanted.method == "qlora" else None
-    full, rank = wanted.method == "full", None if wanted.method == "full" else wanted.rank
-    point = MethodSpec(wanted.method, wanted.method, lr=1e-4, rank=rank, alpha=2.0 * wanted.rank, quant=quant)
-    if problems := METHODS[wanted.method].check(point, anatomy):
-        raise MethodError(f"{wanted.method} on {wanted.model}: {problems[0]}", "change --rank or --method")
-    if wanted.engine != "native":
-        _refuse_own_ways(wanted)
-    activations = wanted.offload in ("activations", "all")
-    if activations and wanted.gradient_checkpointing != "full":
+    quant = QuantSpec("nf4", True) if request.method == "qlora" else None
+    full = request.method == "full"
+    rank = None if full else request.rank
+    method = MethodSpec(request.method, request.method, lr=1e-4, rank=rank, alpha=2.0 * request.rank, quant=quant)
+    if problems := METHODS[request.method].check(method, shape):
+        raise MethodError(f"{request.method} on {request.model}: {problems[0]}", "change --rank or --method")
+    _check_engine(request)
+    offload_activations = request.offload in ("activations", "all")
+    if offload_activations and request.gradient_checkpointing != "full":
         raise InputError(
-            "--offload activations moves what --gradient-checkpointing full keeps", "add --gradient-checkpointing full"
+            "--offload activations moves what --gradient-checkpointing full saves", "add --gradient-checkpointing full"
         )
     return StepSpec(
-        precision=wanted.precision or ("bf16" if on_card else "fp32"),
+        precision=request.precision or ("bf16" if on_card else "fp32"),
         quant=quant,
-        trainable=METHODS[wanted.method].count(point, anatomy),
+        trainable=METHODS[request.method].count(method, shape),
         full=full,
         adapter_rank=rank or 0,
-        seq_len=wanted.seq_len,
-        micro_batch_size=wanted.micro_batch,
-        gradient_checkpointing=wanted.gradient_checkpointing,
-        engine=wanted.engine,
+        seq_len=request.seq_len,
+        micro_batch_size=request.micro_batch,
+        gradient_checkpointing=request.gradient_checkpointing,
+        engine=request.engine,
         device="cuda" if on_card else "cpu",
-        optimizer=wanted.optimizer,
-        master=wanted.master_weights if full else "fp32",
-        offload_activations=activations,
-        offload_optimizer=full and wanted.offload in ("optimizer", "all"),
-        accumulates=wanted.accumulate > 1,
+        optimizer=request.optimizer,
+        master=request.master_weights if full else "fp32",
+        offload_activations=offload_activations,
+        offload_optimizer=full and request.offload in ("optimizer", "all"),
+        accumulates=request.accumulate > 1,
         large_cublas_workspace=device.is_hopper,
         loss_chunk_bytes=search.LOSS_CHUNK_BYTES["cuda" if on_card else "cpu"],
     )
 
 
-def _refuse_own_ways(wanted: StepRequest) -> None:
-    own = {
-        "--gradient-checkpointing selective": wanted.gradient_checkpointing == "selective",
-        f"--offload {wanted.offload}": wanted.offload != "none",
-        f"--optimizer {wanted.optimizer}": wanted.engine == "trl" and wanted.optimizer != "adamw",
+def _check_engine(request: StepRequest) -> None:
+    if request.engine == "native":
+        return
+    native_only = {
+        "--gradient-checkpointing selective": request.gradient_checkpointing == "selective",
+        f"--offload {request.offload}": request.offload != "none",
+        f"--optimizer {request.optimizer}": request.engine == "trl" and request.optimizer != "adamw",
     }
-    if asked := [name for name, used in own.items() if used]:
-        raise InputError(f"{asked[0]} is not there with --engine {wanted.engine}", "use --engine own")
+    if used := [option for option, is_used in native_only.items() if is_used]:
+        raise InputError(f"{used[0]} does not exist with --engine {request.engine}", "use --engine native")
 
 
-def _most(anatomy: ModelShape, step: StepSpec, budget_bytes: int) -> int:
-    """The largest number of blocks at a time that fits, other things equal."""
+def _max_micro_batch_size(shape: ModelShape, step: StepSpec, budget_bytes: int) -> int:
+    """The largest micro-batch that fits, other things equal."""
 
-    def fits(blocks: int) -> bool:
-        return estimate(anatomy, replace(step, micro_batch_size=blocks)).fits(budget_bytes)
+    def fits(size: int) -> bool:
+        return estimate(shape, replace(step, micro_batch_size=size)).fits(budget_bytes)
 
     if not fits(1):
         return 0
     low = 1
-    while low < MOST_BLOCKS and fits(low * 2):
+    while low < MAX_MICRO_BATCH and fits(low * 2):
         low *= 2
-    high = min(low * 2, MOST_BLOCKS)
+    high = min(low * 2, MAX_MICRO_BATCH)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)

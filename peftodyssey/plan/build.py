@@ -16,7 +16,7 @@ from peftodyssey.corpora.newlines import policy_of
 from peftodyssey.corpora.source import Corpus
 from peftodyssey.errors import OdysseyError, Problem, RecipeError
 from peftodyssey.memory.device import Device
-from peftodyssey.memory.search import base_only, cell_step, scoring
+from peftodyssey.memory.search import base_only, cell_step, scoring_batch
 from peftodyssey.memory.step_spec import StepSpec
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.model_shape import ModelShape
@@ -189,9 +189,9 @@ class _Builder:
             cell, anatomy, trainable, resolved, base.source.fingerprint, self.device, self.budget_bytes
         )
         texts = [("test", test), ("valid", valid), *general]
-        tokens, scoring_bytes = scoring(anatomy, step, cell.score.context, self.budget_bytes)
+        tokens, scoring_bytes = scoring_batch(anatomy, step, cell.score.context, self.budget_bytes)
         columns = {name: self._columns(cell, base, index, digest, step, tokens) for name, index in texts}
-        alone, _ = scoring(anatomy, base_only(step, base.quant), cell.score.context, self.budget_bytes)
+        alone, _ = scoring_batch(anatomy, base_only(step, base.quant), cell.score.context, self.budget_bytes)
         choices, asked = self.sources.tasks.of_cell(
             cell, base, str(told["facts"]["tokenizer"]), digest, (alone, tokens)
         )
@@ -212,7 +212,7 @@ class _Builder:
             folder=folder,
             identity=told,
             base=base,
-            anatomy=anatomy,
+            shape=anatomy,
             trainable=trainable,
             train_index=train.folder if train else None,
             valid_index=valid.folder,
@@ -307,7 +307,7 @@ class _Builder:
 
     def _base_score(self, cell: Cell, base: BaseModelKey, index: IndexTask, step: StepSpec) -> ScoreTask:
         anatomy = self.sources.anatomies[cell.model]
-        tokens, _ = scoring(anatomy, base_only(step, base.quant), cell.score.context, self.budget_bytes)
+        tokens, _ = scoring_batch(anatomy, base_only(step, base.quant), cell.score.context, self.budget_bytes)
         task = self._score(cell, base, index, None, tokens)
         return self.base_scores.setdefault(task.folder, task)
 

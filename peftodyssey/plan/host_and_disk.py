@@ -155,7 +155,7 @@ def _model_bytes(task: CellTask) -> int:
 
 def _unfinished_bytes(task: CellTask) -> int:
     """A checkpoint is there until the next one is whole; then the weights are written beside it."""
-    copy = base_copy_bytes(task.step, task.anatomy)
+    copy = base_copy_bytes(task.step, task.shape)
     return 2 * checkpoint_bytes(task.step) + (copy if copy > MAPPED_COPY_BYTES else 0)
 
 
@@ -182,7 +182,7 @@ def of_cell(plan: Plan, task: CellTask) -> HostPlan:
         *(score.index for score in task.columns),
     }
     tokens = sum(index_tokens(index) for index in plan.indexes if index.folder in named)
-    return host_plan(task.step, task.anatomy, task.base.source, bill=task.memory, index_tokens=tokens)
+    return host_plan(task.step, task.shape, task.base.source, bill=task.memory, index_tokens=tokens)
 
 
 def largest(plan: Plan, cells: Sequence[CellTask] | None = None) -> HostPlan:
@@ -195,10 +195,10 @@ def largest(plan: Plan, cells: Sequence[CellTask] | None = None) -> HostPlan:
 def _spread_base(plan: Plan, task: CellTask) -> HostPlan:
     """Scoring the unquantised base of a cell with a quantised one, where it is larger than the card."""
     width = BYTES[task.base.precision]
-    staying = layers_on_card(task.anatomy, width, plan.budget_bytes)
-    if plan.device.kind == "cpu" or not task.base.quant or staying == task.anatomy.layers:
+    staying = layers_on_card(task.shape, width, plan.budget_bytes)
+    if plan.device.kind == "cpu" or not task.base.quant or staying == task.shape.layers:
         return HostPlan(())
-    whole = Term("base beside the card", width * task.anatomy.parameters)  # loaded here before its first layers move
+    whole = Term("base beside the card", width * task.shape.parameters)  # loaded here before its first layers move
     return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), whole))
 
 
@@ -209,12 +209,12 @@ def shifted(plan: Plan, task: CellTask) -> HostPlan:
     noise = plan.recipe.noise
     if noise is None:
         return HostPlan(())
-    whole = BYTES[task.base.precision] * task.anatomy.parameters
+    whole = BYTES[task.base.precision] * task.shape.parameters
     kept = Term("weights to put back", whole if whole <= MAPPED_COPY_BYTES else 0)
-    followed = Term("update or gradient", 4 * task.anatomy.parameters if task.updates or noise.sharpness else 0)
+    followed = Term("update or gradient", 4 * task.shape.parameters if task.updates or noise.sharpness else 0)
     if plan.device.kind == "cuda":
         return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), kept, followed))
-    gradient = Term("gradient of a batch", 4 * task.anatomy.parameters if noise.sharpness else 0)
+    gradient = Term("gradient of a batch", 4 * task.shape.parameters if noise.sharpness else 0)
     return HostPlan((Term("base", whole), Term("scoring", task.scoring_bytes), kept, followed, gradient))
 
 

@@ -82,7 +82,7 @@ def _size(plan: Plan, group: Sequence[CellTask]) -> int:
     asked = group[0].cell.train.multi_lora
     most = min(len(group), asked if isinstance(asked, int) else MOST_MEMBERS[plan.device.kind])
     for size in range(most, 1, -1):
-        if estimate(group[0].anatomy, step_of(group[:size])).fits(plan.budget_bytes):
+        if estimate(group[0].shape, step_of(group[:size])).fits(plan.budget_bytes):
             return size
     return 1
 
@@ -92,7 +92,7 @@ def joint_micro_batch(plan: Plan, members: Sequence[CellTask]) -> int:
     batch_size = members[0].cell.train.batch_tokens // members[0].cell.train.seq_len
     enough = WORTH_TOKENS[plan.device.kind] // (len(members) * members[0].cell.train.seq_len)
     for blocks in sorted((n for n in range(1, batch_size + 1) if batch_size % n == 0), reverse=True):
-        if blocks <= max(1, enough) and estimate(members[0].anatomy, step_of(members, blocks)).fits(plan.budget_bytes):
+        if blocks <= max(1, enough) and estimate(members[0].shape, step_of(members, blocks)).fits(plan.budget_bytes):
             return blocks
     return 1
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from peftodyssey.errors import InputError
-from peftodyssey.memory.search import base_only, scoring
+from peftodyssey.memory.search import base_only, scoring_batch
 from peftodyssey.methods.weight_updates import is_addition
 from peftodyssey.plan.tasks import BaseModelKey, CellTask, IndexTask, NoiseTask, ScoreTask
 from peftodyssey.recipe import identity
@@ -90,7 +90,7 @@ def _task(
     base = layout.slug(key.source.name.rsplit("/", 1)[-1], key.source.revision)
     who = (cell.folder.split("/", 1)[1], name) if along else (name, base)
     folder = f"{layout.NOISE}/{layout.folder_name(layout.slug(*who), identity.digest(told))}"
-    tokens, _ = scoring(cell.anatomy, base_only(cell.step, None), point.context, budget_bytes)
+    tokens, _ = scoring_batch(cell.shape, base_only(cell.step, None), point.context, budget_bytes)
     score = ScoreTask(folder, index.folder, key, point, cell.hash if along else None, told, tokens)
     entry = {
         "folder": folder,

@@ -31,7 +31,7 @@ def planned(
         key = replace(cell.base, quant=None)
         folders = {"index": cell.entry["scores"]["test"]["index"], "reference_index": cell.entry["sample_index"]}
         text, sample = (
-            _task(asked, key, cell.anatomy, indexes[folder], halves=name == "reference_index")
+            _task(asked, key, cell.shape, indexes[folder], halves=name == "reference_index")
             for name, folder in folders.items()
         )
         found |= {text.folder: text, sample.folder: sample}

@@ -129,7 +129,7 @@ class CellTask:
     folder: str
     identity: dict[str, Any]
     base: BaseModelKey
-    anatomy: ModelShape
+    shape: ModelShape
     trainable: int
     train_index: str | None
     valid_index: str

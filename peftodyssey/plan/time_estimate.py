@@ -7,9 +7,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from peftodyssey.memory import probes
 from peftodyssey.memory.probes import Probe
-from peftodyssey.plan import multi_lora_probes
+from peftodyssey.plan import probe_results
 from peftodyssey.plan.tasks import CellTask, NoiseTask, Plan
 
 BAND = 0.15  # at least: clocks, temperatures and lengths of real text differ from a probe's
@@ -33,7 +32,7 @@ class Hours:
 
 def hours(plan: Plan) -> Hours:
     """What the grid takes from nothing to the report, without downloads and without tasks of prompts."""
-    found = {task.hash: probes.of(task, plan.device) for task in plan.cells}
+    found = {task.hash: probe_results.load(task, plan.device) for task in plan.cells}
     unknown = sum(probe is None for probe in found.values())
     if unknown:
         return Hours(None, None, None, unknown)
@@ -124,8 +123,8 @@ def _halving_share(plan: Plan) -> dict[str, tuple[float, float]]:
 def _faster(plan: Plan) -> dict[str, float]:
     """How many times as fast the cells of a fleet train than alone, where that was tried."""
     found = {}
-    for key, groups in multi_lora_probes.shapes(plan).items():
-        times = multi_lora_probes.tried(multi_lora_probes.known(key), groups, plan.device).times_as_fast
+    for key, groups in probe_results.groups_by_key(plan).items():
+        times = probe_results.multi_lora_result(probe_results.load_multi_lora(key), groups, plan.device).speedup
         found |= {task.hash: times for group in groups for task in group if times}
     return found
 

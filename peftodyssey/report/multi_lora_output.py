@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from peftodyssey.plan import multi_lora_probes
+from peftodyssey.plan import probe_results
 from peftodyssey.plan.multi_lora_groups import multi_lora_groups, why_not_batched
-from peftodyssey.plan.multi_lora_probes import TriedFleet
+from peftodyssey.plan.probe_results import MultiLoraProbeResult
 from peftodyssey.plan.tasks import Plan
 
 EVEN = 0.05  # a fleet that is faster or slower by no more neither pays nor costs
@@ -23,7 +23,7 @@ def side_by_side(plan: Plan) -> Iterator[str]:
             for (size, method), many in sizes.items()
         )
         yield f"side by side over one base: {told} (train.multi_lora: off trains them one by one; the results are the same)"
-        yield from map(pays, multi_lora_probes.of(plan))
+        yield from map(pays, probe_results.multi_lora_results(plan))
     sailing = {task.folder for group in groups for task in group}
     reasons = {
         task.cell.method.label: why_not_batched(task)
@@ -34,11 +34,11 @@ def side_by_side(plan: Plan) -> Iterator[str]:
         yield "alone: " + "; ".join(f"{label} ({why})" for label, why in reasons.items())
 
 
-def pays(tried: TriedFleet) -> str:
+def pays(tried: MultiLoraProbeResult) -> str:
     """Whether a fleet that was tried on this machine pays, and by how much."""
     if tried.probe is None:
         return f"a fleet cannot be done here: {tried.reason}"
-    joint, ratio = tried.probe.step_seconds[-1], tried.times_as_fast
+    joint, ratio = tried.probe.step_seconds[-1], tried.speedup
     told = f"{tried.probe.what}: a joint step takes {joint:.3g} s"
     if ratio is None:
         return told
@@ -49,4 +49,4 @@ def pays(tried: TriedFleet) -> str:
         if ratio < 1 - EVEN
         else "neither is faster"
     )
-    return f"{told}, their own steps one after the other {tried.alone_seconds:.3g} s; {verdict} ({ratio:.2f} times as fast)"
+    return f"{told}, their own steps one after the other {tried.separate_seconds:.3g} s; {verdict} ({ratio:.2f} times as fast)"

@@ -16,8 +16,7 @@ from peftodyssey.report.console_output import size
 from peftodyssey.report.multi_lora_output import pays
 
 if TYPE_CHECKING:
-    from peftodyssey.memory.probes import ProbeResult
-    from peftodyssey.plan.multi_lora_probes import TriedFleet
+    from peftodyssey.plan.probe_results import MultiLoraProbeResult, ProbeResult
 
 LINES = {  # of a probe: the terms of the plan that it is held against
     "weights": ("weights",),
@@ -36,7 +35,9 @@ LINES = {  # of a probe: the terms of the plan that it is held against
 }
 
 
-def tables(plan: Plan, tried: Sequence[ProbeResult], multi_lora_groups: Sequence[TriedFleet]) -> Iterator[Any]:
+def tables(
+    plan: Plan, tried: Sequence[ProbeResult], multi_lora_groups: Sequence[MultiLoraProbeResult]
+) -> Iterator[Any]:
     """One table a shape, then what failed, whether fleets pay, and the time of the whole grid."""
     for one in tried:
         yield from [_failed(one)] if one.probe is None else _one(one)
@@ -95,7 +96,7 @@ def _words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def as_json(plan: Plan, tried: Sequence[ProbeResult], multi_lora_groups: Sequence[TriedFleet]) -> str:
+def as_json(plan: Plan, tried: Sequence[ProbeResult], multi_lora_groups: Sequence[MultiLoraProbeResult]) -> str:
     """The probes and the time as JSON."""
     shapes = [
         {
@@ -112,5 +113,5 @@ def as_json(plan: Plan, tried: Sequence[ProbeResult], multi_lora_groups: Sequenc
         }
         for one in tried
     ]
-    together = [{**asdict(one), "times_as_fast": one.times_as_fast} for one in multi_lora_groups]
+    together = [{**asdict(one), "speedup": one.speedup} for one in multi_lora_groups]
     return json.dumps({"shapes": shapes, "fleets": together, "time": asdict(hours(plan))}, indent=1)

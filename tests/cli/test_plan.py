@@ -100,5 +100,5 @@ def test_longer_positions_are_for_random_shapes(tmp_path: Path) -> None:
     path = recipe(tmp_path, "{name: random/tiny-llama}")
     refused("check", path, *longer[2:], word="512 positions")
     plan = api.plan(api.load(path, longer[1::2]), device="cpu", memory="64GiB")
-    assert {task.anatomy.positions for task in plan.cells} == {8192}
+    assert {task.shape.positions for task in plan.cells} == {8192}
     refused("check", micro.write(tmp_path), *longer, word="only random/ shapes")

@@ -142,7 +142,7 @@ def test_scoring_is_planned_from_the_budget_and_no_result_depends_on_it(tmp_path
     wide = api.plan(micro.write(tmp_path))
     assert {column.batch_tokens for task in wide.cells for column in task.scores} == {SCORE_BATCH_TOKENS["cpu"]}
     first = wide.cells[0]
-    narrow = api.plan(micro.write(tmp_path), memory=scoring_bytes(first.anatomy, first.step, 512))
+    narrow = api.plan(micro.write(tmp_path), memory=scoring_bytes(first.shape, first.step, 512))
     assert {column.batch_tokens for column in narrow.cells[0].scores} == {512}
     assert narrow.base_scores[0].batch_tokens >= 512  # nothing beside it
     assert [task.hash for task in wide.cells] == [task.hash for task in narrow.cells]

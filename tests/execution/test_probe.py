@@ -11,7 +11,7 @@ from support import micro
 
 from peftodyssey import api
 from peftodyssey.memory import probes
-from peftodyssey.plan import multi_lora_probes
+from peftodyssey.plan import probe_results
 from peftodyssey.plan.time_estimate import hours
 from peftodyssey.report.multi_lora_output import side_by_side
 
@@ -41,7 +41,7 @@ def test_a_probe_tries_each_shape_once_and_corrects_the_plan(tmp_path: Path) -> 
         assert one.probe.saved_bytes > 0
         assert one.probe.scored_tokens_per_second > 0
     for task in after.cells:
-        known = probes.of(task, after.device)
+        known = probe_results.load(task, after.device)
         assert task.memory.peak_reserved_bytes == known.peak_reserved_bytes
         assert sum(term.size_bytes for term in task.memory.terms) == task.memory.device_bytes
     found = hours(after)
@@ -57,15 +57,17 @@ def test_a_fleet_is_tried_beside_its_members_alone(tmp_path: Path) -> None:
     recipe = micro.write(tmp_path, text)
     assert len(list(side_by_side(api.plan(recipe)))) == 1
     plan, _, (multi_lora,) = api.probe(recipe, console=quiet())
-    assert (multi_lora.multi_lora_groups, multi_lora.probe.members, len(multi_lora.probe.step_seconds)) == (1, 3, 2)
+    assert (multi_lora.groups, multi_lora.probe.members, len(multi_lora.probe.step_seconds)) == (1, 3, 2)
     alone = sum(
-        probes.of(task, plan.device).step_seconds[-1] for task in plan.cells if task.cell.method.method == "lora"
+        probe_results.load(task, plan.device).step_seconds[-1]
+        for task in plan.cells
+        if task.cell.method.method == "lora"
     )
-    assert multi_lora.times_as_fast == pytest.approx(alone / multi_lora.probe.step_seconds[-1])
-    assert multi_lora_probes.of(plan) == [multi_lora]
+    assert multi_lora.speedup == pytest.approx(alone / multi_lora.probe.step_seconds[-1])
+    assert probe_results.multi_lora_results(plan) == [multi_lora]
     told = list(side_by_side(plan))[1]
     assert "3 lora cells on bundled/odyssey-3m" in told
-    assert f"({multi_lora.times_as_fast:.2f} times as fast)" in told
+    assert f"({multi_lora.speedup:.2f} times as fast)" in told
 
 
 def test_a_probe_says_what_would_fail_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,5 +92,5 @@ def test_a_damaged_probe_is_no_probe(tmp_path: Path) -> None:
     plan, _, _ = api.probe(recipe, console=quiet())
     for file in (tmp_path / "probes").iterdir():
         file.write_text(json.dumps({"what": "half"}))
-    assert probes.of(plan.cells[0], plan.device) is None
+    assert probe_results.load(plan.cells[0], plan.device) is None
     assert hours(api.plan(recipe)).seconds is None

@@ -81,7 +81,7 @@ def test_the_scale_of_the_earliest_rung_names_it():
 
 
 def test_the_host_holds_a_copy_of_the_base_and_what_is_followed():
-    size = planned().cells[0].anatomy.parameters
+    size = planned().cells[0].shape.parameters
     none, plain, steep = (
         host_and_disk.shifted(plan, plan.cells[0]).peak_bytes
         for plan in (planned(None), planned(), planned("sharpness: true"))

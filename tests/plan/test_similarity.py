@@ -46,7 +46,7 @@ def test_options_are_part_of_what_is_read(tmp_path: Path) -> None:
     every = [folders(options) for options in ("layer: -1", "layer: 1", "chunks: 100", "chunk_tokens: 32")]
     assert not set.intersection(*every)
     assert len(set.union(*every)) == 8
-    layers = made(tmp_path).cells[0].anatomy.layers
+    layers = made(tmp_path).cells[0].shape.layers
     assert folders(f"layer: {layers}") == every[0], "two names of the last layer"
     assert folders("layer: 0") == folders(f"layer: {-layers - 1}"), "and of the embeddings"
 

@@ -10,8 +10,8 @@ from support import micro
 from peftodyssey import api
 from peftodyssey.memory import probes
 from peftodyssey.memory.probes import Probe
-from peftodyssey.plan import multi_lora_probes
-from peftodyssey.plan.multi_lora_probes import MultiLoraProbe
+from peftodyssey.plan import probe_results
+from peftodyssey.plan.probe_results import MultiLoraProbe
 from peftodyssey.plan.tasks import Plan
 from peftodyssey.plan.time_estimate import hours
 
@@ -29,8 +29,8 @@ def planned(folder: Path, *settings: str) -> Plan:
     """A plan of which every shape was tried."""
     plan = api.plan(api.load(micro.write(folder), [TUNED, *settings]))
     for task in plan.cells:
-        key = probes.key_of(task.cell, task.step, task.base.source.fingerprint, plan.device)
-        probes.keep(key, Probe("", {}, 1, 1, 1, (STEP, STEP), RATE, 0.0, 0.0, 0))
+        key = probe_results.key_of(task, plan.device)
+        probes.save(key, Probe("", {}, 1, 1, 1, (STEP, STEP), RATE, 0.0, 0.0, 0))
     return plan
 
 
@@ -56,7 +56,7 @@ def test_shifts_of_the_weights_are_scored_so_often(tmp_path: Path) -> None:
 def test_a_fleet_that_was_tried_trains_at_its_own_speed(tmp_path: Path) -> None:
     plan = planned(tmp_path)
     alone = hours(plan).seconds
-    ((key, (group,)),) = multi_lora_probes.shapes(plan).items()
-    multi_lora_probes.keep(key, MultiLoraProbe("", len(group), (9.0, len(group) * STEP / 4), 1))
+    ((key, (group,)),) = probe_results.groups_by_key(plan).items()
+    probes.save(key, MultiLoraProbe("", len(group), (9.0, len(group) * STEP / 4), 1))
     steps = len(group) * plan.cells[0].cell.train.budget_steps
     assert alone - hours(plan).seconds == pytest.approx(steps * STEP * (1 - 1 / 4), rel=1e-6)

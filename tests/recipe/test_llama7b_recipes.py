@@ -42,7 +42,7 @@ def test_it_fits_its_card_whole_and_beside_a_desktop(
         assert plan.cells
         assert plan.too_large == ()
         assert host_and_disk.problems(plan, tmp_path) == []
-        assert {task.anatomy.parameters for task in plan.cells} == {6_738_415_616}
+        assert {task.shape.parameters for task in plan.cells} == {6_738_415_616}
         assert all(task.memory.device_bytes <= budget for task in plan.cells)
 
 
@@ -59,7 +59,7 @@ def test_it_says_how_to_give_the_real_model(name: str) -> None:
 def test_longer_blocks_can_be_rehearsed(name: str) -> None:
     longer = ["model.max_position_embeddings=8192", "train.seq_len=8192"]
     plan = build(load_recipe(name, longer), card(80, host_gib=128))
-    assert {(task.anatomy.positions, task.step.seq_len) for task in plan.cells} == {(8192, 8192)}
+    assert {(task.shape.positions, task.step.seq_len) for task in plan.cells} == {(8192, 8192)}
 
 
 @pytest.mark.slow
