@@ -67,8 +67,8 @@ def forget_stale(cells: list[CellTask], root: Path) -> None:
                 *task.columns,
                 *task.wise_ft_scores,
                 *task.choices,
-                *(update.score for update in task.updates),
+                *(update.score for update in task.update_noise),
             ):
                 manifest.prepare_dir(root / column.folder)
-            if task.geometry:
-                manifest.prepare_dir(root / task.geometry)
+            if task.geometry_folder:
+                manifest.prepare_dir(root / task.geometry_folder)

@@ -25,7 +25,7 @@ def probe_all(plan: Plan, console: Console, again: bool = False) -> list[ProbeRe
     order = plan.base_order
     held, found = LoadedModels(plan.device.kind, plan.budget_bytes), []
     with quiet():
-        for key, tasks in sorted(shapes.items(), key=lambda item: order[item[1][0].base.name]):
+        for key, tasks in sorted(shapes.items(), key=lambda item: order[item[1][0].base.identifier]):
             known = None if again else probes.load(key)
             if known is None:
                 console.print(f"trying {tasks[0].cell.model.name}, {tasks[0].cell.method.label} ...", markup=False)

@@ -17,7 +17,7 @@ def prune(root: Path, cells: Iterable[CellTask], rows: Iterable[Mapping[str, Any
     for task in cells:
         folder = root / task.folder
         written = manifest.read(folder)
-        if written is None or task.short in chosen or not (folder / layout.WEIGHTS).is_dir():
+        if written is None or task.short_hash in chosen or not (folder / layout.WEIGHTS).is_dir():
             continue
         facts = {**written["facts"], "weights": "dropped"}
         manifest.remove(folder / layout.MANIFEST)

@@ -26,10 +26,10 @@ from peftodyssey.jobs.loaded_models import LoadedModels
 from peftodyssey.models.rung_disk import make_room
 from peftodyssey.models.source import ModelSource
 from peftodyssey.plan.multi_lora_groups import joint_micro_batch, multi_lora_groups
-from peftodyssey.plan.tasks import BaseModelKey, CellTask, ChoiceTask, NoiseTask, Plan, ScoreTask, StatesTask
+from peftodyssey.plan.tasks import BaseModelKey, CellTask, ChoiceTask, HiddenStatesTask, NoiseTask, Plan, ScoreTask
 from peftodyssey.store import manifest
 
-StandaloneMeasurement = NoiseTask | StatesTask  # what the report wants and no cell stands on
+StandaloneMeasurement = NoiseTask | HiddenStatesTask  # what the report wants and no cell stands on
 
 
 @dataclass
@@ -106,7 +106,7 @@ class _Runner:
         """Tokenise what is not."""
         for folder in self._missing_indexes(todo):
             task = next(index for index in self.plan.indexes if index.folder == folder)
-            key = BaseModelKey(task.tokenizer_of, "fp32", None)
+            key = BaseModelKey(task.tokenizer_source, "fp32", None)
             self._prepare_input(
                 folder, lambda task=task, key=key: index_job.index(task, self.root, self.models.tokenizer(key))
             )
@@ -114,17 +114,19 @@ class _Runner:
     def bases(self, cells: list[CellTask], todo: list[CellTask]) -> None:
         """Base by base: its own columns, then its cells."""
         columns, order = self._missing_columns(todo), self.plan.base_order
-        for base in sorted({task.base.name for task in [*columns, *self.beside, *todo]}, key=order.__getitem__):
+        for base in sorted({task.base.identifier for task in [*columns, *self.beside, *todo]}, key=order.__getitem__):
             for column in columns:
-                if column.base.name == base:
+                if column.base.identifier == base:
                     self._prepare_input(column.folder, lambda column=column: self._column(column))
-            self._run_standalone_measurements([task for task in self.beside if task.base.name == base])
-            self._run_halving_rounds([task for task in cells if task.base.name == base])
+            self._run_standalone_measurements([task for task in self.beside if task.base.identifier == base])
+            self._run_halving_rounds([task for task in cells if task.base.identifier == base])
             self._cells(
                 [
                     t
                     for t in cells
-                    if t.base.name == base and not finished(t, self.root) and halving.stopped(t, self.root) is None
+                    if t.base.identifier == base
+                    and not finished(t, self.root)
+                    and halving.stopped(t, self.root) is None
                 ]
             )
         self.models.drop()
@@ -189,7 +191,7 @@ class _Runner:
         training = [task for task in todo if task.train_index and manifest.read(self.root / task.folder) is None]
         wanted = {folder for task in training for folder in training_inputs(task)}
         wanted |= {folder for task in todo for folder in required_folders(task) if folder.startswith("corpora/")}
-        wanted |= {task.index for task in (*self.beside, *(update for cell in todo for update in cell.updates))}
+        wanted |= {task.index for task in (*self.beside, *(update for cell in todo for update in cell.update_noise))}
         wanted |= {task.entry.get("sample_index") for task in self.plan.cells}  # no cell stands on it, the report does
         return [
             index.folder
@@ -237,7 +239,7 @@ class _Runner:
     def _measure(self, task: StandaloneMeasurement) -> None:
         if task.index in self.failures:
             raise DependencyFailed(self.failures[task.index])
-        if isinstance(task, StatesTask):
+        if isinstance(task, HiddenStatesTask):
             states_job.states(task, self.root, self.models, self.how, self.narrator)
             return
         perturb_job.perturb(task, self.root, self.models, self.how, self.narrator)

@@ -25,7 +25,7 @@ from peftodyssey.memory.device import Device
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.models import source as model_source
 from peftodyssey.models.log_filters import quiet
-from peftodyssey.plan.chat_template import chat_of, rendering
+from peftodyssey.plan.chat_template import chat_identity, chat_of
 from peftodyssey.plan.tasks import BaseModelKey, IndexTask, ScoreTask
 from peftodyssey.recipe import identity
 from peftodyssey.recipe.cell import CorpusSpec, MethodSpec, QuantSpec, ScoreSpec
@@ -96,7 +96,7 @@ def score_model(
     with _folder(out) as root, interrupt.listening(stop, narrator.say), quiet(), narrator.showing(2 + len(adapters)):
         chat = chat_of(found, None, source, bases.tokenizer(key))
         point = replace(point, first_token="skip") if chat else point  # the template writes what stands first
-        told = rendering(chat) | {
+        told = chat_identity(chat) | {
             "text": found.fingerprint,
             "split": split,
             "tokenizer": bases.tokenizer(key).fingerprint,

@@ -90,7 +90,7 @@ def _row(
     task: CellTask, tokens_seen: int, step: int, corpus: str, split: str, nll_nats: float, tokens: int
 ) -> dict[str, Any]:
     return {
-        "cell": task.short,
+        "cell": task.short_hash,
         "tokens_seen": tokens_seen,
         "step": step,
         "corpus": corpus,

@@ -29,12 +29,12 @@ Decomposed = tuple[Any, Any]  # singular values and left vectors, tensors
 
 def is_missing(task: CellTask, root: Path) -> bool:
     """Whether the recipe asks for the cell's geometry and it is not there."""
-    return task.geometry is not None and manifest.read(root / task.geometry) is None
+    return task.geometry_folder is not None and manifest.read(root / task.geometry_folder) is None
 
 
 def measure(task: CellTask, root: Path, attached: AttachedMethod, events: Events) -> None:
     """Write `geometry.parquet` of the cell: a row for each weight that moved. Interrupted where the user wants to stop."""
-    assert task.geometry is not None, "asked of a cell whose recipe does not measure it"
+    assert task.geometry_folder is not None, "asked of a cell whose recipe does not measure it"
     import torch
 
     chosen, layers = decomposed(task.shape)
@@ -63,8 +63,8 @@ def measure(task: CellTask, root: Path, attached: AttachedMethod, events: Events
         if update.refused:
             refused[update.name] = update.refused
         elif row:
-            rows.append({"cell": task.short, **row})
-    folder = manifest.prepare_dir(root / task.geometry)
+            rows.append({"cell": task.short_hash, **row})
+    folder = manifest.prepare_dir(root / task.geometry_folder)
     parquet.write_rows(folder / layout.GEOMETRY, rows, tables.GEOMETRY)
     facts = {
         "base_norm": base_norm(attached),

@@ -11,7 +11,7 @@ from peftodyssey.errors import CorpusError, Interrupted
 from peftodyssey.jobs.callbacks import Events, How
 from peftodyssey.jobs.index import opened
 from peftodyssey.jobs.loaded_models import LoadedModels
-from peftodyssey.plan.tasks import CellTask, Plan, StatesTask
+from peftodyssey.plan.tasks import CellTask, HiddenStatesTask, Plan
 from peftodyssey.scoring.hidden_states import mean_states
 from peftodyssey.stats import chunk_sampling
 from peftodyssey.store import manifest
@@ -20,15 +20,15 @@ from peftodyssey.store import states as store
 FEWEST_CHUNKS = 8
 
 
-def missing(plan: Plan, cells: Sequence[CellTask], root: Path) -> list[StatesTask]:
+def missing(plan: Plan, cells: Sequence[CellTask], root: Path) -> list[HiddenStatesTask]:
     """The states that the report wants for `cells`, finished or not, and that are not there yet."""
     wanted = {
         task.entry["similarity"][name] for task in cells if "similarity" in task.entry for name in ("text", "reference")
     }
-    return [task for task in plan.states if task.folder in wanted and manifest.read(root / task.folder) is None]
+    return [task for task in plan.hidden_states if task.folder in wanted and manifest.read(root / task.folder) is None]
 
 
-def states(task: StatesTask, root: Path, bases: LoadedModels, how: How, events: Events) -> None:
+def states(task: HiddenStatesTask, root: Path, bases: LoadedModels, how: How, events: Events) -> None:
     """Write the states of `task`; CorpusError where its text has too few whole chunks."""
     index = opened(root / task.index)
     name = Path(task.index).name
@@ -62,7 +62,7 @@ def states(task: StatesTask, root: Path, bases: LoadedModels, how: How, events: 
     manifest.commit(folder, {"kind": "states", "identity": task.identity, "status": "done", "facts": facts})
 
 
-def _chosen(starts: np.ndarray, task: StatesTask) -> tuple[np.ndarray, np.ndarray]:
+def _chosen(starts: np.ndarray, task: HiddenStatesTask) -> tuple[np.ndarray, np.ndarray]:
     """First rows and halves of the chunks that are drawn."""
     if not task.halves:
         row = chunk_sampling.drawn(starts, task.chunk_tokens, task.chunks, chunk_sampling.SEED)

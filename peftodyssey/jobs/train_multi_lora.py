@@ -59,7 +59,7 @@ def train_multi_lora(
             on_note=events.note,
         )
     for member in members:
-        told = {"members": [task.short for task in tasks], "peak_memory_bytes": peak.peak_bytes}
+        told = {"members": [task.short_hash for task in tasks], "peak_memory_bytes": peak.peak_bytes}
         atomic.write_text(member.state_folder / layout.MULTI_LORA_FILE, json.dumps(told))
     if not whole:
         done = min(len(member.log) for member in members)

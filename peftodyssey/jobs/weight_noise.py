@@ -67,7 +67,7 @@ def missing(plan: Plan, cells: Sequence[CellTask], root: Path) -> list[NoiseTask
 
 def missing_updates(task: CellTask, root: Path) -> list[NoiseTask]:
     """Those of a cell's updates that are not measured yet."""
-    return [update for update in task.updates if manifest.read(root / update.score.folder) is None]
+    return [update for update in task.update_noise if manifest.read(root / update.score.folder) is None]
 
 
 def names(task: CellTask, root: Path, base: PreTrainedModel) -> tuple[str, ...]:

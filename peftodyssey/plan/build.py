@@ -29,9 +29,9 @@ from peftodyssey.plan import beside, crossed, names, plan_file, similarity
 from peftodyssey.plan import noise as noise_module
 from peftodyssey.plan.auto_values import resolve_auto
 from peftodyssey.plan.beforehand import validate_cell
-from peftodyssey.plan.chat_template import chat_of, rendering
+from peftodyssey.plan.chat_template import chat_identity, chat_of
 from peftodyssey.plan.multiple_choice import Tasks
-from peftodyssey.plan.rungs import look_up
+from peftodyssey.plan.rungs import resolve_rungs
 from peftodyssey.plan.tasks import BaseModelKey, CellTask, IndexTask, Plan, ScoreTask
 from peftodyssey.recipe import grid, identity
 from peftodyssey.recipe.cell import Cell, CorpusSpec, ModelSpec
@@ -55,7 +55,7 @@ class Sources:
 
 def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Plan:
     """The plan of `recipe` on `device` within `budget_bytes`; RecipeError with every problem found."""
-    found = look_up(recipe)
+    found = resolve_rungs(recipe)
     if found.problems:
         raise RecipeError(list(found.problems))
     recipe, cells = found.recipe, grid.cells(found.recipe)
@@ -79,7 +79,7 @@ def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Pl
         base_scores=tuple(builder.base_scores.values()),
         cells=tasks,
         noise=noise,
-        states=read,
+        hidden_states=read,
         warnings=(*found.warnings, *_warnings(sources)),
         digest=identity.digest({"cells": [task.entry for task in tasks]}),
         base_choices=tuple(sources.tasks.base_choices.values()),
@@ -256,7 +256,9 @@ class _Builder:
         """What is trained on: the text, and the template that makes text of conversations."""
         corpus = self.sources.corpora[cell.domain.name]
         chat = self._chat(cell, corpus)
-        return corpus.fingerprint if chat is None else identity.digest({"text": corpus.fingerprint, **rendering(chat)})
+        return (
+            corpus.fingerprint if chat is None else identity.digest({"text": corpus.fingerprint, **chat_identity(chat)})
+        )
 
     def _chat(self, cell: Cell, corpus: Corpus) -> Chat | None:
         return chat_of(
@@ -280,7 +282,7 @@ class _Builder:
             "objective": cell.train.objective,
         }
         chat = self._chat(cell, corpus)
-        told |= rendering(chat)
+        told |= chat_identity(chat)
         digest = identity.digest(told)
         folder = f"{layout.CORPORA}/{layout.folder_name(f'{point.name}-{split}', digest)}"
         task = IndexTask(

@@ -33,7 +33,7 @@ def chat_of(corpus: Corpus, named: str | None, source: ModelSource, tokenizer: T
     )
 
 
-def rendering(chat: Chat | None) -> dict[str, str]:
+def chat_identity(chat: Chat | None) -> dict[str, str]:
     """What the identity of a text holds of the way in which its conversations are rendered; nothing where it has none."""
     return {} if chat is None else {"chat_template": chat.template, "answers": "every turn"}
 

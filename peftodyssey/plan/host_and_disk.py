@@ -172,7 +172,7 @@ def index_tokens(index: IndexTask) -> int:
     return min(caps, default=0)
 
 
-def of_cell(plan: Plan, task: CellTask) -> HostPlan:
+def cell_host_plan(plan: Plan, task: CellTask) -> HostPlan:
     """The host memory of a cell of `plan`, its texts included."""
     named = {
         task.train_index,
@@ -185,10 +185,14 @@ def of_cell(plan: Plan, task: CellTask) -> HostPlan:
     return host_plan(task.step, task.shape, task.base.source, bill=task.memory, index_tokens=tokens)
 
 
-def largest(plan: Plan, cells: Sequence[CellTask] | None = None) -> HostPlan:
+def largest_host_plan(plan: Plan, cells: Sequence[CellTask] | None = None) -> HostPlan:
     """The host memory of the cell that takes most."""
     wanted = _distinct(plan.cells if cells is None else cells)
-    plans = [found for task in wanted for found in (of_cell(plan, task), _spread_base(plan, task), shifted(plan, task))]
+    plans = [
+        found
+        for task in wanted
+        for found in (cell_host_plan(plan, task), _spread_base(plan, task), noise_host_plan(plan, task))
+    ]
     return max(plans, key=lambda found: found.peak_bytes, default=HostPlan(()))
 
 
@@ -202,7 +206,7 @@ def _spread_base(plan: Plan, task: CellTask) -> HostPlan:
     return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), whole))
 
 
-def shifted(plan: Plan, task: CellTask) -> HostPlan:
+def noise_host_plan(plan: Plan, task: CellTask) -> HostPlan:
     """Shifting the weights of the cell's base by noise: what they are put back from, and the direction that is
     followed.
     """
@@ -211,7 +215,7 @@ def shifted(plan: Plan, task: CellTask) -> HostPlan:
         return HostPlan(())
     whole = BYTES[task.base.precision] * task.shape.parameters
     kept = Term("weights to put back", whole if whole <= MAPPED_COPY_BYTES else 0)
-    followed = Term("update or gradient", 4 * task.shape.parameters if task.updates or noise.sharpness else 0)
+    followed = Term("update or gradient", 4 * task.shape.parameters if task.update_noise or noise.sharpness else 0)
     if plan.device.kind == "cuda":
         return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), kept, followed))
     gradient = Term("gradient of a batch", 4 * task.shape.parameters if noise.sharpness else 0)
@@ -232,7 +236,7 @@ def problems(
 ) -> list[str]:
     """Sentences about what this computer cannot hold; none where all is well or its memory is not known."""
     found = []
-    have, need = plan.device.host_free_bytes, largest(plan, cells).peak_bytes
+    have, need = plan.device.host_free_bytes, largest_host_plan(plan, cells).peak_bytes
     if plan.device.kind == "cpu" and have is not None:
         have = max(have, plan.budget_bytes)  # a --memory above what is free is meant for another computer
     if have is not None and need > have:

@@ -66,7 +66,7 @@ def _shared(task: CellTask) -> Hashable:
     """What the members of a fleet have in common."""
     train = task.cell.train
     return (
-        task.base.name,
+        task.base.identifier,
         task.base.precision,
         train.seq_len,
         train.batch_tokens,
@@ -82,7 +82,7 @@ def _size(plan: Plan, group: Sequence[CellTask]) -> int:
     asked = group[0].cell.train.multi_lora
     most = min(len(group), asked if isinstance(asked, int) else MOST_MEMBERS[plan.device.kind])
     for size in range(most, 1, -1):
-        if estimate(group[0].shape, step_of(group[:size])).fits(plan.budget_bytes):
+        if estimate(group[0].shape, joint_step(group[:size])).fits(plan.budget_bytes):
             return size
     return 1
 
@@ -92,12 +92,12 @@ def joint_micro_batch(plan: Plan, members: Sequence[CellTask]) -> int:
     batch_size = members[0].cell.train.batch_tokens // members[0].cell.train.seq_len
     enough = WORTH_TOKENS[plan.device.kind] // (len(members) * members[0].cell.train.seq_len)
     for blocks in sorted((n for n in range(1, batch_size + 1) if batch_size % n == 0), reverse=True):
-        if blocks <= max(1, enough) and estimate(members[0].shape, step_of(members, blocks)).fits(plan.budget_bytes):
+        if blocks <= max(1, enough) and estimate(members[0].shape, joint_step(members, blocks)).fits(plan.budget_bytes):
             return blocks
     return 1
 
 
-def step_of(members: Sequence[CellTask], micro_batch_size: int = 1) -> StepSpec:
+def joint_step(members: Sequence[CellTask], micro_batch_size: int = 1) -> StepSpec:
     """The joint step of a fleet, `micro_batch_size` blocks of every member at a time, the widest member's rank for all."""
     widest = max(members, key=lambda task: task.step.adapter_rank).step
     batch_size = members[0].cell.train.batch_tokens // widest.seq_len

@@ -43,7 +43,7 @@ def planned(
         if noise.updates and cell.train_index and is_addition(cell.cell.method):
             along = tuple(_task(noise, cell, key, rung, name, index, budget_bytes, along=True) for name, index in texts)
             entry = {**cell.entry, "updates": [task.entry for task in along]}
-            cell = replace(cell, updates=along, entry=entry)
+            cell = replace(cell, update_noise=along, entry=entry)
         with_updates.append(cell)
     return tuple(bases.values()), tuple(with_updates)
 
@@ -112,5 +112,5 @@ def _coordinates(cell: CellTask, along: bool) -> dict[str, Any]:
     of_cell = ("label", "method", "rank", "lr", "domain", "seed")
     found = cell.entry["coordinates"]
     return {name: found[name] for name in (*of_base, *(of_cell if along else ()))} | (
-        {"cell": cell.short} if along else {}
+        {"cell": cell.short_hash} if along else {}
     )

@@ -17,7 +17,7 @@ from peftodyssey.recipe.schema_texts import Model
 
 
 @dataclass(frozen=True)
-class LookedUp:
+class ResolvedRungs:
     """A recipe whose rungs all have names, what was found on the way, and what stood in it."""
 
     recipe: Recipe
@@ -25,10 +25,10 @@ class LookedUp:
     problems: tuple[Problem, ...]
 
 
-def look_up(recipe: Recipe) -> LookedUp:
+def resolve_rungs(recipe: Recipe) -> ResolvedRungs:
     """`recipe` with every choice of rungs by tokens replaced by the names that the ladder has there."""
     if not any(isinstance(model.revisions, Rungs) for model in recipe.model):
-        return LookedUp(recipe, (), ())
+        return ResolvedRungs(recipe, (), ())
     models: list[Model] = []
     warnings: list[str] = []
     problems: list[Problem] = []
@@ -44,8 +44,8 @@ def look_up(recipe: Recipe) -> LookedUp:
         models.append(model.model_copy(update={"revisions": choice.names}))
         warnings += choice.warnings
     if problems:
-        return LookedUp(recipe, (), tuple(problems))
-    return LookedUp(recipe.model_copy(update={"model": tuple(models)}), tuple(warnings), ())
+        return ResolvedRungs(recipe, (), tuple(problems))
+    return ResolvedRungs(recipe.model_copy(update={"model": tuple(models)}), tuple(warnings), ())
 
 
 def _problem(recipe: Recipe, index: int, error: OdysseyError) -> Problem:

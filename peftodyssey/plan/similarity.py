@@ -13,7 +13,7 @@ from typing import Any
 from peftodyssey.corpora.source import text_group
 from peftodyssey.errors import InputError
 from peftodyssey.model_shape import ModelShape
-from peftodyssey.plan.tasks import BaseModelKey, CellTask, IndexTask, StatesTask
+from peftodyssey.plan.tasks import BaseModelKey, CellTask, HiddenStatesTask, IndexTask
 from peftodyssey.recipe import identity
 from peftodyssey.recipe.schema_measures import Similarity
 from peftodyssey.store import layout
@@ -21,11 +21,11 @@ from peftodyssey.store import layout
 
 def planned(
     asked: Similarity | None, cells: tuple[CellTask, ...], indexes: Mapping[str, IndexTask]
-) -> tuple[tuple[StatesTask, ...], tuple[CellTask, ...]]:
+) -> tuple[tuple[HiddenStatesTask, ...], tuple[CellTask, ...]]:
     """The tasks, each once, and the cells with the folders of theirs in what the plan file says of them."""
     if asked is None:
         return (), cells
-    found: dict[str, StatesTask] = {}
+    found: dict[str, HiddenStatesTask] = {}
     told = []
     for cell in cells:
         key = replace(cell.base, quant=None)
@@ -63,7 +63,9 @@ def problems(asked: Similarity, anatomy: ModelShape, name: str) -> list[InputErr
     return wrong
 
 
-def _task(asked: Similarity, key: BaseModelKey, anatomy: ModelShape, index: IndexTask, *, halves: bool) -> StatesTask:
+def _task(
+    asked: Similarity, key: BaseModelKey, anatomy: ModelShape, index: IndexTask, *, halves: bool
+) -> HiddenStatesTask:
     layer = -1 if asked.layer % (anatomy.layers + 1) == anatomy.layers else asked.layer % (anatomy.layers + 1)
     told: dict[str, Any] = {
         "index": index.identity,
@@ -76,4 +78,4 @@ def _task(asked: Similarity, key: BaseModelKey, anatomy: ModelShape, index: Inde
     }
     name = layout.slug(index.corpus.name, index.split, key.source.name.rsplit("/", 1)[-1], key.source.revision)
     folder = f"{layout.STATES}/{layout.folder_name(name, identity.digest(told))}"
-    return StatesTask(folder, index.folder, key, layer, asked.chunks, asked.chunk_tokens, halves, told)
+    return HiddenStatesTask(folder, index.folder, key, layer, asked.chunks, asked.chunk_tokens, halves, told)

@@ -31,7 +31,7 @@ class BaseModelKey:
     quant: QuantSpec | None
 
     @property
-    def name(self) -> tuple[str, str, str]:
+    def identifier(self) -> tuple[str, str, str]:
         """What tells bases apart, as text."""
         quant = "" if self.quant is None else f"{self.quant.kind}{self.quant.double_quant}"
         return (self.source.name, str(self.source.revision), quant)
@@ -44,7 +44,7 @@ class IndexTask:
     folder: str  # below the output directory
     corpus: Corpus
     split: str
-    tokenizer_of: ModelSource
+    tokenizer_source: ModelSource
     max_tokens: int | None
     newline: str
     objective: str
@@ -107,7 +107,7 @@ class NoiseTask:
 
 
 @dataclass(frozen=True)
-class StatesTask:
+class HiddenStatesTask:
     """Mean hidden states of one text's chunks under one unquantised base."""
 
     folder: str
@@ -144,8 +144,8 @@ class CellTask:
     replay_index: str | None = None  # general text that is trained on too
     early_stop_eval: ScoreTask | None = None  # general text that ends the training; looked at, never written
     wise_ft_scores: tuple[ScoreTask, ...] = ()  # columns of shares of the update, by share
-    updates: tuple[NoiseTask, ...] = ()  # the base shifted along what training added to it
-    geometry: str | None = None  # where it is written how far the weights moved; None: not asked for
+    update_noise: tuple[NoiseTask, ...] = ()  # the base shifted along what training added to it
+    geometry_folder: str | None = None  # where it is written how far the weights moved; None: not asked for
     transfer_scores: tuple[ScoreTask, ...] = ()  # columns on the other domains of the recipe
 
     @property
@@ -154,14 +154,14 @@ class CellTask:
         return tuple({column.folder: column for column in (*self.scores, *self.transfer_scores)}.values())
 
     @property
-    def short(self) -> str:
+    def short_hash(self) -> str:
         """The hash as tables print it."""
         return self.hash[:16]
 
     def with_geometry(self) -> CellTask:
         """The same, told to write how far the weights moved: under the cell's own name, beside the cells."""
         folder = self.folder.replace(layout.CELLS, layout.GEOMETRY_DIR, 1)
-        return replace(self, geometry=folder, entry={**self.entry, "geometry": folder})
+        return replace(self, geometry_folder=folder, entry={**self.entry, "geometry": folder})
 
     def fits(self, budget_bytes: int) -> bool:
         """Whether training and scoring stay within the budget."""
@@ -182,12 +182,12 @@ class Plan:
     digest: str
     base_choices: tuple[ChoiceTask, ...] = ()
     noise: tuple[NoiseTask, ...] = ()  # bases whose weights are shifted
-    states: tuple[StatesTask, ...] = ()  # what likeness to the pretraining text is measured on
+    hidden_states: tuple[HiddenStatesTask, ...] = ()  # what likeness to the pretraining text is measured on
 
     @property
     def base_order(self) -> dict[tuple[str, str, str], int]:
         """Place of every base in the recipe's order, each unquantised one before its quantised forms."""
-        names = (name for t in self.cells for name in (replace(t.base, quant=None).name, t.base.name))
+        names = (name for t in self.cells for name in (replace(t.base, quant=None).identifier, t.base.identifier))
         return {name: place for place, name in enumerate(dict.fromkeys(names))}
 
     @property

@@ -21,7 +21,7 @@ GRADIENT_PASSES = 3  # that a gradient takes the time of
 
 
 @dataclass(frozen=True)
-class Hours:
+class TimeEstimate:
     """Seconds of the whole grid: the middle and its band; or how many shapes are not known."""
 
     seconds: float | None
@@ -30,12 +30,12 @@ class Hours:
     unknown_cells: int
 
 
-def hours(plan: Plan) -> Hours:
+def estimate_time(plan: Plan) -> TimeEstimate:
     """What the grid takes from nothing to the report, without downloads and without tasks of prompts."""
     found = {task.hash: probe_results.load(task, plan.device) for task in plan.cells}
     unknown = sum(probe is None for probe in found.values())
     if unknown:
-        return Hours(None, None, None, unknown)
+        return TimeEstimate(None, None, None, unknown)
     middle, low, high = 0.0, 0.0, 0.0
     bases: set[tuple[str, str, str]] = set()
     raced, faster = _halving_share(plan), _faster(plan)
@@ -46,16 +46,16 @@ def hours(plan: Plan) -> Hours:
         steps, ends = raced.get(task.hash, (1.0, 1.0))
         training *= steps / faster.get(task.hash, 1.0)
         other = ends * (_scoring(task, probe) + probe.save_seconds)
-        other += sum(map(_shifting, task.updates)) / probe.scored_tokens_per_second
-        if task.base.name not in bases:
-            bases.add(task.base.name)
+        other += sum(map(_shifting, task.update_noise)) / probe.scored_tokens_per_second
+        if task.base.identifier not in bases:
+            bases.add(task.base.identifier)
             other += probe.load_seconds
         middle += training + other
         low += training * (1 - band) + other * (1 - BAND)
         high += training * (1 + band) + other * (1 + BAND)
     rate = min(probe.scored_tokens_per_second for probe in found.values() if probe is not None)
     columns = (sum(_tokens(task.settings.tokens) for task in plan.base_scores) + sum(map(_shifting, plan.noise))) / rate
-    return Hours(middle + columns, low + columns * (1 - BAND), high + columns * (1 + BAND), 0)
+    return TimeEstimate(middle + columns, low + columns * (1 - BAND), high + columns * (1 + BAND), 0)
 
 
 def _training(plan: Plan, task: CellTask, probe: Probe) -> tuple[float, float]:

@@ -83,7 +83,7 @@ def _model(name: str, revision: str | None) -> str:
 
 def _host(plan: Plan) -> str:
     """Host memory of the cell that takes most."""
-    found = host_and_disk.largest(plan)
+    found = host_and_disk.largest_host_plan(plan)
     terms = ", ".join(f"{size(term.size_bytes)} {term.name}" for term in found.terms if term.size_bytes >= 1 << 20)
     free = plan.device.host_free_bytes
     return f"host memory: {size(found.peak_bytes)} ({terms})" + ("" if free is None else f", {size(free)} free")
@@ -191,7 +191,7 @@ def plan_json(plan: Plan) -> str:
     """The plan of a recipe as JSON."""
     cells = [
         {
-            "cell": task.short,
+            "cell": task.short_hash,
             "folder": task.folder,
             "micro_batch_size": task.step.micro_batch_size,
             "gradient_checkpointing": task.step.gradient_checkpointing,

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peftodyssey.plan.tasks import Plan
-from peftodyssey.plan.time_estimate import hours
+from peftodyssey.plan.time_estimate import estimate_time
 from peftodyssey.report.console_output import size
 from peftodyssey.report.multi_lora_output import pays
 
@@ -84,7 +84,7 @@ def lines(one: ProbeResult) -> list[tuple[str, int, int]]:
 
 def time_of(plan: Plan) -> str:
     """The time of the grid with its band, or why it is not known."""
-    found = hours(plan)
+    found = estimate_time(plan)
     if found.seconds is None or found.low_seconds is None or found.high_seconds is None:
         return f"time: unknown card for {found.unknown_cells} of {len(plan.cells)} cells; `peftodyssey plan RECIPE --probe` tries them"
     return f"time: {_words(found.seconds)} for the whole grid ({_words(found.low_seconds)} to {_words(found.high_seconds)})"
@@ -100,7 +100,7 @@ def as_json(plan: Plan, tried: Sequence[ProbeResult], multi_lora_groups: Sequenc
     """The probes and the time as JSON."""
     shapes = [
         {
-            "cell": one.task.short,
+            "cell": one.task.short_hash,
             "cells": one.cells,
             "failed": one.reason,
             "cached": one.cached,
@@ -114,4 +114,4 @@ def as_json(plan: Plan, tried: Sequence[ProbeResult], multi_lora_groups: Sequenc
         for one in tried
     ]
     together = [{**asdict(one), "speedup": one.speedup} for one in multi_lora_groups]
-    return json.dumps({"shapes": shapes, "fleets": together, "time": asdict(hours(plan))}, indent=1)
+    return json.dumps({"shapes": shapes, "fleets": together, "time": asdict(estimate_time(plan))}, indent=1)

@@ -25,9 +25,9 @@ def too_small(plan: Plan) -> Iterator[str]:
 
     tokenizers: dict[str, TextTokenizer] = {}
     for index in _judged_on(plan):
-        name = index.tokenizer_of.name
+        name = index.tokenizer_source.name
         if name not in tokenizers:
-            tokenizers[name] = load_tokenizer(index.tokenizer_of)
+            tokenizers[name] = load_tokenizer(index.tokenizer_source)
         read = documents(index.corpus, index.split, index.chat)
         effective = _effective(estimate_token_counts(read, tokenizers[name], index.max_tokens, index.newline))
         if effective < SURELY * MIN_DOCUMENTS:

@@ -12,7 +12,7 @@ from support import micro
 from peftodyssey import api
 from peftodyssey.memory import probes
 from peftodyssey.plan import probe_results
-from peftodyssey.plan.time_estimate import hours
+from peftodyssey.plan.time_estimate import estimate_time
 from peftodyssey.report.multi_lora_output import side_by_side
 
 
@@ -28,8 +28,8 @@ def quiet() -> Console:
 def test_a_probe_tries_each_shape_once_and_corrects_the_plan(tmp_path: Path) -> None:
     recipe = micro.write(tmp_path)
     before = api.plan(recipe)
-    assert hours(before).seconds is None
-    assert hours(before).unknown_cells == len(before.cells)
+    assert estimate_time(before).seconds is None
+    assert estimate_time(before).unknown_cells == len(before.cells)
 
     after, tried, _ = api.probe(recipe, console=quiet())
     assert sum(one.cells for one in tried) == len(before.cells)
@@ -44,7 +44,7 @@ def test_a_probe_tries_each_shape_once_and_corrects_the_plan(tmp_path: Path) -> 
         known = probe_results.load(task, after.device)
         assert task.memory.peak_reserved_bytes == known.peak_reserved_bytes
         assert sum(term.size_bytes for term in task.memory.terms) == task.memory.device_bytes
-    found = hours(after)
+    found = estimate_time(after)
     assert 0 < found.low_seconds < found.seconds < found.high_seconds
 
     _, again, _ = api.probe(recipe, console=quiet())
@@ -93,4 +93,4 @@ def test_a_damaged_probe_is_no_probe(tmp_path: Path) -> None:
     for file in (tmp_path / "probes").iterdir():
         file.write_text(json.dumps({"what": "half"}))
     assert probe_results.load(plan.cells[0], plan.device) is None
-    assert hours(api.plan(recipe)).seconds is None
+    assert estimate_time(api.plan(recipe)).seconds is None

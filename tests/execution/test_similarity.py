@@ -87,12 +87,12 @@ class Silent:
 def test_a_text_without_chunks_says_what_to_do_and_what_is_read_is_read_again_the_same(tmp_path: Path) -> None:
     plan = made(tmp_path, ASKED[0], "measure=[degradation, {similarity: {chunks: 12, chunk_tokens: 32}}]")
     bases, how = LoadedModels("cpu", plan.budget_bytes), How("cpu", 0.0, "adapters", None)
-    text = plan.states[0]
+    text = plan.hidden_states[0]
     [index] = [index for index in plan.indexes if index.folder == text.index]
     index_job.index(index, tmp_path, bases.tokenizer(text.base))
     states_job.states(text, tmp_path, bases, how, Silent())
     first = states.read(tmp_path / text.folder)
-    assert states_job.missing(plan, plan.cells, tmp_path) == [plan.states[1]]
+    assert states_job.missing(plan, plan.cells, tmp_path) == [plan.hidden_states[1]]
     states_job.states(text, tmp_path, bases, how, Silent())
     assert all((a == b).all() for a, b in zip(first, states.read(tmp_path / text.folder), strict=True))
     assert (first[0].shape, first[1].shape, first[2].tolist()) == (

@@ -11,7 +11,7 @@ from peftodyssey.memory.device import detect
 from peftodyssey.models import source
 from peftodyssey.models.shape_from_config import shape_from_config
 from peftodyssey.plan.build import build
-from peftodyssey.plan.host_and_disk import of_cell
+from peftodyssey.plan.host_and_disk import cell_host_plan
 from peftodyssey.plan.multi_lora_groups import multi_lora_groups, why_not_batched
 from peftodyssey.recipe.load import load_recipe
 
@@ -52,7 +52,7 @@ def test_weights_that_are_kept_are_terms_of_the_host():
         "{method: full, l2_sp: 1, early_stop: {}, wise_ft: 0.5}",
         "{method: lora, wise_ft: 0.5}",
     )
-    kept = [terms(of_cell(made, task))["kept weights"] for task in made.cells]
+    kept = [terms(cell_host_plan(made, task))["kept weights"] for task in made.cells]
     size = 4 * made.cells[0].trainable
     assert kept == [0, size, 2 * size, 0]
 

@@ -84,7 +84,7 @@ def test_loading_a_7b_base_needs_a_few_tensors_of_the_host() -> None:
 def test_a_cell_on_the_cpu_takes_its_step_and_a_copy_of_what_is_trained() -> None:
     plan = api.plan(micro.RECIPE, device="cpu")
     full = next(task for task in plan.cells if task.cell.method.method == "full")
-    found = terms(host_and_disk.of_cell(plan, full))
+    found = terms(host_and_disk.cell_host_plan(plan, full))
     assert found["step"] == full.memory.device_bytes
     assert found["copy of the base"] == 4 * full.trainable
     assert 0 < found["texts"] < 2 * GIB

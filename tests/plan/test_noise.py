@@ -68,10 +68,10 @@ def test_the_options_of_this_test_are_all_but_updates():
 
 def test_updates_are_followed_where_they_add_to_an_unquantised_base():
     cells = planned("updates: true").cells
-    followed = {t.cell.method.label for t in cells if t.updates}
+    followed = {t.cell.method.label for t in cells if t.update_noise}
     assert followed == {"full", "lora r=2"}
-    assert all(len(t.updates) == 2 and t.updates[0].score.cell == t.hash for t in cells if t.updates)
-    assert not any(t.updates for t in planned().cells)
+    assert all(len(t.update_noise) == 2 and t.update_noise[0].score.cell == t.hash for t in cells if t.update_noise)
+    assert not any(t.update_noise for t in planned().cells)
 
 
 def test_the_scale_of_the_earliest_rung_names_it():
@@ -83,7 +83,7 @@ def test_the_scale_of_the_earliest_rung_names_it():
 def test_the_host_holds_a_copy_of_the_base_and_what_is_followed():
     size = planned().cells[0].shape.parameters
     none, plain, steep = (
-        host_and_disk.shifted(plan, plan.cells[0]).peak_bytes
+        host_and_disk.noise_host_plan(plan, plan.cells[0]).peak_bytes
         for plan in (planned(None), planned(), planned("sharpness: true"))
     )
     assert none == 0

@@ -24,8 +24,8 @@ def made(folder: Path, *overrides: str):
 def test_each_base_and_text_is_read_once_and_no_cell_changes(tmp_path: Path) -> None:
     plain, plan = made(tmp_path), made(tmp_path, SAMPLE, "measure=[degradation, forgetting, similarity]")
     assert [task.hash for task in plan.cells] == [task.hash for task in plain.cells]
-    assert (len(plan.states), len(plain.states)) == (2, 0)
-    text, sample = plan.states
+    assert (len(plan.hidden_states), len(plain.hidden_states)) == (2, 0)
+    text, sample = plan.hidden_states
     assert (text.halves, sample.halves) == (False, True)
     assert (text.layer, text.chunks, text.chunk_tokens) == (-1, 200, 64)
     asked = [cell.entry["similarity"] for cell in plan.cells]
@@ -41,7 +41,7 @@ def test_each_base_and_text_is_read_once_and_no_cell_changes(tmp_path: Path) -> 
 def test_options_are_part_of_what_is_read(tmp_path: Path) -> None:
     def folders(options: str) -> set[str]:
         plan = made(tmp_path, SAMPLE, f"measure=[degradation, {{similarity: {{{options}}}}}]")
-        return {task.folder for task in plan.states}
+        return {task.folder for task in plan.hidden_states}
 
     every = [folders(options) for options in ("layer: -1", "layer: 1", "chunks: 100", "chunk_tokens: 32")]
     assert not set.intersection(*every)

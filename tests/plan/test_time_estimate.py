@@ -13,7 +13,7 @@ from peftodyssey.memory.probes import Probe
 from peftodyssey.plan import probe_results
 from peftodyssey.plan.probe_results import MultiLoraProbe
 from peftodyssey.plan.tasks import Plan
-from peftodyssey.plan.time_estimate import hours
+from peftodyssey.plan.time_estimate import estimate_time
 
 STEP, RATE = 2.0, 1000.0  # seconds, scored tokens a second
 TUNED = "methods=[{method: lora, rank: 2, lr: {tune: [1e-4, 1e-3, 1e-2, 3e-2]}}]"
@@ -35,7 +35,9 @@ def planned(folder: Path, *settings: str) -> Plan:
 
 
 def test_a_cell_that_is_stopped_early_takes_less(tmp_path: Path) -> None:
-    whole, halved = (hours(planned(tmp_path, *LOOKS, *more)).seconds for more in ((), ("train.select={halving: 2}",)))
+    whole, halved = (
+        estimate_time(planned(tmp_path, *LOOKS, *more)).seconds for more in ((), ("train.select={halving: 2}",))
+    )
     # Of four cells two go on at 50 % and one at 75 %: 4 x 4 + 2 x 2 + 1 x 2 steps of 4 x 8; a quarter of the columns.
     training = 4 * 8 * STEP
     columns = whole - training
@@ -44,19 +46,19 @@ def test_a_cell_that_is_stopped_early_takes_less(tmp_path: Path) -> None:
 
 
 def test_shifts_of_the_weights_are_scored_so_often(tmp_path: Path) -> None:
-    plain = hours(planned(tmp_path)).seconds
+    plain = estimate_time(planned(tmp_path)).seconds
     noise = "{gammas: [0.1, 0.2], pairs: 3, ranks: [1], quantisers: [nf4], documents: 4}"
     plan = planned(tmp_path, f"measure=[degradation, {{noise: {noise}}}]")
     passes = 1 + 2 * 3 * 2 * 2 + 1
     tokens = [min(4 * task.score.settings.context, task.score.settings.tokens) for task in plan.noise]
     assert tokens
-    assert hours(plan).seconds - plain == pytest.approx(passes * sum(tokens) / RATE, rel=1e-6)
+    assert estimate_time(plan).seconds - plain == pytest.approx(passes * sum(tokens) / RATE, rel=1e-6)
 
 
 def test_a_fleet_that_was_tried_trains_at_its_own_speed(tmp_path: Path) -> None:
     plan = planned(tmp_path)
-    alone = hours(plan).seconds
+    alone = estimate_time(plan).seconds
     ((key, (group,)),) = probe_results.groups_by_key(plan).items()
     probes.save(key, MultiLoraProbe("", len(group), (9.0, len(group) * STEP / 4), 1))
     steps = len(group) * plan.cells[0].cell.train.budget_steps
-    assert alone - hours(plan).seconds == pytest.approx(steps * STEP * (1 - 1 / 4), rel=1e-6)
+    assert alone - estimate_time(plan).seconds == pytest.approx(steps * STEP * (1 - 1 / 4), rel=1e-6)
