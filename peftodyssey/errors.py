@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 EXIT_DONE = 0
 EXIT_SOME_FAILED = 1
@@ -71,7 +72,10 @@ class Interrupted(OdysseyError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a recipe, with its place. `line` and `column` count from 1; 0 where there is no place."""
+    """One thing wrong with a recipe, with its place. `line` and `column` count from 1; 0 where there is no place.
+
+    `depends_on` are the paths of the values that a check between several values looked at.
+    """
 
     where: str
     line: int
@@ -82,6 +86,7 @@ class Problem:
     allowed: str = ""
     next_step: str = ""
     severity: str = "error"
+    depends_on: tuple[tuple[Any, ...], ...] = ()
 
     def __str__(self) -> str:
         place = f"{self.where}:{self.line}:{self.column}" if self.line else self.where

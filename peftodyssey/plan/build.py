@@ -66,7 +66,7 @@ def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Pl
     if problems:
         raise RecipeError(problems)
     budget_bytes = device.budget_bytes if budget_bytes is None else budget_bytes
-    builder = _Builder(sources, device, budget_bytes, grid.sample_point(recipe))
+    builder = _Builder(sources, device, budget_bytes, grid.pretraining_text_spec(recipe))
     tasks = tuple(builder.cell(cell) for cell in cells)
     tasks = tuple(task.with_geometry() for task in tasks) if "geometry" in recipe.measured else tasks
     noise, tasks = noise_module.planned(recipe.noise, tasks, builder.noise_texts, budget_bytes)
@@ -105,9 +105,9 @@ def _resolve(recipe: Recipe, cells: list[Cell], problems: list[Problem]) -> Sour
         p.name: p for c in cells for p in (c.replay, c.early_stop_text) if p and p.name not in sources.corpora
     }.values():
         attempt("methods", lambda text=text: _resolve_corpus(text, "any", sources))
-    if sample := grid.sample_point(recipe):
+    if sample := grid.pretraining_text_spec(recipe):
         attempt("pretraining_text", lambda: _resolve_corpus(sample, "any", sources))
-    for task in grid.task_points(recipe):
+    for task in grid.task_specs(recipe):
         attempt("tasks", lambda task=task: sources.tasks.find(task))
     return sources
 

@@ -19,7 +19,8 @@ from peftodyssey.models.shape_from_config import shape_from_config
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.tokenizer import load_tokenizer
 from peftodyssey.recipe import identity
-from peftodyssey.recipe.load_ladder import point_of, rung_label
+from peftodyssey.recipe.grid import corpus_specs
+from peftodyssey.recipe.load_ladder import rung_label
 from peftodyssey.recipe.schema_ladder import LadderRecipe
 from peftodyssey.training.wsd_phases import ANNEALED, TRUNK, Phase, phases
 
@@ -112,7 +113,7 @@ def _found(recipe: LadderRecipe, key: str, problems: list[Problem]) -> tuple[Cor
         _attempt(
             recipe,
             (key, place),
-            lambda corpus=corpus: found.append(corpus_source.resolve(point_of(corpus, recipe))),
+            lambda corpus=corpus: found.append(corpus_source.resolve(next(corpus_specs(corpus, recipe)))),
             problems,
         )
     return tuple(found)

@@ -1,7 +1,4 @@
-"""The recipes that come with the package: names, text, copies.
-
-Called by `recipes list|show|copy` and by `recipe.load`.
-"""
+"""The recipes that come with the package: names, text, copies."""
 
 from __future__ import annotations
 
@@ -12,8 +9,6 @@ from typing import Any
 
 from peftodyssey.errors import InputError
 
-FirstRow = Callable[[Path], dict[str, Any] | None]
-
 
 def folder() -> Path:
     """`recipes/` of a checkout, or `peftodyssey/recipe/bundled_recipes/` of an installed wheel."""
@@ -22,35 +17,30 @@ def folder() -> Path:
 
 
 def path(name: str) -> Path:
-    """The file of the shipped recipe `name`; InputError lists those there are."""
-    found = folder() / f"{name}.yaml"
-    known = [known for known, _ in (*names(), *ladders())]
+    """The file of the bundled recipe `name`; InputError lists those there are."""
+    known = every_name()
     if name not in known:
         from peftodyssey.recipe.validation_errors import nearest
 
         raise InputError(
-            f"no recipe is shipped under the name {name}",
-            nearest(name, known) or f"there are: {', '.join(known)}",
+            f"no bundled recipe is called {name}", nearest(name, known) or f"there are: {', '.join(known)}"
         )
-    return found
+    return folder() / f"{name}.yaml"
+
+
+def every_name() -> list[str]:
+    """The names of all bundled recipes, of studies and of ladders."""
+    return sorted(file.stem for file in folder().glob("*.yaml"))
 
 
 def names() -> list[tuple[str, str]]:
-    """Each shipped recipe of a study with the first sentence of its opening comment."""
-    return [
-        (file.stem, _first_sentence(file))
-        for file in sorted(folder().glob("*.yaml"))
-        if not is_ladder(file.read_text("utf-8"))
-    ]
+    """Each bundled recipe of a study with the first sentence of its opening comment."""
+    return [(name, _first_sentence(read(name))) for name in every_name() if not is_ladder(read(name))]
 
 
 def ladders() -> list[tuple[str, str]]:
-    """The same for shipped recipes of ladders, which `ladder train` takes."""
-    return [
-        (file.stem, _first_sentence(file))
-        for file in sorted(folder().glob("*.yaml"))
-        if is_ladder(file.read_text("utf-8"))
-    ]
+    """The same for bundled recipes of ladders, which `ladder train` takes."""
+    return [(name, _first_sentence(read(name))) for name in every_name() if is_ladder(read(name))]
 
 
 def is_ladder(text: str) -> bool:
@@ -58,34 +48,29 @@ def is_ladder(text: str) -> bool:
     return re.search(r"(?m)^kind\s*:\s*[\"']?ladder\b", text) is not None
 
 
-def _first_sentence(file: Path) -> str:
-    lines = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.lstrip("# ").strip())
-    text = " ".join(lines)
-    return re.split(r"(?<=[.?!]) ", text)[0]
+def _first_sentence(text: str) -> str:
+    comment = re.match(r"(#.*\n)*", text)
+    words = " ".join(line.lstrip("# ").strip() for line in comment.group().splitlines()) if comment else ""
+    return re.split(r"(?<=[.?!]) ", words)[0]
 
 
 def read(name: str) -> str:
-    """The text of the shipped recipe `name`."""
+    """The text of the bundled recipe `name`."""
     return path(name).read_text(encoding="utf-8")
 
 
 def copy(name: str, to: str | Path) -> Path:
-    """Write the shipped recipe `name` to `to` (a file, or a folder to put it in); refuses to overwrite."""
+    """Write the bundled recipe `name` to `to` (a file, or a folder to put it in); refuses to overwrite."""
     target = Path(to).expanduser()
-    return write(target / f"{name}.yaml" if target.is_dir() else target, read(name))
+    return _write(target / f"{name}.yaml" if target.is_dir() else target, read(name))
 
 
-def write(target: Path, text: str) -> Path:
-    """Write `text` to the new file `target`."""
+def _write(target: Path, text: str) -> Path:
     try:
         with target.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise InputError(f"{target} is there already", "choose another name, or remove the file") from error
+        raise InputError(f"{target} exists already", "choose another name, or remove the file") from error
     except OSError as error:
         raise InputError(
             f"{target} cannot be written: {error.strerror}",
@@ -94,12 +79,12 @@ def write(target: Path, text: str) -> Path:
     return target
 
 
-def new(to: str | Path, model: str, domains: list[str], first_row: FirstRow | None = None) -> Path:
+def new(to: str | Path, model: str, domains: list[str], first_row: Callable[[Path], dict[str, Any] | None]) -> Path:
     """Write a commented recipe for `model` and the texts `domains` that loads as it is.
 
-    `first_row` gives the first row of a file, None for plain text; by default it reads JSON lines, plain or gz.
+    `first_row` gives the first row of a file, None for plain text.
     """
-    from peftodyssey.recipe import template
+    from peftodyssey.recipe.template import recipe_text
 
     target = Path(to).expanduser()
-    return write(target, template.recipe_text(target, model, domains, first_row or template.first_row))
+    return _write(target, recipe_text(target, model, domains, first_row))

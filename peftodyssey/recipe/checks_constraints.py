@@ -1,99 +1,89 @@
-"""Which further constraints a method, an engine and the texts of a recipe allow. Called by `recipe.checks`."""
+"""Which constraints on the update the other keys of a method, the engine and the texts of a recipe allow."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from peftodyssey.recipe.finding import Finding
+from peftodyssey.errors import Problem
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_constraints import Regularized, ReplayAndEarlyStop
 
-BY_LENGTH = ("l2_sp", "norm_ball", "wise_ft")  # need an update that is 0 at the start and can be scaled
+NEED_ZERO_UPDATE = ("l2_sp", "norm_ball", "wise_ft")  # need an update that is 0 at the start and can be scaled
 IN_THE_LOOP = ("l2_sp", "norm_ball", "replay", "early_stop")  # done between the steps, or to their batches
-ZERO_STARTS = {"default", "gaussian"}
+ZERO_INITS = {"default", "gaussian"}
 
 
-def check_constraints(recipe: Recipe) -> Iterator[Finding]:
-    """Constraints that cannot be done with the method's other keys, the engine or the texts there are."""
+def check_constraints(recipe: Recipe) -> Iterator[Problem]:
+    """Constraints that cannot be had with the method's other keys, the engine or the texts of the recipe."""
     for index, method in enumerate(recipe.methods):
         if isinstance(method, ReplayAndEarlyStop):
             yield from _texts(recipe, method, index)
-            yield from _engine(recipe, method, index)
-            yield from _select(recipe, method, index)
+            yield from _training(recipe, method, index)
         if isinstance(method, Regularized):
-            yield from _start(method, index)
+            yield from _zero_update(recipe, method, index)
 
 
-def _asked(method: ReplayAndEarlyStop, name: str) -> bool:
-    """Whether a method asks for the constraint at any of its values."""
+def _is_on(method: ReplayAndEarlyStop, name: str) -> bool:
+    """Whether any value of a constraint differs from "off"."""
     value: Any = getattr(method, name, None)
     return bool(value) and any(bool(each) for each in value)
 
 
-def _texts(recipe: Recipe, method: ReplayAndEarlyStop, index: int) -> Iterator[Finding]:
-    if _asked(method, "replay") and recipe.pretraining_text is None and not recipe.general:
-        path = ("methods", index, "replay")
-        yield Finding(
-            path,
+def _texts(recipe: Recipe, method: ReplayAndEarlyStop, index: int) -> Iterator[Problem]:
+    if _is_on(method, "replay") and recipe.pretraining_text is None and not recipe.general:
+        yield recipe.problem(
+            ("methods", index, "replay"),
             "there is no text to replay",
             next_step="add pretraining_text, or a general text with a train part",
-            needs=(path, ("general",)),
+            depends_on=(("general",),),
         )
     if method.early_stop and not recipe.general:
-        path = ("methods", index, "early_stop")
-        yield Finding(
-            path,
-            "there is no general text that could become worse",
+        yield recipe.problem(
+            ("methods", index, "early_stop"),
+            "there is no general text whose loss could rise",
             next_step="add general: [bundled/wiki_general]",
-            needs=(path, ("general",)),
+            depends_on=(("general",),),
         )
 
 
-def _select(recipe: Recipe, method: ReplayAndEarlyStop, index: int) -> Iterator[Finding]:
+def _training(recipe: Recipe, method: ReplayAndEarlyStop, index: int) -> Iterator[Problem]:
     if method.early_stop and recipe.train.select is not None:
-        path = ("methods", index, "early_stop")
-        yield Finding(
-            path,
-            "an early stop ends a cell at a step of its own, and train.select compares cells at equal ones",
+        yield recipe.problem(
+            ("methods", index, "early_stop"),
+            "an early stop ends each cell at its own step, and train.select compares cells at equal steps",
             next_step="remove one of the two",
-            needs=(path, ("train", "select")),
+            depends_on=(("train", "select"),),
         )
-
-
-def _engine(recipe: Recipe, method: ReplayAndEarlyStop, index: int) -> Iterator[Finding]:
     for name in IN_THE_LOOP if recipe.train.engine == "trl" else ():
-        if _asked(method, name):
-            path = ("methods", index, name)
-            yield Finding(
-                path,
+        if _is_on(method, name):
+            yield recipe.problem(
+                ("methods", index, name),
                 f"TRL's trainer has no {name}",
-                "engine: trl",
-                "engine: native with it",
-                "remove it, or set train.engine to own",
-                needs=(path, ("train", "engine")),
+                got="engine: trl",
+                allowed="engine: native with it",
+                next_step="remove it, or set train.engine to native",
+                depends_on=(("train", "engine"),),
             )
 
 
-def _start(method: Regularized, index: int) -> Iterator[Finding]:
+def _zero_update(recipe: Recipe, method: Regularized, index: int) -> Iterator[Problem]:
     here = ("methods", index)
-    starts, doras = getattr(method, "init", ()), getattr(method, "dora", ())
-    for name in filter(lambda name: _asked(method, name), BY_LENGTH):
-        path = (*here, name)
-        if not set(starts) <= ZERO_STARTS or any(doras):
-            got = "dora" if any(doras) else ", ".join(start for start in starts if start not in ZERO_STARTS)
-            yield Finding(
-                path,
-                "this adapter's update is not a product that starts at 0",
-                got,
-                "init: default or gaussian, without dora",
-                needs=(path, (*here, "init"), (*here, "dora")),
+    inits, doras = getattr(method, "init", ()), getattr(method, "dora", ())
+    for name in (name for name in NEED_ZERO_UPDATE if _is_on(method, name)):
+        if not set(inits) <= ZERO_INITS or any(doras):
+            yield recipe.problem(
+                (*here, name),
+                "this adapter's update is not a product of two matrices that is 0 at the start",
+                got="dora" if any(doras) else ", ".join(init for init in inits if init not in ZERO_INITS),
+                allowed="init: default or gaussian, without dora",
+                depends_on=((*here, "init"), (*here, "dora")),
             )
         if name != "wise_ft" and "bf16" in getattr(method, "master_weights", ()):
-            yield Finding(
-                path,
-                "weights kept in half precision round such small corrections away",
-                "master_weights: bf16",
-                "master_weights: fp32 with it",
-                needs=(path, (*here, "master_weights")),
+            yield recipe.problem(
+                (*here, name),
+                "its small corrections are lost when weights are rounded to bf16",
+                got="master_weights: bf16",
+                allowed="master_weights: fp32 with it",
+                depends_on=((*here, "master_weights"),),
             )

@@ -1,136 +1,106 @@
-"""Whether the texts and models of a recipe have names that exist and differ. Called by `recipe.checks`."""
+"""Whether the texts, tasks and models of a recipe have names that exist and differ."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from peftodyssey import assets
+from peftodyssey.errors import Problem
 from peftodyssey.recipe.corpus_names import corpus_name, corpus_source
-from peftodyssey.recipe.finding import Finding
+from peftodyssey.recipe.document import RecipeDocument
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_texts import Corpus
 from peftodyssey.recipe.validation_errors import nearest
 from peftodyssey.recipe.yaml_tree import Path
 
+RENAME = "give one of them another `name:`"
 
-def check_corpora(recipe: Recipe) -> Iterator[Finding]:
-    seen: dict[str, tuple[Path, str]] = {}
-    named = {"domains": recipe.domains, "general": recipe.general}
+
+def check_corpora(recipe: Recipe) -> Iterator[Problem]:
+    """Each text: where it is, its split, its newline policies, its name."""
+    texts = {"domains": recipe.domains, "general": recipe.general}
     if recipe.pretraining_text is not None:
-        named["pretraining_text"] = (recipe.pretraining_text,)
-    for key, corpora in named.items():
+        texts["pretraining_text"] = (recipe.pretraining_text,)
+    yield from corpus_problems(recipe, texts)
+
+
+def corpus_problems(document: RecipeDocument, texts: dict[str, Sequence[Corpus]]) -> Iterator[Problem]:
+    """What is wrong with texts, by the key that they stand under; only those of `domains` have an axis of newlines."""
+    seen: dict[str, tuple[Path, Corpus]] = {}
+    for key, corpora in texts.items():
         for index, corpus in enumerate(corpora):
-            path = (key, index) if isinstance(recipe.data.get(key), list) else (key,)
+            path = (key, index) if isinstance(document.data.get(key), list) else (key,)
             if (corpus.source is None) == (corpus.path is None):
-                yield Finding(
-                    path,
-                    "a text has one of `source` and `path`",
-                    next_step="write `path: data/*.jsonl` or `source: bundled/<name>`",
-                    needs=(path,),
-                )
+                next_step = "write `path: data/*.jsonl` or `source: bundled/<name>`"
+                yield document.problem(path, "a text has one of `source` and `path`", next_step=next_step)
                 continue
-            yield from _split(corpus, path)
+            yield from _split(document, corpus, path)
             if key != "domains" and len(set(corpus.newline)) > 1:
-                yield Finding(
+                yield document.problem(
                     (*path, "newline"),
                     "this text is read one way; newline is an axis of domains only",
-                    ", ".join(corpus.newline),
+                    got=", ".join(corpus.newline),
                     next_step="name one policy",
-                    needs=((*path, "newline"),),
                 )
             name, source = corpus_name(corpus), corpus_source(corpus)
-            first = seen.setdefault(name, (path, repr(corpus)))
-            if first[0] != path and (first[1] != repr(corpus) or first[0][0] == key):
-                yield Finding(
-                    path,
-                    f"two texts are called {name}",
-                    source,
-                    next_step="give one of them another `name:`",
-                    needs=(path, first[0]),
-                )
-            yield from _bundled_corpus(source, path)
+            first_path, first = seen.setdefault(name, (path, corpus))
+            if first_path != path and (repr(first) != repr(corpus) or first_path[0] == key):
+                what = f"two texts are called {name}"
+                yield document.problem(path, what, got=source, next_step=RENAME, depends_on=(first_path,))
+            yield from _bundled(document, path, source, assets.corpora(), "text")
 
 
-def check_tasks(recipe: Recipe) -> Iterator[Finding]:
+def check_tasks(recipe: Recipe) -> Iterator[Problem]:
+    """Each task: where it is, its name."""
     seen: dict[str, Path] = {}
     for index, task in enumerate(recipe.tasks):
         path = ("tasks", index) if isinstance(recipe.data.get("tasks"), list) else ("tasks",)
         if (task.source is None) == (task.path is None):
             next_step = "write `path: questions.jsonl` or `source: bundled/<name>`"
-            yield Finding(path, "a task has one of `source` and `path`", next_step=next_step, needs=(path,))
+            yield recipe.problem(path, "a task has one of `source` and `path`", next_step=next_step)
             continue
         name = corpus_name(task)
         if name in seen:
-            next_step = "give one of them another `name:`"
-            yield Finding(
-                path, f"two tasks are called {name}", corpus_source(task), next_step=next_step, needs=(path, seen[name])
-            )
+            what, source = f"two tasks are called {name}", corpus_source(task)
+            yield recipe.problem(path, what, got=source, next_step=RENAME, depends_on=(seen[name],))
         seen.setdefault(name, path)
 
 
-def _split(corpus: Corpus, path: Path) -> Iterator[Finding]:
-    split = corpus.split
+def _split(document: RecipeDocument, corpus: Corpus, path: Path) -> Iterator[Problem]:
+    split, path = corpus.split, (*path, "split")
     if split is None:
         return
-    shares = [s for s in (split.valid, split.test) if isinstance(s, float)]
+    shares = [share for share in (split.valid, split.test) if isinstance(share, float)]
     if sum(shares) >= 1:
-        yield Finding(
-            (*path, "split"),
-            "nothing is left to train on",
-            f"{sum(shares):.0%} held out",
-            "less than 100% in total",
-            needs=((*path, "split"),),
-        )
+        held_out = f"{sum(shares):.0%} held out"
+        yield document.problem(path, "nothing is left to train on", got=held_out, allowed="less than 100% in total")
     if shares and split.train is not None:
-        yield Finding(
-            (*path, "split"),
-            "shares part the whole text, so train cannot be a name",
-            split.train,
-            next_step="remove train, or name all three",
-            needs=((*path, "split"),),
-        )
-
-
-def _bundled_corpus(source: str, path: Path) -> Iterator[Finding]:
-    if not source.startswith("bundled/"):
-        return
-    from peftodyssey import assets
-
-    name = source.removeprefix("bundled/")
-    usable = assets.corpora()
-    if name not in usable:
-        yield Finding(
+        yield document.problem(
             path,
-            "no such bundled text",
-            source,
-            ", ".join(f"bundled/{n}" for n in usable),
-            nearest(source, [f"bundled/{n}" for n in usable]),
-            needs=(path,),
+            "shares split the whole text, so train cannot be a name",
+            got=split.train,
+            next_step="remove train, or name all three",
         )
 
 
-def check_models(recipe: Recipe) -> Iterator[Finding]:
+def _bundled(
+    document: RecipeDocument, path: Path, name: str, bundled: Sequence[str], what_it_is: str
+) -> Iterator[Problem]:
+    known = [f"bundled/{each}" for each in bundled]
+    if name.startswith("bundled/") and name not in known:
+        what = f"no such bundled {what_it_is}"
+        yield document.problem(path, what, got=name, allowed=", ".join(known), next_step=nearest(name, known))
+
+
+def check_models(recipe: Recipe) -> Iterator[Problem]:
+    """Each model: a bundled name exists, and only shapes are given another length."""
     for index, model in enumerate(recipe.model):
         path = ("model", index) if isinstance(recipe.data.get("model"), list) else ("model",)
-        if model.name.startswith("bundled/"):
-            from peftodyssey import assets
-
-            known = [f"bundled/{name}" for name in assets.models()]
-            if model.name not in known:
-                place = (*path, "name")
-                yield Finding(
-                    place,
-                    "no such bundled model",
-                    model.name,
-                    ", ".join(known),
-                    nearest(model.name, known),
-                    needs=(place,),
-                )
+        yield from _bundled(recipe, (*path, "name"), model.name, assets.models(), "model")
         if model.max_position_embeddings and not model.name.startswith("random/"):
-            place = (*path, "max_position_embeddings")
-            yield Finding(
-                place,
+            yield recipe.problem(
+                (*path, "max_position_embeddings"),
                 "only random/ shapes can be given another length",
-                model.name,
+                got=model.name,
                 next_step="remove the line",
-                needs=(place,),
             )

@@ -1,4 +1,4 @@
-"""The source of a corpus entry and the short name it goes by. Used by `recipe.checks` and `recipe.grid`."""
+"""The source of a text or task of a recipe, and the short name that it goes by."""
 
 from __future__ import annotations
 
@@ -40,3 +40,8 @@ def absolute(text: str, folder: str) -> str:
     """`text` as an absolute path, starting from `folder`; `~` is the home folder."""
     path = Path(os.path.expanduser(text) if text == "~" or text.startswith("~/") else text)
     return str(path if path.is_absolute() else Path(folder) / path)
+
+
+def absolute_source(corpus: Corpus | Task, folder: str) -> str:
+    """The source of a text or task, a path as an absolute one."""
+    return absolute(corpus_source(corpus), folder) if is_path(corpus) else corpus_source(corpus)

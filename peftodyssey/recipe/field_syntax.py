@@ -1,7 +1,4 @@
-"""The ways of writing a field: one value or a list of them (an axis), a tuned axis, a word for a mapping.
-
-Used by the schema.
-"""
+"""The ways of writing a field: one value or a list of them (an axis), a tuned axis, a word for a mapping."""
 
 from __future__ import annotations
 
@@ -38,9 +35,7 @@ class OrList:
             values = (value,) if self.is_one(value) else tuple(value)
             if not values and not self.empty:
                 raise refuse(
-                    "the list is empty",
-                    "one value or a list of values",
-                    "name at least one, or delete the line",
+                    "the list is empty", "one value or a list of values", "name at least one, or delete the line"
                 )
             return values
 
@@ -83,62 +78,46 @@ Targets = Annotated[tuple[TargetSet, ...], OrList(_one_target_set)]
 
 
 class LearningRateSpec(RecipeSection):
-    """Learning rates of a method: `fixed` ones are an axis of the grid, `tune` ones are chosen among on validation."""
+    """Learning rates of a method: `fixed` ones are an axis of the grid; of `tune` ones validation loss selects one."""
 
     fixed: tuple[Positive, ...] | None = Field(
-        default=None, description="Learning rates to run side by side, per step, no unit."
+        default=None, description="Learning rates of cells that are all reported."
     )
     tune: tuple[Positive, ...] | None = Field(
-        default=None, description="Learning rates to choose among by validation loss, per step, no unit."
+        default=None, description="Learning rates of which validation loss selects the one that is reported."
     )
 
 
-class _RatesForm:
-    """Reads `1e-3`, `[1e-4, 1e-3]` and `{tune: [1e-4, 1e-3]}` as `Rates`."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.no_info_before_validator_function(self.read, handler(source))
-
-    @staticmethod
-    def read(value: Any) -> Any:
-        allowed = "1e-3, [1e-4, 1e-3] or {tune: [1e-4, 1e-3]}"
-        if isinstance(value, LearningRateSpec):
-            return value
-        if isinstance(value, dict):
-            if set(value) != {"tune"}:
-                raise refuse("a mapping here has the one key `tune`", allowed)
-            value, key = value["tune"], "tune"
-        else:
-            key = "fixed"
-        values = value if isinstance(value, (list, tuple)) else [value]
-        if not values:
-            raise refuse("the list of learning rates is empty", allowed)
-        return {key: list(values)}
-
-    def __get_pydantic_json_schema__(
-        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        one = {
-            "anyOf": [
-                {"type": "number", "exclusiveMinimum": 0},
-                {"type": "string", "pattern": numbers.NUMBER},
-            ]
-        }
-        some = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
-        tune = {
-            "type": "object",
-            "properties": {"tune": some},
-            "required": ["tune"],
-            "additionalProperties": False,
-        }
-        return {"anyOf": [one, some["anyOf"][1], tune]}
+def _learning_rates(value: Any) -> Any:
+    """`1e-3`, `[1e-4, 1e-3]` and `{tune: [1e-4, 1e-3]}` as the fields of a `LearningRateSpec`."""
+    allowed, key = "1e-3, [1e-4, 1e-3] or {tune: [1e-4, 1e-3]}", "fixed"
+    if isinstance(value, LearningRateSpec):
+        return value
+    if isinstance(value, dict):
+        if set(value) != {"tune"}:
+            raise refuse("a mapping here has the one key `tune`", allowed)
+        value, key = value["tune"], "tune"
+    rates = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not rates:
+        raise refuse("the list of learning rates is empty", allowed)
+    return {key: rates}
 
 
-LearningRates = Annotated[LearningRateSpec, _RatesForm()]
+_RATE = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": numbers.NUMBER}]}
+_RATE_LIST = {"type": "array", "items": _RATE, "minItems": 1}
+_TUNE = {
+    "type": "object",
+    "properties": {"tune": {"anyOf": [_RATE, _RATE_LIST]}},
+    "required": ["tune"],
+    "additionalProperties": False,
+}
+LearningRates = Annotated[
+    LearningRateSpec, BeforeValidator(_learning_rates), WithJsonSchema({"anyOf": [_RATE, _RATE_LIST, _TUNE]})
+]
 
 
 class Shorthand:
-    """Marks a class that may also be written as one word, which stands for the field `key`."""
+    """Marks a class that may also be written as one word, which is the value of its field `key`."""
 
     def __init__(self, key: str) -> None:
         self.key = key

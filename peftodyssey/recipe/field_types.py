@@ -1,5 +1,4 @@
-"""The kinds of value that a recipe's fields hold: human numbers.
-Used by `recipe.schema`.
+"""The types of a recipe's fields: counts, shares, numbers, switches and words.
 
 Each is a type for pydantic with the JSON Schema of what a person may write, short forms included.
 """
@@ -10,12 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    WithJsonSchema,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from peftodyssey.recipe import numbers
@@ -30,12 +24,12 @@ class RecipeSection(BaseModel):
 
 
 def written_keys(kind: type[BaseModel]) -> list[str]:
-    """The keys of a class as a recipe writes them: `from` is no name that Python allows, so its field has another."""
+    """The keys of a class as a recipe writes them: `from` is a keyword of Python, so its field has another name."""
     return [field.alias or name for name, field in kind.model_fields.items()]
 
 
 def refuse(what: str, allowed: str = "", next_step: str = "") -> PydanticCustomError:
-    """An error that `recipe.explain` turns into a `Problem` with these words."""
+    """An error that `recipe.validation_errors` turns into a `Problem` with these words."""
     return PydanticCustomError("recipe", "{what}", {"what": what, "allowed": allowed, "next_step": next_step})
 
 
@@ -61,7 +55,7 @@ def _at_least_one(value: Any) -> int:
     return count
 
 
-def _above_zero(value: Any) -> float:
+def _positive(value: Any) -> float:
     number = numbers.parse_number(value)
     if number <= 0:
         raise ValueError("it must be above 0; write a number such as 1e-3")
@@ -75,14 +69,14 @@ def _not_negative(value: Any) -> float:
     return number
 
 
-def _below_one(value: Any) -> float:
+def _share_below_one(value: Any) -> float:
     share = numbers.parse_share(value)
     if share >= 1:
         raise ValueError("it must be below 1; write a share such as 5% or 0.05")
     return share
 
 
-def _above_zero_share(value: Any) -> float:
+def _share_above_zero(value: Any) -> float:
     share = numbers.parse_share(value)
     if share <= 0:
         raise ValueError("it must be above 0; write a share such as 50%")
@@ -108,7 +102,7 @@ def _flag(value: Any) -> bool:
     raise ValueError("it is a switch; write true or false")
 
 
-def _word(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, str) and value.strip():
         if not value.isprintable():
             raise ValueError("it holds a character that cannot be printed; write it without")
@@ -122,10 +116,10 @@ PositiveInt = Annotated[int, _parsed(_at_least_one), _pattern(numbers.COUNT)]
 NonNegativeInt = Annotated[int, _parsed(numbers.parse_count), _pattern(numbers.COUNT)]
 TokenCap = Annotated[int | None, _parsed(_token_cap), _pattern(numbers.COUNT, "^all$")]
 Share = Annotated[float, _parsed(numbers.parse_share), _pattern(numbers.SHARE)]
-ShareBelowOne = Annotated[float, _parsed(_below_one), _pattern(numbers.SHARE)]
-ShareAboveZero = Annotated[float, _parsed(_above_zero_share), _pattern(numbers.SHARE)]
-Positive = Annotated[float, _parsed(_above_zero), _pattern(numbers.NUMBER)]
+ShareBelowOne = Annotated[float, _parsed(_share_below_one), _pattern(numbers.SHARE)]
+ShareAboveZero = Annotated[float, _parsed(_share_above_zero), _pattern(numbers.SHARE)]
+Positive = Annotated[float, _parsed(_positive), _pattern(numbers.NUMBER)]
 NotNegative = Annotated[float, _parsed(_not_negative), _pattern(numbers.NUMBER)]
 Alpha = Annotated[float | str, _parsed(_alpha), _pattern(numbers.NUMBER, numbers.ALPHA)]
 Flag = Annotated[bool, _parsed(_flag), WithJsonSchema({"type": "boolean"})]
-NonEmptyStr = Annotated[str, _parsed(_word), WithJsonSchema({"type": ["string", "integer"]})]
+NonEmptyStr = Annotated[str, _parsed(_text), WithJsonSchema({"type": ["string", "integer"]})]

@@ -1,7 +1,4 @@
-"""A recipe to the points of its grid: the product of its axes, each once, neighbours on one base.
-
-Called by `plan` and `run`.
-"""
+"""The cells of a recipe: the product of its axes, each point once, cells with the same base next to each other."""
 
 from __future__ import annotations
 
@@ -23,7 +20,8 @@ from peftodyssey.recipe.cell import (
     TrainSpec,
 )
 from peftodyssey.recipe.checks import step_tokens
-from peftodyssey.recipe.corpus_names import absolute, corpus_name, corpus_source, is_path
+from peftodyssey.recipe.corpus_names import absolute, absolute_source, corpus_name
+from peftodyssey.recipe.document import RecipeDocument
 from peftodyssey.recipe.identity import canonical, digest, hashed_fields
 from peftodyssey.recipe.labels import labelled
 from peftodyssey.recipe.numbers import parse_alpha
@@ -53,16 +51,17 @@ def cells(recipe: Recipe) -> list[Cell]:
     The order: model, revision, quantisation, domain, method, rank, learning rate, seed; the first four and the method
     as they stand in the recipe, the others by size.
     """
-    train, score, tasks = train_point(recipe), score_point(recipe), task_points(recipe)
-    measured = recipe.general if {"forgetting", "noise"} & {*recipe.measured} else ()
-    general = tuple(point for corpus in measured for point in corpus_points(corpus, recipe))
-    domains = [point for corpus in recipe.domains for point in corpus_points(corpus, recipe)]
-    methods = method_points(recipe)
-    crossed = tuple(domains) if "transfer" in recipe.measured else ()
-    replay, guard = replay_point(recipe), guard_point(recipe)
-    ranked: dict[str, tuple[tuple[Any, ...], Cell]] = {}
+    train, score, tasks = train_spec(recipe), score_spec(recipe), task_specs(recipe)
+    needs_general = {"forgetting", "noise"} & {*recipe.measured}
+    general = tuple(spec for text in recipe.general if needs_general for spec in corpus_specs(text, recipe))
+    domains = [spec for text in recipe.domains for spec in corpus_specs(text, recipe)]
+    methods = method_specs(recipe)
+    names = [method.method for method in methods]
+    transfer_texts = tuple(domains) if "transfer" in recipe.measured else ()
+    replay, early_stop_text = replay_spec(recipe), early_stop_spec(recipe)
+    by_content: dict[str, tuple[tuple[Any, ...], Cell]] = {}
     for (m, model), (d, domain), (k, method), seed in product(
-        enumerate(model_points(recipe)), enumerate(domains), enumerate(methods), recipe.seeds
+        enumerate(model_specs(recipe)), enumerate(domains), enumerate(methods), recipe.seeds
     ):
         cell = Cell(
             recipe.name,
@@ -75,26 +74,18 @@ def cells(recipe: Recipe) -> list[Cell]:
             score,
             tasks,
             replay=replay if method.options.get("replay") else None,
-            early_stop_text=guard if method.options.get("early_stop") else None,
-            transfer_texts=crossed,
+            early_stop_text=early_stop_text if method.options.get("early_stop") else None,
+            transfer_texts=transfer_texts,
         )
-        key = (
-            m,
-            _quant_order(method.quant),
-            d,
-            _first(methods, method),
-            method.rank or 0,
-            k if method.lr is None else method.lr,
-            seed,
-        )
-        content = _content(cell)
-        first = ranked.setdefault(content, (key, cell))
-        ranked[content] = (first[0], _scored_as(first[1], cell))
-    return [cell for _, cell in sorted(ranked.values(), key=lambda pair: pair[0])]
+        rate = k if method.lr is None else method.lr
+        order = (m, _quant_order(method.quant), d, names.index(method.method), method.rank or 0, rate, seed)
+        order, first = by_content.setdefault(content := _content(cell), (order, cell))
+        by_content[content] = (order, _with_wise_ft_of_both(first, cell))
+    return [cell for _, cell in sorted(by_content.values(), key=lambda pair: pair[0])]
 
 
-def _scored_as(cell: Cell, same: Cell) -> Cell:
-    """`cell` scored at the shares of its update at which `same`, the same training written twice, is scored too."""
+def _with_wise_ft_of_both(cell: Cell, same: Cell) -> Cell:
+    """`cell` scored at its own shares of the update and at those of `same`, the same training written twice."""
     shares = {*cell.method.options.get("wise_ft", ()), *same.method.options.get("wise_ft", ())}
     if not shares:
         return cell
@@ -103,14 +94,14 @@ def _scored_as(cell: Cell, same: Cell) -> Cell:
 
 def tune_group(cell: Cell) -> str:
     """A key that cells share when they differ only in a tuned learning rate; 16 hex digits."""
-    return digest(
-        {"content": _content(replace(cell, method=replace(cell.method, lr=None)) if cell.method.tuned else cell)}
-    )[:16]
+    if cell.method.tuned:
+        cell = replace(cell, method=replace(cell.method, lr=None))
+    return digest({"content": _content(cell)})[:16]
 
 
 def _content(cell: Cell) -> str:
     """What makes a cell the same as another within one recipe, where sources are known by name only."""
-    sources = [f"{c.source} {c.revision}" for c in (cell.domain, *cell.general)]
+    sources = [f"{text.source} {text.revision}" for text in (cell.domain, *cell.general)]
     named = [cell.model.name, cell.model.revision, sources, cell.method.options.get("path")]
     return canonical([named, hashed_fields(cell)])
 
@@ -119,84 +110,83 @@ def _quant_order(quant: QuantSpec | None) -> tuple[str, bool]:
     return ("", False) if quant is None else (quant.kind, quant.double_quant)
 
 
-def _first(methods: list[MethodSpec], method: MethodSpec) -> int:
-    return next(i for i, other in enumerate(methods) if other.method == method.method)
-
-
-def model_points(recipe: Recipe) -> list[ModelSpec]:
+def model_specs(recipe: Recipe) -> list[ModelSpec]:
     """Each model at each of its revisions; a local folder by its absolute path.
 
-    Rungs that are chosen by tokens and have not been looked up (`plan.rungs`) stand as one point that says so.
+    Rungs that are chosen by tokens and have not been looked up (`plan.rungs`) are one spec with the choice as revision.
     """
     return [
         ModelSpec(model_name(model.name, recipe.folder), revision, model.max_position_embeddings, model.weights)
         for model in recipe.model
-        for revision in _named(model.revisions)
+        for revision in _revision_names(model.revisions)
     ]
 
 
-def _named(revisions: tuple[str, ...] | Rungs | None) -> tuple[str | None, ...]:
+def _revision_names(revisions: tuple[str, ...] | Rungs | None) -> tuple[str | None, ...]:
     if isinstance(revisions, Rungs):
         return (f"by {revisions.model_dump_json(exclude_none=True, by_alias=True)}",)
     return revisions or (None,)
 
 
 def model_name(name: str, folder: str) -> str:
-    """A name that starts like a path, or that is a folder beside the recipe, is local; anything else is a Hub id."""
+    """A name that starts like a path, or that is a folder next to the recipe, is local; anything else is a Hub id."""
     local = name.startswith(("./", "../", "/", "~/")) or (
         not name.startswith(NAMED) and os.path.isdir(Path(folder) / name)
     )
     return absolute(name, folder) if local else name
 
 
-def corpus_points(corpus: Corpus, recipe: Recipe) -> Iterator[CorpusSpec]:
+def corpus_specs(corpus: Corpus, recipe: RecipeDocument) -> Iterator[CorpusSpec]:
     """A text of the recipe with its short name and absolute path, once for each of its newline policies."""
-    source = corpus_source(corpus)
-    split = corpus.split
-    parts = {} if split is None else {"train": split.train, "valid": split.valid, "test": split.test}
+    split = {} if corpus.split is None else corpus.split.model_dump(exclude_none=True)
     for newline in corpus.newline:
         yield CorpusSpec(
             name=corpus_name(corpus),
-            source=absolute(source, recipe.folder) if is_path(corpus) else source,
+            source=absolute_source(corpus, recipe.folder),
             field=corpus.field,
             config=corpus.config,
-            split={key: value for key, value in parts.items() if value is not None},
+            split=split,
             newline=newline,
             revision=corpus.revision,
         )
 
 
-def task_points(recipe: Recipe) -> tuple[TaskSpec, ...]:
+def task_specs(recipe: Recipe) -> tuple[TaskSpec, ...]:
     """The tasks of the recipe with their short names and absolute paths."""
-    points = []
-    for task in recipe.tasks:
-        source = corpus_source(task)
-        where = absolute(source, recipe.folder) if is_path(task) else source
-        points.append(TaskSpec(corpus_name(task), where, task.split, task.examples, task.config, task.revision))
-    return tuple(points)
+    return tuple(
+        TaskSpec(
+            corpus_name(task),
+            absolute_source(task, recipe.folder),
+            task.split,
+            task.examples,
+            task.config,
+            task.revision,
+        )
+        for task in recipe.tasks
+    )
 
 
-def sample_point(recipe: Recipe) -> CorpusSpec | None:
+def pretraining_text_spec(recipe: Recipe) -> CorpusSpec | None:
     """The sample of pretraining text; None where no measure needs it."""
     if recipe.pretraining_text is None or not {"tokens", "similarity"} & {*recipe.measured}:
         return None
-    return next(corpus_points(recipe.pretraining_text, recipe))
+    return next(corpus_specs(recipe.pretraining_text, recipe))
 
 
-def replay_point(recipe: Recipe) -> CorpusSpec | None:
+def replay_spec(recipe: Recipe) -> CorpusSpec | None:
     """The text of `replay`: that of the pretraining, else the first general one; None where there is neither."""
     texts = (recipe.pretraining_text, *recipe.general)
-    return next((next(corpus_points(text, recipe)) for text in texts if text is not None), None)
+    return next((next(corpus_specs(text, recipe)) for text in texts if text is not None), None)
 
 
-def guard_point(recipe: Recipe) -> CorpusSpec | None:
+def early_stop_spec(recipe: Recipe) -> CorpusSpec | None:
     """The text of `early_stop`: the first general one; None where there is none."""
-    return next((next(corpus_points(text, recipe)) for text in recipe.general), None)
+    return next((next(corpus_specs(text, recipe)) for text in recipe.general), None)
 
 
-def train_point(recipe: Recipe) -> TrainSpec:
+def train_spec(recipe: Recipe) -> TrainSpec:
     """How every cell of the recipe is trained."""
-    train, budget = recipe.train, recipe.train.budget
+    train, budget, template = recipe.train, recipe.train.budget, recipe.train.chat_template
     return TrainSpec(
         budget_tokens=round(budget.amount) if budget.unit == "tokens" else None,
         budget_epochs=budget.amount if budget.unit == "epochs" else None,
@@ -214,17 +204,13 @@ def train_point(recipe: Recipe) -> TrainSpec:
         optimizer=train.optimizer,
         engine=train.engine,
         too_long=train.too_long if train.objective == "sft" else None,
-        chat_template=_template(train.chat_template, recipe.folder),
+        chat_template=template if template in (None, "plain") else absolute(template, recipe.folder),
         multi_lora=train.multi_lora,
         halving=train.select.halving if train.select else None,
     )
 
 
-def _template(named: str | None, folder: str) -> str | None:
-    return named if named in (None, "plain") else absolute(str(named), folder)
-
-
-def score_point(recipe: Recipe) -> ScoreSpec:
+def score_spec(recipe: Recipe) -> ScoreSpec:
     """How every text of the recipe is scored."""
     score = recipe.score
     context = score.context or recipe.train.seq_len
@@ -232,10 +218,10 @@ def score_point(recipe: Recipe) -> ScoreSpec:
     return ScoreSpec(context, stride, score.tokens, score.first_token, score.mode)
 
 
-def method_points(recipe: Recipe) -> list[MethodSpec]:
+def method_specs(recipe: Recipe) -> list[MethodSpec]:
     """Each method at each value of its axes, labelled, in the recipe's order."""
-    points = [point for method in recipe.methods for point in _expand(method, recipe.folder)]
-    return labelled(points)
+    specs = [spec for method in recipe.methods for spec in _expand(method, recipe.folder)]
+    return labelled(specs)
 
 
 def _expand(method: AnyMethod, folder: str) -> Iterator[MethodSpec]:
@@ -244,16 +230,9 @@ def _expand(method: AnyMethod, folder: str) -> Iterator[MethodSpec]:
         return
     for values, constraints in product(AXES[type(method)](method), constraint_grid(method)):
         for rate in method.lr.tune or method.lr.fixed or ():
-            yield MethodSpec(
-                **{
-                    "method": method.method,
-                    "label": method.label or "",
-                    "lr": rate,
-                    "tuned": len(set(method.lr.tune or ())) > 1,
-                    **values,
-                    "options": {**values.get("options", {}), **constraints},
-                }
-            )
+            fields = {"method": method.method, **values, "options": {**values.get("options", {}), **constraints}}
+            tuned = len(set(method.lr.tune or ())) > 1
+            yield MethodSpec(label=method.label or "", lr=rate, tuned=tuned, **fields)
 
 
 def _low_rank_axes(method: Lora | Qlora) -> Iterator[dict[str, Any]]:

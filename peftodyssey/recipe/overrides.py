@@ -1,4 +1,4 @@
-"""`--set key=value` applied to a recipe's plain values before they are checked. Called by `recipe.load`.
+"""`--set key=value` applied to a recipe's plain values before they are checked.
 
 `methods[1].rank=[4,16]`, `train.budget=100k tokens`; `train.warmup=` and `~train.warmup` delete. Values are read as
 YAML.
@@ -7,6 +7,7 @@ YAML.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from peftodyssey.errors import Problem
@@ -19,31 +20,20 @@ SHORT = {"domains": "source", "general": "source", "model": "name", "methods": "
 
 def apply(tree: Tree, texts: tuple[str, ...]) -> list[Problem]:
     """Apply each override to `tree` in order; what cannot be applied is returned."""
-    problems: list[Problem] = []
-    for text in texts:
-        problems += _apply_one(tree, text)
-    return problems
+    return [problem for text in texts for problem in _apply_one(tree, text)]
 
 
 def _apply_one(tree: Tree, text: str) -> list[Problem]:
     where = f"--set {text}"
-    found = re.fullmatch(rf"\s*(?:~\s*({PATH})|({PATH})\s*=(.*))\s*", text, re.DOTALL)
-    if found is None:
-        return [
-            Problem(
-                where,
-                0,
-                0,
-                "",
-                "not an override",
-                allowed="key=value, methods[1].rank=[4,16], or ~key to delete",
-            )
-        ]
-    deleted, assigned, value_text = found.group(1), found.group(2), found.group(3) or ""
+    match = re.fullmatch(rf"\s*(?:~\s*({PATH})|({PATH})\s*=(.*))\s*", text, re.DOTALL)
+    if match is None:
+        allowed = "key=value, methods[1].rank=[4,16], or ~key to delete"
+        return [Problem(where, 0, 0, "", "not an override", allowed=allowed)]
+    deleted, assigned, value_text = match.group(1), match.group(2), match.group(3) or ""
     path: Path = tuple(int(p) if p.isdigit() else p for p in re.findall(r"[^.\[\]]+", deleted or assigned))
     value = read_tree(value_text, where)
     if value.problems:
-        return [Problem(where, 0, 0, format_path(path), p.what, p.got, p.allowed, p.next_step) for p in value.problems]
+        return [replace(problem, line=0, column=0, key=format_path(path)) for problem in value.problems]
     owner, fault = _owner(tree, path, create=deleted is None and value.data is not None)
     if fault:
         return [Problem(where, 0, 0, format_path(path), fault[0], next_step=fault[1])]
@@ -54,7 +44,7 @@ def _apply_one(tree: Tree, text: str) -> list[Problem]:
 def _owner(tree: Tree, path: Path, create: bool) -> tuple[Any, tuple[str, str] | None]:
     """The list or mapping that holds the last step of `path`, or what is wrong with the way there."""
     if not isinstance(tree.data, dict):
-        return None, ("the recipe is not a mapping", "mend the recipe first")
+        return None, ("the recipe is not a mapping", "correct the recipe first")
     node: Any = tree.data
     for end, step in enumerate(path):
         fault = _step_fault(node, step, path[:end], last=end == len(path) - 1, create=create)
@@ -75,10 +65,7 @@ def _step_fault(node: Any, step: Any, above: Path, last: bool, create: bool) -> 
         if not isinstance(node, list):
             return f"{place} is not a list", f"write it without [{step}]"
         if step >= len(node) + (last and create):
-            return (
-                f"{place} has {len(node)} item{'s' * (len(node) != 1)}",
-                f"count from 0: {place}[0] is the first",
-            )
+            return f"{place} has {len(node)} item{'s' * (len(node) != 1)}", f"count from 0: {place}[0] is the first"
         return None
     if isinstance(node, list):
         return f"{place} is a list", f"say which item: {place}[0].{step}"

@@ -1,6 +1,6 @@
-"""Every key of a recipe as Markdown, made of the schema's own classes, for `docs/recipes.md`.
+"""Every key of a recipe as Markdown, from the classes of the schema, for `docs/recipes.md`:
 
-Called by hand and by the test of the documentation: `python -m peftodyssey.recipe.reference > docs/recipes.md`.
+python -m peftodyssey.recipe.reference > docs/recipes.md
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from peftodyssey.recipe.field_syntax import LearningRateSpec
 from peftodyssey.recipe.field_types import RecipeSection
+from peftodyssey.recipe.foreign_names import FOREIGN_NAMES
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_constraints import EarlyStop
 from peftodyssey.recipe.schema_ladder import LadderModel, LadderRecipe, LadderRungs, LadderTrain
@@ -26,8 +27,8 @@ SECTIONS: tuple[tuple[str, type[RecipeSection]], ...] = (
     ("The recipe", Recipe),
     ("`model`", Model),
     ("`revisions` of a model, by tokens", Rungs),
-    ("`domains` and `general`", Corpus),
-    ("`split` of a text", Split),
+    ("`domains`, `general` and `pretraining_text`", Corpus),
+    ("`split` of a dataset", Split),
     *((f"`methods`: `{name}`", part) for name, part in METHOD_CLASSES.items()),
     ("`early_stop` of a method", EarlyStop),
     ("`train`", Train),
@@ -47,20 +48,22 @@ LADDER_SECTIONS: tuple[tuple[str, type[RecipeSection]], ...] = (
 LADDER_OPENING = """\
 # Recipes of ladders
 
-`peftodyssey ladder train` takes another kind of recipe, with the line `kind: ladder`: see [ladders.md](ladders.md). Values are
-written as above; a text has the keys above.
+`peftodyssey ladder train` takes another kind of recipe, with the line `kind: ladder`: see [ladders.md](ladders.md).
+Values are written as above; a dataset has the keys of `domains`.
 """
-WRITTEN_AS_VALUES = (Budget, LearningRateSpec)  # classes that a recipe writes as one value: their forms are in OPENING
+WRITTEN_AS_VALUES = (Budget, LearningRateSpec)  # written as one value, as OPENING shows
 OPENING = """\
 # Recipes
 
 Generated from the classes of the schema by `python -m peftodyssey.recipe.reference > docs/recipes.md`.
 
-A recipe is one YAML file. `model`, `domains` and `methods` are needed, everything else has a default. Keys that are not
-below are errors. `peftodyssey recipes show your-text` prints a recipe with every key in its place;
-`peftodyssey schema` prints the JSON Schema for editors.
+A recipe is one YAML file with all datasets and hyperparameters of a study. `model`, `domains` and `methods` are
+required, everything else has a default. Keys that are not below are errors, and the message suggests the right one,
+also for names of PEFT, transformers and TRL (last table). `peftodyssey recipes show your-text` prints a recipe with
+every key in its place; `peftodyssey schema` prints the JSON Schema for editors.
 
-A key marked *axis* takes one value or a list. The grid is the product of all lists, each cell once.
+A key marked *axis* takes one value or a list. The grid is the product of all lists; a cell is one point of it: one
+training and its scores.
 
 | what | how it may be written |
 |---|---|
@@ -69,20 +72,36 @@ A key marked *axis* takes one value or a list. The grid is the product of all li
 | share | `3%`, `0.03` |
 | alpha | `16`, or a multiple of the rank: `2r` |
 | budget | `200k tokens`, `2 epochs`, `300 steps` |
-| learning rate | `1e-3`; `[1e-4, 1e-3]`, all reported; `{tune: [1e-4, 1e-3]}`, the best on validation is selected |
+| learning rate | `1e-3`; `[1e-4, 1e-3]`: all reported; `{tune: [1e-4, 1e-3]}`: the best on validation reported |
 | model | a name, or a mapping with the keys below |
-| text | a name or path, or a mapping with the keys below |
+| dataset | a name or path, or a mapping with the keys below |
 | method | a name, or a mapping with the keys below |
 
 On the command line `--set KEY=VALUE` overrides one value under the same checks, e.g. `--set methods[1].rank=[4,16]`.
 """
 
 
+FOREIGN_OPENING = """\
+## Names of other libraries
+
+| key here | PEFT, transformers, TRL and others |
+|---|---|
+"""
+
+
 def markdown() -> str:
-    """The reference: how values are written, then a table for each part of a recipe, and of a ladder's."""
+    """The reference: how values are written, a table for each part of a recipe and of a ladder's, and foreign names."""
     studies = (line for title, part in SECTIONS for line in _section(title, part))
     ladders = (line for title, part in LADDER_SECTIONS for line in _section(title, part))
-    return "\n".join([OPENING, *studies, LADDER_OPENING, *ladders])
+    return "\n".join([OPENING, *studies, LADDER_OPENING, *ladders, FOREIGN_OPENING + _foreign_names()])
+
+
+def _foreign_names() -> str:
+    """The rows of the table of foreign names, one for each key here."""
+    names: dict[str, list[str]] = {}
+    for name, counterpart in FOREIGN_NAMES.items():
+        names.setdefault(counterpart.key, []).append(f"`{name}`")
+    return "".join(f"| `{key}` | {', '.join(names[key])} |\n" for key in sorted(names) if key)
 
 
 def _section(title: str, part: type[RecipeSection]) -> Iterator[str]:
@@ -97,7 +116,7 @@ def _first_sentence(part: type[RecipeSection]) -> str:
 
 
 def _meaning(field: FieldInfo) -> str:
-    """The field's sentence, and the words that it may be where the sentence leaves one out."""
+    """The field's sentence, with the allowed words where the sentence leaves one out."""
     text, words = str(field.description), list(_words(field.annotation))
     if len(words) > 1 and not all(word in text for word in words):
         text += f" Words: {', '.join(f'`{word}`' for word in words)}."
@@ -115,7 +134,7 @@ def _words(annotation: Any) -> Iterator[str]:
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
-        return "needed"
+        return "required"
     value = field.get_default(call_default_factory=True)
     return "" if value is None else f"`{_written(value)}`"
 

@@ -1,8 +1,6 @@
-"""What every method may say, and the further constraints on its update, as pydantic classes. Used by
-`recipe.schema_methods`.
+"""The keys that all methods share, and the further constraints on the update, as pydantic classes.
 
-A list on a field marked "axis" makes one cell per value. A constraint at its default leaves a cell what it was without
-it.
+A list on a field marked "axis" makes one cell per value. A constraint at its default changes nothing.
 """
 
 from __future__ import annotations
@@ -29,63 +27,67 @@ Shares = Annotated[tuple[Share, ...], OrList(empty=True)]
 
 
 class Method(RecipeSection):
-    """What every method may say."""
+    """The keys of every method."""
 
     label: NonEmptyStr | None = Field(
         default=None,
-        description="Name in tables and legends; text. Default: the method and what tells it apart.",
+        description="Name in tables and legends; text. Default: the method and the settings in which it differs.",
     )
 
 
 class EarlyStop(RecipeSection):
-    """When a training ends because the general text has become worse."""
+    """When training ends because the loss on general text has risen."""
 
     general: Positive = Field(
         default=0.02,
-        description="How far the NLL of the first general text's validation part may rise above the start's, in nats per token.",
+        description="How far the NLL of the first general text's validation split may rise above that of the base, in "
+        "nats per token.",
     )
     patience: PositiveInt = Field(
-        default=1, description="After how many looks in a row above the bound the training ends, a count."
+        default=1, description="Evaluations in a row above that bound after which training ends; a count."
     )
     num_evals: PositiveInt = Field(
-        default=10, description="How often the general text is looked at, evenly over the steps, a count."
+        default=10, description="Evaluations during training, evenly spaced over the steps; a count."
     )
 
 
 class ReplayAndEarlyStop(Method):
-    """A method with constraints on what it is trained on, and for how long."""
+    """A method that can replay general text and stop early."""
 
     replay: Fractions = Field(
         default=(0.0,),
-        description="Share of general text among the trained tokens, on top of the budget: the train part of `pretraining_text`, "
-        "else of the first general text; axis, 0 to 1.",
+        description="Share of the trained tokens that is replayed from the training split of `pretraining_text`, else "
+        "of the first general text, on top of the budget; axis, 0 to 1.",
     )
     early_stop: Annotated[tuple[EarlyStop, ...], OrList()] | None = Field(
         default=None,
-        description="End when the general text has become worse, and keep the last weights within the bound; axis, a mapping.",
+        description="Early stopping when the loss on general text has risen; the last weights within the bound are "
+        "kept; axis, a mapping.",
     )
 
 
 class Regularized(ReplayAndEarlyStop):
-    """A method whose change of the weights can be measured, pulled back and scaled."""
+    """A method whose update can also be regularized and scaled."""
 
     l2_sp: Strengths = Field(
         default=(0.0,),
-        description="Pull of the weights to their start (LoRA: of B to 0), decoupled as weight decay is, per step and unit of "
-        "learning rate; axis.",
+        description="L2-SP: strength of a decoupled decay of the weights towards the base (LoRA: of B towards 0), per "
+        "step and unit of learning rate; axis.",
     )
     norm_ball: Radii | None = Field(
         default=None,
-        description="Longest change of each matrix, as a share of the matrix's own Frobenius norm; axis. Default: any length.",
+        description="Largest Frobenius norm of each matrix's update, as a share of the matrix's own norm; axis. "
+        "Default: no limit.",
     )
     wise_ft: Shares = Field(
         default=(),
-        description="Shares of the finished update at which the model is scored too, without training, 0 to 1; a list.",
+        description="WiSE-FT: shares of the finished update at which the model is scored too, without further "
+        "training, 0 to 1; a list.",
     )
 
 
 def constraint_grid(method: Method) -> tuple[dict[str, Any], ...]:
-    """The options of a method that say how it is held, one mapping for each point of their axes, defaults left out."""
+    """The constraints of a method as options, one mapping for each point of their axes, defaults left out."""
     if not isinstance(method, ReplayAndEarlyStop):
         return ({},)
     stops = tuple(stop.model_dump() for stop in method.early_stop or ())

@@ -1,5 +1,4 @@
-"""What a recipe measures, as pydantic classes: words, or one-key mappings of a word and its options. Used by
-`recipe.schema`.
+"""What a recipe measures, as pydantic classes: words, or one-key mappings of a word and its options.
 
 A new measure with options is one class and one field of `Measured`.
 """
@@ -37,67 +36,67 @@ RankOrFull = Annotated[
 
 
 class Noise(RecipeSection):
-    """Noise of the weights: how much the loss rises when the base's weights are shifted by a given amount."""
+    """Weight noise: how much the loss rises when noise of a given size is added to the base's weights."""
 
     gammas: Annotated[tuple[Positive, ...], OrList()] = Field(
         default=(0.05, 0.1, 0.2, 0.4),
-        description="Sizes of the noise: standard deviations in units of `scale`; a list of numbers.",
+        description="Sizes of the noise: its standard deviation in units of `scale`; a list of numbers.",
     )
     pairs: PositiveInt = Field(
         default=5,
-        description="Antithetic pairs (+eps and -eps) of each size; their numbers are the seeds. 2 for an interval, 5 for a good one.",
+        description="Antithetic pairs (+eps and -eps) of each size; their numbers are the seeds. An interval needs 2; "
+        "5 give a good one.",
     )
     scale: Literal["initializer", "fan_in", "earliest_rung", "relative"] = Field(
         default="initializer",
-        description="Standard deviation of a tensor that gamma multiplies: the configuration's initializer_range, 1/sqrt(fan_in), the root "
-        "mean square of the tensor on the earliest rung of the recipe, or (relative) on the base itself, which divides the growth of the "
-        "weights out and is another experiment; a word.",
+        description="Standard deviation that gamma multiplies: the config's initializer_range, 1/sqrt(fan_in), or the "
+        "root mean square of the tensor, on the earliest rung of the recipe or (relative) on the base itself, which "
+        "ignores the growth of the weights over pretraining; a word.",
     )
     ranks: Annotated[tuple[RankOrFull, ...], OrList(empty=True)] = Field(
         default=(),
-        description="Ranks of noise that has the Frobenius norm of the Gaussian one, tensor by tensor; `full` is the Gaussian one, which is "
-        "always measured; a list.",
+        description="Ranks of low-rank noise with the Frobenius norm of the Gaussian noise, tensor by tensor; `full` "
+        "is the Gaussian noise, which is always measured; a list.",
     )
     updates: Flag = Field(
         default=False,
-        description="Whether the updates of the recipe's full and LoRA cells are measured too: rescaled to the length of the noise, and the "
-        "smallest step along them that raises the loss; a switch.",
+        description="Whether the updates of the recipe's full and LoRA cells are measured too: rescaled to the norm "
+        "of the noise, and the smallest step along them that raises the loss; true or false.",
     )
     tensors: Annotated[tuple[Literal["blocks", "embeddings", "head"], ...], OrList()] = Field(
         default=("blocks",),
-        description="What is shifted: the matrices of the decoder layers, the embeddings, the head; a list of words. Norms and biases start "
-        "as constants and are left alone.",
+        description="Tensors to which noise is added: matrices of the decoder layers, embeddings, head; a list of "
+        "words. Norms and biases stay as they are.",
     )
     quantisers: Annotated[tuple[Literal["nf4", "fp4", "int8"], ...], OrList(empty=True)] = Field(
         default=(),
-        description="Roundings of the same tensors that are measured as shifts of the weights: nf4, fp4, int8; a list of words.",
+        description="Quantisations of the same tensors, measured like noise: nf4, fp4, int8; a list of words.",
     )
     sharpness: Flag = Field(
         default=False,
-        description="Whether the smallest step against the base's own gradient that raises the loss is looked for; needs the memory of that "
-        "gradient; a switch.",
+        description="Critical sharpness: whether the smallest step against the base's own gradient that raises the "
+        "loss is looked for; needs memory for that gradient; true or false.",
     )
     documents: PositiveInt = Field(
         default=48,
-        description="Documents of each text that noise is scored on, of which the first window is read; 30 or more of a length give an interval.",
+        description="Documents of each text that are scored, in their first window; an interval needs 30 or more.",
     )
 
 
 class Similarity(RecipeSection):
-    """Likeness to the pretraining text: distances of each domain's test part from `pretraining_text`, on equal counts
-    of chunks.
-    """
+    """Similarity to the pretraining text: distances of each domain's test split from `pretraining_text`."""
 
     layer: StrictInt = Field(
         default=-1,
-        description="Decoder layer whose hidden states are meant over each chunk: 0 the embeddings, 1 the first, -1 the last; a whole number.",
+        description="Decoder layer whose hidden states are averaged over each chunk: 0 the embeddings, 1 the first, "
+        "-1 the last; a whole number.",
     )
     chunks: PositiveInt = Field(
         default=200,
-        description="Chunks of each text, and of each half of the sample; fewer for all where one of them has fewer.",
+        description="Chunks of each text and of each half of the sample; all have as few as the text with the fewest.",
     )
     chunk_tokens: PositiveInt = Field(
-        default=64, description="Tokens of a chunk, from 16; chunks lie within documents."
+        default=64, description="Tokens of a chunk, at least 16; a chunk lies within one document."
     )
 
 
@@ -106,9 +105,9 @@ class Measured(RecipeSection):
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
-    noise: Noise | None = Field(default=None, description="Sensitivity of the base to noise of its weights; a mapping.")
+    noise: Noise | None = Field(default=None, description="Sensitivity of the base to weight noise; a mapping.")
     similarity: Similarity | None = Field(
-        default=None, description="Likeness of each domain to the pretraining text; a mapping."
+        default=None, description="Similarity of each domain to the pretraining text; a mapping."
     )
 
     @model_validator(mode="after")
@@ -133,7 +132,7 @@ Measure = Annotated[Annotated[Word, Tag("word")] | Annotated[Measured, Tag("opti
 
 
 def words(measures: tuple[Any, ...]) -> tuple[str, ...]:
-    """The names of the measures, options left out."""
+    """The names of the measures, without their options."""
     return tuple(item.word if isinstance(item, Measured) else item for item in measures)
 
 

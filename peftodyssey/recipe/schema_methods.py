@@ -1,8 +1,7 @@
-"""The methods of a recipe as pydantic classes, one per constraint on the update. Used by `recipe.schema` and
-`recipe.grid`.
+"""The methods of a recipe as pydantic classes, one per constraint on the update.
 
 A list on a field marked "axis" makes one cell per value. Default learning rates: full fine-tuning 1e-4, LoRA and QLoRA
-1e-3, because published sweeps find LoRA's best rate about ten times that of full fine-tuning, nearly whatever the rank
+1e-3, because published sweeps find LoRA's best learning rate about ten times that of full fine-tuning at any rank
 ("LoRA Without Regret", Thinking Machines 2025; Biderman et al., arXiv 2405.09673).
 """
 
@@ -27,60 +26,20 @@ from peftodyssey.recipe.field_types import NonEmptyStr, refuse
 from peftodyssey.recipe.schema_constraints import Method, Regularized, ReplayAndEarlyStop
 
 INITS = ("default", "gaussian", "pissa", "olora", "orthogonal")
-PEFT_TYPES = (  # those of peft 0.21, for spelling only; a name like none of them is handed on as it is
-    "PROMPT_TUNING",
-    "MULTITASK_PROMPT_TUNING",
-    "P_TUNING",
-    "PREFIX_TUNING",
-    "LORA",
-    "ADALORA",
-    "ADAMSS",
-    "BOFT",
-    "ADAPTION_PROMPT",
-    "IA3",
-    "BEFT",
-    "LILY",
-    "LOHA",
-    "LOKR",
-    "OFT",
-    "POLY",
-    "LN_TUNING",
-    "VERA",
-    "FROD",
-    "PVERA",
-    "FOURIERFT",
-    "GLORA",
-    "XLORA",
-    "HRA",
-    "VBLORA",
-    "UNILORA",
-    "CPT",
-    "MISS",
-    "RANDLORA",
-    "ROAD",
-    "TRAINABLE_TOKENS",
-    "HIRA",
-    "SHIRA",
-    "C3A",
-    "WAVEFT",
-    "OSF",
-    "DELORA",
-    "GRALORA",
-    "CARTRIDGE",
-    "TINYLORA",
-    "PSOFT",
-    "PEANUT",
-    "SHADOW",
-    "SUPERTUNING",
-    "DEFT",
-)
+_PEFT_TYPE_NAMES = """
+PROMPT_TUNING MULTITASK_PROMPT_TUNING P_TUNING PREFIX_TUNING LORA ADALORA ADAMSS BOFT ADAPTION_PROMPT IA3 BEFT
+LILY LOHA LOKR OFT POLY LN_TUNING VERA FROD PVERA FOURIERFT GLORA XLORA HRA VBLORA UNILORA CPT MISS RANDLORA
+ROAD TRAINABLE_TOKENS HIRA SHIRA C3A WAVEFT OSF DELORA GRALORA CARTRIDGE TINYLORA PSOFT PEANUT SHADOW
+SUPERTUNING DEFT
+"""
+PEFT_TYPES = tuple(_PEFT_TYPE_NAMES.split())  # of peft 0.21, for spelling only; other names are passed on to PEFT
 
 
 def _init(value: Any) -> str:
     if isinstance(value, str) and (value in INITS or re.fullmatch(r"pissa_niter_[1-9]\d*", value)):
         return value
-    hint = "starts that look at data (eva, corda, loftq, lora_ga) are not in this version"
-    raise refuse("not a start that LoRA can have", ", ".join((*INITS, "pissa_niter_<n>")), hint)
+    hint = "initialisations that look at data (eva, corda, loftq, lora_ga) are not supported"
+    raise refuse("not an initialisation of LoRA", ", ".join((*INITS, "pissa_niter_<n>")), hint)
 
 
 def _peft_type(value: Any) -> str:
@@ -116,25 +75,23 @@ class Full(Regularized):
     )
     master_weights: MasterWeights = Field(
         default=("fp32",),
-        description="Precision the optimiser keeps the weights in: fp32, or bf16 where train.precision is bf16; axis, a "
-        "word.",
+        description="Data type of the trained weights: fp32, or bf16 where train.precision is bf16; axis, a word.",
     )
 
 
 class _LowRank(Regularized):
-    rank: Ranks = Field(default=(8,), description="Rank of the update of each matrix, a count of dimensions; axis.")
+    rank: Ranks = Field(default=(8,), description="LoRA's rank r of each update; axis, a count.")
     alpha: Alphas = Field(
         default=("2r",),
-        description="Scale of the update before division by the rank: a number or a multiple of the rank (2r); axis.",
+        description="LoRA's alpha: the update is scaled by alpha / rank; a number or a multiple of the rank (2r); "
+        "axis.",
     )
     targets: Targets = Field(
         default=("all-linear",),
-        description="Matrices with an adapter: all-linear (every one of the decoder layers) or a list of module "
-        "names; a list of lists is an axis.",
+        description="Target modules: all-linear (every linear layer of the decoder) or a list of module names; a list "
+        "of lists is an axis.",
     )
-    dropout: Dropouts = Field(
-        default=(0.0,), description="Share of the adapter's input set to zero in training, 0 to 1; axis."
-    )
+    dropout: Dropouts = Field(default=(0.0,), description="Dropout on the adapter's input in training, 0 to 1; axis.")
     lr: LearningRates = Field(
         default=LearningRateSpec(fixed=(1e-3,)),
         description="Peak learning rate, per step; axis. Default 1e-3, ten times that of full fine-tuning, as "
@@ -142,20 +99,21 @@ class _LowRank(Regularized):
     )
     rslora: Flags = Field(
         default=(False,),
-        description="Divide alpha by the square root of the rank instead of the rank; true or false; axis.",
+        description="rsLoRA: the update is scaled by alpha / sqrt(rank); true or false; axis.",
     )
     dora: Flags = Field(
         default=(False,),
-        description="Train the length of each weight column apart from its direction (DoRA); true or false; axis.",
+        description="DoRA: magnitude and direction of each weight column are trained separately; true or false; axis.",
     )
     init: Inits = Field(
         default=("default",),
-        description="How the adapter starts: default (B = 0), gaussian, pissa, pissa_niter_<n>, olora, orthogonal; "
-        "axis, a word.",
+        description="Initialisation of the adapter: default (B = 0), gaussian, pissa, pissa_niter_<n>, olora, "
+        "orthogonal; axis, a word.",
     )
     double_quant: Flags = Field(
         default=(True,),
-        description="Quantise the 4-bit scales too, which saves 0.4 bits a weight; true or false; axis.",
+        description="Double quantisation: the scales of a 4-bit base are quantised too, which saves 0.4 bits a "
+        "weight; true or false; axis.",
     )
 
 
@@ -165,25 +123,26 @@ class Lora(_LowRank):
     method: Literal["lora"] = Field(description="LoRA; a word.")
     quant: Quants | None = Field(
         default=None,
-        description="Store the frozen base as nf4, fp4 (4 bits) or int8 (8 bits); axis, a word. Default: not "
-        "quantised.",
+        description="Quantisation of the frozen base: nf4, fp4 (4 bits) or int8 (8 bits); axis, a word. Default: none.",
     )
 
 
 class Qlora(_LowRank):
-    """LoRA on a base stored in 4 bits."""
+    """LoRA on a base that is quantised to 4 bits."""
 
     method: Literal["qlora"] = Field(description="QLoRA; a word.")
-    quant: FourBits = Field(default=("nf4",), description="4-bit format of the frozen base, nf4 or fp4; axis, a word.")
+    quant: FourBits = Field(
+        default=("nf4",), description="4-bit quantisation of the frozen base, nf4 or fp4; axis, a word."
+    )
 
 
 class Bitfit(Regularized):
-    """Only the biases are trained; refused where a model has none."""
+    """Only the biases are trained; an error where a model has none."""
 
     method: Literal["bitfit"] = Field(description="BitFit; a word.")
     lr: LearningRates = Field(
         default=LearningRateSpec(fixed=(1e-3,)),
-        description="Peak learning rate, per step; axis. Default 1e-3, as few numbers move.",
+        description="Peak learning rate, per step; axis. Default 1e-3, because few parameters are trained.",
     )
 
 
@@ -204,8 +163,8 @@ class Ia3(ReplayAndEarlyStop):
     method: Literal["ia3"] = Field(description="IA3; a word.")
     targets: Targets | None = Field(
         default=None,
-        description="Modules that get a scale: module names or all-linear; a list of lists is an axis. Default: "
-        "keys, values and the feed-forward's inner activations.",
+        description="Target modules: module names or all-linear; a list of lists is an axis. Default: keys, values "
+        "and the feed-forward's inner activations.",
     )
     lr: LearningRates = Field(
         default=LearningRateSpec(fixed=(1e-2,)),
@@ -214,14 +173,14 @@ class Ia3(ReplayAndEarlyStop):
 
 
 class Peft(ReplayAndEarlyStop):
-    """Any adapter that PEFT has, by the name of its type and the fields of its config."""
+    """Any adapter type of the PEFT library, by its name and the fields of its config."""
 
     method: Literal["peft"] = Field(description="An adapter of the PEFT library; a word.")
     peft_type: Annotated[str, BeforeValidator(_peft_type)] = Field(
         description="Name of PEFT's type, such as VERA or LOKR; a word."
     )
     config: dict[str, Any] = Field(
-        default_factory=dict, description="Fields of PEFT's config class, handed on unchanged; a mapping."
+        default_factory=dict, description="Fields of PEFT's config class, passed on unchanged; a mapping."
     )
     lr: LearningRates = Field(
         default=LearningRateSpec(fixed=(1e-3,)),
@@ -230,9 +189,9 @@ class Peft(ReplayAndEarlyStop):
 
 
 class Saved(Method):
-    """An adapter or a model that exists already: scored, not trained."""
+    """An adapter or a model that exists already: it is scored, not trained."""
 
-    method: Literal["saved"] = Field(description="Something trained before; a word.")
+    method: Literal["saved"] = Field(description="A saved adapter or model; a word.")
     path: NonEmptyStr = Field(description="Folder of the adapter or model, relative to the recipe's folder; a path.")
 
 

@@ -1,6 +1,6 @@
-"""Rungs of a pretraining ladder as a recipe asks for them: names, or tokens to be looked up. Used by `recipe.schema`.
+"""Rungs of a pretraining ladder in a recipe: names, or numbers of tokens that are looked up.
 
-What a choice by tokens means is decided where the ladder is listed (`models.rung_choice`), never by computing names.
+`models.rung_choice` looks them up in the ladder's own list of rungs.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from peftodyssey.recipe.field_types import NonEmptyStr, PositiveInt, RecipeSecti
 
 
 class Rungs(RecipeSection):
-    """Rungs chosen by the tokens that they saw: listed ones, or evenly spaced ones."""
+    """Rungs chosen by their pretraining tokens: a list, or evenly spaced ones."""
 
     model_config = ConfigDict(populate_by_name=True)
 
     tokens: Annotated[tuple[PositiveInt, ...], OrList()] | None = Field(
         default=None,
-        description="Pretraining tokens of the rungs, each within 5% of one that exists; a count or a list.",
+        description="Pretraining tokens of the rungs, each within 5% of a rung that exists; a count or a list.",
     )
     every: PositiveInt | None = Field(
         default=None, description="In place of `tokens`: the distance between rungs, in tokens."
@@ -29,11 +29,11 @@ class Rungs(RecipeSection):
         default=None, alias="from", description="With `every`: the first rung, in tokens. Default: `every`."
     )
     to: PositiveInt | None = Field(
-        default=None, description="With `every`: the last rung, in tokens. Default: the ladder's last."
+        default=None, description="With `every`: the last rung, in tokens. Default: the last rung of the ladder."
     )
     arm: Annotated[tuple[NonEmptyStr, ...], OrList()] | None = Field(
         default=None,
-        description="Arms of the ladder, such as trunk or annealed; a word or a list. Default: all that it has.",
+        description="Arms of the ladder, such as trunk or annealed; a word or a list. Default: all arms.",
     )
 
     @model_validator(mode="after")
@@ -44,7 +44,7 @@ class Rungs(RecipeSection):
         if self.every is None and (self.start, self.to) != (None, None):
             raise refuse("`from` and `to` belong to `every`", forms, "remove them, or replace tokens by every")
         if self.start is not None and self.to is not None and self.start > self.to:
-            raise refuse("`from` lies behind `to`", forms, "exchange them")
+            raise refuse("`from` is larger than `to`", forms, "swap them")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Models and texts of a recipe as pydantic classes. Used by `recipe.schema`."""
+"""Models, datasets and tasks of a recipe as pydantic classes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Model(RecipeSection):
     """A base model and its revisions."""
 
     name: NonEmptyStr = Field(
-        description="Where the model is: bundled/<name>, a Hub id, a local folder, or random/<shape>; text."
+        description="Name of the model: bundled/<name>, a Hub id, a local folder, or random/<shape>; text."
     )
     revisions: Revisions | None = Field(
         default=None,
@@ -40,48 +40,48 @@ class Model(RecipeSection):
     )
     weights: Literal["safetensors", "bin"] = Field(
         default="safetensors",
-        description="bin allows revisions that exist as pickles only: read as tensors alone and converted once; a word.",
+        description="bin allows revisions that exist as pickled .bin files only; they are read as tensors alone and "
+        "converted once; a word.",
     )
     max_position_embeddings: PositiveInt | None = Field(
-        default=None, description="Longest sequence, in place of the model's own (random/ shapes), in tokens."
+        default=None, description="Longest sequence of a random/ shape, in place of its own, in tokens."
     )
 
 
-def _part_of_text(value: Any) -> float | str:
-    text = isinstance(value, str) and not re.match(numbers.SHARE, value)
-    share = value if text else numbers.parse_share(value)
-    if not text and not 0 < share < 1:
-        raise refuse(
-            "a share of the documents must lie between 0 and 1, and not be 0",
-            "5%, 0.05, or the name of a split of the source",
-        )
+def _share_or_name(value: Any) -> float | str:
+    if isinstance(value, str) and not re.match(numbers.SHARE, value):
+        return value
+    share = numbers.parse_share(value)
+    if not 0 < share < 1:
+        allowed = "5%, 0.05, or the name of a split of the source"
+        raise refuse("a share of the documents must lie between 0 and 1, and not be 0", allowed)
     return share
 
 
-TextPart = Annotated[
+SplitPart = Annotated[
     float | str,
-    BeforeValidator(_part_of_text),
+    BeforeValidator(_share_or_name),
     WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, {"type": "string"}]}),
 ]
 
 
 class Split(RecipeSection):
-    """How a text is parted: shares of its documents, or the names of the splits that the source has."""
+    """How a dataset is split: shares of its documents, or the names of the splits that the source has."""
 
     train: NonEmptyStr | None = Field(
-        default=None, description="Name of the source's training split; text. Default: what the others leave."
+        default=None, description="Name of the source's training split; text. Default: what the other two leave."
     )
-    valid: TextPart | None = Field(
+    valid: SplitPart | None = Field(
         default=None,
-        description="Share of the documents (5%) or name of the split on which learning rates are chosen.",
+        description="Validation split, on which learning rates are chosen: share of the documents (5%) or its name.",
     )
-    test: TextPart | None = Field(
-        default=None, description="Share of the documents (10%) or name of the split that is reported."
+    test: SplitPart | None = Field(
+        default=None, description="Test split, which is reported: share of the documents (10%) or its name."
     )
 
 
 class Corpus(RecipeSection):
-    """One text and how it is read."""
+    """One dataset of text and how it is read."""
 
     name: Name | None = Field(
         default=None,
@@ -89,7 +89,7 @@ class Corpus(RecipeSection):
     )
     source: NonEmptyStr | None = Field(
         default=None,
-        description="Where the text is: bundled/<name>, m2d2/<config>, hub:<data set>, or a path; text.",
+        description="Name of the dataset: bundled/<name>, m2d2/<config>, hub:<dataset>, or a path; text.",
     )
     path: NonEmptyStr | None = Field(
         default=None,
@@ -97,46 +97,46 @@ class Corpus(RecipeSection):
     )
     field: NonEmptyStr | None = Field(
         default=None,
-        description="Field of each row that holds the text; a word. Default: `text`, or the only text field.",
+        description="Text field of each row; a word. Default: `text`, or the only field that holds text.",
     )
     split: Split | None = Field(
         default=None,
-        description="Parts for training, choosing and reporting; a mapping. Default: the source's, or by hash.",
+        description="Training, validation and test split; a mapping. Default: the source's own, or by hash.",
     )
     newline: Annotated[tuple[Literal["keep", "strip", "collapse", "mismatch"], ...], OrList()] = Field(
         default=("keep",),
-        description="Line ends: keep, strip, collapse runs to one, or mismatch (stripped in training, kept in "
+        description="Line breaks: keep, strip, collapse runs to one, or mismatch (stripped in training, kept in "
         "scoring); a word; axis of a domain.",
     )
-    config: NonEmptyStr | None = Field(default=None, description="Configuration of a Hub data set; a word.")
+    config: NonEmptyStr | None = Field(default=None, description="Configuration of a Hub dataset; a word.")
     revision: NonEmptyStr | None = Field(
-        default=None, description="Revision of a Hub data set: a branch, tag or commit; text."
+        default=None, description="Revision of a Hub dataset: a branch, tag or commit; text."
     )
 
 
 class Task(RecipeSection):
-    """Prompts with choices, on which the accuracy of the likeliest choice is measured."""
+    """A multiple-choice task: the accuracy of the likeliest choice is measured."""
 
     name: Name | None = Field(
         default=None,
         description="Short name in tables and folders; letters, digits, `._-`. Default: the last part of the source.",
     )
     source: NonEmptyStr | None = Field(
-        default=None, description="Where the prompts are: bundled/<name>, hub:<data set>, or a path; text."
+        default=None, description="Name of the dataset: bundled/<name>, hub:<dataset>, or a path; text."
     )
     path: NonEmptyStr | None = Field(
         default=None,
         description="File of rows with prompt, choices and answer, relative to the recipe's folder; a path.",
     )
     split: NonEmptyStr | None = Field(
-        default=None, description="Split of the source that is scored; a word. Default: its test part, else all of it."
+        default=None, description="Split of the source that is scored; a word. Default: its test split, else all of it."
     )
     examples: PositiveInt | None = Field(
-        default=None, description="Cap on the prompts, chosen by hash; a number. Default: all."
+        default=None, description="Largest number of prompts, chosen by hash; a count. Default: all."
     )
-    config: NonEmptyStr | None = Field(default=None, description="Configuration of a Hub data set; a word.")
+    config: NonEmptyStr | None = Field(default=None, description="Configuration of a Hub dataset; a word.")
     revision: NonEmptyStr | None = Field(
-        default=None, description="Revision of a Hub data set: a branch, tag or commit; text."
+        default=None, description="Revision of a Hub dataset: a branch, tag or commit; text."
     )
 
 

@@ -1,8 +1,7 @@
-"""The commented recipe that `recipes new` writes for a model and texts. Called by `recipe.shipped.new`."""
+"""The commented recipe that `peftodyssey recipes new` writes for a model and texts."""
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import re
@@ -16,39 +15,38 @@ from peftodyssey.recipe.schema_texts import NAME, Corpus
 
 FirstRow = Callable[[Path], dict[str, Any] | None]
 TEXT_FIELDS = ("text", "content", "document", "article", "body", "code", "abstract")
-ROWS = (".jsonl", ".json", ".ndjson")
 
 TEMPLATE = """\
-# What adapting {model} to {names} gains and costs, by full fine-tuning, LoRA and QLoRA.
-# Look before you run:  peftodyssey check {file}      then:  peftodyssey run {file}
+# What does fine-tuning {model} on {names} gain, and what does it forget, by full fine-tuning, LoRA and QLoRA?
+# Check before you run:  peftodyssey check {file}      then:  peftodyssey run {file}
 version: 1
 name: {name}
-seeds: [0]                  # add seeds ([0, 1, 2]) to see the noise between runs
+seeds: [0]                  # [0, 1, 2] shows the noise between seeds
 
 model: {model_yaml}
 
-domains:                    # each text is adapted to by itself
+domains:                    # datasets to fine-tune on, each by itself
 {domains}
 
-general: [bundled/wiki_general]       # where forgetting is measured: text that you do not train on
+general: [bundled/wiki_general]       # where forgetting is measured: text that is not trained on
 
-methods:                    # tune: the rate with the lowest validation loss is reported on test
+methods:                    # tune: the learning rate with the lowest validation loss is reported on test
   - {{method: full, lr: {{tune: [3e-5, 1e-4, 3e-4]}}}}
   - {{method: lora, rank: [4, 16], alpha: 2r, lr: {{tune: [3e-4, 1e-3, 3e-3]}}}}
   - {{method: qlora, rank: 16, lr: {{tune: [3e-4, 1e-3, 3e-3]}}}}         # the base in 4 bits
 
 train:
   budget: 200k tokens       # the same for every cell; or `2 epochs`, `300 steps`
-  seq_len: {seq_len}              # tokens of a block
-  batch_tokens: {batch}         # tokens of one step, taken to whole blocks
-  schedule: cosine          # constant | linear | cosine | wsd
+  seq_len: {seq_len}              # sequence length of training, in tokens
+  batch_tokens: {batch}         # tokens of one optimiser step; the micro-batch size is chosen by memory
+  schedule: cosine          # learning rate schedule: constant | linear | cosine | wsd
   warmup: 3%
-  objective: {objective}           # text: every token is learnt; sft: only the answers
-  eval_at: [50%, 100%]     # where on the way the held-out text is scored
+  objective: {objective}           # text: loss on every token; sft: on the answers only
+  eval_at: [50%, 100%]     # fractions of the budget after which held-out text is scored
 
 score:
-  context: {seq_len}              # tokens a window holds
-  tokens: 50k               # at most so many of each split, by whole documents
+  context: {seq_len}              # tokens of a window
+  tokens: 50k               # of each split at most this many, by whole documents
 
 measure: [degradation, forgetting, tokens]
 """
@@ -61,11 +59,11 @@ def recipe_text(target: Path, model: str, domains: list[str], first_row: FirstRo
             "no text is given", "name one: --domain data/notes.jsonl or --domain bundled/wiki_history_events"
         )
     folder = target.resolve().parent
-    lines, names, answers = _domain_lines(domains, folder, first_row)
-    if len(set(answers)) > 1:
+    lines, names, sft = _domain_lines(domains, folder, first_row)
+    if len(set(sft)) > 1:
         raise InputError(
-            "some of the texts hold questions with answers, some plain text",
-            "make one recipe for each kind: they are learnt differently",
+            "some of the texts are prompts with answers, some are plain text",
+            "make one recipe for each kind: they are trained with different objectives",
         )
     small = model.startswith("bundled/")
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", target.stem).strip("-._")
@@ -78,39 +76,39 @@ def recipe_text(target: Path, model: str, domains: list[str], first_row: FirstRo
         domains="\n".join(lines),
         seq_len=256 if small else 512,
         batch="4k" if small else "16k",
-        objective="sft" if answers[0] else "text",
+        objective="sft" if sft[0] else "text",
     )
 
 
 def _domain_lines(domains: Iterable[str], folder: Path, first_row: FirstRow) -> tuple[list[str], list[str], list[bool]]:
     lines: list[str] = []
     names: list[str] = []
-    answers: list[bool] = []
+    sft: list[bool] = []
     for text in domains:
         name = corpus_name(Corpus.model_validate({"source": text}))
-        taken = names.count(name)
+        same = names.count(name)
         if text.startswith(PREFIXES):
             field, is_sft, entry = None, False, f"source: {_quoted(text)}"
         else:
             field, is_sft = look_at(Path(text).expanduser(), first_row)
-            entry = f"path: {_quoted(_beside(text, folder))}"
+            entry = f"path: {_quoted(_relative(text, folder))}"
         more = f", field: {_quoted(field)}" if field and field != "text" else ""
-        lines.append(f"  - {{name: {_quoted(f'{name}-{taken + 1}' if taken else name)}, {entry}{more}}}")
+        lines.append(f"  - {{name: {_quoted(f'{name}-{same + 1}' if same else name)}, {entry}{more}}}")
         names.append(name)
-        answers.append(is_sft)
-    return lines, names, answers
+        sft.append(is_sft)
+    return lines, names, sft
 
 
 def _local(model: str, folder: Path) -> str:
     return (
-        _beside(model, folder)
+        _relative(model, folder)
         if not model.startswith(("bundled/", "random/")) and Path(model).expanduser().is_dir()
         else model
     )
 
 
-def _beside(text: str, folder: Path) -> str:
-    """The path as seen from the recipe's folder; absolute where that would climb out of it."""
+def _relative(text: str, folder: Path) -> str:
+    """The path relative to the recipe's folder; absolute where it lies outside of it."""
     path = Path(os.path.abspath(Path(text).expanduser()))
     return "./" + path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
 
@@ -121,26 +119,24 @@ def _quoted(text: str) -> str:
 
 
 def look_at(path: Path, first_row: FirstRow) -> tuple[str | None, bool]:
-    """The field that holds the text of `path` (None for plain text), and whether its rows are questions with answers."""
+    """The text field of the rows of `path` (None for plain text), and whether they are prompts with answers."""
     files = _files(path)
     row = first_row(files[0])
     if row is None:
         return None, False
     if "messages" in row or {"prompt", "completion"} <= row.keys():
         return None, True
-    found = [name for name in TEXT_FIELDS if isinstance(row.get(name), str)]
+    usual = [name for name in TEXT_FIELDS if isinstance(row.get(name), str)]
     by_length = sorted((n for n, v in row.items() if isinstance(v, str)), key=lambda n: -len(row[n]))
-    if not found and not by_length:
+    if not by_length:
         raise InputError(
-            f"{files[0]} has no field of text; its fields are: {', '.join(row)}",
-            "name a file whose rows have one",
+            f"{files[0]} has no field of text; its fields are: {', '.join(row)}", "name a file whose rows have one"
         )
-    return (found or by_length)[0], False
+    return (usual or by_length)[0], False
 
 
 def _files(path: Path) -> list[Path]:
-    pattern = any(c in "*?[" for c in str(path))
-    if pattern:
+    if any(c in "*?[" for c in str(path)):
         root = Path(path.anchor or ".")
         files = sorted(root.glob(str(path.relative_to(path.anchor) if path.anchor else path)))
     else:
@@ -148,18 +144,3 @@ def _files(path: Path) -> list[Path]:
     if not files or not files[0].exists():
         raise InputError(f"there is no text at {path}", "give a file, a folder or a pattern such as 'data/*.jsonl'")
     return files
-
-
-def first_row(file: Path) -> dict[str, Any] | None:
-    """The first row of a file of JSON lines, plain or gz; None for any other file."""
-    suffix = Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
-    if suffix not in ROWS:
-        return None
-    try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
-            row = json.loads(next((line for line in lines if line.strip()), b"{}"))
-    except ValueError as error:
-        raise InputError(f"the first row of {file} is not JSON", "one JSON object a line is needed") from error
-    if not isinstance(row, dict):
-        raise InputError(f"the first row of {file} is not an object", "one JSON object a line is needed")
-    return row

@@ -1,8 +1,7 @@
-"""YAML text to plain values with the place of each key and value.
-Called by `recipe.load` and `recipe.overrides`.
+"""YAML text as plain values, with the place of each key and value.
 
 Scalars are read by YAML 1.2's rules, not 1.1's: `1e-4` is a number, `no` and `on` are words, `010` is text (and refused
-where a number is needed). Tags are refused, so nothing is ever constructed but text, numbers, lists and mappings.
+where a number is needed). Tags are refused, so nothing but text, numbers, lists and mappings is ever constructed.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from peftodyssey.errors import Problem
 
@@ -40,19 +39,61 @@ class Tree:
     """A document as plain values (`data`), the places of its keys and values, and what was wrong while reading."""
 
     data: Any = None
+    text: str = ""
+    where: str = "recipe"  # the file's name, or what stands in for it
+    folder: str = "."  # absolute folder that relative paths start from
     keys: dict[Path, SourceLocation] = field(default_factory=dict)
     values: dict[Path, SourceLocation] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    nodes: int = 0
 
     def place(self, path: Path, prefer_key: bool = False) -> SourceLocation:
         """The place of `path`, or of its nearest ancestor that stands in the text."""
         first, second = (self.keys, self.values) if prefer_key else (self.values, self.keys)
         for end in range(len(path), -1, -1):
-            found = first.get(path[:end]) or second.get(path[:end])
-            if found:
-                return found
+            if location := first.get(path[:end]) or second.get(path[:end]):
+                return location
         return SourceLocation("recipe", 0, 0)
+
+    def written(self, path: Path) -> Path:
+        """The part of `path` that stands in the text: places in a list that was written as one value are left out."""
+        written: list[Any] = []
+        node = self.data
+        for step in path:
+            if holds(node, step):
+                written.append(step)
+                node = node[step]
+        return tuple(written)
+
+    def at(self, path: Path) -> Any:
+        """The plain value at `path`."""
+        node = self.data
+        for step in path:
+            node = node[step]
+        return node
+
+    def problem(
+        self,
+        path: Path,
+        what: str,
+        *,
+        got: str = "",
+        allowed: str = "",
+        next_step: str = "",
+        severity: str = "error",
+        depends_on: tuple[Path, ...] = (),
+    ) -> Problem:
+        """A `Problem` at the place of `path`, which was found by looking at the values at `depends_on` too."""
+        place, paths = self.place(self.written(path)), (path, *depends_on)
+        return Problem(
+            place.where, place.line, place.column, format_path(path), what, got, allowed, next_step, severity, paths
+        )
+
+
+def holds(node: Any, step: Any) -> bool:
+    """Whether `node` is a mapping with the key `step`, or a list that long."""
+    if isinstance(node, list):
+        return isinstance(step, int) and step < len(node)
+    return isinstance(node, dict) and step in node
 
 
 def scalar(text: str) -> Any:
@@ -64,146 +105,114 @@ def scalar(text: str) -> Any:
     return float(text.replace("_", "")) if _FLOAT.match(text) else text
 
 
-def read_tree(text: str, where: str) -> Tree:
+def read_tree(text: str, where: str, folder: str = ".") -> Tree:
     """`text` as a `Tree`; syntax errors, duplicate keys and tags are in its `problems`."""
-    tree = Tree()
+    tree = Tree(None, text, where, folder)
     tree.values[()] = SourceLocation(where, 1, 1)
-    loader = None
+    reader = None
     try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
+        reader = _Reader(tree)
+        node = reader.loader.get_single_node()
         if node is not None:
             tree.values.clear()
-            tree.data = _value(loader, node, (), where, tree, ())
+            tree.data = reader.value(node, (), ())
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
+        column = error.position - text.rfind("\n", 0, error.position)
+        code = ord(error.character) if isinstance(error.character, str) else error.character
+        what = "a character that YAML does not allow"
         tree.problems.append(
-            Problem(
-                where,
-                line,
-                error.position - (text.rfind("\n", 0, error.position)),
-                "",
-                "a character that YAML does not allow",
-                got=f"#x{ord(error.character) if isinstance(error.character, str) else error.character:04x}",
-                next_step="remove the character",
-            )
+            Problem(where, line, column, "", what, got=f"#x{code:04x}", next_step="remove the character")
         )
     except yaml.MarkedYAMLError as error:
         tree.problems.append(_syntax_problem(error, where))
     except RecursionError:
-        tree.data = None
-        tree.problems = [
-            Problem(
-                where,
-                1,
-                1,
-                "",
-                "lists or mappings inside each other without end",
-                next_step="a recipe is five deep at most",
-            )
-        ]
+        what, next_step = "lists or mappings are nested too deeply", "a recipe is five levels deep at most"
+        tree.data, tree.problems = None, [Problem(where, 1, 1, "", what, next_step=next_step)]
     finally:
-        if loader is not None:
-            loader.dispose()
+        if reader is not None:
+            reader.loader.dispose()
     return tree
 
 
 def _syntax_problem(error: yaml.MarkedYAMLError, where: str) -> Problem:
     mark = error.problem_mark or error.context_mark
+    line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
     what = ", ".join(part for part in (error.context, error.problem) if part)
-    next_step = "mend the YAML; inside a list or mapping every line needs the same indentation"
+    next_step = "correct the YAML; inside a list or mapping every line needs the same indentation"
     if r"'\t'" in what:
         next_step = "YAML is indented with spaces, not tabs"
     elif "another document" in what:
         next_step = "a recipe is one document: remove the line '---' and what follows, or make two files"
     elif "mapping values are not allowed" in what:
-        next_step = "put quotes round a value that contains ': ', or mend the indentation"
-    return Problem(
-        where,
-        mark.line + 1 if mark else 0,
-        mark.column + 1 if mark else 0,
-        "",
-        f"not valid YAML: {what}",
-        next_step=next_step,
-    )
+        next_step = "put quotes round a value that contains ': ', or correct the indentation"
+    return Problem(where, line, column, "", f"not valid YAML: {what}", next_step=next_step)
 
 
-def _place(node: yaml.Node, where: str) -> SourceLocation:
-    return SourceLocation(where, node.start_mark.line + 1, node.start_mark.column + 1)
+class _Reader:
+    """Makes plain values of YAML nodes and notes in `tree` where each stands and what is wrong."""
 
+    def __init__(self, tree: Tree) -> None:
+        self.tree, self.nodes = tree, 0
+        self.loader = yaml.SafeLoader(tree.text)
 
-def _problem(tree: Tree, node: yaml.Node, where: str, path: Path, what: str, next_step: str, got: str = "") -> None:
-    place = _place(node, where)
-    tree.problems.append(
-        Problem(where, place.line, place.column, format_path(path), what, got=got, next_step=next_step)
-    )
+    def value(self, node: yaml.Node, path: Path, ancestors: tuple[int, ...]) -> Any:
+        """The value of `node`; `ancestors` are the ids of the nodes that it lies in."""
+        self.tree.values[path] = self.place(node)
+        self.nodes += 1
+        if id(node) in ancestors or self.nodes > MAX_NODES:
+            if self.nodes <= MAX_NODES + 1:
+                next_step = "write the values out instead of using anchors"
+                self.refuse(node, path, "an alias that repeats without end", next_step)
+            return None
+        ancestors = (*ancestors, id(node))
+        if self.tagged(node):
+            self.refuse(node, path, "YAML tags are not used in recipes", "remove the tag", got=str(node.tag))
+            return None
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(child, (*path, i), ancestors) for i, child in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, path, ancestors)
+        return node.value if node.style else scalar(node.value)
 
+    def mapping(self, node: yaml.MappingNode, path: Path, ancestors: tuple[int, ...]) -> dict[str, Any]:
+        """A mapping with its merge keys (`<<`) resolved; a key that is written twice is a problem."""
+        result: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == _MERGE_TAG:
+                for parent in _merged(value_node):
+                    merged = {**self.value(parent, path, ancestors), **merged}
+                continue
+            if not isinstance(key_node, yaml.ScalarNode) or self.tagged(key_node):
+                self.refuse(key_node, path, "a key must be a plain word", "write `key: value`")
+                continue
+            key, child = key_node.value, (*path, key_node.value)
+            if key in result:
+                first_line = self.tree.keys[child].line
+                self.refuse(key_node, child, f"written twice; the first is on line {first_line}", "keep one of the two")
+                continue
+            self.tree.keys[child] = self.place(key_node)
+            result[key] = self.value(value_node, child, ancestors)
+        self.tree.values[path] = self.place(node)
+        return {**merged, **result}
 
-def _value(loader: yaml.SafeLoader, node: yaml.Node, path: Path, where: str, tree: Tree, above: tuple[int, ...]) -> Any:
-    tree.values[path] = _place(node, where)
-    tree.nodes += 1
-    if id(node) in above or tree.nodes > MAX_NODES:
-        if tree.nodes <= MAX_NODES or tree.nodes == MAX_NODES + 1:
-            _problem(
-                tree,
-                node,
-                where,
-                path,
-                "an alias that repeats without end",
-                "write the values out instead of using anchors",
-            )
-        return None
-    above = (*above, id(node))
-    if _tagged(loader, node):
-        _problem(tree, node, where, path, "YAML tags are not used in recipes", "remove the tag", got=str(node.tag))
-        return None
-    if isinstance(node, yaml.SequenceNode):
-        return [_value(loader, child, (*path, i), where, tree, above) for i, child in enumerate(node.value)]
-    if isinstance(node, yaml.MappingNode):
-        return _mapping(loader, node, path, where, tree, above)
-    return node.value if node.style else scalar(node.value)
+    def tagged(self, node: yaml.Node) -> bool:
+        """Whether a node has a tag other than the one that its form implies."""
+        if isinstance(node, yaml.ScalarNode):
+            implied = self.loader.resolve(yaml.ScalarNode, node.value, (node.style is None, node.style is not None))
+            return bool(node.tag != implied)
+        return bool(node.tag != (_MAPPING_TAG if isinstance(node, yaml.MappingNode) else _SEQUENCE_TAG))
 
+    def place(self, node: yaml.Node) -> SourceLocation:
+        """Where a node starts."""
+        return SourceLocation(self.tree.where, node.start_mark.line + 1, node.start_mark.column + 1)
 
-def _tagged(loader: yaml.SafeLoader, node: yaml.Node) -> bool:
-    if isinstance(node, yaml.ScalarNode):
-        return node.tag != loader.resolve(yaml.ScalarNode, node.value, (node.style is None, node.style is not None))
-    return node.tag != (_MAPPING_TAG if isinstance(node, yaml.MappingNode) else _SEQUENCE_TAG)
-
-
-def _mapping(
-    loader: yaml.SafeLoader,
-    node: yaml.MappingNode,
-    path: Path,
-    where: str,
-    tree: Tree,
-    above: tuple[int, ...],
-) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    merged: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        if key_node.tag == _MERGE_TAG:
-            for parent in _merged(value_node):
-                merged = {**_value(loader, parent, path, where, tree, above), **merged}
-            continue
-        if not isinstance(key_node, yaml.ScalarNode) or _tagged(loader, key_node):
-            _problem(tree, key_node, where, path, "a key must be a plain word", "write `key: value`")
-            continue
-        key, child = key_node.value, (*path, key_node.value)
-        if key in result:
-            first = tree.keys[child].line
-            _problem(
-                tree,
-                key_node,
-                where,
-                child,
-                f"written twice; the first is on line {first}",
-                "keep one of the two",
-            )
-            continue
-        tree.keys[child] = _place(key_node, where)
-        result[key] = _value(loader, value_node, child, where, tree, above)
-    tree.values[path] = _place(node, where)
-    return {**merged, **result}
+    def refuse(self, node: yaml.Node, path: Path, what: str, next_step: str, got: str = "") -> None:
+        """Note a problem at a node."""
+        place = self.place(node)
+        problem = Problem(place.where, place.line, place.column, format_path(path), what, got, next_step=next_step)
+        self.tree.problems.append(problem)
 
 
 def _merged(node: yaml.Node) -> Iterator[yaml.MappingNode]:

@@ -82,8 +82,8 @@ def test_any_value_anywhere(changes, more):
             owner[path[-1]] = value
         except (KeyError, IndexError, TypeError):
             continue  # an earlier change took the place away
-    found = problems(json.dumps(data))
-    assert found is None or all(problem.what and problem.line >= 0 for problem in found)
+    mistakes = problems(json.dumps(data))
+    assert mistakes is None or all(problem.what and problem.line >= 0 for problem in mistakes)
 
 
 @settings(max_examples=200, deadline=None)

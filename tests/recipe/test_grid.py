@@ -1,4 +1,4 @@
-"""The grid is the product of a recipe's axes, each point once; every field of a recipe changes it."""
+"""The grid is the product of a recipe's axes, each point once; every key of a recipe changes it."""
 
 from dataclasses import replace
 from itertools import groupby
@@ -14,7 +14,7 @@ from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_measures import Noise, Similarity
 from peftodyssey.recipe.schema_methods import METHOD_CLASSES
-from peftodyssey.recipe.validation_errors import _classes
+from peftodyssey.recipe.validation_errors import section_classes
 
 
 def methods(*lines):
@@ -28,7 +28,7 @@ def labels(*lines):
 
 
 def test_the_grid_is_the_product_of_the_axes():
-    found = cells(
+    all_cells = cells(
         load_recipe(
             GOOD,
             [
@@ -38,8 +38,8 @@ def test_the_grid_is_the_product_of_the_axes():
             ],
         )
     )
-    assert len(found) == len(set(map(repr, found))) == 2 * 2 * (2 + 2) * 3
-    assert {(c.model.revision, c.domain.name, c.method.label, c.method.lr, c.seed) for c in found} == {
+    assert len(all_cells) == len(set(map(repr, all_cells))) == 2 * 2 * (2 + 2) * 3
+    assert {(c.model.revision, c.domain.name, c.method.label, c.method.lr, c.seed) for c in all_cells} == {
         (revision, domain, label, lr, seed)
         for revision in ("init", "annealed-64M")
         for domain in ("arxiv_cs.CL", "wiki_history_events")
@@ -49,7 +49,7 @@ def test_the_grid_is_the_product_of_the_axes():
 
 
 def test_neighbours_share_a_base():
-    found = cells(
+    all_cells = cells(
         load_recipe(
             GOOD,
             [
@@ -60,12 +60,12 @@ def test_neighbours_share_a_base():
             ],
         )
     )
-    bases = [key for key, _ in groupby(found, key=lambda c: (c.model, c.method.quant))]
+    bases = [key for key, _ in groupby(all_cells, key=lambda c: (c.model, c.method.quant))]
     assert len(bases) == len(set(bases)) == 6
-    assert [c.model.revision for c in found][:: len(found) // 3] == [None, "b", "a"]
+    assert [c.model.revision for c in all_cells][:: len(all_cells) // 3] == [None, "b", "a"]
     within = [
         (c.domain.name, c.method.method, c.method.rank or 0, c.method.lr, c.seed)
-        for c in found
+        for c in all_cells
         if c.model.name == "gpt2" and not c.method.quant
     ]
     assert within == sorted(within)
@@ -79,30 +79,30 @@ def test_what_is_written_twice_is_run_once():
 
 
 def test_newline_policies_of_one_text_are_an_axis():
-    found = cells(load_recipe(MINIMAL, ["domains={source: hub:a/b, newline: [keep, mismatch, keep]}"]))
-    assert [cell.domain.newline for cell in found] == ["keep", "mismatch"]
-    assert [cell.domain.shown for cell in found] == ["b", "b, mismatch"]
-    assert {cell.domain.name for cell in found} == {"b"}
-    assert len({tune_group(cell) for cell in found}) == 2
+    all_cells = cells(load_recipe(MINIMAL, ["domains={source: hub:a/b, newline: [keep, mismatch, keep]}"]))
+    assert [cell.domain.newline for cell in all_cells] == ["keep", "mismatch"]
+    assert [cell.domain.shown for cell in all_cells] == ["b", "b, mismatch"]
+    assert {cell.domain.name for cell in all_cells} == {"b"}
+    assert len({tune_group(cell) for cell in all_cells}) == 2
 
 
 def test_qlora_is_lora_on_a_four_bit_base():
-    found = methods(
+    all_cells = methods(
         "{method: qlora, rank: 4}",
         "{method: lora, rank: 4, quant: nf4}",
         "{method: lora, rank: 4, quant: int8}",
     )
-    assert [(c.method.method, c.method.quant) for c in found] == [
+    assert [(c.method.method, c.method.quant) for c in all_cells] == [
         ("lora", QuantSpec("int8", False)),
         ("qlora", QuantSpec("nf4", True)),
     ]
 
 
 def test_methods_without_a_rank_ignore_it_and_saved_ones_the_seed():
-    found = cells(
+    all_cells = cells(
         load_recipe("model: gpt2\ndomains: [hub:a/b]\nmethods: [bitfit, {method: saved, path: x}]\nseeds: [5, 6]\n")
     )
-    assert [(c.method.method, c.method.rank, c.method.lr, c.seed) for c in found] == [
+    assert [(c.method.method, c.method.rank, c.method.lr, c.seed) for c in all_cells] == [
         ("bitfit", None, 1e-3, 5),
         ("bitfit", None, 1e-3, 6),
         ("saved", None, None, 0),
@@ -110,14 +110,14 @@ def test_methods_without_a_rank_ignore_it_and_saved_ones_the_seed():
 
 
 def test_alpha_is_twice_the_rank_unless_told():
-    found = methods("{method: lora, rank: [2, 8], alpha: [2r, 3]}")
-    assert [(c.method.rank, c.method.alpha) for c in found] == [(2, 4), (2, 3), (8, 16), (8, 3)]
+    all_cells = methods("{method: lora, rank: [2, 8], alpha: [2r, 3]}")
+    assert [(c.method.rank, c.method.alpha) for c in all_cells] == [(2, 4), (2, 3), (8, 16), (8, 3)]
 
 
 def test_targets_are_one_set_or_an_axis_of_sets():
     assert [c.method.targets for c in methods("{method: lora, targets: [q_proj, v_proj]}")] == [("q_proj", "v_proj")]
-    found = methods("{method: lora, targets: [[q_proj, v_proj], all-linear]}")
-    assert [c.method.targets for c in found] == [("q_proj", "v_proj"), "all-linear"]
+    all_cells = methods("{method: lora, targets: [[q_proj, v_proj], all-linear]}")
+    assert [c.method.targets for c in all_cells] == [("q_proj", "v_proj"), "all-linear"]
 
 
 def test_batches_are_whole_blocks():
@@ -169,18 +169,20 @@ def test_labels_tell_methods_apart_and_no_more(lines, expected):
 )
 def test_a_label_names_one_tune_group_in_any_product(ranks, alphas, doras, lr, label):
     fields = f"rank: {ranks}, alpha: [{', '.join(map(str, alphas))}], dora: [{', '.join(doras)}], lr: {lr}{label}"
-    found = methods(f"{{method: lora, {fields}}}", f"{{method: qlora, {fields}}}")
-    assert len({cell.method.label for cell in found}) == len({tune_group(cell) for cell in found})
-    assert len({(cell.method.label, tune_group(cell)) for cell in found}) == len({tune_group(cell) for cell in found})
+    all_cells = methods(f"{{method: lora, {fields}}}", f"{{method: qlora, {fields}}}")
+    assert len({cell.method.label for cell in all_cells}) == len({tune_group(cell) for cell in all_cells})
+    assert len({(cell.method.label, tune_group(cell)) for cell in all_cells}) == len(
+        {tune_group(cell) for cell in all_cells}
+    )
 
 
 def test_a_tune_group_differs_in_nothing_but_the_tuned_rate():
-    found = methods("{method: lora, rank: [2, 8], lr: {tune: [1e-3, 2e-3]}}", "{method: full, lr: [1e-3, 2e-3]}")
-    groups = [list(g) for _, g in groupby(found, key=tune_group)]
+    all_cells = methods("{method: lora, rank: [2, 8], lr: {tune: [1e-3, 2e-3]}}", "{method: full, lr: [1e-3, 2e-3]}")
+    groups = [list(g) for _, g in groupby(all_cells, key=tune_group)]
     assert sorted(map(len, groups)) == [1, 1, 2, 2]
     for group in groups:
         assert len({repr(replace(cell, method=replace(cell.method, lr=None))) for cell in group}) == 1
-    assert tune_group(found[0]) != tune_group(replace(found[0], seed=1))
+    assert tune_group(all_cells[0]) != tune_group(replace(all_cells[0], seed=1))
 
 
 # One other value for every field of the schema, written as overrides of a recipe: (recipe's method, overrides).
@@ -314,7 +316,7 @@ def schema_fields(kind=Recipe, seen=None):
     seen.add(kind)
     for name, field in kind.model_fields.items():
         yield kind, name, field
-        for inner in {c for part in (field.annotation, *field.metadata) for c in _classes(part)}:
+        for inner in {c for part in (field.annotation, *field.metadata) for c in section_classes(part)}:
             yield from schema_fields(inner, seen)
 
 

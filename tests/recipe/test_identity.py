@@ -1,4 +1,4 @@
-"""The hash of a cell covers its science and nothing else, and stays what it was."""
+"""The hash of a cell covers what changes its result and nothing else, and does not change between versions."""
 
 import json
 import subprocess
@@ -26,15 +26,15 @@ from peftodyssey.recipe.grid import cells
 from peftodyssey.recipe.identity import canonical, digest
 from peftodyssey.recipe.load import load_recipe
 
-# First 16 digits of each cell's hash, in grid order, with FACTS. Where a recipe's numbers are changed on purpose its list
-# changes with them; a change without one disowns every stored result.
+# First 16 digits of each cell's hash, in grid order, with FACTS. A recipe whose numbers are changed on purpose gets a new
+# list; any other change would separate every stored result from its cell.
 GOLDEN = json.loads((Path(__file__).parent / "golden_hashes.json").read_text())
 
 CELL = cells(load_recipe(MINIMAL.replace("[full]", "[{method: qlora, lr: {tune: [1e-3, 2e-3]}}]")))[0]
 
 
 @pytest.mark.parametrize("name", [name for name, _ in names()])
-def test_hashes_of_the_shipped_recipes_are_what_they_were(name):
+def test_hashes_of_the_bundled_recipes_do_not_change(name):
     assert [short(cell) for cell in cells(load_recipe(name))] == GOLDEN[name]
 
 
@@ -108,7 +108,7 @@ ANOTHER = {
         "grad_clip": 0.0,
         "betas": (0.9, 0.95),
         "objective": "sft",
-        "too_long": "cut",
+        "too_long": "truncate",
         "chat_template": "plain",
         "eval_at": (0.5, 1.0),
         "precision": "bf16",
@@ -132,15 +132,15 @@ def with_other(kind, name):
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, field.name) for kind in ANOTHER for field in fields(kind)])
-def test_every_field_is_science_or_named_as_how(kind, name):
+def test_every_field_is_hashed_or_excluded(kind, name):
     changed = short(with_other(kind, name)) != short(CELL)
     assert changed == (name not in module.EXCLUDED_FIELDS[kind])
 
 
-def test_what_is_named_as_how_or_has_a_default_exists():
+def test_what_is_excluded_or_has_a_default_exists():
     assert set(module.EXCLUDED_FIELDS) == set(module.DEFAULTS) == set(ANOTHER)
-    for kind, named in [*module.EXCLUDED_FIELDS.items(), *module.DEFAULTS.items()]:
-        assert set(named) <= {field.name for field in fields(kind)}
+    for kind, names_of_kind in [*module.EXCLUDED_FIELDS.items(), *module.DEFAULTS.items()]:
+        assert set(names_of_kind) <= {field.name for field in fields(kind)}
         assert not set(module.EXCLUDED_FIELDS[kind]) & set(module.DEFAULTS[kind])
 
 
@@ -151,18 +151,15 @@ def test_every_fact_is_needed_and_enters(fact):
         short(CELL, {name: value for name, value in FACTS.items() if name != fact})
 
 
-def test_a_saved_adapter_is_its_content_and_not_its_place():
+def test_a_saved_adapter_is_hashed_by_content_not_by_path():
     one, two = (cells(load_recipe(MINIMAL.replace("full", f"{{method: saved, path: {path}}}")))[0] for path in "ab")
     assert short(one) == short(replace(one, seed=3)) == short(two)
     assert short(one, {**FACTS, "saved": "another"}) != short(one)
 
 
 def test_a_default_that_is_written_out_changes_nothing():
-    spelt = (
-        MINIMAL
-        + "train: {weight_decay: 0, grad_clip: 1, betas: [0.9, 0.999], objective: text, eval_at: 100%, engine: native}\n"
-    )
-    assert short(cells(load_recipe(spelt))[0]) == short(cells(load_recipe(MINIMAL))[0])
+    written = "weight_decay: 0, grad_clip: 1, betas: [0.9, 0.999], objective: text, eval_at: 100%, engine: native"
+    assert short(cells(load_recipe(f"{MINIMAL}train: {{{written}}}\n"))[0]) == short(cells(load_recipe(MINIMAL))[0])
 
 
 def test_a_new_option_at_its_default_leaves_hashes_alone():
@@ -181,15 +178,15 @@ JSON = st.recursive(
 )
 
 
-def turned(value):
+def reversed_keys(value):
     if isinstance(value, dict):
-        return {key: turned(value[key]) for key in reversed(list(value))}
-    return [turned(item) for item in value] if isinstance(value, list) else value
+        return {key: reversed_keys(value[key]) for key in reversed(list(value))}
+    return [reversed_keys(item) for item in value] if isinstance(value, list) else value
 
 
 @given(JSON)
 def test_the_order_of_keys_does_not_matter(value):
-    assert canonical(value) == canonical(turned(value))
+    assert canonical(value) == canonical(reversed_keys(value))
 
 
 @given(JSON)

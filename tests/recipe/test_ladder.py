@@ -1,15 +1,15 @@
-"""The recipe of a ladder: what is wrong is said with its place, what is allowed and the next step."""
+"""The recipe of a ladder: problems come with their place, what is allowed and the next step."""
 
 from __future__ import annotations
 
 import pytest
 
 from peftodyssey.errors import InputError, RecipeError
-from peftodyssey.recipe import bundled as bundled_module
+from peftodyssey.recipe import bundled
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.load_ladder import is_ladder, load_ladder, rung_label
 from peftodyssey.recipe.schema_ladder import LadderRecipe
-from peftodyssey.recipe.validation_errors import _classes
+from peftodyssey.recipe.validation_errors import section_classes
 
 GOOD = """\
 version: 1
@@ -37,30 +37,30 @@ def test_a_good_one_loads():
     ("was", "becomes", "line", "key", "words"),
     [
         ("positions: 256", "postions: 256", 3, "model.postions", "did you mean positions?"),
-        ("heads: 2", "heads: 3", 3, "model", "even width"),
+        ("heads: 2", "heads: 3", 3, "model", "3 x 64"),
         ("layers: 2", "layers: none", 3, "model.layers", "whole number"),
         ("peak_lr: 1e-2", "peak_lr: 0", 5, "train.peak_lr", "above 0"),
         ("batch_tokens: 4096", "batch_tokens: 4000", 5, "train", "3968 or 4096"),
         ("seq_len: 128, batch_tokens: 4096", "seq_len: 512, batch_tokens: 4096", 5, "train.seq_len", "up to 256"),
-        ("trunk: [200k], annealed: [200k, 1M]", "trunk: []", 6, "rungs", "no rung"),
-        ("annealed: [200k, 1M]", "annealed: [20k, 1M]", 6, "rungs.annealed[0]", "warm-up"),
-        ("trunk: [200k]", "trunk: [1k]", 6, "rungs.trunk[0]", "less than one step"),
-        ("text: bundled/pretrain_sample", "text: [bundled/a, {source: hub:b/a}]", 4, "text[1]", "another `name:`"),
+        ("trunk: [200k], annealed: [200k, 1M]", "trunk: []", 6, "rungs", "64M"),
+        ("annealed: [200k, 1M]", "annealed: [20k, 1M]", 6, "rungs.annealed[0]", "53,010 tokens"),
+        ("trunk: [200k]", "trunk: [1k]", 6, "rungs.trunk[0]", "4,096 tokens"),
+        ("text: bundled/pretrain_sample", "text: [hub:c/a, {source: hub:b/a}]", 4, "text[1]", "`name:`"),
         ("version: 1", "version: 1\nlayers: 3", 2, "layers", "did you mean model.layers?"),
         ("text: bundled/pretrain_sample\n", "", 0, "text", "missing"),
     ],
 )
 def test_mistakes_are_placed(was, becomes, line, key, words):
-    found = problems(GOOD.replace(was, becomes))
-    assert len(found) == 1
-    assert found[0].key == key
-    assert words in str(found[0])
-    assert not line or found[0].line == line
+    mistakes = problems(GOOD.replace(was, becomes))
+    assert len(mistakes) == 1
+    assert mistakes[0].key == key
+    assert words in str(mistakes[0])
+    assert not line or mistakes[0].line == line
 
 
-def test_all_mistakes_are_said_at_once():
-    found = problems(GOOD.replace("width", "widht").replace("1e-2", "fast"))
-    assert {p.key for p in found} == {"model.widht", "model.width", "train.peak_lr"}
+def test_all_mistakes_are_reported_at_once():
+    mistakes = problems(GOOD.replace("width", "widht").replace("1e-2", "fast"))
+    assert {p.key for p in mistakes} == {"model.widht", "model.width", "train.peak_lr"}
 
 
 def test_overrides_are_checked_alike():
@@ -74,19 +74,19 @@ def test_kinds_of_recipes_are_told_apart(tmp_path):
     assert is_ladder("ladder-tiny")
     assert not is_ladder("quickstart")
     assert not is_ladder(tmp_path / "nowhere.yaml")
-    with pytest.raises(InputError, match="recipe of a ladder") as caught:
-        load_recipe(tmp_path / "l.yaml")
-    assert "ladder train" in caught.value.next_step
-    with pytest.raises(InputError, match="not the recipe of a ladder"):
+    for ladder in (tmp_path / "l.yaml", "ladder-3m"):
+        with pytest.raises(InputError) as caught:
+            load_recipe(ladder)
+        assert caught.value.next_step == f"peftodyssey ladder train {ladder}"
+    with pytest.raises(InputError) as caught:
         load_ladder("quickstart")
-    with pytest.raises(InputError, match="recipe of a ladder"):
-        load_recipe("ladder-3m")
+    assert "peftodyssey run quickstart" in caught.value.next_step
 
 
-@pytest.mark.parametrize(("name", "sentence"), bundled_module.ladders())
-def test_shipped_ladders_load(name, sentence):
+@pytest.mark.parametrize(("name", "sentence"), bundled.ladders())
+def test_bundled_ladders_load(name, sentence):
     assert load_ladder(name).name == name
-    assert name not in dict(bundled_module.names())
+    assert name not in dict(bundled.names())
     assert 20 < len(sentence) < 160
 
 
@@ -95,13 +95,13 @@ def test_ladder_3m_has_the_shape_and_budgets_of_the_bundled_one():
     from peftodyssey.models.local_model import read_config
     from peftodyssey.plan.ladder import config_of
 
-    recipe, bundled = load_ladder("ladder-3m"), assets.ladder("odyssey-3m")
-    theirs, ours = read_config(assets.model_files("odyssey-3m")), config_of(recipe)
-    same = set(ours) - {"dtype"}
-    assert {key: ours[key] for key in same} == {key: theirs[key] for key in same}
-    assert bundled["tokens_per_step"] == recipe.train.batch_tokens
-    assert bundled["peak_lr"] == recipe.train.peak_lr
-    tokens = {(r["name"], r["tokens"]) for r in bundled["rungs"] if r["arm"] != "init"}
+    recipe, ladder = load_ladder("ladder-3m"), assets.ladder("odyssey-3m")
+    bundled_config, config = read_config(assets.model_files("odyssey-3m")), config_of(recipe)
+    keys = set(config) - {"dtype"}
+    assert {key: config[key] for key in keys} == {key: bundled_config[key] for key in keys}
+    assert ladder["tokens_per_step"] == recipe.train.batch_tokens
+    assert ladder["peak_lr"] == recipe.train.peak_lr
+    tokens = {(r["name"], r["tokens"]) for r in ladder["rungs"] if r["arm"] != "init"}
     assert tokens == {
         (f"{arm}-{rung_label(n)}", n // 65536 * 65536)
         for arm in ("trunk", "annealed")
@@ -116,12 +116,12 @@ def every_field(kind=LadderRecipe, seen=None):
     seen.add(kind)
     for name, field in kind.model_fields.items():
         yield kind.__name__, name, field
-        for inner in {c for part in (field.annotation, *field.metadata) for c in _classes(part)}:
+        for inner in {c for part in (field.annotation, *field.metadata) for c in section_classes(part)}:
             yield from every_field(inner, seen)
 
 
-def test_every_field_has_a_sentence_and_the_shipped_ones_show_every_key():
-    text = bundled_module.read("ladder-3m") + bundled_module.read("ladder-tiny")
+def test_every_field_has_a_description_and_the_bundled_recipes_show_every_key():
+    text = bundled.read("ladder-3m") + bundled.read("ladder-tiny")
     for owner, name, field in every_field():
         assert field.description
         assert field.description.endswith(".")

@@ -21,9 +21,9 @@ HOST_GIB = {"llama7b-full-24gb": 48.0}  # else 16
 
 def memory_gib(name: str) -> int:
     """The size in a recipe's name."""
-    found = re.search(r"-(\d+)gb$", name)
-    assert found
-    return int(found.group(1))
+    size = re.search(r"-(\d+)gb$", name)
+    assert size
+    return int(size.group(1))
 
 
 def test_there_is_one_for_every_way_and_card() -> None:
@@ -77,9 +77,9 @@ def test_it_runs_end_to_end_on_a_small_shape(name: str, tmp_path: Path) -> None:
     ]
     ranks = ["methods[0].rank=4", "methods[1].rank=4", "methods[1].lr=1e-2", "domains=[bundled/arxiv_cs.CL]"]
     plan = api.plan(api.load(name, small + ranks * ("compare" in name)), device="cpu")
-    made, outcome, _ = api.run_plan(plan, tmp_path / "out", console=Console(quiet=True))
-    assert made is not None
+    run, outcome, _ = api.run_plan(plan, tmp_path / "out", console=Console(quiet=True))
+    assert run is not None
     assert not outcome.failed
-    rows = made.results.to_pylist()
+    rows = run.results.to_pylist()
     assert {row["status"] for row in rows} == {"done"}
     assert all((row["nll_quantised"] is not None) == (row["method"] == "qlora") for row in rows)

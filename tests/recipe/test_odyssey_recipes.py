@@ -48,24 +48,24 @@ def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_bundled_experiment_is_full_lora_and_qlora_on_every_domain_with_three_seeds() -> None:
-    found = cells(load_recipe("odyssey"))
+    all_cells = cells(load_recipe("odyssey"))
     domains = [name for name in assets.corpora() if assets.corpus_kind(name) == "domain"]
-    assert {c.domain.source for c in found} == {f"bundled/{name}" for name in domains}
-    assert {c.method.method for c in found} == {"full", "lora", "qlora"}
-    assert {c.seed for c in found} == {0, 1, 2}
-    assert {c.model.revision for c in found} == {"annealed-1024M"}
-    assert all(c.method.tuned for c in found)
-    assert len({c.train for c in found}) == 1
+    assert {c.domain.source for c in all_cells} == {f"bundled/{name}" for name in domains}
+    assert {c.method.method for c in all_cells} == {"full", "lora", "qlora"}
+    assert {c.seed for c in all_cells} == {0, 1, 2}
+    assert {c.model.revision for c in all_cells} == {"annealed-1024M"}
+    assert all(c.method.tuned for c in all_cells)
+    assert len({c.train for c in all_cells}) == 1
 
 
 @pytest.mark.slow
 def test_no_text_is_seen_twice() -> None:
     tokenizer = load_tokenizer(source.resolve("bundled/odyssey-3m"))
     for name in ("odyssey", "odyssey-quick"):
-        found = cells(load_recipe(name))
-        train = found[0].train
+        all_cells = cells(load_recipe(name))
+        train = all_cells[0].train
         trained = math.ceil(train.budget_tokens / train.batch_tokens) * train.batch_tokens
-        for domain in {c.domain.source.removeprefix("bundled/") for c in found}:
+        for domain in {c.domain.source.removeprefix("bundled/") for c in all_cells}:
             lines = assets.open_corpus(domain, "train").read().decode("utf-8").splitlines()
             assert trained <= sum(len(tokenizer.encode(json.loads(line)["text"])[0]) for line in lines), domain
 
@@ -129,8 +129,8 @@ def test_it_runs_end_to_end_in_small(name: str, texts: Path, tmp_path: Path) -> 
     )
     third = [] if name in HUB else ["methods[2].lr=1e-2"]
     plan = api.plan(api.load(name, [*small, two, *third, *([tiny[name]] if name in tiny else [])]), device="cpu")
-    made, outcome, _ = api.run_plan(plan, tmp_path / "out", console=Console(quiet=True))
-    assert made is not None
+    run, outcome, _ = api.run_plan(plan, tmp_path / "out", console=Console(quiet=True))
+    assert run is not None
     assert not outcome.failed
-    assert {row["status"] for row in made.results.to_pylist()} == {"done"}
-    assert len(made.query("select * from transfer where not own").to_pylist()) == len(plan.cells)
+    assert {row["status"] for row in run.results.to_pylist()} == {"done"}
+    assert len(run.query("select * from transfer where not own").to_pylist()) == len(plan.cells)

@@ -19,15 +19,15 @@ SHAPES = {
 
 
 def test_the_bundled_one_crosses_methods_arms_and_seeds_in_ninety_cells() -> None:
-    found = cells(api.load("overtraining"))
-    assert len(found) <= 90
+    all_cells = cells(api.load("overtraining"))
+    assert len(all_cells) <= 90
     ladder = assets.ladder("odyssey-3m")["rungs"]
-    arms = {rung["arm"] for rung in ladder if rung["name"] in {cell.model.revision for cell in found}}
+    arms = {rung["arm"] for rung in ladder if rung["name"] in {cell.model.revision for cell in all_cells}}
     assert arms == {"annealed", "trunk"}
-    assert {cell.method.method for cell in found} == {"full", "lora", "qlora"}
-    assert {cell.method.rank for cell in found if cell.method.method == "lora"} == {2, 8, 32}
-    assert {cell.seed for cell in found} == {0, 1}
-    assert len({cell.method.lr for cell in found if cell.method.method == "full"}) == 3
+    assert {cell.method.method for cell in all_cells} == {"full", "lora", "qlora"}
+    assert {cell.method.rank for cell in all_cells if cell.method.method == "lora"} == {2, 8, 32}
+    assert {cell.seed for cell in all_cells} == {0, 1}
+    assert len({cell.method.lr for cell in all_cells if cell.method.method == "full"}) == 3
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -21,11 +21,15 @@ GOOD_ONES = [
     MINIMAL + "train: {budget: 1.5 epochs, eval_at: 50%, batch_tokens: 4k, warmup: 0.1}\n",
     MINIMAL + "measure: [noise]\n",
     MINIMAL + "measure: [tokens, {noise: {gammas: 0.1, ranks: [1, full], updates: true, quantisers: nf4}}]\n",
-    "model: [gpt2, {name: x/y, revisions: main}]\ndomains: {path: x, split: {test: 10%, valid: validation}}\nmethods: lora\n",
+    "model: [gpt2, {name: x/y, revisions: main}]\nmethods: lora\n"
+    "domains: {path: x, split: {test: 10%, valid: validation}}\n",
     "model: {name: x/y, weights: bin, revisions: {tokens: [64M, 1B], arm: annealed}}\ndomains: x\nmethods: lora\n",
     "model: {name: x/y, revisions: {every: 250B, from: 0.5T, to: 3T, arm: [a, b]}}\ndomains: x\nmethods: lora\n",
-    "model: gpt2\ndomains: x\nmethods:\n  - {method: lora, alpha: [2r, 16], targets: [[a, b], all-linear], lr: {tune: 0.001}}\n",
-    "model: gpt2\ndomains: x\nmethods:\n  - {method: lora, init: [pissa_niter_4, default], dora: [true, false]}\n  - {method: peft, peft_type: VERA, config: {r: 1}}\n",
+    "model: gpt2\ndomains: x\nmethods:\n"
+    "  - {method: lora, alpha: [2r, 16], targets: [[a, b], all-linear], lr: {tune: 0.001}}\n",
+    "model: gpt2\ndomains: x\nmethods:\n"
+    "  - {method: lora, init: [pissa_niter_4, default], dora: [true, false]}\n"
+    "  - {method: peft, peft_type: VERA, config: {r: 1}}\n",
 ]
 BAD_ONES = [
     "model: {name: x/y, revisions: {tokens: [64M], evry: 3}}\ndomains: x\nmethods: full\n",
@@ -52,7 +56,7 @@ def test_it_is_a_json_schema():
 
 
 @pytest.mark.parametrize("name", [name for name, _ in bundled.names()])
-def test_shipped_recipes_are_valid(name):
+def test_bundled_recipes_are_valid(name):
     VALIDATOR.validate(yaml.safe_load(bundled.read(name)))
 
 
@@ -69,7 +73,7 @@ def test_what_does_not_load_is_not_valid(text):
     assert not VALIDATOR.is_valid(yaml.safe_load(text))
 
 
-def test_every_property_carries_its_sentence():
+def test_every_property_has_a_description():
     schema = json_schema()
     for owner in (schema, *schema["$defs"].values()):
         for name, field in owner.get("properties", {}).items():

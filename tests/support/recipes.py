@@ -25,9 +25,9 @@ def problems(text, *overrides):
 
 
 def only(text, *overrides):
-    found = problems(text, *overrides)
-    assert len(found) == 1, [str(p) for p in found]
-    return found[0]
+    mistakes = problems(text, *overrides)
+    assert len(mistakes) == 1, [str(p) for p in mistakes]
+    return mistakes[0]
 
 
 FACTS = {
