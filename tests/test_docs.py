@@ -133,6 +133,35 @@ def test_every_page_is_reached_from_the_readme() -> None:
     assert {page.resolve() for page in DOCS.glob("*.md")} <= linked
 
 
+LAW = re.compile(r"^## (\d+)\. .*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+CITED = re.compile(r"\blaws? (\d+)(?: and (\d+))?", re.IGNORECASE)
+
+
+def laws() -> dict[int, list[tuple[str, str]]]:
+    """The laws of docs/guarantees.md by number: files and names of the tests that hold them."""
+    return {int(law[1]): TEST.findall(law[0]) for law in LAW.finditer(text(DOCS / "guarantees.md"))}
+
+
+def test_every_law_has_tests_that_exist() -> None:
+    assert list(laws()) == list(range(1, len(laws()) + 1))
+    for number, named in laws().items():
+        assert named, number
+        for file, name in named:
+            assert re.search(rf"^def {name}\(", text(ROOT / file), re.MULTILINE), f"law {number}: {file}::{name}"
+
+
+def test_a_law_that_a_test_cites_lists_the_file_of_that_test() -> None:
+    citations = 0
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for match in CITED.finditer(text(path)):
+            file, numbers = str(path.relative_to(ROOT)), [int(number) for number in match.groups() if number]
+            if path != Path(__file__):
+                citations += len(numbers)
+                assert all(file in dict(laws()[number]) for number in numbers), f"{file}: {match.group()}"
+    assert citations > 8
+
+
 def test_shipped_recipes_that_are_named_exist() -> None:
     known = {name for name, _ in (*bundled.names(), *bundled.ladders())}
     named = {
@@ -150,10 +179,11 @@ def test_files_and_make_targets_that_are_named_exist() -> None:
     for page in PAGES:
         codes = INLINE.findall(FENCE.sub("", text(page)))
         for code in codes:
-            if made := re.fullmatch(r"make ([a-z-]+)", code):
-                assert made[1] in targets, f"{page.name}: {code}"
-            if re.fullmatch(r"(?:api|cli|errors|anatomy|[a-z]+/[a-z_]+)\.py", code):
-                assert (ROOT / "peftodyssey" / code).exists() or (ROOT / code).exists(), f"{page.name}: {code}"
+            if target := re.fullmatch(r"make ([a-z-]+)", code):
+                assert target[1] in targets, f"{page.name}: {code}"
+            if re.fullmatch(r"[a-z_]+(?:/[a-z_]+)*\.py", code):
+                places = (ROOT, ROOT / "peftodyssey", ROOT / "benchmarks")
+                assert any((place / code).exists() for place in places), f"{page.name}: {code}"
 
 
 def test_the_readme_is_short_and_names_the_test_command() -> None:

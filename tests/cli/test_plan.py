@@ -35,7 +35,7 @@ def empty(tmp_path: Path) -> Path:
 
 
 def refused(*arguments: object, word: str) -> None:
-    ended = micro.command(*arguments)
+    ended = micro.invoke(*arguments)
     assert ended.returncode == 2, ended.stdout + ended.stderr
     assert word in ended.stderr
     assert "Traceback" not in ended.stderr

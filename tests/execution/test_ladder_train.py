@@ -212,9 +212,9 @@ def test_the_command_line_trains_and_says_so(tmp_path):
     from support import micro
 
     planned(tmp_path)
-    ended = micro.command("ladder", "train", tmp_path / "ladder.yaml", "--out", tmp_path / "mine")
+    ended = micro.invoke("ladder", "train", tmp_path / "ladder.yaml", "--out", tmp_path / "mine")
     assert ended.returncode == 0, ended.stderr
     assert "annealed-1280" in ended.stdout
     assert "5 rungs" in " ".join(ended.stdout.split())
-    again = micro.command("ladder", "train", tmp_path / "ladder.yaml", "--out", tmp_path / "mine")
+    again = micro.invoke("ladder", "train", tmp_path / "ladder.yaml", "--out", tmp_path / "mine")
     assert "(0 steps now)" in again.stdout

@@ -29,7 +29,7 @@ methods:
   - {method: lora, rank: 2, lr: 1e-2, dora: true, label: dora}
   - {method: full, lr: 1e-4}
 train: {budget: 4 steps, seq_len: 64, batch_tokens: 256, eval_at: [50%, 100%]}
-score: {context: 64, stride: 32, tokens: 4k}
+score: {context: 64, stride: 32, tokens: 1k}
 """
 SAME = ("label", "rank", "lr", "tokens", "steps", "selected", "status", "trainable_params")
 CLOSE = ("nll_before", "nll_after", "valid_nll_after", "general_nll_after", "delta_nll")
@@ -43,10 +43,20 @@ def run(folder: Path, out: str, *settings: str, text: str = RECIPE) -> tuple[Pat
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("fleets")
+    """A run with multi-LoRA, and a copy of it in which the cells that trained together have trained alone."""
+    folder = tmp_path_factory.mktemp("grid")
     together, told = run(folder, "together")
-    assert "4 lora cells, side by side" in told
-    assert "2 qlora cells, side by side" in told
+    assert "4 lora cells" in told
+    assert "2 qlora cells" in told
+    alone = folder / "alone"
+    shutil.copytree(together, alone)
+    grouped = {row["cell"] for row in rows_of(together) if row["multi_lora_size"] > 1}
+    for cell in (alone / layout.CELLS).iterdir():
+        if manifest.read(cell)["hash"][:16] in grouped:
+            shutil.rmtree(cell)
+    for scores in (alone / layout.SCORES).iterdir():
+        if (manifest.read(scores)["identity"]["cell"] or "")[:16] in grouped:
+            shutil.rmtree(scores)
     return together, run(folder, "alone", "train.multi_lora=off")[0]
 
 

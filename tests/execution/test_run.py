@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from support import micro
 from peftodyssey import api
 from peftodyssey.errors import DoesNotFit, InputError, StoreError
 from peftodyssey.execution.launch import Options
+from peftodyssey.execution.scheduler import Outcome
 from peftodyssey.report import collect_tasks
 from peftodyssey.store import layout, lock, manifest, parquet, tables
 
@@ -23,6 +25,15 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     api.run(micro.write(folder), folder / "out", console=quiet())
     return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def lora_alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """A run of the one LoRA cell of the recipe."""
+    folder = tmp_path_factory.mktemp("lora")
+    options = Options(only={"method": "lora", "rank": "2"})
+    _, outcome, root = api.run_plan(api.plan(micro.write(folder)), folder / "out", options=options, console=quiet())
+    return root, outcome
 
 
 def quiet() -> Console:
@@ -108,10 +119,9 @@ def test_a_lost_column_of_an_adapter_is_scored_without_training(done: Path, tmp_
     assert (done / entry["folder"] / "manifest.json").read_bytes() == before
 
 
-def test_only_runs_what_is_named(tmp_path: Path) -> None:
-    options = Options(only={"method": "lora", "rank": "2"})
-    _, outcome, _ = api.run_plan(api.plan(micro.write(tmp_path)), tmp_path / "out", options=options, console=quiet())
-    states = {row["method"]: row["status"] for row in api.open(tmp_path / "out").results.to_pylist()}
+def test_only_runs_what_is_named(lora_alone: tuple[Path, Outcome]) -> None:
+    root, outcome = lora_alone
+    states = {row["method"]: row["status"] for row in api.open(root).results.to_pylist()}
     assert outcome.done == 1
     assert states == {"full": "pending", "lora": "done", "qlora": "pending"}
 
@@ -220,9 +230,10 @@ def test_sft_scores_answers_alone(tmp_path: Path) -> None:
     assert row["nll_after"] == pytest.approx(float(evidence["after"][answers].mean(dtype=float)), abs=1e-6)
 
 
-def test_an_edited_recipe_keeps_what_was_done_and_forgets_what_never_was(tmp_path: Path) -> None:
-    first = api.plan(micro.write(tmp_path))
-    api.run_plan(first, tmp_path / "out", options=Options(only={"method": "lora"}), console=quiet())
+def test_an_edited_recipe_keeps_what_was_done_and_forgets_what_never_was(
+    lora_alone: tuple[Path, Outcome], tmp_path: Path
+) -> None:
+    shutil.copytree(lora_alone[0], tmp_path / "out")
     edited = api.plan(
         micro.write(tmp_path, micro.RECIPE.replace("lr: 1e-2}\n  - {method: qlora", "lr: 2e-2}\n  - {method: qlora"))
     )

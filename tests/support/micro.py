@@ -1,7 +1,9 @@
-"""A recipe small enough for a test: three methods on one real text, four steps each."""
+"""A recipe small enough for a test: three methods on one real text, four steps each; and ways to run the program."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -19,7 +21,7 @@ methods:
   - {method: lora, rank: 2, lr: 1e-2}
   - {method: qlora, rank: 2, lr: 1e-2}
 train: {budget: 4 steps, seq_len: 64, batch_tokens: 256, eval_at: [50%, 100%]}
-score: {context: 64, stride: 32, tokens: 4k}
+score: {context: 64, stride: 32, tokens: 1k}
 """
 CELLS = 4
 
@@ -36,8 +38,24 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
+def invoke(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """`peftodyssey` in this process, which has imported torch already; an unexpected exception goes through."""
+    from peftodyssey.cli.main import main
+
+    out, errors, code = io.StringIO(), io.StringIO(), 0
+    argv, sys.argv = sys.argv, ["peftodyssey", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.argv = argv
+    return subprocess.CompletedProcess(list(arguments), code, out.getvalue(), errors.getvalue())
+
+
 def command(*arguments: object, code: str | None = None, **options: object) -> subprocess.CompletedProcess[str]:
-    """`peftodyssey` in a process of its own, or `code` with the arguments in sys.argv."""
+    """`peftodyssey` in a process of its own, where that matters (several seconds of imports), or `code` with the arguments in sys.argv."""
     start = ["-c", code] if code else ["-m", "peftodyssey"]
     return subprocess.run(
         [sys.executable, *start, *map(str, arguments)],
