@@ -177,6 +177,8 @@ def test_shipped_recipes_that_are_named_exist() -> None:
 def test_files_and_make_targets_that_are_named_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", text(ROOT / "Makefile"), re.MULTILINE))
     for page in PAGES:
+        if page.name == "renamed.md":  # its first column names what is gone
+            continue
         codes = INLINE.findall(FENCE.sub("", text(page)))
         for code in codes:
             if target := re.fullmatch(r"make ([a-z-]+)", code):
@@ -198,5 +200,8 @@ def test_yaml_in_the_pages_is_a_list_of_methods_or_a_recipe() -> None:
     blocks = [body for page in PAGES for language, body in FENCE.findall(text(page)) if language == "yaml"]
     assert blocks
     for body in blocks:
+        if body.startswith("version:"):
+            load_recipe(body)
+            continue
         lines = "\n".join(f"  {line}" for line in body.splitlines())
         load_recipe(f"model: bundled/odyssey-3m\ndomains: [bundled/arxiv_cs.CL]\nmethods:\n{lines}\n")
