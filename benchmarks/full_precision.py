@@ -73,7 +73,7 @@ def text(seq_len: int) -> PackedSequences:
             documents(corpus, "train", None), tokenizer, Path(folder), max_tokens=200_000, newline="keep", name=TEXT
         )
         index = read_index(Path(folder))
-    return pack(index, SpecialTokens(tokenizer.bos, tokenizer.eos), seq_len=seq_len, seed=0, objective="text")
+    return pack(index, SpecialTokens(tokenizer.bos_id, tokenizer.eos_id), seq_len=seq_len, seed=0, objective="text")
 
 
 def table_of(curves: dict[str, list[float]], window: int) -> Table:

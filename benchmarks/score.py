@@ -177,7 +177,7 @@ def main() -> None:
             index = read_index(Path(folder))
     rows = [index.token[a:b] for a, b in itertools.pairwise(index.starts)]
     point = ScoreSpec(options.context, options.context, None, "bos", "documents")
-    prefix = 0 if tokenizer is None else tokenizer.prefix
+    prefix = 0 if tokenizer is None else tokenizer.prefix_id
     assert prefix is not None
     set_scoring_mode(model)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from peftodyssey.assets import bf16_codec
-from peftodyssey.assets.catalogue import DEFAULT_RUNG, checksums, data
+from peftodyssey.assets.catalogue import DEFAULT_RUNG, checksums, data_file
 from peftodyssey.errors import StoreError
 
 WEIGHTS = "model.safetensors"
@@ -45,7 +45,7 @@ def model_files(model: str) -> Path:
     """
     entries = checksums()["models"][model]["files"]
     folder = cache_folder() / "models" / f"{model}-{_hash8(entries)}"
-    _lay_out(folder, model, entries)
+    _write_missing(folder, model, entries)
     return folder
 
 
@@ -58,7 +58,7 @@ def unpack_model(model: str, rung: str | None = None) -> Path:
     rung = rung or DEFAULT_RUNG
     entries = {**table["files"], WEIGHTS: table["rungs"][rung]}
     folder = cache_folder() / "models" / f"{model}-{rung}-{_hash8(entries)}"
-    _lay_out(folder, model, entries, rung)
+    _write_missing(folder, model, entries, rung)
     return folder
 
 
@@ -73,11 +73,11 @@ def _hash8(entries: Mapping[str, Entry]) -> str:
     return hashlib.sha256(repr(sorted((n, e["sha256"]) for n, e in entries.items())).encode()).hexdigest()[:8]
 
 
-def _lay_out(folder: Path, model: str, entries: Mapping[str, Entry], rung: str = "") -> None:
+def _write_missing(folder: Path, model: str, entries: Mapping[str, Entry], rung: str = "") -> None:
     """Writes every file of `entries` that is missing or damaged in `folder`."""
     try:
         for name, entry in entries.items():
-            if not _whole(folder / name, entry):
+            if not _is_intact(folder / name, entry):
                 _write(folder / name, _content(model, name, rung), entry)
     except OSError as error:
         if isinstance(error, StoreError):
@@ -85,7 +85,7 @@ def _lay_out(folder: Path, model: str, entries: Mapping[str, Entry], rung: str =
         raise _unwritable(folder, error) from error
 
 
-def _whole(path: Path, entry: Entry) -> bool:
+def _is_intact(path: Path, entry: Entry) -> bool:
     """Whether `path` is as recorded: by sha256 at first sight in this process or after a change, else by size and time."""
     try:
         state = path.stat()
@@ -106,8 +106,8 @@ def _whole(path: Path, entry: Entry) -> bool:
 
 def _content(model: str, name: str, rung: str) -> bytes:
     if name == WEIGHTS:
-        return bf16_codec.unpack(data("models", model, f"{rung}.safetensors.xz").read_bytes())
-    return data("models", model, name).read_bytes()
+        return bf16_codec.unpack(data_file("models", model, f"{rung}.safetensors.xz").read_bytes())
+    return data_file("models", model, name).read_bytes()
 
 
 def _write(path: Path, content: bytes, entry: Entry) -> None:
@@ -135,7 +135,7 @@ def _replace(temporary: Path, path: Path, entry: Entry) -> None:
     try:
         os.replace(temporary, path)
     except PermissionError:  # on Windows a file that another process has mapped stays; it is as good as ours if whole
-        if not _whole(path, entry):
+        if not _is_intact(path, entry):
             raise
 
 

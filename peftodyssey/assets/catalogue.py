@@ -23,7 +23,7 @@ def checksums() -> dict[str, Any]:
     return json.loads((files(__package__) / "checksums.json").read_text(encoding="utf-8"))
 
 
-def data(*parts: str) -> Traversable:
+def data_file(*parts: str) -> Traversable:
     """A file of the package's data folder, which may lie in a zip file."""
     return files(__package__).joinpath("data", *parts)
 
@@ -41,7 +41,7 @@ def rungs(model: str) -> tuple[str, ...]:
 def ladder(model: str) -> dict[str, Any]:
     """How the rungs of `model` were pretrained, as in its ladder.json: tokens, arm, held-out loss in nats per token."""
     checksums()["models"][model]
-    return json.loads(data("models", model, "ladder.json").read_text(encoding="utf-8"))
+    return json.loads(data_file("models", model, "ladder.json").read_text(encoding="utf-8"))
 
 
 def model_sha256(model: str, rung: str | None = None) -> str:
@@ -90,4 +90,4 @@ def open_corpus(name: str, split: str) -> BinaryIO:
     Raises KeyError on an unknown name or split, lzma.LZMAError where the installed file is damaged.
     """
     checksums()["corpora"][name]["splits"][split]
-    return lzma.LZMAFile(io.BytesIO(data("corpora", name, f"{split}.jsonl.xz").read_bytes()))
+    return lzma.LZMAFile(io.BytesIO(data_file("corpora", name, f"{split}.jsonl.xz").read_bytes()))

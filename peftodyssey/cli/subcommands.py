@@ -21,10 +21,10 @@ def ladder_list(
     model: Annotated[str, typer.Argument(help="bundled/<model>, a Hub id, or a folder with ladder.json.")],
 ) -> None:
     """Rungs of a ladder: name, tokens, tokens per parameter, learning rate, arm."""
-    from peftodyssey.models.ladder import ladder
+    from peftodyssey.models.ladder import find_ladder
     from peftodyssey.report import ladder_output
 
-    for part in ladder_output.ladder(ladder(model)):
+    for part in ladder_output.ladder(find_ladder(model)):
         console().print(part)
 
 
@@ -43,7 +43,7 @@ def ladder_train(
 ) -> None:
     """Pretrain a small model at several budgets: a trunk, and branches that decay; what is there is not done again."""
     from peftodyssey import api
-    from peftodyssey.models.ladder import ladder
+    from peftodyssey.models.ladder import find_ladder
     from peftodyssey.report import ladder_output
 
     plan = api.plan_ladder(recipe, set_ or (), device=device)
@@ -58,7 +58,7 @@ def ladder_train(
     if trained.interrupted:
         say(f"Interrupted: {trained.interrupted}")
         raise typer.Exit(EXIT_INTERRUPTED)
-    for part in ladder_output.ladder(ladder(str(root))):
+    for part in ladder_output.ladder(find_ladder(str(root))):
         console().print(part)
     rate = "" if trained.tokens_per_second is None else f", {trained.tokens_per_second:,.0f} tokens a second"
     say(f"Ladder: {root} ({trained.steps:,} steps now{rate})")

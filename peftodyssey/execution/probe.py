@@ -63,7 +63,7 @@ def _tried(key: str, tasks: list[CellTask], held: LoadedModels, plan: Plan) -> P
     try:
         with loading() as seconds:
             base = held.get(task.base)
-        made = probe(task, base, seconds[0], plan.device.kind, held.tokenizer(task.base).prefix)
+        made = probe(task, base, seconds[0], plan.device.kind, held.tokenizer(task.base).prefix_id)
     except OdysseyError as error:
         held.drop()  # what went wrong may have left the base changed
         return ProbeResult(task, len(tasks), None, str(error), False)

@@ -225,7 +225,7 @@ class _Runner:
         if isinstance(task, ChoiceTask):
             choices_job.column(task, self.root, model, tokenizer, self.how, self.narrator)
             return
-        score_job.score_and_write(task, self.root, model, tokenizer.prefix, self.how, self.narrator)
+        score_job.score_and_write(task, self.root, model, tokenizer.prefix_id, self.how, self.narrator)
 
     def _run_standalone_measurements(self, tasks: Sequence[StandaloneMeasurement]) -> None:
         """States of texts and noise of a base's weights: where one fails nothing else does, and the run says so."""

@@ -145,7 +145,7 @@ def _column(
     score = ScoreTask(folder, task.folder, key, point, None, told)
     if manifest.read(root / folder) is None:
         narrator.task(f"score {name}")
-        base, prefix = bases.get(key), bases.tokenizer(key).prefix
+        base, prefix = bases.get(key), bases.tokenizer(key).prefix_id
         if adapter is None:
             score_job.score_and_write(score, root, base, prefix, how, narrator)
         else:

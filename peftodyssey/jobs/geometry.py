@@ -17,7 +17,7 @@ from peftodyssey.errors import Interrupted
 from peftodyssey.jobs.callbacks import Events
 from peftodyssey.methods import svd
 from peftodyssey.methods.protocol import AttachedMethod
-from peftodyssey.methods.weight_updates import Update, base_norm, updates
+from peftodyssey.methods.weight_updates import WeightUpdate, base_norm, iter_updates
 from peftodyssey.model_shape import ModelShape
 from peftodyssey.plan.tasks import CellTask
 from peftodyssey.stats import geometry
@@ -39,7 +39,7 @@ def measure(task: CellTask, root: Path, attached: AttachedMethod, events: Events
 
     chosen, layers = decomposed(task.shape)
     rows, refused = [], {}
-    for update in updates(attached):
+    for update in iter_updates(attached):
         if events.should_stop():
             raise Interrupted(
                 "stopped while the update was measured", "start the same command again, it goes on from here"
@@ -47,9 +47,9 @@ def measure(task: CellTask, root: Path, attached: AttachedMethod, events: Events
         try:
             row = (
                 None
-                if update.refused
+                if update.unsupported
                 else _with_cpu_fallback(
-                    lambda device, one=update: _row(one.on(device) if device else one, one.name in chosen)
+                    lambda device, one=update: _row(one.to(device) if device else one, one.name in chosen)
                 )
             )
         except (
@@ -57,11 +57,11 @@ def measure(task: CellTask, root: Path, attached: AttachedMethod, events: Events
             np.linalg.LinAlgError,
             MemoryError,
         ) as error:  # must not cost what was trained
-            update = Update(
-                update.name, update.base, refused=str(error).splitlines()[0] if str(error) else type(error).__name__
+            update = WeightUpdate(
+                update.name, update.base, unsupported=str(error).splitlines()[0] if str(error) else type(error).__name__
             )
-        if update.refused:
-            refused[update.name] = update.refused
+        if update.unsupported:
+            refused[update.name] = update.unsupported
         elif row:
             rows.append({"cell": task.short_hash, **row})
     folder = manifest.prepare_dir(root / task.geometry_folder)
@@ -100,11 +100,11 @@ def _with_cpu_fallback(act: Callable[[str], Row | None]) -> Row | None:
         return act("cpu")
 
 
-def _row(update: Update, with_spectrum: bool) -> Row | None:
+def _row(update: WeightUpdate, with_spectrum: bool) -> Row | None:
     """The row of one weight; None where it did not move."""
-    product = update.left is not None and update.right is not None
-    values = svd.values_of_product(update.left, update.right).cpu().numpy() if product else None
-    change = update.change
+    product = update.lora_B is not None and update.lora_A is not None
+    values = svd.low_rank_singular_values(update.lora_B, update.lora_A).cpu().numpy() if product else None
+    change = update.dense
     norm = math.sqrt(float((values**2).sum())) if values is not None else float(change.double().norm())
     if not norm:
         return None
@@ -120,6 +120,8 @@ def _row(update: Update, with_spectrum: bool) -> Row | None:
     }
     if not with_spectrum:
         return row
-    values = svd.values_of(change).cpu().numpy() if values is None else values
-    before, after = (svd.left_singular(matrix)[1].cpu().numpy() for matrix in (update.base, update.base + change))
+    values = svd.singular_values(change).cpu().numpy() if values is None else values
+    before, after = (
+        svd.left_singular_vectors(matrix)[1].cpu().numpy() for matrix in (update.base, update.base + change)
+    )
     return row | geometry.spectrum(values) | geometry.direction_change(after, before)

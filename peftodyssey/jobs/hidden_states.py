@@ -45,7 +45,7 @@ def states(task: HiddenStatesTask, root: Path, bases: LoadedModels, how: How, ev
         if events.should_stop():
             raise Interrupted("stopped while reading chunks", "start the same command again, it goes on from here")
 
-    model, prefix = bases.get(task.base), bases.tokenizer(task.base).prefix
+    model, prefix = bases.get(task.base), bases.tokenizer(task.base).prefix_id
     token = chunk_sampling.tokens(index.token, row, task.chunk_tokens)
     hidden = mean_states(
         model,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from peftodyssey.memory.step_spec import BYTES
-from peftodyssey.models.layer_offload import layers_on_card, offload_layers
+from peftodyssey.models.layer_offload import layers_on_gpu, offload_layers
 from peftodyssey.models.load import load
 from peftodyssey.models.shape_from_config import shape_from_config
 from peftodyssey.models.source import ModelSource
@@ -45,7 +45,7 @@ class LoadedModels:
         if self.device == "cpu" or key.quant:
             return load(key.source, precision=key.precision, quant=key.quant, device=self.device)
         sizes = shape_from_config(key.source.config)
-        staying = layers_on_card(sizes, BYTES[key.precision], self.budget_bytes)
+        staying = layers_on_gpu(sizes, BYTES[key.precision], self.budget_bytes)
         if staying == sizes.layers:
             return load(key.source, precision=key.precision, device=self.device)
         import torch

@@ -31,7 +31,7 @@ def column(task: ChoiceTask, root: Path, model: nn.Module, tokenizer: TextTokeni
     found = score_choices(
         model,
         [request for of_one in made for request in of_one],
-        prefix=tokenizer.prefix if task.with_prefix else None,
+        prefix=tokenizer.prefix_id if task.with_prefix else None,
         device=how.device,
         batch_tokens=task.batch_tokens,
         budget_bytes=how.resident_bytes,

@@ -18,7 +18,7 @@ from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.source import Corpus
 from peftodyssey.errors import CorpusError
 from peftodyssey.models.bpe import train_bpe
-from peftodyssey.models.tokenizer import TextTokenizer, framed_tokenizer
+from peftodyssey.models.tokenizer import TextTokenizer, tokenizer_from_folder
 from peftodyssey.plan.ladder import LadderPlan
 from peftodyssey.recipe.identity import digest
 from peftodyssey.store import atomic, manifest
@@ -82,7 +82,7 @@ def _tokenizer(plan: LadderPlan, folder: Path) -> TextTokenizer:
                 if file.is_file():
                     shutil.copyfile(file, folder / file.name)
         manifest.commit(folder, {"kind": "tokenizer", "tokens": size, "from": plan.recipe.tokenizer})
-    return framed_tokenizer(folder, plan.recipe.name, plan.config)
+    return tokenizer_from_folder(folder, plan.recipe.name, plan.config)
 
 
 def training_split(corpus: Corpus) -> str:
@@ -102,7 +102,7 @@ def _texts(corpus: Corpus, split: str) -> Iterator[str]:
 
 def _encoded(texts: Iterable[str], tokenizer: TextTokenizer) -> Iterator[np.ndarray]:
     """int32 tokens of each document, the one that begins a document before them where there is such a token."""
-    front = [] if tokenizer.prefix is None else [tokenizer.prefix]
+    front = [] if tokenizer.prefix_id is None else [tokenizer.prefix_id]
     remaining = iter(texts)
     while batch := list(islice(remaining, BATCH_DOCUMENTS)):
         for encoding in tokenizer.backend.encode_batch(batch, add_special_tokens=False):
@@ -146,5 +146,5 @@ def copy_tokenizer(root: Path, folder: Path) -> None:
 def ids_of(root: Path, tokenizer: TextTokenizer) -> dict[str, int]:
     """bos, eos and pad for config.json, those that there are."""
     assert (root / TOKENIZER).is_dir()
-    named = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
+    named = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     return json.loads(json.dumps({name: value for name, value in named.items() if value is not None}))

@@ -34,7 +34,7 @@ def commit(task: ScoreTask, root: Path, prefix: int | None, result: ScoreResult)
     parquet.write_nll(folder, result.nll_nats, result.rank)
     facts = {"nll_nats_mean": mean_nats(result.nll_nats), "prefix": prefix, **result.facts}
     if task.base.source.pickled:
-        facts["base_weights"] = bin_conversion.TOLD
+        facts["base_weights"] = bin_conversion.CONVERSION_NOTE
     manifest.commit(folder, {"kind": "score", "identity": task.identity, "status": "done", "facts": facts})
 
 

@@ -22,7 +22,7 @@ from peftodyssey.jobs.peak_memory import track_peak
 from peftodyssey.methods import wise_ft
 from peftodyssey.methods.protocol import AttachedMethod
 from peftodyssey.methods.registry import METHODS
-from peftodyssey.methods.weight_updates import added
+from peftodyssey.methods.weight_updates import additive_deltas
 from peftodyssey.models import bin_conversion
 from peftodyssey.models.tokenizer import TextTokenizer
 from peftodyssey.plan.tasks import CellTask
@@ -59,9 +59,9 @@ def train_cell(
         if trained:
             _keep_weights(attached, folder, task)
             parquet.write_rows(folder / layout.LOG, [vars(record) for record in trained.result.log], tables.LOG)
-        update = added(attached, shifted) if shifted else {}
+        update = additive_deltas(attached, shifted) if shifted else {}
         score_missing(task, root, attached, tokenizer, how, events)
-    weight_noise.perturb_along_update(task, root, base, update, tokenizer.prefix, how, events)
+    weight_noise.perturb_along_update(task, root, base, update, tokenizer.prefix_id, how, events)
     eval_callback.write(folder, task, root, trained.result if trained else None)
     _commit(task, folder, facts, how)
 
@@ -83,9 +83,9 @@ def rescore(
     assert kept is not None, "the scheduler asks for a new training where the weights are gone"
     shifted = weight_noise.names(task, root, base)
     with attached_method(task, base, kept) as attached:
-        update = added(attached, shifted) if shifted else {}
+        update = additive_deltas(attached, shifted) if shifted else {}
         score_missing(task, root, attached, tokenizer, how, events)
-    weight_noise.perturb_along_update(task, root, base, update, tokenizer.prefix, how, events)
+    weight_noise.perturb_along_update(task, root, base, update, tokenizer.prefix_id, how, events)
 
 
 def score_missing(
@@ -98,17 +98,17 @@ def score_missing(
     missing = [column for column in wanted.values() if manifest.read(root / column.folder) is None]
     for column in missing:
         if column.share == 1:
-            score.score_and_write(column, root, attached.model, tokenizer.prefix, how, events)
+            score.score_and_write(column, root, attached.model, tokenizer.prefix_id, how, events)
     for asked in task.choices:
         if manifest.read(root / asked.folder) is None:
             multiple_choice.column(asked, root, attached.model, tokenizer, how, events)
     if geometry.is_missing(task, root):
         geometry.measure(task, root, attached, events)
-    with wise_ft.scaled(attached) if any(column.share != 1 for column in missing) else nullcontext() as to_share:
+    with wise_ft.scaled_update(attached) if any(column.share != 1 for column in missing) else nullcontext() as to_share:
         for column in missing:
             if column.share != 1:
                 to_share(column.share)
-                score.score_and_write(column, root, attached.model, tokenizer.prefix, how, events)
+                score.score_and_write(column, root, attached.model, tokenizer.prefix_id, how, events)
 
 
 def weights_of(task: CellTask, root: Path) -> Path | None:
@@ -146,7 +146,7 @@ def _train(
     blocks = blocks_of(task, root, tokenizer)
     settings = truncate(share, replace(settings_of(task, blocks.target_sequences), budget_bytes=how.resident_bytes))
     state = root / task.folder / layout.CHECKPOINT
-    recorder = eval_callback.EvalCallback(task, root, attached.model, tokenizer.prefix, how, events)
+    recorder = eval_callback.EvalCallback(task, root, attached.model, tokenizer.prefix_id, how, events)
     beat = progress_file.ProgressFile(root / task.folder, settings.last_step)
     progress_file.note_repeated_work(root / task.folder, state, events)
 
@@ -157,7 +157,7 @@ def _train(
     def general_nll() -> float:
         assert task.early_stop_eval is not None, "a method with an early stop has a text that it looks at"
         return score.mean_nats(
-            score.scored(task.early_stop_eval, root, attached.model, tokenizer.prefix, how, events).nll_nats
+            score.scored(task.early_stop_eval, root, attached.model, tokenizer.prefix_id, how, events).nll_nats
         )
 
     with track_peak(how.device) as peak:
@@ -203,7 +203,7 @@ def blocks_of(task: CellTask, root: Path, tokenizer: TextTokenizer) -> PackedSeq
 
     def packed(folder: str, objective: str) -> PackedSequences:
         framed = bool((manifest.read(root / folder) or {})["facts"].get("framed"))
-        bos, eos = (None, None) if framed else (tokenizer.bos, tokenizer.eos)
+        bos, eos = (None, None) if framed else (tokenizer.bos_id, tokenizer.eos_id)
         return pack(
             opened(root / folder),
             SpecialTokens(bos, eos, from_template=framed),
@@ -281,7 +281,7 @@ def _require_weights_changed(task: CellTask, attached: AttachedMethod) -> None:
 
 
 def _keep_weights(attached: AttachedMethod, folder: Path, task: CellTask) -> None:
-    name = layout.ADAPTER if attached.adapter else layout.WEIGHTS
+    name = layout.ADAPTER if attached.is_adapter else layout.WEIGHTS
     METHODS[task.cell.method.method].export(attached, folder / name, task.cell.model.name)
 
 
@@ -294,7 +294,7 @@ def _facts(task: CellTask, trained: Trained | None, how: How) -> dict[str, Any]:
         "device": how.device,
         "versions": versions(),
         **task.auto_values,
-        **({"base_weights": bin_conversion.TOLD} if task.base.source.pickled else {}),
+        **({"base_weights": bin_conversion.CONVERSION_NOTE} if task.base.source.pickled else {}),
     }
     if trained is None:
         return {**facts, "steps": 0, "tokens": 0, "seconds": 0.0, "tokens_per_second": None, "peak_memory_bytes": None}

@@ -109,10 +109,10 @@ def _score(
             base, [adapters[number] for number in took], torch.device(how.device), compute
         ) as order:
             results = score.score_and_write_adapters(
-                columns[took[0]], len(took), root, base, tokenizer.prefix, how, events
+                columns[took[0]], len(took), root, base, tokenizer.prefix_id, how, events
             )
         for place, result in zip(order, results, strict=True):
-            score.commit(columns[took[place]], root, tokenizer.prefix, result)
+            score.commit(columns[took[place]], root, tokenizer.prefix_id, result)
 
 
 def _in_common(tasks: Sequence[CellTask], root: Path) -> list[dict[int, ScoreTask]]:
@@ -150,7 +150,9 @@ def _member(
     def on_eval(point: int, step: int, tokens: int, adapter: Adapter) -> None:
         with attached_method(task, base) as attached:
             copy_adapter_into(adapter, attached.model)
-            eval_callback.EvalCallback(task, root, attached.model, tokenizer.prefix, how, events)(point, step, tokens)
+            eval_callback.EvalCallback(task, root, attached.model, tokenizer.prefix_id, how, events)(
+                point, step, tokens
+            )
 
     return Member(settings, blocks, start, state, owner, on_eval=on_eval)
 

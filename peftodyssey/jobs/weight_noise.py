@@ -51,7 +51,7 @@ class Shift:
 def perturb(task: NoiseTask, root: Path, bases: LoadedModels, how: How, events: Events) -> None:
     """Every shift of a base that the recipe asks for, on one text."""
     reference = _reference(task.earliest, root, bases) if task.earliest else None
-    base, prefix = bases.get(task.base), bases.tokenizer(task.base).prefix
+    base, prefix = bases.get(task.base), bases.tokenizer(task.base).prefix_id
     bench = _NoiseRun(task, root, base, prefix, how, events, reference)
     bench.score_all(bench.of_base())
     found = [("gradient", bench.against_gradient())] if task.noise.sharpness else []

@@ -20,7 +20,7 @@ from peftodyssey.memory.memory_plan import (
     scoring_tokens,
 )
 from peftodyssey.memory.step_spec import StepSpec
-from peftodyssey.methods.targets import targeted
+from peftodyssey.methods.targets import target_linears
 from peftodyssey.model_shape import ModelShape
 from peftodyssey.recipe.cell import Cell, QuantSpec
 
@@ -42,7 +42,7 @@ def cell_step(
     `fingerprint` is the base model's. Where a probe measured this very step on this machine, the sums are the measured
     ones.
     """
-    targets = targeted(shape, cell.method.targets) if cell.method.rank else ()
+    targets = target_linears(shape, cell.method.targets) if cell.method.rank else ()
     step = StepSpec(
         precision=str(auto_values["precision"]),
         quant=cell.method.quant,

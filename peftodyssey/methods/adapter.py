@@ -30,7 +30,7 @@ CONFIG = "adapter_config.json"
 BASE_MODIFYING_INITS = ("pissa", "olora", "corda", "loftq")
 
 
-def type_of(config: PeftConfig) -> str:
+def peft_type_name(config: PeftConfig) -> str:
     """The name of PEFT's type in capitals."""
     from peft import PeftType
 
@@ -61,7 +61,7 @@ def preserve_training_flags(model: torch.nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def attach_config(model: PreTrainedModel, config: PeftConfig, point: MethodSpec, seed: int) -> AttachedMethod:
+def attach_adapter(model: PreTrainedModel, config: PeftConfig, point: MethodSpec, seed: int) -> AttachedMethod:
     """`config`'s adapter on `model`, in place, drawn from `seed`; adapters are float32 whatever the base's type.
 
     Where the start changes the base's own weights, these are remembered. Raises MethodError with PEFT's reason where it
@@ -69,7 +69,7 @@ def attach_config(model: PreTrainedModel, config: PeftConfig, point: MethodSpec,
     """
     from peft import get_peft_model
 
-    kept = _rewritten(model, config)
+    kept = _weights_to_restore(model, config)
     model.requires_grad_(False)
     try:
         with seeded(model, seed), preserve_training_flags(model), warnings.catch_warnings():
@@ -89,10 +89,10 @@ def detach_adapter(attached: AttachedMethod) -> PreTrainedModel:
     for name, stored in attached.base_weights.items():
         weight = base.get_parameter(name)
         weight.data = stored.to(weight.device, copy=True)
-    return _cleared(base)
+    return _clear_peft_marks(base)
 
 
-def _cleared(base: PreTrainedModel) -> PreTrainedModel:
+def _clear_peft_marks(base: PreTrainedModel) -> PreTrainedModel:
     """`base` without the marks that PEFT leaves on it, which would make the next adapter look like a second one."""
     for mark in ("peft_config", "_hf_peft_config_loaded"):
         if mark in vars(base):
@@ -107,7 +107,7 @@ def export_adapter(attached: AttachedMethod, folder: Path, base_name: str | None
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with preserve_training_flags(wrapped), tempfile.TemporaryDirectory() as scratch:
-        converted = bool(attached.start and attached.base_weights) and wrapped.peft_type == "LORA"
+        converted = bool(attached.initial_weights and attached.base_weights) and wrapped.peft_type == "LORA"
         initial = _initial_adapter(attached, Path(scratch)) if converted else None
         with seeded(wrapped, 0):  # the conversion makes an adapter for a moment, which must not move the generators
             wrapped.save_pretrained(
@@ -124,7 +124,10 @@ def _initial_adapter(attached: AttachedMethod, folder: Path) -> str:
     # PEFT refuses names that do not start like one of its own starts, and the folder's name is the adapter's name
     initial = folder / "pissa_start"
     initial.mkdir()
-    save_file({name.replace(".default.", "."): t.contiguous() for name, t in attached.start.items()}, initial / WEIGHTS)
+    save_file(
+        {name.replace(".default.", "."): t.contiguous() for name, t in attached.initial_weights.items()},
+        initial / WEIGHTS,
+    )
     attached.model.peft_config["default"].save_pretrained(initial)
     return str(initial)
 
@@ -142,12 +145,12 @@ def load_adapter_folder(model: PreTrainedModel, folder: Path, point: MethodSpec)
     from safetensors import SafetensorError
 
     folder = Path(folder)
-    _refuse_unreadable(folder)
+    _check_files(folder)
     try:
         config = PeftConfig.from_pretrained(str(folder))
         config.inference_mode = True
-        refuse_unscorable(config, folder)
-        kept = _rewritten(model, config)
+        reject_prompt_learning(config, folder)
+        kept = _weights_to_restore(model, config)
         with seeded(model, 0), preserve_training_flags(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             wrapped: Any = get_peft_model(model, config)
@@ -158,45 +161,48 @@ def load_adapter_folder(model: PreTrainedModel, folder: Path, point: MethodSpec)
             f"the adapter in {folder} cannot be put on this model: {' '.join(reason[:3])}",
             "score it on the base it was made for",
         ) from error
-    _refuse_other_base(folder, wrapped, result)
+    _check_keys(folder, wrapped, result)
     wrapped.requires_grad_(False)
     return AttachedMethod(point.method, point, wrapped, model, {}, True, {}, kept)
 
 
-def moves_base(config: PeftConfig) -> bool:
+def changes_base_weights(config: PeftConfig) -> bool:
     """Whether putting this adapter on a model changes the model's own weights: a part of them goes into the adapter."""
-    return str(getattr(config, "init_lora_weights", "")).startswith(BASE_MODIFYING_INITS) or type_of(config) == "OSF"
+    return (
+        str(getattr(config, "init_lora_weights", "")).startswith(BASE_MODIFYING_INITS)
+        or peft_type_name(config) == "OSF"
+    )
 
 
-def _rewritten(model: PreTrainedModel, config: PeftConfig) -> dict[str, torch.Tensor]:
+def _weights_to_restore(model: PreTrainedModel, config: PeftConfig) -> dict[str, torch.Tensor]:
     """Copies of the linear maps' weights where `config` changes them, else nothing."""
-    if not moves_base(config):
+    if not changes_base_weights(config):
         return {}
     return snapshot(
         {f"{name}.weight": module.get_parameter("weight") for name, module in linear_modules(model).items()}
     )
 
 
-def _refuse_unreadable(folder: Path) -> None:
+def _check_files(folder: Path) -> None:
     for name, fix in ((CONFIG, "give the folder that holds it"), (WEIGHTS, "save it with safe_serialization=True")):
         if not (folder / name).exists():
             pickled = " (pickled weights are not read)" if (folder / "adapter_model.bin").exists() else ""
             raise MethodError(f"{folder} has no {name}{pickled}", fix)
 
 
-def refuse_unscorable(config: PeftConfig, where: Any) -> None:
+def reject_prompt_learning(config: PeftConfig, where: Any) -> None:
     """Raises MethodError for prompt learning: its virtual tokens stand before each sequence, so rows and positions
     shift.
     """
     if config.is_prompt_learning:
         raise MethodError(
-            f"{where}: {type_of(config)} puts virtual tokens before each sequence, which packing, windows and "
+            f"{where}: {peft_type_name(config)} puts virtual tokens before each sequence, which packing, windows and "
             "per-token scores do not allow",
             "use an adapter that sits in the layers",
         )
 
 
-def _refuse_other_base(folder: Path, wrapped: PeftModel, result: Any) -> None:
+def _check_keys(folder: Path, wrapped: PeftModel, result: Any) -> None:
     """Raises MethodError for keys of the file that found no place and for places that found no key; PEFT only warns.
 
     A parameter that several layers share is written once, so its other places lack a key and are filled all the same.
@@ -227,7 +233,7 @@ def merge_adapter(
     if base is not None:
         with tempfile.TemporaryDirectory() as scratch:
             export_adapter(attached, Path(scratch))
-            return merge_adapter(load_adapter_folder(base, Path(scratch), attached.point))
+            return merge_adapter(load_adapter_folder(base, Path(scratch), attached.spec))
     if getattr(attached.base, "is_quantized", False):
         raise MethodError("an adapter is not merged into quantised weights", "give the unquantised base to merge into")
     facts = _merge_layers(attached.model)
@@ -236,8 +242,8 @@ def merge_adapter(
             warnings.filterwarnings("ignore", message=".*already merged.*")
             merged = attached.model.merge_and_unload()
     except (ValueError, NotImplementedError, AttributeError) as error:
-        raise MethodError(f"{attached.point.label} cannot be merged: {error}", "export the adapter instead") from error
-    return _cleared(merged), facts
+        raise MethodError(f"{attached.spec.label} cannot be merged: {error}", "export the adapter instead") from error
+    return _clear_peft_marks(merged), facts
 
 
 def _merge_layers(wrapped: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def depth(point: MethodSpec) -> int:
+def num_trained_layers(point: MethodSpec) -> int:
     """How many layers, from the end, are trained."""
     return int(point.options.get("layers", 1))
 
@@ -28,8 +28,10 @@ def depth(point: MethodSpec) -> int:
 def check(point: MethodSpec, anatomy: ModelShape) -> list[str]:
     """Between one and all of the model's layers, of a base that is not quantised."""
     problems = []
-    if not 1 <= depth(point) <= anatomy.layers:
-        problems.append(f"layers is {depth(point)} and the model has {anatomy.layers}: give 1 to {anatomy.layers}")
+    if not 1 <= num_trained_layers(point) <= anatomy.layers:
+        problems.append(
+            f"layers is {num_trained_layers(point)} and the model has {anatomy.layers}: give 1 to {anatomy.layers}"
+        )
     if point.quant:
         problems.append(f"last_layers trains weights, which a base stored as {point.quant.kind} does not allow")
     return problems
@@ -37,7 +39,7 @@ def check(point: MethodSpec, anatomy: ModelShape) -> list[str]:
 
 def count(point: MethodSpec, anatomy: ModelShape) -> int:
     """Linear maps and norms of the last layers, and the final norm."""
-    first = anatomy.layers - depth(point)
+    first = anatomy.layers - num_trained_layers(point)
     linears = sum(m.parameters for m in anatomy.linears if m.layer is not None and m.layer >= first)
     frozen_norms = first * anatomy.norm_parameters_by_layer
     return linears + anatomy.norm_parameters - frozen_norms
@@ -47,7 +49,7 @@ def attach(model: PreTrainedModel, point: MethodSpec, seed: int) -> AttachedMeth
     """The last layers and the final norm trainable; nothing is drawn."""
     if getattr(model, "is_quantized", False):
         raise MethodError("last_layers trains weights, which a quantised base does not allow", "use qlora")
-    return attach_weights(model, _names(model, depth(point)), point)
+    return attach_weights(model, _names(model, num_trained_layers(point)), point)
 
 
 def _names(model: PreTrainedModel, layers: int) -> set[str]:

@@ -12,11 +12,11 @@ import re
 from typing import TYPE_CHECKING
 
 from peftodyssey.errors import MethodError
-from peftodyssey.methods.adapter import attach_config, detach_adapter, export_adapter, merge_adapter
-from peftodyssey.methods.modules import fan_in_fan_out, target_names
+from peftodyssey.methods.adapter import attach_adapter, detach_adapter, export_adapter, merge_adapter
+from peftodyssey.methods.modules import fan_in_fan_out, target_module_names
 from peftodyssey.methods.protocol import AttachedMethod, MethodImpl
 from peftodyssey.methods.saved import load_folder
-from peftodyssey.methods.targets import STORES_TRANSPOSED, shortest, target_problems, targeted
+from peftodyssey.methods.targets import CONV1D_FAMILIES, shortest_target_modules, target_problems, target_linears
 from peftodyssey.model_shape import LinearShape, ModelShape
 from peftodyssey.recipe.cell import MethodSpec
 
@@ -39,7 +39,9 @@ def check(point: MethodSpec, anatomy: ModelShape) -> list[str]:
         problems.append("qlora needs a base in 4 bits: quant nf4 or fp4")
     if point.rank is None or point.rank < 1:
         return [*problems, f"{point.method} needs a rank of at least 1, not {point.rank}"]
-    return problems + _rank_problems(point.rank, targeted(anatomy, point.targets)) + _start_problems(point, anatomy)
+    return (
+        problems + _rank_problems(point.rank, target_linears(anatomy, point.targets)) + _init_problems(point, anatomy)
+    )
 
 
 def _rank_problems(rank: int, matrices: tuple[LinearShape, ...]) -> list[str]:
@@ -53,7 +55,7 @@ def _rank_problems(rank: int, matrices: tuple[LinearShape, ...]) -> list[str]:
     return [f"rank {rank} is larger than {smallest.name} ({size}); at most {limit} with these targets"]
 
 
-def _start_problems(point: MethodSpec, anatomy: ModelShape) -> list[str]:
+def _init_problems(point: MethodSpec, anatomy: ModelShape) -> list[str]:
     name, problems = init_lora_weights(point), []
     if name in DATA_DRIVEN_INITS:
         problems.append(
@@ -67,7 +69,7 @@ def _start_problems(point: MethodSpec, anatomy: ModelShape) -> list[str]:
         )
     if name == "orthogonal" and point.rank and point.rank % 2:
         problems.append(f"init orthogonal needs an even rank, not {point.rank}")
-    if name == "olora" and anatomy.family in STORES_TRANSPOSED:
+    if name == "olora" and anatomy.family in CONV1D_FAMILIES:
         problems.append(f"init olora does not know the transposed weights of {anatomy.family}; use pissa")
     if name == "mica" and point.options.get("dora"):
         problems.append("init mica and dora exclude each other")
@@ -79,7 +81,7 @@ def count(point: MethodSpec, anatomy: ModelShape) -> int:
     rank, mica, dora = point.rank or 0, init_lora_weights(point) == "mica", bool(point.options.get("dora"))
     return sum(
         rank * (m.in_features + (0 if mica else m.out_features)) + (m.out_features if dora else 0)
-        for m in targeted(anatomy, point.targets)
+        for m in target_linears(anatomy, point.targets)
     )
 
 
@@ -87,7 +89,7 @@ def attach(model: PreTrainedModel, point: MethodSpec, seed: int) -> AttachedMeth
     """PEFT's LoRA on the targets; alpha is twice the rank where the point has none."""
     from peft import LoraConfig
 
-    names, others = target_names(model, point.targets)
+    names, others = target_module_names(model, point.targets)
     if point.rank is None:
         raise MethodError(f"{point.method} needs a rank", "give `rank: 8`")
     init = init_lora_weights(point)
@@ -95,7 +97,7 @@ def attach(model: PreTrainedModel, point: MethodSpec, seed: int) -> AttachedMeth
     config = LoraConfig(
         r=point.rank,
         lora_alpha=int(alpha) if alpha == int(alpha) else alpha,  # type: ignore[arg-type]
-        target_modules=shortest(names, others),
+        target_modules=shortest_target_modules(names, others),
         lora_dropout=point.dropout,
         use_rslora=bool(point.options.get("rslora")),
         use_dora=bool(point.options.get("dora")),
@@ -104,7 +106,7 @@ def attach(model: PreTrainedModel, point: MethodSpec, seed: int) -> AttachedMeth
         bias="none",
         task_type="CAUSAL_LM",
     )
-    return attach_config(model, config, point, seed)
+    return attach_adapter(model, config, point, seed)
 
 
 _PARTS = (check, count, attach, export_adapter, load_folder, merge_adapter, detach_adapter)

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from peftodyssey.errors import MethodError
-from peftodyssey.methods.targets import ALL_LINEAR, listed, matches
+from peftodyssey.methods.targets import ALL_LINEAR, as_tuple, matches
 
 if TYPE_CHECKING:
     import torch
@@ -40,9 +40,9 @@ def decoder_layers(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
     raise MethodError(f"{type(model).__name__} has no list of {depth} decoder layers", "use `full` or another model")
 
 
-def target_names(model: PreTrainedModel, targets: str | Sequence[str] | None) -> tuple[list[str], list[str]]:
+def target_module_names(model: PreTrainedModel, targets: str | Sequence[str] | None) -> tuple[list[str], list[str]]:
     """Full names of the modules that `targets` means, and of all others. Raises MethodError where a target means none."""
-    linears, words = list(linear_modules(model)), listed(targets)
+    linears, words = list(linear_modules(model)), as_tuple(targets)
     leaves = sorted({name.rsplit(".", 1)[-1] for name in linears})
     for word in words:
         if word != ALL_LINEAR and not any(matches(name, word) for name in linears):

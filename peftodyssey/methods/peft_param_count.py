@@ -10,17 +10,17 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import MethodError
-from peftodyssey.methods.adapter import type_of
-from peftodyssey.methods.targets import ALL_LINEAR, STORES_TRANSPOSED, shortest
+from peftodyssey.methods.adapter import peft_type_name
+from peftodyssey.methods.targets import ALL_LINEAR, CONV1D_FAMILIES, shortest_target_modules
 from peftodyssey.model_shape import LinearShape, ModelShape
 
-LARGEST = 2**28  # numbers of a skeleton with weights, 1 GiB
+MAX_FILLED_PARAMETERS = 2**28  # numbers of a skeleton with weights, 1 GiB
 
 if TYPE_CHECKING:
     import torch
 
 
-def count_on_skeleton(config: Any, anatomy: ModelShape) -> int:
+def count_on_empty_model(config: Any, anatomy: ModelShape) -> int:
     """Trainable parameters of `config`'s adapter on the decoder layers of `anatomy`. Raises MethodError where PEFT
     refuses.
 
@@ -32,21 +32,23 @@ def count_on_skeleton(config: Any, anatomy: ModelShape) -> int:
     ):  # starts that read the base's weights train as many numbers as the plain one
         config.init_lora_weights = "mica" if config.init_lora_weights == "mica" else True
     if getattr(config, "target_modules", None) == ALL_LINEAR:
-        config.target_modules = shortest([m.name for m in anatomy.linears], [])
+        config.target_modules = shortest_target_modules([m.name for m in anatomy.linears], [])
     try:
         try:
-            return _trainable(deepcopy(config), skeleton(anatomy, "meta"))
+            return _trainable(deepcopy(config), empty_model(anatomy, "meta"))
         except NotImplementedError:  # what torch says of meta tensors whose numbers are asked for
-            return _trainable(config, skeleton(anatomy, _filled(config, anatomy)))
+            return _trainable(config, empty_model(anatomy, _filled(config, anatomy)))
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise MethodError(f"PEFT cannot put {type_of(config)} on this model: {error}", "change its fields") from error
+        raise MethodError(
+            f"PEFT cannot put {peft_type_name(config)} on this model: {error}", "change its fields"
+        ) from error
 
 
 def _filled(config: Any, anatomy: ModelShape) -> str:
     """The device for a skeleton with numbers. Raises MethodError where that would take too much memory."""
-    if sum(m.parameters for m in anatomy.linears) > LARGEST:
+    if sum(m.parameters for m in anatomy.linears) > MAX_FILLED_PARAMETERS:
         raise MethodError(
-            f"{type_of(config)} looks at the weights to choose what it trains, so it cannot be counted on a model of this size",
+            f"{peft_type_name(config)} looks at the weights to choose what it trains, so it cannot be counted on a model of this size",
             "use another type",
         )
     return "cpu"
@@ -62,7 +64,7 @@ def _trainable(config: Any, model: torch.nn.Module) -> int:
     return sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
 
 
-def skeleton(anatomy: ModelShape, device: str) -> torch.nn.Module:
+def empty_model(anatomy: ModelShape, device: str) -> torch.nn.Module:
     """Modules with the names, sizes and storage order of the decoder layers' linear maps, on `device`."""
     from torch import nn
 
@@ -85,7 +87,7 @@ def _linear(matrix: LinearShape, family: str, device: str) -> torch.nn.Module:
     from transformers.pytorch_utils import Conv1D
 
     with torch.device(device):
-        if family in STORES_TRANSPOSED:
+        if family in CONV1D_FAMILIES:
             return Conv1D(matrix.out_features, matrix.in_features)
         return nn.Linear(matrix.in_features, matrix.out_features, bias=matrix.bias)
 

@@ -25,7 +25,7 @@ SET_BY_PEFT = (
 
 
 @lru_cache(maxsize=1)
-def catalogue() -> dict[str, tuple[str, ...]]:
+def config_fields_by_type() -> dict[str, tuple[str, ...]]:
     """Type name in capitals -> the fields that its config takes, of the PEFT that is installed."""
     spec = find_spec("peft")
     if spec is None or spec.origin is None:

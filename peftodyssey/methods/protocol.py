@@ -22,12 +22,14 @@ class AttachedMethod:
     """A base model with a method on it: what is called forward, what is trained, and what undoing it needs."""
 
     method: str  # name in METHODS
-    point: MethodSpec
+    spec: MethodSpec
     model: Any  # torch.nn.Module: call this forward: PEFT's wrapper, or the base itself
     base: PreTrainedModel  # the model that was given; adapters sit inside it
     trainable: dict[str, torch.nn.Parameter]  # by their names in `model`; a tied weight once
-    adapter: bool  # exported as a PEFT adapter; else as a whole model
-    start: dict[str, torch.Tensor] = field(default_factory=dict)  # `trainable` as it was before training, on the CPU
+    is_adapter: bool  # exported as a PEFT adapter; else as a whole model
+    initial_weights: dict[str, torch.Tensor] = field(
+        default_factory=dict
+    )  # `trainable` as it was before training, on the CPU
     base_weights: dict[str, torch.Tensor] = field(default_factory=dict)  # weights of `base` to put back, on the CPU
 
 

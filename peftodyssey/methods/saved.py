@@ -80,17 +80,17 @@ def attach(model: PreTrainedModel, point: MethodSpec, seed: int) -> AttachedMeth
 
 def export(attached: AttachedMethod, folder: Path, base_name: str | None = None) -> None:
     """Writes it again, as an adapter or a model, whichever it is."""
-    (export_adapter if attached.adapter else export_model)(attached, folder, base_name)
+    (export_adapter if attached.is_adapter else export_model)(attached, folder, base_name)
 
 
 def merge(attached: AttachedMethod, base: PreTrainedModel | None = None) -> tuple[PreTrainedModel, dict[str, Any]]:
     """A plain model; see `merge_adapter`."""
-    return (merge_adapter if attached.adapter else merge_weights)(attached, base)
+    return (merge_adapter if attached.is_adapter else merge_weights)(attached, base)
 
 
 def detach(attached: AttachedMethod) -> PreTrainedModel:
     """The base as it was."""
-    return (detach_adapter if attached.adapter else detach_weights)(attached)
+    return (detach_adapter if attached.is_adapter else detach_weights)(attached)
 
 
 SAVED = MethodImpl(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 NO_DIRECTION = 1e-7  # of the largest singular value: below, a left vector is rounding
 
 
-def left_singular(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def left_singular_vectors(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(values [k] descending, left vectors [out, k], float64) of a matrix [out, in]; k leaves out values that are
     rounding.
     """
@@ -29,7 +29,7 @@ def left_singular(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return values, (wide @ vectors) / values if tall else vectors
 
 
-def values_of(matrix: torch.Tensor) -> torch.Tensor:
+def singular_values(matrix: torch.Tensor) -> torch.Tensor:
     """All singular values, descending, float64, of a matrix [out, in]."""
     import torch
 
@@ -38,7 +38,7 @@ def values_of(matrix: torch.Tensor) -> torch.Tensor:
     return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(0)
 
 
-def values_of_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def low_rank_singular_values(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """The singular values, descending, float64, of `left` [out, r] times `right` [r, in], without making the product."""
     import torch
 

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from peftodyssey.model_shape import LinearShape, ModelShape
 
 ALL_LINEAR = "all-linear"
-STORES_TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")  # families made of Conv1D, whose weights are (in, out)
+CONV1D_FAMILIES = ("gpt2", "openai-gpt", "imagegpt")  # families made of Conv1D, whose weights are (in, out)
 
 
 def matches(name: str, target: str) -> bool:
@@ -19,16 +19,16 @@ def matches(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
 
-def listed(targets: str | Sequence[str] | None) -> tuple[str, ...]:
+def as_tuple(targets: str | Sequence[str] | None) -> tuple[str, ...]:
     """`targets` as a tuple: one word is a list of one."""
     return (targets,) if isinstance(targets, str) else tuple(targets or ())
 
 
-def targeted(anatomy: ModelShape, targets: str | Sequence[str] | None) -> tuple[LinearShape, ...]:
+def target_linears(anatomy: ModelShape, targets: str | Sequence[str] | None) -> tuple[LinearShape, ...]:
     """The linear maps of the decoder layers that `targets` means, in module order; all of them for None and
     `all-linear`.
     """
-    words = listed(targets)
+    words = as_tuple(targets)
     if not words or words == (ALL_LINEAR,):
         return anatomy.linears
     return tuple(m for m in anatomy.linears if any(matches(m.name, word) for word in words))
@@ -38,7 +38,7 @@ def target_problems(anatomy: ModelShape, targets: str | Sequence[str] | None) ->
     """One sentence for each target that means no linear map of the decoder layers."""
     leaves = sorted({m.leaf for m in anatomy.linears})
     problems = []
-    for word in listed(targets):
+    for word in as_tuple(targets):
         if word == ALL_LINEAR or any(matches(m.name, word) for m in anatomy.linears):
             continue
         close = get_close_matches(word, leaves, 1)
@@ -49,7 +49,7 @@ def target_problems(anatomy: ModelShape, targets: str | Sequence[str] | None) ->
     return problems
 
 
-def shortest(names: Sequence[str], others: Sequence[str]) -> list[str]:
+def shortest_target_modules(names: Sequence[str], others: Sequence[str]) -> list[str]:
     """Targets that mean `names` and none of `others`: their last parts where these are enough, else the full names."""
     leaves = {name.rsplit(".", 1)[-1] for name in names}
     chosen = set(names)

@@ -23,26 +23,26 @@ ADAPTER = "default"
 
 
 @dataclass(frozen=True)
-class Update:
+class WeightUpdate:
     """One weight of the base and its change: `delta`, or `left` @ `right` where that is its form; float32."""
 
     name: str  # of the parameter in the base, e.g. model.layers.0.mlp.up_proj.weight
     base: torch.Tensor
     delta: torch.Tensor | None = None
-    left: torch.Tensor | None = None  # [out, r]
-    right: torch.Tensor | None = None  # [r, in]
-    refused: str = ""  # why there is no update, in words; then all three are None
+    lora_B: torch.Tensor | None = None  # [out, r]
+    lora_A: torch.Tensor | None = None  # [r, in]
+    unsupported: str = ""  # why there is no update, in words; then all three are None
     transposed: bool = False  # the base stores this matrix as (in, out)
 
     @property
-    def change(self) -> torch.Tensor:
+    def dense(self) -> torch.Tensor:
         """The update as one tensor."""
-        if self.left is not None and self.right is not None:
-            return self.left @ self.right
-        assert self.delta is not None, self.refused
+        if self.lora_B is not None and self.lora_A is not None:
+            return self.lora_B @ self.lora_A
+        assert self.delta is not None, self.unsupported
         return self.delta
 
-    def on(self, device: str) -> Update:
+    def to(self, device: str) -> WeightUpdate:
         """The same on another device."""
         moved = {
             key: tensor.to(device)
@@ -52,12 +52,12 @@ class Update:
         return replace(self, **moved)
 
 
-def updates(attached: AttachedMethod) -> Iterator[Update]:
+def iter_updates(attached: AttachedMethod) -> Iterator[WeightUpdate]:
     """The update of every weight that `attached` may have changed, trained here or loaded; a shared weight once."""
-    yield from _of_adapter(attached) if attached.adapter else _of_weights(attached)
+    yield from _of_adapter(attached) if attached.is_adapter else _of_weights(attached)
 
 
-def is_addition(point: MethodSpec) -> bool:
+def is_additive(point: MethodSpec) -> bool:
     """Whether the method's result is its base's matrices plus something: full fine-tuning, LoRA on an unquantised base.
 
     Not so for DoRA, for starts that take a part of the base into the adapter, and for quantised bases.
@@ -66,13 +66,13 @@ def is_addition(point: MethodSpec) -> bool:
     return point.quant is None and (point.method == "full" or (point.method == "lora" and plain))
 
 
-def added(attached: AttachedMethod, names: Collection[str]) -> dict[str, torch.Tensor]:
+def additive_deltas(attached: AttachedMethod, names: Collection[str]) -> dict[str, torch.Tensor]:
     """What was added to the base's parameters `names` as they are stored, float32 on the CPU; those left alone are left
     out.
     """
-    assert is_addition(attached.point), attached.point
-    found = (update for update in updates(attached) if update.name in names)
-    return {update.name: (update.change.T if update.transposed else update.change).cpu() for update in found}
+    assert is_additive(attached.spec), attached.spec
+    found = (update for update in iter_updates(attached) if update.name in names)
+    return {update.name: (update.dense.T if update.transposed else update.dense).cpu() for update in found}
 
 
 def base_norm(attached: AttachedMethod) -> float:
@@ -117,7 +117,7 @@ def _adapter_parameters(model: nn.Module) -> set[int]:
     return brought
 
 
-def _of_weights(attached: AttachedMethod) -> Iterator[Update]:
+def _of_weights(attached: AttachedMethod) -> Iterator[WeightUpdate]:
     """Trained or loaded weights against those that are remembered."""
     parameters = dict(attached.base.named_parameters())
     for name, stored in attached.base_weights.items():
@@ -127,9 +127,9 @@ def _of_weights(attached: AttachedMethod) -> Iterator[Update]:
         yield _dense(name, module, before, now)
 
 
-def _dense(name: str, module: nn.Module, before: torch.Tensor, now: torch.Tensor) -> Update:
+def _dense(name: str, module: nn.Module, before: torch.Tensor, now: torch.Tensor) -> WeightUpdate:
     before, now = _to_out_in(module, before), _to_out_in(module, now)
-    return Update(name, before, delta=now - before, transposed=_is_transposed(module) and now.ndim == 2)
+    return WeightUpdate(name, before, delta=now - before, transposed=_is_transposed(module) and now.ndim == 2)
 
 
 def _to_out_in(module: nn.Module, tensor: torch.Tensor) -> torch.Tensor:
@@ -144,7 +144,7 @@ def _is_transposed(module: nn.Module) -> bool:
     return isinstance(module, Conv1D)
 
 
-def _of_adapter(attached: AttachedMethod) -> Iterator[Update]:
+def _of_adapter(attached: AttachedMethod) -> Iterator[WeightUpdate]:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import ModulesToSaveWrapper
 
@@ -155,14 +155,14 @@ def _of_adapter(attached: AttachedMethod) -> Iterator[Update]:
             yield from _of_layer(attached, name, module)
 
 
-def _of_copy(name: str, module: Any) -> Iterator[Update]:
+def _of_copy(name: str, module: Any) -> Iterator[WeightUpdate]:
     """A module that was trained whole beside an adapter."""
     now = dict(module.modules_to_save[ADAPTER].named_parameters())
     for key, parameter in module.original_module.named_parameters():
         yield _dense(f"{name}.{key}", module.original_module, parameter.detach().float(), now[key].detach().float())
 
 
-def _of_layer(attached: AttachedMethod, name: str, layer: Any) -> Iterator[Update]:
+def _of_layer(attached: AttachedMethod, name: str, layer: Any) -> Iterator[WeightUpdate]:
     """One layer of PEFT's: low-rank where it is so, else what merging it makes of the weight."""
     from peft.tuners.lora import LoraLayer
 
@@ -173,10 +173,10 @@ def _of_layer(attached: AttachedMethod, name: str, layer: Any) -> Iterator[Updat
         yield _dora(name, layer)
     elif _is_quantised(layer.get_base_layer()):
         kind = type(layer).__module__.split(".")[-2]
-        yield Update(
+        yield WeightUpdate(
             f"{name}.weight",
             _weight(layer.get_base_layer()),
-            refused=f"the update of {kind} on a quantised weight is not known",
+            unsupported=f"the update of {kind} on a quantised weight is not known",
         )
     else:
         yield from _merged(attached, name, layer)
@@ -204,7 +204,7 @@ def _factors(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return left * layer.scaling[ADAPTER], right
 
 
-def _low_rank(attached: AttachedMethod, name: str, layer: Any) -> Update:
+def _low_rank(attached: AttachedMethod, name: str, layer: Any) -> WeightUpdate:
     """B A, less what the start took out of the base where it did: then the base is the one that is remembered."""
     import torch
 
@@ -212,13 +212,16 @@ def _low_rank(attached: AttachedMethod, name: str, layer: Any) -> Update:
     turned = _is_transposed(layer.get_base_layer())
     original = attached.base_weights.get(f"{name}.weight")
     if original is None:
-        return Update(
-            f"{name}.weight", _to_out_in(layer.get_base_layer(), weight), left=left, right=right, transposed=turned
+        return WeightUpdate(
+            f"{name}.weight", _to_out_in(layer.get_base_layer(), weight), lora_B=left, lora_A=right, transposed=turned
         )
     base = _to_out_in(layer.get_base_layer(), original.to(weight.device).float())
-    parts = [attached.start.get(f"base_model.model.{name}.{part}.{ADAPTER}.weight") for part in ("lora_B", "lora_A")]
+    parts = [
+        attached.initial_weights.get(f"base_model.model.{name}.{part}.{ADAPTER}.weight")
+        for part in ("lora_B", "lora_A")
+    ]
     if parts[0] is None or parts[1] is None:  # loaded: how it started is not in the folder
-        return Update(
+        return WeightUpdate(
             f"{name}.weight",
             base,
             delta=_to_out_in(layer.get_base_layer(), weight) + left @ right - base,
@@ -226,19 +229,21 @@ def _low_rank(attached: AttachedMethod, name: str, layer: Any) -> Update:
         )
     first_left, first_right = (part.to(weight.device).float() for part in parts)
     both = torch.cat([left, -layer.scaling[ADAPTER] * first_left], 1), torch.cat([right, first_right], 0)
-    return Update(f"{name}.weight", base, left=both[0], right=both[1], transposed=turned)
+    return WeightUpdate(f"{name}.weight", base, lora_B=both[0], lora_A=both[1], transposed=turned)
 
 
-def _dora(name: str, layer: Any) -> Update:
+def _dora(name: str, layer: Any) -> WeightUpdate:
     """m (W + s B A) / ||W + s B A|| - W, norms over the inputs of each output (arXiv 2402.09353, equation 5)."""
     weight = _to_out_in(layer.get_base_layer(), _weight(layer.get_base_layer()))
     left, right = _factors(layer)
     moved = weight + left @ right
     magnitude = layer.lora_magnitude_vector[ADAPTER].weight.detach().float()
-    return Update(f"{name}.weight", weight, delta=magnitude[:, None] * moved / moved.norm(dim=1, keepdim=True) - weight)
+    return WeightUpdate(
+        f"{name}.weight", weight, delta=magnitude[:, None] * moved / moved.norm(dim=1, keepdim=True) - weight
+    )
 
 
-def _merged(attached: AttachedMethod, name: str, layer: Any) -> Iterator[Update]:
+def _merged(attached: AttachedMethod, name: str, layer: Any) -> Iterator[WeightUpdate]:
     """What PEFT's merge makes of the layer's own weights, in float32, which are put back afterwards."""
     inner = layer.get_base_layer()
     held = {key: parameter.data for key, parameter in inner.named_parameters()}
@@ -253,7 +258,7 @@ def _merged(attached: AttachedMethod, name: str, layer: Any) -> Iterator[Update]
         now = {key: p.detach().float() for key, p in layer.get_base_layer().named_parameters()}
     except (ValueError, NotImplementedError, RuntimeError, AttributeError, TypeError) as error:
         why = f"PEFT does not merge it: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        yield Update(f"{name}.weight", before["weight"], refused=why)
+        yield WeightUpdate(f"{name}.weight", before["weight"], unsupported=why)
         return
     finally:
         if layer.get_base_layer() is not inner:  # some types put another module in the base's place

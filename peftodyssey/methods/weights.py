@@ -42,7 +42,9 @@ def attach_weights(model: PreTrainedModel, names: Collection[str], point: Method
         if point.options.get("master_weights", "fp32") == "fp32":
             parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
-    return AttachedMethod(point.method, point, model, model, chosen, adapter=False, start=before, base_weights=before)
+    return AttachedMethod(
+        point.method, point, model, model, chosen, is_adapter=False, initial_weights=before, base_weights=before
+    )
 
 
 def detach_weights(attached: AttachedMethod) -> PreTrainedModel:
@@ -81,12 +83,14 @@ def load_model_folder(model: PreTrainedModel, folder: Path, point: MethodSpec) -
         )
     parameters = dict(model.named_parameters())
     found = _parameters_in(folder)
-    _refuse_other_model(folder, parameters, found)
+    _check_names_and_shapes(folder, parameters, found)
     before = snapshot(parameters)
     for name, parameter in parameters.items():
         parameter.data = found[name].detach().to(parameter.device, parameter.dtype)
     model.requires_grad_(False)
-    return AttachedMethod(point.method, point, model, model, {}, adapter=False, start=before, base_weights=before)
+    return AttachedMethod(
+        point.method, point, model, model, {}, is_adapter=False, initial_weights=before, base_weights=before
+    )
 
 
 def _parameters_in(folder: Path) -> dict[str, torch.nn.Parameter]:
@@ -119,7 +123,7 @@ def _parameters_in(folder: Path) -> dict[str, torch.nn.Parameter]:
     return dict(model.named_parameters())
 
 
-def _refuse_other_model(folder: Path, parameters: dict[str, Any], found: dict[str, Any]) -> None:
+def _check_names_and_shapes(folder: Path, parameters: dict[str, Any], found: dict[str, Any]) -> None:
     """Raises MethodError unless `found` has the names and shapes of `parameters`, and no others."""
     missing, extra = [n for n in parameters if n not in found], [n for n in found if n not in parameters]
     shapes = [
@@ -164,7 +168,9 @@ def max_change(attached: AttachedMethod) -> float:
     furthest = 0.0
     for name, parameter in attached.trainable.items():
         change = (
-            (parameter.detach().cpu().float() - attached.start[name].float()).abs().max() if parameter.numel() else None
+            (parameter.detach().cpu().float() - attached.initial_weights[name].float()).abs().max()
+            if parameter.numel()
+            else None
         )
         if change is not None:
             furthest = float(torch.maximum(torch.tensor(furthest), change))  # keeps NaN, which max() would lose

@@ -150,7 +150,7 @@ class _RMSNorm(torch.autograd.Function):
         if (
             needs_x
             and not needs_weight
-            and (whole := compiled_ops.rms_norm_gradient(_rows(x), _rows(grad), weight_d, eps, plus_one)) is not None
+            and (whole := compiled_ops.rms_norm_backward(_rows(x), _rows(grad), weight_d, eps, plus_one)) is not None
         ):
             return whole.view(x.shape), None, None, None, None
         scale_d = _scale(weight_d, plus_one)
@@ -182,11 +182,11 @@ def _scale(weight_d: Tensor, plus_one: bool) -> Tensor:
     return wide + 1 if plus_one else wide
 
 
-def gated(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+def gated_activation(gate: Tensor, up: Tensor, activation: str) -> Tensor:
     """`activation(gate) * up` (GLU variants, Shazeer, arXiv 2002.05202); activation: one of ACTIVATIONS. Keeps its
     inputs.
     """
-    result: Tensor = _Gated.apply(gate, up, activation)
+    result: Tensor = _GatedActivation.apply(gate, up, activation)
     return result
 
 
@@ -200,13 +200,13 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tenso
 }  # name: value, and gradient from (gradient of the value, input)
 
 
-class _Gated(torch.autograd.Function):
+class _GatedActivation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, activation: str) -> Tensor:
         ctx.save_for_backward(gate, up)
         ctx.activation = activation
         value, _ = ACTIVATIONS[activation]
-        if (whole := compiled_ops.gated(_rows(gate), _rows(up), value)) is not None:
+        if (whole := compiled_ops.gated_activation(_rows(gate), _rows(up), value)) is not None:
             return whole.view(up.shape)
         out = torch.empty_like(up, memory_format=torch.contiguous_format)
         gates, ups, outs = _rows(gate), _rows(up), _rows(out)
@@ -219,7 +219,9 @@ class _Gated(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
         value, slope = ACTIVATIONS[ctx.activation]
-        if (both := compiled_ops.gated_gradients(_rows(gate), _rows(up), _rows(grad), value, slope)) is not None:
+        if (
+            both := compiled_ops.gated_activation_backward(_rows(gate), _rows(up), _rows(grad), value, slope)
+        ) is not None:
             return both[0].view(gate.shape), both[1].view(up.shape), None
         grad_gate = torch.empty_like(gate, memory_format=torch.contiguous_format)
         grad_up = torch.empty_like(up, memory_format=torch.contiguous_format)
@@ -230,15 +232,15 @@ class _Gated(torch.autograd.Function):
         return grad_gate, grad_up, None
 
 
-def rotated(x_bthd: Tensor, cos_btd: Tensor, sin_btd: Tensor) -> Tensor:
+def apply_rotary(x_bthd: Tensor, cos_btd: Tensor, sin_btd: Tensor) -> Tensor:
     """Rotary position embedding (Su et al., arXiv 2104.09864) of every head, halves of it as pairs. Kept: cosines and
     sines alone.
     """
-    result: Tensor = _Rotated.apply(x_bthd, cos_btd, sin_btd)
+    result: Tensor = _ApplyRotary.apply(x_bthd, cos_btd, sin_btd)
     return result
 
 
-class _Rotated(torch.autograd.Function):
+class _ApplyRotary(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
@@ -256,7 +258,7 @@ def _turned(x_bthd: Tensor, cos_btd: Tensor, sin_btd: Tensor, back: bool) -> Ten
     rows_nw = x_nhd.flatten(1)
     cos_nd, sin_nd = (angle.expand(*x_bthd.shape[:2], -1).flatten(0, 1) for angle in (cos_btd, sin_btd))
     if (
-        whole := (compiled_ops.rotation_gradient if back else compiled_ops.rotation)(rows_nw, cos_nd, sin_nd)
+        whole := (compiled_ops.apply_rotary_backward if back else compiled_ops.apply_rotary)(rows_nw, cos_nd, sin_nd)
     ) is not None:
         return whole.view(x_bthd.shape)
     out = torch.empty_like(x_bthd, memory_format=torch.contiguous_format)

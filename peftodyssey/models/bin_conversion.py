@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 PATTERNS = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 SINGLE, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 DONE = "converted.json"  # written last: the copy is whole
-TOLD = "pickled .bin files, read as tensors alone (weights_only) and converted to safetensors"
+CONVERSION_NOTE = "pickled .bin files, read as tensors alone (weights_only) and converted to safetensors"
 
 
-def files_of(folder: Path) -> list[Path]:
+def bin_files(folder: Path) -> list[Path]:
     """The pickled weight files of a model; empty where there are none. Raises ModelError where a shard is missing."""
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
@@ -43,27 +43,27 @@ def files_of(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def place_of(fingerprint: str) -> Path:
+def converted_folder(fingerprint: str) -> Path:
     """Where the converted copy of the weights with this fingerprint lies."""
     return assets.cache_folder() / "converted" / fingerprint[:32]
 
 
-def converted(folder: Path, fingerprint: str) -> Path:
+def convert_to_safetensors(folder: Path, fingerprint: str) -> Path:
     """A folder with the weights of `folder` as safetensors and its config.json, made at the first call.
 
     Raises ModelError where a file holds anything but tensors or is damaged, StoreError where the cache refuses.
     """
-    target = place_of(fingerprint)
+    target = converted_folder(fingerprint)
     if (target / DONE).is_file():
         return target
-    files = files_of(folder)
+    files = bin_files(folder)
     assert files, "resolve found pickled weights here"
     try:
         target.mkdir(parents=True, exist_ok=True)
         written = {file.name: _convert(file, target / _name(place, len(files))) for place, file in enumerate(files)}
         _write_index(target, written, len(files))
         shutil.copyfile(folder / "config.json", target / "config.json")
-        _write(target / DONE, {"from": [str(file) for file in files], "how": TOLD})
+        _write(target / DONE, {"from": [str(file) for file in files], "how": CONVERSION_NOTE})
     except OSError as error:
         raise StoreError(
             f"cannot write the converted weights to {target}: {error.strerror or error}",

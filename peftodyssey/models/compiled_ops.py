@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NARROW = 1024  # widths below which a kernel's launch costs more than its chunks
+MIN_WIDTH = 1024  # widths below which a kernel's launch costs more than its chunks
 _broken: set[str] = set()
 
 
@@ -41,7 +41,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def should_compile(rows_nd: Tensor) -> bool:
     """Whether a compiled kernel pays for such rows: real ones, on a card, and wide."""
-    return rows_nd.is_cuda and type(rows_nd) in (Tensor, torch.nn.Parameter) and rows_nd.shape[-1] >= NARROW
+    return rows_nd.is_cuda and type(rows_nd) in (Tensor, torch.nn.Parameter) and rows_nd.shape[-1] >= MIN_WIDTH
 
 
 @_compiled
@@ -53,7 +53,7 @@ def rms_norm(x_nd: Tensor, weight_d: Tensor, eps: float, plus_one: bool, out_dty
 
 
 @_compiled
-def rms_norm_gradient(x_nd: Tensor, grad_nd: Tensor, weight_d: Tensor, eps: float, plus_one: bool) -> Tensor:
+def rms_norm_backward(x_nd: Tensor, grad_nd: Tensor, weight_d: Tensor, eps: float, plus_one: bool) -> Tensor:
     """Its gradient by x."""
     wide = x_nd.float()
     root = torch.rsqrt(wide.square().mean(1, keepdim=True) + eps)
@@ -62,7 +62,7 @@ def rms_norm_gradient(x_nd: Tensor, grad_nd: Tensor, weight_d: Tensor, eps: floa
 
 
 @_compiled
-def rotation(x_nw: Tensor, cos_nd: Tensor, sin_nd: Tensor) -> Tensor:
+def apply_rotary(x_nw: Tensor, cos_nd: Tensor, sin_nd: Tensor) -> Tensor:
     """The rotation of `kernels.rotated`, of all heads of a row, rounded once."""
     wide = x_nw.float().unflatten(1, (-1, cos_nd.shape[1]))
     first, second = wide.chunk(2, -1)
@@ -71,7 +71,7 @@ def rotation(x_nw: Tensor, cos_nd: Tensor, sin_nd: Tensor) -> Tensor:
 
 
 @_compiled
-def rotation_gradient(grad_nw: Tensor, cos_nd: Tensor, sin_nd: Tensor) -> Tensor:
+def apply_rotary_backward(grad_nw: Tensor, cos_nd: Tensor, sin_nd: Tensor) -> Tensor:
     """Its gradient by x: the transpose."""
     wide = grad_nw.float().unflatten(1, (-1, cos_nd.shape[1]))
     first, second = (wide * sin_nd.float()[:, None]).chunk(2, -1)
@@ -79,13 +79,13 @@ def rotation_gradient(grad_nw: Tensor, cos_nd: Tensor, sin_nd: Tensor) -> Tensor
 
 
 @_compiled
-def gated(gate_nd: Tensor, up_nd: Tensor, value: Callable[[Tensor], Tensor]) -> Tensor:
+def gated_activation(gate_nd: Tensor, up_nd: Tensor, value: Callable[[Tensor], Tensor]) -> Tensor:
     """`value(gate) * up`."""
     return value(gate_nd.float()).to(up_nd.dtype) * up_nd
 
 
 @_compiled
-def gated_gradients(
+def gated_activation_backward(
     gate_nd: Tensor,
     up_nd: Tensor,
     grad_nd: Tensor,

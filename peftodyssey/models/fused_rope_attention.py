@@ -14,15 +14,17 @@ from torch import Tensor
 
 from peftodyssey.models import autograd_functions
 
-KINDS = frozenset(["LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention", "Olmo2Attention"])
+ATTENTION_CLASSES = frozenset(
+    ["LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention", "Olmo2Attention"]
+)
 INTERFACES = ("sdpa", "documents")  # of transformers' registry; eager attention is each module's own
 
 Attention = Callable[..., tuple[Tensor, Tensor | None]]
 
 
-def form(module: Any) -> Attention | None:
+def fused_forward(module: Any) -> Attention | None:
     """The lean forward of an attention module, None for one that is not known."""
-    if type(module).__name__ not in KINDS or module.config._attn_implementation not in INTERFACES:
+    if type(module).__name__ not in ATTENTION_CLASSES or module.config._attn_implementation not in INTERFACES:
         return None
     norms = [getattr(module, name, None) for name in ("q_norm", "k_norm")]
     window = (
@@ -47,9 +49,9 @@ def form(module: Any) -> Attention | None:
             return own
         by_head = (*hidden_states.shape[:-1], -1, module.head_dim)
         turned = [  # each product is gone before the next is made, which takes its place in memory
-            autograd_functions.rotated(_normed(project(hidden_states), norm, by_head), *position_embeddings).transpose(
-                1, 2
-            )
+            autograd_functions.apply_rotary(
+                _normed(project(hidden_states), norm, by_head), *position_embeddings
+            ).transpose(1, 2)
             for project, norm in zip((module.q_proj, module.k_proj), norms, strict=True)
         ]
         value = module.v_proj(hidden_states).view(by_head).transpose(1, 2)

@@ -33,7 +33,7 @@ OOM_MESSAGES = (  # what the libraries below torch.OutOfMemoryError say
 )
 
 
-class OverBudget(MemoryError):
+class RssBudgetExceeded(MemoryError):
     """The process was larger than it may be; the message says by how much."""
 
 
@@ -55,10 +55,10 @@ def release_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    trim()
+    trim_heap()
 
 
-def trim() -> None:
+def trim_heap() -> None:
     """Free pages of the C library's heaps go back to the system, where that library can (glibc)."""
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError, OSError):  # another C library
@@ -73,12 +73,12 @@ def resident_bytes() -> int:
 class RssBudget(NamedTuple):
     """Two functions that hold a process against its budget; both do nothing where there is none."""
 
-    anew: Callable[[], None]  # forgets how high the process rose before, and gives back what that left
+    reset_peak: Callable[[], None]  # forgets how high the process rose before, and gives back what that left
     check: Callable[[], None]  # raises OverBudget where it rose above the budget since
 
 
 @contextlib.contextmanager
-def watched(budget_bytes: int | None) -> Iterator[RssBudget]:
+def rss_budget(budget_bytes: int | None) -> Iterator[RssBudget]:
     """The watch over `budget_bytes` of resident memory; None: no budget."""
     if budget_bytes is None:
         yield RssBudget(lambda: None, lambda: None)
@@ -86,13 +86,13 @@ def watched(budget_bytes: int | None) -> Iterator[RssBudget]:
     with peak_rss() as peak_bytes:
 
         def reset_peak() -> None:
-            trim()
+            trim_heap()
             peak_bytes()
 
         def check() -> None:
             peak = peak_bytes()
             if peak > budget_bytes:
-                raise OverBudget(f"{gib(peak)} resident")
+                raise RssBudgetExceeded(f"{format_gib(peak)} resident")
 
         yield RssBudget(reset_peak, check)
 
@@ -125,7 +125,7 @@ def peak_rss() -> Iterator[Callable[[], int]]:
         thread.join()
 
 
-def gib(size_bytes: int) -> str:
+def format_gib(size_bytes: int) -> str:
     """A size as people say it: 8 GiB, 0.6836 GiB."""
     return f"{size_bytes / 2**30:.4g} GiB"
 

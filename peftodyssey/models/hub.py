@@ -38,13 +38,13 @@ class HubModel:
     pickled: bool = False  # there are no safetensors, and pickles were allowed
 
 
-def find(name: str, revision: str | None, weights: str = "safetensors") -> HubModel:
+def find_commit(name: str, revision: str | None, weights: str = "safetensors") -> HubModel:
     """The commit that `revision` (branch, tag or sha; None: the default branch) means now, small files downloaded.
 
     `weights: bin` takes pickled weights where a commit has no safetensors. Raises ModelError: no such repository or
     revision, gated, offline and not cached, no such weights.
     """
-    place = config_folder(name, revision)
+    place = download_config(name, revision)
     commit = place.name
     files = _listing(name, commit)
     pickled = bool(files) and not any(file.endswith(".safetensors") for file in files)
@@ -58,7 +58,7 @@ def find(name: str, revision: str | None, weights: str = "safetensors") -> HubMo
     return HubModel(place, commit, sum(size for file, size in files.items() if file.endswith(ending)), pickled)
 
 
-def config_folder(name: str, revision: str | None) -> Path:
+def download_config(name: str, revision: str | None) -> Path:
     """The snapshot folder of a revision, with its config.json in it."""
     from huggingface_hub import hf_hub_download
 

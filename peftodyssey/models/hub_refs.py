@@ -14,23 +14,23 @@ from peftodyssey.models.hub import hub_call
 PREFIX = "models--"
 
 
-def is_cache(folder: Path) -> bool:
+def is_cache_folder(folder: Path) -> bool:
     """Whether `folder` is laid out as a repository of the Hub cache."""
     return (folder / "refs").is_dir() and (folder / "snapshots").is_dir()
 
 
-def repository_of(folder: Path) -> str:
+def repository_id(folder: Path) -> str:
     """The Hub id that a cache folder's name spells; the name itself where it spells none."""
     return folder.name.removeprefix(PREFIX).replace("--", "/") if folder.name.startswith(PREFIX) else folder.name
 
 
-def cached(folder: Path) -> list[str]:
+def cached_revisions(folder: Path) -> list[str]:
     """Revisions that a cache folder knows, by name."""
     root = folder / "refs"
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
 
-def snapshot(folder: Path, revision: str | None) -> Path:
+def snapshot_folder(folder: Path, revision: str | None) -> Path:
     """The folder with the files of a revision (None: main; or a commit). Raises ModelError where it is not there."""
     name = revision or "main"
     ref = folder / "refs" / name
@@ -38,11 +38,11 @@ def snapshot(folder: Path, revision: str | None) -> Path:
     place = folder / "snapshots" / commit
     if commit != Path(commit).name or not place.is_dir():
         what = f"revision {name!r} in it" if not ref.is_file() else f"snapshot of {name!r} in it"
-        raise ModelError(f"{folder} has no {what}", f"revisions: {', '.join(cached(folder)[:8]) or 'none'}")
+        raise ModelError(f"{folder} has no {what}", f"revisions: {', '.join(cached_revisions(folder)[:8]) or 'none'}")
     return place
 
 
-def listed(repository: str) -> tuple[list[str], str]:
+def list_revisions(repository: str) -> tuple[list[str], str]:
     """(branches and tags of a Hub repository, note): asked of the Hub; where it cannot be reached, those in the cache.
 
     Raises ModelError where there is no such repository, or neither the Hub nor a cached copy.
@@ -54,7 +54,7 @@ def listed(repository: str) -> tuple[list[str], str]:
         found = hub_call(repository, None, lambda: HfApi().list_repo_refs(repository, repo_type="model"))
     except ModelError as error:
         folder = Path(HF_HUB_CACHE) / (PREFIX + repository.replace("/", "--"))
-        if not is_cache(folder):
+        if not is_cache_folder(folder):
             raise
-        return cached(folder), f"only the revisions in the local cache are listed: {error.message}"
+        return cached_revisions(folder), f"only the revisions in the local cache are listed: {error.message}"
     return [ref.name for ref in (*found.branches, *found.tags)], ""

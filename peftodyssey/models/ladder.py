@@ -12,9 +12,9 @@ from typing import Any
 from peftodyssey import assets
 from peftodyssey.errors import ModelError
 from peftodyssey.models import hub_refs
-from peftodyssey.models.rung_names import Rung, read_names, remarks
+from peftodyssey.models.rung_names import Rung, parse_rungs, token_problems
 
-__all__ = ["DEFAULT_RUNG", "LADDER_FILE", "Ladder", "Rung", "ladder", "read_rungs", "rungs"]
+__all__ = ["DEFAULT_RUNG", "LADDER_FILE", "Ladder", "Rung", "find_ladder", "read_rungs", "rungs"]
 
 DEFAULT_RUNG = "annealed-1024M"
 LADDER_FILE = "ladder.json"
@@ -26,20 +26,20 @@ class Ladder:
 
     name: str
     rungs: tuple[Rung, ...]
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def parameters(self) -> int | None:
         """Parameters of the model, counted from the config.json of a rung; None where it is not to be had."""
         from peftodyssey.models.shape_from_config import shape_from_config
-        from peftodyssey.models.source import config_of
+        from peftodyssey.models.source import read_rung_config
 
         try:
-            return shape_from_config(config_of(self.name, self.rungs[-1].name)).parameters
+            return shape_from_config(read_rung_config(self.name, self.rungs[-1].name)).parameters
         except ModelError:
             return None
 
 
-def ladder(name: str) -> Ladder:
+def find_ladder(name: str) -> Ladder:
     """The ladder of `bundled/<model>`, of a folder with ladder.json or laid out as a Hub cache, or of a Hub repository.
 
     Raises ModelError where there is none, or its file or the Hub cannot be read.
@@ -51,17 +51,17 @@ def ladder(name: str) -> Ladder:
         return _with_remarks(name, read_rungs(_bundled(name.removeprefix("bundled/"))))
     if (path / LADDER_FILE).is_file():
         return _with_remarks(name, read_rungs(path / LADDER_FILE))
-    if hub_refs.is_cache(path):
-        return _of_names(name, hub_refs.repository_of(path), hub_refs.cached(path))
+    if hub_refs.is_cache_folder(path):
+        return _of_names(name, hub_refs.repository_id(path), hub_refs.cached_revisions(path))
     if looks_local(name) or name.startswith("random/"):
         raise ModelError(f"{name} is not a ladder: there is no {LADDER_FILE} in it", "see bundled/odyssey-3m for one")
-    names, note = hub_refs.listed(name)
+    names, note = hub_refs.list_revisions(name)
     return _of_names(name, name, names, note)
 
 
 def rungs(name: str) -> list[Rung]:
     """The rungs of `ladder(name)`, in the file's order, or by stage and step."""
-    return list(ladder(name).rungs)
+    return list(find_ladder(name).rungs)
 
 
 def _bundled(model: str) -> Path:
@@ -71,14 +71,14 @@ def _bundled(model: str) -> Path:
 
 
 def _of_names(name: str, repository: str, names: list[str], note: str = "") -> Ladder:
-    found, others = read_names(repository, names)
+    found, others = parse_rungs(repository, names)
     if not found:
         raise ModelError(
             f"{name} is no ladder: none of its {len(names)} revisions is named after a step",
             "name the revisions yourself: `revisions: [...]`",
         )
     odd = [f"not read as rungs: {', '.join(others[:5])}" + (" ..." if len(others) > 5 else "")] if others else []
-    return Ladder(name, tuple(found), (*filter(None, [note]), *odd, *remarks(repository, found)))
+    return Ladder(name, tuple(found), (*filter(None, [note]), *odd, *token_problems(repository, found)))
 
 
 def _with_remarks(name: str, found: list[Rung]) -> Ladder:

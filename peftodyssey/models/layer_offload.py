@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peftodyssey.model_shape import ModelShape
-from peftodyssey.models.shape_from_meta_model import layer_of
+from peftodyssey.models.shape_from_meta_model import layer_index
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,7 @@ SCORING_BYTES = 1536 << 20  # left on the card for a scoring pass
 SCORING_SHARE = 0.25  # of a small budget
 
 
-def layers_on_card(anatomy: ModelShape, width: int, budget_bytes: int) -> int:
+def layers_on_gpu(anatomy: ModelShape, width: int, budget_bytes: int) -> int:
     """Decoder layers, of `width` bytes a weight, that stay on a card of which `budget_bytes` may be used; all where
     they fit.
     """
@@ -36,7 +36,9 @@ def offload_layers(model: PreTrainedModel, staying: int, device: torch.device) -
     """`model`, loaded in host memory, with all but its layers from number `staying` on moved to `device`."""
     from accelerate import cpu_offload
 
-    passing = [module for name, module in model.named_modules() if _is_layer(name) and (layer_of(name) or 0) >= staying]
+    passing = [
+        module for name, module in model.named_modules() if _is_layer(name) and (layer_index(name) or 0) >= staying
+    ]
     inside = {id(module) for layer in passing for module in layer.modules()}
     for module in model.modules():
         if id(module) not in inside:

@@ -17,7 +17,7 @@ from peftodyssey.models.scoring_mode import scoring_mode
 _VERDICT = "_odyssey_split"
 
 
-def split(model: nn.Module) -> tuple[Callable[..., Any], nn.Linear] | None:
+def split_lm_head(model: nn.Module) -> tuple[Callable[..., Any], nn.Linear] | None:
     """(backbone, head) with `head(backbone(**inputs).last_hidden_state) == model(**inputs).logits`, else None.
 
     None where logits are capped or scaled, the head is adapted, or a prompt is prepended. Works on PEFT models: the

@@ -13,9 +13,9 @@ from torch import nn
 from peftodyssey.errors import ModelError
 from peftodyssey.models import varlen_attention
 from peftodyssey.models.log_filters import quiet
-from peftodyssey.models.quantised import bnb_config, random_quantised
+from peftodyssey.models.quantised import bnb_config, init_quantised
 from peftodyssey.models.scoring_mode import set_scoring_mode
-from peftodyssey.models.shape_from_meta_model import is_linear, layer_of
+from peftodyssey.models.shape_from_meta_model import is_linear, layer_index
 from peftodyssey.models.source import RANDOM_SEED, ModelSource, weights_folder
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def load(
 
 def linear_names(model: nn.Module) -> list[str]:
     """Names of the linear maps of the decoder layers in module order: Linear, Conv1D and bitsandbytes' own; no head."""
-    return [name for name, module in model.named_modules() if is_linear(module) and layer_of(name) is not None]
+    return [name for name, module in model.named_modules() if is_linear(module) and layer_index(name) is not None]
 
 
 def _config(source: ModelSource, attn: str) -> PreTrainedConfig:
@@ -128,6 +128,6 @@ def _random(
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(RANDOM_SEED)
         if quant:
-            return random_quantised(config, dtype, quant, device)
+            return init_quantised(config, dtype, quant, device)
         with device:
             return AutoModelForCausalLM.from_config(config, dtype=dtype)

@@ -33,7 +33,7 @@ def looks_local(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).expanduser().exists()
 
 
-def locate(root: Path, revision: str | None) -> tuple[Path, Rung | None]:
+def find_rung_folder(root: Path, revision: str | None) -> tuple[Path, Rung | None]:
     """The folder with the config.json to use, and its rung where `root` is a ladder: a folder or a file for each rung."""
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"

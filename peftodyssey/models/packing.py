@@ -18,7 +18,7 @@ def packed_inputs(
     segments_bt: np.ndarray | Tensor,
     device: torch.device | None = None,
     *,
-    may_take_ends: bool = True,
+    allow_varlen: bool = True,
 ) -> dict[str, Any]:
     """Keyword arguments of a forward pass on `device` (None: the CPU) in which a token sees only earlier tokens of its
     own segment.
@@ -29,13 +29,13 @@ def packed_inputs(
     """
     device = device or torch.device("cpu")
     inputs = {
-        "input_ids": on_device(input_ids_bt, device),
-        "position_ids": on_device(position_ids_bt, device),
+        "input_ids": to_device(input_ids_bt, device),
+        "position_ids": to_device(position_ids_bt, device),
         "use_cache": False,
     }
     config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
     segments = np.asarray(segments_bt)
-    if may_take_ends and varlen_attention.supports_varlen(model, device, segments.shape[1]):
+    if allow_varlen and varlen_attention.supports_varlen(model, device, segments.shape[1]):
         return {
             **inputs,
             "attention_mask": torch.from_numpy(varlen_attention.cu_seqlens(segments)).to(device, non_blocking=True),
@@ -45,10 +45,10 @@ def packed_inputs(
     ):
         return inputs
     dtype = next(p.dtype for p in model.parameters() if p.dtype.is_floating_point)
-    return {**inputs, "attention_mask": _mask(config, inputs["position_ids"], on_device(segments, device), dtype)}
+    return {**inputs, "attention_mask": _mask(config, inputs["position_ids"], to_device(segments, device), dtype)}
 
 
-def on_device(array: np.ndarray | Tensor, device: torch.device) -> Tensor:
+def to_device(array: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """The numbers as int64 on `device`; the host does not wait for the copy."""
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device, non_blocking=True)
 

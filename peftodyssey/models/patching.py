@@ -21,14 +21,16 @@ from peftodyssey.models import autograd_functions, fused_rope_attention
 from peftodyssey.models.scoring_mode import is_4bit, scoring_mode
 
 PROBED_ROWS = 4
-Dropped = Callable[[Tensor, str, float], Tensor]
+LoraDropout = Callable[[Tensor, str, float], Tensor]
 PEFT_PREFIX = "base_model.model."  # of a module's name in PEFT's wrapper, before its name in the base
 LIKE = "like"  # where `known` holds a weight of the type and on the device of the model
 CLOSE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}  # relative rounding
 
 
 @contextlib.contextmanager
-def patch_model(model: nn.Module, compute: torch.dtype | None, dropped: Dropped | None = None) -> Iterator[bool]:
+def patch_model(
+    model: nn.Module, compute: torch.dtype | None, lora_dropout: LoraDropout | None = None
+) -> Iterator[bool]:
     """Lean forwards in the body; its value: whether products still need autocast to `compute` (None: no lower
     precision).
 
@@ -38,7 +40,7 @@ def patch_model(model: nn.Module, compute: torch.dtype | None, dropped: Dropped 
     probe_cache: dict[Any, Any] = {LIKE: next(p for p in model.parameters() if p.is_floating_point())}
     with scoring_mode(model):
         forms = [
-            (module, _lean_forward(name, module, compute, probe_cache, dropped))
+            (module, _lean_forward(name, module, compute, probe_cache, lora_dropout))
             for name, module in model.named_modules()
             if "forward" not in vars(module)
         ]
@@ -67,7 +69,7 @@ def _needs_no_autocast(model: nn.Module, exchanged: list[nn.Module], compute: to
 
 
 def _lean_forward(
-    name: str, module: nn.Module, compute: torch.dtype | None, probe_cache: dict[Any, Any], dropped: Dropped | None
+    name: str, module: nn.Module, compute: torch.dtype | None, probe_cache: dict[Any, Any], dropped: LoraDropout | None
 ) -> Callable[..., Tensor] | None:
     """The lean forward of one module, or None; `known` holds what a class was found to compute."""
     if hasattr(module, "lora_A"):
@@ -88,7 +90,7 @@ def _lean_forward(
     return None
 
 
-def _lora(target: str, module: Any, dropped: Dropped | None) -> Callable[..., Tensor] | None:
+def _lora(target: str, module: Any, dropped: LoraDropout | None) -> Callable[..., Tensor] | None:
     """PEFT's LoRA on one linear map: one adapter, no variant, nothing trained in the map itself."""
     adapters = list(module.lora_A)
     if adapters != ["default"] or getattr(module, "lora_variant", None) or module.lora_bias["default"]:
@@ -179,7 +181,9 @@ def _layer_norm(module: Any, known: dict[Any, Any]) -> Callable[[Tensor], Tensor
 
 def _gated_mlp(module: Any, known: dict[Any, Any]) -> Callable[[Tensor], Tensor] | None:
     def form(x: Tensor, activation: str) -> Tensor:
-        out: Tensor = module.down_proj(autograd_functions.gated(module.gate_proj(x), module.up_proj(x), activation))
+        out: Tensor = module.down_proj(
+            autograd_functions.gated_activation(module.gate_proj(x), module.up_proj(x), activation)
+        )
         return out
 
     if type(module) not in known:
@@ -194,7 +198,7 @@ def _gated_mlp(module: Any, known: dict[Any, Any]) -> Callable[[Tensor], Tensor]
 
 def _attention(module: Any, known: dict[Any, Any]) -> Callable[..., Any] | None:
     """Rotated once, laid out once; tried on a row of a few tokens."""
-    form = fused_rope_attention.form(module)
+    form = fused_rope_attention.fused_forward(module)
     if form is not None and type(module) not in known:
         hidden = _random(known[LIKE], module.q_proj.in_features)[None]
         angles = tuple(turn(_random(known[LIKE], module.head_dim))[None] for turn in (torch.cos, torch.sin))

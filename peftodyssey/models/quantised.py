@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from peftodyssey.errors import ModelError
-from peftodyssey.models.shape_from_meta_model import is_linear, layer_of
+from peftodyssey.models.shape_from_meta_model import is_linear, layer_index
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
@@ -33,7 +33,7 @@ def bnb_config(quant: QuantSpec, dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def random_quantised(
+def init_quantised(
     config: PreTrainedConfig, dtype: torch.dtype, quant: QuantSpec, device: torch.device
 ) -> PreTrainedModel:
     """Random weights quantised as they are made, one matrix at a time: the unquantised whole never exists."""
@@ -47,8 +47,8 @@ def random_quantised(
         if any(True for _ in module.parameters(recurse=False)) or any(True for _ in module.buffers(recurse=False)):
             module.to_empty(device=device, recurse=False)
             model._init_weights(module)
-        if is_linear(module) and layer_of(name) is not None:
-            model.set_submodule(name, _stored(module, quant, dtype, device))
+        if is_linear(module) and layer_index(name) is not None:
+            model.set_submodule(name, _quantise_linear(module, quant, dtype, device))
     model.tie_weights()
     model.hf_quantizer = AutoHfQuantizer.from_config(settings)
     model.config.quantization_config = settings
@@ -57,7 +57,7 @@ def random_quantised(
     return model
 
 
-def _stored(module: nn.Module, quant: QuantSpec, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def _quantise_linear(module: nn.Module, quant: QuantSpec, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The bitsandbytes form of a linear map, its weight quantised on `device`; the bias stays as it is."""
     import bitsandbytes as bnb
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from peftodyssey.errors import ModelError
 from peftodyssey.models.ladder import Ladder, Rung
-from peftodyssey.models.rung_names import shown
+from peftodyssey.models.rung_names import format_tokens
 from peftodyssey.recipe.schema_rungs import Rungs
 
 NEAR_SHARE = 0.05  # a rung counts as the one asked for within this share of its tokens
@@ -21,7 +21,7 @@ class Choice:
     warnings: tuple[str, ...]
 
 
-def choose(ladder: Ladder, wanted: Rungs) -> Choice:
+def choose_rungs(ladder: Ladder, wanted: Rungs) -> Choice:
     """The rungs of `ladder` nearest to the tokens that are wanted, in every arm that is wanted.
 
     A wanted budget without a rung within 5 % is left out with a warning that names its neighbours: nothing is put in
@@ -37,9 +37,9 @@ def choose(ladder: Ladder, wanted: Rungs) -> Choice:
     warnings = [_hole(ladder.name, known, arm if wanted.arm else None, goal) for arm, goal in missed]
     chosen = list(dict.fromkeys(rung for rung in found.values() if rung is not None))
     if not chosen:
-        there = ", ".join(f"{rung.name} ({shown(rung.tokens or 0)})" for rung in known[:8])
+        there = ", ".join(f"{rung.name} ({format_tokens(rung.tokens or 0)})" for rung in known[:8])
         raise ModelError(
-            f"{ladder.name} has no rung near any of {', '.join(map(shown, goals))} tokens",
+            f"{ladder.name} has no rung near any of {', '.join(map(format_tokens, goals))} tokens",
             f"it has: {there or 'none with known tokens'}",
         )
     return Choice(tuple(rung.name for rung in chosen), tuple(dict.fromkeys([*warnings, *_odd(ladder, chosen)])))
@@ -82,14 +82,14 @@ def _hole(name: str, known: Sequence[Rung], arm: str | None, goal: int) -> str:
     inside = [rung for rung in known if arm is None or rung.arm == arm]
     below = max((r for r in inside if (r.tokens or 0) < goal), key=lambda r: r.tokens or 0, default=None)
     above = min((r for r in inside if (r.tokens or 0) > goal), key=lambda r: r.tokens or 0, default=None)
-    nearest = " and ".join(f"{rung.name} ({shown(rung.tokens or 0)})" for rung in (below, above) if rung)
+    nearest = " and ".join(f"{rung.name} ({format_tokens(rung.tokens or 0)})" for rung in (below, above) if rung)
     of_arm = f" of arm {arm}" if arm else ""
-    return f"{name} has no rung{of_arm} near {shown(goal)} tokens, which is left out; the nearest: {nearest}"
+    return f"{name} has no rung{of_arm} near {format_tokens(goal)} tokens, which is left out; the nearest: {nearest}"
 
 
 def _odd(ladder: Ladder, chosen: Sequence[Rung]) -> Iterator[str]:
     """Remarks of the ladder that speak of a chosen rung, or of rungs that could not be chosen."""
     named = [f"{rung.name} says" for rung in chosen]
     yield from (
-        f"{ladder.name}: {text}" for text in ladder.remarks if "no tokens" in text or text.startswith(tuple(named))
+        f"{ladder.name}: {text}" for text in ladder.notes if "no tokens" in text or text.startswith(tuple(named))
     )

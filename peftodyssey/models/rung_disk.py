@@ -34,9 +34,9 @@ def make_room(root: Path, coming: ModelSource, budget_bytes: int) -> list[str]:
     Notes in `root` that `coming` is this run's, unless its weights were there before. Raises DoesNotFit where it alone
     is too large.
     """
-    held = read(root)
+    held = read_record(root)
     mine = [entry for entry in held if entry["commit"] == coming.fingerprint]
-    if coming.kind != "hub" or (not mine and is_there(coming)):
+    if coming.kind != "hub" or (not mine and is_downloaded(coming)):
         return []
     if needed_bytes(coming) > budget_bytes:
         raise DoesNotFit(
@@ -48,7 +48,7 @@ def make_room(root: Path, coming: ModelSource, budget_bytes: int) -> list[str]:
     dropped = []
     while others and sum(entry["bytes"] for entry in others) + needed_bytes(coming) > budget_bytes:
         entry = others.pop(0)
-        drop(entry)
+        delete_weights(entry)
         dropped.append(f"{entry['name']} at {entry['revision'] or 'main'}")
     assert coming.folder is not None
     told = {
@@ -62,21 +62,21 @@ def make_room(root: Path, coming: ModelSource, budget_bytes: int) -> list[str]:
     return dropped
 
 
-def is_there(source: ModelSource) -> bool:
+def is_downloaded(source: ModelSource) -> bool:
     """Whether all weight files of a Hub model are in its snapshot folder already."""
     pattern = "*.bin" if source.pickled else "*.safetensors"
     there = sum(file.stat().st_size for file in source.folder.glob(pattern)) if source.folder else 0
     return there >= source.weight_bytes_on_disk
 
 
-def read(root: Path) -> list[dict[str, Any]]:
+def read_record(root: Path) -> list[dict[str, Any]]:
     """What the run in `root` downloaded and has not dropped, longest unused first."""
     with contextlib.suppress(FileNotFoundError):
         return list(json.loads((root / RECORD).read_text(encoding="utf-8")))
     return []
 
 
-def drop(entry: Mapping[str, Any]) -> None:
+def delete_weights(entry: Mapping[str, Any]) -> None:
     """Delete the weights of a recorded model: its files in the Hub cache that no other snapshot uses, and a converted
     copy.
     """
@@ -86,7 +86,7 @@ def drop(entry: Mapping[str, Any]) -> None:
         file.unlink()
         if blob != file and not _used(blob, folder.parent):
             blob.unlink(missing_ok=True)
-    shutil.rmtree(bin_conversion.place_of(entry["commit"]), ignore_errors=True)
+    shutil.rmtree(bin_conversion.converted_folder(entry["commit"]), ignore_errors=True)
 
 
 def _used(blob: Path, snapshots: Path) -> bool:

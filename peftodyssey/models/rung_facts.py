@@ -35,7 +35,7 @@ class PublishedSchedule:
 _COSINE = {"shape": "cosine", "floor": 0.1}
 _PYTHIA = {"tokens_per_step": STEP_2M, **_COSINE, "warmup_steps": 1_430, "end_step": 143_000}
 
-LADDERS: tuple[tuple[str, PublishedSchedule], ...] = (
+PUBLISHED: tuple[tuple[str, PublishedSchedule], ...] = (
     (
         r"allenai/OLMo-1B(-hf)?",
         PublishedSchedule(STEP_4M, **_COSINE, peak_lr=4e-4, warmup_steps=2_000, end_step=739_328),
@@ -64,12 +64,12 @@ LADDERS: tuple[tuple[str, PublishedSchedule], ...] = (
 )
 
 
-def facts_of(repository: str) -> PublishedSchedule | None:
+def published_schedule(repository: str) -> PublishedSchedule | None:
     """What is published of the ladder in a Hub repository; None where this table has nothing."""
-    return next((facts for pattern, facts in LADDERS if re.fullmatch(pattern, repository, re.IGNORECASE)), None)
+    return next((facts for pattern, facts in PUBLISHED if re.fullmatch(pattern, repository, re.IGNORECASE)), None)
 
 
-def learning_rate(facts: PublishedSchedule, step: int) -> float | None:
+def learning_rate_at_step(facts: PublishedSchedule, step: int) -> float | None:
     """The learning rate at `step` of the first stage, as its published schedule has it; None where none is."""
     if facts.peak_lr is None or facts.shape is None:
         return None
@@ -82,7 +82,7 @@ def learning_rate(facts: PublishedSchedule, step: int) -> float | None:
     return facts.peak_lr * (facts.floor + (1 - facts.floor) * (1 + math.cos(math.pi * way)) / 2)
 
 
-def arm_of(facts: PublishedSchedule | None, step: int) -> str | None:
+def arm_at_step(facts: PublishedSchedule | None, step: int) -> str | None:
     """The arm of a first-stage rung by what its learning rate does there: init, warm-up, trunk, decay or cosine."""
     if step == 0:
         return "init"

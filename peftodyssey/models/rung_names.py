@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from peftodyssey.models.rung_facts import PublishedSchedule, arm_of, facts_of, learning_rate
+from peftodyssey.models.rung_facts import PublishedSchedule, arm_at_step, published_schedule, learning_rate_at_step
 
 STEPS = re.compile(r"(?:stage(\d+)-(?:ingredient(\d+)-)?)?step-?(\d+)(?:-tokens(\d+(?:\.\d+)?)([BMT]))?")
 CHUNKS = re.compile(r"ckpt_(\d+)")
@@ -35,9 +35,9 @@ class Rung:
     labelled: bool = False  # the tokens are in the name
 
 
-def parsed(repository: str, name: str) -> Rung | None:
+def parse_rung(repository: str, name: str) -> Rung | None:
     """The rung that the revision `name` of a Hub repository is, None where its name says no step."""
-    facts = facts_of(repository)
+    facts = published_schedule(repository)
     if found := CHUNKS.fullmatch(name):
         return _of_step(name, int(found[1]) + 1, None, facts)
     if not (found := STEPS.fullmatch(name)):
@@ -54,8 +54,8 @@ def parsed(repository: str, name: str) -> Rung | None:
 def _of_step(name: str, step: int, label: int | None, facts: PublishedSchedule | None) -> Rung:
     computed = None if facts is None else step * facts.tokens_per_step
     tokens = computed if label is None else label
-    rate = learning_rate(facts, step) if facts else None
-    return Rung(name, 0 if step == 0 else tokens, arm_of(facts, step), rate, step, labelled=label is not None)
+    rate = learning_rate_at_step(facts, step) if facts else None
+    return Rung(name, 0 if step == 0 else tokens, arm_at_step(facts, step), rate, step, labelled=label is not None)
 
 
 def _of_later_stage(name: str, stage: str, step: int, label: int | None, facts: PublishedSchedule | None) -> Rung:
@@ -65,23 +65,23 @@ def _of_later_stage(name: str, stage: str, step: int, label: int | None, facts: 
     return Rung(name, whole, stage, None, step, stage, labelled=label is not None)
 
 
-def read_names(repository: str, names: Iterable[str]) -> tuple[list[Rung], list[str]]:
+def parse_rungs(repository: str, names: Iterable[str]) -> tuple[list[Rung], list[str]]:
     """(rungs by stage and step, names that are none), each name once."""
-    read = {name: parsed(repository, name) for name in dict.fromkeys(names)}
+    read = {name: parse_rung(repository, name) for name in dict.fromkeys(names)}
     rungs = [rung for rung in read.values() if rung is not None]
     return sorted(rungs, key=lambda r: (r.stage, r.step or 0, r.name)), [
         name for name, rung in read.items() if rung is None
     ]
 
 
-def remarks(repository: str, rungs: Sequence[Rung]) -> list[str]:
+def token_problems(repository: str, rungs: Sequence[Rung]) -> list[str]:
     """What is wrong with the tokens of these rungs, in sentences: missing ones, and labels that their steps contradict."""
     found = []
     if bare := [rung.name for rung in rungs if rung.tokens is None]:
         found.append(
             f"{_some(bare)} {_have(bare)} no tokens: not in the name, and no tokens of a step are known for {repository}"
         )
-    facts = facts_of(repository)
+    facts = published_schedule(repository)
     for stage in dict.fromkeys(rung.stage for rung in rungs):
         found += _wrong_labels(
             [r for r in rungs if r.stage == stage and r.labelled], facts if stage == "stage1" else None, stage
@@ -97,7 +97,7 @@ def _wrong_labels(rungs: Sequence[Rung], facts: PublishedSchedule | None, stage:
     if per_step is None:
         return []
     return [
-        f"{name} says {shown(tokens)} tokens, but {step:,} steps of {per_step:,.0f} make {shown(step * per_step)}"
+        f"{name} says {format_tokens(tokens)} tokens, but {step:,} steps of {per_step:,.0f} make {format_tokens(step * per_step)}"
         for name, (step, tokens) in labels.items()
         if abs(tokens - step * per_step) > max(LABEL_ERROR_TOKENS, LABEL_ERROR_SHARE * step * per_step)
     ]
@@ -118,7 +118,7 @@ def _have(names: Sequence[str]) -> str:
     return "has" if len(names) == 1 else "have"
 
 
-def shown(tokens: float) -> str:
+def format_tokens(tokens: float) -> str:
     """Tokens as people write them: 64M, 494B, 1.38T."""
     for unit, width in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
         if tokens >= width:

@@ -59,9 +59,9 @@ def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
     family = FAMILIES.get(config.get("model_type", ""))
     sizes = _sizes(config, family) if family else None
     if family is None or sizes is None:
-        from peftodyssey.models.shape_from_meta_model import meta_anatomy
+        from peftodyssey.models.shape_from_meta_model import shape_from_meta_model
 
-        return meta_anatomy(config)
+        return shape_from_meta_model(config)
     return _analytic(config, family, sizes)
 
 

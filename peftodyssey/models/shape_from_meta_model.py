@@ -42,18 +42,18 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv1D)
 
 
-def layer_of(name: str) -> int | None:
+def layer_index(name: str) -> int | None:
     """Decoder layer of a module by its full name: its first number; None outside the layers."""
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
-def matrix(name: str, module: Any) -> LinearShape:
+def linear_shape(name: str, module: Any) -> LinearShape:
     """The Matrix of one linear module; Conv1D stores its weight as (in, out)."""
     rows, columns = module.weight.shape if not hasattr(module, "nf") else module.weight.shape[::-1]
-    return LinearShape(name, rows, columns, module.bias is not None, layer_of(name))
+    return LinearShape(name, rows, columns, module.bias is not None, layer_index(name))
 
 
-def meta_anatomy(config: Mapping[str, Any]) -> ModelShape:
+def shape_from_meta_model(config: Mapping[str, Any]) -> ModelShape:
     """The Anatomy of `config` counted on the real module tree. What is neither linear, embedding nor head counts as
     norm.
     """
@@ -63,7 +63,9 @@ def meta_anatomy(config: Mapping[str, Any]) -> ModelShape:
     text = model.config.get_text_config()
     modules = dict(model.named_modules())
     linears = tuple(
-        matrix(name, module) for name, module in modules.items() if is_linear(module) and layer_of(name) is not None
+        linear_shape(name, module)
+        for name, module in modules.items()
+        if is_linear(module) and layer_index(name) is not None
     )
     embedding = sum(m.weight.numel() for m in modules.values() if isinstance(m, nn.Embedding))
     head, inputs = model.get_output_embeddings(), model.get_input_embeddings()
@@ -90,5 +92,5 @@ def meta_anatomy(config: Mapping[str, Any]) -> ModelShape:
         embedding_parameters=embedding,
         head_parameters=head_parameters,
         norm_parameters=norm_total,
-        norm_parameters_by_layer=sum(p.numel() for name, p in norms.items() if layer_of(name) == 0),
+        norm_parameters_by_layer=sum(p.numel() for name, p in norms.items() if layer_index(name) == 0),
     )

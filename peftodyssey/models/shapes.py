@@ -12,7 +12,7 @@ from typing import Any
 Config = dict[str, Any]
 
 
-def named() -> dict[str, Config]:
+def named_configs() -> dict[str, Config]:
     """Every named shape with a fresh copy of its config; keys as in a Hub repository's config.json."""
     return copy.deepcopy(
         {**_llama(), **_mistral(), **_qwen(), **_olmo(), **_gpt2(), **_pythia(), **_gemma(), **_tiny()}

@@ -19,7 +19,7 @@ from peftodyssey.errors import ModelError
 from peftodyssey.models import bin_conversion, hub, hub_refs, shapes
 from peftodyssey.models import local_model as on_disk
 from peftodyssey.models.ladder import DEFAULT_RUNG, Rung, read_rungs
-from peftodyssey.models.rung_names import parsed
+from peftodyssey.models.rung_names import parse_rung
 
 BUNDLED_TOKENIZER = "odyssey-3m"
 RANDOM_SEED = 0
@@ -70,15 +70,15 @@ def resolve(
     return source
 
 
-def config_of(name: str, revision: str) -> dict[str, Any]:
+def read_rung_config(name: str, revision: str) -> dict[str, Any]:
     """config.json of one rung, without a look at its weights. Raises ModelError where it is not to be had."""
     root = Path(name).expanduser()
     if name.startswith("bundled/"):
         return on_disk.read_config(assets.model_files(name.removeprefix("bundled/")))
     if not on_disk.looks_local(name):
-        return on_disk.read_config(hub.config_folder(name, revision))
-    if hub_refs.is_cache(root):
-        return on_disk.read_config(hub_refs.snapshot(root, revision))
+        return on_disk.read_config(hub.download_config(name, revision))
+    if hub_refs.is_cache_folder(root):
+        return on_disk.read_config(hub_refs.snapshot_folder(root, revision))
     return on_disk.read_config(root / revision if (root / revision).is_dir() else root)
 
 
@@ -88,10 +88,10 @@ def weights_folder(source: ModelSource) -> Path:
         return assets.unpack_model(source.name.removeprefix("bundled/"), source.revision)
     if source.kind == "hub":
         folder = hub.download_weights(source.name, source.fingerprint, source.pickled)
-        return bin_conversion.converted(folder, source.fingerprint) if source.pickled else folder
+        return bin_conversion.convert_to_safetensors(folder, source.fingerprint) if source.pickled else folder
     assert source.folder is not None, "a random model has no weights on disk"
     if source.pickled:
-        return bin_conversion.converted(source.folder, source.fingerprint)
+        return bin_conversion.convert_to_safetensors(source.folder, source.fingerprint)
     if source.weight_file is not None:
         return on_disk.link_as_model_folder(source.folder, source.weight_file, source.fingerprint)
     on_disk.check_weights(source.folder)
@@ -129,7 +129,7 @@ def _rung(name: str, wanted: str, rungs: Iterable[Rung]) -> Rung:
 
 
 def _random(name: str, revision: str | None, max_position_embeddings: int | None) -> ModelSource:
-    shape, known = name.removeprefix("random/"), shapes.named()
+    shape, known = name.removeprefix("random/"), shapes.named_configs()
     if shape not in known:
         raise ModelError(f"no shape {shape!r} is known", did_you_mean(shape, known, "shapes"))
     if revision is not None:
@@ -155,13 +155,16 @@ def _random(name: str, revision: str | None, max_position_embeddings: int | None
 
 def _local(name: str, revision: str | None, weights: str) -> ModelSource:
     root = Path(name).expanduser()
-    if hub_refs.is_cache(root):
-        place, rung = hub_refs.snapshot(root, revision), parsed(hub_refs.repository_of(root), revision or "main")
+    if hub_refs.is_cache_folder(root):
+        place, rung = (
+            hub_refs.snapshot_folder(root, revision),
+            parse_rung(hub_refs.repository_id(root), revision or "main"),
+        )
     else:
-        place, rung = on_disk.locate(root, revision)
+        place, rung = on_disk.find_rung_folder(root, revision)
     config = on_disk.read_config(place)
     flat = root / f"{revision}.safetensors" if revision and place == root else None
-    bins = bin_conversion.files_of(place) if weights == "bin" and not any(place.glob("*.safetensors")) else []
+    bins = bin_conversion.bin_files(place) if weights == "bin" and not any(place.glob("*.safetensors")) else []
     files = bins or ([flat] if flat else on_disk.check_weights(place))
     return ModelSource(
         name=name,
@@ -186,9 +189,9 @@ def _told_dtype(config: Mapping[str, Any]) -> str:
 
 
 def _hub(name: str, revision: str | None, weights: str) -> ModelSource:
-    found = hub.find(name, revision, weights)
+    found = hub.find_commit(name, revision, weights)
     config = on_disk.read_config(found.folder)
-    rung = parsed(name, revision) if revision else None
+    rung = parse_rung(name, revision) if revision else None
     return ModelSource(
         name=name,
         revision=revision,

@@ -25,20 +25,20 @@ class TextTokenizer:
     """A tokenizer and the ids that frame a document."""
 
     backend: Tokenizer
-    bos: int | None
-    eos: int | None
-    pad: int | None
+    bos_id: int | None
+    eos_id: int | None
+    pad_id: int | None
     fingerprint: str  # of the vocabulary, merges and special ids
 
     @cached_property
-    def vocabulary(self) -> int:
+    def vocab_size(self) -> int:
         """Number of ids, added tokens included."""
         return self.backend.get_vocab_size(with_added_tokens=True)
 
     @property
-    def prefix(self) -> int | None:
+    def prefix_id(self) -> int | None:
         """The id put before the first token of a document: bos, else eos."""
-        return self.bos if self.bos is not None else self.eos
+        return self.bos_id if self.bos_id is not None else self.eos_id
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids and (start, end) character offsets of `text`, no special tokens added."""
@@ -54,12 +54,12 @@ def load_tokenizer(source: ModelSource) -> TextTokenizer:
     """The tokenizer of `source`. Raises ModelError if there is none or it has more ids than the model has rows."""
     folder = source.tokenizer_folder
     assert folder is not None, "resolve always names a tokenizer folder"
-    found = framed_tokenizer(folder, source.name, source.config)
+    found = tokenizer_from_folder(folder, source.name, source.config)
     _check_fits(found.backend, source)
     return found
 
 
-def framed_tokenizer(folder: Path, name: str, config: dict[str, Any]) -> TextTokenizer:
+def tokenizer_from_folder(folder: Path, name: str, config: dict[str, Any]) -> TextTokenizer:
     """The tokenizer in `folder`, whose special ids config.json tells where its own files do not."""
     backend, content = _backend(folder, name)
     backend.no_truncation()

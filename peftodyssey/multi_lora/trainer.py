@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from peftodyssey.errors import TrainingError
 from peftodyssey.models import patching
-from peftodyssey.models.lm_head import split
+from peftodyssey.models.lm_head import split_lm_head
 from peftodyssey.multi_lora import adamw
 from peftodyssey.multi_lora import state as banking
 from peftodyssey.multi_lora.adapters import Adapter, InitialState, start_of
@@ -74,7 +74,7 @@ def train_adapters(
     where nothing fits the memory or a folder holds a foreign state.
     """
     device = torch.device(device)
-    some, parts = members[0].settings, split(model)
+    some, parts = members[0].settings, split_lm_head(model)
     multi_lora = _MultiLoraTrainer(model, members, device, on_note)
     last_saved = time.monotonic()
     with multi_lora.patched_model() as autocast, retry_on_oom(model, some, device, multi_lora.drop_gradients) as fit:

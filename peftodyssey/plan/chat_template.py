@@ -27,7 +27,7 @@ def chat_of(corpus: Corpus, named: str | None, source: ModelSource, tokenizer: T
             f"{corpus.name} has conversations, and {source.name} has no chat template to make text of them",
             "name one: train: {chat_template: plain}, or the path of a Jinja file; or put chat_template.jinja beside its tokenizer",
         )
-    ids = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos, "pad_token": tokenizer.pad}
+    ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
     return Chat(
         template, {name: str(tokenizer.backend.id_to_token(token)) for name, token in ids.items() if token is not None}
     )

@@ -15,8 +15,8 @@ from peftodyssey.memory.memory_plan import MemoryPlan, Term, estimate
 from peftodyssey.memory.step_spec import BYTES, StepSpec
 from peftodyssey.methods.mmap_copy import MAPPED_COPY_BYTES
 from peftodyssey.model_shape import ModelShape
-from peftodyssey.models.layer_offload import layers_on_card
-from peftodyssey.models.rung_disk import is_there, needed_bytes
+from peftodyssey.models.layer_offload import layers_on_gpu
+from peftodyssey.models.rung_disk import is_downloaded, needed_bytes
 from peftodyssey.models.source import ModelSource
 from peftodyssey.plan.tasks import CellTask, IndexTask, Plan
 
@@ -161,7 +161,9 @@ def _unfinished_bytes(task: CellTask) -> int:
 
 def _download_bytes(plan: Plan) -> int:
     sources = {task.base.source.fingerprint: task.base.source for task in plan.cells}
-    return sum(needed_bytes(source) for source in sources.values() if source.kind == "hub" and not is_there(source))
+    return sum(
+        needed_bytes(source) for source in sources.values() if source.kind == "hub" and not is_downloaded(source)
+    )
 
 
 def index_tokens(index: IndexTask) -> int:
@@ -199,7 +201,7 @@ def largest_host_plan(plan: Plan, cells: Sequence[CellTask] | None = None) -> Ho
 def _spread_base(plan: Plan, task: CellTask) -> HostPlan:
     """Scoring the unquantised base of a cell with a quantised one, where it is larger than the card."""
     width = BYTES[task.base.precision]
-    staying = layers_on_card(task.shape, width, plan.budget_bytes)
+    staying = layers_on_gpu(task.shape, width, plan.budget_bytes)
     if plan.device.kind == "cpu" or not task.base.quant or staying == task.shape.layers:
         return HostPlan(())
     whole = Term("base beside the card", width * task.shape.parameters)  # loaded here before its first layers move

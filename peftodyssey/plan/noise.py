@@ -11,7 +11,7 @@ from typing import Any
 
 from peftodyssey.errors import InputError
 from peftodyssey.memory.search import base_only, scoring_batch
-from peftodyssey.methods.weight_updates import is_addition
+from peftodyssey.methods.weight_updates import is_additive
 from peftodyssey.plan.tasks import BaseModelKey, CellTask, IndexTask, NoiseTask, ScoreTask
 from peftodyssey.recipe import identity
 from peftodyssey.recipe.cell import Cell
@@ -40,7 +40,7 @@ def planned(
         made = [_task(noise, cell, key, rung, name, index, budget_bytes, along=False) for name, index in texts]
         for task in made:
             bases.setdefault(task.score.folder, task)
-        if noise.updates and cell.train_index and is_addition(cell.cell.method):
+        if noise.updates and cell.train_index and is_additive(cell.cell.method):
             along = tuple(_task(noise, cell, key, rung, name, index, budget_bytes, along=True) for name, index in texts)
             entry = {**cell.entry, "updates": [task.entry for task in along]}
             cell = replace(cell, update_noise=along, entry=entry)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from peftodyssey.errors import OdysseyError, Problem
-from peftodyssey.models.ladder import ladder
-from peftodyssey.models.rung_choice import choose
+from peftodyssey.models.ladder import find_ladder
+from peftodyssey.models.rung_choice import choose_rungs
 from peftodyssey.recipe.grid import model_name
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_rungs import Rungs
@@ -37,7 +37,7 @@ def resolve_rungs(recipe: Recipe) -> ResolvedRungs:
             models.append(model)
             continue
         try:
-            choice = choose(ladder(model_name(model.name, recipe.folder)), model.revisions)
+            choice = choose_rungs(find_ladder(model_name(model.name, recipe.folder)), model.revisions)
         except OdysseyError as error:
             problems.append(_problem(recipe, index, error))
             continue

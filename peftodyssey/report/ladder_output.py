@@ -30,7 +30,7 @@ def ladder(found: Ladder) -> Iterator[Any]:
     yield table
     known = "parameters not known" if not parameters else f"{parameters:,} parameters"
     yield Text(f"{found.name}: {len(found.rungs)} rungs, {known}")
-    yield from (Text(f"note: {remark}") for remark in found.remarks)
+    yield from (Text(f"note: {remark}") for remark in found.notes)
 
 
 def plan(asked: LadderPlan) -> Iterator[Any]:

@@ -17,8 +17,8 @@ from torch import nn
 from peftodyssey.constants import SCORE_BATCH_TOKENS, SCORE_CHUNK_BYTES, SCORE_MIN_CHUNK_ROWS
 from peftodyssey.errors import DoesNotFit, InputError, TrainingError
 from peftodyssey.models import host_memory
-from peftodyssey.models.lm_head import split
-from peftodyssey.models.packing import on_device, packed_inputs
+from peftodyssey.models.lm_head import split_lm_head
+from peftodyssey.models.packing import to_device, packed_inputs
 from peftodyssey.models.patching import patch_model_on_cuda
 from peftodyssey.models.scoring_mode import scoring_mode
 from peftodyssey.recipe.cell import ScoreSpec
@@ -164,12 +164,12 @@ def _scored_batches(
     """Batches with their NLL and ranks, (members, n), and the state of the batch size; one that did not fit is tried in
     halves.
     """
-    parts, rows, failures = split(model), rows_of_windows(table, layout), 0
-    with host_memory.watched(budget_bytes) as watch:
+    parts, rows, failures = split_lm_head(model), rows_of_windows(table, layout), 0
+    with host_memory.rss_budget(budget_bytes) as watch:
         while rows:
             count = take(table, rows, batch_tokens // members)
             current = batch(table, rows[:count])
-            watch.anew()
+            watch.reset_peak()
             try:
                 nll, ranks = _score_batch(model, parts, current, layout, device, members)
                 watch.check()
@@ -187,7 +187,7 @@ def _scored_batches(
 
 
 def _does_not_fit(tokens: int, device: torch.device, budget_bytes: int | None, error: BaseException) -> DoesNotFit:
-    room = f"{device}" if budget_bytes is None else host_memory.gib(budget_bytes)
+    room = f"{device}" if budget_bytes is None else host_memory.format_gib(budget_bytes)
     help_ = "free memory there" if budget_bytes is None else "raise --memory"
     return DoesNotFit(
         f"scoring one window of {tokens} tokens does not fit {room}: {error}", f"lower score.context, or {help_}"
@@ -208,7 +208,7 @@ def _score_batch(
     inputs = (
         packed_inputs(model, *arrays, device)
         if layout == "packed"
-        else {"input_ids": on_device(arrays[0], device), "use_cache": False}
+        else {"input_ids": to_device(arrays[0], device), "use_cache": False}
     )
     if parts is None:
         logits = model(**inputs).logits

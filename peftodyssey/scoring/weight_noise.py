@@ -19,7 +19,7 @@ from torch import nn
 
 from peftodyssey.errors import ModelError
 from peftodyssey.models.load import linear_names
-from peftodyssey.models.shape_from_meta_model import matrix
+from peftodyssey.models.shape_from_meta_model import linear_shape
 
 Change = Callable[[str, torch.Tensor], torch.Tensor]  # (name, weight) -> its shift, float32, same shape
 BLOCK = 64  # numbers of a tensor that share a constant in nf4 and fp4
@@ -89,7 +89,7 @@ def length(tensors: Mapping[str, torch.Tensor], sigma: Mapping[str, float]) -> f
 def _inputs(model: nn.Module, name: str) -> int:
     """What a map sums over; of an embedding its width, whose head it may be."""
     module = model.get_submodule(name.removesuffix(".weight"))
-    return module.weight.shape[1] if isinstance(module, nn.Embedding) else matrix(name, module).in_features
+    return module.weight.shape[1] if isinstance(module, nn.Embedding) else linear_shape(name, module).in_features
 
 
 def drawn(name: str, shape: Sequence[int], device: torch.device, seed: int, what: str = "") -> torch.Tensor:

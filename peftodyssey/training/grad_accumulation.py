@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from peftodyssey.corpora.packing import IGNORE_INDEX
 from peftodyssey.models import varlen_attention
-from peftodyssey.models.packing import on_device, packed_inputs
+from peftodyssey.models.packing import to_device, packed_inputs
 from peftodyssey.training import replay, sampler
 from peftodyssey.training.cuda_graphs import MAX_HIDDEN_ELEMENTS, CudaGraphCache
 from peftodyssey.training.dropout import SeededDropout
@@ -132,7 +132,7 @@ def _uniform_inputs(
     def stacked(field: str) -> np.ndarray:
         return np.stack([getattr(of.blocks, field)[piece] for of, piece in zip(members, pieces, strict=True)])
 
-    ids, positions, labels = (on_device(stacked(field), device) for field in ("input_ids", "position_ids", "labels"))
+    ids, positions, labels = (to_device(stacked(field), device) for field in ("input_ids", "position_ids", "labels"))
     segments = stacked("segment_ids")
     ends = (
         [
@@ -161,6 +161,6 @@ def _nlls(
     kept = [np.flatnonzero(own != IGNORE_INDEX) for own in labels]
     inputs = packed_inputs(model, joined("input_ids"), joined("position_ids"), joined("segment_ids"), device)
     kept_rows = [
-        None if rows.size == own.size else on_device(rows, device) for rows, own in zip(kept, labels, strict=True)
+        None if rows.size == own.size else to_device(rows, device) for rows, own in zip(kept, labels, strict=True)
     ]
-    return token_nll_sums(model, parts, inputs, [on_device(own, device) for own in labels], kept_rows, chunk_bytes)
+    return token_nll_sums(model, parts, inputs, [to_device(own, device) for own in labels], kept_rows, chunk_bytes)

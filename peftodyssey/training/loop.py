@@ -16,7 +16,7 @@ from torch import nn
 
 from peftodyssey.errors import TrainingError
 from peftodyssey.models import patching
-from peftodyssey.models.lm_head import split
+from peftodyssey.models.lm_head import split_lm_head
 from peftodyssey.training import (
     checkpoint,
     cuda_graphs,
@@ -109,7 +109,7 @@ def train(
             checkpoint.SavedState(len(log), way, tuple(out_of_memory), owner, scale, tuple(log), tensors),
         )
 
-    parts, draws = split(model), SeededDropout()
+    parts, draws = split_lm_head(model), SeededDropout()
     graphs = cuda_graphs.graphs(
         model, settings, device, lambda: [p.grad for p in trainable.values() if p.grad is not None], on_note
     )

@@ -42,19 +42,19 @@ def retry_on_oom(
     raises TrainingError where the leanest way does not fit.
     """
     budget_bytes = settings.budget_bytes if device.type == "cpu" else None
-    with gradient_checkpointing.switchable_policy(model) as keep, host_memory.watched(budget_bytes) as watch:
+    with gradient_checkpointing.switchable_policy(model) as keep, host_memory.rss_budget(budget_bytes) as watch:
 
         def fit(step: int, way: MemorySettings, gradient: Gradient) -> StepAttempt:
             states, found = checkpoint.random_state(device), []
             while True:
                 keep(way.gradient_checkpointing, way.offload_activations)
-                watch.anew()  # what the last update or a scoring rose to, and left, is not this step's
+                watch.reset_peak()  # what the last update or a scoring rose to, and left, is not this step's
                 try:
                     return StepAttempt(gradient(way.micro_batch_size, watch.check), way, tuple(found))
                 except Exception as error:
                     if not host_memory.is_out_of_memory(error):
                         raise
-                    rose = f" ({error})" if isinstance(error, host_memory.OverBudget) else ""
+                    rose = f" ({error})" if isinstance(error, host_memory.RssBudgetExceeded) else ""
                 # only here are the tensors free that the error's frames held
                 drop()
                 host_memory.release_memory(device)
@@ -71,11 +71,15 @@ def _next_fallback(
     """The next way and a sentence that says so; TrainingError where there is none."""
     card = device.type == "cuda"
     room = (
-        "the GPU's memory" if card else "the host's memory" if budget_bytes is None else host_memory.gib(budget_bytes)
+        "the GPU's memory"
+        if card
+        else "the host's memory"
+        if budget_bytes is None
+        else host_memory.format_gib(budget_bytes)
     )
     leaner = way.next_fallback(card)
     if leaner is None:
-        held = "" if card else f"; {host_memory.gib(host_memory.resident_bytes())} are resident without it"
+        held = "" if card else f"; {host_memory.format_gib(host_memory.resident_bytes())} are resident without it"
         raise TrainingError(
             f"the forward and backward pass of one block does not fit {room} with everything recomputed{rose}{held}",
             "shorten train.seq_len, quantise the base (qlora)"

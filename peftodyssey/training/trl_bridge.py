@@ -199,7 +199,7 @@ def _collate(model: nn.Module, blocks: PackedSequences, chosen: np.ndarray) -> d
         longer(blocks.input_ids[chosen], blocks.input_ids[chosen][:, 0]),
         longer(blocks.position_ids[chosen], 0),
         longer(segments, segments.max(axis=1) + 1),
-        may_take_ends=False,  # the Trainer counts tokens by a mask
+        allow_varlen=False,  # the Trainer counts tokens by a mask
     )
     inputs.pop("use_cache", None)
     return {**inputs, "labels": torch.from_numpy(shifted_back)}

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from peftodyssey import assets
-from peftodyssey.assets.catalogue import data
+from peftodyssey.assets.catalogue import data_file
 
 CASES = [(name, split) for name in assets.corpora() for split in assets.splits(name)]
 
@@ -54,7 +54,7 @@ def test_the_ladder_names_every_rung() -> None:
 
 
 def test_packed_rungs_are_small() -> None:
-    packed = [data("models", "odyssey-3m", f"{rung}.safetensors.xz") for rung in assets.rungs("odyssey-3m")]
+    packed = [data_file("models", "odyssey-3m", f"{rung}.safetensors.xz") for rung in assets.rungs("odyssey-3m")]
     assert all(len(path.read_bytes()) < 5e6 for path in packed)
 
 

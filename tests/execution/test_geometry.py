@@ -17,7 +17,7 @@ from support import micro
 from peftodyssey import api, assets
 from peftodyssey.jobs import geometry as job
 from peftodyssey.methods.registry import METHODS
-from peftodyssey.methods.weight_updates import updates
+from peftodyssey.methods.weight_updates import iter_updates
 from peftodyssey.models.load import load
 from peftodyssey.models.source import resolve
 from peftodyssey.recipe.cell import MethodSpec
@@ -80,7 +80,7 @@ def test_intruders_are_those_that_peft_would_reduce(base) -> None:
             if "lora_B" in name:
                 parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator))
     said: list[str] = []
-    ours = {update.name: job._row(update, True)["intruders"] for update in updates(attached)}
+    ours = {update.name: job._row(update, True)["intruders"] for update in iter_updates(attached)}
     reduce_intruder_dimension(attached.model, logging_sink=said.append)
     theirs = {
         line.split(":")[0].removeprefix("base_model.model.") + ".weight": 0
@@ -101,7 +101,7 @@ def test_what_did_not_move_has_no_row_and_a_vector_has_no_spectrum(base) -> None
         for name, parameter in attached.trainable.items():
             if name.endswith(("layers.0.mlp.up_proj.weight", "model.norm.weight", "embed_tokens.weight")):
                 parameter.mul_(1.25)
-    rows = {update.name: job._row(update, update.name.endswith("up_proj.weight")) for update in updates(attached)}
+    rows = {update.name: job._row(update, update.name.endswith("up_proj.weight")) for update in iter_updates(attached)}
     METHODS["full"].detach(attached)
     moved = {name: row for name, row in rows.items() if row is not None}
     assert len(moved) == 3
@@ -128,7 +128,7 @@ def test_a_large_model_is_sampled_by_layers_and_says_which() -> None:
 
 def test_a_card_without_room_leaves_it_to_the_cpu(base) -> None:
     attached = METHODS["lora"].attach(base, MethodSpec("lora", "lora", rank=2, alpha=4.0, targets=("q_proj",)), 0)
-    update = next(iter(updates(attached)))
+    update = next(iter(iter_updates(attached)))
     METHODS["lora"].detach(attached)
     asked = []
 
@@ -136,7 +136,7 @@ def test_a_card_without_room_leaves_it_to_the_cpu(base) -> None:
         asked.append(device)
         if not device:
             raise torch.OutOfMemoryError
-        return {"matrix": update.on(device).name}
+        return {"matrix": update.to(device).name}
 
     assert job._with_cpu_fallback(act) == {"matrix": update.name}
     assert asked == ["", "cpu"]

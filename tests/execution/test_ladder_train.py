@@ -17,7 +17,7 @@ from peftodyssey.errors import InputError, Interrupted
 from peftodyssey.jobs.callbacks import How
 from peftodyssey.jobs.pretrain import pretrain
 from peftodyssey.memory.device import Device
-from peftodyssey.models.ladder import ladder
+from peftodyssey.models.ladder import find_ladder
 from peftodyssey.models.source import resolve
 from peftodyssey.plan.ladder import plan_ladder
 from peftodyssey.recipe.load_ladder import load_ladder
@@ -183,11 +183,11 @@ def test_a_trained_ladder_is_an_axis_of_a_recipe(whole):
     from peftodyssey.recipe.load import load_recipe
 
     _, root, _ = whole
-    assert [rung.name for rung in ladder(str(root)).rungs if rung.arm == "annealed"] == [
+    assert [rung.name for rung in find_ladder(str(root)).rungs if rung.arm == "annealed"] == [
         "annealed-640",
         "annealed-1280",
     ]
-    assert ladder(str(root)).parameters() == whole[0].parameters
+    assert find_ladder(str(root)).parameters() == whole[0].parameters
     source = resolve(str(root), "trunk-640")
     assert (source.pretrain_tokens, source.arm) == (640, "trunk")
     line = f"{{name: {root}, revisions: {{tokens: [640, 1280], arm: annealed}}}}"

@@ -192,7 +192,7 @@ def by_hand(rung: str, texts: list[str], gamma: float, pairs: int, context: int)
     def loss() -> float:
         nll = []
         for ids in documents:
-            logits = model(torch.tensor([[tokenizer.prefix, *ids[:-1]]])).logits[0].double()
+            logits = model(torch.tensor([[tokenizer.prefix_id, *ids[:-1]]])).logits[0].double()
             nll += (-logits.log_softmax(-1)[torch.arange(len(ids)), torch.tensor(ids)]).tolist()
         return float(np.mean(nll))
 

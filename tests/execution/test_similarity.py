@@ -123,7 +123,7 @@ def test_the_order_of_kinds_of_text_is_that_of_every_draw(tmp_path: Path) -> Non
         row = chunk_sampling.drawn(index.starts, 64, 80, seed, kept)
         token = chunk_sampling.tokens(index.token, row, 64)
         return Sample(
-            mean_states(model, token, layer=-1, prefix=tokenizer.prefix, device="cpu"), token, index.document[row]
+            mean_states(model, token, layer=-1, prefix=tokenizer.prefix_id, device="cpu"), token, index.document[row]
         )
 
     for seed in range(3):

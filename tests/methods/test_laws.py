@@ -9,10 +9,10 @@ from support.adapted_models import (
     CASES,
     MOVED_STARTS,
     SPECS,
-    anatomy_of,
-    apart,
+    shape_of,
+    max_difference,
     logits,
-    point,
+    method_spec,
     spec_of,
     tiny_model,
     train,
@@ -26,14 +26,14 @@ from peftodyssey.methods.weights import frozen_digest, max_change
 @pytest.mark.parametrize(("family", "name"), CASES)
 def test_method_keeps_the_laws(family, name, tmp_path):
     model = tiny_model(family)
-    given, anatomy = spec_of(name, model), anatomy_of(model)
+    given, anatomy = spec_of(name, model), shape_of(model)
     method, before, digest = METHODS[given.method], logits(model), frozen_digest(model)
     assert method.check(given, anatomy) == []
 
     attached = method.attach(model, given, 3)
     assert sum(p.numel() for p in attached.trainable.values()) == method.count(given, anatomy)
     assert {n for n, p in attached.model.named_parameters() if p.requires_grad} == set(attached.trainable)
-    start = apart(logits(attached.model), before)
+    start = max_difference(logits(attached.model), before)
     assert start <= 1e-3 if name in MOVED_STARTS else start == 0
     assert max_change(attached) == 0
 
@@ -42,11 +42,11 @@ def test_method_keeps_the_laws(family, name, tmp_path):
     assert frozen_digest(attached.model, attached.trainable) == frozen
     assert max_change(attached) > 1e-4
     after = logits(attached.model)
-    assert apart(after, before) > 1e-2
+    assert max_difference(after, before) > 1e-2
 
     method.export(attached, tmp_path / "out", "somewhere/base")
-    assert apart(logits(attached.model), after) == 0
-    if attached.adapter:
+    assert max_difference(logits(attached.model), after) == 0
+    if attached.is_adapter:
         plain = PeftModel.from_pretrained(tiny_model(family), tmp_path / "out")
         assert plain.peft_config["default"].base_model_name_or_path == "somewhere/base"
         assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
@@ -55,20 +55,20 @@ def test_method_keeps_the_laws(family, name, tmp_path):
         ]
     else:
         plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert apart(logits(plain), after) < 2e-5
+    assert max_difference(logits(plain), after) < 2e-5
     loaded = METHODS["saved"].load(tiny_model(family), tmp_path / "out")
-    assert apart(logits(loaded.model), after) < 2e-5
+    assert max_difference(logits(loaded.model), after) < 2e-5
     assert not loaded.trainable
     assert frozen_digest(METHODS["saved"].detach(loaded)) == digest
 
-    merged, drift = method.merge(attached, tiny_model(family) if attached.adapter else None)
-    assert apart(logits(merged), after) < 2e-5
+    merged, drift = method.merge(attached, tiny_model(family) if attached.is_adapter else None)
+    assert max_difference(logits(merged), after) < 2e-5
     assert type(merged) is type(model)
     assert drift["rounding_share"] is None or drift["rounding_share"] < 1e-6
 
     restored = method.detach(attached)
     assert frozen_digest(restored) == digest
-    assert apart(logits(restored), before) == 0
+    assert max_difference(logits(restored), before) == 0
     again = method.attach(restored, given, 3)  # nothing of the first is left on the base
     assert len(again.trainable) == len(attached.trainable)
 
@@ -78,13 +78,13 @@ def test_start_depends_on_the_seed_alone(name):
     given = SPECS[name]
     method = METHODS[given.method]
     torch.manual_seed(1)
-    first = method.attach(tiny_model("llama"), given, 5).start
+    first = method.attach(tiny_model("llama"), given, 5).initial_weights
     torch.manual_seed(2)
     state = torch.random.get_rng_state()
-    second = method.attach(tiny_model("llama"), given, 5).start
+    second = method.attach(tiny_model("llama"), given, 5).initial_weights
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(first[key], second[key]) for key in first)
-    other = method.attach(tiny_model("llama"), given, 6).start
+    other = method.attach(tiny_model("llama"), given, 6).initial_weights
     drawn = name not in ("pissa",)  # an exact decomposition draws nothing
     assert any(not torch.equal(first[key], other[key]) for key in first) == (drawn and name != "vera")
 
@@ -103,13 +103,13 @@ def test_half_precision_base_is_restored_and_trained_in_float32():
         assert max_change(attached) == pytest.approx(0.25, rel=1e-5)
         assert frozen_digest(method.detach(attached)) == digest
     same = METHODS["full"].attach(
-        tiny_model("llama", torch.bfloat16), point("full", options={"master_weights": "same"}), 0
+        tiny_model("llama", torch.bfloat16), method_spec("full", options={"master_weights": "same"}), 0
     )
     assert {p.dtype for p in same.trainable.values()} == {torch.bfloat16}
 
 
 def test_merging_into_half_precision_states_its_rounding():
-    attached = METHODS["lora"].attach(tiny_model("llama"), point("lora"), 0)
+    attached = METHODS["lora"].attach(tiny_model("llama"), method_spec("lora"), 0)
     train(attached)
     _, exact = METHODS["lora"].merge(attached, tiny_model("llama"))
     _, rounded = METHODS["lora"].merge(attached, tiny_model("llama", torch.bfloat16))
@@ -119,7 +119,7 @@ def test_merging_into_half_precision_states_its_rounding():
 
 
 def test_moved_sees_one_number_and_nan():
-    attached = METHODS["lora"].attach(tiny_model("llama"), point("lora"), 0)
+    attached = METHODS["lora"].attach(tiny_model("llama"), method_spec("lora"), 0)
     parameter = next(iter(attached.trainable.values()))
     with torch.no_grad():
         parameter[0, 0] += 0.5

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.adapted_models import IDS, anatomy_of, apart, point, quantised_model, saved_model, tiny_model, train
+from support.adapted_models import (
+    IDS,
+    shape_of,
+    max_difference,
+    method_spec,
+    quantised_model,
+    saved_model,
+    tiny_model,
+    train,
+)
 
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.registry import METHODS
@@ -27,32 +36,32 @@ def _four_bit_modes(model):
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_qlora_keeps_the_laws(family, tmp_path):
     folder = saved_model(tiny_model(family), tmp_path / "base")
-    model, given = quantised_model(folder), point("qlora", quant=QuantSpec("nf4"))
+    model, given = quantised_model(folder), method_spec("qlora", quant=QuantSpec("nf4"))
     before, digest = _logits(model), frozen_digest(model)
     assert any("quant_map" in key for key in model.state_dict())  # the digest sees quantised storage
 
     attached = QLORA.attach(model, given, 0)
     assert {p.dtype for p in attached.trainable.values()} == {torch.float32}
-    assert sum(p.numel() for p in attached.trainable.values()) == QLORA.count(given, anatomy_of(tiny_model(family)))
-    assert apart(_logits(attached.model), before) == 0
+    assert sum(p.numel() for p in attached.trainable.values()) == QLORA.count(given, shape_of(tiny_model(family)))
+    assert max_difference(_logits(attached.model), before) == 0
     frozen = frozen_digest(attached.model, attached.trainable)
     train(attached)
     assert frozen_digest(attached.model, attached.trainable) == frozen
     assert max_change(attached) > 1e-4
     after = _logits(attached.model)
-    assert apart(after, before) > 1e-2
+    assert max_difference(after, before) > 1e-2
 
     QLORA.export(attached, tmp_path / "adapter")
     assert _four_bit_modes(attached.model) == {True}
     loaded = METHODS["saved"].load(quantised_model(folder), tmp_path / "adapter")
     assert _four_bit_modes(loaded.model) == {True}  # PEFT's eval() did not reach them
-    assert apart(_logits(loaded.model), after) == 0
+    assert max_difference(_logits(loaded.model), after) == 0
     with pytest.raises(MethodError, match="not merged into quantised weights"):
         QLORA.merge(attached)
     merged, drift = QLORA.merge(attached, tiny_model(family))
     assert drift["stored_as"] == "float32"
-    assert apart(_logits(merged), after) > 0  # the base's quantisation is gone from it
+    assert max_difference(_logits(merged), after) > 0  # the base's quantisation is gone from it
     assert frozen_digest(QLORA.detach(attached)) == digest
     for refused in ("full", "last_layers"):
         with pytest.raises(MethodError, match="quantised"):
-            METHODS[refused].attach(model, point(refused), 0)
+            METHODS[refused].attach(model, method_spec(refused), 0)

@@ -10,10 +10,10 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.adapted_models import anatomy_of, point, saved_model, tiny_model, train
+from support.adapted_models import shape_of, method_spec, saved_model, tiny_model, train
 
 from peftodyssey.errors import MethodError
-from peftodyssey.methods.peft_types import SET_BY_PEFT, catalogue
+from peftodyssey.methods.peft_types import SET_BY_PEFT, config_fields_by_type
 from peftodyssey.methods.registry import METHODS, method
 from peftodyssey.recipe.cell import QuantSpec
 
@@ -23,56 +23,56 @@ NF4 = QuantSpec("nf4")
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (point("lora", rank=33), ["rank 33", "k_proj (32 x 64)", "at most 32"]),
-        (point("lora", rank=None), ["needs a rank"]),
-        (point("lora", targets=("q_prj", "v_proj")), ["'q_prj'", "did you mean 'q_proj'"]),
-        (point("lora", targets=("lm_head",)), ["lm_head", "there are down_proj, gate_proj"]),
-        (point("lora", options={"init": "eva"}), ["eva", "looks at data"]),
-        (point("lora", options={"init": "pisa"}), ["no init 'pisa'"]),
-        (point("lora", options={"init": "orthogonal"}, rank=3), ["even rank"]),
-        (point("qlora", options={"init": "pissa"}, quant=NF4), ["pissa", "nf4"]),
-        (point("qlora"), ["4 bits"]),
-        (point("full", quant=NF4), ["nf4"]),
-        (point("full", options={"master_weights": "bf16"}), ["fp32 or bf16"]),
-        (point("bitfit"), ["llama model has none"]),
-        (point("last_layers", options={"layers": 3}), ["layers is 3", "1 to 2"]),
-        (point("last_layers", quant=NF4), ["nf4"]),
-        (point("ia3", targets=("k_prj",)), ["did you mean 'k_proj'"]),
-        (point("peft", options={"peft_type": "LOCON"}), ["no type 'LOCON'", "LOHA"]),
-        (point("peft", options={"peft_type": "VERRA"}), ["did you mean 'VERA'"]),
-        (point("peft", options={"peft_type": "LOKR", "config": {"rnk": 4}}), ["no field 'rnk'", "rank_dropout"]),
-        (point("peft", options={"peft_type": "prompt_tuning"}), ["virtual tokens"]),
+        (method_spec("lora", rank=33), ["rank 33", "k_proj (32 x 64)", "at most 32"]),
+        (method_spec("lora", rank=None), ["needs a rank"]),
+        (method_spec("lora", targets=("q_prj", "v_proj")), ["'q_prj'", "did you mean 'q_proj'"]),
+        (method_spec("lora", targets=("lm_head",)), ["lm_head", "there are down_proj, gate_proj"]),
+        (method_spec("lora", options={"init": "eva"}), ["eva", "looks at data"]),
+        (method_spec("lora", options={"init": "pisa"}), ["no init 'pisa'"]),
+        (method_spec("lora", options={"init": "orthogonal"}, rank=3), ["even rank"]),
+        (method_spec("qlora", options={"init": "pissa"}, quant=NF4), ["pissa", "nf4"]),
+        (method_spec("qlora"), ["4 bits"]),
+        (method_spec("full", quant=NF4), ["nf4"]),
+        (method_spec("full", options={"master_weights": "bf16"}), ["fp32 or bf16"]),
+        (method_spec("bitfit"), ["llama model has none"]),
+        (method_spec("last_layers", options={"layers": 3}), ["layers is 3", "1 to 2"]),
+        (method_spec("last_layers", quant=NF4), ["nf4"]),
+        (method_spec("ia3", targets=("k_prj",)), ["did you mean 'k_proj'"]),
+        (method_spec("peft", options={"peft_type": "LOCON"}), ["no type 'LOCON'", "LOHA"]),
+        (method_spec("peft", options={"peft_type": "VERRA"}), ["did you mean 'VERA'"]),
+        (method_spec("peft", options={"peft_type": "LOKR", "config": {"rnk": 4}}), ["no field 'rnk'", "rank_dropout"]),
+        (method_spec("peft", options={"peft_type": "prompt_tuning"}), ["virtual tokens"]),
         (
-            point("peft", options={"peft_type": "LOKR", "config": {"target_modules": ["qproj"]}}),
+            method_spec("peft", options={"peft_type": "LOKR", "config": {"target_modules": ["qproj"]}}),
             ["did you mean 'q_proj'"],
         ),
-        (point("saved", options={"path": "/nowhere/at/all"}), ["no folder"]),
-        (point("saved"), ["path"]),
+        (method_spec("saved", options={"path": "/nowhere/at/all"}), ["no folder"]),
+        (method_spec("saved"), ["path"]),
     ],
     ids=lambda value: "",
 )
 def test_check_says_what_is_wrong(given, words):
-    problems = METHODS[given.method].check(given, anatomy_of(tiny_model("llama")))
+    problems = METHODS[given.method].check(given, shape_of(tiny_model("llama")))
     assert len(problems) == 1
     for word in words:
         assert word in problems[0]
 
 
 def test_rank_at_the_limit_is_allowed_and_attaches():
-    given, model = point("lora", rank=32), tiny_model("llama")
-    assert METHODS["lora"].check(given, anatomy_of(model)) == []
+    given, model = method_spec("lora", rank=32), tiny_model("llama")
+    assert METHODS["lora"].check(given, shape_of(model)) == []
     assert METHODS["lora"].attach(model, given, 0).trainable
 
 
 def test_attach_refuses_what_check_refuses():
     for given in (
-        point("lora", targets=("q_prj",)),
-        point("bitfit"),
-        point("saved"),
-        point("peft", options={"peft_type": "LOCON"}),
-        point("peft", options={"peft_type": "LOKR", "config": {"rnk": 1}}),
-        point("peft", options={"peft_type": "PREFIX_TUNING", "config": {"num_virtual_tokens": 2}}),
-        point("peft", options={"peft_type": "C3A"}),  # its block of 256 does not divide 64: PEFT's own reason
+        method_spec("lora", targets=("q_prj",)),
+        method_spec("bitfit"),
+        method_spec("saved"),
+        method_spec("peft", options={"peft_type": "LOCON"}),
+        method_spec("peft", options={"peft_type": "LOKR", "config": {"rnk": 1}}),
+        method_spec("peft", options={"peft_type": "PREFIX_TUNING", "config": {"num_virtual_tokens": 2}}),
+        method_spec("peft", options={"peft_type": "C3A"}),  # its block of 256 does not divide 64: PEFT's own reason
     ):
         with pytest.raises(MethodError):
             METHODS[given.method].attach(tiny_model("llama"), given, 0)
@@ -88,9 +88,11 @@ def test_unknown_method_names_the_nearest():
 def test_catalogue_equals_the_installed_peft():
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    assert set(catalogue()) == {kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
+    assert set(config_fields_by_type()) == {kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
     for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items():
-        assert set(catalogue()[kind.value]) == {f.name for f in dataclasses.fields(config)} - set(SET_BY_PEFT), kind
+        assert set(config_fields_by_type()[kind.value]) == {f.name for f in dataclasses.fields(config)} - set(
+            SET_BY_PEFT
+        ), kind
 
 
 def test_check_and_count_import_no_torch():
@@ -112,7 +114,7 @@ print(sorted({"torch", "peft", "transformers", "numpy"} & set(sys.modules)))
 
 @pytest.fixture
 def adapter(tmp_path):
-    attached = METHODS["lora"].attach(tiny_model("llama"), point("lora"), 0)
+    attached = METHODS["lora"].attach(tiny_model("llama"), method_spec("lora"), 0)
     train(attached)
     METHODS["lora"].export(attached, tmp_path / "adapter")
     return tmp_path / "adapter"
@@ -143,8 +145,8 @@ def test_damaged_and_pickled_adapters_are_refused(adapter):
         METHODS["saved"].load(tiny_model("llama"), adapter)
     file.unlink()
     torch.save({}, adapter / "adapter_model.bin")
-    given = point("saved", options={"path": str(adapter)})
-    assert "pickled" in METHODS["saved"].check(given, anatomy_of(tiny_model("llama")))[0]
+    given = method_spec("saved", options={"path": str(adapter)})
+    assert "pickled" in METHODS["saved"].check(given, shape_of(tiny_model("llama")))[0]
     with pytest.raises(MethodError, match="pickled"):
         METHODS["saved"].attach(tiny_model("llama"), given, 0)
 
@@ -165,9 +167,9 @@ def test_model_of_another_shape_is_refused(tmp_path):
     wide = saved_model(tiny_model("llama", intermediate_size=256), tmp_path / "wide")
     with pytest.raises(MethodError, match="other shapes"):
         METHODS["saved"].load(tiny_model("llama"), wide)
-    given = point("saved", options={"path": str(folder)})
-    assert METHODS["saved"].check(given, anatomy_of(tiny_model("llama"))) == []
-    assert "llama" in METHODS["saved"].check(given, anatomy_of(tiny_model("gpt2")))[0]
+    given = method_spec("saved", options={"path": str(folder)})
+    assert METHODS["saved"].check(given, shape_of(tiny_model("llama"))) == []
+    assert "llama" in METHODS["saved"].check(given, shape_of(tiny_model("gpt2")))[0]
 
 
 def test_exported_config_says_what_was_asked(adapter):

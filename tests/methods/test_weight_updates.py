@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from peft import get_peft_model_state_dict
-from support.adapted_models import CASES, logits, point, quantised_model, saved_model, spec_of, tiny_model, train
+from support.adapted_models import CASES, logits, method_spec, quantised_model, saved_model, spec_of, tiny_model, train
 
 from peftodyssey.methods import svd
 from peftodyssey.methods.registry import METHODS
-from peftodyssey.methods.weight_updates import added, base_norm, is_addition, updates
+from peftodyssey.methods.weight_updates import additive_deltas, base_norm, is_additive, iter_updates
 from peftodyssey.methods.weights import frozen_digest
 from peftodyssey.recipe.cell import QuantSpec
 
@@ -40,15 +40,15 @@ def trained(family: str, name: str):
 def test_base_and_update_add_up_to_the_merged_model_and_nothing_is_changed(family: str, name: str) -> None:
     method, attached = trained(family, name)
     before, digest, out = matrices(tiny_model(family)), frozen_digest(attached.model), logits(attached.model)
-    found = {update.name: update for update in updates(attached)}
+    found = {update.name: update for update in iter_updates(attached)}
     assert frozen_digest(attached.model) == digest
     assert torch.equal(logits(attached.model), out)
     assert base_norm(attached) == pytest.approx(
         float(torch.stack([w.double().square().sum() for w in before.values()]).sum().sqrt()), rel=1e-6
     )
     start = dict(tiny_model(family).named_parameters())
-    stored = added(attached, start) if is_addition(attached.point) else {}
-    merged, _ = method.merge(attached, tiny_model(family) if attached.adapter else None)
+    stored = additive_deltas(attached, start) if is_additive(attached.spec) else {}
+    merged, _ = method.merge(attached, tiny_model(family) if attached.is_adapter else None)
     for key, update in stored.items():
         torch.testing.assert_close(update, merged.get_parameter(key).detach() - start[key], atol=2e-6, rtol=1e-4)
     assert stored or name not in ("full", "lora")
@@ -59,20 +59,20 @@ def test_base_and_update_add_up_to_the_merged_model_and_nothing_is_changed(famil
         moved = weight - before[key]
         if key in found:
             torch.testing.assert_close(found[key].base, before[key])
-            torch.testing.assert_close(found[key].change, moved, atol=2e-6, rtol=1e-4)
+            torch.testing.assert_close(found[key].dense, moved, atol=2e-6, rtol=1e-4)
         else:
             assert not moved.any()
-    assert max(float(update.change.norm()) for update in found.values()) > 1e-3
+    assert max(float(update.dense.norm()) for update in found.values()) > 1e-3
     method.detach(attached)
 
 
 @pytest.mark.parametrize("name", ["lora", "rslora-dora", "pissa", "ia3", "full"])
 def test_a_cell_that_is_loaded_moved_as_far_as_the_one_that_was_trained(name: str, tmp_path) -> None:
     method, attached = trained("llama", name)
-    here = {update.name: update.change for update in updates(attached)}
+    here = {update.name: update.dense for update in iter_updates(attached)}
     method.export(attached, tmp_path / "kept")
     loaded = METHODS["saved"].load(tiny_model("llama"), tmp_path / "kept")
-    there = {update.name: update.change for update in updates(loaded)}
+    there = {update.name: update.dense for update in iter_updates(loaded)}
     assert set(here) <= set(there)
     for key, change in there.items():
         torch.testing.assert_close(change, here[key] if key in here else torch.zeros_like(change), atol=2e-6, rtol=1e-4)
@@ -82,11 +82,11 @@ def test_a_cell_that_is_loaded_moved_as_far_as_the_one_that_was_trained(name: st
 def test_low_rank_updates_stay_factors(name: str) -> None:
     rank = 4 if name == "lora" else 8
     _, attached = trained("llama", name)
-    for update in updates(attached):
-        assert update.left.shape[1] == update.right.shape[0] == rank
-        dense = np.linalg.svd((update.left.double() @ update.right.double()).numpy(), compute_uv=False)
+    for update in iter_updates(attached):
+        assert update.lora_B.shape[1] == update.lora_A.shape[0] == rank
+        dense = np.linalg.svd((update.lora_B.double() @ update.lora_A.double()).numpy(), compute_uv=False)
         np.testing.assert_allclose(
-            svd.values_of_product(update.left, update.right).numpy(), dense[:rank], rtol=1e-9, atol=1e-12
+            svd.low_rank_singular_values(update.lora_B, update.lora_A).numpy(), dense[:rank], rtol=1e-9, atol=1e-12
         )
 
 
@@ -100,11 +100,11 @@ def test_on_a_quantised_base_the_update_is_the_adapters_alone(family: str, optio
         for name, module in model.named_modules()
         if isinstance(module, bitsandbytes.nn.Linear4bit)
     }
-    attached = METHODS["qlora"].attach(model, point("qlora", quant=QuantSpec("nf4"), options=options), 0)
+    attached = METHODS["qlora"].attach(model, method_spec("qlora", quant=QuantSpec("nf4"), options=options), 0)
     train(attached)
     digest = frozen_digest(attached.model)
     factors = get_peft_model_state_dict(attached.model)
-    found = {update.name: update for update in updates(attached)}
+    found = {update.name: update for update in iter_updates(attached)}
     assert set(found) == set(stored)
     for key, update in found.items():
         torch.testing.assert_close(update.base, stored[key])
@@ -113,7 +113,7 @@ def test_on_a_quantised_base_the_update_is_the_adapters_alone(family: str, optio
         if options:
             moved = stored[key] + product
             product = (factors[f"{stem}.lora_magnitude_vector"] / moved.norm(dim=1))[:, None] * moved - stored[key]
-        torch.testing.assert_close(update.change, product, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(update.dense, product, atol=1e-6, rtol=1e-4)
     assert frozen_digest(attached.model) == digest
     assert base_norm(attached) > float(torch.stack([w.square().sum() for w in stored.values()]).sum().sqrt())
 
@@ -126,12 +126,12 @@ def test_on_eight_bits_the_base_is_what_its_storage_stands_for(tmp_path) -> None
     model = AutoModelForCausalLM.from_pretrained(
         folder, quantization_config=BitsAndBytesConfig(load_in_8bit=True), device_map={"": "cpu"}
     )
-    attached = METHODS["lora"].attach(model.requires_grad_(False), point("lora", quant=QuantSpec("int8")), 0)
+    attached = METHODS["lora"].attach(model.requires_grad_(False), method_spec("lora", quant=QuantSpec("int8")), 0)
     plain = matrices(tiny_model("llama"))
     for scored in (False, True):
         if scored:
             logits(attached.model)
-        for update in updates(attached):
+        for update in iter_updates(attached):
             assert (
                 0 < float((update.base - plain[update.name]).abs().max()) < float(plain[update.name].abs().max()) / 127
             )
@@ -140,11 +140,11 @@ def test_on_eight_bits_the_base_is_what_its_storage_stands_for(tmp_path) -> None
 def test_what_cannot_be_merged_into_a_quantised_weight_says_so(tmp_path) -> None:
     pytest.importorskip("bitsandbytes")
     model = quantised_model(saved_model(tiny_model("llama"), tmp_path / "base"))
-    given = point(
+    given = method_spec(
         "peft", options={"peft_type": "VERA", "config": {"target_modules": ["q_proj"]}}, quant=QuantSpec("nf4")
     )
     attached = METHODS["peft"].attach(model, given, 0)
-    assert all("vera on a quantised weight" in update.refused for update in updates(attached))
+    assert all("vera on a quantised weight" in update.unsupported for update in iter_updates(attached))
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (64, 24), (24, 64)])
@@ -153,11 +153,11 @@ def test_singular_values_and_vectors_are_numpys(shape: tuple[int, int], rank: in
     generator = torch.Generator().manual_seed(1)
     matrix = torch.randn(shape[0], rank, generator=generator) @ torch.randn(rank, shape[1], generator=generator)
     left, values, _ = np.linalg.svd(matrix.double().numpy(), full_matrices=False)
-    found_values, found_left = svd.left_singular(matrix)
+    found_values, found_left = svd.left_singular_vectors(matrix)
     assert len(found_values) >= rank
     np.testing.assert_allclose(found_values[:rank], values[:rank], rtol=1e-9)
     assert np.abs(np.sum(found_left[:, :rank].numpy() * left[:, :rank], axis=0)).min() > 1 - 1e-9
     np.testing.assert_allclose(
         found_left.T @ found_left, np.eye(found_left.shape[1]), atol=1e-4 if rank < min(shape) else 1e-9
     )
-    np.testing.assert_allclose(svd.values_of(matrix)[:rank], values[:rank], rtol=1e-9)
+    np.testing.assert_allclose(svd.singular_values(matrix)[:rank], values[:rank], rtol=1e-9)

@@ -9,7 +9,7 @@ import torch
 from support.tiny import tiny
 
 from peftodyssey.methods.registry import METHODS
-from peftodyssey.methods.wise_ft import scaled
+from peftodyssey.methods.wise_ft import scaled_update
 from peftodyssey.recipe.cell import MethodSpec
 
 SPECS = {
@@ -49,7 +49,7 @@ def test_the_ends_are_the_base_and_the_adapted_model_and_the_bits_come_back(fold
     before, attached = adapted(folder, name)
     after, kept = logits(attached.model), {n: p.clone() for n, p in attached.trainable.items()}
     assert (after - before).abs().max() > 0.01
-    with scaled(attached) as to_share:
+    with scaled_update(attached) as to_share:
         to_share(0.0)
         assert (logits(attached.model) - before).abs().max() < 1e-6
         to_share(0.3)
@@ -67,7 +67,7 @@ def test_a_share_is_a_share_of_the_merged_matrix(folder, name):
     from transformers import AutoModelForCausalLM
 
     _, attached = adapted(folder, name)
-    with scaled(attached) as to_share:
+    with scaled_update(attached) as to_share:
         to_share(0.25)
         found = logits(attached.model)
     merged, _ = METHODS[name].merge(attached)

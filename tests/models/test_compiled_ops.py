@@ -24,13 +24,13 @@ def norm(plus_one: bool):
 
 def product(activation: str):
     gate, up = drawn(*SHAPE, seed=2).requires_grad_(), drawn(*SHAPE, seed=3).requires_grad_()
-    return [gate, up], autograd_functions.gated(gate, up, activation)
+    return [gate, up], autograd_functions.gated_activation(gate, up, activation)
 
 
 def rotation(cos_rows: int):
     x = drawn(2, 3, 4, 16, seed=5).requires_grad_()
     angles = drawn(cos_rows, 3, 16, seed=6)
-    return [x], autograd_functions.rotated(x, angles.cos(), angles.sin()).flatten(2)
+    return [x], autograd_functions.apply_rotary(x, angles.cos(), angles.sin()).flatten(2)
 
 
 CASES = [
@@ -70,12 +70,12 @@ def test_where_nothing_can_be_compiled_the_chunks_do_it(monkeypatch: pytest.Monk
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(torch, "compile", lambda function: refuses)
-    for function in (compiled_ops.rms_norm, compiled_ops.rms_norm_gradient):
+    for function in (compiled_ops.rms_norm, compiled_ops.rms_norm_backward):
         assert function.__wrapped__ is not None
     fused_norm = compiled_ops._compiled(compiled_ops.rms_norm.__wrapped__)
     monkeypatch.setattr(compiled_ops, "rms_norm", fused_norm)
     monkeypatch.setattr(
-        compiled_ops, "rms_norm_gradient", compiled_ops._compiled(compiled_ops.rms_norm_gradient.__wrapped__)
+        compiled_ops, "rms_norm_gradient", compiled_ops._compiled(compiled_ops.rms_norm_backward.__wrapped__)
     )
     with pytest.warns(UserWarning, match="no compiler"):
         found = value_and_gradients(norm, False)

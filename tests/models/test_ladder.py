@@ -14,10 +14,10 @@ from support.tiny import tiny
 
 from peftodyssey.errors import ModelError, RecipeError
 from peftodyssey.memory.device import Device
-from peftodyssey.models.ladder import Ladder, ladder, rungs
-from peftodyssey.models.rung_choice import choose
-from peftodyssey.models.rung_facts import facts_of, learning_rate
-from peftodyssey.models.rung_names import parsed, read_names, remarks, shown
+from peftodyssey.models.ladder import Ladder, find_ladder, rungs
+from peftodyssey.models.rung_choice import choose_rungs
+from peftodyssey.models.rung_facts import published_schedule, learning_rate_at_step
+from peftodyssey.models.rung_names import parse_rung, parse_rungs, token_problems, format_tokens
 from peftodyssey.models.source import resolve, weights_folder
 from peftodyssey.plan.build import build
 from peftodyssey.recipe.load import load_recipe
@@ -31,8 +31,8 @@ CPU = Device("cpu", "CPU", 16 << 30, 8 << 30, False)
 
 
 def of(repository: str, names: list[str]) -> Ladder:
-    found, _ = read_names(repository, names)
-    return Ladder(repository, tuple(found), tuple(remarks(repository, found)))
+    found, _ = parse_rungs(repository, names)
+    return Ladder(repository, tuple(found), tuple(token_problems(repository, found)))
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def of(repository: str, names: list[str]) -> Ladder:
     ],
 )
 def test_names_of_every_scheme(repository, name, tokens, arm, rate):
-    rung = parsed(repository, name)
+    rung = parse_rung(repository, name)
     assert (rung.tokens, rung.arm) == (tokens, arm)
     assert rung.learning_rate == (None if rate is None else pytest.approx(rate, rel=0.02))
 
 
 @pytest.mark.parametrize("name", ["main", "step", "refs/pr/1", "step1000-tokens4B-old", "ckpt_12a", "stage1", "v1.0"])
 def test_other_names_are_no_rungs(name):
-    assert parsed("allenai/OLMo-1B-hf", name) is None
+    assert parse_rung("allenai/OLMo-1B-hf", name) is None
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,14 @@ def test_other_names_are_no_rungs(name):
     [(0.49, 3.8e-4), (1.38, 2.5e-4), (2.0, 1.4e-4), (2.30, 9.7e-5), (2.50, 7.3e-5), (2.89, 4.4e-5), (3.09, 4.0e-5)],
 )
 def test_olmo_1b_has_the_rates_that_are_published(tokens_t, rate):
-    facts = facts_of("allenai/OLMo-1B-hf")
-    assert learning_rate(facts, round(tokens_t * 1e12 / facts.tokens_per_step)) == pytest.approx(rate, rel=0.02)
+    facts = published_schedule("allenai/OLMo-1B-hf")
+    assert learning_rate_at_step(facts, round(tokens_t * 1e12 / facts.tokens_per_step)) == pytest.approx(rate, rel=0.02)
 
 
 @pytest.mark.parametrize(("tokens_t", "rate"), [(0.5, 3.9e-4), (1, 3.7e-4), (2, 2.8e-4), (3, 1.65e-4), (4, 7.5e-5)])
 def test_olmo_2_1b_has_the_rates_that_are_published(tokens_t, rate):
-    facts = facts_of("allenai/OLMo-2-0425-1B")
-    assert learning_rate(facts, round(tokens_t * 1e12 / facts.tokens_per_step)) == pytest.approx(rate, rel=0.02)
+    facts = published_schedule("allenai/OLMo-2-0425-1B")
+    assert learning_rate_at_step(facts, round(tokens_t * 1e12 / facts.tokens_per_step)) == pytest.approx(rate, rel=0.02)
 
 
 def test_listing_sorts_by_stage_and_step_and_names_what_it_cannot_read():
@@ -93,30 +93,30 @@ def test_listing_sorts_by_stage_and_step_and_names_what_it_cannot_read():
         "stage1-step2000-tokens5B",
         "stage1-step2000-tokens5B",
     ]
-    found, others = read_names("allenai/OLMo-2-0425-1B", names)
+    found, others = parse_rungs("allenai/OLMo-2-0425-1B", names)
     assert [rung.step for rung in found] == [2000, 10000, 1000]
     assert others == ["main"]
 
 
 def test_wrong_and_missing_tokens_are_said():
-    assert remarks("allenai/OLMo-1B-hf", read_names("allenai/OLMo-1B-hf", OLMO_1B)[0]) == []
-    wrong = of("allenai/OLMo-1B-hf", [*OLMO_1B, "step400000-tokens167B"]).remarks
+    assert token_problems("allenai/OLMo-1B-hf", parse_rungs("allenai/OLMo-1B-hf", OLMO_1B)[0]) == []
+    wrong = of("allenai/OLMo-1B-hf", [*OLMO_1B, "step400000-tokens167B"]).notes
     assert len(wrong) == 1
     assert "step400000-tokens167B" in wrong[0]
     assert "1.68T" in wrong[0]
     unknown = [f"step{n}-tokens{n // 100}B" for n in range(10_000, 60_000, 10_000)]
-    assert of("some/body", unknown).remarks == ()
-    assert "step60000-tokens999B says" in of("some/body", [*unknown, "step60000-tokens999B"]).remarks[0]
-    bare = of("some/body", ["step1000", "step2000"]).remarks
+    assert of("some/body", unknown).notes == ()
+    assert "step60000-tokens999B says" in of("some/body", [*unknown, "step60000-tokens999B"]).notes[0]
+    bare = of("some/body", ["step1000", "step2000"]).notes
     assert len(bare) == 1
     assert "no tokens" in bare[0]
 
 
 def test_a_hole_is_left_open_and_named():
-    chosen = choose(
+    chosen = choose_rungs(
         of("allenai/OLMo-1B-hf", OLMO_1B), Rungs.model_validate({"every": "250B", "from": "0.5T", "to": "3T"})
     )
-    steps = [parsed("allenai/OLMo-1B-hf", name) for name in chosen.names]
+    steps = [parse_rung("allenai/OLMo-1B-hf", name) for name in chosen.names]
     assert [round(rung.tokens / 250e9) for rung in steps] == [2, 6, 7, 8, 9, 10, 11, 12]
     assert all(abs(rung.tokens / 250e9 - round(rung.tokens / 250e9)) < 0.05 for rung in steps)
     holes = [text for text in chosen.warnings if "left out" in text]
@@ -125,24 +125,24 @@ def test_a_hole_is_left_open_and_named():
 
 
 def test_arms_are_chosen_apart():
-    found = ladder("bundled/odyssey-3m")
-    assert choose(found, Rungs(tokens=["64M", "256M"], arm="trunk")).names == ("trunk-64M", "trunk-256M")
-    both = choose(found, Rungs(tokens=["16M", "1024M"]))
+    found = find_ladder("bundled/odyssey-3m")
+    assert choose_rungs(found, Rungs(tokens=["64M", "256M"], arm="trunk")).names == ("trunk-64M", "trunk-256M")
+    both = choose_rungs(found, Rungs(tokens=["16M", "1024M"]))
     assert both.names == ("annealed-16M", "annealed-1024M", "trunk-1024M")
     assert both.warnings == ()  # without an arm asked for, one that has no such rung is no hole
-    one = choose(found, Rungs(tokens=["16M", "1024M"], arm=["annealed", "trunk"]))
+    one = choose_rungs(found, Rungs(tokens=["16M", "1024M"], arm=["annealed", "trunk"]))
     assert "of arm trunk near 16M" in one.warnings[0]
     with pytest.raises(ModelError, match="anealed"):
-        choose(found, Rungs(tokens=["16M"], arm="anealed"))
+        choose_rungs(found, Rungs(tokens=["16M"], arm="anealed"))
     with pytest.raises(ModelError, match="no rung near"):
-        choose(found, Rungs(tokens=["500M"]))
+        choose_rungs(found, Rungs(tokens=["500M"]))
 
 
 def test_smollm2_has_a_constant_arm_and_a_decaying_one():
     name = "HuggingFaceTB/SmolLM2-135M-intermediate-checkpoints"
     found = of(name, [f"step-{n}" for n in range(240_000, 2_000_000, 240_000)])
-    assert choose(found, Rungs(every="250B", arm="trunk")).names[-1] == "step-1440000"
-    assert choose(found, Rungs(every="250B", arm="decay", to="2T", start="1.75T")).names == (
+    assert choose_rungs(found, Rungs(every="250B", arm="trunk")).names[-1] == "step-1440000"
+    assert choose_rungs(found, Rungs(every="250B", arm="decay", to="2T", start="1.75T")).names == (
         "step-1680000",
         "step-1920000",
     )
@@ -170,11 +170,13 @@ def test_a_cache_folder_is_a_ladder_and_its_rungs_are_models(tmp_path, models):
         tmp_path, "EleutherAI/pythia-410m", {"main": models[0], "step1000": models[0], "step143000": models[1]}
     )
     assert [rung.name for rung in rungs(str(root))] == ["step1000", "step143000"]
-    assert any("main" in remark for remark in ladder(str(root)).remarks)
+    assert any("main" in remark for remark in find_ladder(str(root)).notes)
     source = resolve(str(root), "step143000")
     assert (source.pretrain_tokens, source.arm) == (143_000 * 2_097_152, "cosine")
     assert source.fingerprint == resolve(str(models[1])).fingerprint != resolve(str(root)).fingerprint
-    assert ladder(str(root)).parameters() == sum(p.numel() for p in load_model(weights_folder(source)).parameters())
+    assert find_ladder(str(root)).parameters() == sum(
+        p.numel() for p in load_model(weights_folder(source)).parameters()
+    )
     with pytest.raises(ModelError, match="step2000"):
         resolve(str(root), "step2000")
     with pytest.raises(ModelError, match="no revision"):
@@ -228,14 +230,14 @@ def test_a_folder_of_rung_files_is_a_ladder_of_models(tmp_path):
 def test_a_ladder_file_that_is_wrong(tmp_path, content, words):
     (tmp_path / "ladder.json").write_text(json.dumps(content))
     with pytest.raises(ModelError, match=words):
-        ladder(str(tmp_path))
+        find_ladder(str(tmp_path))
 
 
 def test_a_ladder_file_without_tokens_says_so(tmp_path):
     (tmp_path / "ladder.json").write_text(
         json.dumps({"rungs": [{"name": "a", "arm": "trunk"}, {"name": "b", "tokens": 5, "arm": "trunk"}]})
     )
-    assert "a: ladder.json says no tokens" in ladder(str(tmp_path)).remarks
+    assert "a: ladder.json says no tokens" in find_ladder(str(tmp_path)).notes
 
 
 class Harmful:
@@ -296,4 +298,9 @@ def test_code_in_a_pickle_is_not_run(pickled, monkeypatch, tmp_path, capsys):
 
 
 def test_tokens_as_people_write_them():
-    assert [shown(n) for n in (950, 64_000_000, 494 * BILLION, 1_383_000_000_000)] == ["950", "64M", "494B", "1.38T"]
+    assert [format_tokens(n) for n in (950, 64_000_000, 494 * BILLION, 1_383_000_000_000)] == [
+        "950",
+        "64M",
+        "494B",
+        "1.38T",
+    ]

@@ -7,7 +7,7 @@ import torch
 
 from peftodyssey.models import load as models
 from peftodyssey.models import source
-from peftodyssey.models.layer_offload import layers_on_card, offload_layers
+from peftodyssey.models.layer_offload import layers_on_gpu, offload_layers
 from peftodyssey.models.shape_from_config import shape_from_config
 
 GIB = 1 << 30
@@ -31,7 +31,7 @@ def test_the_logits_are_those_of_the_whole_model(shape: str) -> None:
 
 def test_as_many_layers_stay_as_the_card_has_room_for() -> None:
     sizes = shape_from_config(source.resolve("random/llama-7b").config)
-    counts = [layers_on_card(sizes, 2, gib * GIB) for gib in (1, 7, 11, 14, 22)]
+    counts = [layers_on_gpu(sizes, 2, gib * GIB) for gib in (1, 7, 11, 14, 22)]
     assert counts == sorted(counts)
     assert counts[0] == 0
     assert counts[-1] == sizes.layers

@@ -166,7 +166,7 @@ def test_segments_that_positions_do_not_show_get_a_mask(tmp_path):
 
 def test_head_split_gives_the_models_logits_or_is_refused(folder):
     model = load(resolve(str(folder)), precision="fp32")
-    parts = lm_head.split(model)
+    parts = lm_head.split_lm_head(model)
     assert (parts is None) == ("gemma2" in folder.name)
     if parts:
         with torch.no_grad():
@@ -177,7 +177,7 @@ def test_head_split_gives_the_models_logits_or_is_refused(folder):
 def test_head_split_sees_adapters(quant, tmp_path):
     model = adapted(tiny("llama", tmp_path), quant)
     modes = [m.training for m in model.modules()]
-    backbone, linear = lm_head.split(model)
+    backbone, linear = lm_head.split_lm_head(model)
     assert modes == [m.training for m in model.modules()]
     set_scoring_mode(model)
     with torch.no_grad():

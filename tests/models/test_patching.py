@@ -132,14 +132,20 @@ def test_kernels_by_finite_differences():
     for plus_one in (False, True):
         gradcheck(lambda x, w, p=plus_one: autograd_functions.rms_norm(x, w, 1e-5, p, torch.float64), (x, draw(5)))
     for name in autograd_functions.ACTIVATIONS:
-        gradcheck(lambda g, u, n=name: autograd_functions.gated(g, u, n), (draw(2, 3, 5), draw(2, 3, 5)))
+        gradcheck(lambda g, u, n=name: autograd_functions.gated_activation(g, u, n), (draw(2, 3, 5), draw(2, 3, 5)))
 
 
 def test_many_chunks_are_one(monkeypatch):
     x, weight, up = torch.randn(4, 7, 16), torch.rand(16), torch.randn(4, 7, 16)
-    whole = autograd_functions.rms_norm(x, weight, 1e-5, False, torch.float32), autograd_functions.gated(x, up, "silu")
+    whole = (
+        autograd_functions.rms_norm(x, weight, 1e-5, False, torch.float32),
+        autograd_functions.gated_activation(x, up, "silu"),
+    )
     monkeypatch.setattr(autograd_functions, "CHUNK_BYTES", 3 * 4 * 16)
-    pieces = autograd_functions.rms_norm(x, weight, 1e-5, False, torch.float32), autograd_functions.gated(x, up, "silu")
+    pieces = (
+        autograd_functions.rms_norm(x, weight, 1e-5, False, torch.float32),
+        autograd_functions.gated_activation(x, up, "silu"),
+    )
     for one, many in zip(whole, pieces, strict=True):  # vectorised and left-over elements round differently
         torch.testing.assert_close(one, many, rtol=1e-6, atol=1e-7)
 
@@ -189,8 +195,8 @@ def test_rotation_is_transformers_and_its_gradient_is_right(rows):
     cos, sin = angles.cos(), angles.sin()
     expected = apply_rotary_pos_emb(query, key, cos, sin, unsqueeze_dim=2)
     for x, wanted in zip((query, key), expected, strict=True):
-        torch.testing.assert_close(autograd_functions.rotated(x, cos, sin), wanted, rtol=1e-12, atol=1e-12)
-    assert gradcheck(lambda x: autograd_functions.rotated(x, cos, sin), key.requires_grad_())
+        torch.testing.assert_close(autograd_functions.apply_rotary(x, cos, sin), wanted, rtol=1e-12, atol=1e-12)
+    assert gradcheck(lambda x: autograd_functions.apply_rotary(x, cos, sin), key.requires_grad_())
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "olmo2"])

@@ -9,8 +9,8 @@ import pytest
 
 from peftodyssey.errors import ModelError
 from peftodyssey.models.shape_from_config import FAMILIES, shape_from_config
-from peftodyssey.models.shape_from_meta_model import meta_anatomy, meta_model
-from peftodyssey.models.shapes import named
+from peftodyssey.models.shape_from_meta_model import shape_from_meta_model, meta_model
+from peftodyssey.models.shapes import named_configs
 
 # Parameters as published with the models.
 PUBLISHED = {
@@ -37,23 +37,23 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("shape", sorted(name for name in named() if name.startswith("tiny-")))
+@pytest.mark.parametrize("shape", sorted(name for name in named_configs() if name.startswith("tiny-")))
 def test_counts_equal_the_module_tree(shape):
-    config = named()[shape]
+    config = named_configs()[shape]
     assert config["model_type"] in FAMILIES
-    assert shape_from_config(config) == meta_anatomy(config)
+    assert shape_from_config(config) == shape_from_meta_model(config)
     assert shape_from_config(config).parameters == sum(p.numel() for p in meta_model(config).parameters())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", sorted(named()))
+@pytest.mark.parametrize("shape", sorted(named_configs()))
 def test_counts_equal_the_module_tree_at_full_size(shape):
-    assert shape_from_config(named()[shape]) == meta_anatomy(named()[shape])
+    assert shape_from_config(named_configs()[shape]) == shape_from_meta_model(named_configs()[shape])
 
 
 @pytest.mark.parametrize("shape", sorted(PUBLISHED))
 def test_counts_equal_published_ones(shape):
-    assert shape_from_config(named()[shape]).parameters == PUBLISHED[shape]
+    assert shape_from_config(named_configs()[shape]).parameters == PUBLISHED[shape]
 
 
 @pytest.mark.parametrize(
@@ -69,18 +69,18 @@ def test_counts_equal_published_ones(shape):
     ],
 )
 def test_options_of_a_family_are_counted(shape, changes):
-    config = {**named()[shape], **changes}
+    config = {**named_configs()[shape], **changes}
     changed = shape_from_config(config)
-    assert changed == meta_anatomy(config)
-    assert changed.parameters != shape_from_config(named()[shape]).parameters
+    assert changed == shape_from_meta_model(config)
+    assert changed.parameters != shape_from_config(named_configs()[shape]).parameters
 
 
 @pytest.mark.parametrize("key", ["head_dim", "tie_word_embeddings", "num_key_value_heads", "intermediate_size"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_keys_that_a_config_leaves_out_take_the_familys_default(family, key):
-    config = named()[f"tiny-{family}"]
+    config = named_configs()[f"tiny-{family}"]
     config.pop(key, None)
-    assert shape_from_config(config) == meta_anatomy(config)
+    assert shape_from_config(config) == shape_from_meta_model(config)
 
 
 def test_an_unlisted_family_is_counted_on_the_meta_device():

@@ -119,7 +119,7 @@ def test_tokenizer_equals_transformers(llama):
     assert tokens == theirs(text, add_special_tokens=False).input_ids
     assert len(offsets) == len(tokens)
     assert mine.decode(tokens) == text
-    assert (mine.bos, mine.eos, mine.pad, mine.prefix, mine.vocabulary) == (0, 0, 0, 0, 4096)
+    assert (mine.bos_id, mine.eos_id, mine.pad_id, mine.prefix_id, mine.vocab_size) == (0, 0, 0, 0, 4096)
 
 
 def hub_cache(llama, root):

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from peftodyssey.methods.protocol import AttachedMethod
 from peftodyssey.model_shape import LinearShape, ModelShape
-from peftodyssey.models.shapes import named
+from peftodyssey.models.shapes import named_configs
 from peftodyssey.recipe.cell import MethodSpec
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "olmo", "olmo2", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
@@ -24,7 +24,7 @@ def tiny_model(family: str, dtype: torch.dtype = torch.float32, **changes: Any) 
     """A random model of `family`, the same at each call, frozen, without dropout; vectors moved off 0 and 1 so that
     mistakes in them show.
     """
-    given = {**named()[f"tiny-{family}"], **changes}
+    given = {**named_configs()[f"tiny-{family}"], **changes}
     dropout_off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout"), 0.0)
     config = AutoConfig.for_model(**{**given, **dropout_off})
     with torch.random.fork_rng(devices=[]):
@@ -37,7 +37,7 @@ def tiny_model(family: str, dtype: torch.dtype = torch.float32, **changes: Any) 
     return model.to(dtype).requires_grad_(False).train()
 
 
-def anatomy_of(model: PreTrainedModel) -> ModelShape:
+def shape_of(model: PreTrainedModel) -> ModelShape:
     """The sizes of `model` counted on its modules."""
     config, linears = model.config, []
     sizes = {"embedding": 0, "head": 0, "norm": 0, "norm0": 0}
@@ -96,12 +96,12 @@ def train(attached: AttachedMethod, steps: int = 2, lr: float = 0.5) -> None:
         optimizer.step()
 
 
-def apart(left: torch.Tensor, right: torch.Tensor) -> float:
+def max_difference(left: torch.Tensor, right: torch.Tensor) -> float:
     """Largest absolute difference."""
     return float((left - right).abs().max())
 
 
-def point(method: str, **given: Any) -> MethodSpec:
+def method_spec(method: str, **given: Any) -> MethodSpec:
     """A point; low-rank methods at rank 4, alpha 8 unless given."""
     if method in ("lora", "qlora"):
         given = {"rank": 4, "alpha": 8.0, "targets": "all-linear"} | given
@@ -115,21 +115,21 @@ def saved_model(model: PreTrainedModel, folder: Path) -> Path:
 
 
 SPECS = {
-    "full": point("full"),
-    "lora": point("lora"),
-    "lora-two-targets": point("lora", targets=None),  # filled per family below
-    "gaussian": point("lora", options={"init": "gaussian"}),
-    "rslora-dora": point("lora", options={"rslora": True, "dora": True}),
-    "orthogonal": point("lora", options={"init": "orthogonal"}),
-    "mica": point("lora", options={"init": "mica"}),
-    "pissa": point("lora", options={"init": "pissa"}),
-    "pissa_niter_4-rslora": point("lora", options={"init": "pissa_niter_4", "rslora": True}),
-    "olora": point("lora", options={"init": "olora"}),
-    "bitfit": point("bitfit"),
-    "last_layers": point("last_layers", options={"layers": 1}),
-    "ia3": point("ia3"),
-    "vera": point("peft", options={"peft_type": "VERA", "config": {"target_modules": "all-linear"}}),
-    "ln_tuning": point("peft", options={"peft_type": "LN_TUNING"}),
+    "full": method_spec("full"),
+    "lora": method_spec("lora"),
+    "lora-two-targets": method_spec("lora", targets=None),  # filled per family below
+    "gaussian": method_spec("lora", options={"init": "gaussian"}),
+    "rslora-dora": method_spec("lora", options={"rslora": True, "dora": True}),
+    "orthogonal": method_spec("lora", options={"init": "orthogonal"}),
+    "mica": method_spec("lora", options={"init": "mica"}),
+    "pissa": method_spec("lora", options={"init": "pissa"}),
+    "pissa_niter_4-rslora": method_spec("lora", options={"init": "pissa_niter_4", "rslora": True}),
+    "olora": method_spec("lora", options={"init": "olora"}),
+    "bitfit": method_spec("bitfit"),
+    "last_layers": method_spec("last_layers", options={"layers": 1}),
+    "ia3": method_spec("ia3"),
+    "vera": method_spec("peft", options={"peft_type": "VERA", "config": {"target_modules": "all-linear"}}),
+    "ln_tuning": method_spec("peft", options={"peft_type": "LN_TUNING"}),
 }
 MOVED_STARTS = ("orthogonal", "pissa", "pissa_niter_4-rslora", "olora")  # not exactly zero: 1e-3 by the law
 WITHOUT_BIASES = ("llama", "olmo", "olmo2", "qwen3", "gemma", "gemma2", "gemma3_text")
@@ -150,8 +150,8 @@ def spec_of(name, model):
     given = SPECS[name]
     if name != "lora-two-targets":
         return given
-    leaves = sorted({m.leaf for m in anatomy_of(model).linears})
-    return point("lora", targets=(leaves[0], leaves[-1]))
+    leaves = sorted({m.leaf for m in shape_of(model).linears})
+    return method_spec("lora", targets=(leaves[0], leaves[-1]))
 
 
 def quantised_model(folder):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from peftodyssey.models.shapes import named
+from peftodyssey.models.shapes import named_configs
 from peftodyssey.recipe.cell import ScoreSpec
 
 PREFIX = 0
@@ -17,7 +17,7 @@ PREFIX = 0
 
 def tiny_model(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """The random model `random/tiny-<family>` in float32, no dropout, weights large enough to tell tokens apart."""
-    config = AutoConfig.for_model(**{**named()[f"tiny-{family}"], **changes})
+    config = AutoConfig.for_model(**{**named_configs()[f"tiny-{family}"], **changes})
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():

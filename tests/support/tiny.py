@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peftodyssey import assets
-from peftodyssey.models.shapes import named
+from peftodyssey.models.shapes import named_configs
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "olmo", "olmo2", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -19,7 +19,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 def tiny_config(family: str) -> dict[str, Any]:
     """The config.json of the tiny model of `family`: that of `random/tiny-<family>`."""
-    return named()[f"tiny-{family}"]
+    return named_configs()[f"tiny-{family}"]
 
 
 def tiny(family: str, folder: Path, seed: int = 0, dtype: str = "float32", **changes: Any) -> Path:

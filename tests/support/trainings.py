@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from peftodyssey.corpora.packing import PackedSequences
 from peftodyssey.models import varlen_attention
-from peftodyssey.models.shapes import named
+from peftodyssey.models.shapes import named_configs
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "olmo", "olmo2", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 VOCABULARY = 97
@@ -42,7 +42,7 @@ def random_model(family: str = "llama", seed: int = 0, dtype: torch.dtype = torc
     """The tiny model of a family with a small vocabulary, frozen, in evaluation mode."""
     config = AutoConfig.for_model(
         **{
-            **named()[f"tiny-{family}"],
+            **named_configs()[f"tiny-{family}"],
             "vocab_size": VOCABULARY,
             "use_cache": False,
             "pad_token_id": 0,

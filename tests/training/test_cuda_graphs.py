@@ -10,7 +10,7 @@ import torch
 from support.trainings import blocks, random_model, with_lora
 
 from peftodyssey.models import varlen_attention
-from peftodyssey.models.lm_head import split
+from peftodyssey.models.lm_head import split_lm_head
 from peftodyssey.training import cuda_graphs, grad_accumulation, gradient_checkpointing
 from peftodyssey.training.dropout import SeededDropout
 from peftodyssey.training.settings import TrainSettings
@@ -35,7 +35,7 @@ def gradient(model, data, graphs):
     with gradient_checkpointing.checkpointed_model(model, "none"):
         loss = grad_accumulation.accumulate(
             model,
-            split(model),
+            split_lm_head(model),
             [batch],
             SeededDropout(),
             scaler,

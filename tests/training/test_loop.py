@@ -16,7 +16,7 @@ from support.trainings import FAMILIES, all_trainable, blocks, random_model, wit
 from peftodyssey.corpora.packing import epoch_permutation
 from peftodyssey.errors import TrainingError
 from peftodyssey.models import varlen_attention
-from peftodyssey.models.lm_head import split
+from peftodyssey.models.lm_head import split_lm_head
 from peftodyssey.models.packing import packed_inputs
 from peftodyssey.training import sampler
 from peftodyssey.training.loop import train
@@ -53,7 +53,7 @@ def nll_and_gradients(model, inputs, labels):
     model.zero_grad()
     from peftodyssey.training.loss import token_nll_sum
 
-    total = token_nll_sum(model, split(model), inputs, labels)
+    total = token_nll_sum(model, split_lm_head(model), inputs, labels)
     total.backward()
     return total.item(), torch.cat([p.grad.reshape(-1) for p in model.parameters()])
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.trainings import FAMILIES, VOCABULARY, all_trainable, blocks, random_model
 
-from peftodyssey.models.lm_head import split
+from peftodyssey.models.lm_head import split_lm_head
 from peftodyssey.models.packing import packed_inputs
 from peftodyssey.training import loss
 from peftodyssey.training.loss import linear_nll_sum, token_nll_sum
@@ -88,7 +88,7 @@ def test_equals_the_models_own_loss_and_gradients(family, tied):
     labels[0, 4:9] = -100
     kept = (labels.reshape(-1) != -100).nonzero()[:, 0]
 
-    ours = token_nll_sum(model, split(model), packed_inputs(model, ids, positions, segments), labels, kept)
+    ours = token_nll_sum(model, split_lm_head(model), packed_inputs(model, ids, positions, segments), labels, kept)
     theirs = oracle(input_ids=ids, labels=torch.cat([torch.full((2, 1), -100), labels[:, :-1]], 1)).loss * len(kept)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)  # transformers computes its loss in float32
     ours.backward()
@@ -104,7 +104,7 @@ def test_equals_the_models_own_loss_and_gradients(family, tied):
 def test_a_model_that_caps_its_logits_falls_back_to_its_own():
     model = random_model("gemma2")
     assert model.config.final_logit_softcapping
-    assert split(model) is None
+    assert split_lm_head(model) is None
 
 
 def test_chunks_follow_the_byte_budget():
