@@ -14,7 +14,7 @@ from peftodyssey.methods.adapter import attach_adapter, detach_adapter, export_a
 from peftodyssey.methods.modules import fan_in_fan_out, linear_modules, target_module_names
 from peftodyssey.methods.protocol import AttachedMethod, MethodImpl
 from peftodyssey.methods.saved import load_folder
-from peftodyssey.methods.targets import matches, target_problems, target_linears
+from peftodyssey.methods.targets import matches, target_linears, target_problems
 from peftodyssey.model_shape import ModelShape
 from peftodyssey.recipe.cell import MethodSpec
 

@@ -16,7 +16,7 @@ from peftodyssey.methods.adapter import attach_adapter, detach_adapter, export_a
 from peftodyssey.methods.modules import fan_in_fan_out, target_module_names
 from peftodyssey.methods.protocol import AttachedMethod, MethodImpl
 from peftodyssey.methods.saved import load_folder
-from peftodyssey.methods.targets import CONV1D_FAMILIES, shortest_target_modules, target_problems, target_linears
+from peftodyssey.methods.targets import CONV1D_FAMILIES, shortest_target_modules, target_linears, target_problems
 from peftodyssey.model_shape import LinearShape, ModelShape
 from peftodyssey.recipe.cell import MethodSpec
 

@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from peftodyssey.models.rung_facts import PublishedSchedule, arm_at_step, published_schedule, learning_rate_at_step
+from peftodyssey.models.rung_facts import PublishedSchedule, arm_at_step, learning_rate_at_step, published_schedule
 
 STEPS = re.compile(r"(?:stage(\d+)-(?:ingredient(\d+)-)?)?step-?(\d+)(?:-tokens(\d+(?:\.\d+)?)([BMT]))?")
 CHUNKS = re.compile(r"ckpt_(\d+)")

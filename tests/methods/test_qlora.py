@@ -6,11 +6,11 @@ import pytest
 import torch
 from support.adapted_models import (
     IDS,
-    shape_of,
     max_difference,
     method_spec,
     quantised_model,
     saved_model,
+    shape_of,
     tiny_model,
     train,
 )

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.adapted_models import shape_of, method_spec, saved_model, tiny_model, train
+from support.adapted_models import method_spec, saved_model, shape_of, tiny_model, train
 
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.peft_types import SET_BY_PEFT, config_fields_by_type

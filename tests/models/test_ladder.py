@@ -16,8 +16,8 @@ from peftodyssey.errors import ModelError, RecipeError
 from peftodyssey.memory.device import Device
 from peftodyssey.models.ladder import Ladder, find_ladder, rungs
 from peftodyssey.models.rung_choice import choose_rungs
-from peftodyssey.models.rung_facts import published_schedule, learning_rate_at_step
-from peftodyssey.models.rung_names import parse_rung, parse_rungs, token_problems, format_tokens
+from peftodyssey.models.rung_facts import learning_rate_at_step, published_schedule
+from peftodyssey.models.rung_names import format_tokens, parse_rung, parse_rungs, token_problems
 from peftodyssey.models.source import resolve, weights_folder
 from peftodyssey.plan.build import build
 from peftodyssey.recipe.load import load_recipe

@@ -9,7 +9,7 @@ import pytest
 
 from peftodyssey.errors import ModelError
 from peftodyssey.models.shape_from_config import FAMILIES, shape_from_config
-from peftodyssey.models.shape_from_meta_model import shape_from_meta_model, meta_model
+from peftodyssey.models.shape_from_meta_model import meta_model, shape_from_meta_model
 from peftodyssey.models.shapes import named_configs
 
 # Parameters as published with the models.
