@@ -26,16 +26,16 @@ class SpecialTokenIds(Protocol):
     @property
     def backend(self) -> Tokenizer: ...
     @property
-    def bos(self) -> int | None: ...
+    def bos_id(self) -> int | None: ...
     @property
-    def eos(self) -> int | None: ...
+    def eos_id(self) -> int | None: ...
     @property
-    def pad(self) -> int | None: ...
+    def pad_id(self) -> int | None: ...
 
 
 def audit(tokenizer: SpecialTokenIds) -> list[str]:
     """Warnings as sentences; none where nothing about the tokenizer is unusual."""
-    backend, bos, eos = tokenizer.backend, tokenizer.bos, tokenizer.eos
+    backend, bos, eos = tokenizer.backend, tokenizer.bos_id, tokenizer.eos_id
     with_special, plain = (backend.encode("a", add_special_tokens=special).ids for special in (True, False))
     decoded = backend.decode(backend.encode(SAMPLE_TEXT, add_special_tokens=False).ids, skip_special_tokens=False)
     warnings = {
@@ -47,7 +47,7 @@ def audit(tokenizer: SpecialTokenIds) -> list[str]:
         ),
         "the tokenizer has no bos: eos is put before the first token of a document": bos is None and eos is not None,
         "pad is eos: no eos is masked here, but a trainer that masks padding would not train it": (
-            tokenizer.pad is not None and tokenizer.pad == eos != bos
+            tokenizer.pad_id is not None and tokenizer.pad_id == eos != bos
         ),
         "the tokenizer adds bos itself: it would stand twice where a text begins with it; here it is added once": (
             len(with_special) > len(plain) and bos is not None and with_special[0] == bos
@@ -90,10 +90,10 @@ def answers(corpus: Corpus, tokenizer: SpecialTokenIds, seq_len: int, too_long: 
     share = sum(trained for pieces in shown for _, trained in pieces) / sum(map(len, shown))
     if corpus.row_schema.is_chat:
         end = "answers end as the chat template writes them"
-    elif tokenizer.eos is None:
+    elif tokenizer.eos_id is None:
         end = "no end-of-text token is known"
     else:
-        end = f"{_name(tokenizer, tokenizer.eos)} is added after every answer"
+        end = f"{_name(tokenizer, tokenizer.eos_id)} is added after every answer"
     longer = sum(length > seq_len for length in lengths)
     fits = f"{longer:,} are longer than" if longer else "all fit"
     handling = f" (too_long: {too_long})" if longer else ""
@@ -119,7 +119,7 @@ def _pieces(
         reached = max(reached, end)
     if pieces and reached < len(text):
         pieces[-1] = (pieces[-1][0] + text[reached:], pieces[-1][1])
-    bos, eos = (tokenizer.bos, tokenizer.eos) if add_special else (None, None)
+    bos, eos = (tokenizer.bos_id, tokenizer.eos_id) if add_special else (None, None)
     front = [] if bos is None else [(_name(tokenizer, bos), False)]
     back = [] if eos is None else [(_name(tokenizer, eos), True)]
     return [*front, *pieces, *back]

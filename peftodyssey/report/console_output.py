@@ -111,7 +111,7 @@ def documents(plan: Plan, count: int) -> Iterator[Text]:
             continue
         shown.add(task.cell.domain.shown)
         index = next(index for index in plan.indexes if index.folder == task.valid_index)
-        corpus = replace(index.corpus, point=task.cell.domain)  # one source may be read under several newline policies
+        corpus = replace(index.corpus, spec=task.cell.domain)  # one source may be read under several newline policies
         tokenizer = load_tokenizer(task.base.source)
         for place, pieces in enumerate(preview(corpus, tokenizer, count, task.cell.train.objective, chat=index.chat)):
             yield Text(f"{task.cell.domain.shown}, document {place + 1}:", style="bold")
@@ -126,7 +126,7 @@ def _answers(plan: Plan) -> Iterator[str]:
     first = {(t.cell.domain.shown, t.cell.model.name): t for t in reversed(plan.cells) if t.cell.train.too_long}
     for task in reversed(first.values()):
         index = next(index for index in plan.indexes if index.folder == task.valid_index)
-        corpus, train = replace(index.corpus, point=task.cell.domain), task.cell.train
+        corpus, train = replace(index.corpus, spec=task.cell.domain), task.cell.train
         yield answers(corpus, load_tokenizer(task.base.source), train.seq_len, str(train.too_long), index.chat)
 
 
