@@ -22,7 +22,8 @@ from peftodyssey.store import tables
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md")))
+DOC_PAGES = tuple(page for page in sorted(DOCS.glob("*.md")) if page.name != "renamed.md")  # that one is of old names
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOC_PAGES)
 WRITTEN = {"recipes.md", "tables.md"}
 LOCAL = re.compile(r"!?\[[^\]]*\]\((?!https?://|#)([^)#\s]+)(#[^)]*)?\)")
 COMMAND = re.compile(r"^\s*(?:\$ )?peftodyssey\b.*$", re.MULTILINE)
@@ -130,7 +131,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_page_is_reached_from_the_readme() -> None:
     linked = {(ROOT / link).resolve() for link, _ in LOCAL.findall(text(ROOT / "README.md"))}
-    assert {page.resolve() for page in DOCS.glob("*.md")} <= linked
+    assert {page.resolve() for page in DOC_PAGES} <= linked
 
 
 LAW = re.compile(r"^## (\d+)\. .*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)

@@ -20,7 +20,7 @@ from peftodyssey.training.memory_settings import MemorySettings
 from peftodyssey.training.settings import TrainSettings
 
 SETTINGS = TrainSettings(lr=5e-3, steps=5, batch_size=4, micro_batch_size=4, warmup=0.2, seed=3)
-DATA = {"n_blocks": 6, "seq_len": 240, "documents": (90, 50, 100), "masked_share": 0.3}
+DATA = {"n_blocks": 6, "seq_len": 120, "documents": (45, 25, 50), "masked_share": 0.3}
 
 
 def run(full=False, dropout=0.0, state_folder=None, stop_after=None, **changes):
@@ -252,11 +252,11 @@ def test_freed_pieces_of_the_heap_are_given_back():
 
 def test_a_stated_budget_is_held_on_the_cpu_for_real(monkeypatch):
     """Resident memory is measured: a budget that four blocks exceed and one does not; nothing stands in for anything."""
-    big = {"n_blocks": 4, "seq_len": 1024, "documents": (500, 24, 500)}
+    big = {"n_blocks": 4, "seq_len": 512, "documents": (250, 12, 250)}
 
     def resident_training(**changes):
         model, trainable = with_lora(
-            random_model(dtype=torch.float64, intermediate_size=2048, max_position_embeddings=1024)
+            random_model(dtype=torch.float64, intermediate_size=2048, max_position_embeddings=512)
         )
         settings = dataclasses.replace(SETTINGS, steps=2, **changes)
         with host_memory.peak_rss() as peak_bytes:
