@@ -26,8 +26,8 @@ from peftodyssey.recipe.grid import cells
 from peftodyssey.recipe.identity import canonical, digest
 from peftodyssey.recipe.load import load_recipe
 
-# First 16 digits of the hash of each cell, in grid order, with FACTS. A recipe whose numbers are changed on purpose gets
-# a new list; any other change would separate every stored result from its cell.
+# First 16 digits of the hash of each cell, in grid order, with FACTS. A recipe whose numbers change on purpose gets a
+# new list; any other change would separate every stored result from its cell.
 GOLDEN = json.loads((Path(__file__).parent / "golden_hashes.json").read_text())
 
 CELL = cells(load_recipe(MINIMAL.replace("[full]", "[{method: qlora, lr: {tune: [1e-3, 2e-3]}}]")))[0]
