@@ -168,7 +168,7 @@ def _row(name: str, column: np.ndarray, base: np.ndarray, index: Any) -> Row:
     if column is base:
         return Row(name, mean, math.exp(mean), bits, None, None, None, "")
     change: Interval = paired_bootstrap((column - base).astype(np.float64), index.document)
-    return Row(name, mean, math.exp(mean), bits, change.estimate, change.lo, change.hi, change.note)
+    return Row(name, mean, math.exp(mean), bits, change.estimate, change.lower, change.upper, change.note)
 
 
 def _settings(settings: Mapping[str, Any], positions: int | None) -> ScoreSpec:

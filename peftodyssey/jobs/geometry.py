@@ -68,7 +68,7 @@ def measure(task: CellTask, root: Path, attached: AttachedMethod, events: Events
     parquet.write_rows(folder / layout.GEOMETRY, rows, tables.GEOMETRY)
     facts = {
         "base_norm": base_norm(attached),
-        "top": geometry.TOP,
+        "top": geometry.TOP_DIRECTIONS,
         "cosine": geometry.INTRUDER_COSINE,
         "layers": list(layers),
         "layers_of": task.shape.layers,
@@ -84,7 +84,7 @@ def decomposed(anatomy: ModelShape) -> tuple[set[str], tuple[int, ...]]:
     by_layer: Mapping[int, list[Any]] = {
         layer: [m for m in anatomy.linears if m.layer == layer] for layer in range(anatomy.layers)
     }
-    flops = [sum(geometry.flops(m.out_features, m.in_features) for m in found) for found in by_layer.values()]
+    flops = [sum(geometry.svd_flops(m.out_features, m.in_features) for m in found) for found in by_layer.values()]
     layers = geometry.sampled_layers(flops)
     return {f"{m.name}.weight" for layer in layers for m in by_layer[layer]}, layers
 

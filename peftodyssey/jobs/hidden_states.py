@@ -46,7 +46,7 @@ def states(task: HiddenStatesTask, root: Path, bases: LoadedModels, how: How, ev
             raise Interrupted("stopped while reading chunks", "start the same command again, it goes on from here")
 
     model, prefix = bases.get(task.base), bases.tokenizer(task.base).prefix_id
-    token = chunk_sampling.tokens(index.token, row, task.chunk_tokens)
+    token = chunk_sampling.chunk_ids(index.token, row, task.chunk_tokens)
     hidden = mean_states(
         model,
         token,
@@ -65,11 +65,11 @@ def states(task: HiddenStatesTask, root: Path, bases: LoadedModels, how: How, ev
 def _chosen(starts: np.ndarray, task: HiddenStatesTask) -> tuple[np.ndarray, np.ndarray]:
     """First rows and halves of the chunks that are drawn."""
     if not task.halves:
-        row = chunk_sampling.drawn(starts, task.chunk_tokens, task.chunks, chunk_sampling.SEED)
+        row = chunk_sampling.sample_chunks(starts, task.chunk_tokens, task.chunks, chunk_sampling.SEED)
         return row, np.zeros(len(row), np.int8)
-    first = chunk_sampling.first_half(starts, chunk_sampling.SEED)
+    first = chunk_sampling.random_half(starts, chunk_sampling.SEED)
     rows = [
-        chunk_sampling.drawn(starts, task.chunk_tokens, task.chunks, chunk_sampling.SEED, kept)
+        chunk_sampling.sample_chunks(starts, task.chunk_tokens, task.chunks, chunk_sampling.SEED, kept)
         for kept in (first, ~first)
     ]
     return np.concatenate(rows), np.repeat(np.array([1, 2], np.int8), [len(part) for part in rows])

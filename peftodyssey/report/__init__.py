@@ -172,7 +172,7 @@ def _evidence(
     from peftodyssey.report.token_sentences import key
 
     firsts: dict[tuple[str, ...], Row] = {}
-    for row in result_text.headline(rows):
+    for row in result_text.selected_cells(rows):
         if key(row) in tables.ledger:
             firsts.setdefault((*result_text.setting(row), row["label"]), row)
     return [evidence(folder, cells[row["cell"], row["recipe"]], row, tables, text_of) for row in firsts.values()]

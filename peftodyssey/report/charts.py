@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 def figures(rows: Rows, points: Rows) -> list[Figure]:
     """Every figure of results that there is something to show in; `rows` of results, `learning_curves` of points."""
     rows = [
-        {**row, "corpus": row["domain"], "domain": result_text.text(row)} for row in rows
+        {**row, "corpus": row["domain"], "domain": result_text.text_name(row)} for row in rows
     ]  # a panel for each policy
-    picked = result_text.headline(rows)
+    picked = result_text.selected_cells(rows)
     if not picked:
         return []
     made = [

@@ -214,7 +214,7 @@ def _with_selection(rows: Sequence[Row], cells: Sequence[Mapping[str, Any]]) -> 
     ]
     return [
         {**row, "selected": choice.selected or (fit and groups.count(group) == 1), "lr_edge": choice.edge}
-        for row, choice, group, fit in zip(rows, lr_selection.selected(candidates), groups, done, strict=True)
+        for row, choice, group, fit in zip(rows, lr_selection.select(candidates), groups, done, strict=True)
     ]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from peftodyssey.report import result_text
-from peftodyssey.stats.correlation import correlation, holm
+from peftodyssey.stats.correlation import correlation, holm_adjusted
 from peftodyssey.stats.similarity import MEASURES
 from peftodyssey.store import layout, parquet, tables
 
@@ -53,13 +53,13 @@ def families(
     text_of = {(*_setting(row), row["domain"]): row for row in similar if row["kind"] == "text"}
     picked = [
         row
-        for row in result_text.headline(rows)
+        for row in result_text.selected_cells(rows)
         if (*_setting(row), row["domain"]) in text_of and row.get("delta_nll") is not None
     ]
     several = {_method(row) for row in picked if len(_rates(row, picked)) > 1}
     found: dict[tuple[Any, ...], dict[str, list[Mapping[str, Any]]]] = {}
     for row in picked:
-        label = f"{row['label']} lr={result_text.number(row['lr'])}" if _method(row) in several else row["label"]
+        label = f"{row['label']} lr={result_text.format_lr(row['lr'])}" if _method(row) in several else row["label"]
         found.setdefault((*_setting(row), label), {}).setdefault(row["domain"], []).append(row)
     return {
         key: [Point(text_of[(*key[:-1], domain)], own) for domain, own in domains.items()]
@@ -91,7 +91,7 @@ def _of_family(points: Sequence[Point]) -> list[Row]:
     for scope in SCOPES:
         for statistic in STATISTICS:
             own = [_row(points, measure, statistic, scope) for measure in MEASURES]
-            made += [{**row, "p_holm": p} for row, p in zip(own, holm([row["p"] for row in own]), strict=True)]
+            made += [{**row, "p_holm": p} for row, p in zip(own, holm_adjusted([row["p"] for row in own]), strict=True)]
     return made
 
 
@@ -103,13 +103,13 @@ def _row(points: Sequence[Point], measure: str, statistic: str, scope: str) -> R
         "measure": measure,
         "statistic": statistic,
         "scope": scope,
-        "domains": found.points,
-        "groups": found.groups,
+        "domains": found.n_points,
+        "groups": found.n_groups,
         "r": found.r,
-        "lo": found.lo,
-        "hi": found.hi,
-        "p": found.p,
-        "left_out_lo": found.left_out_lo,
-        "left_out_hi": found.left_out_hi,
+        "lo": found.lower,
+        "hi": found.upper,
+        "p": found.p_value,
+        "left_out_lo": found.leave_one_out_lower,
+        "left_out_hi": found.leave_one_out_upper,
         "note": found.note or None,
     }

@@ -91,12 +91,12 @@ def _coordinates(entry: Mapping[str, Any]) -> Row:
 
 
 def _rows(one: Shifts) -> Iterator[Row]:
-    from peftodyssey.stats.two_way_interval import crossed
+    from peftodyssey.stats.two_way_interval import two_way_interval
 
     tokens = float(one.tokens_d.sum())
     base = float(one.base_d.sum()) / tokens
     for shift, rise in one.rises.items():
-        found, told = crossed(rise, one.tokens_d), dict(zip(SHIFT, shift, strict=True))
+        found, told = two_way_interval(rise, one.tokens_d), dict(zip(SHIFT, shift, strict=True))
         single = told["kind"] in ("update", "quantiser")
         yield {
             **_coordinates(one.entry),
@@ -113,9 +113,9 @@ def _rows(one: Shifts) -> Iterator[Row]:
             "nll_base": base,
             "nll_perturbed": base + found.estimate,
             "rise_nats": found.estimate,
-            "lo": found.lo,
-            "hi": found.hi,
-            "note": None if single and found.lo is not None else found.note or None,
+            "lo": found.lower,
+            "hi": found.upper,
+            "note": None if single and found.lower is not None else found.note or None,
         }
 
 

@@ -154,7 +154,7 @@ def _between_arms(lines: Iterable[Line]) -> Iterator[Row]:
     """Every line beside the same one of another arm, at each pretraining budget that both have."""
     import numpy as np
 
-    from peftodyssey.stats.two_way_interval import crossed
+    from peftodyssey.stats.two_way_interval import two_way_interval
 
     beside: dict[tuple[Any, ...], list[Line]] = {}
     for line in lines:
@@ -170,14 +170,14 @@ def _between_arms(lines: Iterable[Line]) -> Iterator[Row]:
             for tokens in sorted(set(one) & set(other)):
                 repetitions = min(len(one[tokens]), len(other[tokens]))
                 if np.array_equal(tokens_d, same_d):
-                    seen = crossed(one[tokens][:repetitions] - other[tokens][:repetitions], tokens_d)
+                    seen = two_way_interval(one[tokens][:repetitions] - other[tokens][:repetitions], tokens_d)
                     yield {
                         **{name: first[name] for name in tables.ANNEALING if name in first},
                         "minus": second["arm"],
                         "pretrain_tokens": tokens,
                         "change": seen.estimate,
-                        "lo": seen.lo,
-                        "hi": seen.hi,
+                        "lo": seen.lower,
+                        "hi": seen.upper,
                         "repetitions": repetitions,
                         "documents": len(tokens_d),
                         "note": seen.note or None,
@@ -218,12 +218,12 @@ def _even(trained: BySeed) -> Rungs:
 def _sloped(told: Row, rungs: Rungs, tokens_d: np.ndarray, losses: Rungs | None = None) -> Iterator[Row]:
     from peftodyssey.stats import sensitivity
 
-    if len([tokens for tokens in rungs if tokens > 0]) < sensitivity.FEWEST:
+    if len([tokens for tokens in rungs if tokens > 0]) < sensitivity.MIN_RUNGS:
         return
     row = {**told, **_ladder(rungs, sensitivity.slope(rungs, tokens_d))}
     if losses and len(losses) >= FEWEST_TO_TURN:
-        turn = sensitivity.inflection(losses, tokens_d)
-        row |= {"turn_tokens": turn.tokens, "turn_lo": turn.lo, "turn_hi": turn.hi, "turn_share": turn.share}
+        turn = sensitivity.turning_point(losses, tokens_d)
+        row |= {"turn_tokens": turn.tokens, "turn_lo": turn.lower, "turn_hi": turn.upper, "turn_share": turn.share}
     yield row
 
 
@@ -231,8 +231,8 @@ def _differing(told: Row, first: Rungs, second: Rungs, tokens_d: np.ndarray) -> 
     from peftodyssey.stats import sensitivity
 
     shared = {tokens: first[tokens] for tokens in first if tokens in second}
-    if len(shared) >= sensitivity.FEWEST and all(first[t].shape == second[t].shape for t in shared):
-        yield {**told, **_ladder(shared, sensitivity.difference(first, second, tokens_d))}
+    if len(shared) >= sensitivity.MIN_RUNGS and all(first[t].shape == second[t].shape for t in shared):
+        yield {**told, **_ladder(shared, sensitivity.slope_difference(first, second, tokens_d))}
 
 
 def _ladder(rungs: Rungs, found: Interval) -> Row:
@@ -244,7 +244,7 @@ def _ladder(rungs: Rungs, found: Interval) -> Row:
         "repetitions": repetitions,
         "documents": documents,
         "slope": found.estimate,
-        "slope_lo": found.lo,
-        "slope_hi": found.hi,
+        "slope_lo": found.lower,
+        "slope_hi": found.upper,
         "note": found.note or None,
     }

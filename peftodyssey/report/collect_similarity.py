@@ -15,7 +15,7 @@ import numpy as np
 
 from peftodyssey.stats import chunk_sampling, overlap
 from peftodyssey.stats.degradation import bits_per_byte
-from peftodyssey.stats.similarity import Sample, of_states, of_tokens, reference
+from peftodyssey.stats.similarity import Sample, state_distances, token_overlap, reference
 from peftodyssey.store import layout, manifest, parquet, states, tables
 
 Row = dict[str, Any]
@@ -90,7 +90,7 @@ def _of_base(
             **told,
             **own,
             "documents": len(np.unique(text.sample.document)),
-            **of_states(text.sample, base),
+            **state_distances(text.sample, base),
             **shared(text, held),
         }
         for own, text in zip(said, (*texts, floor), strict=True)
@@ -102,7 +102,7 @@ def _chunked(folder: Path, name: str, index: str, half: int, length: int, index_
     hidden, row = hidden[halves == half], row[halves == half]
     table = index_of(index)
     return Chunked(
-        index, half, row, Sample(hidden, chunk_sampling.tokens(table["token"], row, length), table["document"][row])
+        index, half, row, Sample(hidden, chunk_sampling.chunk_ids(table["token"], row, length), table["document"][row])
     )
 
 
@@ -115,15 +115,15 @@ def _shared(index_of: Callable[[str], Any]) -> Callable[[Chunked, Chunked], Row]
     known: dict[tuple[Any, ...], Row] = {}
 
     @functools.cache
-    def grams(index: str) -> overlap.Grams:
+    def grams(index: str) -> overlap.NGrams:
         table = index_of(index)
         starts = np.append(np.flatnonzero(np.diff(table["document"], prepend=-1)), len(table["document"]))
-        return overlap.grams(table["token"], starts, chunk_sampling.first_half(starts, chunk_sampling.SEED))
+        return overlap.ngrams(table["token"], starts, chunk_sampling.random_half(starts, chunk_sampling.SEED))
 
     def compare(text: Chunked, held: Chunked) -> Row:
         key = (text.index, text.half, held.index, text.sample.token.shape)
         if key not in known:
-            known[key] = dict(of_tokens(text.sample.token, held.sample.token, grams(held.index)))
+            known[key] = dict(token_overlap(text.sample.token, held.sample.token, grams(held.index)))
         return known[key]
 
     return compare

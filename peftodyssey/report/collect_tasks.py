@@ -46,36 +46,36 @@ def _read(folder: Path, name: str) -> dict[str, np.ndarray]:
     found = {column: table[column].to_numpy() for column in table.column_names}
     by_byte = accuracy.per_byte(found["loglik_nats"], found["bytes"])
     for key, value in (("right", found["loglik_nats"]), ("right_norm", by_byte)):
-        found[key] = accuracy.right_answers(value, found["example"], found["is_answer"])
+        found[key] = accuracy.correct_answers(value, found["example"], found["is_answer"])
     found["truncated"] = (manifest.read(folder / name) or {})["facts"]["truncated"]
     return found
 
 
 def _row(asked: Mapping[str, Any], read: Any) -> Row:
     before, after = read(asked["before"]), read(asked["after"])
-    plain = accuracy.compared(before["right"], after["right"])
-    norm = accuracy.compared(before["right_norm"], after["right_norm"])
+    plain = accuracy.paired_accuracy(before["right"], after["right"])
+    norm = accuracy.paired_accuracy(before["right_norm"], after["right_norm"])
     return {
         "task": asked["name"],
         "examples": plain.examples,
-        "chance": accuracy.chance(before["example"]),
+        "chance": accuracy.chance_accuracy(before["example"]),
         "acc_before": plain.before,
-        "acc_before_lo": plain.before_lo,
-        "acc_before_hi": plain.before_hi,
+        "acc_before_lo": plain.before_lower,
+        "acc_before_hi": plain.before_upper,
         "acc_quantised": float(read(asked["quantised"])["right"].mean()) if asked.get("quantised") else None,
         "acc_after": plain.after,
-        "acc_after_lo": plain.after_lo,
-        "acc_after_hi": plain.after_hi,
+        "acc_after_lo": plain.after_lower,
+        "acc_after_hi": plain.after_upper,
         "acc_delta": plain.delta,
-        "acc_lo": plain.lo,
-        "acc_hi": plain.hi,
+        "acc_lo": plain.lower,
+        "acc_hi": plain.upper,
         "acc_won": plain.won,
         "acc_lost": plain.lost,
         "acc_p": plain.p_value,
         "acc_norm_before": norm.before,
         "acc_norm_after": norm.after,
         "acc_norm_delta": norm.delta,
-        "acc_norm_lo": norm.lo,
-        "acc_norm_hi": norm.hi,
+        "acc_norm_lo": norm.lower,
+        "acc_norm_hi": norm.upper,
         "truncated": before["truncated"],
     }

@@ -16,7 +16,7 @@ from peftodyssey.corpora import words
 from peftodyssey.report.token_text import Text
 from peftodyssey.stats import bootstrap, token_groups
 from peftodyssey.stats.terms import RECALLS, Term, domain_terms
-from peftodyssey.stats.terms import ranks as rank_statistics
+from peftodyssey.stats.terms import rank_statistics as rank_statistics
 from peftodyssey.store import layout, parquet, tables
 
 COUNTED_CHARACTERS = 2_000_000  # of the training text, by whole documents in the order of their hash
@@ -90,7 +90,7 @@ def _ranks(before: np.ndarray, after: np.ndarray, rows: np.ndarray, document: np
         found |= {f"recall_{k}_{stage}": statistics.recall[k] for k in RECALLS}
     hits = (after[rows] <= 10).astype(np.float64) - (before[rows] <= 10)
     change = bootstrap.paired_bootstrap(hits, document[rows])
-    return {**found, "recall_10_delta": change.estimate, "recall_10_lo": change.lo, "recall_10_hi": change.hi}
+    return {**found, "recall_10_delta": change.estimate, "recall_10_lo": change.lower, "recall_10_hi": change.upper}
 
 
 def _counts(folder: Path, indexes: Sequence[str]) -> Mapping[str, int]:

@@ -87,8 +87,8 @@ def _groups(
                     "sum_nats": row.sum_nats,
                     "share": _finite(row.share),
                     "part": interval.estimate,
-                    "part_lo": interval.lo,
-                    "part_hi": interval.hi,
+                    "part_lo": interval.lower,
+                    "part_hi": interval.upper,
                 }
 
 

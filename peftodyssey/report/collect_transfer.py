@@ -67,7 +67,9 @@ def scored(folder: Path, cell: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def own_name(coordinates: Mapping[str, Any]) -> str:
     """The text adapted to as a text that is scored: a mismatch is scored as it stands."""
-    return result_text.text({**coordinates, "newline": None} if coordinates["newline"] == "mismatch" else coordinates)
+    return result_text.text_name(
+        {**coordinates, "newline": None} if coordinates["newline"] == "mismatch" else coordinates
+    )
 
 
 def _row(cell: Mapping[str, Any], paths: Mapping[str, Any], found: Columns) -> Row:
@@ -76,7 +78,7 @@ def _row(cell: Mapping[str, Any], paths: Mapping[str, Any], found: Columns) -> R
     return {
         "cell": cell["cell"],
         "recipe": cell["recipe"],
-        "trained_on": result_text.text(cell["coordinates"]),
+        "trained_on": result_text.text_name(cell["coordinates"]),
         "scored_on": paths["name"],
         "in_domain": paths["index"] == cell["scores"]["test"]["index"],
         **{

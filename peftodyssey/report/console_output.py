@@ -20,7 +20,7 @@ from peftodyssey.plan import host_and_disk
 from peftodyssey.plan.tasks import CellTask, Plan
 from peftodyssey.report import sample_size
 from peftodyssey.report.multi_lora_output import side_by_side
-from peftodyssey.report.result_text import count, number
+from peftodyssey.report.result_text import format_count, format_lr
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,7 +64,7 @@ def _grids(cells: Sequence[CellTask]) -> Iterator[Table]:
 
 
 def _row(tasks: Sequence[CellTask]) -> tuple[str, ...]:
-    rates = dict.fromkeys("-" if t.cell.method.lr is None else number(t.cell.method.lr) for t in tasks)
+    rates = dict.fromkeys("-" if t.cell.method.lr is None else format_lr(t.cell.method.lr) for t in tasks)
     seeds = dict.fromkeys(str(task.cell.seed) for task in tasks)
     first = tasks[0]
     blocks = f"{first.cell.train.batch_tokens // first.step.seq_len}x{first.step.seq_len}"
@@ -74,7 +74,7 @@ def _row(tasks: Sequence[CellTask]) -> tuple[str, ...]:
         else f" by {first.step.micro_batch_size}"
     )
     largest = max(task.memory.device_bytes for task in tasks)
-    return " ".join(rates), " ".join(seeds), count(first.trainable), blocks + parts, size(largest)
+    return " ".join(rates), " ".join(seeds), format_count(first.trainable), blocks + parts, size(largest)
 
 
 def _model(name: str, revision: str | None) -> str:

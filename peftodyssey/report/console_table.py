@@ -47,10 +47,10 @@ _VARIED = (("text", "domain"), ("run", "run"), ("model", "model"), ("base", "rev
 
 def cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """(headings, lines) of the table; coordinates that never vary are left out, except the text adapted to."""
-    picked = result_text.headline(rows)
+    picked = result_text.selected_cells(rows)
     varied = [(heading, key) for heading, key in _VARIED if key == "domain" or len({str(r.get(key)) for r in rows}) > 1]
     lines = [
-        [*(result_text.text(row) if key == "domain" else _word(row.get(key)) for _, key in varied), *_numbers(row)]
+        [*(result_text.text_name(row) if key == "domain" else _word(row.get(key)) for _, key in varied), *_numbers(row)]
         for row in picked
     ]
     return [*(heading for heading, _ in varied), *HEADINGS], lines
@@ -63,8 +63,8 @@ def _word(value: object) -> str:
 def _memory(row: Mapping[str, Any]) -> str:
     """The peak of the cell's training; what was planned for it where it shared a fleet's."""
     if (row.get("multi_lora_size") or 1) > 1:
-        return f"{result_text.mebibytes(row['planned_memory_bytes'])} (planned)"
-    return result_text.mebibytes(row["peak_memory_bytes"])
+        return f"{result_text.format_bytes(row['planned_memory_bytes'])} (planned)"
+    return result_text.format_bytes(row["peak_memory_bytes"])
 
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from peftodyssey.report import result_text
 from peftodyssey.report.chart_style import Figure, by_domain, colour_of_method, plain, styled
 from peftodyssey.report.section import Section
-from peftodyssey.stats.matched_learning import at_learning
+from peftodyssey.stats.matched_learning import forgetting_at_learning
 
 if TYPE_CHECKING:
     import altair as alt
@@ -54,14 +54,14 @@ def curve(row: Row, wise: Sequence[Row]) -> list[Row]:
 
 def pairs(rows: Sequence[Row], wise: Sequence[Row]) -> list[list[Pair]]:
     """Every held cell beside its free one, seeds of one setting together."""
-    free = {_key(row): row for row in result_text.headline(rows) if not is_held(row)}
+    free = {_key(row): row for row in result_text.selected_cells(rows) if not is_held(row)}
     found: dict[tuple[Any, ...], list[Pair]] = {}
-    for row in filter(is_held, result_text.headline(rows)):
+    for row in filter(is_held, result_text.selected_cells(rows)):
         beside = free.get(_key(row))
         if beside is not None and row.get("forgetting") is not None:
             points = [(point["delta_nll"], point["forgetting"]) for point in curve(beside, wise)]
             found.setdefault((*result_text.setting(row), row["label"]), []).append(
-                Pair(row, beside, at_learning(points, row["delta_nll"]))
+                Pair(row, beside, forgetting_at_learning(points, row["delta_nll"]))
             )
     return list(found.values())
 
@@ -78,7 +78,7 @@ def section(rows: Sequence[Row], wise: Sequence[Row]) -> Section | None:
 
 def _shares(rows: Sequence[Row], wise: Sequence[Row]) -> str:
     """What to read where shares alone were scored, or no held cell has a free twin."""
-    curves = sum(bool(curve(row, wise)) for row in result_text.headline(rows))
+    curves = sum(bool(curve(row, wise)) for row in result_text.selected_cells(rows))
     return f"Not measured: no constraint stands beside the same method without one; shares of {curves} finished updates are drawn."
 
 
@@ -92,10 +92,10 @@ def statements(rows: Sequence[Row], wise: Sequence[Row]) -> list[str]:
 def _said(found: Sequence[Pair], rows: Sequence[Row]) -> str:
     held, free = [pair.held for pair in found], [pair.free for pair in found]
     first = held[0]
-    learnt = f"{result_text.amount(held, 'delta_nll', result_text.delta)} on test where {result_text.name(free[0])} learnt {_mean(free, 'delta_nll')}"
+    learnt = f"{result_text.amount(held, 'delta_nll', result_text.delta)} on test where {result_text.method_name(free[0])} learnt {_mean(free, 'delta_nll')}"
     lost = f"{result_text.amount(held, 'forgetting', result_text.forgetting)} on general text against {_mean(free, 'forgetting')}"
-    where = f"{result_text.text(first)}{result_text.where(first, rows)}"
-    return f"{where}, {result_text.name(first)}{_stopped(held)}: {learnt}; {lost}. {_verdict(found)}"
+    where = f"{result_text.text_name(first)}{result_text.where(first, rows)}"
+    return f"{where}, {result_text.method_name(first)}{_stopped(held)}: {learnt}; {lost}. {_verdict(found)}"
 
 
 def _stopped(held: Sequence[Row]) -> str:
@@ -108,7 +108,7 @@ def _mean(rows: Sequence[Row], column: str) -> str:
 
 
 def _verdict(found: Sequence[Pair]) -> str:
-    name = result_text.name(found[0].free)
+    name = result_text.method_name(found[0].free)
     differences = [pair.difference for pair in found if pair.difference is not None]
     if len(differences) < len(found):
         return f"At equal learning nothing can be said: no share of {name}'s update that was scored learns as much."
@@ -139,7 +139,7 @@ def figures(rows: Sequence[Row], wise: Sequence[Row]) -> list[Figure]:
     """Learning against forgetting by constraint, with the curves of shares; none where nothing is held and no share was
     scored.
     """
-    shown = [row for row in result_text.headline(rows) if row.get("forgetting") is not None]
+    shown = [row for row in result_text.selected_cells(rows) if row.get("forgetting") is not None]
     lines = [{**row, **point} for row in shown for point in curve(row, wise)]
     if not lines and not any(map(is_held, shown)):
         return []
@@ -160,7 +160,7 @@ def _frontier(shown: Sequence[Row], lines: Sequence[Row], rows: Sequence[Row]) -
 
     columns = ("delta_nll", "delta_lo", "delta_hi", "forgetting", "forgetting_lo", "forgetting_hi")
     values = [
-        {**value, "kind": kind, "share": row.get("share"), "domain": result_text.text(row)}
+        {**value, "kind": kind, "share": row.get("share"), "domain": result_text.text_name(row)}
         for kind, own in (("cell", shown), ("share", lines))
         for row, value in zip(own, plain(own, columns).values, strict=True)
     ]
@@ -169,7 +169,7 @@ def _frontier(shown: Sequence[Row], lines: Sequence[Row], rows: Sequence[Row]) -
         "delta_nll:Q", title="change on the text adapted to, nats per token", axis=alt.Axis(tickCount=5, grid=True)
     )
     y = alt.Y("forgetting:Q", title="change on general text, nats per token")
-    colour = colour_of_method(result_text.headline(rows))
+    colour = colour_of_method(result_text.selected_cells(rows))
     quiet = [source.mark_rule(color="#b6bec7", strokeDash=[3, 3]).encode(**{axis: alt.datum(0)}) for axis in "xy"]
     shares, cells = source.transform_filter("datum.kind == 'share'"), source.transform_filter("datum.kind == 'cell'")
     trail = shares.mark_line(strokeWidth=2, opacity=0.7).encode(
@@ -184,5 +184,5 @@ def _frontier(shown: Sequence[Row], lines: Sequence[Row], rows: Sequence[Row]) -
     ]
     dots = cells.mark_point(filled=True, size=90, opacity=1).encode(x=x, y=y, color=colour)
     layers = alt.layer(*quiet, trail, marks, *bars, dots, data=source.data).properties(width=330, height=290)
-    panels = [{"domain": result_text.text(row)} for row in shown]
+    panels = [{"domain": result_text.text_name(row)} for row in shown]
     return styled(by_domain(layers, panels, wide=True).resolve_scale(x="independent", y="independent"))

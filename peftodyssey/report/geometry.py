@@ -19,7 +19,7 @@ from peftodyssey.report.chart_style import (
 )
 from peftodyssey.report.ranks import alpha_rules, kind
 from peftodyssey.report.section import Section
-from peftodyssey.stats.geometry import TOP
+from peftodyssey.stats.geometry import TOP_DIRECTIONS
 
 if TYPE_CHECKING:
     import altair as alt
@@ -34,7 +34,7 @@ HEADINGS = (
     "seeds",
     "update / base, %",
     "effective rank",
-    f"intruders of {TOP}",
+    f"intruders of {TOP_DIRECTIONS}",
     "change on test",
     "forgetting",
 )
@@ -69,15 +69,13 @@ def statements(rows: Sequence[Row]) -> list[str]:
 def _said(group: Sequence[Row], rows: Sequence[Row]) -> str:
     first = group[0]
     tuned = " at its tuned learning rate" if result_text.is_tuned(first, rows) else ""
-    said = f"{result_text.name(first)}{tuned} on {result_text.text(first)}{result_text.where(first, rows)} moved the weights by "
+    said = f"{result_text.method_name(first)}{tuned} on {result_text.text_name(first)}{result_text.where(first, rows)} moved the weights by "
     said += f"{over_seeds([100 * row['update_norm_relative'] for row in group], 2)} % of their norm"
     ranks, intruders = (_there(group, column) for column in ("effective_rank_mean", "intruder_dimensions"))
     if ranks:
         said += f"; the update of a matrix has an effective rank of {over_seeds(ranks, 1)}"
     if intruders:
-        said += (
-            f", and {over_seeds(intruders, 2)} of the {TOP} strongest directions of a tuned matrix are new to the base"
-        )
+        said += f", and {over_seeds(intruders, 2)} of the {TOP_DIRECTIONS} strongest directions of a tuned matrix are new to the base"
     layers = str(first.get("decomposed_layers") or "").split(" of ")
     if len(set(layers)) > 1:
         said += f" (means over a sample of {layers[0]} of {layers[1]} layers)"
@@ -105,7 +103,7 @@ def _short(value: float, digits: int) -> str:
 
 def unmeasured(rows: Sequence[Row]) -> str:
     """Why there is nothing to say of some cells; empty where all are measured."""
-    left = [row for row in result_text.headline(rows) if not is_measured(row)]
+    left = [row for row in result_text.selected_cells(rows) if not is_measured(row)]
     if not left:
         return ""
     number = f"{len(left)} cell{'s' * (len(left) > 1)}"
@@ -139,7 +137,7 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
         rank = str(first["rank"]) if first.get("rank") else result_text.NO_NUMBER
         lines.append(
             [
-                f"{result_text.text(first)} · {base(first)}",
+                f"{result_text.text_name(first)} · {base(first)}",
                 str(first["label"]),
                 rank,
                 str(len(found)),
@@ -152,7 +150,9 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
 
 def figures(rows: Sequence[Row]) -> list[Figure]:
     """The distance against what changed, and the effective rank against the rank."""
-    picked = [{**row, "domain": result_text.text(row)} for row in result_text.headline(rows) if is_measured(row)]
+    picked = [
+        {**row, "domain": result_text.text_name(row)} for row in result_text.selected_cells(rows) if is_measured(row)
+    ]
     if not picked:
         return []
     far = "against the Frobenius norm of the update as a share of the base's; bars are 95 % intervals from documents; lower is better."

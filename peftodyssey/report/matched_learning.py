@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from peftodyssey.report import result_text
 from peftodyssey.report.chart_style import Figure, by_domain, colour_of_method, styled
 from peftodyssey.report.section import Section
-from peftodyssey.stats.frontier import LEVELS, Frontier, Matched, frontier, matched
+from peftodyssey.stats.frontier import LEVELS, Frontier, MatchedForgetting, frontier, compare_at_level
 
 if TYPE_CHECKING:
     import altair as alt
@@ -115,13 +115,13 @@ def _pairs_of(found: Sequence[Path]) -> list[tuple[Path, Path]]:
 
 def _lines(one: Path, other: Path, rows: Sequence[Row]) -> list[list[str]]:
     """The pair at every level that both reach."""
-    text = f"{result_text.text(one.row)}{result_text.where(one.row, rows)}"
-    levels = (matched(one.frontiers, other.frontiers, level) for level in LEVELS)
+    text = f"{result_text.text_name(one.row)}{result_text.where(one.row, rows)}"
+    levels = (compare_at_level(one.frontiers, other.frontiers, level) for level in LEVELS)
     return [
         [
             text,
             f"{one.label} minus {other.label}",
-            *(f"{value:.3f}" for value in (at.learning, at.one, at.other)),
+            *(f"{value:.3f}" for value in (at.learning, at.first, at.second)),
             f"{result_text.signed(at.difference, 4)} {_sure(at)}",
         ]
         for at in levels
@@ -130,10 +130,10 @@ def _lines(one: Path, other: Path, rows: Sequence[Row]) -> list[list[str]]:
 
 
 def _said(one: Path, other: Path, rows: Sequence[Row]) -> str:
-    where = f"{result_text.text(one.row)}{result_text.where(one.row, rows)}"
-    found = [matched(one.frontiers, other.frontiers, level) for level in LEVELS]
+    where = f"{result_text.text_name(one.row)}{result_text.where(one.row, rows)}"
+    found = [compare_at_level(one.frontiers, other.frontiers, level) for level in LEVELS]
     last = next((each for each in reversed(found) if each is not None), None)
-    first, second = result_text.name(one.row), result_text.name(other.row)
+    first, second = result_text.method_name(one.row), result_text.method_name(other.row)
     if last is None:
         return f"{where}: {first} and {second} share no level of learning, so nothing is compared."
     more = "more" if last.difference > 0 else "less"
@@ -141,11 +141,13 @@ def _said(one: Path, other: Path, rows: Sequence[Row]) -> str:
     return f"{level}: {first} forgets {abs(last.difference):.4f} {more} than {second} {_sure(last)}."
 
 
-def _sure(found: Matched) -> str:
-    if found.lo is not None and found.hi is not None:
-        return f"[{result_text.signed(found.lo, 4)}, {result_text.signed(found.hi, 4)}]"
-    values = ", ".join(result_text.signed(value, 4) for value in found.each)
-    return f"({'one seed' if len(found.each) == 1 else f'{len(found.each)} seeds: {values}'}; no interval)"
+def _sure(found: MatchedForgetting) -> str:
+    if found.lower is not None and found.upper is not None:
+        return f"[{result_text.signed(found.lower, 4)}, {result_text.signed(found.upper, 4)}]"
+    values = ", ".join(result_text.signed(value, 4) for value in found.differences)
+    return (
+        f"({'one seed' if len(found.differences) == 1 else f'{len(found.differences)} seeds: {values}'}; no interval)"
+    )
 
 
 def figures(rows: Sequence[Row], points: Sequence[Row]) -> list[Figure]:
@@ -167,7 +169,7 @@ def _chart(found: Sequence[Path]) -> alt.TopLevelMixin:
     import altair as alt
 
     def told(path: Path, seed: int) -> dict[str, Any]:
-        text = result_text.text(path.row) + (f", {path.row['revision']}" if path.row.get("revision") else "")
+        text = result_text.text_name(path.row) + (f", {path.row['revision']}" if path.row.get("revision") else "")
         return {"domain": text, "label": path.label, "seed": seed}
 
     dots = [

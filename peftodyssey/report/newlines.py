@@ -41,7 +41,7 @@ def mismatches(
     folder: Path, rows: Sequence[Row], cells: Mapping[tuple[str, str], Row], text_of: Callable[[str], Text]
 ) -> list[Mismatch]:
     """Every selected cell of a run with the policy `mismatch`; `cells` are the plan's entries by hash and recipe."""
-    picked = result_text.headline(rows)
+    picked = result_text.selected_cells(rows)
     found = []
     for row in picked:
         if row["newline"] == "mismatch":
@@ -82,7 +82,7 @@ def statements(found: Sequence[Mismatch], rows: Sequence[Row]) -> list[str]:
 
 def _statement(group: Sequence[Mismatch], rows: Sequence[Row]) -> str:
     first = group[0].row
-    said = f"{result_text.name(first)} on {first['domain']}{result_text.where(first, rows)}, trained without line breaks and scored with them, "
+    said = f"{result_text.method_name(first)} on {first['domain']}{result_text.where(first, rows)}, trained without line breaks and scored with them, "
     said += f"changed test NLL by {result_text.amount([item.row for item in group], 'delta_nll', result_text.delta)}"
     matched = [item.matched for item in group if item.matched]
     if matched:
@@ -103,5 +103,5 @@ def _over_seeds(found: Sequence[Interval]) -> str:
     values = [item.estimate for item in found]
     if len(found) > 1:
         return f"{signed(statistics.fmean(values))} nats ({signed(min(values))} to {signed(max(values))})"
-    ends = f" [{signed(found[0].lo)}, {signed(found[0].hi)}]" if found[0].lo is not None else " [no interval]"
+    ends = f" [{signed(found[0].lower)}, {signed(found[0].upper)}]" if found[0].lower is not None else " [no interval]"
     return f"{signed(values[0])} nats{ends}"

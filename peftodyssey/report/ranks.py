@@ -33,13 +33,13 @@ class Family:
     @property
     def name(self) -> str:
         """Method, its further options and the alpha rule in words."""
-        return f"{result_text.name({**self.rows[0], 'label': kind(self.rows[0])})}, alpha {self.alpha}"
+        return f"{result_text.method_name({**self.rows[0], 'label': kind(self.rows[0])})}, alpha {self.alpha}"
 
 
 def families(rows: Sequence[Row]) -> list[Family]:
     """The families with enough ranks to speak of a trend."""
     found: dict[tuple[Any, ...], list[Row]] = {}
-    for row in result_text.headline(rows):
+    for row in result_text.selected_cells(rows):
         if row.get("rank") and row["method"] in ("lora", "qlora"):
             for rule in alpha_rules(row):
                 found.setdefault(
@@ -80,23 +80,23 @@ def section(rows: Sequence[Row]) -> Section | None:
 
 def _said(family: Family, rows: Sequence[Row]) -> list[str]:
     trend, first = family.trend, family.rows[0]
-    where = f"{result_text.text(first)}{result_text.where(first, rows)}, {family.name}"
+    where = f"{result_text.text_name(first)}{result_text.where(first, rows)}, {family.name}"
     edges = sorted({row["rank"] for row in family.rows if row.get("lr_edge")})
     said = []
     if trend.best is None:
         said.append(f"{where}: no rank can be compared, every best learning rate lies at the edge of those tried.")
-    elif trend.smallest_enough is None:
+    elif trend.smallest_within_noise is None:
         seen = f"{result_text.signed(trend.means[trend.best])} {result_text.UNIT}"
         said.append(
             f"{where}: rank {trend.best} changes test most ({seen}); with one seed there is no noise floor to compare it with."
         )
     else:
         best = f"rank {trend.best} changes test most ({result_text.signed(trend.means[trend.best])} {result_text.UNIT})"
-        noise = f"the noise between seeds ({trend.noise.deviation:.4f})"
+        noise = f"the noise between seeds ({trend.noise.std:.4f})"
         enough = (
             f"no smaller rank comes within {noise}"
-            if trend.smallest_enough == trend.best
-            else f"rank {trend.smallest_enough} is the smallest within {noise} of it"
+            if trend.smallest_within_noise == trend.best
+            else f"rank {trend.smallest_within_noise} is the smallest within {noise} of it"
         )
         said.append(f"{where}: {best}; {enough}.")
     tuned = {row["rank"]: result_text.is_tuned(row, rows) for row in family.rows}
@@ -107,7 +107,7 @@ def _said(family: Family, rows: Sequence[Row]) -> list[str]:
     if edges:
         add = sorted(
             {
-                result_text.number(result_text.beyond(row["lr"], row["lr_edge"]))
+                result_text.format_lr(result_text.next_lr(row["lr"], row["lr_edge"]))
                 for row in family.rows
                 if row.get("lr_edge")
             }
@@ -166,7 +166,7 @@ def _against_rank(found: Sequence[Family], rows: Sequence[Row], column: str, tit
 
     values = [
         {
-            "domain": f"{result_text.text(row)}{result_text.where(row, rows)}",
+            "domain": f"{result_text.text_name(row)}{result_text.where(row, rows)}",
             "family": family.name,
             "rank": row["rank"],
             "value": row[column],

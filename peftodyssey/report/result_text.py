@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from peftodyssey.stats.seed_variance import least_difference, noise_floor
+from peftodyssey.stats.seed_variance import least_significant_difference, noise_floor
 
 Row = Mapping[str, Any]
 METHODS = {
@@ -28,7 +28,7 @@ NO_NUMBER = "-"
 DISPLAY_EPS = 5e-4  # half of the last digit that a change is printed with
 
 
-def name(row: Row) -> str:
+def method_name(row: Row) -> str:
     """The method in words, with the options that its label carries."""
     label, method = str(row.get("label") or row.get("method") or "?"), str(row.get("method"))
     if method in METHODS and label.split(" ")[0] == method:
@@ -36,7 +36,7 @@ def name(row: Row) -> str:
     return label
 
 
-def text(row: Row) -> str:
+def text_name(row: Row) -> str:
     """The text adapted to, with its newline policy where that is not the usual one."""
     return str(row["domain"]) if row.get("newline") in (None, "keep") else f"{row['domain']}, {row['newline']}"
 
@@ -46,7 +46,7 @@ def setting(row: Row) -> tuple[str, ...]:
     return tuple(str(row.get(column) or "") for column in SETTING)
 
 
-def headline(rows: Iterable[Row]) -> list[Row]:
+def selected_cells(rows: Iterable[Row]) -> list[Row]:
     """The finished cells at their selected learning rate: the only ones that statements are made of."""
     return [row for row in rows if row["status"] == "done" and row["selected"]]
 
@@ -84,7 +84,7 @@ def forgetting(row: Row) -> str:
     return interval(row, "forgetting", "forgetting_lo", "forgetting_hi")
 
 
-def number(lr: float | None) -> str:
+def format_lr(lr: float | None) -> str:
     """A learning rate as people write it: 3e-3."""
     if lr is None:
         return NO_NUMBER
@@ -92,7 +92,7 @@ def number(lr: float | None) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def beyond(lr: float, edge: str) -> float:
+def next_lr(lr: float, edge: str) -> float:
     """The next learning rate outside the grid, on the ladder 1, 3, 10."""
     mantissa, exponent = (float(part) for part in f"{lr:.2e}".split("e"))
     if edge == "high":
@@ -103,8 +103,8 @@ def beyond(lr: float, edge: str) -> float:
 def learning_rate(row: Row) -> str:
     """The learning rate, with what to try next where it is the edge of its grid."""
     if row["lr"] is None or not row.get("lr_edge"):
-        return number(row["lr"])
-    return f"{number(row['lr'])} (edge: try {number(beyond(row['lr'], row['lr_edge']))})"
+        return format_lr(row["lr"])
+    return f"{format_lr(row['lr'])} (edge: try {format_lr(next_lr(row['lr'], row['lr_edge']))})"
 
 
 def verdict(rows: Sequence[Row], low: str, high: str, better: str = "better", worse: str = "worse") -> str:
@@ -127,7 +127,7 @@ def statements(rows: Sequence[Row]) -> list[str]:
 
 def groups(rows: Sequence[Row]) -> list[list[Row]]:
     """Headline rows that differ in their seed only, in the order of the rows."""
-    picked = headline(rows)
+    picked = selected_cells(rows)
     keys = {(*setting(row), row["label"]): None for row in picked}
     return [[row for row in picked if (*setting(row), row["label"]) == key] for key in keys]
 
@@ -136,7 +136,7 @@ def _statement(group: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     first = group[0]
     tuned = " at its tuned learning rate" if is_tuned(first, rows) else ""
     change = amount(group, "delta_nll", delta)
-    sentence = f"{name(first)}{tuned} changed test NLL on {text(first)}{where(first, rows)} by {change}: "
+    sentence = f"{method_name(first)}{tuned} changed test NLL on {text_name(first)}{where(first, rows)} by {change}: "
     sentence += verdict(group, "delta_lo", "delta_hi") + "."
     if first.get("forgetting") is not None:
         lost = verdict(group, "forgetting_lo", "forgetting_hi", "general text improved", "it forgot")
@@ -174,18 +174,20 @@ def _noise_floor(rows: Sequence[Row]) -> str:
     if not found:
         return ""
     floor = noise_floor([[row["delta_nll"] for row in group] for group in found])
-    if floor.deviation is None:
+    if floor.std is None:
         return "One seed: no noise floor. The intervals cover the choice of test documents, not the luck of a training run."
     seeds = min(len(group) for group in found if len(group) > 1)
-    least = least_difference(floor, seeds, seeds)
+    least = least_significant_difference(floor, seeds, seeds)
     return (
-        f"Noise floor over seeds: {floor.deviation:.4f} {UNIT} (pooled standard deviation of the change on test over {floor.groups} "
-        f"settings, {floor.freedom} degrees of freedom). A difference of two methods over {seeds} seeds each says nothing below {least:.4f}."
+        f"Noise floor over seeds: {floor.std:.4f} {UNIT} (pooled standard deviation of the change on test over {floor.n_groups} "
+        f"settings, {floor.degrees_of_freedom} degrees of freedom). A difference of two methods over {seeds} seeds each says nothing below {least:.4f}."
     )
 
 
 def _edges(rows: Sequence[Row]) -> list[str]:
-    edged = sorted({(name(row), text(row), learning_rate(row)) for row in headline(rows) if row.get("lr_edge")})
+    edged = sorted(
+        {(method_name(row), text_name(row), learning_rate(row)) for row in selected_cells(rows) if row.get("lr_edge")}
+    )
     return [
         f"{method}: the learning rate chosen on {', '.join(sorted({domain for _, domain, _ in group}))} is the edge of its grid, "
         f"{lr.replace('edge: ', '')}; a better one may lie beyond."
@@ -196,7 +198,7 @@ def _edges(rows: Sequence[Row]) -> list[str]:
 
 
 def _few(rows: Sequence[Row]) -> list[str]:
-    texts = {(text(row), row["reason"]) for row in rows if row["status"] == "done" and row.get("reason")}
+    texts = {(text_name(row), row["reason"]) for row in rows if row["status"] == "done" and row.get("reason")}
     return [f"{domain}: {reason}; no interval is given." for domain, reason in sorted(texts)]
 
 
@@ -213,7 +215,7 @@ def _missing(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if row["status"] == "failed":
             notes.append(
-                f"{name(row)} on {text(row)}{where(row, rows)}, lr {number(row['lr'])} failed: {row['reason']}"
+                f"{method_name(row)} on {text_name(row)}{where(row, rows)}, lr {format_lr(row['lr'])} failed: {row['reason']}"
             )
     return notes
 
@@ -227,7 +229,7 @@ def _versions(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def count(value: float | None) -> str:
+def format_count(value: float | None) -> str:
     """A count as people write it: 65.5k, 3.1M."""
     if value is None:
         return NO_NUMBER
@@ -237,7 +239,7 @@ def count(value: float | None) -> str:
     return f"{value:g}"
 
 
-def mebibytes(value: int | None) -> str:
+def format_bytes(value: int | None) -> str:
     """Bytes as MiB, or GiB from one upwards."""
     if value is None:
         return NO_NUMBER

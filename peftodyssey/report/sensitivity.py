@@ -25,7 +25,7 @@ from peftodyssey.report.chart_style import (
     styled,
 )
 from peftodyssey.report.noise import tokens, turn, verdict
-from peftodyssey.report.result_text import UNIT, beyond, headline, interval, is_tuned, number, text
+from peftodyssey.report.result_text import UNIT, next_lr, selected_cells, interval, is_tuned, format_lr, text_name
 from peftodyssey.report.section import Section
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _trained(row: Row, rows: Sequence[Row], label: str) -> list[Row]:
     same = ("run", "recipe", "model", "arm", "domain")
     found = [
         r
-        for r in headline(rows)
+        for r in selected_cells(rows)
         if r["label"] == label
         and r.get("pretrain_tokens")
         and r.get("lr")
@@ -90,7 +90,7 @@ def _unresolved(row: Row, rows: Sequence[Row]) -> str:
         edged = [r for r in _trained(row, rows, label) if r.get("lr_edge")]
         if edged:
             rungs = ", ".join(dict.fromkeys(tokens(r["pretrain_tokens"]) for r in edged))
-            add = ", ".join(dict.fromkeys(number(beyond(r["lr"], r["lr_edge"])) for r in edged))
+            add = ", ".join(dict.fromkeys(format_lr(next_lr(r["lr"], r["lr_edge"])) for r in edged))
             said.append(f"{label} at {rungs} (try {add})")
     return f" Unresolved, as the selected rate is the edge of its grid: {'; '.join(said)}." if said else ""
 
@@ -106,7 +106,7 @@ def _rates(slopes: Sequence[Row], rows: Sequence[Row]) -> Iterator[str]:
             for count in dict.fromkeys(r["pretrain_tokens"] for r in found)
         }
         told = ", ".join(
-            f"{' and '.join(map(number, sorted(set(rates))))} at {tokens(count)}" for count, rates in by_rung.items()
+            f"{' and '.join(map(format_lr, sorted(set(rates))))} at {tokens(count)}" for count, rates in by_rung.items()
         )
         means = [statistics.geometric_mean(rates) for rates in by_rung.values()]
         steps = [math.log(b / a) for a, b in pairwise(means)]
@@ -153,7 +153,11 @@ def figures(sensitivity: Sequence[Row], rows: Sequence[Row]) -> list[Figure]:
     """The loss along each ladder before and after training, and slopes with their differences."""
     made, on_ladder = (
         [],
-        [row for row in headline(rows) if row.get("pretrain_tokens") and row.get("general_nll_after") is not None],
+        [
+            row
+            for row in selected_cells(rows)
+            if row.get("pretrain_tokens") and row.get("general_nll_after") is not None
+        ],
     )
     if len({row["pretrain_tokens"] for row in on_ladder}) > 1:
         caption = (
@@ -183,7 +187,9 @@ def _ladder(found: Sequence[Row], rows: Sequence[Row]) -> alt.TopLevelMixin:
     for row in found:
         start = row["general_nll_before"]
         ends = [None if row.get(end) is None else start + row[end] for end in ("forgetting_lo", "forgetting_hi")]
-        panel = " · ".join(str(part) for part in (row.get("run"), text(row), row.get("arm") or row["model"]) if part)
+        panel = " · ".join(
+            str(part) for part in (row.get("run"), text_name(row), row.get("arm") or row["model"]) if part
+        )
         values.append(
             {
                 "domain": panel,

@@ -66,10 +66,10 @@ def _nearest(rows: Sequence[Row]) -> str:
     """The nearest and the farthest text of one base, beside the floor."""
     texts, floor = sorted((row for row in rows if row["kind"] == "text"), key=lambda row: row["mmd2"]), rows[-1]
     near, far = texts[0], texts[-1]
-    said = f"On {near['chunks']} chunks of {near['chunk_tokens']} tokens each, {base(near)} finds {result_text.text(near)} nearest to its pretraining text "
+    said = f"On {near['chunks']} chunks of {near['chunk_tokens']} tokens each, {base(near)} finds {result_text.text_name(near)} nearest to its pretraining text "
     said += f"(MMD² {near['mmd2']:.4f}, {_p(near['mmd_p'])})"
     if len(texts) > 1:
-        said += f" and {result_text.text(far)} farthest ({far['mmd2']:.4f}, {_p(far['mmd_p'])})"
+        said += f" and {result_text.text_name(far)} farthest ({far['mmd2']:.4f}, {_p(far['mmd_p'])})"
     said += f"; two halves of that text lie at {floor['mmd2']:.4f} ({_p(floor['mmd_p'])})."
     if near["chunks"] < FEW_CHUNKS:
         said += f" {near['chunks']} chunks are few: every text gives as many as the shortest; a larger score.tokens gives more."
@@ -121,7 +121,7 @@ def _direction(row: Row) -> str:
     """What a clear coefficient means: a distance that grows is likeness that falls."""
     return (
         "degradation grows with likeness"
-        if row["r"] * MEASURES[row["measure"]].likeness > 0
+        if row["r"] * MEASURES[row["measure"]].sign > 0
         else "degradation falls with likeness"
     )
 
@@ -156,7 +156,7 @@ def _headings() -> tuple[str, ...]:
 
 
 def _line(row: Row, rows: Sequence[Row]) -> list[str]:
-    name = result_text.text(row) if row["kind"] == "text" else f"{row['domain']} (floor)"
+    name = result_text.text_name(row) if row["kind"] == "text" else f"{row['domain']} (floor)"
     values = [_number(row.get(column)) for column in MEASURES]
     return [
         name,

@@ -73,7 +73,7 @@ def _panel(
     chart = alt.Chart(alt.Data(values=[value for value in values if value[name] is not None]))
     unit = f", {measure.unit}" if measure.unit else ""
     across, up = (
-        [f"{measure.name}{unit}", f"(right: {'more' if measure.likeness > 0 else 'less'} alike)"],
+        [f"{measure.name}{unit}", f"(right: {'more' if measure.sign > 0 else 'less'} alike)"],
         "change of test NLL, nats per token",
     )
     x = alt.X(f"{name}:Q", title=across, scale=alt.Scale(zero=False, padding=12), axis=alt.Axis(tickCount=4, grid=True))

@@ -51,7 +51,7 @@ def joined(rows: Sequence[Row], answered: Sequence[Row]) -> list[Row]:
         found.setdefault((row.get("run"), row["cell"], row["recipe"]), []).append(row)
     return [
         {**row, **asked}
-        for row in result_text.headline(rows)
+        for row in result_text.selected_cells(rows)
         for asked in found.get((row.get("run"), row["cell"], row["recipe"]), ())
     ]
 
@@ -70,7 +70,9 @@ def statements(rows: Sequence[Row], answered: Sequence[Row]) -> list[str]:
 
 def _said(group: Sequence[Row], rows: Sequence[Row]) -> str:
     first = group[0]
-    words = f"{result_text.name(first)} trained on {result_text.text(first)}{result_text.where(first, rows)}"
+    words = (
+        f"{result_text.method_name(first)} trained on {result_text.text_name(first)}{result_text.where(first, rows)}"
+    )
     before, after = (statistics.fmean(row[name] for row in group) for name in ("acc_before", "acc_after"))
     verdict = result_text.verdict(group, "acc_lo", "acc_hi", better="worse", worse="better")  # here more is better
     norm = statistics.fmean(row["acc_norm_delta"] for row in group)
@@ -116,7 +118,7 @@ def section(rows: Sequence[Row], answered: Sequence[Row]) -> Section | None:
     """Sentences and one line a cell and task; why there is none where nothing was asked; None where no cell is
     finished.
     """
-    if not result_text.headline(rows):
+    if not result_text.selected_cells(rows):
         return None
     if why := unmeasured(rows, answered):
         return Section(SECTION, TITLE, [why])
@@ -135,7 +137,7 @@ def _line(row: Row, runs: Sequence[str]) -> list[str]:
     return [
         *(str(row[name]) for name in runs),
         row["task"],
-        result_text.text(row),
+        result_text.text_name(row),
         base(row),
         row["label"],
         str(row["seed"]),
@@ -154,7 +156,7 @@ def _line(row: Row, runs: Sequence[str]) -> list[str]:
 
 def unmeasured(rows: Sequence[Row], answered: Sequence[Row]) -> str:
     """Why there is no answer; "" where there is one."""
-    if not result_text.headline(rows) or joined(rows, answered):
+    if not result_text.selected_cells(rows) or joined(rows, answered):
         return ""
     return "Not measured: the recipe names no tasks (tasks: [bundled/arxiv_field]); they can be added without training again."
 
@@ -177,7 +179,7 @@ def _accuracy(found: Sequence[Row]) -> alt.TopLevelMixin:
     stages = {"before": "base", "after": "adapted"}
     values = [
         {
-            "panel": f"{row['task']}, trained on {result_text.text(row)}",
+            "panel": f"{row['task']}, trained on {result_text.text_name(row)}",
             "base": base(row),
             "label": row["label"],
             "stage": word,

@@ -18,7 +18,7 @@ from peftodyssey.report.chart_style import (
     order,
     styled,
 )
-from peftodyssey.report.result_text import Row, text
+from peftodyssey.report.result_text import Row, text_name
 from peftodyssey.report.token_evidence import Evidence
 from peftodyssey.report.token_sentences import WORDS
 from peftodyssey.report.visible import visible
@@ -74,7 +74,7 @@ def figures(rows: Rows, evidence: Sequence[Evidence]) -> list[Figure]:
 def _of_the_oldest_base(evidence: Sequence[Evidence]) -> list[Evidence]:
     best: dict[tuple[Any, ...], Evidence] = {}
     for item in evidence:
-        coordinates = (item.row.get("run"), item.row["model"], text(item.row), item.row["label"])
+        coordinates = (item.row.get("run"), item.row["model"], text_name(item.row), item.row["label"])
         held = best.get(coordinates)
         if held is None or (item.row.get("pretrain_tokens") or 0) > (held.row.get("pretrain_tokens") or 0):
             best[coordinates] = item
@@ -93,7 +93,7 @@ def _classes(shown: Sequence[Evidence], rows: Rows) -> alt.TopLevelMixin:
     bars = [
         {
             "label": item.row["label"],
-            "domain": text(item.row),
+            "domain": text_name(item.row),
             "class": WORDS[entry["name"]],
             **{column: entry[column] for column in ("part", "part_lo", "part_hi")},
         }
@@ -129,7 +129,7 @@ def _classes(shown: Sequence[Evidence], rows: Rows) -> alt.TopLevelMixin:
 
 def _curve_rows(shown: Sequence[Evidence]) -> list[dict[str, Any]]:
     return [
-        {"label": item.row["label"], "domain": text(item.row), "types": types, "rise": rise}
+        {"label": item.row["label"], "domain": text_name(item.row), "types": types, "rise": rise}
         for item in shown
         for types, rise in item.lorenz
     ]
@@ -168,7 +168,7 @@ def _type_rows(shown: Sequence[Evidence]) -> list[dict[str, Any]]:
         named = [*_that_went(ranked, 1)[:1], *_that_went(ranked, -1)[:1]]
         made += [
             {
-                "panel": f"{text(item.row)}: {item.row['label']}",
+                "panel": f"{text_name(item.row)}: {item.row['label']}",
                 "before": row["nll_before"],
                 "after": row["nll_after"],
                 "count": row["tokens"],

@@ -89,7 +89,7 @@ def evidence(folder: Path, cell: Row, row: Row, tables: Tables, text_of: Callabl
     paths = cell["scores"]["test"]
     text = text_of(paths["index"])
     delta = column(folder / paths["after"]) - column(folder / paths["before"])
-    found = passages.worst(delta, text.document, width=PASSAGE_TOKENS)
+    found = passages.worst_passages(delta, text.document, width=PASSAGE_TOKENS)
     factors: dict[str, list[Row]] = {}
     for entry in tables.ledger[key(row)]:
         factors.setdefault(entry["factor"], []).append(entry)

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from peftodyssey.report.result_text import UNIT, Row, groups, interval, name, signed, text, verdict, where
+from peftodyssey.report.result_text import UNIT, Row, groups, interval, method_name, signed, text_name, verdict, where
 
 WORDS = {
     "newline": "newlines",
@@ -89,7 +89,7 @@ def _statement(group: Sequence[Row], rows: Sequence[Row], tables: Tables) -> str
     mean = {label: statistics.fmean(entry["part"] for entry in entries) for label, entries in parts.items()}
     whole = signed(statistics.fmean(row["delta_nll"] for row in group))
     most, least = max(mean, key=lambda label: mean[label]), min(mean, key=lambda label: mean[label])
-    said = f"{name(first)} on {text(first)}{where(first, rows)}: "
+    said = f"{method_name(first)} on {text_name(first)}{where(first, rows)}: "
     if mean[most] >= SEEN and verdict(parts[most], "part_lo", "part_hi") in ("worse", "no interval, so no verdict"):
         share = statistics.fmean(e["tokens"] for e in parts[most]) / statistics.fmean(
             row["test_tokens"] for row in group

@@ -69,7 +69,7 @@ class Matrix:
     @property
     def name(self) -> str:
         """The method in words, with the base where there are several."""
-        return result_text.name(self.row) + self.where
+        return result_text.method_name(self.row) + self.where
 
     @property
     def across(self) -> list[Pair]:
@@ -88,7 +88,7 @@ def matrices(
         if pair["delta_nll"] is not None:
             of_cell.setdefault((pair["cell"], pair["recipe"]), []).append(pair)
     groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in result_text.headline(rows):
+    for row in result_text.selected_cells(rows):
         if any(not pair["in_domain"] for pair in of_cell.get((row["cell"], row["recipe"]), ())):
             groups.setdefault((row["recipe"], *_setting(row), row["label"]), []).append(row)
     return [_matrix(folder, group, of_cell, cells, rows) for group in groups.values()]
@@ -165,7 +165,7 @@ def _pair(pair: Pair) -> str:
 
 
 def _amount(found: Interval) -> str:
-    ends = f"[{signed(found.lo)}, {signed(found.hi)}]" if found.lo is not None else "[no interval]"
+    ends = f"[{signed(found.lower)}, {signed(found.upper)}]" if found.lower is not None else "[no interval]"
     return f"{signed(found.estimate)} {UNIT} {ends}"
 
 
@@ -176,7 +176,7 @@ def section(found: Sequence[Matrix], rows: Sequence[Row]) -> Section | None:
     if found:
         lines = [line for matrix in found for line in _lines(matrix)]
         return Section(SECTION, TITLE, statements(found), HEADINGS, lines, CAPTION)
-    several = len({result_text.text(row) for row in result_text.headline(rows)}) > 1
+    several = len({result_text.text_name(row) for row in result_text.selected_cells(rows)}) > 1
     return (
         Section(SECTION, TITLE, ["Not measured: `measure` of the recipe does not ask for `transfer`."])
         if several

@@ -20,20 +20,20 @@ class PairedAccuracy:
 
     examples: int
     before: float
-    before_lo: float
-    before_hi: float
+    before_lower: float
+    before_upper: float
     after: float
-    after_lo: float
-    after_hi: float
+    after_lower: float
+    after_upper: float
     delta: float  # after - before; positive: better
-    lo: float
-    hi: float
+    lower: float
+    upper: float
     won: int  # prompts that only the second answers rightly
     lost: int  # prompts that only the first does
     p_value: float  # exact, two-sided, that won and lost are equally likely
 
 
-def right_answers(value: np.ndarray, example: np.ndarray, is_answer: np.ndarray) -> np.ndarray:
+def correct_answers(value: np.ndarray, example: np.ndarray, is_answer: np.ndarray) -> np.ndarray:
     """bool [examples]: whether the choice of the highest `value` is the right one; of equal values the first counts.
 
     `value` float [requests], `example` int [requests] ascending from 0, `is_answer` bool [requests], one True an
@@ -50,20 +50,20 @@ def per_byte(loglik_nats: np.ndarray, n_bytes: np.ndarray) -> np.ndarray:
     return np.asarray(loglik_nats, np.float64) / n_bytes
 
 
-def chance(example: np.ndarray) -> float:
+def chance_accuracy(example: np.ndarray) -> float:
     """Accuracy of guessing: the mean over the prompts of one over their number of choices."""
     return float(np.mean(1 / np.bincount(example)))
 
 
-def compared(before: np.ndarray, after: np.ndarray, level: float = 0.95) -> PairedAccuracy:
+def paired_accuracy(before: np.ndarray, after: np.ndarray, level: float = 0.95) -> PairedAccuracy:
     """Two columns bool [examples] of right answers to the same prompts."""
     n = len(before)
     assert n == len(after) > 0
     first, second = np.asarray(before, bool), np.asarray(after, bool)
     won, lost = int((second & ~first).sum()), int((first & ~second).sum())
-    before_lo, before_hi = wilson(int(first.sum()), n, level)
-    after_lo, after_hi = wilson(int(second.sum()), n, level)
-    lo, hi = tango(won, lost, n, level)
+    before_lo, before_hi = wilson_interval(int(first.sum()), n, level)
+    after_lo, after_hi = wilson_interval(int(second.sum()), n, level)
+    lo, hi = tango_interval(won, lost, n, level)
     return PairedAccuracy(
         n,
         float(first.mean()),
@@ -77,24 +77,24 @@ def compared(before: np.ndarray, after: np.ndarray, level: float = 0.95) -> Pair
         hi,
         won,
         lost,
-        mcnemar(won, lost),
+        mcnemar_p_value(won, lost),
     )
 
 
-def wilson(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson_interval(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a share."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     middle, spread = right + z * z / 2, z * math.sqrt(right * (n - right) / n + z * z / 4)
     return max(0.0, (middle - spread) / (n + z * z)), min(1.0, (middle + spread) / (n + z * z))
 
 
-def tango(won: int, lost: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def tango_interval(won: int, lost: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Tango's score interval of (won - lost) / n, where won and lost of n pairs differ."""
     z, estimate = NormalDist().inv_cdf((1 + level) / 2), (won - lost) / n
-    return _crossing(won, lost, n, z, -1.0, estimate), _crossing(won, lost, n, -z, estimate, 1.0)
+    return _bisect(won, lost, n, z, -1.0, estimate), _bisect(won, lost, n, -z, estimate, 1.0)
 
 
-def _crossing(won: int, lost: int, n: int, z: float, low: float, high: float) -> float:
+def _bisect(won: int, lost: int, n: int, z: float, low: float, high: float) -> float:
     """The difference at which the score statistic, which falls with it, is `z`; found by halving."""
     for _ in range(60):
         middle = (low + high) / 2
@@ -114,7 +114,7 @@ def _score(won: int, lost: int, n: int, delta: float) -> float:
     return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
 
 
-def mcnemar(won: int, lost: int) -> float:
+def mcnemar_p_value(won: int, lost: int) -> float:
     """The exact two-sided p-value of McNemar's test: a fair coin thrown won + lost times."""
     thrown, fewer = won + lost, min(won, lost)
     tail = sum(math.comb(thrown, k) for k in range(fewer + 1))

@@ -29,9 +29,9 @@ class Interval:
     """An estimate with its interval; `lo` and `hi` are None where none can be given, and `note` says why."""
 
     estimate: float
-    lo: float | None
-    hi: float | None
-    documents: int
+    lower: float | None
+    upper: float | None
+    n_documents: int
     note: str = ""
 
 

@@ -11,7 +11,7 @@ import numpy as np
 SEED = 0  # of what is drawn: the same chunks for every base with the same tokenizer
 
 
-def candidates(starts: np.ndarray, chunk_tokens: int) -> np.ndarray:
+def chunk_starts(starts: np.ndarray, chunk_tokens: int) -> np.ndarray:
     """First rows, int64, of all whole chunks: each document's one after the other from its beginning, none across two.
 
     `starts` int64 [documents + 1] are the rows at which documents begin, and the number of rows. What is left of a
@@ -22,18 +22,20 @@ def candidates(starts: np.ndarray, chunk_tokens: int) -> np.ndarray:
     return np.repeat(starts[:-1], counts) + within * chunk_tokens
 
 
-def drawn(starts: np.ndarray, chunk_tokens: int, chunks: int, seed: int, kept: np.ndarray | None = None) -> np.ndarray:
+def sample_chunks(
+    starts: np.ndarray, chunk_tokens: int, chunks: int, seed: int, kept: np.ndarray | None = None
+) -> np.ndarray:
     """First rows of at most `chunks` chunks, drawn without replacement and in random order: any first few are a sample.
 
     Each chunk is as likely as any other, so a text weighs as its tokens do. `kept` bool [documents]: only of these.
     """
-    rows = candidates(starts, chunk_tokens)
+    rows = chunk_starts(starts, chunk_tokens)
     if kept is not None:
         rows = rows[kept[np.searchsorted(starts, rows, side="right") - 1]]
     return np.random.default_rng(seed).permutation(rows)[:chunks]
 
 
-def first_half(starts: np.ndarray, seed: int) -> np.ndarray:
+def random_half(starts: np.ndarray, seed: int) -> np.ndarray:
     """bool [documents]: a random half of the documents by tokens, at least one and not all where there are two or more."""
     sizes = np.diff(starts)
     order = np.random.default_rng(seed).permutation(len(sizes))
@@ -44,6 +46,6 @@ def first_half(starts: np.ndarray, seed: int) -> np.ndarray:
     return half
 
 
-def tokens(token: np.ndarray, rows: np.ndarray, chunk_tokens: int) -> np.ndarray:
+def chunk_ids(token: np.ndarray, rows: np.ndarray, chunk_tokens: int) -> np.ndarray:
     """The ids of the chunks that begin at `rows`, [chunks, chunk_tokens]."""
     return token[rows[:, None] + np.arange(chunk_tokens)]

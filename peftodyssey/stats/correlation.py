@@ -15,9 +15,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-FEWEST = 4  # points for an interval, one less for each group but the first
-ALL_WAYS = 6_000  # permutations up to which all are tried: 7 points, or 5 and 4 in two groups
-DRAWN_WAYS = 9_999
+MIN_POINTS = 4  # points for an interval, one less for each group but the first
+MAX_EXACT_PERMUTATIONS = 6_000  # permutations up to which all are tried: 7 points, or 5 and 4 in two groups
+N_PERMUTATIONS = 9_999
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Correlation:
     """A coefficient, -1 to 1, over `learning_curves`; None where it or a part of it cannot be given."""
 
     r: float | None
-    lo: float | None
-    hi: float | None
-    p: float | None  # two-sided
-    points: int
-    groups: int  # 1: pooled
-    left_out_lo: float | None  # the least and the most that leaving one point out gives
-    left_out_hi: float | None
+    lower: float | None
+    upper: float | None
+    p_value: float | None  # two-sided
+    n_points: int
+    n_groups: int  # 1: pooled
+    leave_one_out_lower: float | None  # the least and the most that leaving one point out gives
+    leave_one_out_upper: float | None
     note: str = ""
 
 
@@ -57,8 +57,8 @@ def correlation(
         a, b, label = a[kept], b[kept], _labels(label[kept])
     n, groups = len(a), max(1, len(np.unique(label)))
     r = _coefficient(a, b, kind, label)
-    if n - groups + 1 < FEWEST or r is None:
-        note = f"too few points ({n})" if n - groups + 1 < FEWEST else "one of the two does not vary"
+    if n - groups + 1 < MIN_POINTS or r is None:
+        note = f"too few points ({n})" if n - groups + 1 < MIN_POINTS else "one of the two does not vary"
         return Correlation(r, None, None, None, n, groups, None, None, note)
     others = (
         _coefficient(*(np.delete(column, i) for column in (a, b)), kind, _labels(np.delete(label, i))) for i in range(n)
@@ -80,7 +80,7 @@ def centred(values: Sequence[float], group: Sequence[str]) -> np.ndarray:
     return _centred(np.asarray(values, np.float64), "pearson", _labels(np.asarray(group)))
 
 
-def holm(p: Sequence[float | None]) -> list[float | None]:
+def holm_adjusted(p: Sequence[float | None]) -> list[float | None]:
     """p-values held against their family (Holm 1979): the k-th smallest of m times m - k + 1, never falling, at most 1.
 
     None stays None and is not of the family.
@@ -121,10 +121,10 @@ def _interval(r: float, kind: str, points: int, level: float) -> tuple[float, fl
 def _p(x: np.ndarray, y: np.ndarray, label: np.ndarray, seed: int) -> float:
     """Share of the orders of `y` within its groups that give as large a product, either way; centred columns."""
     observed, rounding = abs(float(x @ y)), 1e-12 * float(np.abs(x) @ np.abs(y))
-    if math.prod(math.factorial(size) for size in np.bincount(label).tolist()) <= ALL_WAYS:
+    if math.prod(math.factorial(size) for size in np.bincount(label).tolist()) <= MAX_EXACT_PERMUTATIONS:
         return float(np.mean(np.abs(y[_all_orders(label)] @ x) >= observed - rounding))
-    drawn = _shuffled(label, DRAWN_WAYS, np.random.default_rng(seed))
-    return (1 + int((np.abs(y[drawn] @ x) >= observed - rounding).sum())) / (1 + DRAWN_WAYS)
+    drawn = _shuffled(label, N_PERMUTATIONS, np.random.default_rng(seed))
+    return (1 + int((np.abs(y[drawn] @ x) >= observed - rounding).sum())) / (1 + N_PERMUTATIONS)
 
 
 def _all_orders(label: np.ndarray) -> np.ndarray:

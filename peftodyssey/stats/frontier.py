@@ -14,7 +14,7 @@ import numpy as np
 
 from peftodyssey.stats.t_distribution import t_quantile
 
-FEWEST_SEEDS = 5  # below, points are shown and no interval
+MIN_SEEDS = 5  # below, points are shown and no interval
 LEVELS = (0.5, 0.9)  # of the learning that every path of a comparison reaches
 
 
@@ -56,19 +56,23 @@ def frontier(path: Sequence[tuple[float, float]]) -> Frontier:
 
 
 @dataclass(frozen=True)
-class Matched:
+class MatchedForgetting:
     """Forgetting of two methods at one learning: the mean difference, one minus other, over the seeds that both have."""
 
     learning: float  # nats per token, of validation text
-    one: float
-    other: float
+    first: float
+    second: float
     difference: float
-    lo: float | None  # 95 % interval by Student's t over seeds; None below five seeds, whose differences are in `each`
-    hi: float | None
-    each: tuple[float, ...]
+    lower: (
+        float | None
+    )  # 95 % interval by Student's t over seeds; None below five seeds, whose differences are in `each`
+    upper: float | None
+    differences: tuple[float, ...]
 
 
-def matched(one: Mapping[int, Frontier], other: Mapping[int, Frontier], level: float) -> Matched | None:
+def compare_at_level(
+    one: Mapping[int, Frontier], other: Mapping[int, Frontier], level: float
+) -> MatchedForgetting | None:
     """Two methods at `level` of the learning that all their seeds reach; None where they share no seed or learnt
     nothing.
     """
@@ -81,7 +85,7 @@ def matched(one: Mapping[int, Frontier], other: Mapping[int, Frontier], level: f
     left, right = (np.array(values, np.float64) for values in zip(*pairs, strict=True))
     each = left - right
     lo, hi = mean_interval(each)
-    return Matched(
+    return MatchedForgetting(
         learning, float(left.mean()), float(right.mean()), float(each.mean()), lo, hi, tuple(map(float, each))
     )
 
@@ -89,7 +93,7 @@ def matched(one: Mapping[int, Frontier], other: Mapping[int, Frontier], level: f
 def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float | None, float | None]:
     """Ends of Student's interval of the mean of float64[n]; (None, None) below FEWEST_SEEDS values."""
     n = len(values)
-    if n < FEWEST_SEEDS:
+    if n < MIN_SEEDS:
         return None, None
     half = t_quantile((1 + level) / 2, n - 1) * float(np.std(values, ddof=1)) / n**0.5
     middle = float(np.mean(values))

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-TOP = 10  # directions that are compared, the strongest first
+TOP_DIRECTIONS = 10  # directions that are compared, the strongest first
 INTRUDER_COSINE = 0.5  # below: a direction of the tuned matrix that the base does not have
-EXACT_FLOPS = 1e13  # of one decomposition of every matrix; above, a sample of the layers is decomposed
-FEWEST_LAYERS = 3
+MAX_SVD_FLOPS = 1e13  # of one decomposition of every matrix; above, a sample of the layers is decomposed
+MIN_LAYERS = 3
 
 
 def stable_rank(values: np.ndarray) -> float:
@@ -49,21 +49,23 @@ def principal_angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.where(cosines**2 < 0.5, np.arccos(np.clip(cosines, 0, 1)), np.arcsin(np.clip(sines, 0, 1)))
 
 
-def best_cosines(tuned_left: np.ndarray, base_left: np.ndarray) -> np.ndarray:
+def max_cosines(tuned_left: np.ndarray, base_left: np.ndarray) -> np.ndarray:
     """Largest |cosine| of each column of `tuned_left` [n, k] to any column of `base_left` [n, m]; unit columns. [k], 0
     to 1.
     """
     return np.abs(np.asarray(base_left, np.float64).T @ np.asarray(tuned_left, np.float64)).max(axis=0)
 
 
-def intruders(tuned_left: np.ndarray, base_left: np.ndarray, top: int = TOP, cosine: float = INTRUDER_COSINE) -> int:
+def count_intruders(
+    tuned_left: np.ndarray, base_left: np.ndarray, top: int = TOP_DIRECTIONS, cosine: float = INTRUDER_COSINE
+) -> int:
     """Intruder dimensions: of the `top` strongest left singular vectors of the tuned matrix, those unlike each one of
     the base's.
 
     Unlike: |cosine| below `cosine`. Columns [n, k] are singular vectors, the strongest first; `base_left` holds all
     with a value above 0 (Shuttleworth et al., arXiv 2410.21228).
     """
-    return int((best_cosines(tuned_left[:, :top], base_left) < cosine).sum())
+    return int((max_cosines(tuned_left[:, :top], base_left) < cosine).sum())
 
 
 def spectrum(values: np.ndarray) -> dict[str, float]:
@@ -75,7 +77,7 @@ def spectrum(values: np.ndarray) -> dict[str, float]:
     }
 
 
-def direction_change(tuned_left: np.ndarray, base_left: np.ndarray, top: int = TOP) -> dict[str, float]:
+def direction_change(tuned_left: np.ndarray, base_left: np.ndarray, top: int = TOP_DIRECTIONS) -> dict[str, float]:
     """How the strongest directions turned: mean and largest principal angle in degrees, and `intruders`.
 
     Both [n, k], left singular vectors, the strongest first; the spans of the first `top` of each are compared.
@@ -85,7 +87,7 @@ def direction_change(tuned_left: np.ndarray, base_left: np.ndarray, top: int = T
     return {
         "angle_mean_degrees": float(degrees.mean()),
         "angle_largest_degrees": float(degrees.max()),
-        "intruders": intruders(tuned_left, base_left, top),
+        "intruders": count_intruders(tuned_left, base_left, top),
     }
 
 
@@ -103,14 +105,14 @@ def summarize(rows: Sequence[Mapping[str, Any]], base_norm: float) -> dict[str, 
     return found
 
 
-def flops(rows: int, columns: int) -> float:
+def svd_flops(rows: int, columns: int) -> float:
     """About what it takes to find all singular values and left vectors of a matrix of this size."""
     least = min(rows, columns)
     return rows * columns * least + 10.0 * least**3
 
 
 def sampled_layers(
-    flops_by_layer: Sequence[float], most: float = EXACT_FLOPS, fewest: int = FEWEST_LAYERS
+    flops_by_layer: Sequence[float], most: float = MAX_SVD_FLOPS, fewest: int = MIN_LAYERS
 ) -> tuple[int, ...]:
     """The places of the layers that are decomposed: all where that takes at most `most`, else evenly from first to
     last.

@@ -27,7 +27,9 @@ class RankTrend:
     resolved: tuple[int, ...]  # ranks whose learning rate lies inside the grid for every seed: only these are compared
     noise: NoiseFloor  # between the seeds of one rank, pooled over the ranks
     best: int | None  # of the resolved ones
-    smallest_enough: int | None  # smallest resolved rank whose mean is not above the best one's by more than the noise
+    smallest_within_noise: (
+        int | None
+    )  # smallest resolved rank whose mean is not above the best one's by more than the noise
 
 
 def rank_trend(trials: Sequence[Trial]) -> RankTrend:
@@ -40,6 +42,6 @@ def rank_trend(trials: Sequence[Trial]) -> RankTrend:
     noise = noise_floor(list(values.values()))
     best = min(resolved, key=lambda rank: (means[rank], rank), default=None)
     enough = None
-    if best is not None and noise.deviation is not None:
-        enough = next(rank for rank in resolved if means[rank] - means[best] <= noise.deviation)
+    if best is not None and noise.std is not None:
+        enough = next(rank for rank in resolved if means[rank] - means[best] <= noise.std)
     return RankTrend(means, resolved, noise, best, enough)

@@ -28,7 +28,7 @@ class Choice:
     )
 
 
-def selected(rows: Sequence[Candidate]) -> list[Choice]:
+def select(rows: Sequence[Candidate]) -> list[Choice]:
     """A choice for every row, in order: per group the lowest validation NLL, the smaller lr where two are equal.
 
     A candidate without a finite validation NLL is never selected, but its lr counts as tried: a diverged neighbour

@@ -10,7 +10,7 @@ from itertools import pairwise
 Point = tuple[float, float]  # change on the text adapted to, change on general text; nats per token
 
 
-def at_learning(curve: Sequence[Point], change: float) -> float | None:
+def forgetting_at_learning(curve: Sequence[Point], change: float) -> float | None:
     """The change on general text where the curve first comes to `change` on the text adapted to, linear between its
     points.
 

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FEWEST_DOCUMENTS = 5  # on either side, for a p-value: 252 ways of parting ten
+MIN_DOCUMENTS = 5  # on either side, for a p-value: 252 ways of parting ten
 
 
 @dataclass(frozen=True)
 class Mmd:
     """The estimate and how seldom documents that are shuffled between the samples give as large a one."""
 
-    squared: float
-    p: float | None  # None where one side has too few documents
+    estimate: float
+    p_value: float | None  # None where one side has too few documents
 
 
-def distances_squared(x_nd: np.ndarray, y_md: np.ndarray) -> np.ndarray:
+def squared_distances(x_nd: np.ndarray, y_md: np.ndarray) -> np.ndarray:
     """Squared Euclidean distances, float64 [n, m]."""
     x, y = np.asarray(x_nd, np.float64), np.asarray(y_md, np.float64)
     middle = x.mean(0)  # distances do not see it, and fewer digits cancel
@@ -31,7 +31,7 @@ def distances_squared(x_nd: np.ndarray, y_md: np.ndarray) -> np.ndarray:
 
 def median_distance(x_nd: np.ndarray) -> float:
     """The median Euclidean distance of two points of the sample: the bandwidth of the median heuristic."""
-    distances = np.sqrt(distances_squared(x_nd, x_nd))
+    distances = np.sqrt(squared_distances(x_nd, x_nd))
     return float(np.median(distances[np.triu_indices(len(distances), 1)]))
 
 
@@ -57,9 +57,9 @@ def mmd(
     document = np.concatenate([x_doc, y_doc + sides[0]])
     pooled = np.concatenate([x_nd, y_md])
     apart = (document[:, None] != document).astype(np.float64)
-    kernel = np.exp(-distances_squared(pooled, pooled) / (2 * bandwidth**2)) * apart
+    kernel = np.exp(-squared_distances(pooled, pooled) / (2 * bandwidth**2)) * apart
     observed = _estimates(kernel, apart, (np.arange(total) < n)[None].astype(np.float64))[0]
-    if min(sides) < FEWEST_DOCUMENTS:
+    if min(sides) < MIN_DOCUMENTS:
         return Mmd(float(observed), None)
     rng = np.random.default_rng(seed)
     orders = rng.permuted(np.tile(np.arange(sum(sides)), (permutations, 1)), axis=1)

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-GRAM = 5  # tokens of an n-gram
-NEAR = 0.5  # Jaccard similarity from which a chunk is a near copy; a verbatim chunk shifted by a quarter has about 0.6
+N = 5  # tokens of an n-gram
+NEAR_DUPLICATE = (
+    0.5  # Jaccard similarity from which a chunk is a near copy; a verbatim chunk shifted by a quarter has about 0.6
+)
 
 
 @dataclass(frozen=True)
-class Grams:
+class NGrams:
     """The n-grams of a reference text, each known by a hash of 64 bits."""
 
     hash: np.ndarray  # uint64 [n-grams], ascending
@@ -38,38 +40,38 @@ def _divergence(p: np.ndarray, q: np.ndarray) -> float:
     return float((p[held] * np.log2(p[held] / q[held])).sum())
 
 
-def counts(token_ct: np.ndarray, other_ct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def token_counts(token_ct: np.ndarray, other_ct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How often each token is in either sample, as two vectors over one vocabulary."""
     size = int(max(token_ct.max(), other_ct.max())) + 1
     return np.bincount(token_ct.ravel(), minlength=size), np.bincount(other_ct.ravel(), minlength=size)
 
 
-def grams(token: np.ndarray, starts: np.ndarray, kept: np.ndarray) -> Grams:
+def ngrams(token: np.ndarray, starts: np.ndarray, kept: np.ndarray) -> NGrams:
     """The n-grams inside those documents of an index that `kept`, bool [documents], names."""
     at, sizes = np.zeros(len(token), np.uint64), np.diff(starts)
     found = _hashes(token)
     at[: len(found)] = found
     left = np.repeat(starts[1:], sizes) - np.arange(len(token))  # tokens of the document from here on
-    whole = (left >= GRAM) & np.repeat(kept, sizes)
+    whole = (left >= N) & np.repeat(kept, sizes)
     row = np.flatnonzero(whole)
     order = np.argsort(at[row], kind="stable")
-    return Grams(at[row][order], row[order], at, whole, starts)
+    return NGrams(at[row][order], row[order], at, whole, starts)
 
 
-def overlap(token_ct: np.ndarray, reference: Grams) -> float:
+def ngram_overlap(token_ct: np.ndarray, reference: NGrams) -> float:
     """Share of the chunks' n-grams, 0 to 1, that the reference holds; ids [chunks, tokens]."""
     first, last = _found(_hashes(token_ct).ravel(), reference)
     return float((last > first).mean())
 
 
-def near_duplicates(token_ct: np.ndarray, reference: Grams) -> float:
+def near_duplicate_share(token_ct: np.ndarray, reference: NGrams) -> float:
     """Share of the chunks, 0 to 1, that have a near copy in the reference: a window of as many tokens, one begun at
     every half chunk, whose set of n-grams has a Jaccard similarity of at least `NEAR` with the chunk's.
     """
-    return float(np.mean([nearest(chunk, reference) >= NEAR for chunk in token_ct]))
+    return float(np.mean([max_jaccard(chunk, reference) >= NEAR_DUPLICATE for chunk in token_ct]))
 
 
-def nearest(token: np.ndarray, reference: Grams) -> float:
+def max_jaccard(token: np.ndarray, reference: NGrams) -> float:
     """The largest Jaccard similarity of a chunk's n-grams, ids [tokens], with a window's; 0 where it is below `NEAR`."""
     own = np.unique(_hashes(token))
     first, last = _found(own, reference)
@@ -80,35 +82,35 @@ def nearest(token: np.ndarray, reference: Grams) -> float:
     pairs = []
     for back in range(-(-len(token) // step)):  # the windows that hold the row: the last one begun, and those before
         window = begin + ((rows - begin) // step - back) * step
-        inside = (window >= begin) & (rows - window <= len(token) - GRAM)
+        inside = (window >= begin) & (rows - window <= len(token) - N)
         pairs.append(np.stack([window[inside], gram[inside]], 1))
     windows, shared = np.unique(np.unique(np.concatenate(pairs), axis=0)[:, 0], return_counts=True)
-    close = shared >= NEAR * len(own)  # with fewer in common no window reaches NEAR
+    close = shared >= NEAR_DUPLICATE * len(own)  # with fewer in common no window reaches NEAR
     sizes = [_distinct(reference, int(window), len(token)) for window in windows[close]]
     return max(
         (both / (len(own) + size - both) for both, size in zip(shared[close].tolist(), sizes, strict=True)), default=0.0
     )
 
 
-def _found(hashes: np.ndarray, reference: Grams) -> tuple[np.ndarray, np.ndarray]:
+def _found(hashes: np.ndarray, reference: NGrams) -> tuple[np.ndarray, np.ndarray]:
     """Where each n-gram's places begin and end in the reference's list."""
     first, last = (np.searchsorted(reference.hash, hashes, side) for side in ("left", "right"))
     return first, last
 
 
-def _distinct(reference: Grams, window: int, chunk_tokens: int) -> int:
+def _distinct(reference: NGrams, window: int, chunk_tokens: int) -> int:
     """How many different n-grams a window of the reference holds."""
     end = reference.starts[np.searchsorted(reference.starts, window, side="right")]
-    rows = slice(window, min(window + chunk_tokens - GRAM + 1, int(end)))
+    rows = slice(window, min(window + chunk_tokens - N + 1, int(end)))
     return len(np.unique(reference.at[rows][reference.whole[rows]]))
 
 
 def _hashes(token: np.ndarray) -> np.ndarray:
     """A hash for every n-gram of ids [..., tokens]: uint64 [..., tokens - GRAM + 1]."""
     mixed = _mix(token.astype(np.uint64))
-    length = token.shape[-1] - GRAM + 1
+    length = token.shape[-1] - N + 1
     found = np.zeros((*token.shape[:-1], max(length, 0)), np.uint64)
-    for place in range(GRAM):
+    for place in range(N):
         found = _mix(found + mixed[..., place : place + found.shape[-1]])
     return found
 

@@ -17,7 +17,7 @@ class Passage:
     mean_delta: float  # nats per scored token; positive: worse
 
 
-def worst(
+def worst_passages(
     delta_nats: np.ndarray, document: np.ndarray, *, width: int = 64, k: int = 1, best: bool = False
 ) -> list[Passage]:
     """The `k` passages of `width` tokens with the largest mean rise of NLL, at most one of each document, worst first.

@@ -18,9 +18,9 @@ from peftodyssey.stats.t_distribution import t_quantile
 class NoiseFloor:
     """Pooled standard deviation between seeds, in the unit of the values; None where no group has two seeds."""
 
-    deviation: float | None
-    freedom: int  # degrees of freedom: values minus groups, over the groups that have two values or more
-    groups: int  # groups that have two values or more
+    std: float | None
+    degrees_of_freedom: int  # degrees of freedom: values minus groups, over the groups that have two values or more
+    n_groups: int  # groups that have two values or more
 
 
 def noise_floor(groups: Sequence[Sequence[float]]) -> NoiseFloor:
@@ -34,12 +34,12 @@ def noise_floor(groups: Sequence[Sequence[float]]) -> NoiseFloor:
     return NoiseFloor(math.sqrt(squares / freedom), freedom, len(seeded))
 
 
-def least_difference(floor: NoiseFloor, seeds: int, other_seeds: int, level: float = 0.95) -> float | None:
+def least_significant_difference(floor: NoiseFloor, seeds: int, other_seeds: int, level: float = 0.95) -> float | None:
     """The smallest difference of two means over seeds that this noise does not explain at `level`; None: not measured.
 
     t(freedom) * deviation * sqrt(1/n + 1/m): the half width of the two-sample interval with pooled variance.
     """
-    if floor.deviation is None:
+    if floor.std is None:
         return None
-    quantile = t_quantile((1 + level) / 2, floor.freedom)
-    return quantile * floor.deviation * math.sqrt(1 / seeds + 1 / other_seeds)
+    quantile = t_quantile((1 + level) / 2, floor.degrees_of_freedom)
+    return quantile * floor.std * math.sqrt(1 / seeds + 1 / other_seeds)

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from peftodyssey.stats.bootstrap import Interval
-from peftodyssey.stats.two_way_interval import crossed
+from peftodyssey.stats.two_way_interval import two_way_interval
 
 Rungs = Mapping[
     int, np.ndarray
 ]  # pretraining tokens -> value summed by repetition and document, float64 [repetitions, documents]
-FEWEST = 2  # rungs of a slope
+MIN_RUNGS = 2  # rungs of a slope
 RESAMPLES = 1000
 
 
-def weights(tokens: list[int]) -> np.ndarray:
+def slope_weights(tokens: list[int]) -> np.ndarray:
     """What each rung's value is multiplied by in the least-squares slope against log10 of its tokens."""
     x = np.log10(np.asarray(tokens, np.float64))
     away = x - x.mean()
@@ -33,24 +33,24 @@ def weights(tokens: list[int]) -> np.ndarray:
 def contrast(rungs: Rungs) -> np.ndarray:
     """The slope per tenfold tokens, by repetition and document, float64 [repetitions, documents]."""
     tokens = sorted(rungs)
-    return np.einsum("n,nrd->rd", weights(tokens), np.stack([rungs[count] for count in tokens]))
+    return np.einsum("n,nrd->rd", slope_weights(tokens), np.stack([rungs[count] for count in tokens]))
 
 
 def slope(rungs: Rungs, tokens_d: np.ndarray, **options: float) -> Interval:
     """Nats per token per tenfold pretraining tokens, with its interval; none with fewer than two rungs."""
     usable = {count: values for count, values in rungs.items() if count > 0}
-    if len(usable) < FEWEST:
+    if len(usable) < MIN_RUNGS:
         return Interval(math.nan, None, None, 0, "one rung")
-    return crossed(contrast(usable), tokens_d, **options)
+    return two_way_interval(contrast(usable), tokens_d, **options)
 
 
-def difference(first: Rungs, second: Rungs, tokens_d: np.ndarray, **options: float) -> Interval:
+def slope_difference(first: Rungs, second: Rungs, tokens_d: np.ndarray, **options: float) -> Interval:
     """Slope of the first minus slope of the second, over the rungs that both have, repetition by repetition.
 
     Both need the same repetitions in the same order: a seed's data order is that of every method.
     """
     shared = [count for count in first if count in second and count > 0]
-    if len(shared) < FEWEST:
+    if len(shared) < MIN_RUNGS:
         return Interval(math.nan, None, None, 0, "fewer than two rungs in common")
     apart = {count: first[count] - second[count] for count in shared}
     return slope(apart, tokens_d, **options)
@@ -66,19 +66,19 @@ class TurningPoint:
     """
 
     tokens: float | None
-    lo: float | None
-    hi: float | None
+    lower: float | None
+    upper: float | None
     share: float
 
 
-def inflection(
+def turning_point(
     losses: Rungs, tokens_d: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95
 ) -> TurningPoint:
     """The turning point of the modified model's loss, summed like the values of a slope; repetitions and documents are
     resampled both.
     """
     counts = sorted(count for count in losses if count > 0)
-    assert len(counts) >= FEWEST
+    assert len(counts) >= MIN_RUNGS
     stacked, x = np.stack([losses[count] for count in counts]), np.log10(np.asarray(counts, np.float64))
     _, repetitions, documents = stacked.shape
     draw = np.random.default_rng(seed)

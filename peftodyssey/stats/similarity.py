@@ -22,7 +22,7 @@ class Measure(NamedTuple):
 
     name: str
     unit: str
-    likeness: int
+    sign: int
 
 
 MEASURES: dict[str, Measure] = {
@@ -66,7 +66,7 @@ def reference(first: Sample, second: Sample) -> Reference:
     return Reference(first, median_distance(first.hidden), frechet(first.hidden, second.hidden))
 
 
-def of_states(
+def state_distances(
     text: Sample, held: Reference, *, seed: int = 0, permutations: int = 999
 ) -> dict[str, float | int | None]:
     """Distances of hidden states; `text` holds as many chunks as the reference. Keys are columns of
@@ -83,21 +83,21 @@ def of_states(
         seed=seed,
     )
     return {
-        "mmd2": found.squared,
-        "mmd_p": found.p,
+        "mmd2": found.estimate,
+        "mmd_p": found.p_value,
         "bandwidth": held.bandwidth,
         "frechet": frechet(text.hidden, held.sample.hidden),
         "frechet_bias": held.frechet_bias,
     }
 
 
-def of_tokens(token_ct: np.ndarray, other_ct: np.ndarray, grams: overlap.Grams) -> dict[str, float]:
+def token_overlap(token_ct: np.ndarray, other_ct: np.ndarray, grams: overlap.NGrams) -> dict[str, float]:
     """What the text's chunks share with as many of the reference's, and with all n-grams of its half; [chunks, tokens]
     ids.
     """
     assert token_ct.shape == other_ct.shape, "texts are compared on equal counts of chunks"
     return {
-        "js_bits": overlap.js_bits(*overlap.counts(token_ct, other_ct)),
-        "ngram_overlap": overlap.overlap(token_ct, grams),
-        "near_duplicate_share": overlap.near_duplicates(token_ct, grams),
+        "js_bits": overlap.js_bits(*overlap.token_counts(token_ct, other_ct)),
+        "ngram_overlap": overlap.ngram_overlap(token_ct, grams),
+        "near_duplicate_share": overlap.near_duplicate_share(token_ct, grams),
     }

@@ -18,7 +18,7 @@ PRIOR_WORDS = 10_000  # weight of the prior: about what a general text of a defa
 MIN_Z = 1.96
 MIN_COUNT = 3  # in the domain
 MIN_LETTERS = 3
-MOST_TERMS = 1000
+MAX_TERMS = 1000
 TRIMMED = 0.1  # of the ranks at either end
 RECALLS = (1, 10, 100)
 
@@ -35,7 +35,7 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Ranks:
+class RankStatistics:
     """Ranks of the true token from 1, over some places of a text; NaN where there are none."""
 
     tokens: int
@@ -56,7 +56,7 @@ def domain_terms(domain: Mapping[str, int], general: Mapping[str, int]) -> list[
         for word, odds, z in found
         if z >= MIN_Z and domain.get(word, 0) >= MIN_COUNT and len(word) >= MIN_LETTERS and word not in FUNCTION_WORDS
     ]
-    return sorted(terms, key=lambda term: (-term.z, term.word))[:MOST_TERMS]
+    return sorted(terms, key=lambda term: (-term.z, term.word))[:MAX_TERMS]
 
 
 def log_odds(domain: np.ndarray | list[int], general: np.ndarray | list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -74,11 +74,11 @@ def log_odds(domain: np.ndarray | list[int], general: np.ndarray | list[int]) ->
     return ratio, ratio / np.sqrt(1 / (y_i + prior) + 1 / (y_j + prior))
 
 
-def ranks(rank: np.ndarray) -> Ranks:
+def rank_statistics(rank: np.ndarray) -> RankStatistics:
     """Statistics of int[n] ranks; those below 1 are not scored and dropped."""
     scored = np.sort(np.asarray(rank)[np.asarray(rank) >= 1])
     n, cut = len(scored), int(TRIMMED * len(scored))
     if not n:
-        return Ranks(0, np.nan, np.nan, dict.fromkeys(RECALLS, np.nan))
+        return RankStatistics(0, np.nan, np.nan, dict.fromkeys(RECALLS, np.nan))
     recall = {k: float(np.mean(scored <= k)) for k in RECALLS}
-    return Ranks(n, float(np.median(scored)), float(scored[cut : n - cut].mean()), recall)
+    return RankStatistics(n, float(np.median(scored)), float(scored[cut : n - cut].mean()), recall)

@@ -14,7 +14,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class LedgerRow:
+class GroupChange:
     """One group of tokens and its part of the change."""
 
     name: str
@@ -31,7 +31,7 @@ class LedgerRow:
 
 
 @dataclass(frozen=True)
-class TokenRow:
+class TokenChange:
     """One token type and its part of the change."""
 
     token: int
@@ -43,7 +43,7 @@ class TokenRow:
 
 def by_group(
     before_nats: np.ndarray, after_nats: np.ndarray, label: np.ndarray, names: Sequence[str]
-) -> list[LedgerRow]:
+) -> list[GroupChange]:
     """A row for every group, in the order of `names`; `label` int[n] are places in it.
 
     Rows that are NaN in either column count nowhere. Each sum is the exact sum rounded once (math.fsum).
@@ -60,13 +60,13 @@ def _rows_of(label: np.ndarray, names: Sequence[str]) -> Iterator[tuple[str, np.
     return ((name, np.flatnonzero(label == number)) for number, name in enumerate(names))
 
 
-def _row(name: str, before: np.ndarray, after: np.ndarray, delta: np.ndarray, whole: float) -> LedgerRow:
+def _row(name: str, before: np.ndarray, after: np.ndarray, delta: np.ndarray, whole: float) -> GroupChange:
     total, n = math.fsum(delta), len(delta)
     means = (math.fsum(before) / n, math.fsum(after) / n) if n else (math.nan, math.nan)
-    return LedgerRow(name, n, *means, total, total / whole if whole else math.nan)
+    return GroupChange(name, n, *means, total, total / whole if whole else math.nan)
 
 
-def by_token(before_nats: np.ndarray, after_nats: np.ndarray, token: np.ndarray) -> list[TokenRow]:
+def by_token(before_nats: np.ndarray, after_nats: np.ndarray, token: np.ndarray) -> list[TokenChange]:
     """A row for every token type that is scored in both columns, ascending by token id."""
     kept = ~(np.isnan(before_nats) | np.isnan(after_nats))
     before, after = (np.asarray(column, np.float64)[kept] for column in (before_nats, after_nats))
@@ -74,6 +74,6 @@ def by_token(before_nats: np.ndarray, after_nats: np.ndarray, token: np.ndarray)
     columns = [np.bincount(inverse, minlength=len(ids))]
     columns += [np.bincount(inverse, weights, len(ids)) for weights in (before, after, after - before)]
     return [
-        TokenRow(int(i), int(n), float(b / n), float(a / n), float(d))
+        TokenChange(int(i), int(n), float(b / n), float(a / n), float(d))
         for i, n, b, a, d in zip(ids, *columns, strict=True)
     ]

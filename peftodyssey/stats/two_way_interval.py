@@ -16,11 +16,11 @@ import numpy as np
 from peftodyssey.stats.bootstrap import MIN_DOCUMENTS, Interval, too_few
 from peftodyssey.stats.t_distribution import t_quantile
 
-ONE = "over documents alone"
-MANY = 500  # degrees of freedom: beyond, the quantile changes by less than 0.3 %
+ONE_REPETITION = "over documents alone"
+MAX_DEGREES_OF_FREEDOM = 500  # degrees of freedom: beyond, the quantile changes by less than 0.3 %
 
 
-def crossed(
+def two_way_interval(
     sums_rd: np.ndarray, tokens_d: np.ndarray, *, level: float = 0.95, min_documents: int = MIN_DOCUMENTS
 ) -> Interval:
     """Mean value per token with its interval.
@@ -40,18 +40,18 @@ def crossed(
     unbiased = documents / (documents - 1)
     v_documents = unbiased * float(np.square(of_document).sum())
     if repetitions == 1:
-        half = quantile((1 + level) / 2, documents - 1) * math.sqrt(v_documents)
-        return Interval(estimate, estimate - half, estimate + half, documents, ONE)
+        half = conservative_t_quantile((1 + level) / 2, documents - 1) * math.sqrt(v_documents)
+        return Interval(estimate, estimate - half, estimate + half, documents, ONE_REPETITION)
     v_repetitions = float(np.square(of_repetition).sum()) / (repetitions * (repetitions - 1))
     rest = parts - of_document - of_repetition[:, None] * (tokens_d / whole)
     v_rest = unbiased * float(np.square(rest).sum()) / (repetitions * (repetitions - 1))
     variance = max(v_documents + v_repetitions - v_rest, v_documents, v_repetitions)
     spread = v_documents**2 / (documents - 1) + v_repetitions**2 / (repetitions - 1)
     freedom = (v_documents + v_repetitions) ** 2 / spread if spread else math.inf
-    half = quantile((1 + level) / 2, freedom) * math.sqrt(variance)
+    half = conservative_t_quantile((1 + level) / 2, freedom) * math.sqrt(variance)
     return Interval(estimate, estimate - half, estimate + half, documents)
 
 
-def quantile(p: float, freedom: float) -> float:
+def conservative_t_quantile(p: float, freedom: float) -> float:
     """That of Student's t at the whole number of degrees of freedom below: never too short."""
-    return t_quantile(p, max(1, int(min(freedom, MANY))))
+    return t_quantile(p, max(1, int(min(freedom, MAX_DEGREES_OF_FREEDOM))))

@@ -12,7 +12,7 @@ from rich.console import Console
 from peftodyssey import api
 from peftodyssey.recipe import bundled
 from peftodyssey.recipe.load import load_recipe
-from peftodyssey.report.result_text import name
+from peftodyssey.report.result_text import method_name
 
 CONTROLS = [
     "model.revisions=annealed-1024M",
@@ -33,7 +33,7 @@ def test_a_rate_far_too_high_is_found_and_one_of_nothing_is_not(tmp_path: Path) 
         sentence = next(
             line
             for line in said.splitlines()
-            if line.startswith(f"- {name(row)} changed") and f" on {row['domain']} by" in line
+            if line.startswith(f"- {method_name(row)} changed") and f" on {row['domain']} by" in line
         )
         if row["lr"] == 1e-9:
             assert abs(row["delta_nll"]) < 1e-5

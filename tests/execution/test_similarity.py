@@ -30,7 +30,7 @@ from peftodyssey.recipe.cell import CorpusSpec
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.scoring.hidden_states import mean_states
 from peftodyssey.stats import chunk_sampling, overlap
-from peftodyssey.stats.similarity import Sample, of_states, of_tokens, reference
+from peftodyssey.stats.similarity import Sample, state_distances, token_overlap, reference
 from peftodyssey.store import layout, states
 
 METHOD = "methods=[{method: full, lr: 1e-3}]"
@@ -120,21 +120,23 @@ def test_the_order_of_kinds_of_text_is_that_of_every_draw(tmp_path: Path) -> Non
 
     def sample(name: str, seed: int, kept: np.ndarray | None = None) -> Sample:
         index = indexes[name]
-        row = chunk_sampling.drawn(index.starts, 64, 80, seed, kept)
-        token = chunk_sampling.tokens(index.token, row, 64)
+        row = chunk_sampling.sample_chunks(index.starts, 64, 80, seed, kept)
+        token = chunk_sampling.chunk_ids(index.token, row, 64)
         return Sample(
             mean_states(model, token, layer=-1, prefix=tokenizer.prefix_id, device="cpu"), token, index.document[row]
         )
 
     for seed in range(3):
         index = indexes["pretrain_sample"]
-        half = chunk_sampling.first_half(index.starts, seed)
+        half = chunk_sampling.random_half(index.starts, seed)
         held = reference(sample("pretrain_sample", seed, half), sample("pretrain_sample", seed, ~half))
-        grams = overlap.grams(index.token, index.starts, half)
+        grams = overlap.ngrams(index.token, index.starts, half)
         found = []
         for name in ORDERED:
             text = sample(name, seed)
-            found.append(of_states(text, held, permutations=99) | of_tokens(text.token, held.sample.token, grams))
+            found.append(
+                state_distances(text, held, permutations=99) | token_overlap(text.token, held.sample.token, grams)
+            )
         for measure in ("mmd2", "frechet", "js_bits"):  # so few n-grams are shared that their order is that of the draw
             values = [row[measure] for row in found]
             assert values == sorted(values), (seed, measure, values)

@@ -210,14 +210,14 @@ def test_seeds_give_a_noise_floor():
     [(1e-3, "high", 3e-3), (3e-3, "high", 1e-2), (1e-4, "low", 3e-5), (3e-4, "low", 1e-4)],
 )
 def test_beyond_the_edge(lr, edge, beyond):
-    assert result_text.beyond(lr, edge) == pytest.approx(beyond)
+    assert result_text.next_lr(lr, edge) == pytest.approx(beyond)
 
 
 def test_numbers_are_written_plainly():
     assert result_text.signed(-0.0001) == "0.000"
     assert result_text.signed(0.1234) == "+0.123"
-    assert result_text.number(0.003) == "3e-3"
-    assert result_text.number(2.5e-4) == "2.5e-4"
+    assert result_text.format_lr(0.003) == "3e-3"
+    assert result_text.format_lr(2.5e-4) == "2.5e-4"
     assert visible(" a\n") == "·a⏎"
 
 

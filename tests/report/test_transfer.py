@@ -80,7 +80,7 @@ def test_what_was_planted_is_in_the_table_and_in_the_sentence(tmp_path: Path) ->
     assert matrix.others.estimate == pytest.approx(
         sum(means[b] * tokens[b] for b in DOMAINS) / sum(tokens.values()), abs=1e-5
     )
-    assert matrix.others.lo < matrix.others.estimate < matrix.others.hi
+    assert matrix.others.lower < matrix.others.estimate < matrix.others.upper
     assert matrix.own.estimate == pytest.approx(-0.4, abs=1e-5)
     verdicts = {(pair.trained_on, pair.scored_on): pair.verdict for pair in matrix.across}
     assert verdicts["arxiv_cs.CL", "notes"] == "worse"

@@ -113,8 +113,8 @@ def test_accuracies_are_lm_evals_own(name, tmp_path):
     example = np.repeat(np.arange(len(asked)), [len(q.choices) for q in asked])
     answer = np.array([place == q.answer for q in asked for place in range(len(q.choices))])
     length = np.array([n for q in asked for n in q.choice_bytes])
-    right = measured.right_answers(found.loglik_nats, example, answer)
-    normed = measured.right_answers(measured.per_byte(found.loglik_nats, length), example, answer)
+    right = measured.correct_answers(found.loglik_nats, example, answer)
+    normed = measured.correct_answers(measured.per_byte(found.loglik_nats, length), example, answer)
     assert right.mean() == pytest.approx(theirs["acc,none"])
     assert normed.mean() == pytest.approx(theirs["acc_bytes,none"])
     if all(c.isascii() for q in asked for c in q.choices):

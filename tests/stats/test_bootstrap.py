@@ -41,8 +41,8 @@ def test_bca_and_percentile_are_scipys(method, name):
     ).confidence_interval
     ours = paired_bootstrap(delta, document, method=method, resamples=40_000)
     monte_carlo = 0.03 * (theirs.high - theirs.low)
-    assert ours.lo == pytest.approx(theirs.low, abs=monte_carlo)
-    assert ours.hi == pytest.approx(theirs.high, abs=monte_carlo)
+    assert ours.lower == pytest.approx(theirs.low, abs=monte_carlo)
+    assert ours.upper == pytest.approx(theirs.high, abs=monte_carlo)
 
 
 def test_studentised_is_that_of_a_plain_loop_over_the_tokens():
@@ -60,7 +60,10 @@ def test_studentised_is_that_of_a_plain_loop_over_the_tokens():
     t = [(m - mean) / e for m, e in drawn]
     lo, hi = mean - np.quantile(t, [0.975, 0.025]) * error
     ours = paired_bootstrap(delta, document, resamples=40_000)
-    assert (ours.lo, ours.hi) == (pytest.approx(lo, abs=0.06 * (hi - lo)), pytest.approx(hi, abs=0.06 * (hi - lo)))
+    assert (ours.lower, ours.upper) == (
+        pytest.approx(lo, abs=0.06 * (hi - lo)),
+        pytest.approx(hi, abs=0.06 * (hi - lo)),
+    )
     assert ours.estimate == pytest.approx(delta.mean(), rel=1e-12)
 
 
@@ -82,33 +85,33 @@ def test_no_change_is_an_interval_of_no_width(method):
     document = np.repeat(np.arange(35), 10)
     for constant in (0.0, 0.25):
         found = paired_bootstrap(np.full(350, constant), document, method=method)
-        assert (found.estimate, found.lo, found.hi) == (constant, constant, constant)
+        assert (found.estimate, found.lower, found.upper) == (constant, constant, constant)
 
 
 def test_too_few_documents_have_no_interval():
     delta, document = _material(29)
     found = paired_bootstrap(delta, document)
-    assert (found.lo, found.hi, found.documents, found.note) == (None, None, 29, "too few documents (29)")
+    assert (found.lower, found.upper, found.n_documents, found.note) == (None, None, 29, "too few documents (29)")
     assert found.estimate == pytest.approx(delta.mean())
-    assert paired_bootstrap(delta, document, min_documents=29 // 2).lo is not None
+    assert paired_bootstrap(delta, document, min_documents=29 // 2).lower is not None
 
 
 def test_one_giant_among_many_is_too_few_effective_documents():
     document = np.concatenate([np.zeros(10_000, int), np.arange(1, 60)])
     found = paired_bootstrap(RNG(0).normal(size=len(document)), document)
-    assert (found.lo, found.note) == (None, "too few documents (1.0 effective of 60)")
+    assert (found.lower, found.note) == (None, "too few documents (1.0 effective of 60)")
 
 
 def test_thirty_equal_documents_are_enough():
     document = np.repeat(np.arange(30), 7)
     assert effective_documents(np.full(30, 7.0)) == pytest.approx(30)
-    assert paired_bootstrap(RNG(0).normal(size=210), document).lo is not None
+    assert paired_bootstrap(RNG(0).normal(size=210), document).lower is not None
 
 
 def test_nothing_scored_is_said():
     found = paired_bootstrap(np.full(3, np.nan), np.arange(3))
     assert np.isnan(found.estimate)
-    assert (found.lo, found.note) == (None, "no tokens scored")
+    assert (found.lower, found.note) == (None, "no tokens scored")
 
 
 @given(st.floats(0.1, 10), st.floats(-5, 5), st.integers(0, 50))
@@ -120,7 +123,7 @@ def test_interval_moves_and_scales_with_the_values(scale, shift, seed):
     )
     for name in ("estimate", "lo", "hi"):
         assert getattr(moved, name) == pytest.approx(scale * getattr(plain, name) + shift, abs=1e-9)
-    assert plain.lo < plain.estimate < plain.hi
+    assert plain.lower < plain.estimate < plain.upper
 
 
 @given(st.integers(0, 30_000), st.integers(1, 3000))
@@ -147,7 +150,7 @@ def _coverage(documents, spread, draw, trials):
         found = ratio_interval(
             means * weights, weights, seed=int(rng.integers(1 << 30)), resamples=600, min_documents=1
         )
-        hits += found.lo <= 0.1 <= found.hi
+        hits += found.lower <= 0.1 <= found.upper
     return hits / trials
 
 

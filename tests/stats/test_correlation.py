@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from peftodyssey.stats.correlation import correlation, holm, ranks
+from peftodyssey.stats.correlation import correlation, holm_adjusted, ranks
 
 COLUMNS = st.lists(st.tuples(*[st.floats(-1e3, 1e3).map(lambda v: round(v, 2))] * 2), min_size=5, max_size=20)
 
@@ -23,7 +23,7 @@ def test_coefficients_are_those_of_scipy(points) -> None:
     if len(set(x)) < 2 or len(set(y)) < 2:
         for kind in ("pearson", "spearman"):
             found = correlation(x, y, kind)
-            assert (found.r, found.p) == (None, None)
+            assert (found.r, found.p_value) == (None, None)
             assert "does not vary" in found.note
         return
     assert correlation(x, y, "pearson").r == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-7)
@@ -36,7 +36,7 @@ def test_p_is_that_of_all_permutations(n) -> None:
     orders = np.array(list(permutations(range(n))))
     for kind, a, b in (("pearson", x, y), ("spearman", stats.rankdata(x), stats.rankdata(y))):
         seen = np.array([np.corrcoef(a, b[order])[0, 1] for order in orders])
-        assert correlation(x, y, kind).p == pytest.approx(np.mean(abs(seen) >= abs(seen[0]) - 1e-9), abs=1e-12)
+        assert correlation(x, y, kind).p_value == pytest.approx(np.mean(abs(seen) >= abs(seen[0]) - 1e-9), abs=1e-12)
 
 
 def test_of_many_points_p_is_that_of_t_and_the_interval_scipys() -> None:
@@ -44,8 +44,8 @@ def test_of_many_points_p_is_that_of_t_and_the_interval_scipys() -> None:
     x = rng.normal(size=60)
     y = 0.25 * x + rng.normal(size=60)
     found, theirs = correlation(x, y, "pearson"), stats.pearsonr(x, y)
-    assert found.p == pytest.approx(theirs.pvalue, abs=0.01)
-    assert (found.lo, found.hi) == pytest.approx(tuple(theirs.confidence_interval()), abs=1e-9)
+    assert found.p_value == pytest.approx(theirs.pvalue, abs=0.01)
+    assert (found.lower, found.upper) == pytest.approx(tuple(theirs.confidence_interval()), abs=1e-9)
 
 
 def test_within_groups_is_the_regression_on_group_and_x() -> None:
@@ -53,7 +53,7 @@ def test_within_groups_is_the_regression_on_group_and_x() -> None:
     group = [*"aaaabbbbbcc", "alone"]
     x, y = rng.normal(size=(2, 12)) + 5 * np.unique(group, return_inverse=True)[1]
     found = correlation(x, y, "pearson", group)
-    assert (found.points, found.groups) == (11, 3)
+    assert (found.n_points, found.n_groups) == (11, 3)
     dummies = np.stack([np.array(group[:-1]) == name for name in "abc"], 1).astype(float)
     rest = [column - dummies @ np.linalg.lstsq(dummies, column, rcond=None)[0] for column in (x[:-1], y[:-1])]
     assert found.r == pytest.approx(np.corrcoef(*rest)[0, 1], abs=1e-12)
@@ -65,22 +65,22 @@ def test_within_groups_is_the_regression_on_group_and_x() -> None:
 def test_within_groups_only_orders_within_groups_are_tried() -> None:
     found = correlation([1, 2, 3, 11, 12, 13], [1, 2, 3, 0, 1, 2], "pearson", list("aaabbb"))
     assert found.r == pytest.approx(1)
-    assert found.p == pytest.approx(2 / 36), "3! 3! orders, of which the best and its mirror are as large"
+    assert found.p_value == pytest.approx(2 / 36), "3! 3! orders, of which the best and its mirror are as large"
 
 
 def test_leaving_one_out_shows_what_hangs_on_one_point() -> None:
     x, y = [0, 1, 2, 3, 100], [2, 1, 3, 2, 100]
     found = correlation(x, y, "pearson")
     by_hand = [stats.pearsonr(np.delete(x, i), np.delete(y, i)).statistic for i in range(5)]
-    assert (found.left_out_lo, found.left_out_hi) == pytest.approx((min(by_hand), max(by_hand)))
-    assert found.left_out_lo < 0.5 < 0.99 < found.r
+    assert (found.leave_one_out_lower, found.leave_one_out_upper) == pytest.approx((min(by_hand), max(by_hand)))
+    assert found.leave_one_out_lower < 0.5 < 0.99 < found.r
 
 
 def test_few_points_have_a_coefficient_and_nothing_else() -> None:
     found = correlation([1, 2, 3], [1, 2, 4], "spearman")
-    assert (found.r, found.lo, found.p) == (pytest.approx(1), None, None)
+    assert (found.r, found.lower, found.p_value) == (pytest.approx(1), None, None)
     assert "too few points (3)" in found.note
-    assert correlation([], [], "pearson", []).points == 0
+    assert correlation([], [], "pearson", []).n_points == 0
 
 
 @pytest.mark.slow
@@ -91,10 +91,10 @@ def test_intervals_of_uncorrelated_points_cover_zero(kind, grouped) -> None:
     group = list("aaaabbbbb") if grouped else None
     shift = 9.0 * np.array([0] * 4 + [1] * 5) if grouped else 0.0
     found = [correlation(rng.normal(size=9) + shift, rng.normal(size=9) + shift, kind, group) for _ in range(1000)]
-    covered = np.mean([f.lo <= 0 <= f.hi for f in found])
+    covered = np.mean([f.lower <= 0 <= f.upper for f in found])
     assert 0.92 < covered < 0.98
     for share in (0.05, 0.1, 0.2):  # p of ranks has steps
-        assert share - 0.06 < np.mean([f.p <= share for f in found]) < share + 0.05
+        assert share - 0.06 < np.mean([f.p_value <= share for f in found]) < share + 0.05
 
 
 @settings(deadline=None)
@@ -104,15 +104,15 @@ def test_ranks_are_scipys(values) -> None:
 
 
 def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, None, 0.6]) == [1.0, None, 1.0]
-    assert holm([]) == []
+    assert holm_adjusted([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm_adjusted([0.9, None, 0.6]) == [1.0, None, 1.0]
+    assert holm_adjusted([]) == []
 
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_lies_between_no_correction_and_bonferronis(p) -> None:
-    found = holm(p)
+    found = holm_adjusted(p)
     for own, corrected in zip(p, found, strict=True):
         assert own <= corrected <= min(1.0, own * len(p)) + 1e-12 or math.isclose(corrected, max(found))
     assert min(found) == pytest.approx(min(1.0, min(p) * len(p)))

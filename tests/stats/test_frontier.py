@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from peftodyssey.stats.frontier import Frontier, frontier, matched, mean_interval
+from peftodyssey.stats.frontier import Frontier, frontier, compare_at_level, mean_interval
 
 pairs = st.lists(st.tuples(st.floats(-1, 3), st.floats(-1, 3)), max_size=20)
 
@@ -45,20 +45,20 @@ def test_a_planted_difference_is_found_at_equal_learning() -> None:
     other = {
         seed: frontier([(x, x + 0.01 * draw.standard_normal()) for x in np.linspace(0.1, 1.0, 10)]) for seed in range(6)
     }
-    found = matched(one, other, 1.0)
+    found = compare_at_level(one, other, 1.0)
     assert found is not None
     assert found.learning == pytest.approx(0.5)
     assert found.difference == pytest.approx(0.5, abs=0.03)
-    assert found.lo < 0.5 < found.hi
-    assert found.lo > 0
+    assert found.lower < 0.5 < found.upper
+    assert found.lower > 0
 
 
 def test_three_seeds_are_points_and_nothing_learnt_is_no_comparison() -> None:
     line = frontier([(1.0, 1.0)])
-    found = matched(dict.fromkeys(range(3), line), dict.fromkeys(range(3), line), 0.5)
-    assert (found.lo, found.hi, found.each) == (None, None, (0.0, 0.0, 0.0))
-    assert matched({0: line}, {1: line}, 0.5) is None
-    assert matched({0: Frontier(np.zeros(1), np.zeros(1))}, {0: line}, 0.5) is None
+    found = compare_at_level(dict.fromkeys(range(3), line), dict.fromkeys(range(3), line), 0.5)
+    assert (found.lower, found.upper, found.differences) == (None, None, (0.0, 0.0, 0.0))
+    assert compare_at_level({0: line}, {1: line}, 0.5) is None
+    assert compare_at_level({0: Frontier(np.zeros(1), np.zeros(1))}, {0: line}, 0.5) is None
 
 
 def test_the_interval_of_a_mean_is_scipys() -> None:

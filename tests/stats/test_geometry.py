@@ -69,18 +69,20 @@ def test_planted_intruders_are_counted(planted: int) -> None:
     left, spectrum, _ = np.linalg.svd(base, full_matrices=False)
     left = left[:, spectrum > 1e-9]
     tuned_left = np.linalg.svd(tuned, full_matrices=False)[0]
-    assert geometry.intruders(tuned_left, left) == planted
-    assert geometry.intruders(tuned_left, left, top=2) == min(2, planted)
-    assert geometry.intruders(tuned_left, left, cosine=0.0) == 0
+    assert geometry.count_intruders(tuned_left, left) == planted
+    assert geometry.count_intruders(tuned_left, left, top=2) == min(2, planted)
+    assert geometry.count_intruders(tuned_left, left, cosine=0.0) == 0
 
 
 def test_a_direction_counts_by_its_nearest_base_vector() -> None:
     base = np.eye(4)
     for cosine, expected in ((0.51, 0), (0.49, 1)):
         rest = math.sqrt((1 - cosine**2) / 3)
-        assert geometry.intruders(np.array([[cosine], [rest], [rest], [rest]]), base) == (expected if rest < 0.5 else 0)
+        assert geometry.count_intruders(np.array([[cosine], [rest], [rest], [rest]]), base) == (
+            expected if rest < 0.5 else 0
+        )
     spread = np.full((9, 1), 1 / 3)
-    assert geometry.intruders(spread, np.eye(9)) == 1
+    assert geometry.count_intruders(spread, np.eye(9)) == 1
 
 
 def test_a_cell_is_the_sum_of_its_matrices() -> None:

@@ -26,10 +26,10 @@ def test_the_smallest_rank_within_the_noise_of_the_best() -> None:
     }
     trend = rank_trend(trials(values))
     variances = [statistics.variance(found) for found in values.values()]
-    assert trend.noise.deviation == pytest.approx(statistics.mean(variances) ** 0.5)
-    assert trend.noise.freedom == 8
+    assert trend.noise.std == pytest.approx(statistics.mean(variances) ** 0.5)
+    assert trend.noise.degrees_of_freedom == 8
     assert trend.best == 16
-    assert trend.smallest_enough == 4
+    assert trend.smallest_within_noise == 4
     assert trend.means[1] == pytest.approx(-0.11)
 
 
@@ -44,4 +44,4 @@ def test_a_rank_whose_rate_is_not_resolved_is_never_compared() -> None:
 
 def test_one_seed_has_no_noise() -> None:
     trend = rank_trend(trials({1: [-0.1], 4: [-0.3]}))
-    assert (trend.noise.deviation, trend.best, trend.smallest_enough) == (None, 4, None)
+    assert (trend.noise.std, trend.best, trend.smallest_within_noise) == (None, 4, None)

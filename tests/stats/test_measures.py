@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from peftodyssey.stats.degradation import bits_per_byte, compare, perplexity
-from peftodyssey.stats.lr_selection import Candidate, Choice, selected
-from peftodyssey.stats.passages import worst
+from peftodyssey.stats.lr_selection import Candidate, Choice, select
+from peftodyssey.stats.passages import worst_passages
 from peftodyssey.stats.token_breakdown import by_group, by_token
 
 CLASSES = ("newline", "space", "digit", "word")
@@ -105,41 +105,41 @@ def test_worst_passages_are_those_of_a_brute_force_search(lengths, width, data):
         candidates = [rows[i : i + size] for i in range(len(rows) - size + 1)]
         values = [np.nanmean(delta[c]) for c in candidates if not np.isnan(delta[c]).all()]
         means |= {number: max(values)} if values else {}
-    got = worst(delta, document, width=width, k=99)
+    got = worst_passages(delta, document, width=width, k=99)
     assert {p.document: p.mean_delta for p in got} == pytest.approx(means)
     assert [p.mean_delta for p in got] == sorted((p.mean_delta for p in got), reverse=True)
     for p in got:
         assert (document[p.first : p.last + 1] == p.document).all()
         assert np.nanmean(delta[p.first : p.last + 1]) == pytest.approx(p.mean_delta)
-    assert [p.mean_delta for p in worst(-delta, document, width=width, k=99, best=True)] == pytest.approx(
+    assert [p.mean_delta for p in worst_passages(-delta, document, width=width, k=99, best=True)] == pytest.approx(
         [-p.mean_delta for p in got]
     )
 
 
 def test_no_rows_have_no_passage():
-    assert worst(np.zeros(0), np.zeros(0, int)) == []
+    assert worst_passages(np.zeros(0), np.zeros(0, int)) == []
 
 
 def test_the_lowest_validation_loss_is_selected_in_every_group():
     rows = [Candidate("a", lr, nll) for lr, nll in [(1e-3, 3.0), (1e-4, 3.5), (3e-4, 2.9)]] + [
         Candidate("b", 1e-4, 3.1)
     ]
-    assert selected(rows) == [Choice(False), Choice(False), Choice(True, None), Choice(True, None)]
+    assert select(rows) == [Choice(False), Choice(False), Choice(True, None), Choice(True, None)]
 
 
 @pytest.mark.parametrize(
     ("losses", "place", "edge"), [([1, 2, 3], 0, "low"), ([3, 2, 1], 2, "high"), ([2, 1, 3], 1, None)]
 )
 def test_an_optimum_at_the_end_of_its_grid_is_marked(losses, place, edge):
-    got = selected([Candidate("g", 10.0**-n, loss) for n, loss in zip((5, 4, 3), losses, strict=True)])
+    got = select([Candidate("g", 10.0**-n, loss) for n, loss in zip((5, 4, 3), losses, strict=True)])
     assert [choice.selected for choice in got] == [n == place for n in range(3)]
     assert got[place].edge == edge
 
 
 def test_ties_go_to_the_smaller_learning_rate_in_any_order():
     rows = [Candidate("g", 1e-3, 2.0), Candidate("g", 1e-4, 2.0)]
-    assert [choice.selected for choice in selected(rows)] == [False, True]
-    assert [choice.selected for choice in selected(rows[::-1])] == [True, False]
+    assert [choice.selected for choice in select(rows)] == [False, True]
+    assert [choice.selected for choice in select(rows[::-1])] == [True, False]
 
 
 def test_failed_and_diverged_cells_are_not_selected_but_bound_the_grid():
@@ -149,8 +149,8 @@ def test_failed_and_diverged_cells_are_not_selected_but_bound_the_grid():
         Candidate("g", 1e-2, math.nan),
         Candidate("h", 1e-2, None),
     ]
-    assert selected(rows) == [Choice(False), Choice(True, None), Choice(False), Choice(False)]
+    assert select(rows) == [Choice(False), Choice(True, None), Choice(False), Choice(False)]
 
 
 def test_what_was_not_trained_has_no_edge():
-    assert selected([Candidate("saved", None, 2.0)]) == [Choice(True, None)]
+    assert select([Candidate("saved", None, 2.0)]) == [Choice(True, None)]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from peftodyssey.stats.sensitivity import contrast, difference, inflection, slope, weights
+from peftodyssey.stats.sensitivity import contrast, slope_difference, turning_point, slope, slope_weights
 
 TOKENS = (16_000_000, 64_000_000, 256_000_000, 1_024_000_000)
 
@@ -26,7 +26,7 @@ def test_the_slope_is_that_of_least_squares():
     rungs, tokens_d = ladder(np.random.default_rng(0))
     means = [rungs[tokens].mean(0).sum() / tokens_d.sum() for tokens in TOKENS]
     assert slope(rungs, tokens_d).estimate == pytest.approx(np.polyfit(np.log10(TOKENS), means, 1)[0])
-    assert np.isclose(weights(list(TOKENS)).sum(), 0)
+    assert np.isclose(slope_weights(list(TOKENS)).sum(), 0)
     assert contrast(rungs).shape == (5, 40)
 
 
@@ -35,8 +35,8 @@ def test_equal_copies_have_no_slope():
     copies = dict.fromkeys(TOKENS, rungs[TOKENS[2]])
     found = slope(copies, tokens_d)
     assert found.estimate == pytest.approx(0, abs=1e-12)
-    assert found.lo <= 1e-9
-    assert found.hi >= -1e-9
+    assert found.lower <= 1e-9
+    assert found.upper >= -1e-9
 
 
 def test_the_untrained_rung_has_no_place_on_the_axis():
@@ -48,10 +48,10 @@ def test_the_untrained_rung_has_no_place_on_the_axis():
 def test_a_line_that_falls_never_turns_and_one_that_rises_turned_before():
     rng = np.random.default_rng(0)
     falling, tokens_d = ladder(rng, curve=lambda x: 3 - x)
-    found = inflection(falling, tokens_d)
-    assert (found.tokens, found.lo, found.hi, found.share) == (None, None, None, 0.0)
+    found = turning_point(falling, tokens_d)
+    assert (found.tokens, found.lower, found.upper, found.share) == (None, None, None, 0.0)
     rising, tokens_d = ladder(rng, curve=lambda x: 3 + x)
-    assert inflection(rising, tokens_d).share == 1.0
+    assert turning_point(rising, tokens_d).share == 1.0
 
 
 @pytest.mark.slow
@@ -60,8 +60,8 @@ def test_intervals_of_slopes_and_differences_cover_the_truth():
     covered = []
     for _ in range(500):
         full, tokens_d = ladder(rng, 0.05)
-        one, both = slope(full, tokens_d), difference(full, another_method(full, tokens_d, rng), tokens_d)
-        covered.append((one.lo <= 0.05 <= one.hi, both.lo <= 0.03 <= both.hi))
+        one, both = slope(full, tokens_d), slope_difference(full, another_method(full, tokens_d, rng), tokens_d)
+        covered.append((one.lower <= 0.05 <= one.upper, both.lower <= 0.03 <= both.upper))
     shares = np.mean(covered, 0)
     assert (shares >= 0.925).all()
     assert (shares <= 0.995).all()
@@ -81,7 +81,7 @@ def test_the_interval_of_the_turning_point_covers_the_truth():
     covered, found = [], None
     for _ in range(100):
         losses, tokens_d = ladder(rng, curve=lambda x: 3 + 0.3 * (x - bottom) ** 2, spread=0.1)
-        found = inflection(losses, tokens_d, resamples=200)
-        covered.append((found.lo or 0) <= TOKENS[0] * 10**bottom <= (found.hi or math.inf))
+        found = turning_point(losses, tokens_d, resamples=200)
+        covered.append((found.lower or 0) <= TOKENS[0] * 10**bottom <= (found.upper or math.inf))
     assert np.mean(covered) >= 0.9
     assert found.tokens == pytest.approx(TOKENS[0] * 10, rel=0.2)

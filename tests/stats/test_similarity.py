@@ -10,8 +10,8 @@ from scipy import linalg, spatial, stats
 
 from peftodyssey.stats import chunk_sampling, overlap
 from peftodyssey.stats.frechet import frechet, shrinkage
-from peftodyssey.stats.mmd import distances_squared, median_distance, mmd
-from peftodyssey.stats.similarity import Sample, of_states, of_tokens, reference
+from peftodyssey.stats.mmd import squared_distances, median_distance, mmd
+from peftodyssey.stats.similarity import Sample, state_distances, token_overlap, reference
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
@@ -29,7 +29,7 @@ def test_mmd_of_gaussians_is_the_closed_form() -> None:
     for shift in (0.0, 0.5, 2.0):
         move = np.full(width, shift / np.sqrt(width))
         found = [
-            mmd(rng.normal(size=(n, width)), rng.normal(size=(n, width)) + move, bandwidth, permutations=1).squared
+            mmd(rng.normal(size=(n, width)), rng.normal(size=(n, width)) + move, bandwidth, permutations=1).estimate
             for _ in range(150)
         ]
         error = np.std(found) / np.sqrt(len(found))
@@ -40,14 +40,14 @@ def test_mmd_of_gaussians_is_the_closed_form() -> None:
 def test_mmd_is_the_double_sum_and_the_median_heuristic_scipys() -> None:
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(9, 3)), rng.normal(size=(7, 3)) + 1
-    assert distances_squared(x, y) == pytest.approx(spatial.distance.cdist(x, y, "sqeuclidean"), abs=1e-12)
+    assert squared_distances(x, y) == pytest.approx(spatial.distance.cdist(x, y, "sqeuclidean"), abs=1e-12)
     assert median_distance(x) == pytest.approx(np.median(spatial.distance.pdist(x)), abs=1e-12)
     k = {
         name: np.exp(-spatial.distance.cdist(a, b, "sqeuclidean") / 8)
         for name, a, b in (("xx", x, x), ("yy", y, y), ("xy", x, y))
     }
     by_hand = (k["xx"].sum() - 9) / 72 + (k["yy"].sum() - 7) / 42 - 2 * k["xy"].mean()
-    assert mmd(x, y, 2.0).squared == pytest.approx(by_hand, abs=1e-12)
+    assert mmd(x, y, 2.0).estimate == pytest.approx(by_hand, abs=1e-12)
 
 
 def test_halves_of_one_sample_are_not_told_apart() -> None:
@@ -57,7 +57,7 @@ def test_halves_of_one_sample_are_not_told_apart() -> None:
     for split in range(100):
         order = rng.permutation(len(pool))
         x, y = pool[order[:80]], pool[order[80:]]
-        p.append(mmd(x, y, median_distance(pool), permutations=199, seed=split).p)
+        p.append(mmd(x, y, median_distance(pool), permutations=199, seed=split).p_value)
     assert stats.kstest(p, "uniform").pvalue > 0.01
 
 
@@ -80,7 +80,7 @@ def test_documents_are_permuted_whole() -> None:
 
 def test_too_few_documents_have_no_p() -> None:
     x = np.random.default_rng(4).normal(size=(20, 2))
-    assert mmd(x, x, 1.0, x_document=np.repeat(range(4), 5)).p is None
+    assert mmd(x, x, 1.0, x_document=np.repeat(range(4), 5)).p_value is None
 
 
 def covariance(seed: int, width: int) -> np.ndarray:
@@ -135,7 +135,7 @@ def windows(token: list[int], starts: list[int], kept: list[bool], length: int) 
         own = token[starts[document] : starts[document + 1]]
         for begin in range(0, len(own), length // 2) if keep else ():
             piece = own[begin : begin + length]
-            made.append({tuple(piece[i : i + overlap.GRAM]) for i in range(len(piece) - overlap.GRAM + 1)})
+            made.append({tuple(piece[i : i + overlap.N]) for i in range(len(piece) - overlap.N + 1)})
     return made
 
 
@@ -147,44 +147,44 @@ def test_ngrams_and_near_copies_are_those_of_sets(data, sizes) -> None:
     kept = data.draw(st.lists(st.booleans(), min_size=len(sizes), max_size=len(sizes)))
     token = data.draw(st.lists(st.integers(0, 2), min_size=starts[-1], max_size=starts[-1]))
     chunk = data.draw(st.lists(st.integers(0, 2), min_size=length, max_size=length))
-    held = overlap.grams(np.array(token), np.array(starts), np.array(kept))
+    held = overlap.ngrams(np.array(token), np.array(starts), np.array(kept))
     pieces = windows(token, starts, kept, length)
     documents = [token[a:b] for a, b, keep in zip(starts, starts[1:], kept, strict=False) if keep]
-    all_grams = {tuple(own[i : i + overlap.GRAM]) for own in documents for i in range(len(own) - overlap.GRAM + 1)}
-    own = [tuple(chunk[i : i + overlap.GRAM]) for i in range(length - overlap.GRAM + 1)]
-    assert overlap.overlap(np.array([chunk]), held) == pytest.approx(np.mean([gram in all_grams for gram in own]))
+    all_grams = {tuple(own[i : i + overlap.N]) for own in documents for i in range(len(own) - overlap.N + 1)}
+    own = [tuple(chunk[i : i + overlap.N]) for i in range(length - overlap.N + 1)]
+    assert overlap.ngram_overlap(np.array([chunk]), held) == pytest.approx(np.mean([gram in all_grams for gram in own]))
     by_hand = max((len(piece & {*own}) / len(piece | {*own}) for piece in pieces), default=0.0)
-    found = overlap.nearest(np.array(chunk), held)
-    assert found == pytest.approx(by_hand if by_hand >= overlap.NEAR else found)
-    assert (found >= overlap.NEAR) == (by_hand >= overlap.NEAR)
+    found = overlap.max_jaccard(np.array(chunk), held)
+    assert found == pytest.approx(by_hand if by_hand >= overlap.NEAR_DUPLICATE else found)
+    assert (found >= overlap.NEAR_DUPLICATE) == (by_hand >= overlap.NEAR_DUPLICATE)
 
 
 def test_a_shifted_copy_is_near_and_new_text_is_not() -> None:
     rng = np.random.default_rng(7)
     text = rng.integers(0, 1000, 5000)
-    held = overlap.grams(text, np.array([0, 5000]), np.array([True]))
+    held = overlap.ngrams(text, np.array([0, 5000]), np.array([True]))
     copies = np.stack([text[at : at + 64] for at in range(100, 2000, 77)])
-    assert overlap.near_duplicates(copies, held) == 1
-    assert overlap.near_duplicates(rng.integers(0, 1000, (20, 64)), held) == 0
+    assert overlap.near_duplicate_share(copies, held) == 1
+    assert overlap.near_duplicate_share(rng.integers(0, 1000, (20, 64)), held) == 0
     altered = copies.copy()
     altered[:, ::16] = 0
-    assert overlap.near_duplicates(altered, held) < 0.5
+    assert overlap.near_duplicate_share(altered, held) < 0.5
 
 
 @settings(deadline=None)
 @given(SIZES, st.integers(1, 8), st.integers(0, 3))
 def test_chunks_lie_whole_within_documents_and_never_on_each_other(sizes, length, seed) -> None:
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    rows = chunk_sampling.drawn(starts, length, 10**6, seed)
+    rows = chunk_sampling.sample_chunks(starts, length, 10**6, seed)
     document = np.searchsorted(starts, rows, side="right") - 1
     assert len(rows) == sum(size // length for size in sizes)
     assert (rows + length <= starts[document + 1]).all()
     assert len(np.unique(rows[:, None] + np.arange(length))) == length * len(rows)
-    assert chunk_sampling.drawn(starts, length, 3, seed).tolist() == rows[:3].tolist(), (
+    assert chunk_sampling.sample_chunks(starts, length, 3, seed).tolist() == rows[:3].tolist(), (
         "the first few of more are a sample too"
     )
-    half = chunk_sampling.first_half(starts, seed)
-    kept = chunk_sampling.drawn(starts, length, 10**6, seed, half)
+    half = chunk_sampling.random_half(starts, seed)
+    kept = chunk_sampling.sample_chunks(starts, length, 10**6, seed, half)
     assert {*kept.tolist()} == {int(row) for row, number in zip(rows, document, strict=True) if half[number]}
     if len(sizes) > 1:
         assert half.any()
@@ -197,17 +197,17 @@ def test_all_measures_agree_on_what_is_nearer() -> None:
     starts = np.arange(0, 40_001, 200)
 
     def sample(shift: int, seed: int) -> Sample:
-        rows = chunk_sampling.drawn(starts, 32, 120, seed)
-        ids = (chunk_sampling.tokens(token, rows, 32) + shift) % 1000
+        rows = chunk_sampling.sample_chunks(starts, 32, 120, seed)
+        ids = (chunk_sampling.chunk_ids(token, rows, 32) + shift) % 1000
         return Sample(
             np.stack([np.bincount(row, minlength=1000)[:60] for row in ids]).astype(np.float32),
             ids,
             np.arange(len(rows)),
         )
 
-    held, all_grams = reference(sample(0, 0), sample(0, 1)), overlap.grams(token, starts, np.ones(200, bool))
+    held, all_grams = reference(sample(0, 0), sample(0, 1)), overlap.ngrams(token, starts, np.ones(200, bool))
     near, far = (
-        of_states(text, held) | of_tokens(text.token, held.sample.token, all_grams)
+        state_distances(text, held) | token_overlap(text.token, held.sample.token, all_grams)
         for text in (sample(0, 2), sample(30, 2))
     )
     assert (near["mmd_p"] > 0.01, far["mmd_p"]) == (True, 0.001)

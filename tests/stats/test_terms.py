@@ -53,7 +53,7 @@ def test_a_planted_term_is_found_and_function_words_and_short_ones_are_not():
 @given(hnp.arrays(np.int32, st.integers(1, 300), elements=st.integers(-1, 50_000)))
 def test_rank_statistics_are_those_of_scipy_and_numpy(rank):
     scored = rank[rank >= 1]
-    found = terms.ranks(rank)
+    found = terms.rank_statistics(rank)
     assert found.tokens == len(scored)
     if not len(scored):
         assert math.isnan(found.median)

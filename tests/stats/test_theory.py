@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.theory import VALUES, WIDTH, descend, forgetting, learned, loss, pretrain, rises, task
-from peftodyssey.stats.sensitivity import difference, inflection, slope
+from peftodyssey.stats.sensitivity import slope_difference, turning_point, slope
 
 STEPS = (200, 400, 800, 1600, 3200, 6400)
 TARGET, OTHER = task(VALUES, 1), task(VALUES, 2)
@@ -71,30 +71,32 @@ def test_the_rise_under_noise_is_that_of_the_closed_form(rungs):
 @pytest.mark.parametrize("gamma", [0.03, 0.1, 0.3])
 def test_noise_costs_more_the_longer_the_pretraining(rungs, gamma):
     found = slope({rung.steps: noisy(rung, gamma) for rung in rungs}, TOKENS_D)
-    assert found.lo > 0
+    assert found.lower > 0
     means = [noisy(rung, gamma).mean() for rung in rungs]
     assert means == sorted(means)
 
 
 def test_fine_tuning_on_other_directions_costs_more_and_a_pull_to_the_start_less(rungs):
     plain, held = ({rung.steps: tuned(rung, pull) for rung in rungs} for pull in (0.0, 1.0))
-    assert slope(plain, TOKENS_D).lo > 0
-    assert difference(plain, held, TOKENS_D).lo > 0
+    assert slope(plain, TOKENS_D).lower > 0
+    assert slope_difference(plain, held, TOKENS_D).lower > 0
     assert all(held[steps].mean() < plain[steps].mean() for steps in plain)
     gained = [[forgetting(rung, TARGET, OTHER, pull=pull)[1] for rung in rungs] for pull in (0.0, 1.0)]
     assert (np.array(gained[1]) < np.array(gained[0])).all()  # the price of the pull
 
 
 def test_more_noise_turns_the_loss_up_earlier_and_a_pull_later(rungs):
-    turns = [inflection(with_base(rungs, lambda rung, g=gamma: noisy(rung, g)), TOKENS_D) for gamma in (0.05, 0.1)]
+    turns = [turning_point(with_base(rungs, lambda rung, g=gamma: noisy(rung, g)), TOKENS_D) for gamma in (0.05, 0.1)]
     assert turns[1].tokens < turns[0].tokens
-    plain, held = (inflection(with_base(rungs, lambda rung, p=pull: tuned(rung, p)), TOKENS_D) for pull in (0.0, 1.0))
+    plain, held = (
+        turning_point(with_base(rungs, lambda rung, p=pull: tuned(rung, p)), TOKENS_D) for pull in (0.0, 1.0)
+    )
     assert plain.tokens < (held.tokens or math.inf)
     assert plain.share > held.share or held.tokens is not None
 
 
 def test_the_base_itself_never_turns_up(rungs):
-    base = inflection({rung.steps: by_input(rung.w1, rung.w2)[None] for rung in rungs}, TOKENS_D)
+    base = turning_point({rung.steps: by_input(rung.w1, rung.w2)[None] for rung in rungs}, TOKENS_D)
     assert (base.tokens, base.share) == (None, 0.0)
     assert [loss(rung.w1, rung.w2, TARGET) for rung in rungs] == sorted(
         (loss(r.w1, r.w2, TARGET) for r in rungs), reverse=True
@@ -108,7 +110,7 @@ def test_a_ladder_of_equal_copies_has_no_slope(rungs):
         draw = np.random.default_rng(seed)
         copies = {steps: noisy_anew(rungs[3], draw) for steps in STEPS}
         found = slope(copies, TOKENS_D)
-        covered.append(found.lo <= 0 <= found.hi)
+        covered.append(found.lower <= 0 <= found.upper)
     assert np.mean(covered) >= 0.91
 
 

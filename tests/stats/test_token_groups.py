@@ -181,8 +181,10 @@ def test_contributions_are_those_of_each_group_alone_and_add_up():
         alone = bootstrap.paired_bootstrap(
             np.where(np.isnan(delta), np.nan, np.where(group == number, delta, 0)), document
         )
-        assert (entry.estimate, entry.lo, entry.hi) == pytest.approx((alone.estimate, alone.lo, alone.hi), abs=1e-12)
-    assert (found[4].estimate, found[4].lo, found[4].note) == (0, None, "no tokens scored")
+        assert (entry.estimate, entry.lower, entry.upper) == pytest.approx(
+            (alone.estimate, alone.lower, alone.upper), abs=1e-12
+        )
+    assert (found[4].estimate, found[4].lower, found[4].note) == (0, None, "no tokens scored")
 
 
 def test_a_group_that_few_documents_hold_has_no_interval():
@@ -190,13 +192,13 @@ def test_a_group_that_few_documents_hold_has_no_interval():
     document = np.repeat(np.arange(60), 50)
     group = ((document < 29) & (np.arange(3000) % 50 == 0)).astype(int)
     common, rare = bootstrap.group_intervals(rng.normal(0, 1, 3000), document, group, 2)
-    assert common.lo < common.estimate < common.hi
-    assert (rare.lo, rare.hi, rare.note) == (None, None, "too few documents (29)")
+    assert common.lower < common.estimate < common.upper
+    assert (rare.lower, rare.upper, rare.note) == (None, None, "too few documents (29)")
 
 
 def test_contributions_of_few_documents_have_no_interval():
     found = bootstrap.group_intervals(np.ones(4), np.array([0, 0, 1, 1]), np.array([0, 1, 0, 0]), 2)
-    assert [(entry.estimate, entry.lo, entry.note) for entry in found] == [
+    assert [(entry.estimate, entry.lower, entry.note) for entry in found] == [
         (0.75, None, "too few documents (2)"),
         (0.25, None, "too few documents (2)"),
     ]
