@@ -15,7 +15,7 @@ import numpy as np
 
 from peftodyssey.stats import chunk_sampling, overlap
 from peftodyssey.stats.degradation import bits_per_byte
-from peftodyssey.stats.similarity import Sample, state_distances, token_overlap, reference
+from peftodyssey.stats.similarity import Sample, reference, state_distances, token_overlap
 from peftodyssey.store import layout, manifest, parquet, states, tables
 
 Row = dict[str, Any]

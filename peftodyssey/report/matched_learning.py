@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from peftodyssey.report import result_text
 from peftodyssey.report.chart_style import Figure, by_domain, colour_of_method, styled
 from peftodyssey.report.section import Section
-from peftodyssey.stats.frontier import LEVELS, Frontier, MatchedForgetting, frontier, compare_at_level
+from peftodyssey.stats.frontier import LEVELS, Frontier, MatchedForgetting, compare_at_level, frontier
 
 if TYPE_CHECKING:
     import altair as alt

@@ -25,7 +25,7 @@ from peftodyssey.report.chart_style import (
     styled,
 )
 from peftodyssey.report.noise import tokens, turn, verdict
-from peftodyssey.report.result_text import UNIT, next_lr, selected_cells, interval, is_tuned, format_lr, text_name
+from peftodyssey.report.result_text import UNIT, format_lr, interval, is_tuned, next_lr, selected_cells, text_name
 from peftodyssey.report.section import Section
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from peftodyssey.recipe.cell import CorpusSpec
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.scoring.hidden_states import mean_states
 from peftodyssey.stats import chunk_sampling, overlap
-from peftodyssey.stats.similarity import Sample, state_distances, token_overlap, reference
+from peftodyssey.stats.similarity import Sample, reference, state_distances, token_overlap
 from peftodyssey.store import layout, states
 
 METHOD = "methods=[{method: full, lr: 1e-3}]"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from peftodyssey.stats.frontier import Frontier, frontier, compare_at_level, mean_interval
+from peftodyssey.stats.frontier import Frontier, compare_at_level, frontier, mean_interval
 
 pairs = st.lists(st.tuples(st.floats(-1, 3), st.floats(-1, 3)), max_size=20)
 

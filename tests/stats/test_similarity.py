@@ -10,8 +10,8 @@ from scipy import linalg, spatial, stats
 
 from peftodyssey.stats import chunk_sampling, overlap
 from peftodyssey.stats.frechet import frechet, shrinkage
-from peftodyssey.stats.mmd import squared_distances, median_distance, mmd
-from peftodyssey.stats.similarity import Sample, state_distances, token_overlap, reference
+from peftodyssey.stats.mmd import median_distance, mmd, squared_distances
+from peftodyssey.stats.similarity import Sample, reference, state_distances, token_overlap
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from peftodyssey.stats.two_way_interval import ONE_REPETITION, two_way_interval, conservative_t_quantile
+from peftodyssey.stats.two_way_interval import ONE_REPETITION, conservative_t_quantile, two_way_interval
 
 
 def sample(rng, repetitions=5, documents=40, of_repetition=0.3, of_document=1.0, of_both=0.5, mean=0.2):
