@@ -121,7 +121,7 @@ def test_interval_moves_and_scales_with_the_values(scale, shift, seed):
         paired_bootstrap(delta, document, resamples=200),
         paired_bootstrap(scale * delta + shift, document, resamples=200),
     )
-    for name in ("estimate", "lo", "hi"):
+    for name in ("estimate", "lower", "upper"):
         assert getattr(moved, name) == pytest.approx(scale * getattr(plain, name) + shift, abs=1e-9)
     assert plain.lower < plain.estimate < plain.upper
 

@@ -71,8 +71,8 @@ def test_documents_are_permuted_whole() -> None:
         x, y = points[:60], points[60:]
         whole.append(mmd(x, y, 3.0, x_document=document[:60], y_document=document[60:], permutations=99, seed=split))
         single.append(mmd(x, y, 3.0, permutations=99, seed=split))
-    assert stats.kstest([m.p for m in whole], "uniform").pvalue > 0.01
-    assert np.mean([m.p <= 0.05 for m in single]) > 0.5
+    assert stats.kstest([m.p_value for m in whole], "uniform").pvalue > 0.01
+    assert np.mean([m.p_value <= 0.05 for m in single]) > 0.5
     values = np.array([m.squared for m in whole])
     assert abs(values.mean()) < 4 * values.std() / np.sqrt(len(values)), "unbiased, pairs within a document left out"
     assert np.mean([m.squared for m in single]) > 0
