@@ -239,7 +239,7 @@ class _Builder:
     def noise_texts(self, cell: Cell) -> list[tuple[str, IndexTask]]:
         """The texts that `cell`'s base is scored on with noise: the general ones, and the test part of its own."""
         parts = [*((point, self._general_split(point)) for point in cell.general), (cell.domain, "test")]
-        return [(point.shown, self._index(cell, point, split)) for point, split in parts]
+        return [(point.display_name, self._index(cell, point, split)) for point, split in parts]
 
     def _facts(self, cell: Cell, resolved: Mapping[str, Any]) -> dict[str, Any]:
         facts: dict[str, Any] = {

@@ -26,7 +26,7 @@ def texts(
         scored = replace(point, newline=policy_of(point.newline, "test"))
         index = index_of(scored)
         if index.folder != own.folder:
-            found.setdefault(index.folder, (scored.shown, index))
+            found.setdefault(index.folder, (scored.display_name, index))
     return [(name, index, columns_of(index)) for name, index in found.values()]
 
 

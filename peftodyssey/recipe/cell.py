@@ -1,7 +1,6 @@
 """One point of a recipe's grid, with every number resolved: what is trained, on what, how it is scored.
 
-`recipe.grid` makes them, `recipe.identity` hashes them, everything above reads them. Plain frozen data: no torch, no
-pydantic.
+Plain frozen data, without torch or pydantic.
 """
 
 from __future__ import annotations
@@ -23,21 +22,20 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class CorpusSpec:
-    """One text source: where it is and how it is read."""
+    """One dataset of text: where it is and how it is read."""
 
     name: str  # short name, unique in the recipe; names folders and rows
-    source: str  # bundled/<name>, m2d2/<config>, hub:<data set>, or a path (absolute)
+    source: str  # bundled/<name>, m2d2/<config>, hub:<dataset>, or an absolute path
     field: str | None = None  # text field of jsonl, parquet, Hub rows; None: "text", or the only string field
-    config: str | None = None  # Hub data set configuration
-    split: dict[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  # {} or {"valid": 0.05, "test": 0.1} shares, or {"test": "validation"} names
+    config: str | None = None  # configuration of a Hub dataset
+    # {}, shares such as {"valid": 0.05, "test": 0.1}, or names such as {"test": "validation"}
+    split: dict[str, Any] = dataclasses.field(default_factory=dict)
     newline: str = "keep"  # keep | strip | collapse | mismatch (train stripped, score kept)
-    revision: str | None = None  # Hub data set revision
+    revision: str | None = None  # revision of a Hub dataset
 
     @property
-    def shown(self) -> str:
-        """The name, with the newline policy where it is not the usual one."""
+    def display_name(self) -> str:
+        """The name, with the newline policy where it is not `keep`."""
         return self.name if self.newline == "keep" else f"{self.name}, {self.newline}"
 
 
@@ -63,56 +61,55 @@ class MethodSpec:
     dropout: float = 0.0
     quant: QuantSpec | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    # the method's further fields, only those that it reads: rslora, dora, init (lora/qlora); layers (last_layers);
-    # peft_type + config (peft); path (saved); master_weights (full). Further constraints, absent at their defaults:
-    # l2_sp,
-    # norm_ball, replay (numbers), early_stop (its fields), wise_ft (shares of the update that are scored)
+    # the method's further fields: rslora, dora, init (lora, qlora); layers (last_layers); peft_type and config (peft);
+    # path (saved); master_weights (full). Further constraints, absent at their defaults: l2_sp, norm_ball, replay
+    # (numbers), early_stop (its fields), wise_ft (shares of the update that are scored)
 
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """How long and how a cell is trained. What changes the result; micro-batch and the like are chosen by the plan."""
+    """How a cell is trained, as far as it changes the result; the plan chooses micro-batch size and the like."""
 
     budget_tokens: int | None  # exactly one of the three budgets is set
     budget_epochs: float | None
     budget_steps: int | None
-    seq_len: int  # tokens of a block
+    seq_len: int  # tokens of a training sequence
     batch_tokens: int  # tokens of one optimiser step; a multiple of seq_len
     schedule: str  # constant | linear | cosine | wsd
-    warmup: float  # share of the steps, 0..1
+    warmup: float  # share of the steps, 0 to 1
     weight_decay: float
     grad_clip: float  # 0: off
     betas: tuple[float, float]
     objective: str  # text | sft
-    eval_at: tuple[float, ...]  # shares of the budget, ascending, last 1.0
+    eval_at: tuple[float, ...]  # fractions of the budget, ascending, the last is 1.0
     precision: str  # auto | fp32 | bf16 | fp16
     optimizer: str  # auto | adamw
-    engine: str  # own | trl
-    too_long: str | None = None  # error | cut | drop: what becomes of too long examples; None: not sft
+    engine: str  # native | trl
+    too_long: str | None = None  # error | truncate | drop: examples longer than seq_len; None: not sft
     chat_template: str | None = None  # plain, or an absolute path; None: the model's own
-    multi_lora: str | int = "auto"  # auto | off | at most so many cells that train side by side
-    halving: int | None = None  # of a tuned group one in so many goes on at every inner point; None: all do
+    multi_lora: str | int = "auto"  # auto | off | the largest number of cells that are trained at once
+    halving: int | None = None  # of a tuned group one in this many goes on at each inner point of eval_at; None: all
 
 
 @dataclass(frozen=True)
 class ScoreSpec:
     """How a text is scored."""
 
-    context: int  # tokens a window holds
-    stride: int  # tokens newly scored by every window after the first
-    tokens: int | None  # cap on the tokens of a split, by whole documents chosen by hash; None: all
+    context: int  # tokens of a window
+    stride: int  # tokens newly scored by each window after the first
+    tokens: int | None  # largest number of tokens of a split, by whole documents chosen by hash; None: all
     first_token: str  # bos | skip
     mode: str  # documents | stream
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One set of prompts with choices: where it is and how much of it is scored."""
+    """One multiple-choice task: where it is and how much of it is scored."""
 
     name: str  # short name, unique in the recipe
-    source: str  # bundled/<name>, hub:<data set>, or a path (absolute)
-    split: str | None = None  # None: the test part, else all
-    examples: int | None = None  # cap on the prompts, chosen by hash; None: all
+    source: str  # bundled/<name>, hub:<dataset>, or an absolute path
+    split: str | None = None  # None: the test split, else all
+    examples: int | None = None  # largest number of prompts, chosen by hash; None: all
     config: str | None = None
     revision: str | None = None
 
@@ -130,8 +127,6 @@ class Cell:
     train: TrainSpec
     score: ScoreSpec
     tasks: tuple[TaskSpec, ...] = ()
-    replay: CorpusSpec | None = None  # whose train part is mixed in, where the method says so
-    early_stop_text: CorpusSpec | None = None  # whose validation part ends the training, where the method says so
-    transfer_texts: tuple[
-        CorpusSpec, ...
-    ] = ()  # every domain of the recipe, where what adapting does to the others is measured
+    replay: CorpusSpec | None = None  # its training split is replayed; None without `replay`
+    early_stop_text: CorpusSpec | None = None  # its validation split ends the training; None without `early_stop`
+    transfer_texts: tuple[CorpusSpec, ...] = ()  # every domain of the recipe, where transfer is measured

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from peftodyssey import assets
 from peftodyssey.errors import Problem
@@ -24,7 +24,7 @@ def check_corpora(recipe: Recipe) -> Iterator[Problem]:
     yield from corpus_problems(recipe, texts)
 
 
-def corpus_problems(document: RecipeDocument, texts: dict[str, Sequence[Corpus]]) -> Iterator[Problem]:
+def corpus_problems(document: RecipeDocument, texts: Mapping[str, Sequence[Corpus]]) -> Iterator[Problem]:
     """What is wrong with texts, by the key that they stand under; only those of `domains` have an axis of newlines."""
     seen: dict[str, tuple[Path, Corpus]] = {}
     for key, corpora in texts.items():

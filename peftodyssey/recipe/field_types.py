@@ -48,39 +48,31 @@ def _pattern(*patterns: str) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [{"type": "number"}, *({"type": "string", "pattern": p} for p in patterns)]})
 
 
-def _at_least_one(value: Any) -> int:
-    count = numbers.parse_count(value)
-    if count < 1:
-        raise ValueError("it must be at least 1; write a whole number such as 8")
-    return count
+def _bounded(parse: Callable[[Any], Any], holds: Callable[[Any], bool], otherwise: str) -> Callable[[Any], Any]:
+    """`parse` that refuses numbers for which `holds` is false, with the message `otherwise`."""
+
+    def check(value: Any) -> Any:
+        number = parse(value)
+        if not holds(number):
+            raise ValueError(otherwise)
+        return number
+
+    return check
 
 
-def _positive(value: Any) -> float:
-    number = numbers.parse_number(value)
-    if number <= 0:
-        raise ValueError("it must be above 0; write a number such as 1e-3")
-    return number
-
-
-def _not_negative(value: Any) -> float:
-    number = numbers.parse_number(value)
-    if number < 0:
-        raise ValueError("it must not be negative; write a number such as 0 or 0.1")
-    return number
-
-
-def _share_below_one(value: Any) -> float:
-    share = numbers.parse_share(value)
-    if share >= 1:
-        raise ValueError("it must be below 1; write a share such as 5% or 0.05")
-    return share
-
-
-def _share_above_zero(value: Any) -> float:
-    share = numbers.parse_share(value)
-    if share <= 0:
-        raise ValueError("it must be above 0; write a share such as 50%")
-    return share
+_at_least_one = _bounded(
+    numbers.parse_count, lambda count: count >= 1, "it must be at least 1; write a whole number such as 8"
+)
+_positive = _bounded(numbers.parse_number, lambda x: x > 0, "it must be above 0; write a number such as 1e-3")
+_not_negative = _bounded(
+    numbers.parse_number, lambda x: x >= 0, "it must not be negative; write a number such as 0 or 0.1"
+)
+_share_below_one = _bounded(
+    numbers.parse_share, lambda share: share < 1, "it must be below 1; write a share such as 5% or 0.05"
+)
+_share_above_zero = _bounded(
+    numbers.parse_share, lambda share: share > 0, "it must be above 0; write a share such as 50%"
+)
 
 
 def _token_cap(value: Any) -> int | None:
@@ -89,11 +81,8 @@ def _token_cap(value: Any) -> int | None:
 
 def _alpha(value: Any) -> float | str:
     numbers.parse_alpha(value, 1)
-    return (
-        str(value).replace(" ", "").replace("*", "").lower()
-        if re.match(numbers.ALPHA, str(value))
-        else numbers.parse_number(value)
-    )
+    is_multiple = re.match(numbers.ALPHA, str(value))
+    return str(value).replace(" ", "").replace("*", "").lower() if is_multiple else numbers.parse_number(value)
 
 
 def _flag(value: Any) -> bool:

@@ -1,9 +1,8 @@
-"""What makes two cells the same result: the part of a cell that is science, and its hash. Called by `recipe.grid`,
-`plan`, `store`.
+"""What makes two cells the same result: the fields of a cell that change it, and their hash.
 
-Names, places and labels do not enter: content does, by the fingerprints in `facts`, and so does what `auto` was
-resolved to. A key enters only when it is not at its default below. These defaults never change: a new default in the
-schema then gives a new hash, as it must, and a new key at its default leaves the old hashes alone.
+Names, paths and labels are not hashed. Content is, by the fingerprints in `facts`, and so is what `auto` was resolved
+to. A field is hashed only where it differs from its default below. These defaults never change: a new default in the
+schema then gives a new hash, as it must, and a new field at its default leaves the old hashes as they are.
 """
 
 from __future__ import annotations
@@ -24,19 +23,18 @@ from peftodyssey.recipe.cell import (
     TrainSpec,
 )
 
-# Fields that say how, where or under what name; everything else of these classes enters the hash.
+# Fields that say how, where or under what name; every other field of these classes is hashed.
 EXCLUDED_FIELDS: dict[type, frozenset[str]] = {
-    Cell: frozenset(
-        {"recipe", "general", "score", "tasks", "replay", "early_stop_text", "transfer_texts"}
-    ),  # what is scored, and how, is in the identity of each column; facts hold the content of the last two
+    # what is scored, and how, is in the identity of each column; facts hold the content of the texts
+    Cell: frozenset({"recipe", "general", "score", "tasks", "replay", "early_stop_text", "transfer_texts"}),
     ModelSpec: frozenset({"name", "revision", "weights"}),  # facts["model"] is their content
     CorpusSpec: frozenset({"name", "source", "revision"}),  # facts["domain"] is their content
     MethodSpec: frozenset({"label", "tuned"}),
     QuantSpec: frozenset(),
-    # what the first two were resolved to is in facts, and so is the template, with the domain
+    # facts hold what the first two were resolved to, and the chat template with the domain
     TrainSpec: frozenset({"precision", "optimizer", "multi_lora", "halving", "chat_template"}),
 }
-HOW_OPTIONS = frozenset({"path", "wise_ft"})  # facts["saved"] is the first one's content; the other one only scores
+EXCLUDED_OPTIONS = frozenset({"path", "wise_ft"})  # facts["saved"] is the content of `path`; `wise_ft` only scores
 
 DEFAULTS: dict[type, dict[str, Any]] = {
     Cell: {},
@@ -84,16 +82,16 @@ FACTS = (
     "optimizer_state",
     "master_weights",
 )
-OPTION_FACTS = ("replay", "early_stop")  # needed where the method has the option: the text that it looks at, and how
+OPTION_FACTS = ("replay", "early_stop")  # facts that are needed where the method has the option: its text
 UNTRAINED_FACTS = ("model", "tokenizer", "domain", "precision", "compute_dtype", "saved")
 
 
 def hashed_fields(cell: Cell) -> dict[str, Any]:
-    """What of `cell` changes its result, defaults left out, without the content that only `facts` know."""
-    whole = _part(cell)
+    """The fields of `cell` that change its result, defaults left out, without the content that only `facts` hold."""
+    hashed = _part(cell)
     if cell.method.method == "saved":  # nothing is drawn or trained
-        whole = {key: value for key, value in whole.items() if key not in ("seed", "train")}
-    return whole
+        hashed = {key: value for key, value in hashed.items() if key not in ("seed", "train")}
+    return hashed
 
 
 def _part(point: Any) -> dict[str, Any]:
@@ -108,7 +106,7 @@ def _part(point: Any) -> dict[str, Any]:
             value = {
                 k: v
                 for k, v in value.items()
-                if k not in HOW_OPTIONS and not (k in OPTION_DEFAULTS and v == OPTION_DEFAULTS[k])
+                if k not in EXCLUDED_OPTIONS and not (k in OPTION_DEFAULTS and v == OPTION_DEFAULTS[k])
             }
             if not value:
                 continue
@@ -123,19 +121,19 @@ def _plain(value: Any) -> Any:
 
 
 def identity(cell: Cell, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The science of `cell` with what is known of its sources: everything that the hash covers, readable.
+    """Everything that the hash of `cell` covers, readable: its fields, and the facts about its sources.
 
     `facts` holds the fingerprints `model`, `tokenizer` and `domain`, and what `auto` became: `precision`,
     `compute_dtype`, `optimizer`, `optimizer_state`, `master_weights`. A `saved` cell needs `saved`, the fingerprint of
     what is scored, in place of the last three; an option of OPTION_FACTS needs the one of its name. Raises KeyError for
     a missing fact.
     """
-    needed = UNTRAINED_FACTS if cell.method.method == "saved" else FACTS
-    needed += tuple(name for name in OPTION_FACTS if cell.method.options.get(name))
-    known = {name: facts[name] for name in needed}
+    always = UNTRAINED_FACTS if cell.method.method == "saved" else FACTS
+    names = (*always, *(name for name in OPTION_FACTS if cell.method.options.get(name)))
+    needed = {name: facts[name] for name in names}
     return {
         "science": hashed_fields(cell),
-        "facts": {name: value for name, value in known.items() if value is not None},
+        "facts": {name: value for name, value in needed.items() if value is not None},
     }
 
 

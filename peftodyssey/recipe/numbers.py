@@ -1,9 +1,8 @@
 """Numbers as people write them: `200k`, `3%`, `22GiB`, `1e-4`, `2r`, `8h`.
-Called by the schema and the command line.
 
 Each parser takes what YAML or a shell gave (text or number) and returns a plain number, or raises `ValueError` with a
 sentence that says what is allowed. YAML 1.1 reads `1e-4` as text and `010` as eight; here the first is a number and the
-second is refused, whichever way the text arrived.
+second is refused, from YAML and from a shell alike.
 """
 
 from __future__ import annotations
@@ -44,8 +43,9 @@ def parse_number(value: Any, allowed: str = "a number such as 0.001 or 1e-3") ->
     return number
 
 
-def parse_count(value: Any, allowed: str = "a whole number such as 200, 200k or 1.5M") -> int:
+def parse_count(value: Any) -> int:
     """The whole number >= 0 in `value`; k, M, B (or G) and T: thousand, million, and so on."""
+    allowed = "a whole number such as 200, 200k or 1.5M"
     scale, text = 1, value
     if isinstance(value, str):
         if not re.match(COUNT, value):
@@ -59,8 +59,9 @@ def parse_count(value: Any, allowed: str = "a whole number such as 200, 200k or 
     return round(number)
 
 
-def parse_share(value: Any, allowed: str = "a share between 0 and 1 such as 3% or 0.03") -> float:
+def parse_share(value: Any) -> float:
     """The share 0..1 in `value`: `3%`, `0.03`, `1`."""
+    allowed = "a share between 0 and 1 such as 3% or 0.03"
     if isinstance(value, str):
         if not re.match(SHARE, value) or re.match(r"^\s*0\d", value):
             raise _refuse(value, allowed)
@@ -73,19 +74,21 @@ def parse_share(value: Any, allowed: str = "a share between 0 and 1 such as 3% o
     return share
 
 
-def parse_bytes(value: Any, allowed: str = "a size such as 22GiB, 24GB or 512MiB") -> int:
+def parse_bytes(value: Any) -> int:
     """Bytes in `value`: GiB counts by 1024, GB by 1000; a bare number is bytes."""
+    allowed = "a size such as 22GiB, 24GB or 512MiB"
     if isinstance(value, (int, float)):
-        return parse_count(value, allowed)
-    found = re.match(BYTES, value) if isinstance(value, str) else None
-    if found is None:
+        return parse_count(value)
+    match = re.match(BYTES, value) if isinstance(value, str) else None
+    if match is None:
         raise _refuse(value, allowed)
-    number, prefix, binary, _ = found.groups()
+    number, prefix, binary, _ = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** _THOUSANDS[prefix.lower()])
 
 
-def parse_duration(value: Any, allowed: str = "a time such as 90s, 10m, 8h or 1h30m") -> float:
+def parse_duration(value: Any) -> float:
     """Seconds in `value`: `90s`, `10m`, `8h`, `1d`, `1h30m`; a bare number is seconds."""
+    allowed = "a time such as 90s, 10m, 8h or 1h30m"
     if isinstance(value, str) and re.match(DURATION, value):
         pieces = re.findall(r"(\d+(?:\.\d+)?)\s*(min|d|h|m|s)", value)
         return sum(float(number) * _SECONDS[unit] for number, unit in pieces)
@@ -95,12 +98,11 @@ def parse_duration(value: Any, allowed: str = "a time such as 90s, 10m, 8h or 1h
     return seconds
 
 
-def parse_alpha(
-    value: Any, rank: int, allowed: str = "a positive number such as 16, or a multiple of the rank such as 2r"
-) -> float:
+def parse_alpha(value: Any, rank: int) -> float:
     """LoRA's alpha as a number: `2r` is twice `rank`, `r` is `rank`, a number is itself."""
-    found = re.match(ALPHA, value) if isinstance(value, str) else None
-    alpha = float(found.group(1) or 1) * rank if found else parse_number(value, allowed)
+    allowed = "a positive number such as 16, or a multiple of the rank such as 2r"
+    match = re.match(ALPHA, value) if isinstance(value, str) else None
+    alpha = float(match.group(1) or 1) * rank if match else parse_number(value, allowed)
     if alpha <= 0:
         raise ValueError(f"alpha must be above 0; write {allowed}")
     return alpha

@@ -17,7 +17,7 @@ from peftodyssey.recipe.foreign_names import FOREIGN_NAMES
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_constraints import EarlyStop
 from peftodyssey.recipe.schema_ladder import LadderModel, LadderRecipe, LadderRungs, LadderTrain
-from peftodyssey.recipe.schema_measures import Measured, Noise, Similarity
+from peftodyssey.recipe.schema_measures import MeasureOptions, Noise, Similarity
 from peftodyssey.recipe.schema_methods import METHOD_CLASSES
 from peftodyssey.recipe.schema_rungs import Rungs
 from peftodyssey.recipe.schema_texts import Corpus, Model, Split, Task
@@ -35,7 +35,7 @@ SECTIONS: tuple[tuple[str, type[RecipeSection]], ...] = (
     ("`select` of `train`", Select),
     ("`score`", Score),
     ("`tasks`", Task),
-    ("`measure`", Measured),
+    ("`measure`", MeasureOptions),
     ("`measure`: `noise`", Noise),
     ("`measure`: `similarity`", Similarity),
 )

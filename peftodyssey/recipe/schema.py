@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from peftodyssey.recipe import schema_measures
 from peftodyssey.recipe.document import RecipeDocument
 from peftodyssey.recipe.field_syntax import OrList, Shorthand
 from peftodyssey.recipe.field_types import NonNegativeInt
+from peftodyssey.recipe.schema_measures import Measure, MeasureOptions, Noise, Similarity
 from peftodyssey.recipe.schema_methods import AnyMethod
 from peftodyssey.recipe.schema_texts import Corpora, Corpus, Model, Name, Task
 from peftodyssey.recipe.schema_training import Score, Train
@@ -51,7 +51,7 @@ class Recipe(RecipeDocument):
     score: Score = Field(
         default=Score(), description="How held-out text is scored: context, stride, number of tokens; a mapping."
     )
-    measure: Annotated[tuple[schema_measures.Measure, ...], OrList()] = Field(
+    measure: Annotated[tuple[Measure, ...], OrList()] = Field(
         default=("degradation", "forgetting", "tokens"),
         description="What is measured and reported; a list of words, or of words with options such as {noise: {pairs: "
         "5}}.",
@@ -64,17 +64,19 @@ class Recipe(RecipeDocument):
     @property
     def measured(self) -> tuple[str, ...]:
         """The words of `measure`, without their options."""
-        return schema_measures.words(self.measure)
+        return tuple(item.word if isinstance(item, MeasureOptions) else item for item in self.measure)
 
     @property
-    def noise(self) -> schema_measures.Noise | None:
+    def noise(self) -> Noise | None:
         """The options of `measure: noise`, None where it is not measured."""
-        return schema_measures.noise(self.measure)
+        options = (item.noise for item in self.measure if isinstance(item, MeasureOptions))
+        return next(filter(None, options), Noise() if "noise" in self.measure else None)
 
     @property
-    def similarity(self) -> schema_measures.Similarity | None:
+    def similarity(self) -> Similarity | None:
         """The options of `measure: similarity`, None where it is not measured."""
-        return schema_measures.similarity(self.measure)
+        options = (item.similarity for item in self.measure if isinstance(item, MeasureOptions))
+        return next(filter(None, options), Similarity() if "similarity" in self.measure else None)
 
 
 def json_schema() -> dict[str, Any]:

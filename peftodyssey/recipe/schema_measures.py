@@ -1,6 +1,6 @@
 """What a recipe measures, as pydantic classes: words, or one-key mappings of a word and its options.
 
-A new measure with options is one class and one field of `Measured`.
+A new measure with options is one class and one field of `MeasureOptions`.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Similarity(RecipeSection):
     )
 
 
-class Measured(RecipeSection):
+class MeasureOptions(RecipeSection):
     """A measure with options: a mapping with the measure's word as its only key."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
@@ -111,7 +111,7 @@ class Measured(RecipeSection):
     )
 
     @model_validator(mode="after")
-    def _one(self) -> Measured:
+    def _one(self) -> MeasureOptions:
         if len(self.model_fields_set) != 1 or getattr(self, next(iter(self.model_fields_set))) is None:
             raise refuse(
                 "an item of measure is a word, or one word with its options", "noise, or {noise: {gammas: [0.1, 0.2]}}"
@@ -125,24 +125,7 @@ class Measured(RecipeSection):
 
 
 def _kind(value: Any) -> str:
-    return "options" if isinstance(value, (dict, Measured)) else "word"
+    return "options" if isinstance(value, (dict, MeasureOptions)) else "word"
 
 
-Measure = Annotated[Annotated[Word, Tag("word")] | Annotated[Measured, Tag("options")], Discriminator(_kind)]
-
-
-def words(measures: tuple[Any, ...]) -> tuple[str, ...]:
-    """The names of the measures, without their options."""
-    return tuple(item.word if isinstance(item, Measured) else item for item in measures)
-
-
-def noise(measures: tuple[Any, ...]) -> Noise | None:
-    """The options of `noise`, None where it is not measured."""
-    options = next((item.noise for item in measures if isinstance(item, Measured) and item.noise), None)
-    return options or (Noise() if "noise" in measures else None)
-
-
-def similarity(measures: tuple[Any, ...]) -> Similarity | None:
-    """The options of `similarity`, None where it is not measured."""
-    options = next((item.similarity for item in measures if isinstance(item, Measured) and item.similarity), None)
-    return options or (Similarity() if "similarity" in measures else None)
+Measure = Annotated[Annotated[Word, Tag("word")] | Annotated[MeasureOptions, Tag("options")], Discriminator(_kind)]

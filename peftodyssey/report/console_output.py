@@ -55,7 +55,7 @@ def _grids(cells: Sequence[CellTask]) -> Iterator[Table]:
         table.title, table.title_justify = _model(model, revision), "left"
         rows: dict[tuple[str, str], list[CellTask]] = {}
         for task in on_base:
-            rows.setdefault((task.cell.domain.shown, task.cell.method.label), []).append(task)
+            rows.setdefault((task.cell.domain.display_name, task.cell.method.label), []).append(task)
         for (text, method), tasks in list(rows.items())[:GRID_ROWS]:
             table.add_row(text, method, *_row(tasks))
         if len(rows) > GRID_ROWS:
@@ -107,14 +107,14 @@ def documents(plan: Plan, count: int) -> Iterator[Text]:
 
     shown = set()
     for task in plan.cells:
-        if task.cell.domain.shown in shown:
+        if task.cell.domain.display_name in shown:
             continue
-        shown.add(task.cell.domain.shown)
+        shown.add(task.cell.domain.display_name)
         index = next(index for index in plan.indexes if index.folder == task.valid_index)
         corpus = replace(index.corpus, spec=task.cell.domain)  # one source may be read under several newline policies
         tokenizer = load_tokenizer(task.base.source)
         for place, pieces in enumerate(preview(corpus, tokenizer, count, task.cell.train.objective, chat=index.chat)):
-            yield Text(f"{task.cell.domain.shown}, document {place + 1}:", style="bold")
+            yield Text(f"{task.cell.domain.display_name}, document {place + 1}:", style="bold")
             yield _coloured(pieces)
 
 
@@ -123,7 +123,7 @@ def _answers(plan: Plan) -> Iterator[str]:
     from peftodyssey.corpora.tokenizer_checks import answers
     from peftodyssey.models.tokenizer import load_tokenizer
 
-    first = {(t.cell.domain.shown, t.cell.model.name): t for t in reversed(plan.cells) if t.cell.train.too_long}
+    first = {(t.cell.domain.display_name, t.cell.model.name): t for t in reversed(plan.cells) if t.cell.train.too_long}
     for task in reversed(first.values()):
         index = next(index for index in plan.indexes if index.folder == task.valid_index)
         corpus, train = replace(index.corpus, spec=task.cell.domain), task.cell.train

@@ -48,7 +48,7 @@ def test_it_adds_columns_and_changes_no_cell_and_no_row(tmp_path: Path) -> None:
 
 def test_a_text_that_is_scored_alike_under_two_policies_is_scored_once(tmp_path: Path) -> None:
     names = {
-        task.cell.domain.shown: [text["name"] for text in task.entry["transfer"]]
+        task.cell.domain.display_name: [text["name"] for text in task.entry["transfer"]]
         for task in made(tmp_path, *THREE, ASKED).cells
     }
     assert names == {

@@ -81,7 +81,7 @@ def test_what_is_written_twice_is_run_once():
 def test_newline_policies_of_one_text_are_an_axis():
     all_cells = cells(load_recipe(MINIMAL, ["domains={source: hub:a/b, newline: [keep, mismatch, keep]}"]))
     assert [cell.domain.newline for cell in all_cells] == ["keep", "mismatch"]
-    assert [cell.domain.shown for cell in all_cells] == ["b", "b, mismatch"]
+    assert [cell.domain.display_name for cell in all_cells] == ["b", "b, mismatch"]
     assert {cell.domain.name for cell in all_cells} == {"b"}
     assert len({tune_group(cell) for cell in all_cells}) == 2
 
@@ -199,9 +199,9 @@ OTHER = {
     "Recipe.train": (FULL, ["train={budget: 1 steps}"]),
     "Recipe.score": (FULL, ["score={tokens: 1k}"]),
     "Recipe.measure": (FULL, ["measure=[degradation]"]),
-    "Measured.similarity": None,  # measured on the bases, not on the cells: tests/plan/test_states_plan.py
+    "MeasureOptions.similarity": None,  # measured on the bases, not on the cells: tests/plan/test_states_plan.py
     **{f"Similarity.{name}": None for name in Similarity.model_fields},  # the same
-    "Measured.noise": None,  # measured on the bases, not on the cells: tests/plan/test_noise_plan.py
+    "MeasureOptions.noise": None,  # measured on the bases, not on the cells: tests/plan/test_noise_plan.py
     **{f"Noise.{name}": None for name in Noise.model_fields},  # the same
     "Recipe.tasks": (FULL, ["tasks=[bundled/boolq]"]),
     "Task.name": (FULL, ["tasks=[{name: n, source: hub:x/y}]"]),

@@ -46,7 +46,7 @@ def test_the_template_shows_every_key_that_can_be_set():
         "LastLayers",
         "Peft",
         "Saved",
-        "Measured",
+        "MeasureOptions",
         "Noise",
     ):
         keys |= {*schema["$defs"][owner]["properties"]}
