@@ -66,7 +66,7 @@ def tokenizer_from_folder(folder: Path, name: str, config: dict[str, Any]) -> Te
     backend.no_padding()
     ids = {key: _special_id(key, folder, config, backend) for key in ("bos", "eos", "pad")}
     fingerprint = hashlib.sha256(content + json.dumps(ids, sort_keys=True).encode()).hexdigest()
-    return TextTokenizer(backend, **ids, fingerprint=fingerprint)
+    return TextTokenizer(backend, ids["bos"], ids["eos"], ids["pad"], fingerprint)
 
 
 def chat_template(source: ModelSource) -> str | None:
