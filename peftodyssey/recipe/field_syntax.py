@@ -21,7 +21,7 @@ from peftodyssey.recipe.field_types import (
 
 
 class OrList:
-    """Marks a tuple field that may be written as one value: `rank: 8` beside `rank: [2, 8]`."""
+    """Marks a tuple field that may be written as one value: `rank: 8` as well as `rank: [2, 8]`."""
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Counterpart(NamedTuple):
-    """Where a setting of another library stands here.
+    """What a setting of another library is called here.
 
     `key` is the recipe's key without places in lists (`methods.rank`), an option of the command line (`--out`), or
     empty where there is nothing to set; `note` says what to write there, or why there is nothing to set.
@@ -168,7 +168,7 @@ LADDER_NAMES: dict[str, Counterpart] = {
     },
 }
 
-# Settings of those libraries that nothing here stands for: what they ask for is not done, or is done in one way only.
+# Settings of those libraries without a counterpart here: what they ask for is not done, or is done in one way only.
 _WITHOUT_COUNTERPART = """
 adam_epsilon label_smoothing_factor lr_scheduler_kwargs optim_args optim_target_modules neftune_noise_alpha
 average_tokens_across_devices bf16_full_eval fp16_full_eval tf32 torch_compile torch_compile_backend

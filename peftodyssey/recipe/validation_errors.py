@@ -156,7 +156,7 @@ def _where_it_belongs(key: str, root: type[BaseModel]) -> str:
 
 
 def keys_at(tree: Tree, path: Path, root: type[BaseModel]) -> list[str]:
-    """The keys that the mapping at `path` may have, by walking the schema beside the data."""
+    """The keys that the mapping at `path` may have, found by walking the schema along the data."""
     kind: Any = root
     for end, step in enumerate(path):
         if isinstance(step, int):

@@ -55,8 +55,8 @@ def test_trl_trains_what_a_share_of_is_scored():
 
 
 def test_a_constraint_at_its_default_is_no_constraint():
-    plain, spelt = cells(recipe("full")), cells(recipe("{method: full, l2_sp: 0, replay: 0%, wise_ft: []}"))
-    assert plain == spelt
+    plain, written_out = cells(recipe("full")), cells(recipe("{method: full, l2_sp: 0, replay: 0%, wise_ft: []}"))
+    assert plain == written_out
 
 
 def test_a_share_of_the_update_is_scored_and_is_no_other_training():
@@ -67,12 +67,12 @@ def test_a_share_of_the_update_is_scored_and_is_no_other_training():
 
 
 def test_the_text_beside_a_training_is_named_and_enters_by_its_content():
-    held, stopped = cells(
+    replayed, stopped = cells(
         recipe("{method: full, replay: 10%}", "{method: full, early_stop: {}}", more="pretraining_text: hub:p/q\n")
     )
-    assert (held.replay.source, held.early_stop_text) == ("hub:p/q", None)
+    assert (replayed.replay.source, replayed.early_stop_text) == ("hub:p/q", None)
     assert (stopped.replay, stopped.early_stop_text.source) == (None, "bundled/wiki_general")
-    for cell, name in ((held, "replay"), (stopped, "early_stop")):
+    for cell, name in ((replayed, "replay"), (stopped, "early_stop")):
         with pytest.raises(KeyError):
             short(cell, {key: value for key, value in FACTS.items() if key != name})
         assert short(cell, {**FACTS, name: "one"}) != short(cell, {**FACTS, name: "another"})

@@ -155,8 +155,8 @@ def test_one_mistake_in_a_method(method, key, words):
 
 @pytest.mark.parametrize("missing", ["model", "domains", "methods"])
 def test_each_required_key_is_asked_for(missing):
-    kept = "".join(line + "\n" for line in MINIMAL.splitlines() if not line.startswith(missing))
-    problem = only(kept)
+    text = "".join(line + "\n" for line in MINIMAL.splitlines() if not line.startswith(missing))
+    problem = only(text)
     assert problem.key == missing
     assert problem.next_step.startswith("add")
 
