@@ -16,9 +16,9 @@ from peftodyssey.recipe.cell import CorpusSpec
 @dataclass(frozen=True)
 class Framed:
     backend: Tokenizer
-    bos: int | None = 0
-    eos: int | None = 0
-    pad: int | None = 0
+    bos_id: int | None = 0
+    eos_id: int | None = 0
+    pad_id: int | None = 0
 
 
 @pytest.fixture
@@ -33,10 +33,10 @@ def test_the_bundled_tokenizer_has_nothing_to_warn_of(bundled):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"bos": None, "eos": None}, "neither bos nor eos"),
-        ({"eos": None}, "no eos"),
-        ({"bos": None, "pad": None}, "no bos"),
-        ({"bos": 1}, "pad is eos"),
+        ({"bos_id": None, "eos_id": None}, "neither bos nor eos"),
+        ({"eos_id": None}, "no eos"),
+        ({"bos_id": None, "pad_id": None}, "no bos"),
+        ({"bos_id": 1}, "pad is eos"),
     ],
 )
 def test_missing_and_shared_frames_are_said(bundled, change, expected):

@@ -33,7 +33,7 @@ NF4 = QuantSpec("nf4")
         (method_spec("qlora", options={"init": "pissa"}, quant=NF4), ["pissa", "nf4"]),
         (method_spec("qlora"), ["4 bits"]),
         (method_spec("full", quant=NF4), ["nf4"]),
-        (method_spec("full", options={"master_weights": "bf16"}), ["fp32 or bf16"]),
+        (method_spec("full", options={"master_weights": "fp16"}), ["fp32 or bf16"]),
         (method_spec("bitfit"), ["llama model has none"]),
         (method_spec("last_layers", options={"layers": 3}), ["layers is 3", "1 to 2"]),
         (method_spec("last_layers", quant=NF4), ["nf4"]),
@@ -98,12 +98,12 @@ def test_catalogue_equals_the_installed_peft():
 def test_check_and_count_import_no_torch():
     code = """
 import sys
-from peftodyssey.anatomy import Anatomy, Matrix
-from peftodyssey.methods.table import METHODS
-from peftodyssey.recipe.cell import MethodPoint
-a = Anatomy("llama", 9, 8, 1, 1, 1, 8, 8, 9, True, True, (Matrix("model.layers.0.self_attn.k_proj", 8, 8, True, 0),), 72, 0, 24, 16)
+from peftodyssey.model_shape import LinearShape, ModelShape
+from peftodyssey.methods.registry import METHODS
+from peftodyssey.recipe.cell import MethodSpec
+a = ModelShape("llama", 9, 8, 1, 1, 1, 8, 8, 9, True, True, (LinearShape("model.layers.0.self_attn.k_proj", 8, 8, True, 0),), 72, 0, 24, 16)
 for m in METHODS.values():
-    p = MethodPoint(m.name, "x", rank=2, options={"peft_type": "VERA"} if m.name == "peft" else {})
+    p = MethodSpec(m.name, "x", rank=2, options={"peft_type": "VERA"} if m.name == "peft" else {})
     m.check(p, a)
     if m.name != "peft": m.count(p, a)
 print(sorted({"torch", "peft", "transformers", "numpy"} & set(sys.modules)))
