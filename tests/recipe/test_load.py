@@ -72,7 +72,7 @@ def test_all_mistakes_are_reported_at_once_with_their_lines(tmp_path):
         ("tasks: [bundled/boolq, bundled/boolq]", "tasks[1]", "another `name:`"),
         ("measure: [likeness]", "measure[0]", "degradation, forgetting"),
         ("measure: [similarity]", "measure", "add pretraining_text"),
-        ("measure: [{similarity: {layer: last}}]", "measure[0].similarity.layer", ""),
+        ("measure: [{similarity: {layer: last}}]", "measure[0].similarity.layer", "integer"),
         ("measure: [noise: {gamas: [0.1]}]", "measure[0].noise.gamas", "did you mean gammas?"),
         ("measure: [noise: {gammas: [-0.1]}]", "measure[0].noise.gammas[0]", "above 0"),
         ("measure: [{}]", "measure[0]", "{noise: {gammas: [0.1, 0.2]}}"),
