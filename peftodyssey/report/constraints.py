@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from peftodyssey.report import result_text
 from peftodyssey.report.chart_style import Figure, by_domain, colour_of_method, plain, styled
 from peftodyssey.report.section import Section
-from peftodyssey.stats.matched_learning import forgetting_at_learning
+from peftodyssey.stats.frontier import forgetting_at_change
 
 if TYPE_CHECKING:
     import altair as alt
@@ -61,7 +61,7 @@ def pairs(rows: Sequence[Row], wise: Sequence[Row]) -> list[list[Pair]]:
         if beside is not None and row.get("forgetting") is not None:
             points = [(point["delta_nll"], point["forgetting"]) for point in curve(beside, wise)]
             found.setdefault((*result_text.setting(row), row["label"]), []).append(
-                Pair(row, beside, forgetting_at_learning(points, row["delta_nll"]))
+                Pair(row, beside, forgetting_at_change(points, row["delta_nll"]))
             )
     return list(found.values())
 

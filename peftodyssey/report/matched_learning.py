@@ -109,7 +109,9 @@ def _pairs_of(found: Sequence[Path]) -> list[tuple[Path, Path]]:
     """Every pair of a few paths; of many, each beside full fine-tuning, or beside the one that learnt most."""
     if len(found) <= MOST_IN_PAIRS:
         return list(combinations(found, 2))
-    most = max(found, key=lambda path: (path.row["method"] == "full", min(of.reach for of in path.frontiers.values())))
+    most = max(
+        found, key=lambda path: (path.row["method"] == "full", min(of.max_learning for of in path.frontiers.values()))
+    )
     return [(path, most) for path in found if path is not most]
 
 

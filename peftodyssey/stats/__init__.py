@@ -1,1 +1,1 @@
-"""Floor 3: numpy in, numbers out: intervals, ledgers, selection. No torch, no disk."""
+"""Floor 3: statistics as arithmetic on numpy arrays: intervals, breakdowns, selection. No torch, no files."""

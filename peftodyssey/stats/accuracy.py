@@ -1,8 +1,8 @@
-"""Accuracy of the likeliest choice before and after, with intervals. Called by `report.collect_tasks`.
+"""Accuracy on prompts with choices before and after training, with intervals.
 
-Intervals: Wilson's of one accuracy (1927), Tango's score interval of the difference of two accuracies on the same
-prompts (Statistics in Medicine 17, 1998, eqs. 8 to 10), which has a width where nothing changed as well; the exact test
-of McNemar.
+One accuracy has Wilson's interval (1927). The difference of two accuracies on the same prompts has Tango's score
+interval (Statistics in Medicine 17, 1998, eqs. 8 to 10), which has a width even where no answer changed, and the
+p-value of McNemar's exact test.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class PairedAccuracy:
-    """Accuracies of two models on the same prompts, 0 to 1; lo and hi are 95 % intervals."""
+    """Accuracies of two models on the same prompts, 0 to 1, with 95 % intervals (`lower`, `upper`)."""
 
     examples: int
     before: float
@@ -28,94 +28,94 @@ class PairedAccuracy:
     delta: float  # after - before; positive: better
     lower: float
     upper: float
-    won: int  # prompts that only the second answers rightly
-    lost: int  # prompts that only the first does
-    p_value: float  # exact, two-sided, that won and lost are equally likely
+    won: int  # prompts that only the second model answers correctly
+    lost: int  # prompts that only the first model answers correctly
+    p_value: float  # exact and two-sided, of the hypothesis that won and lost are equally likely
 
 
 def correct_answers(value: np.ndarray, example: np.ndarray, is_answer: np.ndarray) -> np.ndarray:
-    """bool [examples]: whether the choice of the highest `value` is the right one; of equal values the first counts.
+    """Whether the choice with the highest `value` is correct, bool [examples]; the first of equal values counts.
 
-    `value` float [requests], `example` int [requests] ascending from 0, `is_answer` bool [requests], one True an
+    `value` float [requests], `example` int [requests] ascending from 0, `is_answer` bool [requests] with one True per
     example.
     """
     starts = np.flatnonzero(np.diff(example, prepend=-1))
-    best = np.maximum.reduceat(value, starts)
-    first = np.lexsort((np.arange(len(value)), value != best[example], example))[starts]
-    return np.asarray(is_answer, bool)[first]
+    highest = np.maximum.reduceat(value, starts)
+    chosen = np.lexsort((np.arange(len(value)), value != highest[example], example))[starts]
+    return np.asarray(is_answer, bool)[chosen]
 
 
 def per_byte(loglik_nats: np.ndarray, n_bytes: np.ndarray) -> np.ndarray:
-    """Log-likelihood over the UTF-8 bytes of the choice: long choices are not punished (lm-eval's `acc_bytes`)."""
+    """Log-likelihood divided by the UTF-8 bytes of the choice, so that long choices are not at a disadvantage.
+
+    This is `acc_bytes` of lm-evaluation-harness.
+    """
     return np.asarray(loglik_nats, np.float64) / n_bytes
 
 
 def chance_accuracy(example: np.ndarray) -> float:
-    """Accuracy of guessing: the mean over the prompts of one over their number of choices."""
+    """Accuracy of guessing: 1 / (number of choices), averaged over the prompts."""
     return float(np.mean(1 / np.bincount(example)))
 
 
 def paired_accuracy(before: np.ndarray, after: np.ndarray, level: float = 0.95) -> PairedAccuracy:
-    """Two columns bool [examples] of right answers to the same prompts."""
+    """Compare two columns, bool [examples], that say which prompts each model answers correctly."""
     n = len(before)
     assert n == len(after) > 0
     first, second = np.asarray(before, bool), np.asarray(after, bool)
     won, lost = int((second & ~first).sum()), int((first & ~second).sum())
-    before_lo, before_hi = wilson_interval(int(first.sum()), n, level)
-    after_lo, after_hi = wilson_interval(int(second.sum()), n, level)
-    lo, hi = tango_interval(won, lost, n, level)
     return PairedAccuracy(
         n,
         float(first.mean()),
-        before_lo,
-        before_hi,
+        *wilson_interval(int(first.sum()), n, level),
         float(second.mean()),
-        after_lo,
-        after_hi,
+        *wilson_interval(int(second.sum()), n, level),
         (won - lost) / n,
-        lo,
-        hi,
+        *tango_interval(won, lost, n, level),
         won,
         lost,
         mcnemar_p_value(won, lost),
     )
 
 
-def wilson_interval(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share."""
+def wilson_interval(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of the share `correct` / n."""
     z = NormalDist().inv_cdf((1 + level) / 2)
-    middle, spread = right + z * z / 2, z * math.sqrt(right * (n - right) / n + z * z / 4)
-    return max(0.0, (middle - spread) / (n + z * z)), min(1.0, (middle + spread) / (n + z * z))
+    centre, half_width = correct + z * z / 2, z * math.sqrt(correct * (n - correct) / n + z * z / 4)
+    return max(0.0, (centre - half_width) / (n + z * z)), min(1.0, (centre + half_width) / (n + z * z))
 
 
 def tango_interval(won: int, lost: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Tango's score interval of (won - lost) / n, where won and lost of n pairs differ."""
+    """Tango's score interval of (won - lost) / n, from the numbers of discordant pairs among n."""
     z, estimate = NormalDist().inv_cdf((1 + level) / 2), (won - lost) / n
     return _bisect(won, lost, n, z, -1.0, estimate), _bisect(won, lost, n, -z, estimate, 1.0)
 
 
-def _bisect(won: int, lost: int, n: int, z: float, low: float, high: float) -> float:
-    """The difference at which the score statistic, which falls with it, is `z`; found by halving."""
+def _bisect(won: int, lost: int, n: int, z: float, lower: float, upper: float) -> float:
+    """The difference in [lower, upper] at which the score statistic, which decreases with it, equals `z`."""
     for _ in range(60):
-        middle = (low + high) / 2
+        middle = (lower + upper) / 2
         if _score(won, lost, n, middle) > z:
-            low = middle
+            lower = middle
         else:
-            high = middle
-    return (low + high) / 2
+            upper = middle
+    return (lower + upper) / 2
 
 
 def _score(won: int, lost: int, n: int, delta: float) -> float:
-    """(won - lost - n delta) over its standard deviation under that difference, at the likeliest share of lost pairs."""
+    """Score statistic: (won - lost - n delta) over its standard deviation if the true difference is `delta`.
+
+    The share of lost pairs is at its maximum likelihood estimate under that difference.
+    """
     b = (2 * n - won + lost) * delta - won - lost
     share = (math.sqrt(max(0.0, b * b + 8 * n * lost * delta * (1 - delta))) - b) / (4 * n)
     variance = n * (2 * share + delta * (1 - delta))
-    distance = won - lost - n * delta
-    return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
+    deviation = won - lost - n * delta
+    return deviation / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, deviation)
 
 
 def mcnemar_p_value(won: int, lost: int) -> float:
-    """The exact two-sided p-value of McNemar's test: a fair coin thrown won + lost times."""
-    thrown, fewer = won + lost, min(won, lost)
-    tail = sum(math.comb(thrown, k) for k in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**thrown)
+    """The exact two-sided p-value of McNemar's test: won + lost tosses of a fair coin."""
+    discordant = won + lost
+    tail = sum(math.comb(discordant, k) for k in range(min(won, lost) + 1))
+    return min(1.0, 2 * tail / 2**discordant)

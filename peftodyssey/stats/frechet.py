@@ -1,9 +1,9 @@
-"""Squared Fréchet distance of the Gaussians that two samples of vectors look like. Called by `measure.similarity`.
+"""Squared Fréchet distance of Gaussians fitted to two samples of vectors.
 
-|a - b|^2 + tr(A + B - 2 (A B)^(1/2)) with means a, b and covariances A, B (Dowson and Landau 1982). The covariances are
-shrunk towards a multiple of the identity by the oracle approximating shrinkage of Chen et al. 2010 (IEEE TSP 58:5016),
-equation 23, because there are fewer chunks than dimensions. The estimate is too large by what `measure.similarity`
-  states.
+|a - b|^2 + tr(A + B - 2 (A B)^(1/2)) with means a, b and covariances A, B (Dowson and Landau 1982). There are fewer
+chunks than dimensions, so the covariances are shrunk towards a multiple of the identity by the oracle approximating
+shrinkage of Chen et al. 2010 (IEEE TSP 58:5016), equation 23. The estimate is biased upwards; `stats.similarity` states
+by how much.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 def frechet(x_nd: np.ndarray, y_md: np.ndarray) -> float:
     """The squared distance, in the squared unit of the vectors; at least 0.
 
-    Only the span of both samples is looked at, at most n + m dimensions: outside of it both covariances are multiples
-    of the identity, and add their part in closed form.
+    It is computed in the span of both samples, at most n + m dimensions. Outside of it both covariances are multiples
+    of the identity, which add their part in closed form.
     """
     x, y = np.asarray(x_nd, np.float64), np.asarray(y_md, np.float64)
     means = x.mean(0), y.mean(0)
@@ -29,29 +29,27 @@ def frechet(x_nd: np.ndarray, y_md: np.ndarray) -> float:
         for s, w, scale in zip(centred, weights, scales, strict=True)
     )
     outside = [np.sqrt(w * scale) for w, scale in zip(weights, scales, strict=True)]
-    apart = np.square(means[0] - means[1]).sum() + (width - basis.shape[1]) * (outside[0] - outside[1]) ** 2
-    root = _root(a)
-    crossed = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ b @ root), 0)).sum()
-    return float(max(apart + np.trace(a) + np.trace(b) - 2 * crossed, 0))
+    mean_term = np.square(means[0] - means[1]).sum() + (width - basis.shape[1]) * (outside[0] - outside[1]) ** 2
+    root = _square_root(a)
+    cross_term = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ b @ root), 0)).sum()
+    return float(max(mean_term + np.trace(a) + np.trace(b) - 2 * cross_term, 0))
 
 
 def shrinkage(centred_nd: np.ndarray) -> float:
-    """Weight of the identity in the shrunk covariance, 0 to 1; of a sample whose mean is 0."""
+    """Weight of the identity in the shrunk covariance, 0 to 1, of a sample with mean 0."""
     n, width = centred_nd.shape
     gram = centred_nd @ centred_nd.T if n < width else centred_nd.T @ centred_nd
     squared, trace = np.square(gram).sum() / n**2, np.trace(gram) / n  # tr(S^2) and tr(S)
-    spread = (n + 1 - 2 / width) * (squared - trace**2 / width)
-    return 1.0 if spread <= 0 else float(min(1.0, ((1 - 2 / width) * squared + trace**2) / spread))
+    denominator = (n + 1 - 2 / width) * (squared - trace**2 / width)
+    return 1.0 if denominator <= 0 else float(min(1.0, ((1 - 2 / width) * squared + trace**2) / denominator))
 
 
 def _span(rows_nd: np.ndarray) -> np.ndarray:
-    """An orthonormal basis [d, r] of what the rows span; the whole space where they are many."""
+    """An orthonormal basis [d, r] of the span of the rows; the identity where there are at least d rows."""
     n, width = rows_nd.shape
-    if n >= width:
-        return np.eye(width)
-    return np.linalg.qr(rows_nd.T)[0]
+    return np.eye(width) if n >= width else np.linalg.qr(rows_nd.T)[0]
 
 
-def _root(symmetric: np.ndarray) -> np.ndarray:
+def _square_root(symmetric: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(symmetric)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T

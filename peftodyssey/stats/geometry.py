@@ -1,8 +1,6 @@
-"""How far weights travelled: numbers of one matrix's update from singular values and vectors, and those of a whole
-cell.
+"""How far weights moved: statistics of one matrix's update from singular values and vectors, and of a whole cell.
 
-Called by `jobs.geometry` and `report.collect_geometry`; the decompositions are made in `methods.spectra`. A matrix is
-(out, in), so that left singular vectors lie among its outputs.
+A matrix is (out, in), so left singular vectors are in the space of its outputs.
 """
 
 from __future__ import annotations
@@ -13,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-TOP_DIRECTIONS = 10  # directions that are compared, the strongest first
-INTRUDER_COSINE = 0.5  # below: a direction of the tuned matrix that the base does not have
-MAX_SVD_FLOPS = 1e13  # of one decomposition of every matrix; above, a sample of the layers is decomposed
+TOP_DIRECTIONS = 10  # singular directions that are compared, the strongest first
+INTRUDER_COSINE = 0.5  # below: an intruder dimension
+MAX_SVD_FLOPS = 1e13  # of the decompositions of all matrices; above, only a sample of the layers is decomposed
 MIN_LAYERS = 3
 
 
 def stable_rank(values: np.ndarray) -> float:
-    """||M||_F^2 / ||M||_2^2 of a matrix with the singular `values` [n], not negative: 1 to n; NaN where all are 0."""
+    """||M||_F^2 / ||M||_2^2 of a matrix with the singular `values` [n]: 1 to n; NaN where all are 0."""
     squares = np.asarray(values, np.float64) ** 2
     return float(squares.sum() / squares.max()) if squares.size and squares.max() > 0 else math.nan
 
@@ -38,9 +36,9 @@ def effective_rank(values: np.ndarray) -> float:
 
 
 def principal_angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Principal angles in radians, ascending, [k]: between the spans of orthonormal columns, both [n, k].
+    """Principal angles in radians, ascending, [k], between the spans of orthonormal columns, both [n, k].
 
-    Small ones from sines, large ones from cosines, each where it is exact (Bjorck and Golub 1973).
+    Small angles come from sines and large ones from cosines, which is accurate for both (Bjorck and Golub 1973).
     """
     first, second = (np.asarray(columns, np.float64) for columns in (first, second))
     common = first.T @ second
@@ -50,20 +48,17 @@ def principal_angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def max_cosines(tuned_left: np.ndarray, base_left: np.ndarray) -> np.ndarray:
-    """Largest |cosine| of each column of `tuned_left` [n, k] to any column of `base_left` [n, m]; unit columns. [k], 0
-    to 1.
-    """
+    """Largest |cosine| of each column of `tuned_left` [n, k] to any column of `base_left` [n, m], [k]; unit columns."""
     return np.abs(np.asarray(base_left, np.float64).T @ np.asarray(tuned_left, np.float64)).max(axis=0)
 
 
 def count_intruders(
     tuned_left: np.ndarray, base_left: np.ndarray, top: int = TOP_DIRECTIONS, cosine: float = INTRUDER_COSINE
 ) -> int:
-    """Intruder dimensions: of the `top` strongest left singular vectors of the tuned matrix, those unlike each one of
-    the base's.
+    """Intruder dimensions: how many of the tuned matrix's `top` left singular vectors are unlike each of the base's.
 
-    Unlike: |cosine| below `cosine`. Columns [n, k] are singular vectors, the strongest first; `base_left` holds all
-    with a value above 0 (Shuttleworth et al., arXiv 2410.21228).
+    Unlike means |cosine| below `cosine` (Shuttleworth et al., arXiv 2410.21228). Columns [n, k] are singular vectors,
+    the strongest first; `base_left` has all with a singular value above 0.
     """
     return int((max_cosines(tuned_left[:, :top], base_left) < cosine).sum())
 
@@ -78,7 +73,7 @@ def spectrum(values: np.ndarray) -> dict[str, float]:
 
 
 def direction_change(tuned_left: np.ndarray, base_left: np.ndarray, top: int = TOP_DIRECTIONS) -> dict[str, float]:
-    """How the strongest directions turned: mean and largest principal angle in degrees, and `intruders`.
+    """How much the strongest directions rotated: mean and largest principal angle in degrees, and `intruders`.
 
     Both [n, k], left singular vectors, the strongest first; the spans of the first `top` of each are compared.
     """
@@ -92,36 +87,35 @@ def direction_change(tuned_left: np.ndarray, base_left: np.ndarray, top: int = T
 
 
 def summarize(rows: Sequence[Mapping[str, Any]], base_norm: float) -> dict[str, float | None]:
-    """The numbers of a cell from those of its matrices; `base_norm` is the Frobenius norm of all weights of the base.
+    """The statistics of a cell from its matrices; `base_norm` is the Frobenius norm of all weights of the base.
 
-    `update_norm_relative` over all weights; `effective_rank_mean` and `intruder_dimensions` are means over the matrices
-    that were decomposed, None where none was.
+    `update_norm_relative` is over all weights; `effective_rank_mean` and `intruder_dimensions` are means over the
+    matrices that were decomposed, None if there are none.
     """
-    moved = math.sqrt(math.fsum(row["update_norm"] ** 2 for row in rows))
-    found: dict[str, float | None] = {"update_norm_relative": moved / base_norm}
+    update_norm = math.sqrt(math.fsum(row["update_norm"] ** 2 for row in rows))
+    summary: dict[str, float | None] = {"update_norm_relative": update_norm / base_norm}
     for name, column in (("effective_rank_mean", "effective_rank"), ("intruder_dimensions", "intruders")):
         values = [row[column] for row in rows if row.get(column) is not None]
-        found[name] = math.fsum(values) / len(values) if values else None
-    return found
+        summary[name] = math.fsum(values) / len(values) if values else None
+    return summary
 
 
 def svd_flops(rows: int, columns: int) -> float:
-    """About what it takes to find all singular values and left vectors of a matrix of this size."""
-    least = min(rows, columns)
-    return rows * columns * least + 10.0 * least**3
+    """Approximate FLOPs to find all singular values and left singular vectors of a matrix of this size."""
+    smaller = min(rows, columns)
+    return rows * columns * smaller + 10.0 * smaller**3
 
 
 def sampled_layers(
-    flops_by_layer: Sequence[float], most: float = MAX_SVD_FLOPS, fewest: int = MIN_LAYERS
+    flops_by_layer: Sequence[float], max_flops: float = MAX_SVD_FLOPS, min_layers: int = MIN_LAYERS
 ) -> tuple[int, ...]:
-    """The places of the layers that are decomposed: all where that takes at most `most`, else evenly from first to
-    last.
+    """Indices of the layers that are decomposed: all if that takes at most `max_flops`, else an even sample.
 
-    A sample has at least `fewest` layers. It depends on the sizes alone, so all methods on one base are compared on the
-    same matrices.
+    A sample has at least `min_layers` layers. It depends on the sizes alone, so all methods on one base are compared on
+    the same matrices.
     """
     layers, total = len(flops_by_layer), sum(flops_by_layer)
-    if total <= most or layers <= fewest:
+    if total <= max_flops or layers <= min_layers:
         return tuple(range(layers))
-    chosen = max(fewest, int(layers * most / total))
-    return tuple(sorted({round(place) for place in np.linspace(0, layers - 1, chosen)}))
+    chosen = max(min_layers, int(layers * max_flops / total))
+    return tuple(sorted({round(index) for index in np.linspace(0, layers - 1, chosen)}))

@@ -1,4 +1,4 @@
-"""Quality against the rank of an adapter, beside the noise between seeds. Called by `report.ranks`."""
+"""Quality against the rank of an adapter, compared with the noise between seeds."""
 
 from __future__ import annotations
 
@@ -11,37 +11,35 @@ from peftodyssey.stats.seed_variance import NoiseFloor, noise_floor
 
 @dataclass(frozen=True)
 class Trial:
-    """One cell at its selected learning rate. Lower values are better; nats a token."""
+    """One cell at its selected learning rate; a lower value (nats per token) is better."""
 
     rank: int
     seed: int
     value: float
-    resolved: bool  # its learning rate lies inside the grid that was tried
+    resolved: bool  # the selected learning rate is not at the edge of its grid
 
 
 @dataclass(frozen=True)
 class RankTrend:
-    """What a family of cells says about the rank."""
+    """How the value depends on the rank; only resolved ranks are compared."""
 
     means: dict[int, float]  # rank -> mean over seeds, all ranks
-    resolved: tuple[int, ...]  # ranks whose learning rate lies inside the grid for every seed: only these are compared
+    resolved: tuple[int, ...]  # ranks whose learning rate is resolved for every seed
     noise: NoiseFloor  # between the seeds of one rank, pooled over the ranks
-    best: int | None  # of the resolved ones
-    smallest_within_noise: (
-        int | None
-    )  # smallest resolved rank whose mean is not above the best one's by more than the noise
+    best: int | None
+    smallest_within_noise: int | None  # smallest rank whose mean is at most one noise std above that of the best
 
 
 def rank_trend(trials: Sequence[Trial]) -> RankTrend:
-    """The trend of one family: same text, base, method and alpha rule."""
+    """The trend over trials that share text, base, method and alpha rule."""
     values: dict[int, list[float]] = {}
     for trial in sorted(trials, key=lambda t: t.rank):
         values.setdefault(trial.rank, []).append(trial.value)
-    means = {rank: math.fsum(found) / len(found) for rank, found in values.items()}
+    means = {rank: math.fsum(seeds) / len(seeds) for rank, seeds in values.items()}
     resolved = tuple(rank for rank in means if all(t.resolved for t in trials if t.rank == rank))
     noise = noise_floor(list(values.values()))
     best = min(resolved, key=lambda rank: (means[rank], rank), default=None)
-    enough = None
+    smallest = None
     if best is not None and noise.std is not None:
-        enough = next(rank for rank in resolved if means[rank] - means[best] <= noise.std)
-    return RankTrend(means, resolved, noise, best, enough)
+        smallest = next(rank for rank in resolved if means[rank] - means[best] <= noise.std)
+    return RankTrend(means, resolved, noise, best, smallest)

@@ -1,4 +1,4 @@
-"""The passages that a model reads worse (or better) after adaptation. Called by the report, which shades their tokens."""
+"""The passages whose loss rose most after adaptation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Passage:
-    """Rows first..last (inclusive) of an index, all of one document."""
+    """Rows first..last (inclusive) of a token index, all of one document."""
 
     document: int
     first: int
@@ -17,27 +17,20 @@ class Passage:
     mean_delta: float  # nats per scored token; positive: worse
 
 
-def worst_passages(
-    delta_nats: np.ndarray, document: np.ndarray, *, width: int = 64, k: int = 1, best: bool = False
-) -> list[Passage]:
-    """The `k` passages of `width` tokens with the largest mean rise of NLL, at most one of each document, worst first.
+def worst_passages(delta_nats: np.ndarray, document: np.ndarray, *, width: int, k: int = 1) -> list[Passage]:
+    """The `k` passages of `width` tokens with the largest mean rise of NLL, at most one per document, worst first.
 
-    `delta_nats` float[n] after - before, NaN where not scored (left out of a passage's mean); `document` int[n] in
-    runs. Documents shorter than `width` are taken whole. `best` looks for the largest fall. Ties go to the earlier
-    passage.
+    `delta_nats` float [n] is after - before, NaN where not scored (left out of the mean); `document` int [n], each
+    document in consecutive rows. Documents shorter than `width` are taken whole. Ties go to the earlier passage.
     """
-    sign = -1.0 if best else 1.0
     edges = np.flatnonzero(np.diff(document)) + 1
     spans = zip([0, *edges], [*edges, len(document)], strict=True) if len(document) else []
-    found = [
-        _worst_in(sign * np.asarray(delta_nats[a:b], np.float64), int(document[a]), int(a), width) for a, b in spans
-    ]
-    ranked = sorted((passage for passage in found if passage), key=lambda p: (-p.mean_delta, p.first))
-    return [Passage(p.document, p.first, p.last, sign * p.mean_delta) for p in ranked[:k]]
+    worst = [_worst_window(np.asarray(delta_nats[a:b], np.float64), int(document[a]), int(a), width) for a, b in spans]
+    return sorted((passage for passage in worst if passage), key=lambda p: (-p.mean_delta, p.first))[:k]
 
 
-def _worst_in(delta: np.ndarray, document: int, first: int, width: int) -> Passage | None:
-    """The window of one document with the largest mean, None where nothing is scored."""
+def _worst_window(delta: np.ndarray, document: int, first: int, width: int) -> Passage | None:
+    """The window of one document with the largest mean; None where nothing is scored."""
     width = min(width, len(delta))
     scored = ~np.isnan(delta)
     windows = np.lib.stride_tricks.sliding_window_view
@@ -46,5 +39,5 @@ def _worst_in(delta: np.ndarray, document: int, first: int, width: int) -> Passa
     if not counts.any():
         return None
     means = np.divide(sums, counts, out=np.full(len(sums), -np.inf), where=counts > 0)
-    at = int(means.argmax())
-    return Passage(document, first + at, first + at + width - 1, float(means[at]))
+    start = int(means.argmax())
+    return Passage(document, first + start, first + start + width - 1, float(means[start]))

@@ -1,8 +1,7 @@
-"""How alike a text is to a sample of the pretraining text, on equal counts of chunks. Called by
-`report.collect_similarity`.
+"""How similar a text is to a sample of the pretraining text, on equal numbers of chunks.
 
-The sample is parted into two random halves by documents. The first is the reference for every text; the second is
-measured like a text of its own, and says what each number is where there is nothing to find.
+The sample is divided by documents into two random halves. The first is the reference for every text. The second is
+compared with it like any other text, which gives each measure's floor: its value without a difference.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from peftodyssey.stats.mmd import median_distance, mmd
 
 
 class Measure(NamedTuple):
-    """How a column of `similarity.parquet` is called, its unit, and whether more of it is more alike (1) or less (-1)."""
+    """Name and unit of a column of `similarity.parquet`; `sign` is 1 if larger means more similar, -1 if less."""
 
     name: str
     unit: str
@@ -37,7 +36,7 @@ MEASURES: dict[str, Measure] = {
 
 @dataclass(frozen=True)
 class Sample:
-    """Chunks of one text, in random order: their mean hidden states, ids and documents."""
+    """Chunks of one text, in random order: their mean hidden states, token ids and documents."""
 
     hidden: np.ndarray  # float32 [chunks, width]
     token: np.ndarray  # int [chunks, chunk_tokens]
@@ -47,57 +46,50 @@ class Sample:
         return len(self.token)
 
     def first(self, chunks: int) -> Sample:
-        """The first few, which are a sample as well."""
+        """The first few chunks, which are a sample as well."""
         return Sample(self.hidden[:chunks], self.token[:chunks], self.document[:chunks])
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What every text is compared with: the first half of the sample, with a kernel made of it alone."""
+    """The first half of the pretraining sample, with a kernel that depends on it alone."""
 
     sample: Sample
     bandwidth: float  # of the kernel: the same for all texts of a model, so that they can be compared
-    frechet_bias: float  # distance of the two halves, which should be 0
+    frechet_bias: float  # distance of the two halves, which would be 0 without bias
 
 
 def reference(first: Sample, second: Sample) -> Reference:
-    """The reference of both halves, which hold as many chunks."""
+    """The reference from both halves, which have equally many chunks."""
     assert len(first) == len(second)
     return Reference(first, median_distance(first.hidden), frechet(first.hidden, second.hidden))
 
 
-def state_distances(
-    text: Sample, held: Reference, *, seed: int = 0, permutations: int = 999
-) -> dict[str, float | int | None]:
-    """Distances of hidden states; `text` holds as many chunks as the reference. Keys are columns of
-    `similarity.parquet`.
-    """
-    assert text.token.shape == held.sample.token.shape, "texts are compared on equal counts of chunks"
-    found = mmd(
+def state_distances(text: Sample, reference: Reference, *, permutations: int = 999) -> dict[str, float | int | None]:
+    """Distances of hidden states by column of `similarity.parquet`; both have equally many chunks."""
+    assert text.token.shape == reference.sample.token.shape, "texts are compared on equal numbers of chunks"
+    discrepancy = mmd(
         text.hidden,
-        held.sample.hidden,
-        held.bandwidth,
+        reference.sample.hidden,
+        reference.bandwidth,
         x_document=text.document,
-        y_document=held.sample.document,
+        y_document=reference.sample.document,
         permutations=permutations,
-        seed=seed,
     )
     return {
-        "mmd2": found.estimate,
-        "mmd_p": found.p_value,
-        "bandwidth": held.bandwidth,
-        "frechet": frechet(text.hidden, held.sample.hidden),
-        "frechet_bias": held.frechet_bias,
+        "mmd2": discrepancy.estimate,
+        "mmd_p": discrepancy.p_value,
+        "bandwidth": reference.bandwidth,
+        "frechet": frechet(text.hidden, reference.sample.hidden),
+        "frechet_bias": reference.frechet_bias,
     }
 
 
-def token_overlap(token_ct: np.ndarray, other_ct: np.ndarray, grams: overlap.NGrams) -> dict[str, float]:
-    """What the text's chunks share with as many of the reference's, and with all n-grams of its half; [chunks, tokens]
-    ids.
-    """
-    assert token_ct.shape == other_ct.shape, "texts are compared on equal counts of chunks"
+def token_overlap(token_ct: np.ndarray, other_ct: np.ndarray, ngrams: overlap.NGrams) -> dict[str, float]:
+    """Overlap of the text's chunks with the reference's, and with all n-grams of its half; ids [chunks, tokens]."""
+    assert token_ct.shape == other_ct.shape, "texts are compared on equal numbers of chunks"
     return {
         "js_bits": overlap.js_bits(*overlap.token_counts(token_ct, other_ct)),
-        "ngram_overlap": overlap.ngram_overlap(token_ct, grams),
-        "near_duplicate_share": overlap.near_duplicate_share(token_ct, grams),
+        "ngram_overlap": overlap.ngram_overlap(token_ct, ngrams),
+        "near_duplicate_share": overlap.near_duplicate_share(token_ct, ngrams),
     }

@@ -1,13 +1,13 @@
-"""The token ledger: which groups of tokens and which token types a change of NLL is made of. Called by the report.
+"""The breakdown of a change in NLL by groups of tokens and by token types.
 
-Differences are after - before in nats; positive is worse. Sums over any partition of the rows add up to the whole (law
-7). The partitions are in `measure.attribute`.
+Differences are after - before in nats; positive is worse. Sums over any partition of the tokens add up to the whole
+change (law 7). The partitions are in `stats.token_groups`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,14 +19,14 @@ class GroupChange:
 
     name: str
     tokens: int
-    mean_before: float  # nats per token of the group; NaN where it has none, as in mean_delta
+    mean_before: float  # nats per token of the group; NaN where the group is empty, as in mean_delta
     mean_after: float
     sum_nats: float  # change summed over the group
     share: float  # of the whole change; NaN where that is 0
 
     @property
     def mean_delta(self) -> float:
-        """Change in nats per token of the group; NaN where it has none."""
+        """Change in nats per token of the group."""
         return self.sum_nats / self.tokens if self.tokens else math.nan
 
 
@@ -37,43 +37,46 @@ class TokenChange:
     token: int
     count: int
     mean_before: float  # nats
-    mean_after: float  # nats
+    mean_after: float
     sum_nats: float  # change summed over its occurrences
 
 
 def by_group(
     before_nats: np.ndarray, after_nats: np.ndarray, label: np.ndarray, names: Sequence[str]
 ) -> list[GroupChange]:
-    """A row for every group, in the order of `names`; `label` int[n] are places in it.
+    """A row for every group, in the order of `names`; `label` int [n] are indices into it.
 
-    Rows that are NaN in either column count nowhere. Each sum is the exact sum rounded once (math.fsum).
+    Tokens that are NaN in either column are left out. Each sum is exact and rounded once (math.fsum).
     """
-    kept = ~(np.isnan(before_nats) | np.isnan(after_nats))
-    before, after = (np.asarray(column, np.float64)[kept] for column in (before_nats, after_nats))
-    label, delta = np.asarray(label)[kept], after - before
+    before, after, label = _scored(before_nats, after_nats, label)
+    delta = after - before
     assert not len(label) or 0 <= label.min() <= label.max() < len(names), "a group without a name"
-    whole = math.fsum(delta)
-    return [_row(name, before[rows], after[rows], delta[rows], whole) for name, rows in _rows_of(label, names)]
+    total = math.fsum(delta)
+    return [
+        _group_change(name, *(column[label == number] for column in (before, after, delta)), total)
+        for number, name in enumerate(names)
+    ]
 
 
-def _rows_of(label: np.ndarray, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
-    return ((name, np.flatnonzero(label == number)) for number, name in enumerate(names))
-
-
-def _row(name: str, before: np.ndarray, after: np.ndarray, delta: np.ndarray, whole: float) -> GroupChange:
-    total, n = math.fsum(delta), len(delta)
+def _group_change(name: str, before: np.ndarray, after: np.ndarray, delta: np.ndarray, total: float) -> GroupChange:
+    group_sum, n = math.fsum(delta), len(delta)
     means = (math.fsum(before) / n, math.fsum(after) / n) if n else (math.nan, math.nan)
-    return GroupChange(name, n, *means, total, total / whole if whole else math.nan)
+    return GroupChange(name, n, *means, group_sum, group_sum / total if total else math.nan)
 
 
 def by_token(before_nats: np.ndarray, after_nats: np.ndarray, token: np.ndarray) -> list[TokenChange]:
     """A row for every token type that is scored in both columns, ascending by token id."""
-    kept = ~(np.isnan(before_nats) | np.isnan(after_nats))
-    before, after = (np.asarray(column, np.float64)[kept] for column in (before_nats, after_nats))
-    ids, inverse = np.unique(np.asarray(token)[kept], return_inverse=True)
+    before, after, token = _scored(before_nats, after_nats, token)
+    ids, inverse = np.unique(token, return_inverse=True)
     columns = [np.bincount(inverse, minlength=len(ids))]
     columns += [np.bincount(inverse, weights, len(ids)) for weights in (before, after, after - before)]
     return [
         TokenChange(int(i), int(n), float(b / n), float(a / n), float(d))
         for i, n, b, a, d in zip(ids, *columns, strict=True)
     ]
+
+
+def _scored(before: np.ndarray, after: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Both columns as float64 and the key, where both are scored."""
+    scored = ~(np.isnan(before) | np.isnan(after))
+    return np.asarray(before, np.float64)[scored], np.asarray(after, np.float64)[scored], np.asarray(key)[scored]

@@ -1,7 +1,6 @@
-"""The partitions of a text's tokens that a change of NLL is attributed to: class, place, frequency, base surprisal.
+"""Partitions of a text's tokens by which a change in NLL is broken down: class, position, frequency, base surprisal.
 
-Each gives every row of an index one place in a list of names, so that the sums of `measure.ledger` over it add up to
-the whole. Called by the report.
+Each assigns every row of a token index to one group, so that the sums of `stats.token_breakdown` add up to the whole.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ CLASSES: tuple[str, ...] = (
 )
 POSITION_STARTS = (1, 4, 16, 64, 256, 1024)
 POSITIONS = ("0", "1 to 3", "4 to 15", "16 to 63", "64 to 255", "256 to 1023", "1024 on")
-RATES = (10, 100, 1_000, 10_000)  # occurrences in a million tokens
+RATES = (10, 100, 1_000, 10_000)  # occurrences per million tokens
 FREQUENCIES = (
     "not in the sample",
     "under 10 in a million",
@@ -40,7 +39,7 @@ DECILES = ("1 (surest)", "2", "3", "4", "5", "6", "7", "8", "9", "10 (least sure
 
 @dataclass(frozen=True)
 class Partition:
-    """A factor, the names of its groups, and the group of every row as a place in `names`, int[n]."""
+    """A factor, the names of its groups, and the group of every row as an index into `names`, int [n]."""
 
     factor: str
     names: tuple[str, ...]
@@ -48,12 +47,12 @@ class Partition:
 
 
 def by_class(token_class: np.ndarray, is_term: np.ndarray | None = None) -> Partition:
-    """The classes of an index, int[n] places in `corpora.classes.CLASSES`; tokens of words that are domain terms apart.
+    """By class of token, int [n] indices into `corpora.token_classes.CLASSES`; domain terms are a further class.
 
-    `is_term` bool[n]: the token stands in a domain term. Only parts of words that are no function words can be terms.
+    `is_term` bool [n]: the token is part of a domain term. Only word starts and continuations can be.
     """
-    place = np.array([CLASSES.index(name) for name in token_classes.TOKEN_CLASSES])
-    label = place[np.asarray(token_class)]
+    class_number = np.array([CLASSES.index(name) for name in token_classes.TOKEN_CLASSES])
+    label = class_number[np.asarray(token_class)]
     if is_term is not None:
         words = np.isin(token_class, (token_classes.WORD_START, token_classes.CONTINUATION))
         label = np.where(words & is_term, CLASSES.index("domain_term"), label)
@@ -61,12 +60,12 @@ def by_class(token_class: np.ndarray, is_term: np.ndarray | None = None) -> Part
 
 
 def by_position(position: np.ndarray) -> Partition:
-    """By the token's place in its document, int[n] from 0, in bins that grow fourfold."""
+    """By the token's position in its document, int [n] from 0, in bins that grow fourfold."""
     return Partition("position", POSITIONS, np.searchsorted(POSITION_STARTS, position, side="right"))
 
 
 def by_frequency(token: np.ndarray, counts: np.ndarray) -> Partition:
-    """By how often the token type, int[n], occurs in a sample of the pretraining text; `counts` int[vocabulary]."""
+    """By how often the token type, int [n], occurs in a sample of the pretraining text; `counts` int [vocabulary]."""
     token = np.asarray(token)
     seen = np.where(token < len(counts), counts[np.minimum(token, len(counts) - 1)], 0)
     rate = seen * 1e6 / max(1, int(counts.sum()))
@@ -74,11 +73,10 @@ def by_frequency(token: np.ndarray, counts: np.ndarray) -> Partition:
 
 
 def by_surprisal(before_nats: np.ndarray) -> Partition:
-    """By decile of the base's NLL: as many scored rows in each, ties in the order of the rows; NaN rows are in the
-    first.
+    """By decile of the base's NLL, equally many scored rows in each, ties in row order; NaN rows are in the first.
 
-    The deciles are those of a noisy number: tokens that the base found hard tend to fall, and easy ones to rise,
-    whatever the adaptation did.
+    The base's NLL is noisy, so there is regression to the mean: hard tokens tend to fall and easy ones to rise whatever
+    the adaptation did.
     """
     scored = np.flatnonzero(~np.isnan(before_nats))
     label = np.zeros(len(before_nats), np.int64)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peftodyssey.report import constraints
-from peftodyssey.stats.matched_learning import forgetting_at_learning
+from peftodyssey.stats.frontier import forgetting_at_change
 
 
 def row(label: str, change: float, forgetting: float, seed: int = 0, **more: object) -> dict:
@@ -105,5 +105,5 @@ def test_equal_learning_gives_the_points_themselves_back(points, at):
     if len({learnt for learnt, _ in falling}) < len(falling):
         return
     change, lost = falling[min(at, len(falling) - 1)]
-    assert forgetting_at_learning(falling, change) == pytest.approx(lost, abs=1e-12)
-    assert forgetting_at_learning(falling, falling[-1][0] - 0.1) is None
+    assert forgetting_at_change(falling, change) == pytest.approx(lost, abs=1e-12)
+    assert forgetting_at_change(falling, falling[-1][0] - 0.1) is None

@@ -22,7 +22,7 @@ def test_no_pair_beats_the_frontier_and_it_rises(path: list[tuple[float, float]]
         if x > 0:
             assert found.at(x) is not None
             assert found.at(x) <= y + 1e-12
-    assert found.at(found.reach * 1.01 + 1e-9) is None
+    assert found.at(found.max_learning * 1.01 + 1e-9) is None
     assert found.at(-1e-9) is None
 
 

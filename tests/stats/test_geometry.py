@@ -108,7 +108,7 @@ def test_a_cell_is_the_sum_of_its_matrices() -> None:
 def test_a_sample_is_spread_from_first_to_last_and_costs_no_more_than_it_may(
     layers: int, each: float, fewest: int
 ) -> None:
-    chosen = geometry.sampled_layers([each] * layers, most=20.0, fewest=fewest)
+    chosen = geometry.sampled_layers([each] * layers, max_flops=20.0, min_layers=fewest)
     assert list(chosen) == sorted(set(chosen))
     assert len(chosen) == layers or abs(len(chosen) - max(fewest, int(20.0 / each))) <= 1  # of rounding
     assert len(chosen) * each <= 20.0 + 1e-6 or len(chosen) == min(fewest, layers)

@@ -111,13 +111,10 @@ def test_worst_passages_are_those_of_a_brute_force_search(lengths, width, data):
     for p in got:
         assert (document[p.first : p.last + 1] == p.document).all()
         assert np.nanmean(delta[p.first : p.last + 1]) == pytest.approx(p.mean_delta)
-    assert [p.mean_delta for p in worst_passages(-delta, document, width=width, k=99, best=True)] == pytest.approx(
-        [-p.mean_delta for p in got]
-    )
 
 
 def test_no_rows_have_no_passage():
-    assert worst_passages(np.zeros(0), np.zeros(0, int)) == []
+    assert worst_passages(np.zeros(0), np.zeros(0, int), width=4) == []
 
 
 def test_the_lowest_validation_loss_is_selected_in_every_group():

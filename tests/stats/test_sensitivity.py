@@ -81,7 +81,7 @@ def test_the_interval_of_the_turning_point_covers_the_truth():
     covered, found = [], None
     for _ in range(100):
         losses, tokens_d = ladder(rng, curve=lambda x: 3 + 0.3 * (x - bottom) ** 2, spread=0.1)
-        found = turning_point(losses, tokens_d, resamples=200)
+        found = turning_point(losses, tokens_d, n_resamples=200)
         covered.append((found.lower or 0) <= TOKENS[0] * 10**bottom <= (found.upper or math.inf))
     assert np.mean(covered) >= 0.9
     assert found.tokens == pytest.approx(TOKENS[0] * 10, rel=0.2)
