@@ -18,7 +18,7 @@ from peftodyssey.report.collect_tokens import column
 from peftodyssey.report.token_sentences import Tables, domain_key, key
 from peftodyssey.report.token_text import Text
 from peftodyssey.stats import passages
-from peftodyssey.stats.concentration import Without, lorenz, without_worst
+from peftodyssey.stats.concentration import PerplexityWithout, lorenz, without_worst
 
 TOP_TOKENS = 50
 LEFT_OUT = (1, 10, 100)  # worst token types without which perplexity is stated
@@ -66,7 +66,7 @@ class Evidence:
         return lorenz(np.array([row["sum_nats"] for row in self.types]))
 
     @property
-    def without_worst(self) -> list[Without]:
+    def without_worst(self) -> list[PerplexityWithout]:
         """Both perplexities without the worst token types, and with all of them (k = 0)."""
         tokens, before, after = (
             np.array([row[name] for row in self.types]) for name in ("tokens", "nll_before", "nll_after")
