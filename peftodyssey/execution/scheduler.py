@@ -23,7 +23,7 @@ from peftodyssey.jobs import train_multi_lora as fleet_job
 from peftodyssey.jobs import weight_noise as perturb_job
 from peftodyssey.jobs.callbacks import How
 from peftodyssey.jobs.loaded_models import LoadedModels
-from peftodyssey.models.rung_disk import make_room
+from peftodyssey.models.checkpoint_disk import make_room
 from peftodyssey.models.source import ModelSource
 from peftodyssey.plan.multi_lora_groups import joint_micro_batch, multi_lora_groups
 from peftodyssey.plan.tasks import BaseModelKey, CellTask, ChoiceTask, HiddenStatesTask, NoiseTask, Plan, ScoreTask

@@ -214,7 +214,7 @@ def _name(corpus: str) -> str:
 
 
 def _fingerprint(adapter: Path) -> str:
-    from peftodyssey.models.local_model import saved_fingerprint
+    from peftodyssey.models.weight_files import saved_fingerprint
 
     return saved_fingerprint(adapter)
 

@@ -20,7 +20,7 @@ import torch
 from peftodyssey.errors import InputError, Interrupted
 from peftodyssey.jobs import pretrain_text
 from peftodyssey.jobs.callbacks import Events, How
-from peftodyssey.models.ladder import LADDER_FILE
+from peftodyssey.models.ladder_file import LADDER_FILE
 from peftodyssey.plan.ladder import LadderPlan
 from peftodyssey.recipe.identity import digest
 from peftodyssey.store import atomic, layout, manifest, parquet, tables

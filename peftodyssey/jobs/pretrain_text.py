@@ -17,8 +17,7 @@ from peftodyssey.corpora import newlines
 from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.source import Corpus
 from peftodyssey.errors import CorpusError
-from peftodyssey.models.bpe import train_bpe
-from peftodyssey.models.tokenizer import TextTokenizer, tokenizer_from_folder
+from peftodyssey.models.tokenizer import TextTokenizer, tokenizer_from_folder, train_bpe
 from peftodyssey.plan.ladder import LadderPlan
 from peftodyssey.recipe.identity import digest
 from peftodyssey.store import atomic, manifest

@@ -1,8 +1,7 @@
-"""Weights that exist only as pickles (`pytorch_model.bin`), read as tensors alone and converted once. Called by
-`models.source`.
+"""Weights that exist only as pickles (`pytorch_model.bin`), converted once to safetensors in the user's cache.
 
-A pickle can run code when it is opened. Here it is opened only where a recipe says `weights: bin`, and by torch's
-reader that builds tensors and nothing else (`weights_only=True`). The copy as safetensors lies in the user's cache.
+A pickle can run code when it is opened. Here it is opened only where a recipe says `weights: bin`, and with
+`torch.load(weights_only=True)`, which builds tensors and nothing else.
 """
 
 from __future__ import annotations
@@ -16,35 +15,23 @@ from typing import TYPE_CHECKING
 
 from peftodyssey import assets
 from peftodyssey.errors import ModelError, StoreError
+from peftodyssey.models.weight_files import SAFETENSORS, list_shards
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PATTERNS = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
-SINGLE, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-DONE = "converted.json"  # written last: the copy is whole
-CONVERSION_NOTE = "pickled .bin files, read as tensors alone (weights_only) and converted to safetensors"
+BIN_PATTERNS = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
+DONE = "converted.json"  # written last: the copy is complete
+CONVERSION_NOTE = "pickled .bin files, read with weights_only=True and converted to safetensors"
 
 
 def bin_files(folder: Path) -> list[Path]:
     """The pickled weight files of a model; empty where there are none. Raises ModelError where a shard is missing."""
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    if not (folder / INDEX).is_file():
-        return []
-    try:
-        names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
-        raise ModelError(f"{folder / INDEX} is not an index of shards: {error}", "download it again") from error
-    if missing := [name for name in names if not (folder / name).is_file()]:
-        raise ModelError(
-            f"{folder} lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:3])}", "download them"
-        )
-    return [folder / name for name in names]
+    return list_shards(folder, "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def converted_folder(fingerprint: str) -> Path:
-    """Where the converted copy of the weights with this fingerprint lies."""
+    """The folder for the converted copy of the weights with this fingerprint."""
     return assets.cache_folder() / "converted" / fingerprint[:32]
 
 
@@ -57,13 +44,20 @@ def convert_to_safetensors(folder: Path, fingerprint: str) -> Path:
     if (target / DONE).is_file():
         return target
     files = bin_files(folder)
-    assert files, "resolve found pickled weights here"
+    assert files, "resolve has found pickled weights here"
+    count = len(files)
+    shards = (
+        [SAFETENSORS[0]] if count == 1 else [f"model-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
+    )
     try:
         target.mkdir(parents=True, exist_ok=True)
-        written = {file.name: _convert(file, target / _name(place, len(files))) for place, file in enumerate(files)}
-        _write_index(target, written, len(files))
+        sizes = {shard: _convert(file, target / shard) for file, shard in zip(files, shards, strict=True)}
+        if count > 1:
+            weight_map = {tensor: shard for shard in shards for tensor in sizes[shard]}
+            total = sum(sum(sizes[shard].values()) for shard in shards)
+            write_json(target / SAFETENSORS[1], {"metadata": {"total_size": total}, "weight_map": weight_map})
         shutil.copyfile(folder / "config.json", target / "config.json")
-        _write(target / DONE, {"from": [str(file) for file in files], "how": CONVERSION_NOTE})
+        write_json(target / DONE, {"from": [str(file) for file in files], "how": CONVERSION_NOTE})
     except OSError as error:
         raise StoreError(
             f"cannot write the converted weights to {target}: {error.strerror or error}",
@@ -72,22 +66,18 @@ def convert_to_safetensors(folder: Path, fingerprint: str) -> Path:
     return target
 
 
-def _name(place: int, count: int) -> str:
-    return "model.safetensors" if count == 1 else f"model-{place + 1:05d}-of-{count:05d}.safetensors"
-
-
-def _convert(source: Path, target: Path) -> tuple[str, dict[str, int]]:
-    """Writes one file's tensors, each with memory of its own; (name, bytes of each)."""
+def _convert(source: Path, target: Path) -> dict[str, int]:
+    """Writes the tensors of one file, each in memory of its own; bytes of each tensor."""
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in _tensors(source).items()}
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in _load_tensors(source).items()}
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     save_file(tensors, temporary, metadata={"format": "pt"})
     os.replace(temporary, target)
-    return target.name, {name: tensor.nbytes for name, tensor in tensors.items()}
+    return {name: tensor.nbytes for name, tensor in tensors.items()}
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
+def _load_tensors(file: Path) -> dict[str, Tensor]:
     import pickle
 
     import torch
@@ -104,15 +94,8 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     return state
 
 
-def _write_index(target: Path, written: dict[str, tuple[str, dict[str, int]]], count: int) -> None:
-    if count == 1:
-        return
-    weight_map = {tensor: name for name, sizes in written.values() for tensor in sizes}
-    total = sum(sum(sizes.values()) for _, sizes in written.values())
-    _write(target / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
-
-
-def _write(path: Path, content: dict[str, object]) -> None:
+def write_json(path: Path, content: object) -> None:
+    """Writes a JSON file through a temporary one, so that it is never half written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     os.replace(temporary, path)

@@ -1,6 +1,6 @@
-"""Models on the Hugging Face Hub: config and tokenizer when a model is named, weights when it is loaded.
+"""Models on the Hugging Face Hub: config and tokenizer are downloaded when a model is named, weights when it is loaded.
 
-Called by `models.source`. Downloads land in the user's Hub cache; whatever is there already is used without a network.
+Downloads go to the user's Hub cache; files that are in it are used without a network.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from peftodyssey.errors import ModelError
-from peftodyssey.models.bin_conversion import PATTERNS
+from peftodyssey.models.bin_conversion import BIN_PATTERNS
+from peftodyssey.models.weight_files import BIN_HINT, check_weights
 
-SMALL = [
+SMALL_FILES = [
     "config.json",
     "generation_config.json",
     "tokenizer*",
@@ -23,8 +24,7 @@ SMALL = [
     "added_tokens.json",
     "spiece.model",
 ]
-BIN_HINT = "write `model: {name: ..., weights: bin}` in the recipe: they are read as tensors alone and converted once"
-WEIGHTS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
+WEIGHT_PATTERNS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 T = TypeVar("T")
 
 
@@ -39,23 +39,23 @@ class HubModel:
 
 
 def find_commit(name: str, revision: str | None, weights: str = "safetensors") -> HubModel:
-    """The commit that `revision` (branch, tag or sha; None: the default branch) means now, small files downloaded.
+    """The commit that `revision` (branch, tag or sha; None: the default branch) points to; downloads its small files.
 
     `weights: bin` takes pickled weights where a commit has no safetensors. Raises ModelError: no such repository or
     revision, gated, offline and not cached, no such weights.
     """
-    place = download_config(name, revision)
-    commit = place.name
-    files = _listing(name, commit)
-    pickled = bool(files) and not any(file.endswith(".safetensors") for file in files)
-    if pickled and (weights != "bin" or not any(file.endswith(".bin") for file in files)):
+    folder = download_config(name, revision)
+    commit = folder.name
+    sizes = _file_sizes(name, commit)
+    pickled = bool(sizes) and not any(file.endswith(".safetensors") for file in sizes)
+    if pickled and (weights != "bin" or not any(file.endswith(".bin") for file in sizes)):
         raise ModelError(
-            f"{name} has no safetensors weights; pickles can run code and are not opened unasked",
+            f"{name} has no safetensors weights; pickles can run code and are not opened by default",
             f"look for a converted revision (refs/pr/...) of the repository, or {BIN_HINT}",
         )
     ending = ".bin" if pickled else ".safetensors"
-    hub_call(name, commit, lambda: _snapshot(name, commit, SMALL))
-    return HubModel(place, commit, sum(size for file, size in files.items() if file.endswith(ending)), pickled)
+    hub_call(name, commit, lambda: _snapshot(name, commit, SMALL_FILES))
+    return HubModel(folder, commit, sum(size for file, size in sizes.items() if file.endswith(ending)), pickled)
 
 
 def download_config(name: str, revision: str | None) -> Path:
@@ -66,20 +66,18 @@ def download_config(name: str, revision: str | None) -> Path:
 
 
 def download_weights(name: str, commit: str, pickled: bool = False) -> Path:
-    """Snapshot folder of `commit` with all weights in it, checked to be whole; downloads what is missing."""
-    from peftodyssey.models.local_model import check_weights
-
-    if pickled:
-        return Path(hub_call(name, commit, lambda: _snapshot(name, commit, [*SMALL, *PATTERNS])))
-    folder = Path(hub_call(name, commit, lambda: _snapshot(name, commit, SMALL + WEIGHTS)))
-    check_weights(folder)
+    """Snapshot folder of `commit` with all weights, checked for truncation; downloads what is missing."""
+    patterns = SMALL_FILES + (BIN_PATTERNS if pickled else WEIGHT_PATTERNS)
+    folder = Path(hub_call(name, commit, lambda: _snapshot(name, commit, patterns)))
+    if not pickled:
+        check_weights(folder)
     return folder
 
 
 def _snapshot(name: str, commit: str, patterns: list[str]) -> str:
-    """The snapshot folder of a commit, what matches `patterns` downloaded; without a connection what the cache holds.
+    """The snapshot folder of a commit; downloads what matches `patterns`, or uses the cache without a connection.
 
-    huggingface_hub 1 lists the files of a commit on the Hub first, whatever is cached.
+    huggingface_hub 1 asks the Hub for the list of files even where all of them are cached.
     """
     from huggingface_hub import errors, snapshot_download
 
@@ -87,33 +85,41 @@ def _snapshot(name: str, commit: str, patterns: list[str]) -> str:
         return str(snapshot_download(name, revision=commit, allow_patterns=patterns))
     except errors.HfHubHTTPError:  # the Hub answered
         raise
-    except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError.__bases__[0], ConnectionError):
+    except _connection_errors():
         return str(snapshot_download(name, revision=commit, allow_patterns=patterns, local_files_only=True))
 
 
-def _listing(name: str, commit: str) -> dict[str, int]:
-    """Bytes of every file of a commit: from the Hub, else (offline) of the files in the cache that are weights."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """What is raised where the Hub cannot be reached. HfHubHTTPError's first base is the HTTPError of the HTTP client
+    that huggingface_hub uses (httpx, later httpx2).
+    """
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    return OfflineModeIsEnabled, ConnectionError, cast("type[Exception]", HfHubHTTPError.__bases__[0])
+
+
+def _file_sizes(name: str, commit: str) -> dict[str, int]:
+    """Bytes of every file of a commit, from the Hub; offline only of the weight files in the cache."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
 
     try:
         info = HfApi().model_info(name, revision=commit, files_metadata=True, timeout=10)
         return {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
-    except (OfflineModeIsEnabled, *HfHubHTTPError.__bases__):
+    except (OSError, *_connection_errors()):
         config = try_to_load_from_cache(name, "config.json", revision=commit)
-        assert isinstance(config, str), "config.json was downloaded before this is asked"
-        there = Path(config).parent
+        assert isinstance(config, str), "download_config ran before"
+        cached = Path(config).parent
         return {
-            path.name: path.stat().st_size for pattern in ("*.safetensors", "*.bin") for path in there.glob(pattern)
+            path.name: path.stat().st_size for pattern in ("*.safetensors", "*.bin") for path in cached.glob(pattern)
         }
 
 
-def hub_call(name: str, revision: str | None, question: Callable[[], T]) -> T:
-    """The answer of the Hub, its many errors turned into sentences."""
+def hub_call(name: str, revision: str | None, call: Callable[[], T]) -> T:
+    """The result of `call`; the errors of huggingface_hub become ModelErrors that say what to do."""
     from huggingface_hub import errors
 
     try:
-        return question()
+        return call()
     except errors.HFValidationError as error:
         raise ModelError(
             f"{name!r} is neither a folder here nor a possible Hub id",
@@ -130,21 +136,14 @@ def hub_call(name: str, revision: str | None, question: Callable[[], T]) -> T:
             f"{name} is neither a folder here nor a repository on the Hub that you may read",
             "check the spelling; for a private one `hf auth login`; for a folder write ./" + name,
         ) from error
-    except errors.LocalEntryNotFoundError as error:
-        raise _unreachable(name, revision) from error
-    except errors.EntryNotFoundError as error:
+    except (errors.EntryNotFoundError, *_connection_errors()) as error:
+        if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+            raise ModelError(
+                f"{name} has no config.json on the Hub",
+                "give a repository of a transformers model, not of an adapter or GGUF",
+            ) from error
+        at = f" at {revision}" if revision else ""
         raise ModelError(
-            f"{name} has no config.json on the Hub",
-            "give a repository of a transformers model, not of an adapter or GGUF",
+            f"{name}{at} is not in the local Hub cache and the Hub cannot be reached",
+            "connect once (unset HF_HUB_OFFLINE), or give a local folder; bundled/odyssey-3m needs no network",
         ) from error
-    # HfHubHTTPError's first base is the HTTPError of the client that huggingface_hub uses (httpx, later httpx2).
-    except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError.__bases__[0], ConnectionError) as error:
-        raise _unreachable(name, revision) from error
-
-
-def _unreachable(name: str, revision: str | None) -> ModelError:
-    at = f" at {revision}" if revision else ""
-    return ModelError(
-        f"{name}{at} is not in the local Hub cache and the Hub cannot be reached",
-        "connect once (unset HF_HUB_OFFLINE), or give a local folder; bundled/odyssey-3m needs no network",
-    )

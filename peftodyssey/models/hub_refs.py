@@ -1,6 +1,6 @@
-"""The branches and tags of a model repository: asked of the Hub, or read from a folder laid out as its cache.
+"""The branches and tags of a model repository, from the Hub or from a folder of its cache.
 
-Called by `models.ladder` and `models.source`. A cache folder is `models--<owner>--<name>` with `refs/<revision>` (a
+A cache folder is `models--<owner>--<name>` with `refs/<revision>` (a
 file that holds a commit) and `snapshots/<commit>/`.
 """
 
@@ -25,7 +25,7 @@ def repository_id(folder: Path) -> str:
 
 
 def cached_revisions(folder: Path) -> list[str]:
-    """Revisions that a cache folder knows, by name."""
+    """Names of the revisions in a cache folder."""
     root = folder / "refs"
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
@@ -35,15 +35,17 @@ def snapshot_folder(folder: Path, revision: str | None) -> Path:
     name = revision or "main"
     ref = folder / "refs" / name
     commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else name
-    place = folder / "snapshots" / commit
-    if commit != Path(commit).name or not place.is_dir():
-        what = f"revision {name!r} in it" if not ref.is_file() else f"snapshot of {name!r} in it"
-        raise ModelError(f"{folder} has no {what}", f"revisions: {', '.join(cached_revisions(folder)[:8]) or 'none'}")
-    return place
+    snapshot = folder / "snapshots" / commit
+    if commit != Path(commit).name or not snapshot.is_dir():
+        what = "snapshot of revision" if ref.is_file() else "revision"
+        raise ModelError(
+            f"{folder} has no {what} {name!r}", f"revisions: {', '.join(cached_revisions(folder)[:8]) or 'none'}"
+        )
+    return snapshot
 
 
 def list_revisions(repository: str) -> tuple[list[str], str]:
-    """(branches and tags of a Hub repository, note): asked of the Hub; where it cannot be reached, those in the cache.
+    """(branches and tags of a Hub repository, note); without a connection those in the cache, which the note says.
 
     Raises ModelError where there is no such repository, or neither the Hub nor a cached copy.
     """
@@ -51,10 +53,10 @@ def list_revisions(repository: str) -> tuple[list[str], str]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     try:
-        found = hub_call(repository, None, lambda: HfApi().list_repo_refs(repository, repo_type="model"))
+        refs = hub_call(repository, None, lambda: HfApi().list_repo_refs(repository, repo_type="model"))
     except ModelError as error:
         folder = Path(HF_HUB_CACHE) / (PREFIX + repository.replace("/", "--"))
         if not is_cache_folder(folder):
             raise
         return cached_revisions(folder), f"only the revisions in the local cache are listed: {error.message}"
-    return [ref.name for ref in (*found.branches, *found.tags)], ""
+    return [ref.name for ref in (*refs.branches, *refs.tags)], ""

@@ -1,7 +1,6 @@
-"""Where a base model comes from, found without torch: bundled, a local folder, the Hub, or random numbers of a known
-shape.
+"""Resolving a model name without torch: bundled, a local folder, the Hub, or random weights of a known shape.
 
-`resolve` is called by `check`, `plan` and every job; `weights_folder` by `models.load` alone, when weights are needed.
+`resolve` identifies a model; `weights_folder` unpacks, downloads or converts its weights when they are needed.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ from typing import Any
 
 from peftodyssey import assets
 from peftodyssey.errors import ModelError
-from peftodyssey.models import bin_conversion, hub, hub_refs, shapes
-from peftodyssey.models import local_model as on_disk
-from peftodyssey.models.ladder import DEFAULT_RUNG, Rung, read_rungs
+from peftodyssey.models import bin_conversion, hub, hub_refs, local_model, shapes, weight_files
+from peftodyssey.models.ladder_file import LADDER_FILE, read_rungs
 from peftodyssey.models.rung_names import parse_rung
 
 BUNDLED_TOKENIZER = "odyssey-3m"
@@ -34,20 +32,20 @@ class ModelSource:
     kind: str  # bundled | local | hub | random
     folder: Path | None  # where config.json lies; None for random
     config: dict[str, Any]  # config.json
-    fingerprint: str  # of what the weights are: content hash, commit, or config and seed
+    fingerprint: str  # of the weights: content hash, commit, or hash of config and seed
     tokenizer_folder: Path | None
     pretrain_tokens: int | None  # tokens seen in pretraining, where a ladder says so
     arm: str | None  # arm of the ladder: init, trunk, annealed
     default_dtype: str  # type the weights are stored in: float32, bfloat16, float16
     weight_bytes_on_disk: int  # bytes of the weight files (to download, unpack or read); 0 for random
-    pickled: bool = False  # the weights are .bin files, which `weights_folder` converts
-    weight_file: Path | None = None  # of a rung that is one file of its ladder's folder: <rung>.safetensors
+    pickled: bool = False  # the weights are .bin files, which `weights_folder` converts to safetensors
+    weight_file: Path | None = None  # <rung>.safetensors, where the ladder's folder has one file for each rung
 
 
 def resolve(
     name: str, revision: str | None = None, max_position_embeddings: int | None = None, weights: str = "safetensors"
 ) -> ModelSource:
-    """What `name` is: `bundled/<model>`, `random/<shape>`, a local folder, or a Hub id.
+    """The model that `name` means: `bundled/<model>`, `random/<shape>`, a local folder, or a Hub id.
 
     `max_position_embeddings` (tokens) overrides the shape's, for random models only. `weights: bin` takes pickled
     weights where there are no safetensors. Raises ModelError for what is missing, unknown, pickled, truncated or not a
@@ -56,13 +54,13 @@ def resolve(
     if max_position_embeddings is not None and not name.startswith("random/"):
         raise ModelError(
             f"max_position_embeddings applies to random/<shape> models; {name} has trained positions of its own",
-            "remove max_position_embeddings, or rehearse the length with a random/<shape> model",
+            "remove max_position_embeddings, or try the length with a random/<shape> model",
         )
     if name.startswith("bundled/"):
         source = _bundled(name, revision)
     elif name.startswith("random/"):
         source = _random(name, revision, max_position_embeddings)
-    elif on_disk.looks_local(name):
+    elif local_model.looks_local(name):
         source = _local(name, revision, weights)
     else:
         source = _hub(name, revision, weights)
@@ -71,19 +69,19 @@ def resolve(
 
 
 def read_rung_config(name: str, revision: str) -> dict[str, Any]:
-    """config.json of one rung, without a look at its weights. Raises ModelError where it is not to be had."""
+    """config.json of one rung; its weights are not checked. Raises ModelError where there is none."""
     root = Path(name).expanduser()
     if name.startswith("bundled/"):
-        return on_disk.read_config(assets.model_files(name.removeprefix("bundled/")))
-    if not on_disk.looks_local(name):
-        return on_disk.read_config(hub.download_config(name, revision))
+        return local_model.read_config(bundled_folder(name))
+    if not local_model.looks_local(name):
+        return local_model.read_config(hub.download_config(name, revision))
     if hub_refs.is_cache_folder(root):
-        return on_disk.read_config(hub_refs.snapshot_folder(root, revision))
-    return on_disk.read_config(root / revision if (root / revision).is_dir() else root)
+        return local_model.read_config(hub_refs.snapshot_folder(root, revision))
+    return local_model.read_config(root / revision if (root / revision).is_dir() else root)
 
 
 def weights_folder(source: ModelSource) -> Path:
-    """Folder with config.json and safetensors of `source`, unpacked or downloaded now if need be; not for random."""
+    """Folder with config.json and safetensors of `source`; unpacks, downloads or converts them. Not for random models."""
     if source.kind == "bundled":
         return assets.unpack_model(source.name.removeprefix("bundled/"), source.revision)
     if source.kind == "hub":
@@ -93,39 +91,38 @@ def weights_folder(source: ModelSource) -> Path:
     if source.pickled:
         return bin_conversion.convert_to_safetensors(source.folder, source.fingerprint)
     if source.weight_file is not None:
-        return on_disk.link_as_model_folder(source.folder, source.weight_file, source.fingerprint)
-    on_disk.check_weights(source.folder)
+        return local_model.link_as_model_folder(source.folder, source.weight_file, source.fingerprint)
+    weight_files.check_weights(source.folder)
     return source.folder
 
 
-def _bundled(name: str, revision: str | None) -> ModelSource:
+def bundled_folder(name: str) -> Path:
+    """The folder with config, tokenizer and ladder of `bundled/<model>`, without weights."""
     model = name.removeprefix("bundled/")
     if model not in assets.models():
         raise ModelError(f"no bundled model {model!r}", did_you_mean(model, assets.models(), "bundled models"))
-    files = assets.model_files(model)
-    rungs = read_rungs(files / "ladder.json")
-    rung = _rung(name, revision or DEFAULT_RUNG, rungs)
-    config = on_disk.read_config(files)
+    return assets.model_files(model)
+
+
+def _bundled(name: str, revision: str | None) -> ModelSource:
+    model, folder = name.removeprefix("bundled/"), bundled_folder(name)
+    rungs = {rung.name: rung for rung in read_rungs(folder / LADDER_FILE)}
+    rung = rungs.get(revision or assets.DEFAULT_RUNG)
+    if rung is None:
+        raise ModelError(f"{name} has no rung {revision!r}", did_you_mean(str(revision), rungs, "rungs"))
     return ModelSource(
         name=name,
         revision=rung.name,
         kind="bundled",
-        folder=files,
-        config=config,
+        folder=folder,
+        config=local_model.read_config(folder),
         fingerprint=assets.model_sha256(model, rung.name),
-        tokenizer_folder=files,
+        tokenizer_folder=folder,
         pretrain_tokens=rung.tokens,
         arm=rung.arm,
         default_dtype="bfloat16",
         weight_bytes_on_disk=assets.model_bytes(model, rung.name),
     )
-
-
-def _rung(name: str, wanted: str, rungs: Iterable[Rung]) -> Rung:
-    by_name = {rung.name: rung for rung in rungs}
-    if wanted not in by_name:
-        raise ModelError(f"{name} has no rung {wanted!r}", did_you_mean(wanted, by_name, "rungs"))
-    return by_name[wanted]
 
 
 def _random(name: str, revision: str | None, max_position_embeddings: int | None) -> ModelSource:
@@ -138,13 +135,14 @@ def _random(name: str, revision: str | None, max_position_embeddings: int | None
     if max_position_embeddings is not None:
         key = "n_positions" if "n_positions" in config else "max_position_embeddings"
         config[key] = max_position_embeddings
+    facts = json.dumps({"config": config, "seed": RANDOM_SEED}, sort_keys=True, separators=(",", ":"))
     return ModelSource(
         name=name,
         revision=None,
         kind="random",
         folder=None,
         config=config,
-        fingerprint=_digest({"config": config, "seed": RANDOM_SEED}),
+        fingerprint=hashlib.sha256(facts.encode()).hexdigest(),
         tokenizer_folder=assets.model_files(BUNDLED_TOKENIZER),
         pretrain_tokens=0,
         arm=None,
@@ -156,60 +154,58 @@ def _random(name: str, revision: str | None, max_position_embeddings: int | None
 def _local(name: str, revision: str | None, weights: str) -> ModelSource:
     root = Path(name).expanduser()
     if hub_refs.is_cache_folder(root):
-        place, rung = (
-            hub_refs.snapshot_folder(root, revision),
-            parse_rung(hub_refs.repository_id(root), revision or "main"),
-        )
+        folder = hub_refs.snapshot_folder(root, revision)
+        rung = parse_rung(hub_refs.repository_id(root), revision or "main")
     else:
-        place, rung = on_disk.find_rung_folder(root, revision)
-    config = on_disk.read_config(place)
-    flat = root / f"{revision}.safetensors" if revision and place == root else None
-    bins = bin_conversion.bin_files(place) if weights == "bin" and not any(place.glob("*.safetensors")) else []
-    files = bins or ([flat] if flat else on_disk.check_weights(place))
+        folder, rung = local_model.find_rung_folder(root, revision)
+    config = local_model.read_config(folder)
+    rung_file = root / f"{revision}.safetensors" if revision and folder == root else None
+    bins = bin_conversion.bin_files(folder) if weights == "bin" and not any(folder.glob("*.safetensors")) else []
+    files = bins or ([rung_file] if rung_file else weight_files.check_weights(folder))
     return ModelSource(
         name=name,
         revision=revision,
         kind="local",
-        folder=place,
+        folder=folder,
         config=config,
-        fingerprint=on_disk.fingerprint(config, files),
-        tokenizer_folder=on_disk.tokenizer_folder(place, root),
+        fingerprint=weight_files.fingerprint(config, files),
+        tokenizer_folder=local_model.find_tokenizer_folder(folder, root),
         pretrain_tokens=rung.tokens if rung else None,
         arm=rung.arm if rung else None,
-        default_dtype=_told_dtype(config) if bins else on_disk.stored_dtype(files),
+        default_dtype=_config_dtype(config) if bins else weight_files.stored_dtype(files),
         weight_bytes_on_disk=sum(file.stat().st_size for file in files),
         pickled=bool(bins),
-        weight_file=flat,
+        weight_file=rung_file,
     )
 
 
-def _told_dtype(config: Mapping[str, Any]) -> str:
-    """The type of the weights as config.json says it."""
+def _config_dtype(config: Mapping[str, Any]) -> str:
+    """The dtype of the weights that config.json states."""
     return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
 def _hub(name: str, revision: str | None, weights: str) -> ModelSource:
-    found = hub.find_commit(name, revision, weights)
-    config = on_disk.read_config(found.folder)
+    commit = hub.find_commit(name, revision, weights)
+    config = local_model.read_config(commit.folder)
     rung = parse_rung(name, revision) if revision else None
     return ModelSource(
         name=name,
         revision=revision,
         kind="hub",
-        folder=found.folder,
+        folder=commit.folder,
         config=config,
-        fingerprint=found.commit,
-        tokenizer_folder=found.folder,
+        fingerprint=commit.commit,
+        tokenizer_folder=commit.folder,
         pretrain_tokens=rung.tokens if rung else None,
         arm=rung.arm if rung else None,
-        default_dtype=_told_dtype(config),
-        weight_bytes_on_disk=found.weight_bytes,
-        pickled=found.pickled,
+        default_dtype=_config_dtype(config),
+        weight_bytes_on_disk=commit.weight_bytes,
+        pickled=commit.pickled,
     )
 
 
 def _check_causal(name: str, config: Mapping[str, Any]) -> None:
-    """Refuses what no causal head fits, as far as config.json says so."""
+    """Raises ModelError for encoders, encoder-decoders and models stored quantised, as config.json says."""
     heads = config.get("architectures") or []
     if config.get("is_encoder_decoder") or any(head.endswith("MaskedLM") for head in heads):
         raise ModelError(
@@ -225,12 +221,7 @@ def _check_causal(name: str, config: Mapping[str, Any]) -> None:
 
 
 def did_you_mean(got: str, allowed: Iterable[str], what: str) -> str:
-    """Next step for a name that is not in a list: the nearest one first, then all of them."""
+    """A next step for a name that does not exist: the nearest one, then all of them."""
     names = list(allowed)
     near = difflib.get_close_matches(got, names, n=1, cutoff=0.4)
     return (f"did you mean {near[0]!r}? " if near else "") + f"{what}: {', '.join(names)}"
-
-
-def _digest(facts: Mapping[str, Any]) -> str:
-    text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()

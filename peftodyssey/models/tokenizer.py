@@ -1,7 +1,6 @@
-"""The tokenizer of a base model, with character offsets and without special tokens. Called by corpora, `check` and
-jobs.
+"""The tokenizer of a base model, with character offsets and without special tokens; and training a byte-level BPE.
 
-`tokenizers` alone is imported where the model has a tokenizer.json; transformers only where one must be converted.
+Reading a tokenizer.json imports `tokenizers` only; transformers is imported where an older format must be converted.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,16 +19,18 @@ from peftodyssey.models.source import ModelSource
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+END_OF_TEXT = "<|endoftext|>"  # of `train_bpe`: id 0; bos, eos and padding
+
 
 @dataclasses.dataclass(frozen=True)
 class TextTokenizer:
-    """A tokenizer and the ids that frame a document."""
+    """A tokenizer, its special ids, and a fingerprint of both."""
 
     backend: Tokenizer
     bos_id: int | None
     eos_id: int | None
     pad_id: int | None
-    fingerprint: str  # of the vocabulary, merges and special ids
+    fingerprint: str  # SHA-256 of the vocabulary, merges and special ids
 
     @cached_property
     def vocab_size(self) -> int:
@@ -54,13 +56,21 @@ def load_tokenizer(source: ModelSource) -> TextTokenizer:
     """The tokenizer of `source`. Raises ModelError if there is none or it has more ids than the model has rows."""
     folder = source.tokenizer_folder
     assert folder is not None, "resolve always names a tokenizer folder"
-    found = tokenizer_from_folder(folder, source.name, source.config)
-    _check_fits(found.backend, source)
-    return found
+    tokenizer = tokenizer_from_folder(folder, source.name, source.config)
+    rows = (source.config.get("text_config") or source.config).get("vocab_size")
+    ids = tokenizer.backend.get_vocab_size(
+        with_added_tokens=False
+    )  # added tokens may lie beyond: Gemma 3's image token
+    if rows is not None and ids > rows:
+        raise ModelError(
+            f"the tokenizer of {source.name} has {ids} ids, the model's vocabulary only {rows} rows",
+            "use the tokenizer that belongs to the model",
+        )
+    return tokenizer
 
 
 def tokenizer_from_folder(folder: Path, name: str, config: dict[str, Any]) -> TextTokenizer:
-    """The tokenizer in `folder`, whose special ids config.json tells where its own files do not."""
+    """The tokenizer in `folder`; special ids that its own files do not state are those of the model's `config`."""
     backend, content = _backend(folder, name)
     backend.no_truncation()
     backend.no_padding()
@@ -70,15 +80,15 @@ def tokenizer_from_folder(folder: Path, name: str, config: dict[str, Any]) -> Te
 
 
 def chat_template(source: ModelSource) -> str | None:
-    """The Jinja template that renders conversations for this model: a file of its own, or in tokenizer_config.json."""
+    """The Jinja chat template of this model, from chat_template.jinja or tokenizer_config.json; None if it has none."""
     folder = source.tokenizer_folder
     assert folder is not None, "resolve always names a tokenizer folder"
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    found = _read_json(folder / "tokenizer_config.json").get("chat_template")
-    if isinstance(found, list):  # several, each with a name
-        found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
-    return found if isinstance(found, str) else None
+    template = _read_json(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(template, list):  # several, each with a name
+        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+    return template if isinstance(template, str) else None
 
 
 def _backend(folder: Path, name: str) -> tuple[Tokenizer, bytes]:
@@ -87,7 +97,7 @@ def _backend(folder: Path, name: str) -> tuple[Tokenizer, bytes]:
 
     path = folder / "tokenizer.json"
     if not path.is_file():
-        backend = _converted(folder, name)
+        backend = _convert_to_fast(folder, name)
         return backend, backend.to_str().encode()
     content = path.read_bytes()
     try:
@@ -96,7 +106,7 @@ def _backend(folder: Path, name: str) -> tuple[Tokenizer, bytes]:
         raise ModelError(f"{path} cannot be read: {error}", "copy the file again, or upgrade `tokenizers`") from error
 
 
-def _converted(folder: Path, name: str) -> Tokenizer:
+def _convert_to_fast(folder: Path, name: str) -> Tokenizer:
     """The fast form of an older tokenizer (SentencePiece, vocab.json + merges.txt), converted by transformers."""
     from transformers import AutoTokenizer
 
@@ -104,7 +114,7 @@ def _converted(folder: Path, name: str) -> Tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{name} has no tokenizer that can be read in {folder}: {error}",
+            f"no tokenizer of {name} can be read in {folder}: {error}",
             "put tokenizer.json beside config.json (AutoTokenizer.from_pretrained(...).save_pretrained(folder))",
         ) from error
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -114,7 +124,7 @@ def _converted(folder: Path, name: str) -> Tokenizer:
 
 
 def _special_id(name: str, folder: Path, config: dict[str, Any], backend: Tokenizer) -> int | None:
-    """Id of `bos`, `eos` or `pad`: as tokenizer_config.json says, null meaning none; else as config.json says."""
+    """Id of `bos`, `eos` or `pad` in tokenizer_config.json, where null means none; else in config.json."""
     key = f"{name}_token"
     for file in ("tokenizer_config.json", "special_tokens_map.json"):
         settings = _read_json(folder / file)
@@ -137,12 +147,28 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _check_fits(backend: Tokenizer, source: ModelSource) -> None:
-    """Added tokens may lie beyond the rows (Gemma 3's image token does): only text that spells them would hit them."""
-    rows = (source.config.get("text_config") or source.config).get("vocab_size")
-    ids = backend.get_vocab_size(with_added_tokens=False)
-    if rows is not None and ids > rows:
-        raise ModelError(
-            f"the tokenizer of {source.name} has {ids} ids, the model's vocabulary only {rows} rows",
-            "use the tokenizer that belongs to the model",
-        )
+def train_bpe(texts: Iterable[str], vocab_size: int, folder: Path, model_max_length: int) -> int:
+    """Trains a byte-level BPE and writes tokenizer.json and tokenizer_config.json; returns the ids it has.
+
+    These are `vocab_size`, or fewer where the text has too few pairs to merge.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    assert vocab_size > 256, vocab_size  # every byte, and the end of text
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=False), encoding="utf-8")
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model_max_length}
+    config |= dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    return tokenizer.get_vocab_size(with_added_tokens=True)

@@ -14,9 +14,9 @@ from support.tiny import tiny
 
 from peftodyssey.errors import ModelError, RecipeError
 from peftodyssey.memory.device import Device
-from peftodyssey.models.ladder import Ladder, find_ladder, rungs
+from peftodyssey.models.ladder import Ladder, find_ladder
 from peftodyssey.models.rung_choice import choose_rungs
-from peftodyssey.models.rung_facts import learning_rate_at_step, published_schedule
+from peftodyssey.models.published_schedules import learning_rate_at_step, published_schedule
 from peftodyssey.models.rung_names import format_tokens, parse_rung, parse_rungs, token_problems
 from peftodyssey.models.source import resolve, weights_folder
 from peftodyssey.plan.build import build
@@ -169,7 +169,7 @@ def test_a_cache_folder_is_a_ladder_and_its_rungs_are_models(tmp_path, models):
     root = cache_of(
         tmp_path, "EleutherAI/pythia-410m", {"main": models[0], "step1000": models[0], "step143000": models[1]}
     )
-    assert [rung.name for rung in rungs(str(root))] == ["step1000", "step143000"]
+    assert [rung.name for rung in find_ladder(str(root)).rungs] == ["step1000", "step143000"]
     assert any("main" in remark for remark in find_ladder(str(root)).notes)
     source = resolve(str(root), "step143000")
     assert (source.pretrain_tokens, source.arm) == (143_000 * 2_097_152, "cosine")
@@ -237,7 +237,7 @@ def test_a_ladder_file_without_tokens_says_so(tmp_path):
     (tmp_path / "ladder.json").write_text(
         json.dumps({"rungs": [{"name": "a", "arm": "trunk"}, {"name": "b", "tokens": 5, "arm": "trunk"}]})
     )
-    assert "a: ladder.json says no tokens" in find_ladder(str(tmp_path)).notes
+    assert "a: ladder.json states no tokens" in find_ladder(str(tmp_path)).notes
 
 
 class Harmful:

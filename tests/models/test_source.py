@@ -13,7 +13,7 @@ from support.tiny import tiny
 
 from peftodyssey import assets
 from peftodyssey.errors import ModelError
-from peftodyssey.models.ladder import rungs
+from peftodyssey.models.ladder import find_ladder
 from peftodyssey.models.source import resolve, weights_folder
 from peftodyssey.models.tokenizer import load_tokenizer
 
@@ -33,7 +33,7 @@ def test_bundled_is_known_without_weights():
     assert (source.kind, source.arm, source.pretrain_tokens) == ("bundled", "annealed", 63963136)
     assert source.fingerprint == assets.model_sha256("odyssey-3m", "annealed-64M")
     assert resolve("bundled/odyssey-3m").revision == "annealed-1024M"
-    assert [rung.name for rung in rungs("bundled/odyssey-3m")][:2] == ["init", "annealed-16M"]
+    assert [rung.name for rung in find_ladder("bundled/odyssey-3m").rungs][:2] == ["init", "annealed-16M"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from peftodyssey.errors import DoesNotFit
-from peftodyssey.models.rung_disk import RECORD, make_room, needed_bytes
+from peftodyssey.models.checkpoint_disk import RECORD, make_room, needed_bytes
 from peftodyssey.models.source import ModelSource
 
 SIZE = 1000
