@@ -21,10 +21,10 @@ from peftodyssey.memory.step_spec import StepSpec
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.model_shape import ModelShape
 from peftodyssey.models import source as model_source
-from peftodyssey.models.weight_files import saved_fingerprint
 from peftodyssey.models.shape_from_config import shape_from_config as anatomy_of
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.tokenizer import TextTokenizer, load_tokenizer
+from peftodyssey.models.weight_files import saved_fingerprint
 from peftodyssey.plan import beside, crossed, names, plan_file, similarity
 from peftodyssey.plan import noise as noise_module
 from peftodyssey.plan.auto_values import resolve_auto

@@ -15,8 +15,8 @@ from peftodyssey.memory.memory_plan import MemoryPlan, Term, estimate
 from peftodyssey.memory.step_spec import BYTES, StepSpec
 from peftodyssey.methods.mmap_copy import MAPPED_COPY_BYTES
 from peftodyssey.model_shape import ModelShape
-from peftodyssey.models.layer_offload import layers_on_gpu
 from peftodyssey.models.checkpoint_disk import is_downloaded, needed_bytes
+from peftodyssey.models.layer_offload import layers_on_gpu
 from peftodyssey.models.source import ModelSource
 from peftodyssey.plan.tasks import CellTask, IndexTask, Plan
 

@@ -15,8 +15,8 @@ from support.tiny import tiny
 from peftodyssey.errors import ModelError, RecipeError
 from peftodyssey.memory.device import Device
 from peftodyssey.models.ladder import Ladder, find_ladder
-from peftodyssey.models.rung_choice import choose_rungs
 from peftodyssey.models.published_schedules import learning_rate_at_step, published_schedule
+from peftodyssey.models.rung_choice import choose_rungs
 from peftodyssey.models.rung_names import format_tokens, parse_rung, parse_rungs, token_problems
 from peftodyssey.models.source import resolve, weights_folder
 from peftodyssey.plan.build import build
