@@ -1,12 +1,10 @@
-"""Adapt a language model under any constraint on the update, and see token by token what it cost.
+"""Compare full fine-tuning, LoRA, QLoRA and other PEFT methods on your own text, token by token.
 
-`load`, `run`, `score`, `adapt` and `open` are the public functions; they are what the command line calls.
+`load`, `run`, `score`, `adapt` and `open` are the public functions. The command line calls the same ones.
 """
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey._version import __version__
@@ -17,26 +15,14 @@ if TYPE_CHECKING:
     from peftodyssey.api import adapt, load, open, run, score
 
 
-class _Package(ModuleType):
-    """The package with its public functions, imported when first used, so that `import peftodyssey` costs nothing.
+def __getattr__(name: str) -> Any:
+    """Public functions are imported when they are first used, so that `import peftodyssey` stays fast."""
+    if name not in __all__:
+        raise AttributeError(f"module 'peftodyssey' has no attribute {name!r}; public: {', '.join(__all__)}")
+    from peftodyssey import api
 
-    `run` and `score` are also packages inside; importing those would put them in the functions' place, hence
-    properties.
-    """
-
-
-def _public(name: str) -> property:
-    def get(package: ModuleType) -> Any:
-        from peftodyssey import api
-
-        return getattr(api, name)
-
-    def keep(package: ModuleType, value: object) -> None:
-        """The import system binds a subpackage to its name here; the function stays."""
-
-    return property(get, keep)
+    return getattr(api, name)
 
 
-for _name in __all__[1:]:
-    setattr(_Package, _name, _public(_name))
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted(__all__)

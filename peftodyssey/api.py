@@ -19,6 +19,7 @@ from peftodyssey.recipe.numbers import parse_bytes, parse_duration
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from peftodyssey.execution.export import Exported
     from peftodyssey.execution.launch import Options
     from peftodyssey.execution.pretraining import Trained
     from peftodyssey.execution.scheduler import Outcome
@@ -167,7 +168,7 @@ def train_ladder(
     checkpoint_every_s: float = 600.0,
     console: Console | None = None,
 ) -> Trained:
-    """Train what of a ladder is missing below `out` (default `ladders/<name>`); its rungs are revisions of that folder."""
+    """Train what is missing of a ladder below `out` (default `ladders/<name>`); rungs are revisions of that folder."""
     from rich.console import Console as RichConsole
 
     from peftodyssey.execution.pretraining import train
@@ -260,8 +261,8 @@ def adapt(
 
 def export(
     folder: str | Path, cell: str, *, to: str | Path | None = None, merge: bool = False, push: str | None = None
-) -> Path:
-    """A PEFT adapter (or a merged model) of one cell with a model card of its measured results; returns its folder."""
+) -> Exported:
+    """A PEFT adapter (or a merged model) of one cell with a model card, and which cell it is."""
     from peftodyssey.execution.export import export_cell
 
     return export_cell(Path(folder), cell, to=Path(to) if to else None, merge=merge, push=push)

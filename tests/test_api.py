@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 import peftodyssey
+from peftodyssey.errors import InputError
 
 
 def test_public_names_are_frozen() -> None:
@@ -18,12 +20,10 @@ def test_public_names_are_frozen() -> None:
         assert inspect.isfunction(getattr(peftodyssey, name)), name
 
 
-def test_functions_stay_where_subpackages_have_the_same_names() -> None:
-    code = (
-        "import peftodyssey\nfrom peftodyssey.run import start\nfrom peftodyssey.score import windows\n"
-        "assert callable(peftodyssey.run) and callable(peftodyssey.score)"
-    )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+def test_dir_lists_the_public_names() -> None:
+    assert dir(peftodyssey) == sorted(peftodyssey.__all__)
+    with pytest.raises(AttributeError, match="adapt, load"):
+        _ = peftodyssey.nothing
 
 
 def test_import_is_free() -> None:
@@ -45,3 +45,11 @@ def test_adapt_is_a_run_of_one_cell(tmp_path: Path) -> None:
     evidence = run.nll(run.cells[0]["cell"])
     delta = (evidence["after"] - evidence["before"]).mean(dtype=float)
     assert abs(delta - run.results["delta_nll"][0].as_py()) < 1e-6
+    by_label = run.nll(label=run.cells[0]["coordinates"]["label"], lr="1e-2")
+    assert (by_label["after"] == evidence["after"]).all()
+    with pytest.raises(InputError, match="label=|lora"):
+        run.nll(rank=3)
+    with pytest.raises(InputError, match="columns: "):
+        run.nll(no_such_column=3)
+    assert len(repr(run).splitlines()) < 8
+    assert "1 done" in repr(run)

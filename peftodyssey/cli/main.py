@@ -1,4 +1,4 @@
-"""The command line. Floor 7, verbs only: parse, call `api`, print. Starts without torch."""
+"""The verbs of the command line: parse, call `api`, print. Starts without torch."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from peftodyssey.cli.options import (
     pairs,
     prepare_process,
     say,
+    starting,
 )
 from peftodyssey.cli.plan import plan
 from peftodyssey.cli.subcommands import ladder_app, recipes_app
@@ -83,7 +84,7 @@ def run(
         bool, typer.Option("--allow-oom", help="Start although the plan says it does not fit.")
     ] = False,
 ) -> None:
-    """Train and score what is missing of a recipe, then write the report; running it again does nothing."""
+    """Train and score what is missing of a recipe, then write the report. A second run resumes, or does nothing."""
     from peftodyssey import api
     from peftodyssey.execution.launch import Options
 
@@ -100,6 +101,7 @@ def run(
     plan = api.plan(api.load(recipe, set_ or ()), device=device, memory=memory)
     for warning in plan.warnings:
         console(stderr=True).print(f"warning: {warning}", markup=False, soft_wrap=True)
+    starting(f"{plan.recipe.name}: {len(plan.cells)} cells on {plan.device.name}")
     opened, outcome, root = api.run_plan(plan, out, options=options, console=console(stderr=True))
     if opened is None:
         say(f"Interrupted: {outcome.interrupted}")
@@ -153,7 +155,8 @@ def status(folder: DirArg) -> None:
     from peftodyssey.execution.status import status as read
     from peftodyssey.report import console_output
 
-    console().print(console_output.status(read(folder)))
+    for line in console_output.status(read(folder)):
+        console().print(line, soft_wrap=True)
 
 
 @app.command()
@@ -166,6 +169,7 @@ def report(
     """Rebuild tables, figures and the page; several directories are compared on one page."""
     from peftodyssey import api
 
+    starting(f"Collecting {', '.join(map(str, folders))}")
     say(f"Report: {api.report(folders, out)}")
 
 
@@ -173,25 +177,33 @@ def report(
 def query(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR... [SQL]", help="Directories, then the query.")],
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    columns: Annotated[
+        str | None, typer.Option("--columns", metavar="VIEW", help="List the columns of a view.")
+    ] = None,
 ) -> None:
-    """SQL (DuckDB) over results and tokens; without SQL, the views and their columns."""
+    """SQL (DuckDB) over results and tokens; without SQL, the views and example queries for this run."""
     from peftodyssey.report import console_output
+    from peftodyssey.store.query import columns_of, overview
     from peftodyssey.store.query import query as ask
 
     last = str(folders[-1])
     sql = (
         last if len(folders) > 1 and not os.path.isdir(last) else None
     )  # Path.is_dir raises where SQL is too long for a name
-    table = ask(folders[:-1] if sql else folders, sql)
+    if sql is None and columns is None:
+        for part in console_output.views(overview(folders)):
+            console().print(part, soft_wrap=True)
+        return
+    table = columns_of(columns) if columns is not None else ask(folders[:-1] if sql else folders, str(sql))
     if csv:
         sys.stdout.write(console_output.as_csv(table))
     else:
-        console().print(console_output.as_table(table))
+        console().print(console_output.as_table(table, console().width))
 
 
 @app.command()
 def score(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="bundled/..., a Hub id or a folder.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="bundled/<name>, a Hub id or a folder.")],
     corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="bundled/..., hub:..., m2d2/... or a path.")],
     adapter: Annotated[list[Path] | None, typer.Option("--adapter", help="Adapter folder; may be repeated.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Keep index and columns here.")] = None,
@@ -218,6 +230,7 @@ def score(
         "mode": mode,
         "field": field,
     }
+    starting(f"Scoring {model} on {corpus}")
     scored = api.score(
         model,
         corpus,
@@ -245,7 +258,11 @@ def export(
     """A PEFT adapter (or merged model) that plain peft loads, with a card of its measured results."""
     from peftodyssey import api
 
-    say(f"Exported: {api.export(folder, cell, to=to, merge=merge, push=push)}")
+    starting(f"Exporting {cell} of {folder}")
+    exported = api.export(folder, cell, to=to, merge=merge, push=push)
+    say(f"Exported: {exported.folder}\nCell: {exported.cell}")
+    for note in exported.notes:
+        say(f"note: {note}")
 
 
 @app.command()
@@ -261,12 +278,14 @@ def schema() -> None:
 @app.command()
 def doctor() -> None:
     """Environment, versions, GPU; what will not work and why."""
-    from peftodyssey.execution.doctor import examine
+    from peftodyssey.execution.doctor import PROBLEM, examine
 
-    lines, healthy = examine()
-    for line in lines:
+    n_problems = 0
+    for line in examine():
+        n_problems += line.startswith(PROBLEM)
         say(line)
-    raise typer.Exit(0 if healthy else EXIT_USER)
+    say(f"{n_problems} problems" if n_problems else "everything needed is there")
+    raise typer.Exit(EXIT_USER if n_problems else 0)
 
 
 def main() -> None:
@@ -284,7 +303,7 @@ def main() -> None:
         errors.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        errors.print("interrupted; start the same command again, it goes on from there", markup=False)
+        errors.print("interrupted; start the same command again, it resumes", markup=False)
         sys.exit(EXIT_INTERRUPTED)
 
 

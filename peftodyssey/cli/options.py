@@ -1,8 +1,10 @@
-"""What the commands share: their common options, reading of values, and where they print. Floor 7."""
+"""What the commands share: common options, reading of values, and where they print."""
 
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +14,11 @@ from rich.console import Console
 from peftodyssey.errors import InputError
 from peftodyssey.memory.device import prepare_allocator
 
-# Idle OpenMP threads spin for milliseconds by default: where a core is shared with anything else, the others then wait
-# for a thread that does not run, and training was seen to fall from 6,500 to 860 tokens a second. A short spin keeps
-# 95 % of the speed on free cores and all of that on shared ones. Read by libgomp when torch is imported.
+# Idle OpenMP threads spin for milliseconds by default: on a core shared with other processes, the other threads then
+# wait for one that does not run, and training fell from 6,500 to 860 tokens a second in one measurement.
+# A short spin keeps 95 % of the speed on free cores and all of it on shared ones. Read by libgomp when torch is imported.
 SPIN_COUNT = "1000"
+PIPED_WIDTH = 1000  # columns of piped output, so that no table is wrapped inside a number or a hash
 
 RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")]
 SetOpt = Annotated[
@@ -52,8 +55,11 @@ def usage(message: str) -> InputError:
 
 
 def console(stderr: bool = False) -> Console:
-    """Standard output, or standard error, without guesses about what to colour."""
-    return Console(stderr=stderr, highlight=False)
+    """Standard output or standard error; as wide as the terminal, or as wide as needed where it is piped."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(
+        stderr=stderr, highlight=False, width=None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+    )
 
 
 def say(text: str) -> None:
@@ -61,7 +67,14 @@ def say(text: str) -> None:
     console().print(text, markup=False, soft_wrap=True)
 
 
+def starting(text: str) -> None:
+    """A line on standard error before the libraries are imported, which takes seconds."""
+    console(stderr=True).print(f"{text} ...", markup=False, soft_wrap=True)
+
+
 def prepare_process() -> None:
-    """What torch reads from the environment when it is imported, where the user has not set it."""
+    """Settings that torch reads when it is imported, where the user has not set them; warnings of libraries are off."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     prepare_allocator()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")

@@ -99,3 +99,4 @@ def recipes_new(
     from peftodyssey import api
 
     say(f"Written: {api.new_recipe(to, model, domain)}\nNext: peftodyssey check {to}")
+    say("Weights of full fine-tuning are deleted after scoring; `peftodyssey run --keep best` keeps the best.")

@@ -1,4 +1,4 @@
-"""What is installed, what is there to compute on, and what will not work and why. Called by the `doctor` verb."""
+"""What is installed, the devices, and what will not work and why."""
 
 from __future__ import annotations
 
@@ -6,34 +6,38 @@ import importlib
 import os
 import platform
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from peftodyssey import assets
 from peftodyssey.errors import OdysseyError
 from peftodyssey.memory.device import detect, torch_has_cuda
+from peftodyssey.models.log_filters import hide_kernels_advice
 from peftodyssey.store.versions import versions
 
 NEEDED = {"torch": "2.11", "transformers": "5.17", "peft": "0.21", "bitsandbytes": "0.50", "trl": "1.16"}
 SMALL_DISK_BYTES = 5 << 30
+PROBLEM = "problem"
 
 
-def examine() -> tuple[list[str], bool]:
-    """Lines to print, and whether everything that is needed works."""
-    lines = [f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} cores"]
-    found = versions()
-    lines += [f"{name:<14} {version}" for name, version in found.items()]
-    problems = [_version_problem(name, least, found.get(name)) for name, least in NEEDED.items()]
-    problems += [_import_problem(name) for name in NEEDED if name in found]
-    lines += [_device_line(), _disk_line(), _cache_line()]
-    told = [problem for problem in problems if problem]
-    return [*lines, *told, "everything needed is there" if not told else f"{len(told)} problems"], not told
+def examine() -> Iterator[str]:
+    """Lines to print, each as soon as it is known; what does not work begins with PROBLEM."""
+    yield f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} cores"
+    installed = versions()
+    yield from (f"{name:<14} {version}" for name, version in installed.items())
+    yield from filter(None, (_version_problem(name, least, installed.get(name)) for name, least in NEEDED.items()))
+    yield _device_line()
+    yield _disk_line()
+    yield _cache_line()
+    hide_kernels_advice()
+    yield from filter(None, (_import_problem(name) for name in NEEDED if name in installed))
 
 
 def _version_problem(name: str, least: str, found: str | None) -> str:
     if found is None:
-        return f"problem: {name} is not installed: pip install '{name}>={least}'"
+        return f"{PROBLEM}: {name} is not installed: pip install '{name}>={least}'"
     if _parts(found) < _parts(least):
-        return f"problem: {name} {found} is older than {least}: pip install -U '{name}>={least}'"
+        return f"{PROBLEM}: {name} {found} is older than {least}: pip install -U '{name}>={least}'"
     return ""
 
 
@@ -45,7 +49,7 @@ def _import_problem(name: str) -> str:
     try:
         importlib.import_module(name)
     except Exception as error:  # whatever a broken installation raises is what the user has to see
-        return f"problem: {name} cannot be imported: {type(error).__name__}: {error}"
+        return f"{PROBLEM}: {name} cannot be imported: {type(error).__name__}: {error}"
     return ""
 
 
@@ -53,8 +57,9 @@ def _device_line() -> str:
     device = detect()
     if device.kind == "cuda":
         bf16 = "bf16" if device.bf16 else "no bf16: fp16 is used"
-        return f"device         {device.name}, {device.free_bytes / 2**30:.1f} of {device.total_bytes / 2**30:.1f} GiB free, {bf16}"
-    why = "no NVIDIA card was found" if torch_has_cuda() else "the installed torch has no CUDA"
+        free_gib, total_gib = device.free_bytes / 2**30, device.total_bytes / 2**30
+        return f"device         {device.name}, {free_gib:.1f} of {total_gib:.1f} GiB free, {bf16}"
+    why = "no NVIDIA GPU was found" if torch_has_cuda() else "the installed torch has no CUDA"
     return f"device         CPU, {device.free_bytes / 2**30:.1f} GiB free ({why}); 4-bit bases work here too"
 
 
@@ -68,4 +73,4 @@ def _cache_line() -> str:
     try:
         return f"cache          {assets.model_files(assets.models()[0]).parent}"
     except OdysseyError as error:
-        return f"problem: the cache cannot be used: {error}"
+        return f"{PROBLEM}: the cache cannot be used: {error}"

@@ -1,25 +1,31 @@
-"""A finished cell as something that others load: a PEFT adapter or a merged model, with a card of what was measured.
-
-Called by `api.export`.
-"""
+"""A finished cell as something that others load: a PEFT adapter or a merged model, with a model card."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peftodyssey.errors import InputError, StoreError
 from peftodyssey.models.log_filters import quiet
 from peftodyssey.store import atomic, layout, manifest, parquet, plans
+from peftodyssey.store.run_reader import describe_cells, one_row
 
-KEYS = ("label", "domain", "model", "revision", "seed")
+
+@dataclass(frozen=True)
+class Exported:
+    """Where a cell was written, which cell it is with its results, and remarks on what was not taken."""
+
+    folder: Path
+    cell: str
+    notes: tuple[str, ...] = ()
 
 
-def export_cell(folder: Path, cell: str, *, to: Path | None, merge: bool, push: str | None) -> Path:
+def export_cell(folder: Path, cell: str, *, to: Path | None, merge: bool, push: str | None) -> Exported:
     """Write the weights of one cell and its card to `to`; InputError where the name fits no cell, or several."""
-    row = _find(folder, cell)
+    row, notes = _find(folder, cell)
     entry = next(entry for entry in plans.cells(folder) if entry["cell"] == row["cell"])
     target = to or folder / "export" / entry["slug"]
     if target.exists() and any(target.iterdir()):
@@ -34,28 +40,46 @@ def export_cell(folder: Path, cell: str, *, to: Path | None, merge: bool, push: 
     atomic.write_text(target / "README.md", card(row, merged=merge, drift=facts))
     if push:
         _push(target, push)
-    return target
+    return Exported(target, _results_of(row), notes)
 
 
-def _find(folder: Path, cell: str) -> Mapping[str, Any]:
-    """The row that a hash, `best` or `column=value,...` names."""
+def _results_of(row: Mapping[str, Any]) -> str:
+    """A cell with its learning rate, seed and measured changes, in one line."""
+    rate = "" if row["lr"] is None else f", lr {row['lr']:g}, seed {row['seed']}"
+    forgetting = "" if row["forgetting"] is None else f", forgetting {_change(row, 'forgetting', 'forgetting')}"
+    return f"{row['label']} on {row['domain']}{rate}: test {_change(row, 'delta_nll', 'delta')} nats/token{forgetting}"
+
+
+def _find(folder: Path, cell: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """The row that a hash, `best` or `column=value,...` names, and remarks on better cells without weights."""
     rows = [row for row in parquet.read(folder / layout.RESULTS).to_pylist() if row["status"] == "done"]
     if cell == "best":
-        kept = {entry["cell"] for entry in plans.cells(folder) if _kept(folder, entry)}
-        found = sorted((r for r in rows if r["selected"] and r["engine"] != "none" and r["cell"] in kept), key=_valid)[
-            :1
-        ]
-    elif "=" in cell:
-        wanted = dict(part.split("=", 1) for part in cell.split(",") if "=" in part)
-        found = [row for row in rows if all(str(row.get(key)) == value for key, value in wanted.items())]
-        selected = [row for row in found if row["selected"]]
-        found = selected if len(found) > 1 and selected else found
-    else:
-        found = [row for row in rows if row["cell"].startswith(cell)]
-    if len(found) != 1:
-        some = "; ".join(", ".join(str(row[key]) for key in KEYS) + f" = {row['cell']}" for row in (found or rows)[:12])
-        raise InputError(f"{len(found)} finished cells are {cell!r}", f"name one by its hash: {some}")
-    return found[0]
+        return _best(folder, rows)
+    if "=" in cell:
+        return one_row(rows, dict(part.split("=", 1) for part in cell.split(",") if "=" in part)), ()
+    matching = [row for row in rows if row["cell"].startswith(cell)]
+    if len(matching) != 1:
+        raise InputError(
+            f"{len(matching)} finished cells start with {cell!r}", f"there are: {describe_cells(matching or rows)}"
+        )
+    return matching[0], ()
+
+
+def _best(folder: Path, rows: list[dict[str, Any]]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """The cell with the largest fall of validation loss among those with weights, and what was better without."""
+    with_weights = {entry["cell"] for entry in plans.cells(folder) if _kept(folder, entry)}
+    ranked = sorted((row for row in rows if row["selected"] and row["engine"] != "none"), key=_valid)
+    best = next((row for row in ranked if row["cell"] in with_weights), None)
+    if best is None:
+        raise InputError(
+            "no finished cell has weights on disk", "train again with `run --keep best` into another --out"
+        )
+    better = ranked[: ranked.index(best)]
+    notes = [
+        f"better on validation, but its weights were deleted: {_results_of(row)}; `run --keep best` keeps them"
+        for row in better
+    ]
+    return best, tuple(notes)
 
 
 def _valid(row: Mapping[str, Any]) -> float:
@@ -64,7 +88,7 @@ def _valid(row: Mapping[str, Any]) -> float:
 
 
 def _kept(folder: Path, entry: Mapping[str, Any]) -> Path | None:
-    """Where the weights of a cell lie, None where they were dropped."""
+    """Where the weights of a cell lie, None where they were deleted."""
     places = (folder / entry["folder"] / name for name in (layout.ADAPTER, layout.WEIGHTS))
     return next((place for place in places if place.is_dir()), None)
 
@@ -75,7 +99,8 @@ def _weights(folder: Path, entry: Mapping[str, Any]) -> Path:
     written = manifest.read(folder / entry["folder"]) or {}
     dropped = written.get("facts", {}).get("weights") == "dropped"
     raise StoreError(
-        f"{entry['slug']} has no weights on disk" + (": full-size weights were dropped once scored" if dropped else ""),
+        f"{entry['slug']} has no weights on disk"
+        + (": weights of full fine-tuning are deleted after scoring" if dropped else ""),
         "train it again with `run --keep best` or `--keep all` into another --out",
     )
 
@@ -122,13 +147,14 @@ def card(row: Mapping[str, Any], *, merged: bool, drift: Mapping[str, Any]) -> s
         f"# {row['label']} on {row['domain']}",
         "",
         f"Base: `{base}`" + (f", revision `{row['revision']}`" if row["revision"] else "") + ". "
-        f"Trained on {row['tokens']:,} tokens in {row['steps']:,} steps at learning rate {row['lr']:g}, seed {row['seed']}."
+        f"Trained on {row['tokens']:,} tokens in {row['steps']:,} steps, learning rate {row['lr']:g}, seed {row['seed']}."
         if row["lr"]
         else f"Base: `{base}`.",
         "",
         "| measured | before | after | change (95 % interval) |",
         "|---|---|---|---|",
-        f"| test NLL, nats/token | {row['nll_before']:.4f} | {row['nll_after']:.4f} | {_change(row, 'delta_nll', 'delta')} |",
+        f"| test NLL, nats/token | {row['nll_before']:.4f} | {row['nll_after']:.4f} "
+        f"| {_change(row, 'delta_nll', 'delta')} |",
         f"| test perplexity | {row['ppl_before']:.2f} | {row['ppl_after']:.2f} | |",
     ]
     if row["forgetting"] is not None:

@@ -1,4 +1,4 @@
-"""A run from a plan to finished cells: lock, record what was asked, walk, prune. Called by `api.run`."""
+"""A run from a plan to finished cells: lock the directory, record the recipe, execute the tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from peftodyssey.errors import DoesNotFit
+from peftodyssey.errors import DoesNotFit, InputError
 from peftodyssey.execution import interrupt
 from peftodyssey.execution.pending import matches
 from peftodyssey.execution.progress import ProgressReporter
@@ -38,8 +38,13 @@ class Options:
 
 
 def start(plan: Plan, root: Path, options: Options, console: Console) -> Outcome:
-    """Do what is missing of `plan` below `root`; DoesNotFit before anything starts that cannot finish."""
+    """Do what is missing of `plan` below `root`.
+
+    Raises InputError where `--only` names no cell, DoesNotFit before anything starts that cannot finish.
+    """
     wanted = [task for task in plan.cells if matches(task, options.only)]
+    if not wanted:
+        raise nothing_matches(plan, options.only)
     if not options.allow_oom:
         refuse_too_large([task for task in wanted if not task.fits(plan.budget_bytes)], plan)
         refuse_without_room(plan, root, wanted, options)
@@ -55,6 +60,15 @@ def start(plan: Plan, root: Path, options: Options, console: Console) -> Outcome
             return execute(plan, root, how, narrator, options.only, options.refresh)
 
 
+def nothing_matches(plan: Plan, only: Mapping[str, str]) -> InputError:
+    """The error where `--only` names no cell, with the values that each of its columns has."""
+    coordinates = [task.entry["coordinates"] for task in plan.cells]
+    values = {key: sorted({str(c[key]) for c in coordinates if c.get(key) is not None}) for key in only}
+    have = "; ".join(f"{key}: {', '.join(found) or 'not set before a run'}" for key, found in values.items())
+    wanted = ",".join(f"{key}={value}" for key, value in only.items())
+    return InputError(f"--only {wanted} matches none of the {len(plan.cells)} cells", f"values there are: {have}")
+
+
 def refuse_too_large(tasks: list[CellTask], plan: Plan) -> None:
     """DoesNotFit with the largest of `tasks`, what it needs and what would help."""
     if not tasks:
@@ -66,12 +80,12 @@ def refuse_too_large(tasks: list[CellTask], plan: Plan) -> None:
     if score_gib > train_gib:
         needs = f"needs {score_gib:.2f} GiB to score one window of {worst.cell.score.context:,} tokens"
     else:
-        needs = f"needs {train_gib:.2f} GiB even with one block and recomputed activations"
+        needs = f"needs {train_gib:.2f} GiB even with one sequence and full gradient checkpointing"
     raise DoesNotFit(
         f"{len(tasks)} of {len(plan.cells)} cells do not fit: {worst.cell.method.label} on {worst.cell.model.name} "
         f"{needs}, the budget is {have:.2f} GiB",
-        "use qlora, a shorter train.seq_len or score.context, or a larger --memory; `peftodyssey plan` shows the terms; "
-        "--allow-oom starts all the same",
+        "use qlora, a shorter train.seq_len or score.context, or a larger --memory; `peftodyssey plan` shows the terms;"
+        " --allow-oom starts anyway",
     )
 
 
@@ -81,7 +95,7 @@ def refuse_without_room(plan: Plan, root: Path, tasks: list[CellTask], options: 
         raise DoesNotFit(
             "; ".join(found),
             "close other programs, free the disk or give another --out; `peftodyssey check` shows the terms; "
-            "--allow-oom starts all the same",
+            "--allow-oom starts anyway",
         )
 
 

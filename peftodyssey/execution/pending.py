@@ -1,6 +1,4 @@
-"""What of a plan is left to do: which cells are asked for, which are whole, what each stands on. Called by
-`run.scheduler`.
-"""
+"""What of a plan is left to do: which cells are requested, which are complete, and which results each needs."""
 
 from __future__ import annotations
 
@@ -12,6 +10,7 @@ from peftodyssey.jobs import train_cell as adapt_job
 from peftodyssey.jobs import weight_noise as perturb_job
 from peftodyssey.plan.tasks import CellTask
 from peftodyssey.store import manifest
+from peftodyssey.store.run_reader import is_value
 from peftodyssey.store.versions import versions
 
 REFRESHED_BY = ("torch", "transformers", "peft", "bitsandbytes", "trl", "peftodyssey")
@@ -20,14 +19,7 @@ REFRESHED_BY = ("torch", "transformers", "peft", "bitsandbytes", "trl", "peftody
 def matches(task: CellTask, only: Mapping[str, str]) -> bool:
     """Whether a cell's coordinates are those that `--only` names."""
     coordinates = task.entry["coordinates"]
-    return all(str(coordinates.get(key)) == value or _equal(coordinates.get(key), value) for key, value in only.items())
-
-
-def _equal(have: object, wanted: str) -> bool:
-    try:
-        return isinstance(have, int | float) and float(have) == float(wanted)
-    except ValueError:
-        return False
+    return all(is_value(coordinates.get(key), value) for key, value in only.items())
 
 
 def finished(task: CellTask, root: Path) -> bool:

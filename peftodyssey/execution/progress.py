@@ -64,9 +64,9 @@ class ProgressReporter:
             self.say(f"[{self._done + 1}/{self._total}] {name}")
 
     def multi_lora(self, members: int, method: str, share: float) -> None:
-        """Some cells train side by side up to a share of their budgets; each is a task of its own afterwards."""
+        """Some cells train together up to a share of their budgets; each is a task of its own afterwards."""
         self._valid, self._tokens_done = "", 0
-        name = f"{members} {method} cells, side by side" + (f", to {share:.0%}" if share < 1 else "")
+        name = f"{members} {method} cells together (multi-LoRA)" + (f", to {share:.0%}" if share < 1 else "")
         if self._progress and self._one is not None:
             self._progress.reset(self._one, description=name, visible=True, info="", total=1)
         else:
@@ -87,8 +87,13 @@ class ProgressReporter:
 
     def step(self, record: StepRecord, steps: int) -> None:
         """A training step of `steps` is done."""
-        gained = max(0, record.tokens - self._tokens_done)  # a branch of a ladder starts behind the trunk's end
-        rate = gained / record.seconds if record.seconds else 0.0
+        if self._tokens_done:
+            step_tokens = max(
+                0, record.tokens - self._tokens_done
+            )  # a branch of a ladder starts behind the trunk's end
+        else:  # the first step that this process shows may be one of a resumed training
+            step_tokens = record.tokens / record.step
+        rate = step_tokens / record.seconds if record.seconds else 0.0
         self._tokens_done = record.tokens
         left = (steps - record.step) * record.seconds
         info = f"loss {record.loss_nats:.3f}{self._valid}  {rate:,.0f} tok/s  {_span(left)} left"

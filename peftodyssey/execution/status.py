@@ -1,4 +1,4 @@
-"""Where a run stands, read from its directory alone. Called by the `status` verb."""
+"""The state of every cell of a run, read from its directory alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peftodyssey.store import manifest, plans
 
 @dataclass(frozen=True)
 class CellStatus:
-    """One cell: done, failed, stopped (early), started or pending, and a remark (reason, or how far it was)."""
+    """One cell: done, failed, stopped (early), started or pending, and a remark (reason, or how far it is)."""
 
     folder: str
     recipe: str

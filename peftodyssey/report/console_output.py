@@ -1,7 +1,4 @@
-"""What the command line prints that is no report: plans, status, queries, ladders, scores. Plain data to rich tables.
-
-Called by `cli`; imports neither torch nor a chart.
-"""
+"""What the command line prints: checks, plans, status, queries, scores. Imports no torch and no chart library."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -33,7 +31,8 @@ GRID_ROWS = 60
 
 def check(plan: Plan, root: Path) -> Iterator[Any]:
     """The grid with memory per cell, the host memory and disk that a run below `root` will take, and every warning."""
-    yield f"{plan.recipe.where}: valid, {len(plan.cells)} cells on {plan.device.name} ({size(plan.budget_bytes)} budget)"
+    budget = f"{size(plan.budget_bytes)} budget"
+    yield f"{plan.recipe.where}: valid, {len(plan.cells)} cells on {plan.device.name} ({budget})"
     yield from _grids(plan.cells)
     yield from side_by_side(plan)
     yield _host(plan)
@@ -225,17 +224,15 @@ def step_json(answer: StepPlan) -> str:
     return json.dumps(content, indent=1)
 
 
-def status(cells: Sequence[Any]) -> Table:
-    """One line a cell, and how many stand where."""
-    table = _table("state", "cell", "recipe", "remark")
-    for cell in cells:
-        table.add_row(cell.state, cell.folder.split("/", 1)[1], cell.recipe, Text(cell.remark))
+def status(cells: Sequence[Any]) -> Iterator[Text]:
+    """How many cells are in each state, then one line per cell: its state, its name, a remark."""
     counts = {
         state: sum(cell.state == state for cell in cells)
         for state in ("done", "failed", "stopped", "started", "pending")
     }
-    table.caption = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    return table
+    yield Text(", ".join(f"{count} {state}" for state, count in counts.items() if count))
+    for cell in cells:
+        yield Text(f"{cell.state:<8} {cell.folder.split('/', 1)[1]}" + (f"  {cell.remark}" if cell.remark else ""))
 
 
 def scored(answer: Any) -> Iterator[Any]:
@@ -260,14 +257,31 @@ def _last(name: str, rows: Sequence[Any]) -> str:
     return last if sum(row.name.rstrip("/").endswith(last) for row in rows) == 1 else name
 
 
-def as_table(table: pa.Table, limit: int = 200) -> Table:
-    """A query's answer, its first rows."""
-    shown = _table(*table.column_names)
-    for row in table.slice(0, limit).to_pylist():
-        shown.add_row(*(Text("" if value is None else _plain(value)) for value in row.values()))
-    if table.num_rows > limit:
-        shown.caption = f"{table.num_rows - limit:,} more rows; --csv prints all"
+def as_table(table: pa.Table, width: int, limit: int = 200) -> RenderableType:
+    """A query's answer, its first rows: a table, or a block per row where the table is wider than `width` columns."""
+    rows = [[_plain(value) for value in row.values()] for row in table.slice(0, limit).to_pylist()]
+    more = f"{table.num_rows - limit:,} more rows; --csv prints all" if table.num_rows > limit else ""
+    names = table.column_names
+    widths = [max(len(name), *(len(row[i]) for row in rows), 0) for i, name in enumerate(names)]
+    if sum(widths) + 2 * len(widths) > width and "what it is" not in names:
+        left = max(map(len, names))
+        blocks = ["\n".join(f"{name:<{left}}  {value}" for name, value in zip(names, row, strict=True)) for row in rows]
+        return Text("\n\n".join([*blocks, *([more] if more else [])]))
+    shown = _table(*names)
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    shown.caption = more or None
     return shown
+
+
+def views(overview: tuple[list[tuple[str, str]], list[str]]) -> Iterator[Any]:
+    """The views of a run, a line each, and queries that can be run on it."""
+    filled, examples = overview
+    left = max(len(name) for name, _ in filled)
+    yield "Views:"
+    yield Text("\n".join(f"  {name:<{left}}  {sentence}" for name, sentence in filled))
+    yield "\nQueries for this run (`--columns VIEW` lists columns, `--csv` prints CSV):"
+    yield Text("\n".join(f"  {sql}" for sql in examples))
 
 
 def as_csv(table: pa.Table) -> str:
@@ -280,6 +294,8 @@ def as_csv(table: pa.Table) -> str:
 
 
 def _plain(value: object) -> str:
+    if value is None:
+        return ""
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 

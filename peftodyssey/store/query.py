@@ -1,4 +1,4 @@
-"""SQL over what a run left on disk, by DuckDB, read-only. Called by the `query` verb, the Python API and `opened`.
+"""SQL over the files of a run, by DuckDB, read-only.
 
 Views: one a table (`results`, `learning_curves`, `token_breakdown`, ..., `noise`), `cells` (manifests) and `tokens`
 (every scored token). SQL sees tables in memory only: it can neither read nor write a file.
@@ -29,6 +29,10 @@ CELLS: tables.Columns = {
 }
 TOKENS: tables.Columns = {
     "cell": ("string", "first 16 hex digits of the cell's identity"),
+    "label": ("string", "the method with the options that tell it from the others of its recipe"),
+    "method": ("string", "constraint on the update: full, lora, qlora, ..."),
+    "lr": ("float64", "peak learning rate"),
+    "seed": ("int64", "seed of the cell"),
     "domain": ("string", "the text scored"),
     "split": ("string", "test, valid, general, or transfer (another domain of the recipe)"),
     "document": ("int32", "number of the document within its text"),
@@ -67,15 +71,73 @@ VIEWS: dict[str, tables.Columns] = {
 }
 
 
-def query(folders: Sequence[Path], sql: str | None = None) -> pa.Table:
-    """The answer to one SELECT over the runs in `folders`; without `sql`, the views and their columns.
+SENTENCES = {
+    "results": "one row per cell: coordinates, losses, changes with intervals, cost",
+    "learning_curves": "losses on held-out text during training",
+    "token_breakdown": "the change of each cell by class, position, frequency, surprisal and token type",
+    "concentration": "how few tokens carry the rise",
+    "terms": "domain terms",
+    "token_ranks": "rank of the true token, before and after",
+    "transfer": "every cell on every domain",
+    "tasks": "accuracy on multiple-choice tasks, before and after",
+    "wise_ft": "shares of the finished update",
+    "noise": "loss under weight noise",
+    "sensitivity": "slopes along a ladder of pretraining checkpoints",
+    "annealing": "differences between arms of a ladder",
+    "sharpness": "critical steps",
+    "geometry": "norm, rank and angles of the update of every weight",
+    "similarity": "similarity of each text to the pretraining text",
+    "correlation": "correlation of the change with similarity",
+    "cells": "state and manifest of every cell",
+    "tokens": "one row per scored token of every cell: text, loss and rank before and after",
+}
+# Examples in the order in which they are offered; each is shown where the views that it reads have rows.
+EXAMPLES = (
+    "select label, domain, lr, delta_nll, delta_lo, delta_hi, forgetting from results where selected order by delta_nll",
+    "select label, domain, seed, seconds, tokens_per_second, peak_memory_bytes from results",
+    "select class, count(*) as n, sum(delta) as nats from tokens where split = 'test' group by class order by nats",
+    "select text, sum(delta) as nats from tokens where split = 'test' group by text order by nats desc limit 20",
+    "select label, text, nll_before, nll_after from tokens where split = 'test' order by delta desc limit 20",
+    "select label, document, avg(delta) as d from tokens where split = 'general' group by all order by d desc limit 20",
+    "select cell, name, tokens, part, part_lo, part_hi from token_breakdown where factor = 'class' order by part",
+    "select cell, step, corpus, split, nll_nats from learning_curves order by cell, step",
+    "select label, lr, nll_after, valid_nll_after from results order by valid_nll_after",
+    "select folder, status from cells",
+    "select label, nll_quantised - nll_before as storage_cost from results where nll_quantised is not null",
+    "select rank, lr, avg(delta_nll) as change from results where rank is not null group by all order by rank, lr",
+    "select cell, positions, median_before, median_after from token_ranks",
+    "select trained_on, scored_on, avg(delta_nll) as change from transfer group by all",
+    "select kind, gamma, avg(rise_nats) as rise from noise group by all order by kind, gamma",
+    "select cell, matrix, relative_norm, effective_rank from geometry order by relative_norm desc limit 20",
+)
+N_EXAMPLES = 10
+
+
+def overview(folders: Sequence[Path]) -> tuple[list[tuple[str, str]], list[str]]:
+    """The views that have rows in these runs, each with a sentence, and ten queries that can be run on them."""
+    sizes = {view: 1 if view in ("tokens", "cells") else _LOADERS[view](folders).num_rows for view in VIEWS}
+    filled = [(view, SENTENCES[view]) for view, n_rows in sizes.items() if n_rows]
+    names = {view for view, _ in filled}
+    return filled, [sql for sql in EXAMPLES if set(_named(sql)) <= names][:N_EXAMPLES]
+
+
+def columns_of(view: str) -> pa.Table:
+    """The columns of a view with type and sentence; InputError where there is no such view."""
+    import pyarrow as pa
+
+    if view not in VIEWS:
+        raise InputError(f"there is no view {view!r}", f"views: {', '.join(VIEWS)}")
+    rows = [{"column": name, "type": kind, "what it is": text} for name, (kind, text) in VIEWS[view].items()]
+    return pa.Table.from_pylist(rows)
+
+
+def query(folders: Sequence[Path], sql: str) -> pa.Table:
+    """The answer to one SELECT over the runs in `folders`.
 
     Raises InputError with DuckDB's message where the SQL is wrong, StoreError where a folder holds no run.
     """
     import duckdb
 
-    if not sql or not sql.strip():
-        return listing()
     with _sealed() as connection:
         for name in _named(sql):
             connection.register(name, _LOADERS[name](folders))
@@ -84,20 +146,8 @@ def query(folders: Sequence[Path], sql: str | None = None) -> pa.Table:
         except duckdb.Error as error:
             raise InputError(
                 f"DuckDB cannot answer: {error}",
-                "`peftodyssey query DIR` without SQL lists the views and columns",
+                "`peftodyssey query DIR` lists the views, `--columns VIEW` the columns of one",
             ) from error
-
-
-def listing() -> pa.Table:
-    """Every view and column with its type and sentence."""
-    import pyarrow as pa
-
-    rows = [
-        {"view": view, "column": column, "type": kind, "what it is": text}
-        for view, columns in VIEWS.items()
-        for column, (kind, text) in columns.items()
-    ]
-    return pa.Table.from_pylist(rows)
 
 
 def _sealed() -> duckdb.DuckDBPyConnection:
@@ -188,7 +238,7 @@ def _token_rows(folder: Path) -> pa.Table:
             if all(manifest.read(folder / score[key]) for key in ("index", "before", "after")):
                 if score["index"] not in pieces:
                     pieces[score["index"]] = token_pieces(folder / score["index"])
-                parts.append(_scored(folder, cell["cell"], name, split, score, pieces[score["index"]]))
+                parts.append(_scored(folder, cell, name, split, score, pieces[score["index"]]))
     return pa.concat_tables(parts)
 
 
@@ -215,14 +265,21 @@ def token_pieces(index_folder: Path) -> pa.Table:
     return pa.table([*columns, text, classes], names=["document", "position", "token", "text", "class"])
 
 
-def _scored(folder: Path, cell: str, name: str, split: str, score: Mapping[str, Any], pieces: pa.Table) -> pa.Table:
+def _scored(
+    folder: Path, cell: Mapping[str, Any], name: str, split: str, score: Mapping[str, Any], pieces: pa.Table
+) -> pa.Table:
     import pyarrow as pa
 
     before, rank_before = parquet.read_nll(folder / score["before"])
     after, rank_after = parquet.read_nll(folder / score["after"])
-    constants = [pa.array([value] * len(before), pa.string()) for value in (cell, name, split)]
+    coordinates = {**cell["coordinates"], "cell": cell["cell"], "domain": name, "split": split}
+    schema = tables.schema(TOKENS)
+    constants = [
+        pa.repeat(pa.scalar(coordinates[column], schema.field(column).type), len(before))
+        for column in ("cell", "label", "method", "lr", "seed", "domain", "split")
+    ]
     columns = [*constants, *pieces.columns, before, after, after - before, rank_before, rank_after]
-    return pa.table(columns, schema=tables.schema(TOKENS))
+    return pa.table(columns, schema=schema)
 
 
 _LOADERS: dict[str, Callable[[Sequence[Path]], pa.Table]] = {

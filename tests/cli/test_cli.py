@@ -110,7 +110,8 @@ def test_planning_imports_no_torch(arguments: tuple[str, ...]) -> None:
         "from peftodyssey.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code, end.code\n"
-        "heavy = {'torch', 'transformers', 'peft', 'datasets', 'trl', 'bitsandbytes', 'duckdb', 'altair'} & set(sys.modules)\n"
+        "names = {'torch', 'transformers', 'peft', 'datasets', 'trl', 'bitsandbytes', 'duckdb', 'altair'}\n"
+        "heavy = names & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     ended = micro.command(*arguments, code=code)

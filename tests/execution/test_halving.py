@@ -1,4 +1,4 @@
-"""Successive halving stops those that trail; what goes on ends with the numbers that it would have ended with anyway."""
+"""Successive halving stops cells that are behind; those that continue end with the numbers of a run without it."""
 
 from __future__ import annotations
 

@@ -85,7 +85,8 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "a, b, c",
         f"{{name: one, path: {one}, split: {{valid: 10%, test: 60%}}}}",
         f"{{name: other, path: {other}}}",
-        "gammas: [0.5, 2], pairs: 3, ranks: [2, full], quantisers: [int8], updates: true, sharpness: true, documents: 40",
+        "gammas: [0.5, 2], pairs: 3, ranks: [2, full], quantisers: [int8], updates: true, sharpness: true, "
+        "documents: 40",
     )
     api.run(text, folder / "out", device="cpu", console=Console(quiet=True))
     return folder / "out"

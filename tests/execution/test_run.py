@@ -72,7 +72,7 @@ def test_before_is_the_unquantised_base_for_every_method(done: Path) -> None:
 
 
 def test_points_hold_the_way_and_the_end(done: Path) -> None:
-    points = api.open(done).points.to_pylist()
+    points = api.open(done).learning_curves.to_pylist()
     of_one = [p for p in points if p["cell"] == points[0]["cell"]]
     assert {p["step"] for p in of_one} == {2, 4}
     assert {p["split"] for p in of_one if p["step"] == 2} == {"valid", "test"}
@@ -185,7 +185,7 @@ def test_export_is_loaded_by_plain_peft_and_is_not_the_base(done: Path, tmp_path
 
     from peftodyssey import assets
 
-    to = api.export(done, "method=lora,rank=2", to=tmp_path / "adapter")
+    to = api.export(done, "method=lora,rank=2", to=tmp_path / "adapter").folder
     ids = torch.arange(1, 65)[None]
     base = AutoModelForCausalLM.from_pretrained(assets.unpack_model("odyssey-3m", "annealed-64M"), dtype=torch.float32)
     with torch.no_grad():

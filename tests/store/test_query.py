@@ -8,7 +8,7 @@ from support.demo_store import Fit, texts, write_run
 
 from peftodyssey.errors import InputError, StoreError
 from peftodyssey.report.collect import collect
-from peftodyssey.store.query import VIEWS, query
+from peftodyssey.store.query import SENTENCES, VIEWS, columns_of, overview, query
 from peftodyssey.store.run_reader import open_run
 
 
@@ -21,10 +21,25 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_without_sql_every_view_and_column_is_listed(run):
-    listed = query([run]).to_pylist()
-    assert {(row["view"], row["column"]) for row in listed} == {(v, c) for v, columns in VIEWS.items() for c in columns}
+def test_the_overview_names_views_and_ten_queries_that_run(run):
+    views, examples = overview([run])
+    assert {name for name, _ in views} == {view for view in VIEWS if query([run], f"from {view} limit 1").num_rows}
+    assert all(sentence for _, sentence in views)
+    assert len(examples) == len(set(examples)) == 10
+    assert all(query([run], sql).num_rows for sql in examples if "delta_lo" not in sql)
+
+
+@pytest.mark.parametrize("view", sorted(VIEWS))
+def test_every_column_of_a_view_has_a_sentence(view):
+    listed = columns_of(view).to_pylist()
+    assert [row["column"] for row in listed] == list(VIEWS[view])
     assert all(row["what it is"] for row in listed)
+    assert view in SENTENCES
+
+
+def test_an_unknown_view_lists_those_there_are():
+    with pytest.raises(InputError, match="results, learning_curves"):
+        columns_of("nothing")
 
 
 @pytest.mark.parametrize("view", sorted(VIEWS))
@@ -35,7 +50,8 @@ def test_every_view_has_its_columns(run, view):
 def test_results_and_cells(run):
     found = query(
         [run],
-        "select r.delta_nll, c.manifest->>'$.facts.steps' as steps from results r join cells c using (cell) where r.status = 'done'",
+        "select r.delta_nll, c.manifest->>'$.facts.steps' as steps "
+        "from results r join cells c using (cell) where r.status = 'done'",
     )
     assert found.to_pylist() == [{"delta_nll": pytest.approx(-0.25, abs=1e-5), "steps": "16"}]
     assert query([run], "select status from cells order by status")["status"].to_pylist() == [
@@ -47,7 +63,8 @@ def test_results_and_cells(run):
 def test_tokens_carry_their_text_and_their_change(run):
     found = query(
         [run],
-        "select avg(delta) as d, string_agg(text, '' order by position) as t from tokens where split = 'test' and \"document\" = 0",
+        "select avg(delta) as d, string_agg(text, '' order by position) as t from tokens "
+        "where split = 'test' and \"document\" = 0",
     )
     assert found["t"][0].as_py() == texts("notestest", 35)[0]
     whole = query([run], "select split, domain, avg(delta) as d from TOKENS group by all order by split").to_pylist()
