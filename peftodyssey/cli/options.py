@@ -16,7 +16,7 @@ from peftodyssey.memory.device import prepare_allocator
 
 # Idle OpenMP threads spin for milliseconds by default: on a core shared with other processes, the other threads then
 # wait for one that does not run, and training fell from 6,500 to 860 tokens a second in one measurement.
-# A short spin keeps 95 % of the speed on free cores and all of it on shared ones. Read by libgomp when torch is imported.
+# A short spin keeps 95 % of the speed on free cores and all of it on shared ones. libgomp reads it with torch.
 SPIN_COUNT = "1000"
 PIPED_WIDTH = 1000  # columns of piped output, so that no table is wrapped inside a number or a hash
 

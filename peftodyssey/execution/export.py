@@ -147,7 +147,7 @@ def card(row: Mapping[str, Any], *, merged: bool, drift: Mapping[str, Any]) -> s
         f"# {row['label']} on {row['domain']}",
         "",
         f"Base: `{base}`" + (f", revision `{row['revision']}`" if row["revision"] else "") + ". "
-        f"Trained on {row['tokens']:,} tokens in {row['steps']:,} steps, learning rate {row['lr']:g}, seed {row['seed']}."
+        f"Trained on {row['tokens']:,} tokens in {row['steps']:,} steps, lr {row['lr']:g}, seed {row['seed']}."
         if row["lr"]
         else f"Base: `{base}`.",
         "",

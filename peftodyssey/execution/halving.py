@@ -65,8 +65,8 @@ def prune_trailing(contest: TuningGroup, point: int, root: Path) -> list[CellTas
         told = {
             "status": "stopped",
             "point": point,
-            "reason": f"stopped at {shares(contest)[point]:.0%} of its budget: {nll[task.folder]:.4f} nats per token on "
-            f"validation, {nll[order[0].folder]:.4f} at lr {order[0].cell.method.lr:g}",
+            "reason": f"stopped at {shares(contest)[point]:.0%} of its budget: {nll[task.folder]:.4f} nats per token "
+            f"on validation, {nll[order[0].folder]:.4f} at lr {order[0].cell.method.lr:g}",
         }
         atomic.write_text(_mark(task, root), manifest.to_json(told))
     return marked

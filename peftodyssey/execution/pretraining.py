@@ -21,7 +21,7 @@ from peftodyssey.training.pretrain import READ_EVERY
 
 @dataclass(frozen=True)
 class Trained:
-    """What one start did: steps, and tokens a second after the first ones (compilation); None where there are too few."""
+    """What one start did: steps, and tokens a second after the first (compilation); None where there are too few."""
 
     steps: int
     tokens_per_second: float | None

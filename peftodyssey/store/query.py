@@ -93,7 +93,7 @@ SENTENCES = {
 }
 # Examples in the order in which they are offered; each is shown where the views that it reads have rows.
 EXAMPLES = (
-    "select label, domain, lr, delta_nll, delta_lo, delta_hi, forgetting from results where selected order by delta_nll",
+    "select label, domain, lr, delta_nll, delta_lo, delta_hi, forgetting from results where selected order by all",
     "select label, domain, seed, seconds, tokens_per_second, peak_memory_bytes from results",
     "select class, count(*) as n, sum(delta) as nats from tokens where split = 'test' group by class order by nats",
     "select text, sum(delta) as nats from tokens where split = 'test' group by text order by nats desc limit 20",
