@@ -1,6 +1,7 @@
-"""What a model is made of, in words: the names and sizes of its weights, without torch. Floor 0.
+"""The sizes of a model: the names and shapes of its linear layers and the counts of its other weights. Floor 0.
 
-`models.anatomy` fills it from a `config.json`; `methods` count trainable parameters on it; `plan` sizes memory by it.
+`models.shape_from_config` reads it from a config.json. Methods count trainable parameters on it, and `memory` plans
+with it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LinearShape:
-    """One linear map of the decoder: `weight` is (out_features, in_features) whatever the storage order.
+    """One linear layer of the decoder: `weight` is (out_features, in_features), whatever the storage order.
 
-    `name` is the module's full name as `named_modules()` of the loaded `AutoModelForCausalLM` gives it,
-    e.g. `model.layers.0.self_attn.q_proj`; `layer` its decoder layer from 0, None outside the layers.
+    `name` is the module's full name in `named_modules()` of the loaded `AutoModelForCausalLM`, e.g.
+    `model.layers.0.self_attn.q_proj`; `layer` counts decoder layers from 0, None outside of them.
     """
 
     name: str
@@ -29,13 +30,13 @@ class LinearShape:
 
     @property
     def leaf(self) -> str:
-        """The last part of the name, which is what `target_modules` matches: `q_proj`."""
+        """The last part of the name, which `target_modules` matches: `q_proj`."""
         return self.name.rsplit(".", 1)[-1]
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of one causal language model. All counts are of numbers, not bytes."""
+    """The sizes of one causal language model. Counts are of parameters, not bytes."""
 
     family: str  # config.json's model_type
     vocabulary: int
@@ -48,7 +49,7 @@ class ModelShape:
     positions: int  # longest sequence the model was made for, in tokens
     tied: bool  # the head shares the input embedding
     gated: bool  # the feed-forward has gate and up projections
-    linears: tuple[LinearShape, ...]  # every linear map inside the decoder layers, in module order; no head
+    linears: tuple[LinearShape, ...]  # every linear layer of the decoder layers, in module order, without the head
     embedding_parameters: int  # token (and learned position) embeddings
     head_parameters: int  # 0 where tied
     norm_parameters: int  # norms, scales and their biases, in total

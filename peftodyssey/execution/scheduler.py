@@ -25,7 +25,7 @@ from peftodyssey.jobs.callbacks import How
 from peftodyssey.jobs.loaded_models import LoadedModels
 from peftodyssey.models.checkpoint_disk import make_room
 from peftodyssey.models.source import ModelSource
-from peftodyssey.plan.multi_lora_groups import joint_micro_batch, multi_lora_groups
+from peftodyssey.plan.multi_lora_groups import group_cells, joint_micro_batch
 from peftodyssey.plan.tasks import BaseModelKey, CellTask, ChoiceTask, HiddenStatesTask, NoiseTask, Plan, ScoreTask
 from peftodyssey.store import manifest
 
@@ -133,7 +133,7 @@ class _Runner:
 
     def _cells(self, tasks: list[CellTask]) -> None:
         """Cells to their ends, side by side where that can be."""
-        groups = multi_lora_groups(self.plan, [task for task in tasks if not self._is_complete(task.folder)])
+        groups = group_cells(self.plan, [task for task in tasks if not self._is_complete(task.folder)])
         fleet_of = {task.folder: group for group in groups for task in group}
         for task in tasks:
             if group := fleet_of.get(task.folder):
@@ -174,7 +174,7 @@ class _Runner:
                 if halving.not_reached(task, point, self.root) and not self._failed_dependency(task)
             ]
 
-        for group in multi_lora_groups(self.plan, behind()):
+        for group in group_cells(self.plan, behind()):
             self._fleet(group, share)
         for task in behind():
             self._stop_if_asked()

@@ -1,4 +1,4 @@
-"""What `auto` means on a device: precision, 4-bit arithmetic, optimiser. These enter a cell's identity."""
+"""What `auto` means on a device: precision, 4-bit compute type, optimiser. These enter a cell's identity."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from peftodyssey.recipe.cell import Cell
 
 
 def resolve_auto(cell: Cell, device: Device) -> dict[str, str | None]:
-    """The resolved choices of one cell; InputError where the device cannot do what the recipe asks."""
+    """The resolved settings of one cell; InputError where the device cannot do what the recipe says."""
     precision = _precision(cell.train.precision, device)
     master = cell.method.options.get("master_weights", "fp32") if cell.method.method == "full" else "fp32"
-    _refuse_half_masters(master, precision, device)
+    _check_master_weights(master, precision, device)
     optimizer = "adamw" if cell.train.optimizer == "auto" else cell.train.optimizer
     state = "fp32" if master == "fp32" else precision
     return {
@@ -23,20 +23,18 @@ def resolve_auto(cell: Cell, device: Device) -> dict[str, str | None]:
     }
 
 
-def _precision(asked: str, device: Device) -> str:
-    if asked == "auto":
+def _precision(precision: str, device: Device) -> str:
+    if precision == "auto":
         return "fp32" if device.kind == "cpu" else "bf16" if device.bf16 else "fp16"
-    if asked == "fp16" and device.kind == "cpu":
+    if precision == "fp16" and device.kind == "cpu":
         raise InputError("train.precision fp16 needs a GPU, and this run is on the CPU", "use fp32, bf16 or auto")
-    if asked == "bf16" and device.kind == "cuda" and not device.bf16:
+    if precision == "bf16" and device.kind == "cuda" and not device.bf16:
         raise InputError(f"{device.name} has no bf16", "set train.precision to fp16, fp32 or auto")
-    return asked
+    return precision
 
 
-def _refuse_half_masters(master: str, precision: str, device: Device) -> None:
-    """bf16 master weights need bf16 arithmetic: under fp32 nothing would be saved, under fp16 loss scaling needs fp32
-    ones.
-    """
+def _check_master_weights(master: str, precision: str, device: Device) -> None:
+    """bf16 master weights need bf16 compute: fp32 would save nothing, and loss scaling in fp16 needs fp32 weights."""
     if master == "fp32" or precision == "bf16":
         return
     if precision == "fp32":
@@ -45,7 +43,7 @@ def _refuse_half_masters(master: str, precision: str, device: Device) -> None:
             "set train.precision to bf16, or master_weights to fp32",
         )
     raise InputError(
-        f"{device.name} has no bf16, and full with master_weights: bf16 cannot train in fp16: its gradients overflow and "
+        f"{device.name} has no bf16, and full with master_weights: bf16 cannot train in fp16: gradients overflow and "
         "small updates are lost",
         "set master_weights to fp32, or train an adapter (lora, qlora), whose weights are kept in fp32",
     )

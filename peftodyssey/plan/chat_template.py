@@ -1,6 +1,4 @@
-"""The chat template of a cell: the one that the recipe names, else the model's own. Called by `plan.build` and
-`run.scoring`.
-"""
+"""The chat template of a cell: the one that the recipe names, else the model's own."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from peftodyssey.models.tokenizer import TextTokenizer, chat_template
 
 
 def chat_of(corpus: Corpus, named: str | None, source: ModelSource, tokenizer: TextTokenizer) -> Chat | None:
-    """What makes text of the conversations of `corpus`; None where its rows are none.
+    """The template that turns the conversations of `corpus` into text; None where its rows are not conversations.
 
     `named` is "plain", the path of a Jinja file, or None for the model's own. Raises CorpusError where the model has
     none, or the file cannot be read.
@@ -24,8 +22,9 @@ def chat_of(corpus: Corpus, named: str | None, source: ModelSource, tokenizer: T
     template = chat_template(source) if named is None else PLAIN_TEMPLATE if named == "plain" else _read(Path(named))
     if template is None:
         raise CorpusError(
-            f"{corpus.name} has conversations, and {source.name} has no chat template to make text of them",
-            "name one: train: {chat_template: plain}, or the path of a Jinja file; or put chat_template.jinja beside its tokenizer",
+            f"{corpus.name} has conversations, and {source.name} has no chat template to turn them into text",
+            "name one: train: {chat_template: plain}, or the path of a Jinja file; or put chat_template.jinja beside "
+            "its tokenizer",
         )
     ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
     return Chat(
@@ -34,7 +33,7 @@ def chat_of(corpus: Corpus, named: str | None, source: ModelSource, tokenizer: T
 
 
 def chat_identity(chat: Chat | None) -> dict[str, str]:
-    """What the identity of a text holds of the way in which its conversations are rendered; nothing where it has none."""
+    """What a text's identity holds of its chat template; nothing where it has no conversations."""
     return {} if chat is None else {"chat_template": chat.template, "answers": "every turn"}
 
 

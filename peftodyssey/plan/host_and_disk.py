@@ -1,7 +1,7 @@
-"""What a run takes of the host: memory beside a card, and disk. From sizes alone, no torch.
+"""What a run needs of the host: memory and disk, from sizes alone. No torch.
 
-`check` prints it, `run` refuses what cannot be held. On a CPU the step itself is in the host's memory and counted here
-too. Weight files are mapped: the system drops those pages when it needs them, so they are not counted.
+On a CPU the step itself is in host memory and is counted here too. Weight files are memory-mapped: the system drops
+those pages when it needs them, so they are not counted.
 """
 
 from __future__ import annotations
@@ -21,20 +21,18 @@ from peftodyssey.models.source import ModelSource
 from peftodyssey.plan.tasks import CellTask, IndexTask, Plan
 
 CUDA_RUNTIME_BYTES = 900 << 20  # interpreter, torch with its CUDA libraries, transformers, bitsandbytes
-LOADERS = 4  # tensors that transformers reads at a time
-STATE_BLOCK = 256  # numbers per constant of an 8-bit state
-INDEX_ROW_BYTES = 26  # of a text in memory: index.parquet's columns
-BLOCK_TOKEN_BYTES = 32  # packed into blocks: ids, labels, positions, segments
-TOKEN_TEXT_BYTES = 3  # bytes of text a token stands for, at least on average
-DISK_INDEX_BYTES, DISK_COLUMN_BYTES = 12, 8  # a token, on disk
-LEAST_REFUSED_BYTES = (
-    1 << 30
-)  # of disk: below, what else is written decides, and a full disk is reported when it happens
+LOADER_THREADS = 4  # tensors that transformers reads at a time
+STATE_BLOCK = 256  # elements per constant of an 8-bit state
+INDEX_ROW_BYTES = 26  # per token of a text in memory: the columns of index.parquet
+BLOCK_TOKEN_BYTES = 32  # per token packed into blocks: ids, labels, positions, segments
+TOKEN_TEXT_BYTES = 3  # bytes of text per token, at least on average
+DISK_INDEX_BYTES, DISK_COLUMN_BYTES = 12, 8  # per token, on disk
+MIN_REFUSED_BYTES = 1 << 30  # of disk: for less, a run starts, and a full disk is reported when it happens
 
 
 @dataclass(frozen=True)
 class HostPlan:
-    """The host memory of one cell at its highest, term by term."""
+    """The host memory of one cell at its peak, term by term."""
 
     terms: tuple[Term, ...]
 
@@ -46,54 +44,55 @@ class HostPlan:
 
 @dataclass(frozen=True)
 class DiskPlan:
-    """What a run writes: `downloads` to the caches, the rest below its output directory."""
+    """What a run writes: downloads to the caches, the terms below its output directory."""
 
     download_bytes: int
     terms: tuple[Term, ...]
 
     @property
     def output_bytes(self) -> int:
-        """The most that the output directory holds at a time, finished and unfinished."""
+        """The most that the output directory holds at one time, finished and unfinished."""
         return sum(term.size_bytes for term in self.terms)
 
 
 def host_plan(
-    step: StepSpec, anatomy: ModelShape, source: ModelSource, *, bill: MemoryPlan | None = None, index_tokens: int = 0
+    step: StepSpec, shape: ModelShape, source: ModelSource, *, memory: MemoryPlan | None = None, index_tokens: int = 0
 ) -> HostPlan:
-    """Host memory of a cell that trains by `step`: loading or training, whichever is more, with texts of
-    `index_tokens`.
+    """Host memory of a cell: loading or training, whichever needs more, with texts of `index_tokens` tokens.
+
+    `memory` is the plan of `step`, where it is known.
     """
     texts = Term("texts", index_tokens * (INDEX_ROW_BYTES + BLOCK_TOKEN_BYTES))
-    copy = base_copy_bytes(step, anatomy)
-    held = Term("copy of the base", copy if copy <= MAPPED_COPY_BYTES else 0)
-    start = Term("start of the adapters", 0 if step.full else 4 * step.trainable)
+    copy = base_copy_bytes(step, shape)
+    base_copy = Term("copy of the base", copy if copy <= MAPPED_COPY_BYTES else 0)
+    initial = Term("start of the adapters", 0 if step.full else 4 * step.trainable)
     kept = Term("kept weights", step.kept_copies * step.trainable * _trained_width(step))
     if step.device == "cpu":
-        return HostPlan((Term("step", (bill or estimate(anatomy, step)).device_bytes), held, start, kept, texts))
-    training = (*_pinned(step, anatomy), held, start, kept, Term("writing weights", _written_from_card(step)))
-    loading = (Term("loading", _loading_bytes(step, anatomy, source)),)
-    most = max(training, loading, key=lambda terms: sum(term.size_bytes for term in terms))
-    return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), *most, texts))
+        return HostPlan((Term("step", (memory or estimate(shape, step)).device_bytes), base_copy, initial, kept, texts))
+    training = (*_pinned(step, shape), base_copy, initial, kept, Term("writing weights", _written_from_card(step)))
+    loading = (Term("loading", _loading_bytes(step, shape, source)),)
+    larger = max(training, loading, key=lambda terms: sum(term.size_bytes for term in terms))
+    return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), *larger, texts))
 
 
-def base_copy_bytes(step: StepSpec, anatomy: ModelShape) -> int:
-    """The copy of the trained weights that puts the base back afterwards: in memory, or in a file where it is large."""
-    return anatomy.parameters * BYTES[step.precision] if step.full else 0
+def base_copy_bytes(step: StepSpec, shape: ModelShape) -> int:
+    """The copy of the base weights that restores them after training: in memory, or in a file where it is large."""
+    return shape.parameters * BYTES[step.precision] if step.full else 0
 
 
-def _loading_bytes(step: StepSpec, anatomy: ModelShape, source: ModelSource) -> int:
-    """So many of the largest tensor as are read at a time, as stored; random ones are made on the device."""
+def _loading_bytes(step: StepSpec, shape: ModelShape, source: ModelSource) -> int:
+    """The largest tensor, as stored, for each that is read at a time; random weights are created on the device."""
     if source.kind == "random":
         return 0
     width = 4 if source.default_dtype == "float32" else 2
-    largest = max(anatomy.vocabulary * anatomy.hidden, *(m.in_features * m.out_features for m in anatomy.linears))
-    return LOADERS * largest * max(width, BYTES[step.precision])
+    largest = max(shape.vocabulary * shape.hidden, *(m.in_features * m.out_features for m in shape.linears))
+    return LOADER_THREADS * largest * max(width, BYTES[step.precision])
 
 
-def _pinned(step: StepSpec, anatomy: ModelShape) -> tuple[Term, ...]:
-    """Buffers that the card reads and writes; PyTorch gives activations in powers of two and keeps them."""
-    layer = step.micro_batch_size * step.seq_len * anatomy.hidden * BYTES[step.precision]
-    activations = anatomy.layers * (1 << (layer - 1).bit_length()) if step.offload_activations else 0
+def _pinned(step: StepSpec, shape: ModelShape) -> tuple[Term, ...]:
+    """Pinned buffers; PyTorch rounds those of activations up to a power of two and keeps them."""
+    layer = step.micro_batch_size * step.seq_len * shape.hidden * BYTES[step.precision]
+    activations = shape.layers * (1 << (layer - 1).bit_length()) if step.offload_activations else 0
     if not step.offload_optimizer:
         return (Term("activations", activations),)
     width = 4 if step.master == "fp32" else BYTES[step.precision]
@@ -115,13 +114,13 @@ def _trained_width(step: StepSpec) -> int:
 
 
 def _written_from_card(step: StepSpec) -> int:
-    """What a checkpoint brings over from the card at once: trained weights, and states where they are there."""
+    """What a checkpoint copies from the card at once: trained weights, and states where they are on the card."""
     width = _trained_width(step)
     return step.trainable * width + (0 if step.offload_optimizer else _state_bytes(step, width))
 
 
 def checkpoint_bytes(step: StepSpec) -> int:
-    """A saved training: weights, states, and the weights that an early stop keeps."""
+    """A training checkpoint: weights, states, and the weights that an early stop keeps."""
     width = _trained_width(step)
     return (1 + step.kept_copies) * step.trainable * width + _state_bytes(step, width)
 
@@ -154,7 +153,7 @@ def _model_bytes(task: CellTask) -> int:
 
 
 def _unfinished_bytes(task: CellTask) -> int:
-    """A checkpoint is there until the next one is whole; then the weights are written beside it."""
+    """A checkpoint stays until the next one is written; at the end the weights are written beside it."""
     copy = base_copy_bytes(task.step, task.shape)
     return 2 * checkpoint_bytes(task.step) + (copy if copy > MAPPED_COPY_BYTES else 0)
 
@@ -167,7 +166,7 @@ def _download_bytes(plan: Plan) -> int:
 
 
 def index_tokens(index: IndexTask) -> int:
-    """Tokens of an index at most: its cap, or what the text's size allows where that is known."""
+    """Tokens of an index at most: its cap, or what the size of the text allows, where that is known."""
     caps = [index.max_tokens] if index.max_tokens is not None else []
     if index.corpus.bytes_on_disk:
         caps.append(index.corpus.bytes_on_disk // TOKEN_TEXT_BYTES)
@@ -184,48 +183,46 @@ def cell_host_plan(plan: Plan, task: CellTask) -> HostPlan:
         *(score.index for score in task.columns),
     }
     tokens = sum(index_tokens(index) for index in plan.indexes if index.folder in named)
-    return host_plan(task.step, task.shape, task.base.source, bill=task.memory, index_tokens=tokens)
+    return host_plan(task.step, task.shape, task.base.source, memory=task.memory, index_tokens=tokens)
 
 
 def largest_host_plan(plan: Plan, cells: Sequence[CellTask] | None = None) -> HostPlan:
-    """The host memory of the cell that takes most."""
-    wanted = _distinct(plan.cells if cells is None else cells)
+    """The host memory of the cell that needs most."""
     plans = [
-        found
-        for task in wanted
-        for found in (cell_host_plan(plan, task), _spread_base(plan, task), noise_host_plan(plan, task))
+        host_plan
+        for task in _distinct(plan.cells if cells is None else cells)
+        for host_plan in (cell_host_plan(plan, task), _offloaded_base(plan, task), noise_host_plan(plan, task))
     ]
-    return max(plans, key=lambda found: found.peak_bytes, default=HostPlan(()))
+    return max(plans, key=lambda host_plan: host_plan.peak_bytes, default=HostPlan(()))
 
 
-def _spread_base(plan: Plan, task: CellTask) -> HostPlan:
+def _offloaded_base(plan: Plan, task: CellTask) -> HostPlan:
     """Scoring the unquantised base of a cell with a quantised one, where it is larger than the card."""
     width = BYTES[task.base.precision]
-    staying = layers_on_gpu(task.shape, width, plan.budget_bytes)
-    if plan.device.kind == "cpu" or not task.base.quant or staying == task.shape.layers:
+    on_card = layers_on_gpu(task.shape, width, plan.budget_bytes)
+    if plan.device.kind == "cpu" or not task.base.quant or on_card == task.shape.layers:
         return HostPlan(())
-    whole = Term("base beside the card", width * task.shape.parameters)  # loaded here before its first layers move
-    return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), whole))
+    # the whole base model is loaded before its first layers move to the card
+    base = Term("base beside the card", width * task.shape.parameters)
+    return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), base))
 
 
 def noise_host_plan(plan: Plan, task: CellTask) -> HostPlan:
-    """Shifting the weights of the cell's base by noise: what they are put back from, and the direction that is
-    followed.
-    """
+    """Noise on the weights of the cell's base: the copy to restore them, and the update or gradient they follow."""
     noise = plan.recipe.noise
     if noise is None:
         return HostPlan(())
-    whole = BYTES[task.base.precision] * task.shape.parameters
-    kept = Term("weights to put back", whole if whole <= MAPPED_COPY_BYTES else 0)
-    followed = Term("update or gradient", 4 * task.shape.parameters if task.update_noise or noise.sharpness else 0)
+    base_bytes = BYTES[task.base.precision] * task.shape.parameters
+    kept = Term("weights to restore", base_bytes if base_bytes <= MAPPED_COPY_BYTES else 0)
+    direction = Term("update or gradient", 4 * task.shape.parameters if task.update_noise or noise.sharpness else 0)
     if plan.device.kind == "cuda":
-        return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), kept, followed))
+        return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), kept, direction))
     gradient = Term("gradient of a batch", 4 * task.shape.parameters if noise.sharpness else 0)
-    return HostPlan((Term("base", whole), Term("scoring", task.scoring_bytes), kept, followed, gradient))
+    return HostPlan((Term("base", base_bytes), Term("scoring", task.scoring_bytes), kept, direction, gradient))
 
 
 def _distinct(cells: Sequence[CellTask]) -> list[CellTask]:
-    """One cell of each shape: a grid repeats them over rates and seeds."""
+    """One cell of each shape: a grid repeats shapes over learning rates and seeds."""
     return list({(t.step, t.cell.domain.name, t.cell.model): t for t in cells}.values())
 
 
@@ -236,43 +233,43 @@ def problems(
     keep: str = "adapters",
     checkpoint_disk_bytes: int | None = None,
 ) -> list[str]:
-    """Sentences about what this computer cannot hold; none where all is well or its memory is not known."""
-    found = []
-    have, need = plan.device.host_free_bytes, largest_host_plan(plan, cells).peak_bytes
-    if plan.device.kind == "cpu" and have is not None:
-        have = max(have, plan.budget_bytes)  # a --memory above what is free is meant for another computer
-    if have is not None and need > have:
-        found.append(f"{_gib(need)} of host memory are needed and {_gib(have)} are free")
-    some = plan if cells is None else replace(plan, cells=tuple(cells))
-    disk, place = disk_plan(some, keep), _existing(root)
-    free = shutil.disk_usage(place).free
-    if disk.output_bytes > max(free, LEAST_REFUSED_BYTES):
-        found.append(f"up to {_gib(disk.output_bytes)} are written below {root} and {_gib(free)} are free there")
-    if checkpoint_disk_bytes is None:
-        return found + _no_room_for_downloads(disk.download_bytes)
-    largest_bytes = max((needed_bytes(task.base.source) for task in some.cells), default=0)
-    if largest_bytes > checkpoint_disk_bytes:
-        found.append(
-            f"one of the models takes {_gib(largest_bytes)} of disk and --checkpoint-disk is {_gib(checkpoint_disk_bytes)}"
-        )
-    return found + _no_room_for_downloads(min(disk.download_bytes, checkpoint_disk_bytes))
+    """Sentences about what does not fit on this computer; none where everything fits or its memory is not known."""
+    sentences = []
+    available, needed = plan.device.host_free_bytes, largest_host_plan(plan, cells).peak_bytes
+    if plan.device.kind == "cpu" and available is not None:
+        available = max(available, plan.budget_bytes)  # a --memory above what is free is meant for another computer
+    if available is not None and needed > available:
+        sentences.append(f"{_gib(needed)} of host memory are needed and {_gib(available)} are free")
+    subset = plan if cells is None else replace(plan, cells=tuple(cells))
+    disk = disk_plan(subset, keep)
+    free = shutil.disk_usage(_nearest_existing(root)).free
+    if disk.output_bytes > max(free, MIN_REFUSED_BYTES):
+        sentences.append(f"up to {_gib(disk.output_bytes)} are written below {root} and {_gib(free)} are free there")
+    download_bytes = disk.download_bytes
+    if checkpoint_disk_bytes is not None:
+        largest_bytes = max((needed_bytes(task.base.source) for task in subset.cells), default=0)
+        if largest_bytes > checkpoint_disk_bytes:
+            limit = f"--checkpoint-disk is {_gib(checkpoint_disk_bytes)}"
+            sentences.append(f"one of the models takes {_gib(largest_bytes)} of disk and {limit}")
+        download_bytes = min(download_bytes, checkpoint_disk_bytes)
+    return sentences + _download_problems(download_bytes)
 
 
-def _no_room_for_downloads(download_bytes: int) -> list[str]:
+def _download_problems(download_bytes: int) -> list[str]:
     if not download_bytes:
         return []
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    free = shutil.disk_usage(_existing(Path(HF_HUB_CACHE))).free
-    return [f"{_gib(download_bytes)} have to be downloaded and {_gib(free)} are free in {HF_HUB_CACHE}"] * (
-        download_bytes > free
-    )
+    free = shutil.disk_usage(_nearest_existing(Path(HF_HUB_CACHE))).free
+    if download_bytes <= free:
+        return []
+    return [f"{_gib(download_bytes)} have to be downloaded and {_gib(free)} are free in {HF_HUB_CACHE}"]
 
 
-def _existing(place: Path) -> Path:
-    """The folder itself or the nearest one above it that is there."""
-    whole = place.expanduser().absolute()
-    return next(folder for folder in (whole, *whole.parents) if folder.exists())
+def _nearest_existing(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    absolute = path.expanduser().absolute()
+    return next(folder for folder in (absolute, *absolute.parents) if folder.exists())
 
 
 def _gib(size: int) -> str:

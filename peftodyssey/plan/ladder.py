@@ -1,12 +1,13 @@
-"""The recipe of a ladder -> what is trained: config, phases, texts, settings, sizes. Imports no torch.
+"""The recipe of a ladder to what is pretrained: config, phases, texts, settings, sizes. Imports no torch.
 
-Called by `check` and `ladder train`. Everything wrong is raised together, as one RecipeError.
+Everything that is wrong with a recipe is raised together, as one RecipeError.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,16 @@ from peftodyssey.recipe.schema_ladder import LadderRecipe
 from peftodyssey.training.wsd_phases import ANNEALED, TRUNK, Phase, phases
 
 TEXT_BYTES_PER_TOKEN = 4  # of English, about
-STATE_BYTES = 16  # a parameter's weight, gradient and AdamW's two means
+MIN_VOCABULARY = 257  # every byte, and the end of text
 PASS_BYTES_CPU = 256 << 20  # of activations in one pass
 PASS_SHARE_CUDA = 0.5  # of the card, the same
-LAYER_NUMBERS, INNER_NUMBERS, LOGIT_BYTES = (
-    24,
-    6,
-    10,
-)  # kept of a token for the backward pass: per width, per inner width; bytes of a logit
+# Saved for backward, per token: elements per unit of width and of feed-forward width in a layer; bytes per logit.
+WIDTH_ELEMENTS, FEED_FORWARD_ELEMENTS, LOGIT_BYTES = 24, 6, 10
 
 
 @dataclass(frozen=True)
 class LadderPlan:
-    """A ladder that can be trained, nothing of it done."""
+    """A ladder that is ready to be pretrained."""
 
     recipe: LadderRecipe
     device: Device
@@ -50,7 +48,7 @@ class LadderPlan:
     compiled: bool
     micro_batch_size: int
     phases: tuple[Phase, ...]
-    identity: dict[str, Any]  # what the weights depend on, but for the tokenizer that is yet to be trained
+    identity: dict[str, Any]  # what the weights depend on, except a tokenizer that is not yet trained
     warnings: tuple[str, ...]
 
     @property
@@ -73,8 +71,8 @@ class LadderPlan:
 def plan_ladder(recipe: LadderRecipe, device: Device) -> LadderPlan:
     """The plan of `recipe` on `device`; RecipeError with every problem found."""
     problems: list[Problem] = []
-    texts = _found(recipe, "text", problems)
-    held_out = _found(recipe, "held_out", problems)
+    texts = _texts(recipe, "text", problems)
+    held_out = _texts(recipe, "held_out", problems)
     tokenizer = _tokenizer(recipe, problems)
     steps = _steps(recipe, problems)
     if problems:
@@ -82,9 +80,8 @@ def plan_ladder(recipe: LadderRecipe, device: Device) -> LadderPlan:
     config = config_of(recipe)
     train = recipe.train
     parameters = shape_from_config(config).parameters
-    precision = (
-        ("bf16" if device.kind == "cuda" and device.bf16 else "fp32") if train.precision == "auto" else train.precision
-    )
+    auto_precision = "bf16" if device.kind == "cuda" and device.bf16 else "fp32"
+    precision = auto_precision if train.precision == "auto" else train.precision
     plan = LadderPlan(
         recipe=recipe,
         device=device,
@@ -104,77 +101,60 @@ def plan_ladder(recipe: LadderRecipe, device: Device) -> LadderPlan:
         identity=_identity(recipe, texts, tokenizer, precision),
         warnings=(),
     )
-    return LadderPlan(**{**vars(plan), "warnings": tuple(_warnings(plan))})
+    return replace(plan, warnings=tuple(_warnings(plan)))
 
 
-def _found(recipe: LadderRecipe, key: str, problems: list[Problem]) -> tuple[Corpus, ...]:
-    found = []
-    for place, corpus in enumerate(getattr(recipe, key)):
-        _attempt(
-            recipe,
-            (key, place),
-            lambda corpus=corpus: found.append(corpus_source.resolve(next(corpus_specs(corpus, recipe)))),
-            problems,
-        )
-    return tuple(found)
+def _texts(recipe: LadderRecipe, key: str, problems: list[Problem]) -> tuple[Corpus, ...]:
+    texts = []
+    for position, corpus in enumerate(getattr(recipe, key)):
+        with _collect_problem(recipe, (key, position), problems):
+            texts.append(corpus_source.resolve(next(corpus_specs(corpus, recipe))))
+    return tuple(texts)
 
 
 def _tokenizer(recipe: LadderRecipe, problems: list[Problem]) -> ModelSource | None:
+    vocabulary, path = recipe.model.vocabulary, ("model", "vocabulary")
     if recipe.tokenizer == "train":
-        if recipe.model.vocabulary < 257:
-            problems.append(
-                _problem(recipe, ("model", "vocabulary"), "too small for bytes and an end of text", "at least 257")
-            )
+        if vocabulary < MIN_VOCABULARY:
+            what = "too small for all bytes and an end of text"
+            problems.append(_problem(recipe, path, what, f"at least {MIN_VOCABULARY}"))
         return None
-    found: list[ModelSource] = []
-
-    def look() -> None:
-        source = model_source.resolve(_local(recipe))
+    is_path = recipe.tokenizer.startswith(("./", "../"))
+    source = None
+    with _collect_problem(recipe, ("tokenizer",), problems):
+        source = model_source.resolve(str(Path(recipe.folder) / recipe.tokenizer) if is_path else recipe.tokenizer)
         ids = load_tokenizer(source).backend.get_vocab_size(with_added_tokens=True)
-        if ids > recipe.model.vocabulary:
-            problems.append(
-                _problem(
-                    recipe,
-                    ("model", "vocabulary"),
-                    f"smaller than the tokenizer, which has {ids} tokens",
-                    f"at least {ids}",
-                )
-            )
-        found.append(source)
-
-    _attempt(recipe, ("tokenizer",), look, problems)
-    return found[0] if found else None
-
-
-def _local(recipe: LadderRecipe) -> str:
-    """A tokenizer written as a path starts from the recipe's folder."""
-    name = recipe.tokenizer
-    return str(Path(recipe.folder) / name) if name.startswith(("./", "../")) else name
+        if ids > vocabulary:
+            what = f"smaller than the tokenizer, which has {ids} tokens"
+            problems.append(_problem(recipe, path, what, f"at least {ids}"))
+    return source
 
 
 def _steps(recipe: LadderRecipe, problems: list[Problem]) -> dict[str, dict[str, int]]:
-    """Rung names with their optimiser steps, whole ones within the budget, by arm."""
-    found: dict[str, dict[str, int]] = {}
+    """Rung names with their optimiser steps, rounded down within the budget, by arm."""
+    steps: dict[str, dict[str, int]] = {}
     for arm in (TRUNK, ANNEALED):
         budgets = sorted(set(getattr(recipe.rungs, arm)))
-        found[arm] = {f"{arm}-{rung_label(tokens)}": tokens // recipe.train.batch_tokens for tokens in budgets}
-        if len(set(found[arm].values())) < len(budgets):
-            problems.append(
-                _problem(recipe, ("rungs", arm), "two budgets have the same number of steps", "budgets a step apart")
-            )
-    return found
+        steps[arm] = {f"{arm}-{rung_label(tokens)}": tokens // recipe.train.batch_tokens for tokens in budgets}
+        if len(set(steps[arm].values())) < len(budgets):
+            what = "two budgets have the same number of steps"
+            problems.append(_problem(recipe, ("rungs", arm), what, "budgets a step apart"))
+    return steps
 
 
-def _attempt(recipe: LadderRecipe, path: tuple[Any, ...], act: Callable[[], None], problems: list[Problem]) -> None:
+@contextmanager
+def _collect_problem(recipe: LadderRecipe, path: tuple[Any, ...], problems: list[Problem]) -> Iterator[None]:
+    """Add an OdysseyError of the block to `problems`, at its place in the recipe."""
     try:
-        act()
+        yield
     except OdysseyError as error:
         problems.append(_problem(recipe, path, error.message, next_step=error.next_step))
 
 
 def _problem(recipe: LadderRecipe, path: tuple[Any, ...], what: str, allowed: str = "", next_step: str = "") -> Problem:
     place = recipe._tree.place(path)
-    return Problem(place.where, place.line, place.column, ".".join(map(str, path)), what, "", allowed, next_step)
+    key = ".".join(map(str, path))
+    return Problem(place.where, place.line, place.column, key, what, allowed=allowed, next_step=next_step)
 
 
 def config_of(recipe: LadderRecipe) -> dict[str, Any]:
@@ -205,18 +185,18 @@ def config_of(recipe: LadderRecipe) -> dict[str, Any]:
 
 
 def _micro_batch_size(recipe: LadderRecipe, device: Device) -> int:
-    """Blocks whose activations fit: a fixed size on a CPU, so that a resumed training sums in the same order."""
+    """Blocks whose activations fit. The budget is fixed on a CPU, so that a resumed training adds in the same order."""
     model, train = recipe.model, recipe.train
-    numbers = model.layers * (LAYER_NUMBERS * model.width + INNER_NUMBERS * model.feed_forward)
-    block_bytes = train.seq_len * (4 * numbers + LOGIT_BYTES * model.vocabulary)
-    have = PASS_BYTES_CPU if device.kind == "cpu" else PASS_SHARE_CUDA * device.total_bytes
-    return max(1, int(have // block_bytes))
+    elements = model.layers * (WIDTH_ELEMENTS * model.width + FEED_FORWARD_ELEMENTS * model.feed_forward)
+    block_bytes = train.seq_len * (4 * elements + LOGIT_BYTES * model.vocabulary)
+    available = PASS_BYTES_CPU if device.kind == "cpu" else PASS_SHARE_CUDA * device.total_bytes
+    return max(1, int(available // block_bytes))
 
 
 def _identity(
     recipe: LadderRecipe, texts: tuple[Corpus, ...], tokenizer: ModelSource | None, precision: str
 ) -> dict[str, Any]:
-    """Everything that the weights of a rung depend on but its own budget."""
+    """Everything that the weights of a rung depend on, except its own budget."""
     train = recipe.train.model_dump(exclude={"compile", "micro_batch_size", "precision"})
     return {
         "model": recipe.model.model_dump(),
@@ -230,11 +210,10 @@ def _identity(
 
 
 def _warnings(plan: LadderPlan) -> list[str]:
-    found = []
-    most = max(phase.stop for phase in plan.phases) * plan.recipe.train.batch_tokens
-    if plan.text_bytes and (passes := most * TEXT_BYTES_PER_TOKEN / plan.text_bytes) > 1.5:
-        found.append(
-            f"the text has about {plan.text_bytes // TEXT_BYTES_PER_TOKEN:,} tokens and is repeated about {passes:.0f} times for the "
-            f"largest budget: beyond a few passes a model learns the text by heart"
-        )
-    return found
+    largest_tokens = max(phase.stop for phase in plan.phases) * plan.recipe.train.batch_tokens
+    if not plan.text_bytes or (passes := largest_tokens * TEXT_BYTES_PER_TOKEN / plan.text_bytes) <= 1.5:
+        return []
+    return [
+        f"the text has about {plan.text_bytes // TEXT_BYTES_PER_TOKEN:,} tokens and is repeated about {passes:.0f} "
+        "times for the largest budget: after a few passes a model memorises the text"
+    ]

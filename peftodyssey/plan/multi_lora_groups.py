@@ -1,7 +1,6 @@
-"""Which cells of a grid train together over one base, and how many at a time.
+"""Which LoRA cells of a grid train together over one base model, and how many at a time.
 
-`run.scheduler` asks for the fleets of what is to be done, `check` prints them. A fleet never changes a result, so it is
-no part of a cell's identity.
+Training together never changes a result, so it is not part of a cell's identity.
 """
 
 from __future__ import annotations
@@ -13,57 +12,61 @@ from peftodyssey.memory.memory_plan import estimate
 from peftodyssey.memory.step_spec import StepSpec
 from peftodyssey.plan.tasks import CellTask, Plan
 
-STARTS = ("default", "gaussian", "orthogonal")  # that leave the base as it is
-WORTH_TOKENS = {"cuda": 16_384, "cpu": 4_096}  # of one joint pass: beyond, nothing is gained by more
-ALONE = {  # constraints that are done between the steps of one training, or to its batches
-    "l2_sp": "l2_sp pulls its own update after each step",
-    "norm_ball": "norm_ball measures its own update after each step",
-    "replay": "replay gives its steps more blocks",
-    "early_stop": "early_stop ends it at a step of its own",
+INIT_LORA_WEIGHTS = ("default", "gaussian", "orthogonal")  # those that leave the base model unchanged
+MAX_USEFUL_TOKENS = {"cuda": 16_384, "cpu": 4_096}  # of one joint pass: more are not faster
+NOT_BATCHED = {  # constraints that act between the steps of one training, or on its batches
+    "l2_sp": "l2_sp changes the weights after each step",
+    "norm_ball": "norm_ball changes the weights after each step",
+    "replay": "replay adds blocks to each step",
+    "early_stop": "early_stop ends each training at its own step",
 }
-MOST_MEMBERS = {"cuda": 16, "cpu": 8}  # beyond, the base's share of a member's time is small
+MAX_MEMBERS = {"cuda": 16, "cpu": 8}  # more are hardly faster: the base model's share of the time is small
 
 
 def why_not_batched(task: CellTask) -> str:
-    """Why a cell cannot train with others, in words; "" where it can."""
+    """Why a cell cannot train together with others, in words; "" where it can."""
     method, train = task.cell.method, task.cell.train
     if task.train_index is None:
         return "it is not trained"
     if method.method not in ("lora", "qlora"):
         return f"{method.method} is not LoRA"
     if method.options.get("dora"):
-        return "DoRA scales the base's own weights"
-    if (start := str(method.options.get("init") or "default")) not in STARTS:
-        return f"init {start} changes the base or trains a part"
+        return "DoRA scales the base weights"
+    if (init := str(method.options.get("init") or "default")) not in INIT_LORA_WEIGHTS:
+        return f"init {init} changes the base model or trains a part of the adapter"
     if method.quant and method.quant.kind not in ("nf4", "fp4"):
-        return f"{method.quant.kind} multiplies in a kernel of its own"
-    if held := next((reason for name, reason in ALONE.items() if method.options.get(name)), ""):
-        return held
+        return f"{method.quant.kind} uses a kernel of its own"
+    if constraint := next((reason for name, reason in NOT_BATCHED.items() if method.options.get(name)), ""):
+        return constraint
     if train.engine != "native":
-        return f"engine {train.engine} trains one at a time"
+        return f"engine {train.engine} trains one cell at a time"
     if task.auto_values["precision"] == "fp16":
-        return "fp16 scales each loss by itself"
-    return "" if task.auto_values["optimizer"] == "adamw" else f"{task.auto_values['optimizer']} updates one at a time"
+        return "fp16 scales each loss separately"
+    return (
+        ""
+        if task.auto_values["optimizer"] == "adamw"
+        else f"{task.auto_values['optimizer']} updates one cell at a time"
+    )
 
 
-def multi_lora_groups(plan: Plan, cells: Sequence[CellTask]) -> list[tuple[CellTask, ...]]:
-    """The cells of `cells` that train together, in their order; those that train alone are in none."""
+def group_cells(plan: Plan, cells: Sequence[CellTask]) -> list[tuple[CellTask, ...]]:
+    """The groups of `cells` that train together, in their order; a cell that trains alone is in none."""
     groups: dict[Hashable, list[CellTask]] = {}
     for task in cells:
         if task.cell.train.multi_lora != "off" and not why_not_batched(task):
-            groups.setdefault(_shared(task), []).append(task)
-    found = []
+            groups.setdefault(_group_key(task), []).append(task)
+    result = []
     for group in groups.values():
         while len(group) > 1:
             size = _size(plan, group)
             if size > 1:
-                found.append(tuple(group[:size]))
+                result.append(tuple(group[:size]))
             group = group[max(1, size) :]
-    return found
+    return result
 
 
-def _shared(task: CellTask) -> Hashable:
-    """What the members of a fleet have in common."""
+def _group_key(task: CellTask) -> Hashable:
+    """What cells that train together have in common."""
     train = task.cell.train
     return (
         task.base.identifier,
@@ -78,19 +81,19 @@ def _shared(task: CellTask) -> Hashable:
 
 
 def _size(plan: Plan, group: Sequence[CellTask]) -> int:
-    """How many of the first cells of `group` the memory allows, or were asked for."""
-    asked = group[0].cell.train.multi_lora
-    most = min(len(group), asked if isinstance(asked, int) else MOST_MEMBERS[plan.device.kind])
-    for size in range(most, 1, -1):
+    """How many of the first cells of `group` fit, up to the number that the recipe sets."""
+    setting = group[0].cell.train.multi_lora
+    max_members = setting if isinstance(setting, int) else MAX_MEMBERS[plan.device.kind]
+    for size in range(min(len(group), max_members), 1, -1):
         if estimate(group[0].shape, joint_step(group[:size])).fits(plan.budget_bytes):
             return size
     return 1
 
 
 def joint_micro_batch(plan: Plan, members: Sequence[CellTask]) -> int:
-    """Blocks of each member that pass through the model at a time: as many as are worth it and fit."""
+    """Blocks of each member in one pass through the model: as many as are useful and fit."""
     batch_size = members[0].cell.train.batch_tokens // members[0].cell.train.seq_len
-    enough = WORTH_TOKENS[plan.device.kind] // (len(members) * members[0].cell.train.seq_len)
+    enough = MAX_USEFUL_TOKENS[plan.device.kind] // (len(members) * members[0].cell.train.seq_len)
     for blocks in sorted((n for n in range(1, batch_size + 1) if batch_size % n == 0), reverse=True):
         if blocks <= max(1, enough) and estimate(members[0].shape, joint_step(members, blocks)).fits(plan.budget_bytes):
             return blocks
@@ -98,11 +101,11 @@ def joint_micro_batch(plan: Plan, members: Sequence[CellTask]) -> int:
 
 
 def joint_step(members: Sequence[CellTask], micro_batch_size: int = 1) -> StepSpec:
-    """The joint step of a fleet, `micro_batch_size` blocks of every member at a time, the widest member's rank for all."""
-    widest = max(members, key=lambda task: task.step.adapter_rank).step
-    batch_size = members[0].cell.train.batch_tokens // widest.seq_len
+    """The joint step of `members`: `micro_batch_size` blocks of each in one pass, all at the largest rank."""
+    largest = max(members, key=lambda task: task.step.adapter_rank).step
+    batch_size = members[0].cell.train.batch_tokens // largest.seq_len
     return replace(
-        widest,
+        largest,
         micro_batch_size=micro_batch_size,
         accumulates=batch_size > micro_batch_size,
         multi_lora_size=len(members),

@@ -1,12 +1,12 @@
-"""Which bases are shifted and scored on which texts, and along which cells' updates. Called by `plan.build`. No torch.
+"""Which base models are scored with noise on which texts, and along which cells' updates. No torch.
 
-One task a base and text, and one a cell and text; texts are the recipe's general ones and each domain's test part.
+One task per base model and text, and one per cell and text; texts are the general ones and each domain's test split.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from peftodyssey.errors import InputError
@@ -18,99 +18,98 @@ from peftodyssey.recipe.cell import Cell
 from peftodyssey.recipe.schema_measures import Noise
 from peftodyssey.store import layout
 
-# What of the options changes the numbers of a base's task, and of an update's.
-OF_BASE = ("gammas", "pairs", "scale", "ranks", "tensors", "quantisers", "sharpness", "documents")
-OF_UPDATE = ("gammas", "scale", "tensors", "documents")
-TextsOf = Callable[[Cell], Sequence[tuple[str, IndexTask]]]  # the texts by name
+# The options that change the numbers of a base model's task, and those of an update's.
+BASE_OPTIONS = ("gammas", "pairs", "scale", "ranks", "tensors", "quantisers", "sharpness", "documents")
+UPDATE_OPTIONS = ("gammas", "scale", "tensors", "documents")
+BASE_COORDINATES = ("model", "revision", "pretrain_tokens", "arm")
+CELL_COORDINATES = ("label", "method", "rank", "lr", "domain", "seed")
 
 
 def planned(
-    noise: Noise | None, cells: tuple[CellTask, ...], texts_of: TextsOf, budget_bytes: int
+    noise: Noise | None,
+    cells: tuple[CellTask, ...],
+    texts_of: Callable[[Cell], Sequence[tuple[str, IndexTask]]],
+    budget_bytes: int,
 ) -> tuple[tuple[NoiseTask, ...], tuple[CellTask, ...]]:
-    """The tasks of the bases, each once, and the cells with those of their updates; none where noise is not measured."""
+    """The tasks of the base models, each once, and the cells with those of their updates.
+
+    None, and the cells as they are, where noise is not measured. `texts_of` gives the texts of a cell by name.
+    """
     if noise is None:
         return (), cells
-    earliest = _earliest(cells) if noise.scale == "earliest_rung" else {}
-    bases: dict[str, NoiseTask] = {}
+    planner = _Planner(noise, _earliest(cells) if noise.scale == "earliest_rung" else {}, budget_bytes)
+    base_tasks: dict[str, NoiseTask] = {}
     with_updates = []
     for cell in cells:
-        key = replace(cell.base, quant=None)
-        rung = earliest.get(key.source.name)
         texts = texts_of(cell.cell)
-        made = [_task(noise, cell, key, rung, name, index, budget_bytes, along=False) for name, index in texts]
-        for task in made:
-            bases.setdefault(task.score.folder, task)
+        for name, index in texts:
+            task = planner.task(cell, name, index, along_update=False)
+            base_tasks.setdefault(task.folder, task)
         if noise.updates and cell.train_index and is_additive(cell.cell.method):
-            along = tuple(_task(noise, cell, key, rung, name, index, budget_bytes, along=True) for name, index in texts)
-            entry = {**cell.entry, "updates": [task.entry for task in along]}
-            cell = replace(cell, update_noise=along, entry=entry)
+            tasks = tuple(planner.task(cell, name, index, along_update=True) for name, index in texts)
+            cell = replace(cell, update_noise=tasks, entry={**cell.entry, "updates": [task.entry for task in tasks]})
         with_updates.append(cell)
-    return tuple(bases.values()), tuple(with_updates)
+    return tuple(base_tasks.values()), tuple(with_updates)
 
 
 def _earliest(cells: Sequence[CellTask]) -> dict[str, BaseModelKey]:
     """The rung of each model that has seen the fewest tokens. Raises InputError where tokens are not known."""
-    found: dict[str, BaseModelKey] = {}
+    earliest: dict[str, BaseModelKey] = {}
     for key in (replace(cell.base, quant=None) for cell in cells):
-        if key.source.pretrain_tokens is None:
+        source = key.source
+        if source.pretrain_tokens is None:
             raise InputError(
-                f"noise: the tokens that {key.source.name} ({key.source.revision}) was pretrained on are not known, so no rung is the earliest",
+                f"noise: how many tokens {source.name} ({source.revision}) was pretrained on is not known, so no rung "
+                "is the earliest",
                 "set scale of noise to initializer or fan_in",
             )
-        held = found.setdefault(key.source.name, key)
-        if key.source.pretrain_tokens < (held.source.pretrain_tokens or 0):
-            found[key.source.name] = key
-    return found
+        known = earliest.setdefault(source.name, key)
+        if source.pretrain_tokens < (known.source.pretrain_tokens or 0):
+            earliest[source.name] = key
+    return earliest
 
 
-def _task(
-    noise: Noise,
-    cell: CellTask,
-    key: BaseModelKey,
-    earliest: BaseModelKey | None,
-    name: str,
-    index: IndexTask,
-    budget_bytes: int,
-    *,
-    along: bool,
-) -> NoiseTask:
-    point = cell.cell.score
-    told: dict[str, Any] = {
-        "index": index.identity,
-        "model": key.source.fingerprint,
-        "precision": key.precision,
-        "cell": cell.hash if along else None,
-        "earliest": earliest.source.fingerprint if earliest else None,
-        "context": point.context,
-        "stride": point.stride,
-        "first_token": point.first_token,
-        "mode": point.mode,
-        "noise": {option: _plain(getattr(noise, option)) for option in (OF_UPDATE if along else OF_BASE)},
-    }
-    base = layout.slug(key.source.name.rsplit("/", 1)[-1], key.source.revision)
-    who = (cell.folder.split("/", 1)[1], name) if along else (name, base)
-    folder = f"{layout.NOISE}/{layout.folder_name(layout.slug(*who), identity.digest(told))}"
-    tokens, _ = scoring_batch(cell.shape, base_only(cell.step, None), point.context, budget_bytes)
-    score = ScoreTask(folder, index.folder, key, point, cell.hash if along else None, told, tokens)
-    entry = {
-        "folder": folder,
-        "corpus": name,
-        "scale": noise.scale,
-        "tensors": ",".join(noise.tensors),
-        **_coordinates(cell, along),
-    }
-    return NoiseTask(score, noise, earliest, entry)
+@dataclass(frozen=True)
+class _Planner:
+    noise: Noise
+    earliest: Mapping[str, BaseModelKey]  # by model name; empty where the scale is not that of the earliest rung
+    budget_bytes: int
+
+    def task(self, cell: CellTask, name: str, index: IndexTask, *, along_update: bool) -> NoiseTask:
+        """Noise of the cell's base model on one text, or shifts along the cell's update."""
+        key, noise, settings = replace(cell.base, quant=None), self.noise, cell.cell.score
+        earliest = self.earliest.get(key.source.name)
+        options = UPDATE_OPTIONS if along_update else BASE_OPTIONS
+        cell_hash = cell.hash if along_update else None
+        facts: dict[str, Any] = {
+            "index": index.identity,
+            "model": key.source.fingerprint,
+            "precision": key.precision,
+            "cell": cell_hash,
+            "earliest": earliest.source.fingerprint if earliest else None,
+            "context": settings.context,
+            "stride": settings.stride,
+            "first_token": settings.first_token,
+            "mode": settings.mode,
+            "noise": {option: _plain(getattr(noise, option)) for option in options},
+        }
+        base = layout.slug(key.source.name.rsplit("/", 1)[-1], key.source.revision)
+        slug = layout.slug(cell.folder.split("/", 1)[1], name) if along_update else layout.slug(name, base)
+        folder = f"{layout.NOISE}/{layout.folder_name(slug, identity.digest(facts))}"
+        tokens, _ = scoring_batch(cell.shape, base_only(cell.step, None), settings.context, self.budget_bytes)
+        score = ScoreTask(folder, index.folder, key, settings, cell_hash, facts, tokens)
+        coordinates = cell.entry["coordinates"]
+        entry = {
+            "folder": folder,
+            "corpus": name,
+            "scale": noise.scale,
+            "tensors": ",".join(noise.tensors),
+            **{field: coordinates[field] for field in BASE_COORDINATES},
+        }
+        if along_update:
+            entry |= {field: coordinates[field] for field in CELL_COORDINATES} | {"cell": cell.short_hash}
+        return NoiseTask(score, noise, earliest, entry)
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _coordinates(cell: CellTask, along: bool) -> dict[str, Any]:
-    """What the tables say of the base, and of the cell where one's update is followed."""
-    of_base = ("model", "revision", "pretrain_tokens", "arm")
-    of_cell = ("label", "method", "rank", "lr", "domain", "seed")
-    found = cell.entry["coordinates"]
-    return {name: found[name] for name in (*of_base, *(of_cell if along else ()))} | (
-        {"cell": cell.short_hash} if along else {}
-    )

@@ -1,66 +1,68 @@
-"""What the store's plan file says of one cell: its coordinates and the folders its row is collected from.
+"""What the store's plan file says of one cell: its coordinates, and the folders that its row of results comes from.
 
-Called by `plan.build`; read back by `report.collect`.
+The report reads it back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from peftodyssey.memory.memory_plan import MemoryPlan
+from peftodyssey.plan.multiple_choice import ChoiceColumns
+from peftodyssey.plan.tasks import CellTask, ScoreTask
+from peftodyssey.plan.text_tasks import TextColumns
 from peftodyssey.recipe import grid
-from peftodyssey.recipe.cell import Cell, QuantSpec
-from peftodyssey.recipe.identity import digest as digest_of
-
-if TYPE_CHECKING:
-    from peftodyssey.plan.tasks import BaseModelKey, IndexTask, ScoreTask
+from peftodyssey.recipe.cell import QuantSpec
+from peftodyssey.recipe.identity import digest
 
 
-def entry(
-    cell: Cell,
-    digest: str,
-    folder: str,
-    base: BaseModelKey,
-    resolved: Mapping[str, Any],
-    trainable: int,
-    bill: MemoryPlan,
-    train_index: str | None,
-    texts: Sequence[tuple[str, IndexTask]],
-    columns: Mapping[str, Mapping[str, ScoreTask | None]],
-) -> dict[str, Any]:
-    """The cell's line of the plan file, of plain JSON values."""
-    scores = {name: _folders(index, columns[name]) for name, index in texts}
-    general = [{"name": name, **scores[name]} for name, _ in texts[2:]]
+def entry(task: CellTask, texts: Sequence[TextColumns]) -> dict[str, Any]:
+    """The cell's line of the plan file, of plain JSON values. `texts`: test, validation, then the general texts."""
+    test, valid, *general = texts
+    cell = task.cell
     return {
-        "cell": digest[:16],
-        "slug": folder.split("/", 1)[1],
-        "folder": folder,
-        "group": f"{grid.tune_group(cell)}-{digest_of({'score': asdict(cell.score)})[:8]}",
-        "coordinates": _coordinates(cell, base, resolved, trainable, bill),
-        "train_index": train_index,
-        "scores": {"test": scores["test"], "valid": scores["valid"], "general": general},
+        "cell": task.short_hash,
+        "slug": task.folder.split("/", 1)[1],
+        "folder": task.folder,
+        "group": f"{grid.tune_group(cell)}-{digest({'score': asdict(cell.score)})[:8]}",
+        "coordinates": _coordinates(task),
+        "train_index": task.train_index,
+        "scores": {
+            "test": test.folders,
+            "valid": valid.folders,
+            "general": [{"name": text.name, **text.folders} for text in general],
+        },
     }
 
 
-def wise(found: Mapping[float, Sequence[ScoreTask]]) -> list[dict[str, Any]]:
-    """What the plan file says of the columns at each share of the update: of test, validation and general text."""
-    return [
-        {"share": share, "test": test.folder, "valid": valid.folder, "general": [task.folder for task in general]}
-        for share, (test, valid, *general) in found.items()
-    ]
-
-
-def _folders(index: IndexTask, columns: Mapping[str, ScoreTask | None]) -> dict[str, str | None]:
-    return {"index": index.folder, **{name: task.folder if task else None for name, task in columns.items()}}
-
-
-def _coordinates(
-    cell: Cell, base: BaseModelKey, resolved: Mapping[str, Any], trainable: int, bill: MemoryPlan
+def optional_entries(
+    sample_index: str | None,
+    choices: Sequence[ChoiceColumns],
+    wise_ft: Mapping[float, Sequence[ScoreTask]],
+    transfer: Sequence[TextColumns],
 ) -> dict[str, Any]:
-    method = cell.method
+    """The parts of the line that exist only where the recipe asks for them.
+
+    `transfer` is beside `scores`, so that asking for it later makes no new row of results.
+    """
+    shares = [
+        {"share": share, "test": test.folder, "valid": valid.folder, "general": [task.folder for task in general]}
+        for share, (test, valid, *general) in wise_ft.items()
+    ]
+    entries = {
+        "sample_index": sample_index,
+        "tasks": [columns.entry for columns in choices],
+        "wise": shares,
+        "transfer": [{"name": text.name, **text.folders} for text in transfer],
+    }
+    return {key: value for key, value in entries.items() if value}
+
+
+def _coordinates(task: CellTask) -> dict[str, Any]:
+    cell, method, base = task.cell, task.cell.method, task.base
     targets = method.targets if method.targets is None or isinstance(method.targets, str) else ",".join(method.targets)
+    optimizer = f"{task.auto_values['optimizer']}, {task.auto_values['optimizer_state']} state"
     return {
         "label": method.label,
         "model": cell.model.name,
@@ -72,8 +74,8 @@ def _coordinates(
         "alpha": method.alpha,
         "targets": targets,
         "quant": _quant(method.quant),
-        "precision": resolved["precision"],
-        "optimizer": f"{resolved['optimizer']}, {resolved['optimizer_state']} state" if method.lr else None,
+        "precision": task.auto_values["precision"],
+        "optimizer": optimizer if method.lr else None,
         "lr": method.lr,
         "domain": cell.domain.name,
         "newline": cell.domain.newline,
@@ -83,9 +85,9 @@ def _coordinates(
         "norm_ball": method.options.get("norm_ball"),
         "replay": method.options.get("replay"),
         "early_stop": (method.options.get("early_stop") or {}).get("general"),
-        "trainable_params": trainable,
+        "trainable_params": task.trainable,
         "context": cell.score.context,
-        "planned_memory_bytes": bill.peak_reserved_bytes,
+        "planned_memory_bytes": task.memory.peak_reserved_bytes,
     }
 
 

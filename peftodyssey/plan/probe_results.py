@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from peftodyssey.memory import probes
 from peftodyssey.memory.device import Device
 from peftodyssey.memory.probes import Probe
-from peftodyssey.plan.multi_lora_groups import joint_micro_batch, multi_lora_groups
+from peftodyssey.plan.multi_lora_groups import group_cells, joint_micro_batch
 from peftodyssey.plan.tasks import CellTask, Plan
 from peftodyssey.recipe.identity import digest
 
@@ -64,7 +64,7 @@ def load(task: CellTask, device: Device) -> Probe | None:
 def groups_by_key(plan: Plan) -> dict[str, list[tuple[CellTask, ...]]]:
     """The groups of a plan's cells that train together, by the name of the probe of their joint step."""
     groups: dict[str, list[tuple[CellTask, ...]]] = {}
-    for group in multi_lora_groups(plan, plan.cells):
+    for group in group_cells(plan, plan.cells):
         members = sorted(key_of(task, plan.device) for task in group)
         key = digest({"multi_lora": members, "micro_batch_size": joint_micro_batch(plan, group)})
         groups.setdefault(key, []).append(group)

@@ -1,6 +1,6 @@
-"""Rungs that a recipe chooses by tokens, looked up in their ladders: the recipe with names in their place.
+"""Rungs that a recipe chooses by tokens, replaced by their names in the ladder.
 
-Called by `plan.build` before the grid is made, so that the grid, the stored recipe and `check` show what was found.
+This happens before the grid is made, so that the grid, the stored recipe and `check` show the names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from peftodyssey.recipe.schema_texts import Model
 
 @dataclass(frozen=True)
 class ResolvedRungs:
-    """A recipe whose rungs all have names, what was found on the way, and what stood in it."""
+    """A recipe whose rungs all have names, with the warnings and problems of choosing them."""
 
     recipe: Recipe
     warnings: tuple[str, ...]

@@ -1,7 +1,4 @@
-"""The inert result of planning: which texts to index, which bases to score, which cells to train, and where each lands.
-
-`plan.build` makes it, `run.scheduler` walks it, `check` and `plan` print it. Nothing here does anything.
-"""
+"""A plan as data: which texts to index, which models to score, which cells to train, and the folder of each."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from peftodyssey.store import layout
 
 @dataclass(frozen=True)
 class BaseModelKey:
-    """One way of holding a base model in memory; cells with equal keys share it."""
+    """A base model as it is loaded; cells with equal keys share it."""
 
     source: ModelSource
     precision: str
@@ -32,7 +29,7 @@ class BaseModelKey:
 
     @property
     def identifier(self) -> tuple[str, str, str]:
-        """What tells bases apart, as text."""
+        """Name, revision and quantisation, as text."""
         quant = "" if self.quant is None else f"{self.quant.kind}{self.quant.double_quant}"
         return (self.source.name, str(self.source.revision), quant)
 
@@ -49,31 +46,31 @@ class IndexTask:
     newline: str
     objective: str
     identity: dict[str, Any]
-    chat: Chat | None = None  # what makes text of conversations
+    chat: Chat | None = None  # the template that turns conversations into text
 
 
 @dataclass(frozen=True)
 class ScoreTask:
-    """One column of NLL: a base (alone, or as a cell changed it) on one index."""
+    """One column of NLL: a base model (alone, or as a cell changed it) on one index."""
 
     folder: str
     index: str
     base: BaseModelKey
     settings: ScoreSpec
-    cell: str | None  # hash of the cell whose weights are scored; None: the base itself
+    cell: str | None  # hash of the cell whose weights are scored; None: the base model itself
     identity: dict[str, Any]
-    batch_tokens: int | None = None  # of one pass, as the memory allows; None: by the device
+    batch_tokens: int | None = None  # of one pass, as the memory allows; None: the default of the device
     share: float = 1.0  # of the cell's update that the scored weights have
 
 
 @dataclass(frozen=True)
 class ChoiceTask:
-    """Likelihoods of the choices of one task under a base, alone or as a cell changed it."""
+    """Likelihoods of the choices of one task under a base model, alone or as a cell changed it."""
 
     folder: str
     task: Questions
     base: BaseModelKey
-    with_prefix: bool  # the start token stands before every prompt
+    with_prefix: bool  # every prompt starts with the start token
     cell: str | None
     identity: dict[str, Any]
     batch_tokens: int | None = None
@@ -81,18 +78,16 @@ class ChoiceTask:
 
 @dataclass(frozen=True)
 class NoiseTask:
-    """Shift the weights of one base, as `noise` says or along what one cell added to them, and score one text each
-    time.
-    """
+    """Shift the weights of one base model, by noise or along one cell's update, and score one text after each shift."""
 
     score: ScoreTask  # the text, the unquantised base, and the folder
     noise: Noise
-    earliest: BaseModelKey | None  # whose tensors give the scale, where it is that of the earliest rung
+    earliest: BaseModelKey | None  # whose tensors give the scale `earliest_rung`
     entry: dict[str, Any]  # what the store's plan file says of it
 
     @property
     def base(self) -> BaseModelKey:
-        """The base that is shifted."""
+        """The base model that is shifted."""
         return self.score.base
 
     @property
@@ -108,7 +103,7 @@ class NoiseTask:
 
 @dataclass(frozen=True)
 class HiddenStatesTask:
-    """Mean hidden states of one text's chunks under one unquantised base."""
+    """Mean hidden states of one text's chunks under one unquantised base model."""
 
     folder: str
     index: str
@@ -116,13 +111,13 @@ class HiddenStatesTask:
     layer: int  # of the decoder, 0 the embeddings; -1 the last
     chunks: int  # at most; of each half where there are halves
     chunk_tokens: int
-    halves: bool  # the text is the pretraining sample, parted at random by documents
+    halves: bool  # the text is the pretraining sample, split in two by documents at random
     identity: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class CellTask:
-    """Train one cell (or load a saved one) and fill the columns that stand on it."""
+    """Train one cell (or load a saved one) and score it."""
 
     cell: Cell
     hash: str  # 64 hex digits
@@ -142,10 +137,10 @@ class CellTask:
     entry: dict[str, Any]  # what the store's plan file says of it
     choices: tuple[ChoiceTask, ...] = ()  # tasks after adaptation
     replay_index: str | None = None  # general text that is trained on too
-    early_stop_eval: ScoreTask | None = None  # general text that ends the training; looked at, never written
+    early_stop_eval: ScoreTask | None = None  # general text whose loss ends the training; never written
     wise_ft_scores: tuple[ScoreTask, ...] = ()  # columns of shares of the update, by share
-    update_noise: tuple[NoiseTask, ...] = ()  # the base shifted along what training added to it
-    geometry_folder: str | None = None  # where it is written how far the weights moved; None: not asked for
+    update_noise: tuple[NoiseTask, ...] = ()  # the base model shifted along the cell's update
+    geometry_folder: str | None = None  # where it is written how far the weights moved; None: not measured
     transfer_scores: tuple[ScoreTask, ...] = ()  # columns on the other domains of the recipe
 
     @property
@@ -159,7 +154,7 @@ class CellTask:
         return self.hash[:16]
 
     def with_geometry(self) -> CellTask:
-        """The same, told to write how far the weights moved: under the cell's own name, beside the cells."""
+        """The same task with the folder, named after the cell, for how far the weights moved."""
         folder = self.folder.replace(layout.CELLS, layout.GEOMETRY_DIR, 1)
         return replace(self, geometry_folder=folder, entry={**self.entry, "geometry": folder})
 
@@ -170,7 +165,7 @@ class CellTask:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a recipe asks for, in the order in which it is best done."""
+    """Everything that a recipe asks for, in the order of execution."""
 
     recipe: Recipe
     device: Device
@@ -181,16 +176,16 @@ class Plan:
     warnings: tuple[str, ...]
     digest: str
     base_choices: tuple[ChoiceTask, ...] = ()
-    noise: tuple[NoiseTask, ...] = ()  # bases whose weights are shifted
-    hidden_states: tuple[HiddenStatesTask, ...] = ()  # what likeness to the pretraining text is measured on
+    noise: tuple[NoiseTask, ...] = ()  # base models whose weights are shifted
+    hidden_states: tuple[HiddenStatesTask, ...] = ()  # what similarity to the pretraining text is measured on
 
     @property
     def base_order(self) -> dict[tuple[str, str, str], int]:
-        """Place of every base in the recipe's order, each unquantised one before its quantised forms."""
+        """Position of every base model in the recipe, each unquantised one before its quantised forms."""
         names = (name for t in self.cells for name in (replace(t.base, quant=None).identifier, t.base.identifier))
-        return {name: place for place, name in enumerate(dict.fromkeys(names))}
+        return {name: position for position, name in enumerate(dict.fromkeys(names))}
 
     @property
     def too_large(self) -> tuple[CellTask, ...]:
-        """Cells whose step, or whose scoring, stays above the budget whatever is chosen."""
+        """Cells whose step or scoring exceeds the budget with every setting."""
         return tuple(task for task in self.cells if not task.fits(self.budget_bytes))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from peftodyssey.plan import probe_results
-from peftodyssey.plan.multi_lora_groups import multi_lora_groups, why_not_batched
+from peftodyssey.plan.multi_lora_groups import group_cells, why_not_batched
 from peftodyssey.plan.probe_results import MultiLoraProbeResult
 from peftodyssey.plan.tasks import Plan
 
@@ -15,7 +15,7 @@ EVEN = 0.05  # a fleet that is faster or slower by no more neither pays nor cost
 
 def side_by_side(plan: Plan) -> Iterator[str]:
     """A line of the fleets, and one of LoRA cells that train alone; nothing where no two cells could share a base."""
-    groups = multi_lora_groups(plan, plan.cells)
+    groups = group_cells(plan, plan.cells)
     if groups:
         sizes = Counter((len(group), group[0].cell.method.method) for group in groups)
         told = ", ".join(

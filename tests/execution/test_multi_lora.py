@@ -13,7 +13,7 @@ from rich.console import Console
 from support import micro
 
 from peftodyssey import api
-from peftodyssey.plan.multi_lora_groups import multi_lora_groups, why_not_batched
+from peftodyssey.plan.multi_lora_groups import group_cells, why_not_batched
 from peftodyssey.report.multi_lora_output import side_by_side
 from peftodyssey.store import layout, manifest
 
@@ -137,13 +137,13 @@ def test_who_trains_alone_and_why(tmp_path: Path) -> None:
     reasons = {task.cell.method.label: why_not_batched(task) for task in plan.cells}
     assert reasons["full"] == "full is not LoRA"
     assert reasons["dora"].startswith("DoRA")
-    assert [len(group) for group in multi_lora_groups(plan, plan.cells)] == [4, 2]
+    assert [len(group) for group in group_cells(plan, plan.cells)] == [4, 2]
     told = list(side_by_side(plan))
     assert re.findall(r"(\d+) (q?lora) cells", told[0]) == [("4", "lora"), ("2", "qlora")]
     assert len(told) == 2
     assert "dora" in told[1]
     off = api.plan(api.load(micro.write(tmp_path, RECIPE), ["train.multi_lora=off"]), device="cpu")
-    assert multi_lora_groups(off, off.cells) == []
+    assert group_cells(off, off.cells) == []
     two = api.plan(api.load(micro.write(tmp_path, RECIPE), ["train.multi_lora=2"]), device="cpu")
-    assert [len(group) for group in multi_lora_groups(two, two.cells)] == [2, 2, 2]
+    assert [len(group) for group in group_cells(two, two.cells)] == [2, 2, 2]
     assert [task.hash for task in two.cells] == [task.hash for task in plan.cells]

@@ -12,7 +12,7 @@ from peftodyssey.models import source
 from peftodyssey.models.shape_from_config import shape_from_config
 from peftodyssey.plan.build import build
 from peftodyssey.plan.host_and_disk import cell_host_plan
-from peftodyssey.plan.multi_lora_groups import multi_lora_groups, why_not_batched
+from peftodyssey.plan.multi_lora_groups import group_cells, why_not_batched
 from peftodyssey.recipe.load import load_recipe
 
 HEAD = """
@@ -70,7 +70,7 @@ def test_replay_trains_on_a_train_part_and_an_early_stop_looks_at_a_validation_p
 
 
 def test_text_that_is_reported_is_not_trained_on(tmp_path):
-    with pytest.raises(RecipeError, match="needs the train part of wiki_general"):
+    with pytest.raises(RecipeError, match="needs the train split of wiki_general"):
         plan("{method: full, replay: 10%}", head=HEAD.replace("pretraining_text: bundled/pretrain_sample", ""))
     (tmp_path / "notes.txt").write_text("\n".join(f"line {i} of some notes" for i in range(3000)))
     head = HEAD.replace("pretraining_text: bundled/pretrain_sample", f"general: [{tmp_path}/notes.txt]")
@@ -85,7 +85,7 @@ def test_a_held_adapter_trains_alone_and_a_scored_share_does_not(constraint):
     alone = [task.cell.method.label for task in made.cells if why_not_batched(task)]
     assert len(alone) == 2
     assert all(constraint.split(":")[0] in label for label in alone)
-    assert [len(group) for group in multi_lora_groups(made, made.cells)] == [2]
+    assert [len(group) for group in group_cells(made, made.cells)] == [2]
 
 
 def test_each_share_has_columns_of_its_own_on_every_text():

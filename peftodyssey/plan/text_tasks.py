@@ -1,0 +1,176 @@
+"""The tasks that tokenise and score the texts of a plan: which split of which text, under which base model or cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from peftodyssey.corpora.newlines import policy_of
+from peftodyssey.memory.search import base_only, scoring_batch
+from peftodyssey.memory.step_spec import StepSpec
+from peftodyssey.plan.chat_template import chat_identity
+from peftodyssey.plan.sources import Sources
+from peftodyssey.plan.tasks import BaseModelKey, IndexTask, ScoreTask
+from peftodyssey.recipe import identity
+from peftodyssey.recipe.cell import Cell, CorpusSpec, ModelSpec
+from peftodyssey.store import layout
+
+SAMPLE_TOKENS_CAP = 2_000_000  # tokens that are counted of the pretraining text
+TRAIN_TOKENS_CAP = 20_000_000  # tokens indexed of a training split, unless the budget is larger
+
+
+def model_slug(model: ModelSpec) -> str:
+    """The base model in a folder's name: the last part of its own name, and its revision."""
+    return layout.slug(model.name.rsplit("/", 1)[-1], model.revision)
+
+
+@dataclass(frozen=True)
+class TextColumns:
+    """One text of a cell and its columns of NLL."""
+
+    name: str
+    index: IndexTask
+    before: ScoreTask  # under the unquantised base model
+    quantised: ScoreTask | None  # under the quantised base model, where it is quantised
+    after: ScoreTask  # under the trained cell
+
+    @property
+    def folders(self) -> dict[str, str | None]:
+        """The folders of the index and of the columns, as the plan file has them."""
+        return {
+            "index": self.index.folder,
+            "before": self.before.folder,
+            "quantised": self.quantised.folder if self.quantised else None,
+            "after": self.after.folder,
+        }
+
+
+@dataclass(frozen=True)
+class TrainedCell:
+    """A cell as scoring needs it: its base model, its hash, its step, and the tokens of one scoring pass."""
+
+    cell: Cell
+    base: BaseModelKey
+    hash: str
+    step: StepSpec
+    pass_tokens: int | None
+
+
+class TextTasks:
+    """The index and score tasks of a grid, each folder once."""
+
+    def __init__(self, sources: Sources, budget_bytes: int) -> None:
+        self.sources, self.budget_bytes = sources, budget_bytes
+        self.indexes: dict[str, IndexTask] = {}
+        self.base_scores: dict[str, ScoreTask] = {}
+
+    def index(self, cell: Cell, spec: CorpusSpec, split: str, max_tokens: int | None) -> IndexTask:
+        """The index of one split of a text with the tokenizer of the cell's model."""
+        corpus = self.sources.corpora[spec.name]
+        chat = self.sources.chat(cell, corpus)
+        newline = policy_of(spec.newline, split)
+        facts = {
+            "text": corpus.fingerprint,
+            "split": split,
+            "shares": dict(spec.split),
+            "newline": newline,
+            "tokenizer": self.sources.tokenizers[cell.model].fingerprint,
+            "max_tokens": max_tokens,
+            "objective": cell.train.objective,
+            **chat_identity(chat),
+        }
+        folder = f"{layout.CORPORA}/{layout.folder_name(f'{spec.name}-{split}', identity.digest(facts))}"
+        task = IndexTask(
+            folder=folder,
+            corpus=corpus,
+            split=split,
+            tokenizer_source=self.sources.models[cell.model],
+            max_tokens=max_tokens,
+            newline=newline,
+            objective=cell.train.objective,
+            identity=facts,
+            chat=chat,
+        )
+        return self.indexes.setdefault(folder, task)
+
+    def train_index(self, cell: Cell, spec: CorpusSpec) -> IndexTask:
+        """The train split of a text."""
+        return self.index(cell, spec, "train", max(TRAIN_TOKENS_CAP, cell.train.budget_tokens or 0))
+
+    def valid_index(self, cell: Cell, spec: CorpusSpec) -> IndexTask:
+        """The validation split of a text, up to half of what is scored of a test split."""
+        cap = cell.score.tokens
+        return self.index(cell, spec, "valid", None if cap is None else max(1, cap // 2))
+
+    def test_index(self, cell: Cell, spec: CorpusSpec) -> IndexTask:
+        """The test split of a domain."""
+        return self.index(cell, spec, "test", cell.score.tokens)
+
+    def general_indexes(self, cell: Cell) -> list[tuple[CorpusSpec, IndexTask]]:
+        """The general texts of a cell."""
+        split_of = self.sources.general_split
+        return [(spec, self.index(cell, spec, split_of(spec), cell.score.tokens)) for spec in cell.general]
+
+    def noise_texts(self, cell: Cell) -> list[tuple[str, IndexTask]]:
+        """The texts that the cell's base is scored on with noise: general ones, and the test split of its domain."""
+        texts = [*self.general_indexes(cell), (cell.domain, self.test_index(cell, cell.domain))]
+        return [(spec.display_name, index) for spec, index in texts]
+
+    def columns(self, trained: TrainedCell, name: str, index: IndexTask) -> TextColumns:
+        """The columns of a text before and after; those of base models are shared between cells."""
+        base = trained.base
+        before = self._base_score(trained, replace(base, quant=None), index)
+        quantised = self._base_score(trained, base, index) if base.quant else None
+        return TextColumns(name, index, before, quantised, self.score(trained, index))
+
+    def transfer_columns(self, trained: TrainedCell, test: IndexTask) -> list[TextColumns]:
+        """The columns of the other domains; newline policies under which a text is scored alike are one text."""
+        texts: dict[str, tuple[str, IndexTask]] = {}
+        for spec in trained.cell.transfer_texts:
+            scored = replace(spec, newline=policy_of(spec.newline, "test"))
+            index = self.index(trained.cell, scored, "test", trained.cell.score.tokens)
+            if index.folder != test.folder:
+                texts.setdefault(index.folder, (scored.display_name, index))
+        return [self.columns(trained, name, index) for name, index in texts.values()]
+
+    def wise_ft_scores(self, trained: TrainedCell, indexes: Sequence[IndexTask]) -> dict[float, tuple[ScoreTask, ...]]:
+        """The columns of every text at each share of the cell's update that the recipe scores."""
+        shares = trained.cell.method.options.get("wise_ft", ())
+        return {share: tuple(self.score(trained, index, share) for index in indexes) for share in shares}
+
+    def score(self, trained: TrainedCell, index: IndexTask, share: float = 1.0) -> ScoreTask:
+        """A column under a trained cell, or under `share` of its update."""
+        return _score(trained.cell, trained.base, index, trained.hash, trained.pass_tokens, share)
+
+    def _base_score(self, trained: TrainedCell, base: BaseModelKey, index: IndexTask) -> ScoreTask:
+        cell, step = trained.cell, base_only(trained.step, base.quant)
+        tokens, _ = scoring_batch(self.sources.shapes[cell.model], step, cell.score.context, self.budget_bytes)
+        task = _score(cell, base, index, None, tokens)
+        return self.base_scores.setdefault(task.folder, task)
+
+
+def _score(
+    cell: Cell, base: BaseModelKey, index: IndexTask, cell_hash: str | None, tokens: int | None, share: float = 1.0
+) -> ScoreTask:
+    """A column of `index` under a base model alone (`cell_hash` None) or under a cell; `tokens` of one pass."""
+    # a chat template writes the first token itself
+    settings = replace(cell.score, first_token="skip") if index.chat else cell.score
+    facts: dict[str, Any] = {
+        "index": index.identity,
+        "model": base.source.fingerprint,
+        "precision": base.precision,
+        "quant": [base.quant.kind, base.quant.double_quant] if base.quant else None,
+        "cell": cell_hash,
+        "context": cell.score.context,
+        "stride": cell.score.stride,
+        "first_token": settings.first_token,
+        "mode": cell.score.mode,
+    }
+    if share != 1:
+        facts["share"] = share
+    label = cell.method.label if cell_hash else (base.quant.kind if base.quant else "base")
+    part = None if share == 1 else f"x{share:g}"
+    name = layout.slug(index.corpus.name, index.split, model_slug(cell.model), label, part)
+    folder = f"{layout.SCORES}/{layout.folder_name(name, identity.digest(facts))}"
+    return ScoreTask(folder, index.folder, base, settings, cell_hash, facts, tokens, share)
