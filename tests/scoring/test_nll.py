@@ -140,7 +140,7 @@ def test_the_hosts_shortage_is_one_too_and_other_errors_are_not(monkeypatch, err
 
 def test_a_stated_budget_is_held_for_real_on_the_cpu():
     """Nothing stands in for anything: what is resident is measured, and 16384 tokens at a time are too many."""
-    model, texts = tiny_model("llama", intermediate_size=4096), index(*[64] * 400)
+    model, texts = tiny_model("llama", intermediate_size=4096), index(*[64] * 256)
     whole = _score(model, texts, point(64, 32))
     host_memory.release_memory(torch.device("cpu"))
     got = _score(
