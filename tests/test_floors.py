@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "peftodyssey"
 
 FLOORS = (
-    ("recipe", "errors", "constants", "_version", "model_shape", "assets"),
+    ("recipe", "errors", "constants", "_version", "model_shape", "memory_settings", "assets"),
     ("methods", "models", "corpora", "store"),
     ("training", "scoring"),
     ("multi_lora", "memory"),
@@ -27,7 +27,14 @@ FLOORS = (
     ("__main__",),
 )
 FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
-SHARED = {"errors", "constants", "_version", "model_shape", "assets"}  # floor 0: `recipe` beside them may import them
+SHARED = {
+    "errors",
+    "constants",
+    "_version",
+    "model_shape",
+    "memory_settings",
+    "assets",
+}  # floor 0: `recipe` may import them
 FACADE = "peftodyssey"  # the root: hands out the functions of `api` and is above everything; nothing imports it
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
@@ -51,6 +58,7 @@ ONLY = {
     "constants": set(),
     "_version": set(),
     "model_shape": set(),
+    "memory_settings": set(),
     "assets": set(),
     "recipe": {"pydantic", "pydantic_core", "yaml"},
     "stats": {"numpy"},

@@ -106,18 +106,18 @@ def test_a_step_captured_as_a_graph_ends_where_its_launches_end(
     from peftodyssey.training import cuda_graphs
 
     used: list[int] = []
-    real = cuda_graphs._replayed
-    monkeypatch.setattr(cuda_graphs, "_replayed", lambda made, inputs: used.append(1) or real(made, inputs))
+    replay = cuda_graphs.Graph.replay
+    monkeypatch.setattr(cuda_graphs.Graph, "replay", lambda graph, inputs: used.append(1) or replay(graph, inputs))
     methods = "methods:\n  - {method: lora, rank: [2, 8], lr: 1e-3}\n"
     head, _, rest = micro.RECIPE.partition("methods:")
     text = head + methods + rest[rest.index("train:") :]
-    text = text.replace("eval_at", f"fleet: {multi_lora}, eval_at")
+    text = text.replace("eval_at", f"multi_lora: {multi_lora}, eval_at")
     told = Console(record=True)
     with_graphs = api.run(
         micro.write(tmp_path, text), tmp_path / "graphs", device="cuda", console=told
     ).results.to_pylist()
     assert used, told.export_text()
-    assert "launched one by one" not in told.export_text()
+    assert "without CUDA graphs" not in told.export_text()
     monkeypatch.setattr(cuda_graphs, "FAMILIES", frozenset())
     monkeypatch.setattr(cuda_graphs, "EAGER_FAMILIES", frozenset({"llama"}))
     without = api.run(

@@ -15,7 +15,7 @@ from peftodyssey.execution import interrupt
 from peftodyssey.execution.pending import matches
 from peftodyssey.execution.progress import ProgressReporter
 from peftodyssey.execution.scheduler import Outcome, execute
-from peftodyssey.jobs.callbacks import How
+from peftodyssey.jobs.context import JobContext, JobOptions
 from peftodyssey.memory.memory_plan import CUDA_CONTEXT_BYTES
 from peftodyssey.models.log_filters import quiet
 from peftodyssey.plan import host_and_disk
@@ -49,7 +49,7 @@ def start(plan: Plan, root: Path, options: Options, console: Console) -> Outcome
         refuse_too_large([task for task in wanted if not task.fits(plan.budget_bytes)], plan)
         refuse_without_room(plan, root, wanted, options)
     stop = interrupt.Stop(options.stop_after_s)
-    how = How(
+    job_options = JobOptions(
         plan.device.kind, options.checkpoint_every_s, options.keep, options.memory_bytes, options.checkpoint_disk_bytes
     )
     narrator = ProgressReporter(console, stop)
@@ -57,7 +57,7 @@ def start(plan: Plan, root: Path, options: Options, console: Console) -> Outcome
         record(plan, root)
         cap_card(plan, options.memory_bytes)
         with interrupt.listening(stop, narrator.say), quiet():
-            return execute(plan, root, how, narrator, options.only, options.refresh)
+            return execute(plan, JobContext(root, job_options, narrator), narrator, options.only, options.refresh)
 
 
 def nothing_matches(plan: Plan, only: Mapping[str, str]) -> InputError:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from peftodyssey.jobs import cell_inputs
 from peftodyssey.jobs import geometry as geometry_job
-from peftodyssey.jobs import train_cell as adapt_job
 from peftodyssey.jobs import weight_noise as perturb_job
 from peftodyssey.plan.tasks import CellTask
 from peftodyssey.store import manifest
@@ -28,7 +28,7 @@ def finished(task: CellTask, root: Path) -> bool:
     if any(manifest.read(root / folder) is None for folder in folders):
         return False
     left = geometry_job.is_missing(task, root) or perturb_job.missing_updates(task, root)
-    return not left or adapt_job.weights_of(task, root) is None  # nothing is left to measure them from
+    return not left or cell_inputs.weights_of(task, root) is None  # nothing is left to measure them from
 
 
 def required_folders(task: CellTask) -> Iterator[str]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from peftodyssey.errors import Interrupted
 from peftodyssey.execution import interrupt
 from peftodyssey.execution.progress import ProgressReporter
-from peftodyssey.jobs.callbacks import How
+from peftodyssey.jobs.context import JobContext, JobOptions
 from peftodyssey.jobs.pretrain import pretrain
 from peftodyssey.plan.ladder import LadderPlan
 from peftodyssey.store import lock
@@ -34,11 +34,11 @@ def train(
     """Train what of the ladder is missing below `root`."""
     stop = interrupt.Stop(stop_after_s)
     narrator = ProgressReporter(console, stop)
-    how = How(plan.device.kind, checkpoint_every_s, "all", None)
+    context = JobContext(root, JobOptions(plan.device.kind, checkpoint_every_s, "all", None), narrator)
     with lock.exclusive(root), interrupt.listening(stop, narrator.say), narrator.showing(1):
         narrator.task(plan.recipe.name)
         try:
-            done = pretrain(plan, root, how, narrator)
+            done = pretrain(plan, context)
         except Interrupted as stopped:
             return Trained(0, None, str(stopped))
         narrator.finished(plan.recipe.name, "done")

@@ -6,8 +6,7 @@ from rich.console import Console
 
 from peftodyssey.errors import OdysseyError
 from peftodyssey.jobs.loaded_models import LoadedModels
-from peftodyssey.jobs.probe import loading, probe
-from peftodyssey.jobs.probe_multi_lora import probe_multi_lora
+from peftodyssey.jobs.probe import probe, probe_multi_lora, timed
 from peftodyssey.memory import probes
 from peftodyssey.models.log_filters import quiet
 from peftodyssey.plan import probe_results
@@ -61,7 +60,7 @@ def probe_fleets(plan: Plan, console: Console) -> list[MultiLoraProbeResult]:
 def _tried(key: str, tasks: list[CellTask], held: LoadedModels, plan: Plan) -> ProbeResult:
     task = tasks[0]
     try:
-        with loading() as seconds:
+        with timed() as seconds:
             base = held.get(task.base)
         made = probe(task, base, seconds[0], plan.device.kind, held.tokenizer(task.base).prefix_id)
     except OdysseyError as error:

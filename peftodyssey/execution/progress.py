@@ -1,4 +1,4 @@
-"""What a run shows while it works: bars on a terminal, plain lines elsewhere. Listens to jobs as their `Events`."""
+"""What a run shows while it works: bars on a terminal, plain lines elsewhere. These are the `JobCallbacks` of a run."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ class ProgressReporter:
         """`done` of `total` tokens of the column `name` are scored."""
         self._advance(done, total, f"scoring {_short(name)}", "token")
 
-    def point(self, share: float, corpus: str, nll_nats: float) -> None:
-        """The held-out text stands at `nll_nats` after `share` of the budget."""
+    def evaluated(self, share: float, corpus: str, nll_nats: float) -> None:
+        """After `share` of the budget the NLL of held-out text is `nll_nats` per token."""
         if corpus.endswith("valid"):
             self._valid = f"  valid {nll_nats:.3f}"
         if not self._progress:

@@ -18,10 +18,11 @@ from peftodyssey.jobs import hidden_states as states_job
 from peftodyssey.jobs import index as index_job
 from peftodyssey.jobs import multiple_choice as choices_job
 from peftodyssey.jobs import score as score_job
-from peftodyssey.jobs import train_cell as adapt_job
-from peftodyssey.jobs import train_multi_lora as fleet_job
+from peftodyssey.jobs import train_cell as train_job
+from peftodyssey.jobs import train_multi_lora as multi_lora_job
 from peftodyssey.jobs import weight_noise as perturb_job
-from peftodyssey.jobs.callbacks import How
+from peftodyssey.jobs.cell_inputs import weights_of
+from peftodyssey.jobs.context import JobContext
 from peftodyssey.jobs.loaded_models import LoadedModels
 from peftodyssey.models.checkpoint_disk import make_room
 from peftodyssey.models.source import ModelSource
@@ -50,16 +51,17 @@ class Outcome:
 
 
 def execute(
-    plan: Plan, root: Path, how: How, narrator: ProgressReporter, only: Mapping[str, str], refresh: bool
+    plan: Plan, context: JobContext, narrator: ProgressReporter, only: Mapping[str, str], refresh: bool
 ) -> Outcome:
-    """Do what of `plan` is missing below `root`; StoreError ends the run, everything else a cell alone."""
+    """Does what of `plan` is missing; StoreError ends the run, every other error only a cell."""
+    root = context.root
     cells = [task for task in plan.cells if matches(task, only)]
     if refresh:
         forget_stale(cells, root)
     todo = [task for task in cells if not finished(task, root) and halving.stopped(task, root) is None]
     outcome = Outcome(skipped=len(cells) - len(todo))
     beside = [*states_job.missing(plan, cells, root), *perturb_job.missing(plan, cells, root)]
-    walk = _Runner(plan, root, how, narrator, outcome, beside)
+    walk = _Runner(plan, context, narrator, outcome, beside)
     try:
         with narrator.showing(walk.count(todo)):
             walk.indexes(todo)
@@ -75,27 +77,20 @@ class _Runner:
     def __init__(
         self,
         plan: Plan,
-        root: Path,
-        how: How,
+        context: JobContext,
         narrator: ProgressReporter,
         outcome: Outcome,
         beside: Sequence[StandaloneMeasurement],
     ) -> None:
-        self.plan, self.root, self.how, self.narrator, self.outcome, self.beside = (
-            plan,
-            root,
-            how,
-            narrator,
-            outcome,
-            beside,
-        )
-        self.models = LoadedModels(how.device, plan.budget_bytes, self._free_disk)
+        self.plan, self.context, self.narrator, self.outcome, self.beside = plan, context, narrator, outcome, beside
+        self.root = context.root
+        self.models = LoadedModels(context.options.device, plan.budget_bytes, self._free_disk)
         self.failures: dict[str, str] = {}  # folder of an index or a column -> why it could not be made
 
     def _free_disk(self, coming: ModelSource) -> None:
         """Before a model is downloaded: with --checkpoint-disk, those that are done with make room for it."""
-        if self.how.checkpoint_disk_bytes is not None:
-            for name in make_room(self.root, coming, self.how.checkpoint_disk_bytes):
+        if self.context.options.checkpoint_disk_bytes is not None:
+            for name in make_room(self.root, coming, self.context.options.checkpoint_disk_bytes):
                 self.narrator.note(f"{name} is done with and dropped from the disk (--checkpoint-disk)")
 
     def count(self, todo: list[CellTask]) -> int:
@@ -185,7 +180,7 @@ class _Runner:
 
     def _train_until(self, task: CellTask, share: float) -> None:
         base, tokenizer = self.models.get(task.base), self.models.tokenizer(task.base)
-        adapt_job.train_until(task, share, self.root, base, tokenizer, self.how, self.narrator)
+        train_job.train_until(task, share, base, tokenizer, self.context)
 
     def _missing_indexes(self, todo: list[CellTask]) -> list[str]:
         training = [task for task in todo if task.train_index and manifest.read(self.root / task.folder) is None]
@@ -223,9 +218,9 @@ class _Runner:
             raise DependencyFailed(self.failures[task.index])
         model, tokenizer = self.models.get(task.base), self.models.tokenizer(task.base)
         if isinstance(task, ChoiceTask):
-            choices_job.column(task, self.root, model, tokenizer, self.how, self.narrator)
+            choices_job.score_and_write(task, model, tokenizer, self.context)
             return
-        score_job.score_and_write(task, self.root, model, tokenizer.prefix_id, self.how, self.narrator)
+        score_job.score_and_write(task, model, tokenizer.prefix_id, self.context)
 
     def _run_standalone_measurements(self, tasks: Sequence[StandaloneMeasurement]) -> None:
         """States of texts and noise of a base's weights: where one fails nothing else does, and the run says so."""
@@ -240,9 +235,9 @@ class _Runner:
         if task.index in self.failures:
             raise DependencyFailed(self.failures[task.index])
         if isinstance(task, HiddenStatesTask):
-            states_job.states(task, self.root, self.models, self.how, self.narrator)
+            states_job.write_states(task, self.models, self.context)
             return
-        perturb_job.perturb(task, self.root, self.models, self.how, self.narrator)
+        perturb_job.perturb(task, self.models, self.context)
 
     def _fleet(self, group: Sequence[CellTask], share: float = 1.0) -> None:
         """Train some cells together; where that cannot be, each goes on alone from where it stands."""
@@ -256,9 +251,7 @@ class _Runner:
         failed: dict[str, str] = {}
         why = self._error_of(
             lambda: failed.update(
-                fleet_job.train_multi_lora(
-                    sound, micro_batch_size, share, self.root, base, tokenizer, self.how, self.narrator
-                )
+                multi_lora_job.train_multi_lora(sound, micro_batch_size, share, base, tokenizer, self.context)
             )
         )
         if why:
@@ -298,8 +291,8 @@ class _Runner:
     def _adapt(self, task: CellTask) -> None:
         base, tokenizer = self.models.get(task.base), self.models.tokenizer(task.base)
         trained = manifest.read(self.root / task.folder) is not None
-        job = adapt_job.rescore if trained and adapt_job.weights_of(task, self.root) else adapt_job.train_cell
-        job(task, self.root, base, tokenizer, self.how, self.narrator)
+        job = train_job.rescore if trained and weights_of(task, self.root) else train_job.train_cell
+        job(task, base, tokenizer, self.context)
 
     def _error_of(self, act: Callable[[], None]) -> str:
         """ "" where `act` worked, else why not; a broken store and the user's wish to stop end the run."""

@@ -19,7 +19,7 @@ from peftodyssey.execution import interrupt
 from peftodyssey.execution.progress import ProgressReporter
 from peftodyssey.jobs import index as index_job
 from peftodyssey.jobs import score as score_job
-from peftodyssey.jobs.callbacks import How
+from peftodyssey.jobs.context import JobContext, JobOptions
 from peftodyssey.jobs.loaded_models import LoadedModels
 from peftodyssey.memory.device import Device
 from peftodyssey.methods.registry import METHODS
@@ -108,10 +108,11 @@ def score_model(
             narrator.task(f"tokenise {found.name}")
             index_job.index(task, root, bases.tokenizer(key))
         narrator.finished(found.name, "done")
-        how = How(device.kind, checkpoint_every_s=0.0, keep="adapters", memory_bytes=None)  # the first alone is read
-        columns = {model: _column(task, root, key, point, bases, None, how, narrator)}
+        options = JobOptions(device.kind, checkpoint_every_s=0.0, keep="adapters", memory_bytes=None)
+        context = JobContext(root, options, narrator)
+        columns = {model: _column(task, key, point, bases, None, context, narrator)}
         for adapter in adapters:
-            columns[str(adapter)] = _column(task, root, key, point, bases, adapter, how, narrator)
+            columns[str(adapter)] = _column(task, key, point, bases, adapter, context, narrator)
         index = index_job.opened(root / task.folder)
         rows = tuple(_row(name, column, columns[model], index) for name, column in columns.items())
         scored = int((~np.isnan(columns[model])).sum())
@@ -121,12 +122,11 @@ def score_model(
 
 def _column(
     task: IndexTask,
-    root: Path,
     key: BaseModelKey,
     point: ScoreSpec,
     bases: LoadedModels,
     adapter: Path | None,
-    how: How,
+    context: JobContext,
     narrator: ProgressReporter,
 ) -> np.ndarray:
     told = {
@@ -143,21 +143,21 @@ def _column(
     name = f"{task.corpus.name}-{adapter.name if adapter else 'base'}"
     folder = f"{layout.SCORES}/{layout.folder_name(name, identity.digest(told))}"
     score = ScoreTask(folder, task.folder, key, point, None, told)
-    if manifest.read(root / folder) is None:
+    if manifest.read(context.root / folder) is None:
         narrator.task(f"score {name}")
         base, prefix = bases.get(key), bases.tokenizer(key).prefix_id
         if adapter is None:
-            score_job.score_and_write(score, root, base, prefix, how, narrator)
+            score_job.score_and_write(score, base, prefix, context)
         else:
             attached = METHODS["saved"].load(
                 base, adapter, MethodSpec("saved", adapter.name, options={"path": str(adapter)})
             )
             try:
-                score_job.score_and_write(score, root, attached.model, prefix, how, narrator)
+                score_job.score_and_write(score, attached.model, prefix, context)
             finally:
                 METHODS["saved"].detach(attached)
     narrator.finished(name, "done")
-    return parquet.read_nll(root / folder)[0]
+    return parquet.read_nll(context.root / folder)[0]
 
 
 def _row(name: str, column: np.ndarray, base: np.ndarray, index: Any) -> Row:

@@ -1,1 +1,1 @@
-"""Floor 4: one file a job: index a text, score, adapt, export. Each reads inputs, makes one call and commits."""
+"""Floor 4: one file for each job: index a text, score, train, probe. A job reads inputs, computes and commits."""

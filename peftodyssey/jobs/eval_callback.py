@@ -1,4 +1,4 @@
-"""The learning path of a cell: held-out NLL at the points of `eval_at`, kept so that an interrupted run has them all."""
+"""The learning curve of a cell: held-out NLL at the shares of `eval_at`, kept on disk so that a resume has them all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.jobs import score
-from peftodyssey.jobs.callbacks import Events, How
+from peftodyssey.jobs.context import JobContext
 from peftodyssey.plan.tasks import CellTask, ScoreTask
 from peftodyssey.store import atomic, layout, manifest, parquet, tables
 from peftodyssey.training.settings import TrainResult
@@ -16,85 +16,73 @@ if TYPE_CHECKING:
     from torch import nn
 
 LEARNING_CURVES = "learning_curves.parquet"
-SO_FAR = "points.json"  # inside the checkpoint folder, which outlives an interruption
+EVALS_FILE = "evals.json"  # inside the checkpoint folder, which outlives an interruption
 
 
 class EvalCallback:
-    """Called by the loop at each point: scores validation and general text and writes what it found at once."""
+    """Called by the training loop: scores validation and general text and writes the result at once."""
 
-    def __init__(
-        self, task: CellTask, root: Path, model: nn.Module, prefix: int | None, how: How, events: Events
-    ) -> None:
-        self.task, self.root, self.model, self.prefix, self.how, self.events = task, root, model, prefix, how, events
-        self.path = root / task.folder / layout.CHECKPOINT / SO_FAR
+    def __init__(self, task: CellTask, model: nn.Module, prefix: int | None, context: JobContext) -> None:
+        self.task, self.model, self.prefix, self.context = task, model, prefix, context
+        self.path = context.root / task.folder / layout.CHECKPOINT / EVALS_FILE
 
-    def __call__(self, point: int, step: int, tokens: int) -> None:
-        """Score the model as it stands after `step` steps and `tokens` trained tokens."""
-        found = {key: rows for key, rows in read_so_far(self.path).items() if int(key) < step}
-        found[str(step)] = [self._row(column, point, step, tokens) for column in eval_columns(self.task)]
-        atomic.write_text(self.path, json.dumps(found))
+    def __call__(self, index: int, step: int, tokens: int) -> None:
+        """Scores the model after `step` steps and `tokens` trained tokens; `index` counts the evaluations from 0."""
+        evals = {key: rows for key, rows in read_evals(self.path).items() if int(key) < step}
+        evals[str(step)] = [self._score(column, index, step, tokens) for column in eval_columns(self.task)]
+        atomic.write_text(self.path, json.dumps(evals))
 
-    def _row(self, column: ScoreTask, point: int, step: int, tokens: int) -> dict[str, Any]:
-        result = score.scored(column, self.root, self.model, self.prefix, self.how, self.events)
+    def _score(self, column: ScoreTask, index: int, step: int, tokens: int) -> dict[str, Any]:
+        result = score.scored(column, self.model, self.prefix, self.context)
         mean = score.mean_nats(result.nll_nats)
-        name, split = name_and_split(self.root, column)
-        share = sorted(share for share in self.task.cell.train.eval_at if share < 1)[point]
-        self.events.point(share, f"{name} {split}", mean)
-        return _row(self.task, tokens, step, name, split, mean, int((result.rank > 0).sum()))
+        name, split = name_and_split(self.context.root, column)
+        share = sorted(share for share in self.task.cell.train.eval_at if share < 1)[index]
+        self.context.callbacks.evaluated(share, f"{name} {split}", mean)
+        scored = {"nll_nats": mean, "tokens": int((result.rank > 0).sum())}
+        return _row(self.task, tokens, step) | {"corpus": name, "split": split, **scored}
 
 
 def eval_columns(task: CellTask) -> list[ScoreTask]:
-    """The columns that are scored at every point: validation and general text, never test."""
-    wanted = {task.valid_index, *task.general_indexes}
-    return [column for column in task.scores if column.index in wanted]
+    """The columns that every evaluation scores: validation and general text, never test."""
+    indexes = {task.valid_index, *task.general_indexes}
+    return [column for column in task.scores if column.index in indexes]
 
 
 def write(folder: Path, task: CellTask, root: Path, result: TrainResult | None) -> None:
-    """`learning_curves.parquet` of a cell: what was recorded on the way, and its end from the finished columns."""
-    recorded = read_so_far(folder / layout.CHECKPOINT / SO_FAR)
+    """Writes `learning_curves.parquet` of a cell: its evaluations, and its end from the finished columns."""
     tokens, step = (result.tokens, result.steps) if result else (0, 0)
-    on_the_way = sorted((int(at), found) for at, found in recorded.items() if int(at) < step)  # an early stop goes back
-    rows = [row for _, found in on_the_way for row in found]
+    evals = read_evals(folder / layout.CHECKPOINT / EVALS_FILE)
+    earlier = sorted(int(at) for at in evals if int(at) < step)  # an early stop goes back to an earlier step
+    rows = [row for at in earlier for row in evals[str(at)]]
     for column in task.scores:
         facts = (manifest.read(root / column.folder) or {})["facts"]
         name, split = name_and_split(root, column)
-        rows.append(_row(task, tokens, step, name, split, facts["nll_nats_mean"], facts["tokens"]))
+        scored = {"nll_nats": facts["nll_nats_mean"], "tokens": facts["tokens"]}
+        rows.append(_row(task, tokens, step) | {"corpus": name, "split": split, **scored})
     parquet.write_rows(folder / LEARNING_CURVES, rows, tables.LEARNING_CURVES)
 
 
-def read_so_far(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Rows recorded before an interruption, by step."""
+def read_evals(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The rows of the evaluations so far, by step."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def validation(root: Path, task: CellTask) -> list[float]:
-    """Mean NLL of validation at the points that a cell has passed, nats per token, in their order; its end is one of
-    them.
-    """
+    """Mean validation NLL of a cell's evaluations so far, nats per token, by step; a finished cell's end included."""
     folder = root / task.folder
     if manifest.read(folder) is not None:
         rows = parquet.read(folder / LEARNING_CURVES).to_pylist()
     else:
-        rows = [row for found in read_so_far(folder / layout.CHECKPOINT / SO_FAR).values() for row in found]
-    own = sorted((row["step"], row["nll_nats"]) for row in rows if row["split"] == "valid")
-    return [nll_nats for _, nll_nats in own]
+        rows = [row for rows in read_evals(folder / layout.CHECKPOINT / EVALS_FILE).values() for row in rows]
+    by_step = sorted((row["step"], row["nll_nats"]) for row in rows if row["split"] == "valid")
+    return [nll_nats for _, nll_nats in by_step]
 
 
 def name_and_split(root: Path, column: ScoreTask) -> tuple[str, str]:
-    """The text and the split that a column scores, as its index says."""
+    """The name and the split of the text that a column scores."""
     facts = (manifest.read(root / column.index) or {})["facts"]
     return facts["name"], facts["split"]
 
 
-def _row(
-    task: CellTask, tokens_seen: int, step: int, corpus: str, split: str, nll_nats: float, tokens: int
-) -> dict[str, Any]:
-    return {
-        "cell": task.short_hash,
-        "tokens_seen": tokens_seen,
-        "step": step,
-        "corpus": corpus,
-        "split": split,
-        "nll_nats": nll_nats,
-        "tokens": tokens,
-    }
+def _row(task: CellTask, tokens_seen: int, step: int) -> dict[str, Any]:
+    return {"cell": task.short_hash, "tokens_seen": tokens_seen, "step": step}

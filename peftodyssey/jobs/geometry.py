@@ -1,8 +1,4 @@
-"""Job: how far one cell moved each weight of its base, as it stands in memory, in a folder of its own.
-
-Called by `jobs.adapt` after training, and for a finished cell whose weights were kept. It does not enter a cell's
-identity.
-"""
+"""Job: how far one cell moved each weight of its base, in a folder of its own; not part of the cell's identity."""
 
 from __future__ import annotations
 
@@ -13,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from peftodyssey.errors import Interrupted
-from peftodyssey.jobs.callbacks import Events
+from peftodyssey.jobs.context import JobContext
 from peftodyssey.methods import svd
 from peftodyssey.methods.protocol import AttachedMethod
 from peftodyssey.methods.weight_updates import WeightUpdate, base_norm, iter_updates
@@ -24,7 +19,6 @@ from peftodyssey.stats import geometry
 from peftodyssey.store import layout, manifest, parquet, tables
 
 Row = dict[str, Any]
-Decomposed = tuple[Any, Any]  # singular values and left vectors, tensors
 
 
 def is_missing(task: CellTask, root: Path) -> bool:
@@ -32,39 +26,20 @@ def is_missing(task: CellTask, root: Path) -> bool:
     return task.geometry_folder is not None and manifest.read(root / task.geometry_folder) is None
 
 
-def measure(task: CellTask, root: Path, attached: AttachedMethod, events: Events) -> None:
-    """Write `geometry.parquet` of the cell: a row for each weight that moved. Interrupted where the user wants to stop."""
-    assert task.geometry_folder is not None, "asked of a cell whose recipe does not measure it"
-    import torch
+def measure(task: CellTask, attached: AttachedMethod, context: JobContext) -> None:
+    """Writes `geometry.parquet` of the cell: a row for each weight that moved. Interrupted where the user stops."""
+    assert task.geometry_folder is not None, "the recipe does not ask for the geometry of this cell"
 
-    chosen, layers = decomposed(task.shape)
+    with_spectrum, layers = decomposed(task.shape)
     rows, refused = [], {}
     for update in iter_updates(attached):
-        if events.should_stop():
-            raise Interrupted(
-                "stopped while the update was measured", "start the same command again, it goes on from here"
-            )
-        try:
-            row = (
-                None
-                if update.unsupported
-                else _with_cpu_fallback(
-                    lambda device, one=update: _row(one.to(device) if device else one, one.name in chosen)
-                )
-            )
-        except (
-            torch.linalg.LinAlgError,
-            np.linalg.LinAlgError,
-            MemoryError,
-        ) as error:  # must not cost what was trained
-            update = WeightUpdate(
-                update.name, update.base, unsupported=str(error).splitlines()[0] if str(error) else type(error).__name__
-            )
-        if update.unsupported:
-            refused[update.name] = update.unsupported
+        context.stop_if_asked("measuring the update")
+        row, reason = _measure_or_refuse(update, update.name in with_spectrum)
+        if reason:
+            refused[update.name] = reason
         elif row:
             rows.append({"cell": task.short_hash, **row})
-    folder = manifest.prepare_dir(root / task.geometry_folder)
+    folder = manifest.prepare_dir(context.root / task.geometry_folder)
     parquet.write_rows(folder / layout.GEOMETRY, rows, tables.GEOMETRY)
     facts = {
         "base_norm": base_norm(attached),
@@ -77,20 +52,30 @@ def measure(task: CellTask, root: Path, attached: AttachedMethod, events: Events
     manifest.commit(folder, {"kind": "geometry", "identity": {"cell": task.hash}, "status": "done", "facts": facts})
 
 
-def decomposed(anatomy: ModelShape) -> tuple[set[str], tuple[int, ...]]:
-    """The weights whose spectra are computed, by name, and their layers: the linear maps of all decoder layers or of a
-    sample.
-    """
+def decomposed(shape: ModelShape) -> tuple[set[str], tuple[int, ...]]:
+    """The names of the weights whose spectra are computed, and their layers: all decoder layers or a sample."""
     by_layer: Mapping[int, list[Any]] = {
-        layer: [m for m in anatomy.linears if m.layer == layer] for layer in range(anatomy.layers)
+        layer: [m for m in shape.linears if m.layer == layer] for layer in range(shape.layers)
     }
-    flops = [sum(geometry.svd_flops(m.out_features, m.in_features) for m in found) for found in by_layer.values()]
+    flops = [sum(geometry.svd_flops(m.out_features, m.in_features) for m in linears) for linears in by_layer.values()]
     layers = geometry.sampled_layers(flops)
     return {f"{m.name}.weight" for layer in layers for m in by_layer[layer]}, layers
 
 
+def _measure_or_refuse(update: WeightUpdate, with_spectrum: bool) -> tuple[Row | None, str]:
+    """The row of one weight, None where it did not move; and why it could not be measured, "" where it could."""
+    import torch
+
+    if update.unsupported:
+        return None, update.unsupported
+    try:
+        return _with_cpu_fallback(lambda device: _row(update.to(device) if device else update, with_spectrum)), ""
+    except (torch.linalg.LinAlgError, np.linalg.LinAlgError, MemoryError) as error:  # must not fail the whole cell
+        return None, str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def _with_cpu_fallback(act: Callable[[str], Row | None]) -> Row | None:
-    """`act` where the weights are, and on the CPU where the card has no room for it."""
+    """`act` on the weights' device, and on the CPU where the GPU has no memory for it."""
     import torch
 
     try:
@@ -102,8 +87,9 @@ def _with_cpu_fallback(act: Callable[[str], Row | None]) -> Row | None:
 
 def _row(update: WeightUpdate, with_spectrum: bool) -> Row | None:
     """The row of one weight; None where it did not move."""
-    product = update.lora_B is not None and update.lora_A is not None
-    values = svd.low_rank_singular_values(update.lora_B, update.lora_A).cpu().numpy() if product else None
+    values = None
+    if update.lora_A is not None and update.lora_B is not None:
+        values = svd.low_rank_singular_values(update.lora_B, update.lora_A).cpu().numpy()
     change = update.dense
     norm = math.sqrt(float((values**2).sum())) if values is not None else float(change.double().norm())
     if not norm:
@@ -122,6 +108,6 @@ def _row(update: WeightUpdate, with_spectrum: bool) -> Row | None:
         return row
     values = svd.singular_values(change).cpu().numpy() if values is None else values
     before, after = (
-        svd.left_singular_vectors(matrix)[1].cpu().numpy() for matrix in (update.base, update.base + change)
+        svd.left_singular_vectors(weight)[1].cpu().numpy() for weight in (update.base, update.base + change)
     )
     return row | geometry.spectrum(values) | geometry.direction_change(after, before)

@@ -1,4 +1,4 @@
-"""Job: the mean hidden states of one text's chunks under one base, as it stands in memory; commit them."""
+"""Job: the mean hidden states of one text's chunks under one base, committed as arrays."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from peftodyssey.errors import CorpusError, Interrupted
-from peftodyssey.jobs.callbacks import Events, How
+from peftodyssey.errors import CorpusError
+from peftodyssey.jobs.context import JobContext
 from peftodyssey.jobs.index import opened
 from peftodyssey.jobs.loaded_models import LoadedModels
 from peftodyssey.plan.tasks import CellTask, HiddenStatesTask, Plan
@@ -17,56 +17,52 @@ from peftodyssey.stats import chunk_sampling
 from peftodyssey.store import manifest
 from peftodyssey.store import states as store
 
-FEWEST_CHUNKS = 8
+MIN_CHUNKS = 8
 
 
 def missing(plan: Plan, cells: Sequence[CellTask], root: Path) -> list[HiddenStatesTask]:
-    """The states that the report wants for `cells`, finished or not, and that are not there yet."""
+    """The states that the report needs for `cells`, finished or not, and that are not there yet."""
     wanted = {
         task.entry["similarity"][name] for task in cells if "similarity" in task.entry for name in ("text", "reference")
     }
     return [task for task in plan.hidden_states if task.folder in wanted and manifest.read(root / task.folder) is None]
 
 
-def states(task: HiddenStatesTask, root: Path, bases: LoadedModels, how: How, events: Events) -> None:
-    """Write the states of `task`; CorpusError where its text has too few whole chunks."""
-    index = opened(root / task.index)
+def write_states(task: HiddenStatesTask, models: LoadedModels, context: JobContext) -> None:
+    """Writes the states of `task`; CorpusError where its text has too few whole chunks."""
+    index = opened(context.root / task.index)
     name = Path(task.index).name
-    row, half = _chosen(index.starts, task)
-    fewest = min(np.bincount(half)[1:]) if task.halves else len(row)
-    if fewest < FEWEST_CHUNKS:
+    first_rows, half = _draw_chunks(index.starts, task)
+    chunks = min(np.bincount(half)[1:]) if task.halves else len(first_rows)
+    if chunks < MIN_CHUNKS:
         raise CorpusError(
-            f"{name} holds {fewest} chunks of {task.chunk_tokens} tokens{' in a half' * task.halves}, too few to compare texts on",
+            f"{name} has {chunks} chunks of {task.chunk_tokens} tokens{' in a half' * task.halves}, fewer than the "
+            f"{MIN_CHUNKS} that a comparison of texts needs",
             "raise score.tokens, lower chunk_tokens of similarity, or give more text",
         )
 
-    def progress(done: int, total: int) -> None:
-        events.scored(name, done, total)
-        if events.should_stop():
-            raise Interrupted("stopped while reading chunks", "start the same command again, it goes on from here")
-
-    model, prefix = bases.get(task.base), bases.tokenizer(task.base).prefix_id
-    token = chunk_sampling.chunk_ids(index.token, row, task.chunk_tokens)
+    model, prefix = models.get(task.base), models.tokenizer(task.base).prefix_id
+    token = chunk_sampling.chunk_ids(index.token, first_rows, task.chunk_tokens)
     hidden = mean_states(
         model,
         token,
         layer=task.layer,
         prefix=prefix,
-        device=how.device,
+        device=context.options.device,
         precision=task.base.precision,
-        on_progress=progress,
+        on_progress=context.scoring_progress(name, "reading chunks"),
     )
-    folder = manifest.prepare_dir(root / task.folder)
-    store.write(folder, hidden, row, half)
-    facts = {"chunks": len(row), "width": hidden.shape[1], "prefix": prefix}
+    folder = manifest.prepare_dir(context.root / task.folder)
+    store.write(folder, hidden, first_rows, half)
+    facts = {"chunks": len(first_rows), "width": hidden.shape[1], "prefix": prefix}
     manifest.commit(folder, {"kind": "states", "identity": task.identity, "status": "done", "facts": facts})
 
 
-def _chosen(starts: np.ndarray, task: HiddenStatesTask) -> tuple[np.ndarray, np.ndarray]:
-    """First rows and halves of the chunks that are drawn."""
+def _draw_chunks(starts: np.ndarray, task: HiddenStatesTask) -> tuple[np.ndarray, np.ndarray]:
+    """First rows of the drawn chunks, and which half of the documents each is from (0: not split)."""
     if not task.halves:
-        row = chunk_sampling.sample_chunks(starts, task.chunk_tokens, task.chunks, chunk_sampling.SEED)
-        return row, np.zeros(len(row), np.int8)
+        first_rows = chunk_sampling.sample_chunks(starts, task.chunk_tokens, task.chunks, chunk_sampling.SEED)
+        return first_rows, np.zeros(len(first_rows), np.int8)
     first = chunk_sampling.random_half(starts, chunk_sampling.SEED)
     rows = [
         chunk_sampling.sample_chunks(starts, task.chunk_tokens, task.chunks, chunk_sampling.SEED, kept)

@@ -1,4 +1,4 @@
-"""Job: tokenise one split of one text and commit its index."""
+"""Job: tokenize one split of one text and commit its index."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peftodyssey.store import manifest
 
 
 def index(task: IndexTask, root: Path, tokenizer: TextTokenizer) -> None:
-    """Write `index.parquet` and `documents.parquet` of `task`; CorpusError where the text cannot be used."""
+    """Writes `index.parquet` and `documents.parquet` of `task`; CorpusError where the text cannot be used."""
     folder = manifest.prepare_dir(root / task.folder)
     counts = build_index(
         documents(task.corpus, task.split, task.chat),
@@ -35,5 +35,5 @@ def index(task: IndexTask, root: Path, tokenizer: TextTokenizer) -> None:
 
 @functools.lru_cache(maxsize=16)
 def opened(folder: Path) -> Index:
-    """The committed index in `folder`; kept, because many cells read the same one."""
+    """The committed index in `folder`; cached, because many cells read the same one."""
     return read_index(folder)

@@ -1,4 +1,4 @@
-"""The one base model that is held in memory, loaded when another is asked for. Shared by every job of a run."""
+"""The one base model in memory, shared by all jobs of a run and replaced when another one is needed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class LoadedModels:
-    """Holds at most one base on `device`, a card of which `budget_bytes` may be used; `get` swaps it.
+    """Holds at most one base on `device`; on a GPU `budget_bytes` of it may be used.
 
-    `room` is called with a model before it is loaded, and downloaded where it is not there.
+    `free_disk` is called with a model before it is loaded, which downloads it where need be.
     """
 
-    def __init__(self, device: str, budget_bytes: int, room: Callable[[ModelSource], None] | None = None) -> None:
-        self.device, self.budget_bytes, self.room = device, budget_bytes, room
+    def __init__(self, device: str, budget_bytes: int, free_disk: Callable[[ModelSource], None] | None = None) -> None:
+        self.device, self.budget_bytes, self.free_disk = device, budget_bytes, free_disk
         self._key: BaseModelKey | None = None
         self._model: PreTrainedModel | None = None
         self._tokenizers: dict[str, TextTokenizer] = {}
@@ -34,23 +34,23 @@ class LoadedModels:
         """The base that `key` names, frozen; ModelError where it cannot be loaded."""
         if self._model is None or _identity(key) != _identity(self._key):
             self.drop()
-            if self.room is not None:
-                self.room(key.source)
+            if self.free_disk is not None:
+                self.free_disk(key.source)
             self._model = self._load(key)
             self._key = key
         return self._model
 
     def _load(self, key: BaseModelKey) -> PreTrainedModel:
-        """The base on the device; unquantised and larger than a card, its last layers stay in host memory."""
+        """The base on the device; the last layers of an unquantized one larger than the GPU stay in host memory."""
         if self.device == "cpu" or key.quant:
             return load(key.source, precision=key.precision, quant=key.quant, device=self.device)
-        sizes = shape_from_config(key.source.config)
-        staying = layers_on_gpu(sizes, BYTES[key.precision], self.budget_bytes)
-        if staying == sizes.layers:
+        shape = shape_from_config(key.source.config)
+        on_gpu = layers_on_gpu(shape, BYTES[key.precision], self.budget_bytes)
+        if on_gpu == shape.layers:
             return load(key.source, precision=key.precision, device=self.device)
         import torch
 
-        return offload_layers(load(key.source, precision=key.precision), staying, torch.device(self.device))
+        return offload_layers(load(key.source, precision=key.precision), on_gpu, torch.device(self.device))
 
     def tokenizer(self, key: BaseModelKey) -> TextTokenizer:
         """The tokenizer of the base, without loading the base."""
@@ -60,7 +60,7 @@ class LoadedModels:
         return self._tokenizers[name]
 
     def drop(self) -> None:
-        """Let go of the base and of the memory that it took."""
+        """Frees the base and its memory."""
         self._model = self._key = None
         gc.collect()
         if self.device == "cuda":

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftodyssey.corpora.multiple_choice import questions, requests
-from peftodyssey.errors import Interrupted
-from peftodyssey.jobs.callbacks import Events, How
+from peftodyssey.jobs.context import JobContext
 from peftodyssey.models.tokenizer import TextTokenizer
 from peftodyssey.plan.tasks import ChoiceTask
 from peftodyssey.scoring.choices import score_choices
@@ -17,40 +15,33 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def column(task: ChoiceTask, root: Path, model: nn.Module, tokenizer: TextTokenizer, how: How, events: Events) -> None:
-    """Write `choices.parquet` of `task`: a row for every choice of every prompt, in the task's order."""
-    asked = questions(task.task)
-    made = [requests(question, tokenizer.backend) for question in asked]
+def score_and_write(task: ChoiceTask, model: nn.Module, tokenizer: TextTokenizer, context: JobContext) -> None:
+    """Writes `choices.parquet` of `task`: a row for every choice of every prompt, in the task's order."""
+    examples = questions(task.task)
     name = task.task.spec.name
-
-    def progress(done: int, total: int) -> None:
-        events.scored(name, done, total)
-        if events.should_stop():
-            raise Interrupted("stopped while scoring a task", "start the same command again, it goes on from here")
-
-    found = score_choices(
+    scores = score_choices(
         model,
-        [request for of_one in made for request in of_one],
+        [request for example in examples for request in requests(example, tokenizer.backend)],
         prefix=tokenizer.prefix_id if task.with_prefix else None,
-        device=how.device,
+        device=context.options.device,
         batch_tokens=task.batch_tokens,
-        budget_bytes=how.resident_bytes,
+        budget_bytes=context.options.resident_bytes,
         precision=task.base.precision,
-        on_progress=progress,
+        on_progress=context.scoring_progress(name, "scoring a task"),
     )
-    places = [(number, choice) for number, question in enumerate(asked) for choice in range(len(question.choices))]
+    choices = [(number, choice) for number, example in enumerate(examples) for choice in range(len(example.choices))]
     rows = [
         {
             "example": number,
             "choice": choice,
             "loglik_nats": float(nats),
             "tokens": int(tokens),
-            "bytes": asked[number].choice_bytes[choice],
-            "is_answer": choice == asked[number].answer,
+            "bytes": examples[number].choice_bytes[choice],
+            "is_answer": choice == examples[number].answer,
         }
-        for (number, choice), nats, tokens in zip(places, found.loglik_nats, found.tokens, strict=True)
+        for (number, choice), nats, tokens in zip(choices, scores.loglik_nats, scores.tokens, strict=True)
     ]
-    folder = manifest.prepare_dir(root / task.folder)
+    folder = manifest.prepare_dir(context.root / task.folder)
     parquet.write_rows(folder / layout.CHOICES, rows, tables.CHOICES)
-    facts = {"task": name, "examples": len(asked), "choices": len(rows), **found.facts}
+    facts = {"task": name, "examples": len(examples), "choices": len(rows), **scores.facts}
     manifest.commit(folder, {"kind": "choices", "identity": task.identity, "status": "done", "facts": facts})

@@ -1,4 +1,4 @@
-"""The highest memory that a stretch of work took: resident bytes of the process, or the card's reserved bytes."""
+"""Peak memory of a block of code: resident bytes of the process, or reserved bytes of the GPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Peak:
 
 
 def allocated_bytes(device: str) -> int:
-    """What is held now: by tensors on the card, or resident in the process."""
+    """Bytes in use now: by tensors on the GPU, or resident in the process."""
     if device == "cuda":
         import torch
 
@@ -31,15 +31,15 @@ def allocated_bytes(device: str) -> int:
 
 @contextlib.contextmanager
 def track_peak(device: str) -> Iterator[Peak]:
-    """Measure the block: on a card exactly, on the CPU by sampling the resident size twenty times a second."""
+    """Measures the block: on a GPU exactly, on the CPU by sampling the resident size twenty times a second."""
     peak = Peak()
-    watch = _card(peak) if device == "cuda" else _process(peak)
+    watch = _gpu(peak) if device == "cuda" else _process(peak)
     with watch:
         yield peak
 
 
 @contextlib.contextmanager
-def _card(peak: Peak) -> Iterator[None]:
+def _gpu(peak: Peak) -> Iterator[None]:
     import torch
 
     torch.cuda.reset_peak_memory_stats()

@@ -1,15 +1,13 @@
-"""The text of a ladder as one row of tokens, and its tokenizer: made once, read back afterwards. Called by
-`jobs.pretrain`.
-"""
+"""The text of a ladder as one row of tokens, and its tokenizer: made once, then read from disk."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,21 +35,21 @@ HELD_OUT_TOKENS = 200_000  # of each held-out text
 
 @dataclass(frozen=True)
 class Text:
-    """What a ladder is trained and judged on, in tokens."""
+    """What a ladder is trained and evaluated on, in tokens."""
 
     tokenizer: TextTokenizer
-    tokens: np.ndarray  # int32 [n], every document after the token that begins one
+    tokens: np.ndarray  # int32 [n], each document after the token that begins one
     documents: int
     held_out: dict[str, np.ndarray]  # by the text's name
 
 
 def text_of(plan: LadderPlan, root: Path) -> Text:
-    """Tokenizer and tokens of the plan's texts, from `root` where an earlier start left them whole."""
+    """Tokenizer and tokens of the plan's texts, from `root` where an earlier start has finished them."""
     tokenizer = _tokenizer(plan, root / TOKENIZER)
-    told = {"identity": plan.identity["text"], "seed": plan.recipe.seed, "tokenizer": tokenizer.fingerprint}
+    identity = {"identity": plan.identity["text"], "seed": plan.recipe.seed, "tokenizer": tokenizer.fingerprint}
     written = manifest.read(root / STREAM)
-    if written is None or written.get("made_of") != digest(told):
-        written = _write_stream(plan, tokenizer, manifest.prepare_dir(root / STREAM), digest(told))
+    if written is None or written.get("made_of") != digest(identity):
+        written = _write_stream(plan, tokenizer, manifest.prepare_dir(root / STREAM), digest(identity))
     from safetensors.numpy import load_file
 
     tokens = load_file(root / STREAM / "tokens.safetensors")["tokens"].astype(np.int32)
@@ -68,7 +66,7 @@ def text_of(plan: LadderPlan, root: Path) -> Text:
 
 
 def _tokenizer(plan: LadderPlan, folder: Path) -> TextTokenizer:
-    """The tokenizer in `folder`, put there now if need be."""
+    """The tokenizer in `folder`, which is trained or copied there if need be."""
     if manifest.read(folder) is None:
         manifest.prepare_dir(folder)
         if plan.tokenizer is None:
@@ -85,12 +83,12 @@ def _tokenizer(plan: LadderPlan, folder: Path) -> TextTokenizer:
 
 
 def training_split(corpus: Corpus) -> str:
-    """The train part where the text keeps others apart or the recipe does; else all of it."""
+    """`train` where the source or the recipe splits the text; else all of it."""
     return "train" if corpus.spec.split or set(corpus.source_splits) - {"train"} else "all"
 
 
 def held_out_split(corpus: Corpus) -> str:
-    """The test part where there is one; else all."""
+    """`test` where there is such a split; else all of the text."""
     return "test" if "test" in corpus.source_splits or "test" in corpus.spec.split else "all"
 
 
@@ -100,33 +98,33 @@ def _texts(corpus: Corpus, split: str) -> Iterator[str]:
 
 
 def _encoded(texts: Iterable[str], tokenizer: TextTokenizer) -> Iterator[np.ndarray]:
-    """int32 tokens of each document, the one that begins a document before them where there is such a token."""
-    front = [] if tokenizer.prefix_id is None else [tokenizer.prefix_id]
+    """int32 tokens of each document, after the token that begins one where the tokenizer has it."""
+    first = [] if tokenizer.prefix_id is None else [tokenizer.prefix_id]
     remaining = iter(texts)
     while batch := list(islice(remaining, BATCH_DOCUMENTS)):
         for encoding in tokenizer.backend.encode_batch(batch, add_special_tokens=False):
-            yield np.array([*front, *encoding.ids], dtype=np.int32)
+            yield np.array([*first, *encoding.ids], dtype=np.int32)
 
 
-def _write_stream(plan: LadderPlan, tokenizer: TextTokenizer, folder: Path, made_of: str) -> dict[str, object]:
-    """Every document of every text in an order shuffled by the seed, end to end."""
+def _write_stream(plan: LadderPlan, tokenizer: TextTokenizer, folder: Path, made_of: str) -> dict[str, Any]:
+    """Writes every document of every text end to end, shuffled by the seed."""
     from safetensors.numpy import save_file
 
     rows = [row for corpus in plan.texts for row in _encoded(_texts(corpus, training_split(corpus)), tokenizer)]
     if not rows:
         raise CorpusError("the text has no documents", "name a text that has some")
     shuffled = np.random.default_rng(plan.recipe.seed).permutation(len(rows))
-    tokens = np.concatenate([rows[place] for place in shuffled])
-    narrow = np.uint16 if plan.recipe.model.vocabulary <= 1 << 16 else np.int32
+    tokens = np.concatenate([rows[number] for number in shuffled])
+    dtype = np.uint16 if plan.recipe.model.vocabulary <= 1 << 16 else np.int32
     with atomic.atomic_write(folder / "tokens.safetensors") as temporary:
-        save_file({"tokens": tokens.astype(narrow)}, temporary)
+        save_file({"tokens": tokens.astype(dtype)}, temporary)
     return manifest.commit(
         folder, {"kind": "stream", "made_of": made_of, "documents": len(rows), "tokens": len(tokens)}
     )
 
 
 def _held_out(corpus: Corpus, tokenizer: TextTokenizer) -> np.ndarray:
-    """The first documents of a held-out text that make up `HELD_OUT_TOKENS`."""
+    """The first documents of a held-out text, at least `HELD_OUT_TOKENS` tokens where it has so many."""
     rows: list[np.ndarray] = []
     for row in _encoded(_texts(corpus, held_out_split(corpus)), tokenizer):
         rows.append(row)
@@ -136,14 +134,13 @@ def _held_out(corpus: Corpus, tokenizer: TextTokenizer) -> np.ndarray:
 
 
 def copy_tokenizer(root: Path, folder: Path) -> None:
-    """Puts the ladder's tokenizer beside a rung's weights."""
+    """Copies the ladder's tokenizer to the folder of a rung."""
     for file in (root / TOKENIZER / name for name in TOKENIZER_FILES):
         if file.is_file():
             shutil.copyfile(file, folder / file.name)
 
 
-def ids_of(root: Path, tokenizer: TextTokenizer) -> dict[str, int]:
-    """bos, eos and pad for config.json, those that there are."""
-    assert (root / TOKENIZER).is_dir()
-    named = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
-    return json.loads(json.dumps({name: value for name, value in named.items() if value is not None}))
+def special_ids(tokenizer: TextTokenizer) -> dict[str, int]:
+    """bos, eos and pad for config.json, those that the tokenizer has."""
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    return {name: int(token) for name, token in ids.items() if token is not None}

@@ -1,19 +1,18 @@
-"""Job: try one shape of step for real: load, train two steps of full blocks, score a batch, save, reload. Keeps
-nothing.
+"""Job: run one shape of step for real on random tokens: train two steps, score a batch, save, reload. Keeps nothing.
 
-Called by `run.probing`. The text is random tokens in documents of all lengths up to the block: nothing is longer in the
-run.
+The documents have all lengths up to the block: nothing is longer in a run.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,53 +20,58 @@ from peftodyssey.constants import SCORE_BATCH_TOKENS
 from peftodyssey.corpora.index import Index
 from peftodyssey.corpora.packing import PackedSequences
 from peftodyssey.errors import TrainingError
+from peftodyssey.jobs.cell_inputs import attached_method, settings_of
 from peftodyssey.jobs.peak_memory import allocated_bytes, track_peak
-from peftodyssey.jobs.train_cell import attached_method, settings_of
 from peftodyssey.memory.probes import Probe
+from peftodyssey.methods.protocol import AttachedMethod
 from peftodyssey.methods.registry import METHODS
+from peftodyssey.plan.probe_results import MultiLoraProbe
 from peftodyssey.plan.tasks import CellTask
 from peftodyssey.scoring.nll import score_index
+from peftodyssey.training.settings import StepRecord, TrainCallbacks, TrainSettings
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
+    from peftodyssey.multi_lora.trainer import Member
     from peftodyssey.scoring.nll import ScoreResult
 
 STEPS = 2
-RELOADED_WITHIN_NATS = 0.02  # in the mean, between the trained weights and the same read from disk (bf16 rounding)
+MAX_RELOAD_DRIFT_NATS = 0.02  # of the mean NLL, between the trained weights and the same read from disk (bf16 rounding)
 
 
 def probe(task: CellTask, base: PreTrainedModel, load_seconds: float, device: str, prefix: int | None) -> Probe:
-    """What the shape of `task` takes on `device`; `base` is afterwards what it was before.
+    """Measures the shape of `task` on `device`; `base` is afterwards what it was before.
 
     Raises TrainingError, MethodError or CorpusError where the cell could not be done in a run.
     """
-    draw = np.random.default_rng(task.cell.seed)
-    vocabulary = min(task.shape.vocabulary, base.get_input_embeddings().num_embeddings)
-    index = _text(draw, vocabulary, task, device)
-    held = {"weights": allocated_bytes(device)}
+    run = _CellProbe(task, base, device, prefix)
+    index = run.scoring_text()
+    in_use = {"weights": allocated_bytes(device)}
     with TemporaryDirectory() as scratch:
-        place = Path(scratch) / "saved"
+        folder = Path(scratch) / "saved"
         with attached_method(task, base) as attached:
-            held["adapters"] = allocated_bytes(device)
+            in_use["adapters"] = allocated_bytes(device)
             with track_peak(device) as peak:
-                seconds = _train(task, attached, draw, vocabulary, device, held) if task.cell.method.lr else ()
+                seconds = run.train(attached, in_use) if task.cell.method.lr else ()
             with track_peak(device) as scoring:
-                scored = _score(task, attached.model, index, prefix, device)
+                scored = run.score(attached.model, index)
             begun = time.perf_counter()
             if seconds:
-                METHODS[task.cell.method.method].export(attached, place, task.cell.model.name)
+                METHODS[task.cell.method.method].export(attached, folder, task.cell.model.name)
             save_seconds = time.perf_counter() - begun
         if seconds:
-            _require_same(task, base, place, scored, index, prefix, device)
-        saved_bytes = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
-    steady = held.get("optimiser states", held["adapters"])
+            run.require_same_reloaded(folder, scored, index)
+        saved_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    steady = in_use.get("optimizer states", in_use["adapters"])
+    step = task.step
     return Probe(
-        what=f"{task.cell.model.name}, {task.cell.method.label}, {task.step.micro_batch_size} x {task.step.seq_len} tokens",
+        what=f"{task.cell.model.name}, {task.cell.method.label}, {step.micro_batch_size} x {step.seq_len} tokens",
         measured={
-            "weights": held["weights"],
-            "adapters": held["adapters"] - held["weights"],
-            "optimiser states": steady - held["adapters"],
+            "weights": in_use["weights"],
+            "adapters": in_use["adapters"] - in_use["weights"],
+            "optimiser states": steady - in_use["adapters"],
             "passing": peak.allocated_bytes - steady,
         },
         peak_allocated_bytes=peak.allocated_bytes,
@@ -81,105 +85,168 @@ def probe(task: CellTask, base: PreTrainedModel, load_seconds: float, device: st
     )
 
 
-def _train(
-    task: CellTask, attached: object, draw: np.random.Generator, vocabulary: int, device: str, held: dict[str, int]
-) -> tuple[float, ...]:
-    """Two optimiser steps; notes what is held after the first one. Returns the seconds of each."""
-    if task.cell.train.engine == "trl":
-        from peftodyssey.training.trl_bridge import train_trl as train
-    else:
-        from peftodyssey.training.loop import train
-    batch_size = task.cell.train.batch_tokens // task.cell.train.seq_len
-    blocks = random_blocks(draw, batch_size * STEPS, task.cell.train.seq_len, vocabulary)
-    settings = replace(settings_of(task, len(blocks.labels)), steps=STEPS, warmup=0.0, eval_at_steps=())
+def probe_multi_lora(
+    tasks: Sequence[CellTask], micro_batch_size: int, base: PreTrainedModel, device: str
+) -> MultiLoraProbe:
+    """Measures the joint step of `tasks` on `device`; `base` is afterwards what it was before. Raises TrainingError."""
+    from peftodyssey.multi_lora.trainer import train_adapters
 
-    def on_step(_: object) -> None:
-        held.setdefault("optimiser states", allocated_bytes(device))
-
-    result = train(attached.model, attached.trainable, blocks, settings, device=device, on_step=on_step)  # type: ignore[attr-defined]
-    return tuple(record.seconds for record in result.log)
-
-
-def _score(task: CellTask, model: object, index: Index, prefix: int | None, device: str) -> ScoreResult:
-    return score_index(
-        model,
-        index,
-        task.cell.score,
-        prefix=prefix,
-        device=device,
-        precision=task.base.precision,  # type: ignore[arg-type]
-        batch_tokens=task.scores[0].batch_tokens,
+    random = RandomText.of(tasks[0], base)
+    with TemporaryDirectory() as scratch:
+        members = [
+            _member(task, micro_batch_size, base, random, Path(scratch) / str(n)) for n, task in enumerate(tasks)
+        ]
+        with track_peak(device) as peak:
+            train_adapters(base, members, device=device)
+    for member in members:
+        if member.failed:
+            raise member.failed
+    seconds = tuple(len(members) * record.seconds for record in members[0].log)
+    cell = tasks[0].cell
+    what = (
+        f"{len(tasks)} {cell.method.method} cells on {cell.model.name}, "
+        f"{micro_batch_size} x {cell.train.seq_len} tokens of each at a time"
     )
+    return MultiLoraProbe(what, len(tasks), seconds, peak.peak_bytes)
 
 
-def _require_same(
-    task: CellTask,
-    base: PreTrainedModel,
-    place: Path,
-    scored: ScoreResult,
-    index: Index,
-    prefix: int | None,
-    device: str,
-) -> None:
-    """What was written to disk, read again, gives the same likelihoods."""
-    with attached_method(task, base, place) as reloaded:
-        again = _score(task, reloaded.model, index, prefix, device)
-    drift_nats = abs(
-        float(np.nanmean(again.nll_nats, dtype=np.float64) - np.nanmean(scored.nll_nats, dtype=np.float64))
-    )
-    if not drift_nats <= RELOADED_WITHIN_NATS:
-        raise TrainingError(
-            f"{task.cell.method.label}: saved and loaded again, it gives {drift_nats:.4f} nats a token more or less",
-            "check the library versions (`peftodyssey doctor`); results of a run would not be those of its files",
+def _member(task: CellTask, micro_batch_size: int, base: PreTrainedModel, random: RandomText, folder: Path) -> Member:
+    from peftodyssey.multi_lora.adapters import adapter_of
+    from peftodyssey.multi_lora.trainer import Member
+
+    blocks = random.blocks(task)
+    settings = replace(probe_settings(task, blocks), micro_batch_size=micro_batch_size)
+    with attached_method(task, base) as attached:
+        start = adapter_of(attached.model)
+    return Member(settings, blocks, start, folder, resume_digest="a probe")
+
+
+def probe_settings(task: CellTask, blocks: PackedSequences) -> TrainSettings:
+    """The settings of a cell for two steps at full learning rate."""
+    return replace(settings_of(task, len(blocks.labels)), steps=STEPS, warmup=0.0, eval_at_steps=())
+
+
+@dataclass(frozen=True)
+class _CellProbe:
+    """The parts of one probe."""
+
+    task: CellTask
+    base: PreTrainedModel
+    device: str
+    prefix: int | None
+
+    @cached_property
+    def random(self) -> RandomText:
+        """Tokens that the base knows."""
+        return RandomText.of(self.task, self.base)
+
+    def scoring_text(self) -> Index:
+        """Random text that fills one scoring batch."""
+        context = int(self.task.cell.score.context or self.task.cell.train.seq_len)
+        return self.random.index(context, SCORE_BATCH_TOKENS.get(self.device, 2048))
+
+    def train(self, attached: AttachedMethod, in_use: dict[str, int]) -> tuple[float, ...]:
+        """Trains two steps and adds to `in_use` the bytes after the first one. Returns the seconds of each."""
+        if self.task.cell.train.engine == "trl":
+            from peftodyssey.training.trl_bridge import train_trl as train
+        else:
+            from peftodyssey.training.loop import train
+        blocks = self.random.blocks(self.task)
+
+        def on_step(_: StepRecord) -> None:
+            in_use.setdefault("optimizer states", allocated_bytes(self.device))
+
+        result = train(
+            attached.model,
+            attached.trainable,
+            blocks,
+            probe_settings(self.task, blocks),
+            device=self.device,
+            callbacks=TrainCallbacks(on_step=on_step),
+        )
+        return tuple(record.seconds for record in result.log)
+
+    def score(self, model: nn.Module, index: Index) -> ScoreResult:
+        """Scores a text as the cell's columns are scored."""
+        return score_index(
+            model,
+            index,
+            self.task.cell.score,
+            prefix=self.prefix,
+            device=self.device,
+            precision=self.task.base.precision,
+            batch_tokens=self.task.scores[0].batch_tokens,
+        )
+
+    def require_same_reloaded(self, folder: Path, scored: ScoreResult, index: Index) -> None:
+        """Raises TrainingError where the saved weights, loaded again, give other likelihoods."""
+        with attached_method(self.task, self.base, folder) as reloaded:
+            again = self.score(reloaded.model, index)
+        means = [float(np.nanmean(result.nll_nats, dtype=np.float64)) for result in (again, scored)]
+        drift_nats = abs(means[0] - means[1])
+        if not drift_nats <= MAX_RELOAD_DRIFT_NATS:
+            raise TrainingError(
+                f"{self.task.cell.method.label}: its NLL changes by {drift_nats:.4f} nats a token when saved and reloaded",
+                "check the library versions (`peftodyssey doctor`): a run's numbers would not be those of its files",
+            )
+
+
+@dataclass(frozen=True)
+class RandomText:
+    """Random tokens in documents of random lengths."""
+
+    draw: np.random.Generator
+    vocabulary: int
+
+    @classmethod
+    def of(cls, task: CellTask, base: PreTrainedModel) -> RandomText:
+        """Text of tokens that `base` knows."""
+        embeddings: Any = base.get_input_embeddings()
+        vocabulary = min(task.shape.vocabulary, embeddings.num_embeddings)
+        return cls(np.random.default_rng(task.cell.seed), vocabulary)
+
+    def _lengths(self, total: int, longest: int) -> Iterator[int]:
+        """Lengths of documents that add up to `total`: first the longest, then random ones."""
+        left, length = total, longest
+        while left:
+            length = min(left, length)
+            yield length
+            left -= length
+            length = int(self.draw.integers(2, longest + 1))
+
+    def blocks(self, task: CellTask) -> PackedSequences:
+        """The blocks of two steps of a cell; each second block holds several documents, as packed text does."""
+        seq_len = task.cell.train.seq_len
+        n_blocks = task.cell.train.batch_tokens // seq_len * STEPS
+        ids = self.draw.integers(0, self.vocabulary, (n_blocks, seq_len)).astype(np.int32)
+        positions, segments = np.zeros_like(ids), np.zeros_like(ids)
+        for number in range(n_blocks):
+            lengths = list(self._lengths(seq_len, max(2, seq_len // 3) if number % 2 else seq_len))
+            positions[number] = np.concatenate([np.arange(length) for length in lengths])
+            segments[number] = np.repeat(np.arange(len(lengths)), lengths)
+        return PackedSequences(ids, np.roll(ids, -1, axis=1), positions, segments)
+
+    def index(self, context: int, batch_tokens: int) -> Index:
+        """An index that fills a scoring batch; its first document is longer than a window of `context` tokens."""
+        lengths = list(self._lengths(max(2 * context, min(batch_tokens, 4 * context)), 2 * context))
+        rows = sum(lengths)
+        zeros = np.zeros(rows, np.int32)
+        return Index(
+            folder=Path(),
+            document=np.repeat(np.arange(len(lengths), dtype=np.int32), lengths),
+            position=zeros,
+            token=self.draw.integers(0, self.vocabulary, rows).astype(np.int32),
+            start=zeros,
+            end=zeros,
+            bytes=zeros,
+            token_class=zeros.astype(np.int8),
+            trained=np.ones(rows, bool),
+            starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         )
 
 
-def _lengths(draw: np.random.Generator, total: int, longest: int) -> Iterator[int]:
-    """Lengths of documents that add up to `total`: the longest there can be first, then any."""
-    left, length = total, longest
-    while left:
-        length = min(left, length)
-        yield length
-        left -= length
-        length = int(draw.integers(2, longest + 1))
-
-
-def random_blocks(draw: np.random.Generator, blocks: int, seq_len: int, vocabulary: int) -> PackedSequences:
-    """Random tokens; each second block holds several documents, as packed text does."""
-    ids = draw.integers(0, vocabulary, (blocks, seq_len)).astype(np.int32)
-    positions, segments = np.zeros_like(ids), np.zeros_like(ids)
-    for number in range(blocks):
-        lengths = list(_lengths(draw, seq_len, max(2, seq_len // 3) if number % 2 else seq_len))
-        positions[number] = np.concatenate([np.arange(length) for length in lengths])
-        segments[number] = np.repeat(np.arange(len(lengths)), lengths)
-    return PackedSequences(ids, np.roll(ids, -1, axis=1), positions, segments)
-
-
-def _text(draw: np.random.Generator, vocabulary: int, task: CellTask, device: str) -> Index:
-    """An index of random tokens that fills one scoring batch, its first document longer than a window."""
-    context = int(task.cell.score.context or task.cell.train.seq_len)
-    lengths = list(
-        _lengths(draw, max(2 * context, min(SCORE_BATCH_TOKENS.get(device, 2048), 4 * context)), 2 * context)
-    )
-    rows = sum(lengths)
-    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    zeros = np.zeros(rows, np.int32)
-    return Index(
-        folder=Path(),
-        document=np.repeat(np.arange(len(lengths), dtype=np.int32), lengths),
-        position=zeros,
-        token=draw.integers(0, vocabulary, rows).astype(np.int32),
-        start=zeros,
-        end=zeros,
-        bytes=zeros,
-        token_class=zeros.astype(np.int8),
-        trained=np.ones(rows, bool),
-        starts=starts,
-    )
-
-
 @contextmanager
-def loading() -> Iterator[list[float]]:
+def timed() -> Iterator[list[float]]:
     """Seconds of the block, appended when it ends."""
     seconds: list[float] = []
     begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How far a training was when its process ended, so that the next start can say what was lost."""
+"""How far a training was when its process ended, so that the next start can say what is repeated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from peftodyssey.jobs.callbacks import Events
+from peftodyssey.jobs.context import JobCallbacks
+from peftodyssey.store import layout
+from peftodyssey.training.checkpoint import STATE_FILE
 from peftodyssey.training.settings import StepRecord
 
 FILE = ".progress.json"
@@ -15,28 +17,25 @@ EVERY_S = 2.0
 
 
 class ProgressFile:
-    """Writes step and seconds of training every two seconds; a torn file is harmless and ignored."""
+    """Writes step and seconds of training every two seconds; a half-written file is ignored."""
 
     def __init__(self, folder: Path, steps: int) -> None:
         self.path = folder / FILE
         self.steps = steps
         self.seconds = 0.0
-        self.last = float("-inf")
+        self.last_written = float("-inf")
 
     def step(self, record: StepRecord) -> None:
-        """Count one step; write when it is time."""
+        """Counts one step and writes where two seconds have passed."""
         self.seconds += record.seconds
-        if time.monotonic() - self.last >= EVERY_S:
-            self.path.write_text(
-                json.dumps(
-                    {"step": record.step, "steps": self.steps, "seconds": self.seconds, "loss": record.loss_nats}
-                )
-            )
-            self.last = time.monotonic()
+        if time.monotonic() - self.last_written >= EVERY_S:
+            progress = {"step": record.step, "steps": self.steps, "seconds": self.seconds, "loss": record.loss_nats}
+            self.path.write_text(json.dumps(progress))
+            self.last_written = time.monotonic()
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The last beat, None where there is none or it is torn."""
+    """What was written last, None where there is nothing or it is half-written."""
     try:
         return json.loads((folder / FILE).read_text())
     except (OSError, ValueError):
@@ -44,23 +43,25 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def remove(folder: Path) -> None:
-    """Forget the beat of a finished cell."""
+    """Deletes the file of a finished cell."""
     (folder / FILE).unlink(missing_ok=True)
 
 
-def note_repeated_work(folder: Path, state_folder: Path, events: Events) -> None:
-    """One line about where an interrupted training goes on and how many minutes are done again."""
-    beat = read(folder)
-    saved = _saved_step(state_folder)
-    if beat is None or saved == beat["steps"]:  # a fleet has trained it to its end, or nothing was begun
+def note_repeated_work(folder: Path, callbacks: JobCallbacks) -> None:
+    """Notes from which step an interrupted training resumes and how many minutes are repeated."""
+    progress = read(folder)
+    saved_step = _saved_step(folder / layout.CHECKPOINT)
+    if progress is None or saved_step == progress["steps"]:  # nothing was begun, or it was trained to its end
         return
-    lost = max(0, beat["step"] - saved)
-    minutes = beat["seconds"] / 60 * lost / max(1, beat["step"])
-    events.note(f"goes on from step {saved} (it had reached step {beat['step']}; {minutes:.1f} minutes are done again)")
+    lost = max(0, progress["step"] - saved_step)
+    minutes = progress["seconds"] / 60 * lost / max(1, progress["step"])
+    callbacks.note(
+        f"resumes from step {saved_step} (it had reached step {progress['step']}; {minutes:.1f} minutes are repeated)"
+    )
 
 
-def _saved_step(state_folder: Path) -> int:
+def _saved_step(checkpoint: Path) -> int:
     try:
-        return int(json.loads((state_folder / "state.json").read_text())["step"])
+        return int(json.loads((checkpoint / STATE_FILE).read_text())["step"])
     except (OSError, ValueError, KeyError):
         return 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from peftodyssey.memory_settings import MemorySettings
 from peftodyssey.recipe.cell import QuantSpec
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
-@dataclass(frozen=True)
-class StepSpec:
+@dataclass(frozen=True, kw_only=True)
+class StepSpec(MemorySettings):
     """Everything that the memory of a training step depends on, beside the model's shape."""
 
     precision: str  # fp32 | bf16 | fp16
@@ -19,14 +20,10 @@ class StepSpec:
     full: bool  # the weights themselves are trained
     adapter_rank: int  # 0 where there is no adapter
     seq_len: int  # tokens
-    micro_batch_size: int
-    gradient_checkpointing: str  # none | selective | full
     engine: str  # native | trl | stock
     device: str  # cpu | cuda
     optimizer: str = "adamw"  # adamw | adamw8bit
     master: str = "fp32"  # fp32 | bf16: type of the trained weights
-    offload_activations: bool = False  # inputs of checkpointed layers are kept in pinned host memory
-    offload_optimizer: bool = False  # gradients and optimiser states are in pinned host memory
     accumulates: bool = False  # several micro-batches per step: gradients exist from the second one on
     packed: bool = False  # several documents per block: attention needs a mask or cu_seqlens
     multi_lora_size: int = 1  # adapters trained together over one base

@@ -1,20 +1,19 @@
 """LoRA adapters of several members stacked, so that they are multiplied and updated together.
 
-Members of like rank stand together in a berth, their ranks padded to its rank with zeros, whose gradients are exactly
-zero. A berth's numbers are one matrix (members, numbers), of which each adapted module sees views; so are its gradients
-and moments. `train.boarding` puts banks on a model, `train.stacked` updates them. Shapes: k members, i inputs, o
-outputs, r rank.
+Members of similar rank share a bucket, their ranks padded to the bucket's rank with zeros, whose gradients are exactly
+zero. The parameters of a bucket are one matrix (members, elements), of which each target module sees views; so are the
+gradients and moments. Shapes: k members, i inputs, o outputs, r rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from peftodyssey.multi_lora.adapters import Adapter, InitialState, named
+from peftodyssey.multi_lora.adapters import Adapter, InitialState, named_tensors
 from peftodyssey.training.optim import MOMENTS
 
 PADDED_RANKS = (4, 16, 64, 256, 1024)
@@ -22,11 +21,9 @@ PADDED_RANKS = (4, 16, 64, 256, 1024)
 
 @dataclass
 class RankBucket:
-    """Members of one padded rank: their numbers, gradients and moments, each (members, numbers), and where a target's
-    lie.
-    """
+    """Members of one padded rank: parameters, gradients and moments, each (members, elements)."""
 
-    members: list[int]  # their numbers in the fleet, ascending
+    members: list[int]  # their numbers, ascending
     rank: int
     offsets: dict[str, tuple[int, int, int]]  # target -> where its factors begin, inputs, outputs
     params: Tensor
@@ -34,164 +31,156 @@ class RankBucket:
     moments: tuple[Tensor, Tensor]
     scaling: dict[str, Tensor]  # target -> (k, 1, 1)
     dropout: list[float]  # of each member
-    compute_params: Tensor = field(
-        default_factory=lambda: torch.empty(0)
-    )  # `numbers` in the type that products are formed in
+    compute_params: Tensor = field(default_factory=lambda: torch.empty(0))  # `params` in the type of the products
 
-    def down(self, target: str, whole: Tensor) -> Tensor:
-        """The view (k, r, i) of a target's first factors in `numbers`, `grads` or `working`."""
+    def lora_A(self, target: str, matrix: Tensor) -> Tensor:
+        """The view (k, r, i) of a target's first factors in `params`, `grads`, a moment or `compute_params`."""
         begin, inputs, _ = self.offsets[target]
-        return whole[:, begin : begin + self.rank * inputs].view(-1, self.rank, inputs)
+        return matrix[:, begin : begin + self.rank * inputs].view(-1, self.rank, inputs)
 
-    def up(self, target: str, whole: Tensor) -> Tensor:
-        """The view (k, o, r) of its second factors."""
+    def lora_B(self, target: str, matrix: Tensor) -> Tensor:
+        """The view (k, o, r) of a target's second factors."""
         begin, inputs, outputs = self.offsets[target]
         begin += self.rank * inputs
-        return whole[:, begin : begin + outputs * self.rank].view(-1, outputs, self.rank)
+        return matrix[:, begin : begin + outputs * self.rank].view(-1, outputs, self.rank)
+
+    def write(self, matrix: Tensor, row: int, adapter: Adapter) -> None:
+        """Copies one member's factors into its row of `matrix`."""
+        for target, lora_A_ri in adapter.lora_A.items():
+            rank = lora_A_ri.shape[0]
+            self.lora_A(target, matrix)[row, :rank] = lora_A_ri.to(matrix.device)
+            self.lora_B(target, matrix)[row, :, :rank] = adapter.lora_B[target].to(matrix.device)
+
+    def read(self, matrix: Tensor, row: int, like: Adapter) -> Adapter:
+        """A copy of one member's factors, in the targets and ranks of `like`."""
+        ranks = {target: lora_A_ri.shape[0] for target, lora_A_ri in like.lora_A.items()}
+        lora_A = {target: self.lora_A(target, matrix)[row, :rank].clone() for target, rank in ranks.items()}
+        lora_B = {target: self.lora_B(target, matrix)[row, :, :rank].clone() for target, rank in ranks.items()}
+        return Adapter(lora_A, lora_B, like.scaling, like.dropout)
 
 
 @dataclass
 class LoraBanks:
-    """All berths of a fleet; `order` names the members as their rows stand in a batch, berth after berth."""
+    """The buckets of all members; the members' rows in a batch follow each other bucket by bucket."""
 
-    berths: list[RankBucket]
+    buckets: list[RankBucket]
     targets: tuple[str, ...]
 
     @property
     def order(self) -> list[int]:
         """The members' numbers by row."""
-        return [member for berth in self.berths for member in berth.members]
+        return [member for bucket in self.buckets for member in bucket.members]
+
+    def rows(self) -> Iterator[tuple[RankBucket, slice]]:
+        """Each bucket with the rows of its members."""
+        begin = 0
+        for bucket in self.buckets:
+            yield bucket, slice(begin, begin := begin + len(bucket.members))
+
+    def find(self, member: int) -> tuple[RankBucket, int]:
+        """The bucket of a member and its row there."""
+        bucket = next(bucket for bucket in self.buckets if member in bucket.members)
+        return bucket, bucket.members.index(member)
 
     def update_compute_copies(self, compute: torch.dtype | None) -> None:
-        """The working copies after an update."""
-        for berth in self.berths:
+        """Copies the parameters to the type of the products; call it after every update."""
+        for bucket in self.buckets:
             if compute is None:
-                berth.compute_params = berth.params
-            elif berth.compute_params.shape == berth.params.shape:
-                berth.compute_params.copy_(berth.params)
+                bucket.compute_params = bucket.params
+            elif bucket.compute_params.shape == bucket.params.shape:
+                bucket.compute_params.copy_(bucket.params)
             else:
-                berth.compute_params = berth.params.to(compute)
+                bucket.compute_params = bucket.params.to(compute)
 
 
 def stack_adapters(starts: Mapping[int, InitialState], device: torch.device) -> LoraBanks:
-    """Banks of these members, in their weights' type; a target that a member lacks is zero and stays so."""
+    """Banks of these members, in their weights' type; the factors of a target that a member lacks are and stay zero."""
     adapters = {member: start.weights for member, start in starts.items()}
-    targets = tuple(dict.fromkeys(t for adapter in adapters.values() for t in adapter.down_ri))
+    targets = tuple(dict.fromkeys(target for adapter in adapters.values() for target in adapter.lora_A))
     sizes = {
-        t: next((a.down_ri[t].shape[1], a.up_or[t].shape[0]) for a in adapters.values() if t in a.down_ri)
-        for t in targets
+        target: next(
+            (adapter.lora_A[target].shape[1], adapter.lora_B[target].shape[0])
+            for adapter in adapters.values()
+            if target in adapter.lora_A
+        )
+        for target in targets
     }
-    berths = []
-    for rank in PADDED_RANKS:
-        members = [m for m in sorted(adapters) if _padded(adapters[m].rank) == rank]
-        if members:
-            berths.append(_berth(members, starts, rank, sizes, device))
-    return LoraBanks(berths, targets)
+    by_rank: dict[int, dict[int, InitialState]] = {}
+    for member in sorted(adapters):
+        padded = next(rank for rank in PADDED_RANKS if rank >= adapters[member].rank)
+        by_rank.setdefault(padded, {})[member] = starts[member]
+    return LoraBanks([_bucket(by_rank[rank], rank, sizes, device) for rank in sorted(by_rank)], targets)
 
 
-def _padded(rank: int) -> int:
-    return next(size for size in PADDED_RANKS if size >= rank)
-
-
-def _berth(
-    members: list[int],
-    starts: Mapping[int, InitialState],
-    rank: int,
-    sizes: Mapping[str, tuple[int, int]],
-    device: torch.device,
+def _bucket(
+    starts: Mapping[int, InitialState], rank: int, sizes: Mapping[str, tuple[int, int]], device: torch.device
 ) -> RankBucket:
-    places, total = {}, 0
+    offsets, elements = {}, 0
     for target, (inputs, outputs) in sizes.items():
-        places[target] = (total, inputs, outputs)
-        total += rank * (inputs + outputs)
-    dtype = next(iter(starts[members[0]].weights.down_ri.values())).dtype
+        offsets[target] = (elements, inputs, outputs)
+        elements += rank * (inputs + outputs)
+    adapters = [start.weights for start in starts.values()]
+    dtype = next(iter(adapters[0].lora_A.values())).dtype
+    shape = (len(adapters), elements)
+    params, grads, exp_avg, exp_avg_sq = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(4))
 
-    def zeros() -> Tensor:
-        return torch.zeros(len(members), total, dtype=dtype, device=device)
-
-    def column(values: list[float]) -> Tensor:
+    def scaling(target: str) -> Tensor:
+        values = [adapter.scaling.get(target, 0.0) for adapter in adapters]
         return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 
-    scaling = {t: column([starts[m].weights.scaling.get(t, 0.0) for m in members]) for t in sizes}
-    berth = RankBucket(
-        members,
-        rank,
-        places,
-        zeros(),
-        zeros(),
-        (zeros(), zeros()),
-        scaling,
-        [starts[m].weights.dropout for m in members],
+    bucket = RankBucket(
+        members=list(starts),
+        rank=rank,
+        offsets=offsets,
+        params=params,
+        grads=grads,
+        moments=(exp_avg, exp_avg_sq),
+        scaling={target: scaling(target) for target in sizes},
+        dropout=[adapter.dropout for adapter in adapters],
     )
-    for row, member in enumerate(members):
-        start = starts[member]
-        _place(berth, berth.params, row, start.weights)
-        for whole, moment in zip(berth.moments, start.moments or (), strict=False):
-            _place(berth, whole, row, moment)
-    return berth
-
-
-def _place(berth: RankBucket, whole: Tensor, row: int, adapter: Adapter) -> None:
-    for target, down_ri in adapter.down_ri.items():
-        own = down_ri.shape[0]
-        berth.down(target, whole)[row, :own] = down_ri.to(whole.device)
-        berth.up(target, whole)[row, :, :own] = adapter.up_or[target].to(whole.device)
+    for row, start in enumerate(starts.values()):
+        bucket.write(params, row, start.weights)
+        for matrix, moment in zip(bucket.moments, start.moments or (), strict=False):
+            bucket.write(matrix, row, moment)
+    return bucket
 
 
 def extract_adapter(banks: LoraBanks, member: int, like: Adapter) -> Adapter:
-    """One member's factors as they stand, copied, in the ranks of `like`."""
-    berth, row = _berth_of(banks, member)
-    return _taken(berth, berth.params, row, like)
+    """A copy of one member's current factors, in the ranks of `like`."""
+    bucket, row = banks.find(member)
+    return bucket.read(bucket.params, row, like)
 
 
-def _berth_of(banks: LoraBanks, member: int) -> tuple[RankBucket, int]:
-    berth = next(berth for berth in banks.berths if member in berth.members)
-    return berth, berth.members.index(member)
-
-
-def _taken(berth: RankBucket, whole: Tensor, row: int, like: Adapter) -> Adapter:
-    down = {t: berth.down(t, whole)[row, : of.shape[0]].clone() for t, of in like.down_ri.items()}
-    up = {t: berth.up(t, whole)[row, :, : of.shape[0]].clone() for t, of in like.down_ri.items()}
-    return Adapter(down, up, like.scaling, like.dropout)
-
-
-def tensors_of(banks: LoraBanks, member: int, like: Adapter, step: int) -> dict[str, Tensor]:
-    """A member's weights and moments under the names that a training of its own saves them by."""
-    berth, row = _berth_of(banks, member)
-    found = named("parameter", _taken(berth, berth.params, row, like))
-    for kind, whole in zip(MOMENTS, berth.moments, strict=True):
-        found |= named(f"adam.{kind}", _taken(berth, whole, row, like))
-    counts = {
-        name.replace("parameter/", "adam.step/"): torch.tensor(float(step))
-        for name in found
-        if name.startswith("parameter/")
-    }
-    return found | counts
+def checkpoint_tensors(banks: LoraBanks, member: int, like: Adapter, step: int) -> dict[str, Tensor]:
+    """A member's weights and AdamW state under the names that a training of it alone saves them by."""
+    bucket, row = banks.find(member)
+    tensors = named_tensors("parameter/", bucket.read(bucket.params, row, like))
+    tensors |= {name.replace("parameter/", "adam.step/"): torch.tensor(float(step)) for name in tensors}
+    for moment, matrix in zip(MOMENTS, bucket.moments, strict=True):
+        tensors |= named_tensors(f"adam.{moment}/", bucket.read(matrix, row, like))
+    return tensors
 
 
 def drop_members(banks: LoraBanks, leaving: Sequence[int]) -> LoraBanks:
-    """The banks of the members that stay, their numbers and moments unchanged."""
-    berths = []
-    for berth in banks.berths:
-        rows = [row for row, member in enumerate(berth.members) if member not in leaving]
+    """The banks of the remaining members, with the same parameters and moments."""
+    buckets = []
+    for bucket in banks.buckets:
+        rows = [row for row, member in enumerate(bucket.members) if member not in leaving]
         if rows:
-            kept = torch.tensor(rows, device=berth.params.device)
-            scaling = {target: of.index_select(0, kept) for target, of in berth.scaling.items()}
-            numbers, grads, first, second, working = (
-                whole.index_select(0, kept)
-                for whole in (berth.params, berth.grads, *berth.moments, berth.compute_params)
+            index = torch.tensor(rows, device=bucket.params.device)
+            params, grads, exp_avg, exp_avg_sq, compute_params = (
+                matrix.index_select(0, index)
+                for matrix in (bucket.params, bucket.grads, *bucket.moments, bucket.compute_params)
             )
-            members = [berth.members[row] for row in rows]
-            berths.append(
-                replace(
-                    berth,
-                    members=members,
-                    numbers=numbers,
-                    grads=grads,
-                    moments=(first, second),
-                    scaling=scaling,
-                    dropout=[berth.dropout[row] for row in rows],
-                    working=working,
-                )
+            remaining = replace(
+                bucket,
+                members=[bucket.members[row] for row in rows],
+                params=params,
+                grads=grads,
+                moments=(exp_avg, exp_avg_sq),
+                scaling={target: values.index_select(0, index) for target, values in bucket.scaling.items()},
+                dropout=[bucket.dropout[row] for row in rows],
+                compute_params=compute_params,
             )
-    return LoraBanks(berths, banks.targets)
+            buckets.append(remaining)
+    return LoraBanks(buckets, banks.targets)

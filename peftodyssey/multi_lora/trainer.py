@@ -1,8 +1,8 @@
 """Several LoRA trainings over one frozen base at once, each ending where it would have ended alone.
 
-`jobs.fleet` calls `train_fleet`. Each member keeps its own data order, number of tokens, learning rate, schedule, decay
-and clipping; its loss is normalised by its own tokens; its state on disk is that of a training of its own. A member
-that ends or diverges leaves, and the fleet sails on without it.
+Each member keeps its own data order, number of tokens, learning rate, schedule, weight decay and clipping; its loss is
+normalized by its own tokens; its checkpoint is that of a training of it alone. A member that ends or diverges leaves,
+and the others continue.
 """
 
 from __future__ import annotations
@@ -19,34 +19,35 @@ import torch
 from torch import Tensor, nn
 
 from peftodyssey.errors import TrainingError
-from peftodyssey.models import patching
-from peftodyssey.models.lm_head import split_lm_head
+from peftodyssey.memory_settings import MemorySettings
+from peftodyssey.models import lm_head, patching
 from peftodyssey.multi_lora import adamw
-from peftodyssey.multi_lora import state as banking
-from peftodyssey.multi_lora.adapters import Adapter, InitialState, start_of
+from peftodyssey.multi_lora import state as banks_state
+from peftodyssey.multi_lora.adapters import Adapter, InitialState, read_state
 from peftodyssey.multi_lora.linear import patch_linears
 from peftodyssey.training import checkpoint, cuda_graphs, grad_accumulation, sampler, schedule
 from peftodyssey.training.dropout import SeededDropout
-from peftodyssey.training.loop import preserve_training_state, require_finite
-from peftodyssey.training.memory_settings import memory_settings
-from peftodyssey.training.retry_on_oom import retry_on_oom
-from peftodyssey.training.settings import OnNote, OnStep, ShouldStop, StepRecord, TrainSettings
+from peftodyssey.training.grad_accumulation import AUTOCAST_DTYPES, Batch, GradAccumulator
+from peftodyssey.training.loop import require_finite
+from peftodyssey.training.retry_on_oom import StepRunner, retry_on_oom
+from peftodyssey.training.settings import NO_CALLBACKS, OnStep, StepRecord, TrainCallbacks, TrainSettings
+from peftodyssey.training.training_run import preserve_training_state
 
 if TYPE_CHECKING:
     from peftodyssey.corpora.packing import PackedSequences
 
-OnMemberEval = Callable[[int, int, int, Adapter], None]  # index into eval_at_steps, step, tokens, the adapter then
+OnMemberEval = Callable[[int, int, int, Adapter], None]  # index into eval_at_steps, step, tokens, the current adapter
 
 
 @dataclass
 class Member:
-    """One training of a fleet: what it is told, where its state lies, and how far it is."""
+    """One of the trainings: its settings, data and initial weights, and how far it is."""
 
     settings: TrainSettings
     blocks: PackedSequences
-    start: Adapter  # its first weights, in the type they are kept in
+    start: Adapter  # its initial weights, in the type they are kept in
     state_folder: Path
-    belongs_to: str  # `loop.belongs_to` of the same training alone
+    resume_digest: str  # `loop.resume_digest` of the same training alone
     on_step: OnStep | None = None
     on_eval: OnMemberEval | None = None
     log: list[StepRecord] = field(default_factory=list)
@@ -54,7 +55,7 @@ class Member:
 
     @property
     def done(self) -> bool:
-        """Whether it has nothing left to do in the fleet."""
+        """Whether it failed or has no steps left."""
         return self.failed is not None or len(self.log) >= self.settings.last_step
 
 
@@ -64,81 +65,75 @@ def train_adapters(
     *,
     device: str | torch.device,
     checkpoint_every_s: float | None = None,
-    should_stop: ShouldStop | None = None,
-    on_note: OnNote | None = None,
+    callbacks: TrainCallbacks = NO_CALLBACKS,
 ) -> bool:
-    """Trains all members from where their folders say they are to their ends, which are saved there; False:
-    interrupted.
+    """Trains all members to their ends, from their checkpoints where there are some; False where it was interrupted.
 
-    `model` is the frozen base without adapters. What a member's `failed` says ended it alone. Raises TrainingError
-    where nothing fits the memory or a folder holds a foreign state.
+    `model` is the frozen base without adapters. Members save their state at their ends. Of `callbacks` it calls
+    `should_stop` and `on_note`. `Member.failed` says why a member ended early. Raises TrainingError where nothing fits
+    the memory or a checkpoint belongs to another training.
     """
-    device = torch.device(device)
-    some, parts = members[0].settings, split_lm_head(model)
-    multi_lora = _MultiLoraTrainer(model, members, device, on_note)
+    trainer = _MultiLoraTrainer(model, members, torch.device(device), callbacks)
     last_saved = time.monotonic()
-    with multi_lora.patched_model() as autocast, retry_on_oom(model, some, device, multi_lora.drop_gradients) as fit:
-        while multi_lora.retire_finished():
-            if should_stop and should_stop():
-                multi_lora.save()
+    with trainer.patched_model() as (accumulator, run_step):
+        while trainer.retire_finished():
+            if callbacks.should_stop():
+                trainer.save()
                 return False
             begun = time.perf_counter()
-            batch = [grad_accumulation.batch(m.blocks, m.settings, len(m.log)) for m in multi_lora.active_members]
-            gradient = functools.partial(
-                grad_accumulation.accumulate,
-                model,
-                parts,
-                batch,
-                multi_lora.draws,
-                multi_lora.scaler,
-                some,
-                device,
-                autocast,
-                multi_lora.graphs,
-            )
-            losses, multi_lora.way, found = fit(len(multi_lora.active_members[0].log) + 1, multi_lora.way, gradient)
-            multi_lora.out_of_memory += found
-            for sentence in found if on_note else ():
-                on_note(sentence)
-            multi_lora.update(losses, batch, begun)
-            multi_lora.run_evals()
+            active = trainer.active_members
+            batches = [grad_accumulation.batch(m.blocks, m.settings, len(m.log)) for m in active]
+            gradients = functools.partial(accumulator.accumulate, batches)
+            attempt = run_step(len(active[0].log) + 1, trainer.memory_settings, gradients)
+            trainer.memory_settings = attempt.memory_settings
+            trainer.note_out_of_memory(attempt.out_of_memory)
+            trainer.update(attempt.losses, batches, begun)
+            trainer.evaluate()
             if checkpoint_every_s is not None and time.monotonic() - last_saved >= checkpoint_every_s:
-                multi_lora.save()
+                trainer.save()
                 last_saved = time.monotonic()
     return True
 
 
 class _MultiLoraTrainer:
-    """The members that sail, their banks, and what is done with them between two steps."""
+    """The active members, their banks, and what is done with them between two steps."""
 
     def __init__(
-        self, model: nn.Module, members: Sequence[Member], device: torch.device, on_note: OnNote | None
+        self, model: nn.Module, members: Sequence[Member], device: torch.device, callbacks: TrainCallbacks
     ) -> None:
-        self.model, self.members, self.device = model, members, device
-        settings = members[0].settings
-        self.compute = grad_accumulation.HALVES.get(settings.precision)
-        self.draws, self.scaler = SeededDropout(), torch.amp.GradScaler(device.type, enabled=False)
-        self.way, self.out_of_memory, self.adapters_disabled = memory_settings(settings), (), False
+        self.model, self.members, self.device, self.callbacks = model, members, device, callbacks
+        self.settings = members[0].settings
+        self.compute = AUTOCAST_DTYPES.get(self.settings.precision)
+        self.backbone_and_head = lm_head.split_lm_head(model)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=False)
+        self.memory_settings = MemorySettings.from_settings(self.settings, self.settings.batch_size)
+        self.out_of_memory: tuple[str, ...] = ()
+        self.adapters_disabled = False
         starts = [self._start(member) for member in members]
-        self.banks = banking.stack_adapters(dict(enumerate(starts)), device)
+        self.banks = banks_state.stack_adapters(dict(enumerate(starts)), device)
         self.banks.update_compute_copies(self.compute)
-        dropped = any(share for berth in self.banks.berths for share in berth.dropout)
-        self.graphs = None if dropped else cuda_graphs.graphs(model, settings, device, self._grads, on_note)
+        has_dropout = any(probability for bucket in self.banks.buckets for probability in bucket.dropout)
+        self.graphs = (
+            None
+            if has_dropout
+            else cuda_graphs.graph_cache(model, self.settings, device, self._grads, callbacks.on_note)
+        )
 
     def _grads(self) -> list[Tensor]:
-        return [berth.grads for berth in self.banks.berths]
+        return [bucket.grads for bucket in self.banks.buckets]
 
     def _start(self, member: Member) -> InitialState:
-        """The weights and moments with which a member comes aboard: its first ones, or those that were saved."""
+        """The weights and moments with which a member joins: its initial ones, or those of its checkpoint."""
         member.settings.check()
         sampler.require_trained_tokens(member.blocks)
-        state, _ = checkpoint.read(member.state_folder, member.belongs_to)
+        state, _ = checkpoint.read(member.state_folder, member.resume_digest)
         if state is None:
             return InitialState(member.start, None)
         member.log[:] = state.log
         if state.out_of_memory:
-            self.way, self.out_of_memory = self.way.most_conservative(state.way), state.out_of_memory
-        return start_of(state.tensors, member.start)
+            self.memory_settings = self.memory_settings.most_conservative(state.memory_settings)
+            self.out_of_memory = state.out_of_memory
+        return read_state(state.tensors, member.start)
 
     @property
     def active_members(self) -> list[Member]:
@@ -146,99 +141,107 @@ class _MultiLoraTrainer:
         return [self.members[number] for number in self.banks.order]
 
     @contextlib.contextmanager
-    def patched_model(self) -> Iterator[bool]:
-        """The banks on the model, and its other modules lean; the value: whether products need autocast."""
+    def patched_model(self) -> Iterator[tuple[GradAccumulator, StepRunner]]:
+        """The model with the banks and faster modules; gives what computes gradients and what retries a step."""
+        dropout = SeededDropout()
         with (
-            patching.patch_model(
-                self.model, self.compute
-            ) as autocast,  # tries the modules, which must be the base's own then
-            patch_linears(self.model, lambda: None if self.adapters_disabled else self.banks, self.draws),
+            patching.patch_model(self.model, self.compute) as autocast,  # first: it tests the base's own modules
+            patch_linears(self.model, lambda: None if self.adapters_disabled else self.banks, dropout),
+            retry_on_oom(self.model, self.settings, self.device, self.drop_gradients) as run_step,
         ):
-            yield autocast
+            yield (
+                GradAccumulator(
+                    self.model,
+                    self.backbone_and_head,
+                    self.settings,
+                    self.device,
+                    autocast,
+                    dropout,
+                    self.scaler,
+                    self.graphs,
+                ),
+                run_step,
+            )
+
+    def note_out_of_memory(self, sentences: tuple[str, ...]) -> None:
+        """Records the failed attempts of a step and tells the user."""
+        self.out_of_memory += sentences
+        for sentence in sentences:
+            self.callbacks.on_note(sentence)
 
     def drop_gradients(self) -> None:
-        """What a broken attempt has added is gone."""
-        for berth in self.banks.berths:
-            berth.grads.zero_()
+        """Zeroes what a failed attempt has added."""
+        for bucket in self.banks.buckets:
+            bucket.grads.zero_()
         self._drop_graphs()
 
     def _drop_graphs(self) -> None:
-        """Graphs hold memory, and the banks that they were captured with."""
+        """Graphs use memory and refer to the banks that they were captured with."""
         if self.graphs:
             self.graphs.drop()
 
-    def update(self, losses: Tensor, batch: Sequence[grad_accumulation.Batch], begun: float) -> None:
-        """Applies every member's gradients at its own rate; one whose loss or gradient is not finite fails."""
-        sailing = self.active_members
-        rates = [
-            m.settings.lr
-            * schedule.lr_multiplier(
-                len(m.log), steps=m.settings.steps, warmup_steps=m.settings.warmup_steps, schedule=m.settings.schedule
-            )
-            for m in sailing
+    def update(self, losses: Tensor, batches: Sequence[Batch], begun: float) -> None:
+        """Applies every member's gradients and logs its step; a member whose numbers are not finite fails."""
+        active = self.active_members
+        updates = [
+            adamw.MemberUpdate(m.settings, len(m.log) + 1, schedule.learning_rate(m.settings, len(m.log)))
+            for m in active
         ]
         norms = adamw.grad_norms(self.banks)
-        adamw.update(self.banks, norms, rates, [m.settings for m in sailing], [len(m.log) + 1 for m in sailing])
+        adamw.update(self.banks, norms, updates)
         self.banks.update_compute_copies(self.compute)
-        found = torch.stack([losses, norms.to(losses)]).tolist()  # one wait for the device a step
-        seconds = (time.perf_counter() - begun) / len(sailing)
-        for member, of, lr, loss_nats, grad_norm in zip(sailing, batch, rates, *found, strict=True):
-            step = len(member.log) + 1
+        loss_nats, grad_norms = torch.stack([losses, norms.to(losses)]).tolist()  # one wait for the device per step
+        seconds = (time.perf_counter() - begun) / len(active)
+        for member, batch, update, loss, norm in zip(active, batches, updates, loss_nats, grad_norms, strict=True):
             try:
-                require_finite(step, loss_nats, grad_norm, lr, False)
+                require_finite(update.step, loss, norm, update.lr, False)
             except TrainingError as error:
                 member.failed = error
                 continue
-            tokens = of.tokens + (member.log[-1].tokens if member.log else 0)
-            member.log.append(StepRecord(step, tokens, loss_nats, lr, grad_norm, seconds))
+            tokens = batch.tokens + (member.log[-1].tokens if member.log else 0)
+            member.log.append(StepRecord(update.step, tokens, loss, update.lr, norm, seconds))
             if member.on_step:
                 member.on_step(member.log[-1])
 
-    def run_evals(self) -> None:
-        """Members at one of their points are told, the model without the fleet."""
-        for number, member in enumerate(self.members):
-            step = len(member.log)
-            if (
-                member.on_eval
-                and not member.failed
-                and number in self.banks.order
-                and step in member.settings.eval_at_steps
-            ):
+    def evaluate(self) -> None:
+        """Calls `on_eval` of the members that are to be evaluated after this step, with the base's own modules."""
+        for number in sorted(self.banks.order):
+            member = self.members[number]
+            step, eval_steps = len(member.log), member.settings.eval_at_steps
+            if member.on_eval and not member.failed and step in eval_steps:
                 self._drop_graphs()
                 with preserve_training_state(self.model, self.device):
                     self.adapters_disabled = True
-                    adapter = banking.extract_adapter(self.banks, number, member.start)
-                    member.on_eval(member.settings.eval_at_steps.index(step), step, member.log[-1].tokens, adapter)
+                    adapter = banks_state.extract_adapter(self.banks, number, member.start)
+                    member.on_eval(eval_steps.index(step), step, member.log[-1].tokens, adapter)
                     self.adapters_disabled = False
 
     def retire_finished(self) -> bool:
-        """Members that are done leave, the finished ones saved; False where none is left."""
+        """Removes the members that are done and saves those that finished; False where none is left."""
         leaving = [number for number in self.banks.order if self.members[number].done]
         for number in leaving:
             if not self.members[number].failed:
                 self._save(number)
         if leaving:
             self._drop_graphs()
-            self.banks = banking.drop_members(self.banks, leaving)
+            self.banks = banks_state.drop_members(self.banks, leaving)
         return bool(self.banks.order)
 
     def save(self) -> None:
-        """Every member's state, each as that of a training of its own."""
+        """Saves every active member's state, each as that of a training of it alone."""
         for number in self.banks.order:
             self._save(number)
 
     def _save(self, number: int) -> None:
         member = self.members[number]
-        tensors = banking.tensors_of(self.banks, number, member.start, len(member.log)) | checkpoint.random_state(
-            self.device
-        )
+        tensors = banks_state.checkpoint_tensors(self.banks, number, member.start, len(member.log))
         state = checkpoint.SavedState(
             len(member.log),
-            self.way,
+            self.memory_settings,
             self.out_of_memory,
-            member.belongs_to,
+            member.resume_digest,
             self.scaler.state_dict(),
             tuple(member.log),
-            tensors,
+            tensors | checkpoint.random_state(self.device),
         )
         checkpoint.save(member.state_folder, state)

@@ -1,9 +1,7 @@
-"""The state of a training between two steps, on disk: exact to the bit, and whole whenever the process is
-killed.
+"""Checkpoint of a training between two steps: exact to the bit, and whole whenever the process is killed.
 
-`train.loop` saves and reads it. Tensors (trained parameters, optimiser moments, random states, the log) go to
-`state-<hash>.safetensors`, numbers to `state.json`, which names that file and is put in place last: until it
-is, the previous state stands, afterwards the new one does.
+Tensors (trained parameters, optimizer moments, random states, the log) go to `state-<hash>.safetensors`, numbers to
+`state.json`, which names that file and is replaced last: until then the previous checkpoint counts.
 """
 
 from __future__ import annotations
@@ -22,29 +20,37 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from peftodyssey.errors import TrainingError
+from peftodyssey.memory_settings import MemorySettings
 from peftodyssey.store.atomic import atomic_write, io_errors_as_store_error, sha256, write_text
-from peftodyssey.training.memory_settings import MemorySettings
 from peftodyssey.training.settings import LOG_FIELDS, StepRecord
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 STATE_FILE = "state.json"
 
 
 @dataclass(frozen=True)
+class CheckpointSettings:
+    """Where a training saves its state, and every how many seconds; None: only where it stops before its end."""
+
+    folder: Path
+    every_s: float | None = None
+
+
+@dataclass(frozen=True)
 class SavedState:
-    """A training as it stood after `step` steps. `tensors` lie on the CPU."""
+    """A training after `step` steps. `tensors` lie on the CPU."""
 
     step: int
-    way: MemorySettings  # how its last step was done
-    out_of_memory: tuple[str, ...]  # the shortages that led there
-    belongs_to: str  # digest of settings, blocks and names of the trained parameters
+    memory_settings: MemorySettings  # of its last step
+    out_of_memory: tuple[str, ...]  # how often memory ran out before
+    resume_digest: str  # of `loop.resume_digest`: settings, blocks and trained parameters
     scaler: dict[str, Any]  # GradScaler's state, empty without one
     log: tuple[StepRecord, ...]
     tensors: dict[str, Tensor]
 
 
 def save(folder: Path, state: SavedState) -> None:
-    """Writes `state` in place of the one in `folder`. Raises StoreError where the disk refuses."""
+    """Replaces the state in `folder` by `state`. Raises StoreError where it cannot be written."""
     incoming = folder / "state.safetensors"
     tensors = {**state.tensors, "log": _log_tensor(state.log)}
     with io_errors_as_store_error(incoming):
@@ -59,19 +65,19 @@ def save(folder: Path, state: SavedState) -> None:
         "file": final.name,
         "sha256": digest,
         "step": state.step,
-        "way": asdict(state.way),
+        "memory_settings": asdict(state.memory_settings),
         "out_of_memory": state.out_of_memory,
-        "resume_digest": state.belongs_to,
+        "resume_digest": state.resume_digest,
         "scaler": state.scaler,
     }
     write_text(folder / STATE_FILE, json.dumps(numbers, indent=1))
     _remove_others(folder, keep=final.name)
 
 
-def read(folder: Path | None, belongs_to: str) -> tuple[SavedState | None, str]:
-    """The state in `folder`, or None with the reason why it cannot be used ("" where there simply is none).
+def read(folder: Path | None, resume_digest: str) -> tuple[SavedState | None, str]:
+    """The state in `folder`, or None with the reason why it cannot be used ("" where there is none).
 
-    Raises TrainingError where the state is whole but belongs to another training.
+    Raises TrainingError where the state is intact but belongs to another training.
     """
     if folder is None or not (folder / STATE_FILE).exists():
         return None, ""
@@ -79,21 +85,12 @@ def read(folder: Path | None, belongs_to: str) -> tuple[SavedState | None, str]:
         state = _read(folder)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         return None, f"the saved state in {folder} is damaged ({error}); training starts from step 0"
-    if state.belongs_to != belongs_to:
+    if state.resume_digest != resume_digest:
         raise TrainingError(
             f"the saved state in {folder} (step {state.step}) belongs to other settings, text or weights",
             "give this training a folder of its own, or delete that one to start from step 0",
         )
     return state, ""
-
-
-def remove(folder: Path | None) -> None:
-    """Deletes the state in `folder`, its numbers first; called once the trained weights are safe
-    elsewhere.
-    """
-    if folder is not None and folder.exists():
-        (folder / STATE_FILE).unlink(missing_ok=True)
-        _remove_others(folder, keep="")
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
@@ -122,14 +119,19 @@ def _read(folder: Path) -> SavedState:
     log = _log_records(tensors.pop("log"))
     if len(log) != numbers["step"]:
         raise ValueError(f"{len(log)} logged steps for step {numbers['step']}")
-    way = MemorySettings(**numbers["way"])
     return SavedState(
-        numbers["step"], way, tuple(numbers["out_of_memory"]), numbers["resume_digest"], numbers["scaler"], log, tensors
+        numbers["step"],
+        MemorySettings(**numbers["memory_settings"]),
+        tuple(numbers["out_of_memory"]),
+        numbers["resume_digest"],
+        numbers["scaler"],
+        log,
+        tensors,
     )
 
 
 def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """safetensors reports a full disk as its own error: say it as the operating system does."""
+    """Raises OSError also where safetensors reports a full disk by an error of its own."""
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
     except SafetensorError as error:

@@ -1,8 +1,7 @@
 """Micro-batches replayed as CUDA graphs: where a pass is short, launching its kernels takes longer than running them.
 
-`train.gradients` runs its passes through `Graphs` where `train.loop` or `train.multi_lora` hands it some. A pass is run
-as it is first, then captured, and the first replay is held against the pass itself: loss and gradients. Where anything
-differs or fails, training goes on launch by launch and says so once.
+A pass is run eagerly first, then captured, and the first replay is compared with the eager pass: loss and gradients.
+Where they differ or capturing fails, training continues eagerly and says so once.
 """
 
 from __future__ import annotations
@@ -16,119 +15,119 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from peftodyssey.training.settings import OnNote, TrainSettings
 
-FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "olmo2", "smollm3"})  # whose passes never ask the host
+FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "olmo2", "smollm3"})  # whose passes never wait for the host
 EAGER_FAMILIES = frozenset(
     {"gpt2", "gpt_neox", "olmo", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "starcoder2", "stablelm"}
 )
 MAX_HIDDEN_ELEMENTS = 4096 * 4096  # of a pass's hidden states: beyond, its kernels run longer than they take to launch
-MOST_GRAPHS = 4  # of different shapes: each keeps its memory
-CLOSE = 0.02  # relative distance of the gradients of two runs of one pass: atomics and the order of sums in 16 bits
+MAX_GRAPHS = 4  # of different shapes: each keeps its memory
+TOLERANCE = 0.02  # relative distance of the gradients of two runs of one pass: atomics and the order of sums in 16 bits
 
-Body = Callable[..., Tensor]  # device tensors -> the summed losses (k,); adds the gradients
+Pass = Callable[..., Tensor]  # device tensors -> the summed losses (k,); adds the gradients
 
 
-class _Graph(NamedTuple):
+class Graph(NamedTuple):
+    """A captured pass with the tensors that it reads and writes."""
+
     graph: torch.cuda.CUDAGraph
     inputs: tuple[Tensor, ...]
     losses: Tensor
+
+    def replay(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The summed losses (k,) of the pass on `inputs`; adds the gradients."""
+        for static, tensor in zip(self.inputs, inputs, strict=True):
+            static.copy_(tensor, non_blocking=True)
+        self.graph.replay()
+        return self.losses.clone()
 
 
 class CudaGraphCache:
     """The captured passes of one training, by shape. `grads` gives the tensors that passes add their gradients to."""
 
-    def __init__(self, grads: Callable[[], list[Tensor]], on_note: OnNote | None) -> None:
+    def __init__(self, grads: Callable[[], list[Tensor]], on_note: OnNote) -> None:
         self.grads, self.on_note = grads, on_note
-        self._captured: dict[Hashable, _Graph] = {}
-        self._met: set[Hashable] = set()
-        self._refused = False
+        self._graphs: dict[Hashable, Graph] = {}
+        self._seen_shapes: set[Hashable] = set()
+        self._disabled = False
 
     @property
     def holds_graphs(self) -> bool:
         """Whether gradients must stay where they are in memory, because a graph writes to them."""
-        return bool(self._captured)
+        return bool(self._graphs)
 
-    def run(self, inputs: Sequence[Tensor], first: bool, body: Body) -> Tensor:
-        """`body(*inputs)`, by a graph where there is one; `first`: no gradients were added in this step before."""
-        key = tuple(tuple(tensor.shape) for tensor in inputs)
-        if (found := self._captured.get(key)) is not None:
-            return _replayed(found, inputs)
-        may = first and key in self._met and not self._refused and len(self._captured) < MOST_GRAPHS
-        self._met.add(key)
-        losses = body(*inputs)
-        if may:
-            self._capture(key, inputs, losses, body)
+    def run(self, inputs: Sequence[Tensor], first: bool, run_pass: Pass) -> Tensor:
+        """`run_pass(*inputs)`, by a graph where there is one; `first`: the gradients of this step are still zero."""
+        shapes = tuple(tuple(tensor.shape) for tensor in inputs)
+        if (graph := self._graphs.get(shapes)) is not None:
+            return graph.replay(inputs)
+        capture = first and shapes in self._seen_shapes and not self._disabled and len(self._graphs) < MAX_GRAPHS
+        self._seen_shapes.add(shapes)
+        losses = run_pass(*inputs)
+        if capture:
+            self._capture(shapes, inputs, losses, run_pass)
         return losses
 
     def drop(self) -> None:
-        """Forget the graphs and give their memory back: their tensors, or what they are made of, are about to change."""
-        self._captured.clear()
-        self._met.clear()
+        """Drops the graphs and their memory: call it before the tensors that they use change."""
+        self._graphs.clear()
+        self._seen_shapes.clear()
 
-    def _capture(self, key: Hashable, inputs: Sequence[Tensor], losses: Tensor, body: Body) -> None:
-        """Capture a pass that has just been run, and keep it where its replay gives what the pass gave."""
+    def _capture(self, shapes: Hashable, inputs: Sequence[Tensor], losses: Tensor, run_pass: Pass) -> None:
+        """Captures a pass that has just run eagerly, and keeps it where its replay gives the same."""
         try:
             static = tuple(tensor.clone() for tensor in inputs)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                out = body(*static)
-            made = _Graph(graph, static, out.detach())
+            cuda_graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(cuda_graph):
+                captured_losses = run_pass(*static)
+            graph = Graph(cuda_graph, static, captured_losses.detach())
         except (RuntimeError, torch.OutOfMemoryError) as error:  # nothing ran: the gradients are those of the pass
-            self._refuse(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            self._disable(f"{type(error).__name__}: {str(error).splitlines()[0]}")
             return
         expected = [grad.clone() for grad in self.grads()]
         for grad in self.grads():
             grad.zero_()
-        again = _replayed(made, inputs)
-        if _near([again], [losses]) and _near(self.grads(), expected):
-            self._captured[key] = made
+        replayed_losses = graph.replay(inputs)
+        if _close([replayed_losses], [losses]) and _close(self.grads(), expected):
+            self._graphs[shapes] = graph
             return
-        for grad, right in zip(self.grads(), expected, strict=True):
-            grad.copy_(right)
-        self._refuse("a replay differs from the pass")
+        for grad, eager in zip(self.grads(), expected, strict=True):
+            grad.copy_(eager)
+        self._disable("a replay differs from the pass")
 
-    def _refuse(self, why: str) -> None:
-        self._refused = True
-        if self.on_note:
-            self.on_note(f"no CUDA graph of this training's step, its kernels are launched one by one ({why})")
-
-
-def _replayed(made: _Graph, inputs: Sequence[Tensor]) -> Tensor:
-    for static, tensor in zip(made.inputs, inputs, strict=True):
-        static.copy_(tensor, non_blocking=True)
-    made.graph.replay()
-    return made.losses.clone()
+    def _disable(self, reason: str) -> None:
+        self._disabled = True
+        self.on_note(f"this training's steps run without CUDA graphs ({reason})")
 
 
-def _near(these: Sequence[Tensor], those: Sequence[Tensor]) -> bool:
+def _close(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
     """Whether two lists of tensors are close, taken together; NaN is not."""
-    apart = torch.stack([torch.linalg.vector_norm((a - b).float()) for a, b in zip(these, those, strict=True)]).norm()
-    size = torch.stack([torch.linalg.vector_norm(b.float()) for b in those]).norm()
-    return bool(apart <= CLOSE * size)
+    differences = [torch.linalg.vector_norm((a - b).float()) for a, b in zip(actual, expected, strict=True)]
+    norms = [torch.linalg.vector_norm(b.float()) for b in expected]
+    return bool(torch.stack(differences).norm() <= TOLERANCE * torch.stack(norms).norm())
 
 
-def graphs(
+def graph_cache(
     model: nn.Module,
     settings: TrainSettings,
     device: torch.device,
     grads: Callable[[], list[Tensor]],
-    on_note: OnNote | None,
+    on_note: OnNote,
 ) -> CudaGraphCache | None:
-    """Graphs for a training of `model`; None where its passes cannot be captured. An architecture that nobody tried
-    says so.
-    """
+    """Graphs for a training of `model`; None where its passes cannot be captured. Notes an untested architecture."""
     if device.type != "cuda":
         return None
     config = getattr(model, "config", None)
-    kind = getattr(config, "model_type", type(model).__name__)
-    if kind not in FAMILIES | EAGER_FAMILIES and on_note:
-        on_note(f"{kind} is an architecture that was not tried here: it trains step by step as transformers wrote it")
-    random = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
-    random |= (
-        any(value for name, value in vars(config).items() if "dropout" in name and isinstance(value, float))
-        if config
-        else True
-    )
-    moving = settings.offload_activations or settings.offload_optimizer
-    if kind not in FAMILIES or random or moving or settings.precision == "fp16":
+    family = getattr(config, "model_type", type(model).__name__)
+    if family not in FAMILIES | EAGER_FAMILIES:
+        on_note(f"the architecture {family} was not tested here: it trains eagerly, by transformers' own code")
+    offload = settings.offload_activations or settings.offload_optimizer
+    if family not in FAMILIES or _has_dropout(model, config) or offload or settings.precision == "fp16":
         return None
     return CudaGraphCache(grads, on_note)
+
+
+def _has_dropout(model: nn.Module, config: object | None) -> bool:
+    """Whether passes draw random numbers, by the model's modules or by its config."""
+    if config is None or any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
+        return True
+    return any(value for name, value in vars(config).items() if "dropout" in name and isinstance(value, float))

@@ -1,8 +1,7 @@
-"""What the forward pass keeps for the backward pass: everything, all but the feed-forwards, or the layers' inputs
-alone.
+"""Gradient checkpointing: which activations the forward pass keeps for the backward pass, and where.
 
-`train.loop` trains inside `policy`. What is not kept is computed again by torch's non-reentrant checkpointing, with the
-same random numbers, so that the policy changes memory and time but no result.
+What is not kept is recomputed by torch's non-reentrant checkpointing with the same random numbers, so that memory and
+time change but no result does.
 """
 
 from __future__ import annotations
@@ -24,69 +23,66 @@ FEED_FORWARD = "mlp"  # the name of the feed-forward in a decoder layer, in ever
 def checkpointed_model(model: nn.Module, gradient_checkpointing: str, *, offload: bool = False) -> Iterator[None]:
     """The model in training mode; `gradient_checkpointing` is none, selective (feed-forwards) or full (decoder layers).
 
-    With `offload` what stands between the layers waits in pinned host memory where the model lies on a CUDA device. A
+    With `offload` the inputs of recomputed modules wait in pinned host memory where the model lies on a CUDA device. A
     model without feed-forward modules takes `full` for `selective`.
     """
     model.train()
     run = _checkpoint_offloaded if offload else _checkpoint
-    before = [(module, module.forward) for module in checkpointed(model, gradient_checkpointing)]
-    for module, forward in before:
-        module.forward = functools.partial(run, forward)  # type: ignore[method-assign]
+    originals = [(module, module.forward) for module in recomputed_modules(model, gradient_checkpointing)]
+    for module, forward in originals:
+        module.forward = functools.partial(run, forward)
     try:
         yield
     finally:
-        for module, forward in before:
-            module.forward = forward  # type: ignore[method-assign]
+        for module, forward in originals:
+            module.forward = forward
             if getattr(forward, "__func__", None) is type(module).forward:
                 del module.forward  # the class's own shows again
 
 
 @contextlib.contextmanager
 def switchable_policy(model: nn.Module) -> Iterator[Callable[[str, bool], None]]:
-    """A function of (gradient checkpointing, offload) that trains the model under that policy from now on, in place of
-    the one before.
-    """
-    with contextlib.ExitStack() as now:
-        held: list[tuple[str, bool]] = []
+    """A function of (gradient checkpointing, offload) that replaces the policy under which the model trains."""
+    with contextlib.ExitStack() as active:
+        current: list[tuple[str, bool]] = []
 
-        def keep(gradient_checkpointing: str, offload: bool) -> None:
-            if held != [(gradient_checkpointing, offload)]:
-                now.close()
-                now.enter_context(checkpointed_model(model, gradient_checkpointing, offload=offload))
-                held[:] = [(gradient_checkpointing, offload)]
+        def set_policy(gradient_checkpointing: str, offload: bool) -> None:
+            if current != [(gradient_checkpointing, offload)]:
+                active.close()
+                active.enter_context(checkpointed_model(model, gradient_checkpointing, offload=offload))
+                current[:] = [(gradient_checkpointing, offload)]
 
-        yield keep
+        yield set_policy
 
 
-def checkpointed(model: nn.Module, gradient_checkpointing: str) -> list[nn.Module]:
-    """The modules whose inside is computed again."""
+def recomputed_modules(model: nn.Module, gradient_checkpointing: str) -> list[nn.Module]:
+    """The modules whose activations are recomputed in the backward pass."""
     if gradient_checkpointing == "none":
         return []
-    feeds = [module for name, module in model.named_modules() if name.rpartition(".")[2] == FEED_FORWARD]
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    return feeds if feeds and gradient_checkpointing == "selective" else layers
+    feed_forwards = [module for name, module in model.named_modules() if name.rpartition(".")[2] == FEED_FORWARD]
+    layers: list[nn.Module] = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    return feed_forwards if feed_forwards and gradient_checkpointing == "selective" else layers
 
 
-def _checkpoint(forward: Callable[..., Any], *inputs: Any, **more: Any) -> Any:
-    random = not (
-        torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
-    )  # what is captured draws nothing, and must not ask for the state
-    return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=random, **more)
+def _checkpoint(forward: Callable[..., Any], *inputs: Any, **kwargs: Any) -> Any:
+    # a pass that is captured as a CUDA graph draws no random numbers, and must not ask for their state
+    capturing = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+    return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=not capturing, **kwargs)
 
 
-def _checkpoint_offloaded(forward: Callable[..., Any], *inputs: Any, **more: Any) -> Any:
+def _checkpoint_offloaded(forward: Callable[..., Any], *inputs: Any, **kwargs: Any) -> Any:
     with torch.autograd.graph.saved_tensors_hooks(_to_host, _from_host):
-        return _checkpoint(forward, *inputs, **more)
+        return _checkpoint(forward, *inputs, **kwargs)
 
 
 def _to_host(tensor: Tensor) -> tuple[torch.device, Tensor]:
-    """The copy is ordered behind what fills the tensor and before what reuses its memory: all on one stream."""
+    """The copy is ordered after what fills the tensor and before what reuses its memory: all on one stream."""
     if tensor.device.type != "cuda":
         return tensor.device, tensor
     host = torch.empty(tensor.size(), dtype=tensor.dtype, pin_memory=True)
     return tensor.device, host.copy_(tensor, non_blocking=True)
 
 
-def _from_host(kept: tuple[torch.device, Tensor]) -> Tensor:
-    device, tensor = kept
+def _from_host(offloaded: tuple[torch.device, Tensor]) -> Tensor:
+    device, tensor = offloaded
     return tensor.to(device, non_blocking=True)

@@ -1,10 +1,10 @@
 """Summed next-token loss of a batch without ever holding its logits: the head is applied chunk by chunk.
 
-`token_nll_sum` is called by `train.loop`. Each chunk of rows gives logits, their float32 log-softmax, the
-summed negative log-likelihood and at once the gradients to the hidden states and (where it trains) to the
-head: nothing of the size (tokens, vocabulary) outlives its chunk, and the head is not multiplied a second
-time in the backward pass. The idea is that of Wijmans et al., Cut Your Losses, arXiv 2411.09009, and of
-Liger's fused linear cross entropy.
+Each chunk of rows gives logits, their float32 log-softmax, the summed negative log-likelihood and at once the gradients
+to the hidden states and (where it trains) to the head: nothing of the size (tokens, vocabulary) outlives its chunk, and
+the head is not multiplied a second time in the backward pass. The idea is that of Wijmans et al., Cut Your Losses,
+arXiv 2411.09009, and of Liger's fused linear cross entropy. Shapes: b blocks, t tokens of a block, n = b * t, d hidden
+size, v vocabulary.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from peftodyssey.corpora.packing import IGNORE_INDEX
 
-LOGIT_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}  # float32 logits of one chunk, where nobody says
+LOGIT_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}  # float32 logits of one chunk, where the settings say nothing
+BackboneAndHead = tuple[Callable[..., Any], nn.Linear] | None
 
 
 def chunk_rows(vocabulary: int, chunk_bytes: int) -> int:
@@ -25,53 +26,43 @@ def chunk_rows(vocabulary: int, chunk_bytes: int) -> int:
     return max(16, chunk_bytes // (4 * vocabulary))
 
 
-def token_nll_sum(
-    model: nn.Module,
-    parts: tuple[Callable[..., Any], nn.Linear] | None,
-    inputs: dict[str, Any],
-    labels_bt: Tensor,
-    kept_rows: Tensor | None = None,
-    chunk_bytes: int | None = None,
-) -> Tensor:
-    """Sum over trained positions of the negative log-likelihood in nats, as a float32 (or float64) scalar
-    with gradient.
-
-    `parts` is (backbone, linear head) with `head(backbone(x)) == model(x).logits`, or None where there is no
-    such pair: then the model's own logits are used. `labels_bt` are already shifted: position t's label is
-    its target; -100 is not trained. `kept_rows` are the flat positions with a label, where the caller knows
-    them; None: all are trained. `chunk_bytes`: float32 logits alive at a time; None: by the device.
-    """
-    return token_nll_sums(model, parts, inputs, [labels_bt], [kept_rows], chunk_bytes)[0]
-
-
 def token_nll_sums(
     model: nn.Module,
-    parts: tuple[Callable[..., Any], nn.Linear] | None,
+    backbone_and_head: BackboneAndHead,
     inputs: dict[str, Any],
     labels: Sequence[Tensor],
-    kept_rows: Sequence[Tensor | None],
+    trained_rows: Sequence[Tensor | None],
     chunk_bytes: int | None = None,
 ) -> list[Tensor]:
-    """`token_nll_sum` of each member of a fleet, whose equal shares of the batch's rows follow each other in `inputs`."""
-    if parts is None:
-        logits = _shares(model(**inputs).logits, len(labels))
+    """Sums over trained positions of the negative log-likelihood in nats, float32 (or float64) scalars with gradient.
+
+    One sum for each entry of `labels` [b, t], whose blocks follow each other in `inputs`: one training has one entry,
+    several adapters that train together have one each. Labels are already shifted: position t's label is its target;
+    -100 is not trained. `trained_rows` are the flat positions with a label, where the caller knows them; None: all.
+    `backbone_and_head` is that of `lm_head.split_lm_head`; where it is None the model's own logits are used. `chunk_bytes`:
+    bytes of float32 logits alive at a time; None: by the device.
+    """
+    if backbone_and_head is None:
+        logits = _by_member(model(**inputs).logits, len(labels))
         wide = torch.promote_types(logits[0].dtype, torch.float32)
         return [
-            nn.functional.cross_entropy(own.to(wide), of.reshape(-1), ignore_index=IGNORE_INDEX, reduction="sum")
-            for own, of in zip(logits, labels, strict=True)
+            nn.functional.cross_entropy(
+                logits_nv.to(wide), labels_bt.reshape(-1), ignore_index=IGNORE_INDEX, reduction="sum"
+            )
+            for logits_nv, labels_bt in zip(logits, labels, strict=True)
         ]
-    backbone, head = parts
+    backbone, head = backbone_and_head
     sums = []
-    hidden = _shares(backbone(**inputs).last_hidden_state, len(labels))
-    for own, of, kept in zip(hidden, labels, kept_rows, strict=True):
-        targets = of.reshape(-1)
-        if kept is not None:  # positions without a label cost no product with the head
-            own, targets = own.index_select(0, kept), targets.index_select(0, kept)
-        sums.append(linear_nll_sum(own, head.weight, head.bias, targets, chunk_bytes))
+    hidden = _by_member(backbone(**inputs).last_hidden_state, len(labels))
+    for hidden_nd, labels_bt, rows in zip(hidden, labels, trained_rows, strict=True):
+        targets_n = labels_bt.reshape(-1)
+        if rows is not None:  # positions without a label cost no product with the head
+            hidden_nd, targets_n = hidden_nd.index_select(0, rows), targets_n.index_select(0, rows)
+        sums.append(linear_nll_sum(hidden_nd, head.weight, head.bias, targets_n, chunk_bytes))
     return sums
 
 
-def _shares(x_btd: Tensor, members: int) -> Sequence[Tensor]:
+def _by_member(x_btd: Tensor, members: int) -> Sequence[Tensor]:
     """The rows (n, d) of each member."""
     if members == 1:
         return [x_btd.reshape(-1, x_btd.shape[-1])]
@@ -85,15 +76,13 @@ def linear_nll_sum(
     targets_n: Tensor,
     chunk_bytes: int | None = None,
 ) -> Tensor:
-    """Sum of cross entropies of `hidden @ weight.T + bias`, computed in autocast's dtype where autocast is
-    on.
+    """Sum of cross entropies of `hidden @ weight.T + bias`, in autocast's dtype where autocast is on.
 
     The targets are all trained (no -100 among them). Differentiable once, by hidden, weight and bias.
     """
-    device_type = hidden_nd.device.type
-    compute = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else weight_vd.dtype
-    rows = chunk_rows(weight_vd.shape[0], chunk_bytes or LOGIT_BYTES.get(device_type, LOGIT_BYTES["cuda"]))
-    return _LinearNLL.apply(hidden_nd, weight_vd, bias_v, targets_n, compute, rows, torch.is_grad_enabled())
+    default_bytes = LOGIT_BYTES.get(hidden_nd.device.type, LOGIT_BYTES["cuda"])
+    rows = chunk_rows(weight_vd.shape[0], chunk_bytes or default_bytes)
+    return _LinearNLL.apply(hidden_nd, weight_vd, bias_v, targets_n, rows, torch.is_grad_enabled())
 
 
 class _LinearNLL(torch.autograd.Function):
@@ -106,12 +95,13 @@ class _LinearNLL(torch.autograd.Function):
         weight_vd: Tensor,
         bias_v: Tensor | None,
         targets_n: Tensor,
-        compute: torch.dtype,
         rows: int,
         with_grad: bool,
     ) -> Tensor:
+        device_type = hidden_nd.device.type
+        compute = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else weight_vd.dtype
         wants_hidden, wants_weight, wants_bias = (with_grad and wanted for wanted in ctx.needs_input_grad[:3])
-        with torch.autocast(hidden_nd.device.type, enabled=False):
+        with torch.autocast(device_type, enabled=False):
             weight = weight_vd.to(compute)
             wide = torch.promote_types(compute, torch.float32)
             grad_hidden = torch.empty_like(hidden_nd) if wants_hidden else None
@@ -148,7 +138,6 @@ class _LinearNLL(torch.autograd.Function):
             None if grad_hidden is None else grad_hidden * upstream.to(grad_hidden.dtype),
             None if grad_weight is None else (grad_weight * upstream).to(weight_dtype),
             None if grad_bias is None else (grad_bias * upstream).to(bias_dtype),
-            None,
             None,
             None,
             None,

@@ -1,4 +1,4 @@
-"""The optimiser over the trainable parameters, its state as tensors, and gradient clipping. `train.loop` calls it."""
+"""The optimizer over the trainable parameters, its state as tensors, and gradient clipping."""
 
 from __future__ import annotations
 
@@ -10,49 +10,27 @@ import torch
 from torch import Tensor, nn
 
 from peftodyssey.training import low_memory_adamw
+from peftodyssey.training.low_memory_adamw import MOMENTS, LowMemoryAdamW
 from peftodyssey.training.settings import TrainSettings
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 
 def build_optimizer(trainable: Mapping[str, nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
-    """AdamW, weight decay on matrices only; torch's own with its fused kernel where nothing speaks against it.
+    """AdamW, weight decay on matrices only; torch's fused one unless weights, settings or offload rule it out.
 
-    All moments exist from the start, which makes running out of memory a matter of forward and backward alone, so that
-    a step can be tried again without anything being applied twice.
+    All moments exist from the start, so that only forward and backward passes can run out of memory, and a step can be
+    retried without any update applied twice.
     """
-    matrices = [p for p in trainable.values() if p.ndim >= 2]
-    others = [p for p in trainable.values() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trainable.values() if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable.values() if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    narrow = any(p.dtype in HALF_DTYPES for p in trainable.values())
-    if settings.optimizer == "adamw" and not narrow and not settings.offload_optimizer:
+    half = any(p.dtype in HALF_DTYPES for p in trainable.values())
+    if settings.optimizer == "adamw" and not half and not settings.offload_optimizer:
         return _fused_adamw(groups, trainable, settings)
-    return low_memory_adamw.LowMemoryAdamW(
-        groups,
-        {p: name for name, p in trainable.items()},
-        lr=settings.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        eight_bit=settings.optimizer == "adamw8bit",
-        hosted=settings.offload_optimizer,
-        seed=settings.seed,
-    )
-
-
-@contextlib.contextmanager
-def offload_hooks(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """In the body a hosted optimiser takes each gradient as soon as it is made."""
-    hooks = optimizer.hooks() if isinstance(optimizer, low_memory_adamw.LowMemoryAdamW) else []
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    return LowMemoryAdamW(groups, {p: name for name, p in trainable.items()}, settings)
 
 
 def _fused_adamw(
@@ -69,37 +47,44 @@ def _fused_adamw(
     return optimizer
 
 
+@contextlib.contextmanager
+def offload_hooks(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """In the body an optimizer with offload takes each gradient to the host as soon as it is made."""
+    handles = optimizer.register_offload_hooks() if isinstance(optimizer, LowMemoryAdamW) else []
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The learning rate of the next update, for all groups."""
+    """Sets the learning rate of the next update in all groups."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 def clip(optimizer: torch.optim.Optimizer, grad_clip: float) -> Tensor:
-    """Scales all gradients so that their global norm is at most `grad_clip` (0: never); returns the norm
-    before.
-    """
-    if isinstance(optimizer, low_memory_adamw.LowMemoryAdamW):
+    """Scales all gradients to a global norm of at most `grad_clip` (0: no limit); returns the norm before."""
+    if isinstance(optimizer, LowMemoryAdamW):
         return low_memory_adamw.clip(optimizer, grad_clip)
-    held = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in held])
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
     if grad_clip > 0:
-        torch.nn.utils.clip_grads_with_norm_(held, grad_clip, norm)
+        torch.nn.utils.clip_grads_with_norm_(parameters, grad_clip, norm)
     return norm
 
 
 def state_tensors(optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """The optimiser's whole state as named tensors, that `load_state_tensors` takes back bit for bit."""
-    if isinstance(optimizer, low_memory_adamw.LowMemoryAdamW) and optimizer.offload and torch.cuda.is_available():
-        torch.cuda.synchronize()  # its tensors in host memory are written by copies still under way
-    return {
-        f"adam.{kind}/{name}": tensor for name, p in trainable.items() for kind, tensor in optimizer.state[p].items()
-    }
+    """The optimizer's whole state as named tensors, for `load_state_tensors`."""
+    if isinstance(optimizer, LowMemoryAdamW) and optimizer.offload and torch.cuda.is_available():
+        torch.cuda.synchronize()  # copies to its tensors in host memory may be under way
+    return {f"adam.{key}/{name}": tensor for name, p in trainable.items() for key, tensor in optimizer.state[p].items()}
 
 
 def load_state_tensors(
     optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Copies what `state_tensors` gave into the optimiser, in place."""
-    for name, own in state_tensors(optimizer, trainable).items():
-        own.copy_(tensors[name])
+    """Copies what `state_tensors` gave into the optimizer, in place, bit for bit."""
+    for name, tensor in state_tensors(optimizer, trainable).items():
+        tensor.copy_(tensors[name])

@@ -1,9 +1,8 @@
-"""Pretraining from nothing: steps over a stream of tokens that lies on the device, without waiting for it. Called by
-`jobs.pretrain`.
+"""Pretraining from random weights: steps over a stream of tokens that lies on the device.
 
-Weights and AdamW's means are float32, bf16 is autocast. Losses and gradient norms stay on the device until `READ_EVERY`
-steps are done; until then the host only hands out work. Data order is a function of seed and step, so a state is
-weights, means and step.
+Weights and AdamW's moments are float32, bf16 is autocast. Losses and gradient norms stay on the device until
+`READ_EVERY` steps are done; until then the host does not wait. The data order is a function of seed and step, so a
+checkpoint is weights, moments and step.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from torch.nn import functional as F
 
 from peftodyssey.corpora.packing import epoch_permutation
 from peftodyssey.errors import TrainingError
+from peftodyssey.memory_settings import MemorySettings
 from peftodyssey.training import checkpoint, optim
-from peftodyssey.training.memory_settings import MemorySettings
 from peftodyssey.training.settings import StepRecord, TrainSettings
 from peftodyssey.training.small_llama import SmallLlama
 from peftodyssey.training.wsd_phases import Phase, lr_factor
 
-READ_EVERY = 50  # steps between looks at the device
+READ_EVERY = 50  # steps between two waits for the device
 
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """The numbers of a ladder's training that hold for all its phases, every `auto` resolved."""
+    """Hyperparameters of a ladder's pretraining, the same in all its phases, every `auto` resolved."""
 
     peak_lr: float
     seq_len: int  # tokens of a block
@@ -56,7 +55,7 @@ class PretrainSettings:
 
 @dataclass(frozen=True)
 class Stream:
-    """All training text as one row of tokens on the device, read in blocks; an epoch visits each block once."""
+    """The training text as one row of tokens on the device, read in blocks; an epoch visits each block once."""
 
     tokens: Tensor  # int32 [n]
     seq_len: int
@@ -69,9 +68,9 @@ class Stream:
 
     def batch(self, step: int, batch_size: int) -> Tensor:
         """int64 [batch_size, seq_len + 1]: the blocks of `step` (from 0), each with the target of its last token."""
-        chosen = _places(self.blocks, self.seed, step, batch_size, str(self.tokens.device))
-        within = torch.arange(self.seq_len + 1, device=self.tokens.device)
-        return self.tokens[chosen[:, None] * self.seq_len + within].long()
+        numbers = _block_numbers(self.blocks, self.seed, step, batch_size, str(self.tokens.device))
+        offsets = torch.arange(self.seq_len + 1, device=self.tokens.device)
+        return self.tokens[numbers[:, None] * self.seq_len + offsets].long()
 
 
 @lru_cache(maxsize=3)
@@ -79,20 +78,20 @@ def _epoch(blocks: int, seed: int, epoch: int, device: str) -> Tensor:
     return torch.from_numpy(epoch_permutation(blocks, seed, epoch)).to(device)
 
 
-def _places(blocks: int, seed: int, step: int, batch_size: int, device: str) -> Tensor:
-    """Block numbers of a step: the orders of all epochs end to end, cut into batches."""
-    parts, place, wanted = [], step * batch_size, batch_size
-    while wanted:
-        epoch, first = divmod(place, blocks)
-        part = _epoch(blocks, seed, epoch, device)[first : first + wanted]
+def _block_numbers(blocks: int, seed: int, step: int, batch_size: int, device: str) -> Tensor:
+    """Block numbers of a step: the permutations of all epochs end to end, cut into batches."""
+    parts, position, missing = [], step * batch_size, batch_size
+    while missing:
+        epoch, first = divmod(position, blocks)
+        part = _epoch(blocks, seed, epoch, device)[first : first + missing]
         parts.append(part)
-        place, wanted = place + len(part), wanted - len(part)
+        position, missing = position + len(part), missing - len(part)
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 @dataclass(frozen=True)
 class Training:
-    """A model under training: its weights and means change, nothing else does."""
+    """A model in training: its weights and moments change, nothing else does."""
 
     model: SmallLlama
     optimizer: torch.optim.Optimizer
@@ -106,16 +105,16 @@ class Training:
         return dict(self.model.named_parameters())
 
 
-def prepared(model: SmallLlama, stream: Stream, settings: PretrainSettings) -> Training:
+def prepare(model: SmallLlama, stream: Stream, settings: PretrainSettings) -> Training:
     """The model with its optimiser and its loss, compiled where the settings say so."""
-    told = TrainSettings(
+    adamw_settings = TrainSettings(
         lr=settings.peak_lr,
         steps=1,
         batch_size=settings.batch_size,
         weight_decay=settings.weight_decay,
         betas=settings.betas,
     )
-    optimizer = optim.build_optimizer(dict(model.named_parameters()), told)
+    optimizer = optim.build_optimizer(dict(model.named_parameters()), adamw_settings)
 
     def mean_nats(tokens_bt: Tensor) -> Tensor:
         logits_btv = model(tokens_bt[:, :-1])
@@ -132,11 +131,11 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
 
 @dataclass
 class Progress:
-    """Where a phase stands: records of the steps that were read, and what waits on the device."""
+    """How far a phase is: the log, and the steps whose numbers are still on the device."""
 
     log: list[StepRecord]
-    waiting: list[tuple[Tensor, Tensor, float]]  # loss, gradient norm, learning rate
-    since: float
+    pending: list[tuple[Tensor, Tensor, float]]  # loss, gradient norm, learning rate
+    since: float  # time.perf_counter() after the last step that was read
 
 
 def run_phase(
@@ -149,17 +148,17 @@ def run_phase(
     on_step: Callable[[StepRecord], None],
     should_stop: Callable[[], bool],
 ) -> bool:
-    """Train from step `len(log)` to the phase's end, adding to `log`; False where the user stopped it (then it is
-    saved).
+    """Trains from step `len(log)` to the phase's end, adding to `log`; False where `should_stop` ended it.
 
-    `save` is called every `checkpoint_every_s`. Raises TrainingError where the loss is not finite.
+    `save` is called every `checkpoint_every_s` and before it returns False. Raises TrainingError where the loss is not
+    finite.
     """
     progress = Progress(log, [], time.perf_counter())
     saved = time.monotonic()
     for step in range(len(log), phase.stop):
-        progress.waiting.append(_step(training, phase, step))
+        progress.pending.append(_step(training, phase, step))
         stopping = should_stop()
-        if len(progress.waiting) == READ_EVERY or step + 1 == phase.stop or stopping:
+        if len(progress.pending) == READ_EVERY or step + 1 == phase.stop or stopping:
             _read(training, progress, on_step)
             if stopping and step + 1 < phase.stop:
                 save()
@@ -181,71 +180,68 @@ def _step(training: Training, phase: Phase, step: int) -> tuple[Tensor, Tensor, 
             loss = training.loss(part)
         (loss * share).backward()
         total += loss.detach() * share
-    rate = settings.peak_lr * lr_factor(
-        phase, step, warmup_steps=settings.warmup_steps, decay_share=settings.decay_share
-    )
+    lr = settings.peak_lr * lr_factor(phase, step, warmup_steps=settings.warmup_steps, decay_share=settings.decay_share)
     norm = optim.clip(training.optimizer, settings.grad_clip)
-    optim.set_lr(training.optimizer, rate)
+    optim.set_lr(training.optimizer, lr)
     training.optimizer.step()
     training.optimizer.zero_grad(set_to_none=True)
-    return total, norm, rate
+    return total, norm, lr
 
 
 def _read(training: Training, progress: Progress, on_step: Callable[[StepRecord], None]) -> None:
-    """Fetch what waits on the device, once for many steps; their time is parted evenly."""
-    losses = torch.stack([loss for loss, _, _ in progress.waiting]).tolist()
-    norms = torch.stack([norm for _, norm, _ in progress.waiting]).tolist()
+    """Fetches the numbers of the pending steps in one wait; each is logged with an equal share of the time."""
+    losses = torch.stack([loss for loss, _, _ in progress.pending]).tolist()
+    norms = torch.stack([norm for _, norm, _ in progress.pending]).tolist()
     now = time.perf_counter()
     seconds = (now - progress.since) / len(losses)
-    for loss, norm, (_, _, rate) in zip(losses, norms, progress.waiting, strict=True):
+    for loss, norm, (_, _, lr) in zip(losses, norms, progress.pending, strict=True):
         step = len(progress.log) + 1
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss of step {step} is {loss}", "lower train.peak_lr, or lengthen train.warmup_steps"
+                f"the loss of step {step} is {loss}", "lower train.peak_lr or lengthen train.warmup_steps"
             )
-        record = StepRecord(step, step * training.settings.step_tokens, loss, rate, norm, seconds)
+        record = StepRecord(step, step * training.settings.step_tokens, loss, lr, norm, seconds)
         progress.log.append(record)
         on_step(record)
-    progress.waiting.clear()
+    progress.pending.clear()
     progress.since = now
 
 
-def save(training: Training, folder: Path, belongs_to: str, log: list[StepRecord]) -> None:
-    """Write the training as it stands after `len(log)` steps in place of what `folder` holds."""
+def save(training: Training, folder: Path, resume_digest: str, log: list[StepRecord]) -> None:
+    """Replaces the checkpoint in `folder` by the training after `len(log)` steps."""
     parameters = training.parameters
     tensors = {f"weight/{name}": p.detach() for name, p in parameters.items()}
     tensors |= optim.state_tensors(training.optimizer, parameters)
-    way = MemorySettings(training.settings.micro_batch_size, "none")
-    checkpoint.save(folder, checkpoint.SavedState(len(log), way, (), belongs_to, {}, tuple(log), tensors))
+    memory_settings = MemorySettings(training.settings.micro_batch_size)
+    checkpoint.save(
+        folder, checkpoint.SavedState(len(log), memory_settings, (), resume_digest, {}, tuple(log), tensors)
+    )
 
 
-def restore(training: Training, folder: Path, belongs_to: str) -> tuple[list[StepRecord] | None, str]:
-    """Put back what `save` wrote; (its log, or None where there is no usable state, and why).
+def restore(training: Training, folder: Path, resume_digest: str) -> tuple[list[StepRecord] | None, str]:
+    """Loads what `save` wrote; (its log, or None where there is no usable checkpoint, and why).
 
-    Raises TrainingError where the state is another training's.
+    Raises TrainingError where the checkpoint is another training's.
     """
-    state, why = checkpoint.read(folder, belongs_to)
+    state, note = checkpoint.read(folder, resume_digest)
     if state is None:
-        return None, why
+        return None, note
     parameters = training.parameters
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state.tensors[f"weight/{name}"])
     optim.load_state_tensors(training.optimizer, parameters, state.tensors)
-    return list(state.log), why
+    return list(state.log), note
 
 
 def mean_nats(model: SmallLlama, weights: Mapping[str, Tensor], tokens: Tensor, seq_len: int, precision: str) -> float:
-    """Mean nats per token of `tokens` (int32 [n]) in whole blocks of `seq_len`, under `weights` in place of the model's
-    own.
-    """
+    """Mean nats per token of `tokens` (int32 [n]) in whole blocks of `seq_len`, with `weights` for the model's own."""
     blocks = (len(tokens) - 1) // seq_len
-    whole = torch.arange(blocks, device=tokens.device)[:, None] * seq_len + torch.arange(
-        seq_len + 1, device=tokens.device
-    )
+    offsets = torch.arange(seq_len + 1, device=tokens.device)
+    indices = torch.arange(blocks, device=tokens.device)[:, None] * seq_len + offsets
     total = 0.0
     with torch.no_grad(), autocast(precision, tokens.device):
-        for rows in whole.split(max(1, 16_384 // seq_len)):
+        for rows in indices.split(max(1, 16_384 // seq_len)):
             batch = tokens[rows].long()
             logits_btv = torch.func.functional_call(model, dict(weights), (batch[:, :-1],))
             total += F.cross_entropy(logits_btv.float().flatten(0, 1), batch[:, 1:].flatten(), reduction="sum").item()

@@ -1,8 +1,8 @@
-"""Replay: general text beside the text that is adapted to, in every step. For `train.gradients` and `jobs.adapt`.
+"""Replay: blocks of general text beside the blocks of the target text, in every step.
 
-A step has the target blocks that it would have without replay, in the same order, and so many replayed ones that these
-are the asked share of all (over the steps: a step's own number is whole). Steps, learning rates and the budget count
-target text alone; the tokens that a training reports are all that it was trained on.
+A step has the target blocks that it would have without replay, in the same order, and as many general blocks as make up
+the share `settings.replay` of all (over the steps; in each step the number is whole). Steps, learning rates and the
+budget count target text alone; the tokens that a training reports are all that it was trained on.
 """
 
 from __future__ import annotations
@@ -18,26 +18,25 @@ from peftodyssey.training import sampler
 if TYPE_CHECKING:
     from peftodyssey.training.settings import TrainSettings
 
-SEED_OFFSET = 2_000_003  # replayed blocks come in another order than target ones
+SEED_OFFSET = 2_000_003  # general blocks come in another order than target blocks
 
 
 def concat_replay(target: PackedSequences, general: PackedSequences) -> PackedSequences:
     """The blocks of both, the general ones last and counted as `replayed`."""
-    arrays = (np.concatenate([getattr(of, name) for of in (target, general)]) for name in PackedSequences.ARRAYS)
-    return PackedSequences(*arrays, replayed=len(general.labels))
+    arrays = {name: np.concatenate([getattr(target, name), getattr(general, name)]) for name in PackedSequences.ARRAYS}
+    return PackedSequences(**arrays, replayed=len(general.labels))
 
 
 def replayed_before(settings: TrainSettings, step: int) -> int:
-    """How many replayed blocks the steps before step `step`, counted from 0, have had."""
+    """How many general blocks the steps before step `step`, counted from 0, have had."""
     return math.floor(step * settings.batch_size * settings.replay / (1 - settings.replay) + 1e-9)
 
 
 def batch_indices(blocks: PackedSequences, settings: TrainSettings, step: int) -> np.ndarray:
-    """Block numbers of a step's batch (int64), target ones first."""
-    own = blocks.target_sequences
-    target = sampler.step_blocks(own, settings.batch_size, settings.seed, step)
+    """Block numbers of a step's batch (int64), target blocks first."""
+    target = sampler.step_blocks(blocks.target_sequences, settings.batch_size, settings.seed, step)
     if not blocks.replayed:
         return target
-    first, end = replayed_before(settings, step), replayed_before(settings, step + 1)
-    general = sampler.indices_at(blocks.replayed, range(first, end), settings.seed + SEED_OFFSET)
-    return np.concatenate([target, own + general])
+    positions = range(replayed_before(settings, step), replayed_before(settings, step + 1))
+    general = sampler.blocks_at(blocks.replayed, positions, settings.seed + SEED_OFFSET)
+    return np.concatenate([target, blocks.target_sequences + general])

@@ -1,8 +1,7 @@
-"""A training step within the memory there is: begun again in a leaner way where it took too much. `train.loop` calls
-it.
+"""Retries a training step with smaller memory settings where it runs out of memory.
 
-Too much is a CUDA allocator, or the host, that has no more to give; and on a CPU with a stated budget a process that
-was larger than that budget at any time of the step.
+Out of memory is a CUDA or host allocation that fails, and, on a CPU with a stated budget, a process whose resident size
+rose above that budget during the step.
 """
 
 from __future__ import annotations
@@ -15,76 +14,77 @@ import torch
 from torch import Tensor, nn
 
 from peftodyssey.errors import TrainingError
+from peftodyssey.memory_settings import MemorySettings
 from peftodyssey.models import host_memory
 from peftodyssey.training import checkpoint, gradient_checkpointing
-from peftodyssey.training.memory_settings import MemorySettings
 from peftodyssey.training.settings import TrainSettings
 
-Gradient = Callable[[int, Callable[[], None]], Tensor]  # (blocks of a micro-batch, check after each) -> loss
-Fit = Callable[[int, MemorySettings, Gradient], "StepAttempt"]
+ComputeGradients = Callable[[int, Callable[[], None]], Tensor]  # (micro-batch size, check after each) -> losses
+StepRunner = Callable[[int, MemorySettings, ComputeGradients], "StepAttempt"]
 
 
 class StepAttempt(NamedTuple):
-    """A step's loss (nats a token), the way in which it could be done, and each shortage on the way there in words."""
+    """A step's losses (nats per token), the memory settings that fitted, and a sentence for each failed attempt."""
 
-    loss: Tensor
-    way: MemorySettings
+    losses: Tensor
+    memory_settings: MemorySettings
     out_of_memory: tuple[str, ...]
 
 
 @contextlib.contextmanager
 def retry_on_oom(
-    model: nn.Module, settings: TrainSettings, device: torch.device, drop: Callable[[], None]
-) -> Iterator[Fit]:
-    """A function of (step from 1, way, gradient) that calls `gradient` until it fits; the model trains in the body.
+    model: nn.Module, settings: TrainSettings, device: torch.device, drop_gradients: Callable[[], None]
+) -> Iterator[StepRunner]:
+    """A function of (step from 1, memory settings, gradients) that calls `gradients` until it fits; the model is in
+    training mode in the body.
 
-    `drop()` undoes what a broken attempt has added. Each attempt begins with the same random states. The function
-    raises TrainingError where the leanest way does not fit.
+    `drop_gradients()` undoes what a failed attempt has added. Each attempt begins with the same random states. The
+    function raises TrainingError where not even the last fallback fits.
     """
     budget_bytes = settings.budget_bytes if device.type == "cpu" else None
-    with gradient_checkpointing.switchable_policy(model) as keep, host_memory.rss_budget(budget_bytes) as watch:
+    with (
+        gradient_checkpointing.switchable_policy(model) as set_policy,
+        host_memory.rss_budget(budget_bytes) as resident,
+    ):
 
-        def fit(step: int, way: MemorySettings, gradient: Gradient) -> StepAttempt:
-            states, found = checkpoint.random_state(device), []
+        def run_step(step: int, memory_settings: MemorySettings, gradients: ComputeGradients) -> StepAttempt:
+            random_state = checkpoint.random_state(device)
+            out_of_memory: list[str] = []
             while True:
-                keep(way.gradient_checkpointing, way.offload_activations)
-                watch.reset_peak()  # what the last update or a scoring rose to, and left, is not this step's
+                set_policy(memory_settings.gradient_checkpointing, memory_settings.offload_activations)
+                resident.reset_peak()  # a peak of the last update or of an evaluation is not this step's
                 try:
-                    return StepAttempt(gradient(way.micro_batch_size, watch.check), way, tuple(found))
+                    losses = gradients(memory_settings.micro_batch_size, resident.check)
+                    return StepAttempt(losses, memory_settings, tuple(out_of_memory))
                 except Exception as error:
                     if not host_memory.is_out_of_memory(error):
                         raise
-                    rose = f" ({error})" if isinstance(error, host_memory.RssBudgetExceeded) else ""
-                # only here are the tensors free that the error's frames held
-                drop()
+                    measured = f" ({error})" if isinstance(error, host_memory.RssBudgetExceeded) else ""
+                # only after the except block are the tensors free that the error's frames referred to
+                drop_gradients()
                 host_memory.release_memory(device)
-                checkpoint.set_random_state(states, device)
-                way, sentence = _next_fallback(way, settings, device, budget_bytes, rose)
-                found.append(f"step {step}: {sentence}")
+                checkpoint.set_random_state(random_state, device)
+                memory_settings, sentence = _next_fallback(memory_settings, settings, device, budget_bytes, measured)
+                out_of_memory.append(f"step {step}: {sentence}")
 
-        yield fit
+        yield run_step
 
 
 def _next_fallback(
-    way: MemorySettings, settings: TrainSettings, device: torch.device, budget_bytes: int | None, rose: str
+    failed: MemorySettings, settings: TrainSettings, device: torch.device, budget_bytes: int | None, measured: str
 ) -> tuple[MemorySettings, str]:
-    """The next way and a sentence that says so; TrainingError where there is none."""
-    card = device.type == "cuda"
-    room = (
-        "the GPU's memory"
-        if card
-        else "the host's memory"
-        if budget_bytes is None
-        else host_memory.format_gib(budget_bytes)
-    )
-    leaner = way.next_fallback(card)
-    if leaner is None:
-        held = "" if card else f"; {host_memory.format_gib(host_memory.resident_bytes())} are resident without it"
+    """The memory settings to try next and a sentence that says so; TrainingError where there are none."""
+    on_gpu = device.type == "cuda"
+    limit = "the host's memory" if budget_bytes is None else host_memory.format_gib(budget_bytes)
+    limit = "the GPU's memory" if on_gpu else limit
+    fallback = failed.next_fallback(on_gpu)
+    if fallback is None:
+        resident = "" if on_gpu else f"; {host_memory.format_gib(host_memory.resident_bytes())} are resident without it"
+        more_memory = "" if budget_bytes is None else ", raise --memory"
         raise TrainingError(
-            f"the forward and backward pass of one block does not fit {room} with everything recomputed{rose}{held}",
-            "shorten train.seq_len, quantise the base (qlora)"
-            + ("" if budget_bytes is None else ", raise --memory")
-            + ", or see what `peftodyssey plan` suggests",
+            f"the forward and backward pass of one block does not fit {limit} with everything recomputed"
+            f"{measured}{resident}",
+            f"shorten train.seq_len, quantize the base (qlora){more_memory}, or see what `peftodyssey plan` suggests",
         )
-    what, then = leaner.describe_fallback(way, settings.batch_size)
-    return leaner, f"{what} did not fit {room}{rose}; goes on with {then}"
+    what, instead = fallback.describe_fallback(failed, settings.batch_size)
+    return fallback, f"{what} did not fit {limit}{measured}; continues with {instead}"

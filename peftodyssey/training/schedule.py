@@ -1,14 +1,24 @@
-"""The learning rate of a step as a share of its peak. `train.loop` multiplies it with `lr`; no torch.
+"""Learning-rate schedules, the same curves as transformers' `get_scheduler`; no torch.
 
-The same curves as transformers' `get_scheduler`: step 0 of a warm-up has rate 0, the last step is one short
-of the end.
+With warm-up, step 0 has learning rate 0; the last step is one short of the end of the curve.
 """
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from peftodyssey.training.settings import TrainSettings
 
 WSD_DECAY_SHARE = 0.2  # of all steps; the plateau lies between warm-up and this
+
+
+def learning_rate(settings: TrainSettings, step: int) -> float:
+    """Learning rate of step `step`, counted from 0."""
+    return settings.lr * lr_multiplier(
+        step, steps=settings.steps, warmup_steps=settings.warmup_steps, schedule=settings.schedule
+    )
 
 
 def lr_multiplier(
@@ -20,7 +30,9 @@ def lr_multiplier(
     if schedule == "constant":
         return 1.0
     if schedule == "wsd":
-        return _warmup_stable_decay(step, steps, warmup_steps, decay_share)
+        decay_steps = wsd_decay_steps(steps, warmup_steps, decay_share)
+        decayed = step - (steps - decay_steps)
+        return 1.0 if decayed < 0 else max(0.0, 1.0 - decayed / max(1, decay_steps))
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
     if schedule == "linear":
         return max(0.0, 1.0 - progress)
@@ -29,13 +41,5 @@ def lr_multiplier(
 
 
 def wsd_decay_steps(steps: int, warmup_steps: int, share: float = WSD_DECAY_SHARE) -> int:
-    """Steps of the linear fall at the end of `wsd`."""
+    """Steps of the linear decay at the end of `wsd`."""
     return min(math.ceil(steps * share), steps - warmup_steps)
-
-
-def _warmup_stable_decay(step: int, steps: int, warmup_steps: int, share: float) -> float:
-    decay_steps = wsd_decay_steps(steps, warmup_steps, share)
-    decayed = step - (steps - decay_steps)
-    if decayed < 0:
-        return 1.0
-    return max(0.0, 1.0 - decayed / max(1, decay_steps))

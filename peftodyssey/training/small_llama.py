@@ -1,8 +1,7 @@
-"""A Llama decoder in plain PyTorch, to be trained from nothing: no cache, no masks, one graph for `torch.compile`.
+"""A Llama decoder in plain PyTorch for pretraining: no cache, no masks, one graph for `torch.compile`.
 
-Its parameters have the names of transformers' LlamaForCausalLM, which loads what is saved of it; a test holds the
-logits equal. Legend: b batch, t time, d width, h heads, e width of a head. Called by `train.pretrain` and
-`jobs.pretrain`.
+Its parameters have the names of transformers' LlamaForCausalLM, which loads its checkpoints and gives the same logits.
+Shapes: b batch, t tokens, d hidden size, h heads, e head dimension.
 """
 
 from __future__ import annotations
@@ -30,23 +29,23 @@ class Norm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal attention with rotary positions; several query heads may share one head of keys and values."""
+    """Causal attention with rotary positions; several query heads may share one key-value head."""
 
     def __init__(self, width: int, heads: int, kv_heads: int) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_width = heads, kv_heads, width // heads
-        self.q_proj = nn.Linear(width, heads * self.head_width, bias=False)
-        self.k_proj = nn.Linear(width, kv_heads * self.head_width, bias=False)
-        self.v_proj = nn.Linear(width, kv_heads * self.head_width, bias=False)
-        self.o_proj = nn.Linear(heads * self.head_width, width, bias=False)
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, width // heads
+        self.q_proj = nn.Linear(width, heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(width, kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(width, kv_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(heads * self.head_dim, width, bias=False)
 
     def forward(self, x_btd: Tensor, cos_te: Tensor, sin_te: Tensor) -> Tensor:
         b, t, _ = x_btd.shape
         q_bhte, k_bhte, v_bhte = (
-            projected.view(b, t, -1, self.head_width).transpose(1, 2)
+            projected.view(b, t, -1, self.head_dim).transpose(1, 2)
             for projected in (self.q_proj(x_btd), self.k_proj(x_btd), self.v_proj(x_btd))
         )
-        q_bhte, k_bhte = rotated(q_bhte, cos_te, sin_te), rotated(k_bhte, cos_te, sin_te)
+        q_bhte, k_bhte = apply_rotary(q_bhte, cos_te, sin_te), apply_rotary(k_bhte, cos_te, sin_te)
         if self.kv_heads < self.heads:
             k_bhte, v_bhte = (x.repeat_interleave(self.heads // self.kv_heads, 1) for x in (k_bhte, v_bhte))
         mixed_bhte = F.scaled_dot_product_attention(q_bhte, k_bhte, v_bhte, is_causal=True)
@@ -81,7 +80,7 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedding, layers and last norm."""
+    """Embedding, layers and final norm."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -90,11 +89,11 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config["vocab_size"], width)
         self.layers = nn.ModuleList(Layer(*sizes) for _ in range(config["num_hidden_layers"]))
         self.norm = Norm(width)
-        self.head_width, self.theta = width // sizes[1], config["rope_parameters"]["rope_theta"]
+        self.head_dim, self.theta = width // sizes[1], config["rope_parameters"]["rope_theta"]
 
     def forward(self, tokens_bt: Tensor) -> Tensor:
         x_btd = self.embed_tokens(tokens_bt)
-        cos_te, sin_te = rotations(tokens_bt.shape[1], self.head_width, self.theta, x_btd)
+        cos_te, sin_te = rotary_cos_sin(tokens_bt.shape[1], self.head_dim, self.theta, x_btd)
         for layer in self.layers:
             x_btd = layer(x_btd, cos_te, sin_te)
         return self.norm(x_btd)
@@ -114,23 +113,23 @@ class SmallLlama(nn.Module):
         return self.lm_head(self.model(tokens_bt))
 
 
-def rotations(length: int, head_width: int, theta: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin [length, head_width] of the rotary positions 0..length-1, of the type of `like`."""
-    halves = torch.arange(0, head_width, 2, dtype=torch.float32, device=like.device) / head_width
+def rotary_cos_sin(length: int, head_dim: int, theta: float, like: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin [length, head_dim] of the rotary positions 0..length-1, of the type of `like`."""
+    halves = torch.arange(0, head_dim, 2, dtype=torch.float32, device=like.device) / head_dim
     angles = torch.arange(length, dtype=torch.float32, device=like.device)[:, None] * (1.0 / theta**halves)[None]
     both = torch.cat([angles, angles], dim=-1)
     return both.cos().to(like.dtype), both.sin().to(like.dtype)
 
 
-def rotated(x_bhte: Tensor, cos_te: Tensor, sin_te: Tensor) -> Tensor:
-    """Halves of each head turned by the position's angles, in the type of `x_bhte`."""
+def apply_rotary(x_bhte: Tensor, cos_te: Tensor, sin_te: Tensor) -> Tensor:
+    """Rotary position embedding of the halves of each head, in the type of `x_bhte`."""
     first, second = x_bhte.chunk(2, dim=-1)
-    turned = torch.cat([-second, first], dim=-1)
-    return (x_bhte * cos_te + turned * sin_te).to(x_bhte.dtype)
+    rotated_half = torch.cat([-second, first], dim=-1)
+    return (x_bhte * cos_te + rotated_half * sin_te).to(x_bhte.dtype)
 
 
-def initial(config: Mapping[str, Any], seed: int) -> SmallLlama:
-    """Fresh weights: matrices from N(0, initializer_range), gains 1; the same numbers on every device."""
+def init_model(config: Mapping[str, Any], seed: int) -> SmallLlama:
+    """A new model: matrices from N(0, initializer_range), gains 1; the same numbers on every device."""
     with torch.device("meta"):
         model = SmallLlama(config)
     model.to_empty(device="cpu")

@@ -1,18 +1,16 @@
-"""The same training through `trl.SFTTrainer`: same batches, order, schedule and clipping, somebody else's
-loop.
+"""The same training through `trl.SFTTrainer`: same batches, order, schedule and clipping, another loop.
 
-`jobs.adapt` calls it for `train.engine: trl`; it is also what `train.loop` is checked against. The Trainer's
-AdamW, schedule, accumulation and loss are its own. It keeps no state on disk: an interrupted training starts
-from step 0.
+It is an engine (`train.engine: trl`) and the oracle that `training.loop` is tested against. The Trainer's AdamW,
+schedule, accumulation and loss are its own. It keeps no checkpoint: an interrupted training starts from step 0.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -21,20 +19,14 @@ from torch import Tensor, nn
 
 from peftodyssey.corpora.packing import IGNORE_INDEX
 from peftodyssey.errors import TrainingError
+from peftodyssey.memory_settings import MemorySettings
 from peftodyssey.models import host_memory
 from peftodyssey.models.packing import packed_inputs
 from peftodyssey.training import sampler, schedule
-from peftodyssey.training.settings import (
-    ADDED_FIELDS,
-    OnEval,
-    OnNote,
-    OnStep,
-    ShouldStop,
-    StepRecord,
-    TrainResult,
-    TrainSettings,
-)
-from peftodyssey.training.trl_cleanup import restore_dtypes, restore_forwards
+from peftodyssey.training.checkpoint import CheckpointSettings
+from peftodyssey.training.loop import require_finite
+from peftodyssey.training.settings import NO_CALLBACKS, StepRecord, TrainCallbacks, TrainResult, TrainSettings
+from peftodyssey.training.training_run import preserve_training_state
 
 if TYPE_CHECKING:
     from peftodyssey.corpora.packing import PackedSequences
@@ -54,30 +46,28 @@ def train_trl(
     settings: TrainSettings,
     *,
     device: str | torch.device,
-    state_folder: Path | None = None,
-    checkpoint_every_s: float | None = None,
-    on_step: OnStep | None = None,
-    on_eval: OnEval | None = None,
-    should_stop: ShouldStop | None = None,
-    on_note: OnNote | None = None,
-    general_nll: Any = None,
+    checkpoints: CheckpointSettings | None = None,
+    callbacks: TrainCallbacks = NO_CALLBACKS,
 ) -> TrainResult:
-    """Trains `trainable` in place as `train.loop.train` does, with the same arguments, callbacks and result.
+    """Trains `trainable` in place as `training.loop.train` does, with the same arguments; `checkpoints` is ignored.
 
     The micro-batch is the largest divisor of the batch that is not above `settings.micro_batch_size`. Raises
-    TrainingError where memory runs out: the Trainer cannot begin a step again. No budget of resident memory is watched.
-    The recipe refuses what is done between the steps: `l2_sp`, `norm_ball`, `replay` and `early_stop`.
+    TrainingError where memory runs out: the Trainer cannot retry a step. `budget_bytes` is not watched. The recipe
+    refuses what happens between steps: `l2_sp`, `norm_ball`, `replay` and `early_stop`.
     """
     settings.check()
-    assert all(getattr(settings, name) == off for name, off in ADDED_FIELDS.items()), (
-        "the recipe refuses these with TRL"
-    )
+    regularized = settings.l2_sp or settings.norm_ball is not None or settings.replay or settings.early_stop
+    assert not regularized, "the recipe refuses these with TRL"
     sampler.require_trained_tokens(blocks)
+    device = torch.device(device)
     micro_batch_size = _divisor(settings.batch_size, settings.micro_batch_size)
-    follower = _follower(model, blocks, settings, torch.device(device), on_step, on_eval, should_stop)
-    with tempfile.TemporaryDirectory() as folder, restore_forwards(model), restore_dtypes(trainable) as restore:
-        trainer = _trainer(model, blocks, settings, torch.device(device), micro_batch_size, folder, follower)
-        restore()
+    recorder: Any = _step_recorder(model, blocks, settings, device, callbacks)
+    weights = {name: parameter.data for name, parameter in trainable.items()}
+    with tempfile.TemporaryDirectory() as folder, restore_forwards(model):
+        arguments = _arguments(settings, device, micro_batch_size, folder)
+        trainer = _trainer(model, blocks, settings, arguments, recorder)
+        for name, parameter in trainable.items():  # SFTTrainer casts the adapters of a quantized base to bf16
+            parameter.data = weights[name]
         try:
             trainer.train()
         except Exception as error:
@@ -85,9 +75,9 @@ def train_trl(
                 raise
             raise TrainingError(
                 f"the memory does not hold a step of {micro_batch_size} blocks in TRL's trainer: {error}",
-                "train.engine own goes on with fewer blocks at a time where that happens",
+                "use train.engine native, which continues with fewer blocks at a time where that happens",
             ) from error
-    log: list[StepRecord] = follower.log
+    log: list[StepRecord] = recorder.log
     return TrainResult(
         steps=len(log),
         tokens=log[-1].tokens if log else 0,
@@ -96,47 +86,40 @@ def train_trl(
         seconds=math.fsum(record.seconds for record in log),
         interrupted=len(log) < settings.steps,
         resumed_from=0,
-        micro_batch_size_used=micro_batch_size,
-        gradient_checkpointing_used=settings.gradient_checkpointing,
+        memory_settings=MemorySettings(micro_batch_size, settings.gradient_checkpointing),
     )
 
 
-def _trainer(
-    model: nn.Module,
-    blocks: PackedSequences,
-    settings: TrainSettings,
-    device: torch.device,
-    micro_batch_size: int,
-    folder: str,
-    follower: Any,
-) -> Any:
+def _trainer(model: nn.Module, blocks: PackedSequences, settings: TrainSettings, arguments: Any, recorder: Any) -> Any:
     from datasets import Dataset
+    from transformers import PrinterCallback, ProgressCallback
     from trl import SFTTrainer
 
-    rows = [
+    order = [
         sampler.step_blocks(len(blocks.labels), settings.batch_size, settings.seed, step)
         for step in range(settings.steps)
     ]
-    chosen = Dataset.from_dict({"block": np.concatenate(rows)})
+    dataset = Dataset.from_dict({"block": np.concatenate(order)})
 
     class Trainer(SFTTrainer):
-        """Weight decay on matrices only, as in `train.optim`; batches in the order of the data set's rows."""
+        """Weight decay on matrices only, as in `training.optim`; batches in the order of the dataset's rows."""
 
         def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
             return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
 
         def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler:
-            return torch.utils.data.SequentialSampler(chosen)
+            return torch.utils.data.SequentialSampler(dataset)
 
     trainer = Trainer(
         model=cast(Any, model),
-        args=_arguments(settings, device, micro_batch_size, folder),
+        args=arguments,
         data_collator=lambda features: _collate(model, blocks, np.array([feature["block"] for feature in features])),
-        train_dataset=chosen,
-        processing_class=_no_tokenizer(),
-        callbacks=[follower],
+        train_dataset=dataset,
+        processing_class=_empty_tokenizer(),
+        callbacks=[recorder],
     )
-    _silence(trainer)
+    for printing in (PrinterCallback, ProgressCallback):  # the command line shows progress from `on_step`
+        trainer.remove_callback(printing)
     return trainer
 
 
@@ -180,95 +163,70 @@ def _arguments(settings: TrainSettings, device: torch.device, micro_batch_size: 
     )
 
 
-def _collate(model: nn.Module, blocks: PackedSequences, chosen: np.ndarray) -> dict[str, Tensor]:
-    """Blocks as the Trainer wants them: labels not shifted, so one more token whose only use is to carry the
-    last label.
+def _collate(model: nn.Module, blocks: PackedSequences, indices: np.ndarray) -> dict[str, Tensor]:
+    """Blocks as the Trainer expects them: labels not shifted, so that one more token carries the last label.
 
-    That token is a document of its own: it attends to nothing, nothing to it, and no target is asked of it.
+    That token is a document of its own: it attends to nothing, nothing attends to it, and it has no target.
     """
 
-    def longer(array: np.ndarray, extra: np.ndarray | int) -> np.ndarray:
-        column = np.broadcast_to(np.asarray(extra).reshape(-1, 1), (len(chosen), 1))
+    def append(array: np.ndarray, last: np.ndarray | int) -> np.ndarray:
+        column = np.broadcast_to(np.asarray(last).reshape(-1, 1), (len(indices), 1))
         return np.concatenate([array, column], axis=1)
 
-    labels = blocks.labels[chosen]
-    segments = blocks.segment_ids[chosen]
-    shifted_back = np.concatenate([np.full((len(chosen), 1), IGNORE_INDEX), labels], axis=1).astype(np.int64)
+    labels = blocks.labels[indices]
+    segments = blocks.segment_ids[indices]
+    shifted_back = np.concatenate([np.full((len(indices), 1), IGNORE_INDEX), labels], axis=1).astype(np.int64)
     inputs = packed_inputs(
         model,
-        longer(blocks.input_ids[chosen], blocks.input_ids[chosen][:, 0]),
-        longer(blocks.position_ids[chosen], 0),
-        longer(segments, segments.max(axis=1) + 1),
+        append(blocks.input_ids[indices], blocks.input_ids[indices][:, 0]),
+        append(blocks.position_ids[indices], 0),
+        append(segments, segments.max(axis=1) + 1),
         allow_varlen=False,  # the Trainer counts tokens by a mask
     )
     inputs.pop("use_cache", None)
     return {**inputs, "labels": torch.from_numpy(shifted_back)}
 
 
-def _follower(
+def _step_recorder(
     model: nn.Module,
     blocks: PackedSequences,
     settings: TrainSettings,
     device: torch.device,
-    on_step: OnStep | None,
-    on_eval: OnEval | None,
-    should_stop: ShouldStop | None,
+    callbacks: TrainCallbacks,
 ) -> Any:
-    """A TrainerCallback that fills `log` with StepRecords and calls the loop's callbacks at the loop's
-    moments.
-    """
+    """A TrainerCallback that fills `log` with StepRecords and calls `callbacks` when the training loop would."""
     from transformers import TrainerCallback
 
-    from peftodyssey.training.loop import preserve_training_state, require_finite
-
-    class Follower(TrainerCallback):
+    class StepRecorder(TrainerCallback):
         def __init__(self) -> None:
             self.log: list[StepRecord] = []
             self.begun = time.perf_counter()
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if should_stop and should_stop():
+            if callbacks.should_stop():
                 control.should_training_stop = True
             self.begun = time.perf_counter()
 
-        def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            logs: dict[str, float] = given["logs"]
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            logs: dict[str, float] = kwargs["logs"]
             if "loss" not in logs:  # the summary at the end
                 return
             step, seconds = state.global_step, time.perf_counter() - self.begun
-            require_finite(
-                step,
-                logs["loss"],
-                float(logs["grad_norm"]),
-                logs["learning_rate"],
-                settings.precision == "fp16",
-            )
-            chosen = sampler.step_blocks(len(blocks.labels), settings.batch_size, settings.seed, step - 1)
-            tokens = sampler.trained_tokens(blocks, chosen) + (self.log[-1].tokens if self.log else 0)
-            self.log.append(
-                StepRecord(step, tokens, logs["loss"], logs["learning_rate"], float(logs["grad_norm"]), seconds)
-            )
-            if on_step:
-                on_step(self.log[-1])
-            if on_eval and step in settings.eval_at_steps:
+            loss_nats, lr, grad_norm = logs["loss"], logs["learning_rate"], float(logs["grad_norm"])
+            require_finite(step, loss_nats, grad_norm, lr, settings.precision == "fp16")
+            indices = sampler.step_blocks(len(blocks.labels), settings.batch_size, settings.seed, step - 1)
+            tokens = sampler.trained_tokens(blocks, indices) + (self.log[-1].tokens if self.log else 0)
+            self.log.append(StepRecord(step, tokens, loss_nats, lr, grad_norm, seconds))
+            callbacks.on_step(self.log[-1])
+            if step in settings.eval_at_steps:
                 with preserve_training_state(model, device):
-                    on_eval(settings.eval_at_steps.index(step), step, tokens)
+                    callbacks.on_eval(settings.eval_at_steps.index(step), step, tokens)
 
-    return Follower()
-
-
-def _silence(trainer: Any) -> None:
-    """Nothing is printed by a training: the command line shows progress from `on_step`."""
-    from transformers import PrinterCallback, ProgressCallback
-
-    for kind in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(kind)
+    return StepRecorder()
 
 
-def _no_tokenizer() -> Any:
-    """A tokenizer without special tokens: SFTTrainer asks for one, and never uses it on tokens made
-    beforehand.
-    """
+def _empty_tokenizer() -> Any:
+    """A tokenizer without special tokens: SFTTrainer asks for one, and does not use it on tokens."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -277,3 +235,19 @@ def _no_tokenizer() -> Any:
 
 def _divisor(batch_size: int, micro_batch_size: int) -> int:
     return max(d for d in range(1, min(batch_size, micro_batch_size) + 1) if batch_size % d == 0)
+
+
+@contextlib.contextmanager
+def restore_forwards(model: nn.Module) -> Iterator[None]:
+    """Removes the forwards and the gradient checkpointing that the Trainer puts on a model; its mode stays training."""
+    forwards = {module: module.__dict__.get("forward") for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, forward in forwards.items():
+            if forward is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.__dict__["forward"] = forward
+        pretrained: Any = model
+        pretrained.gradient_checkpointing_disable()

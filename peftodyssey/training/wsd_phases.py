@@ -1,7 +1,7 @@
-"""A ladder's training as phases: a trunk at the constant rate, and branches that leave it and decay to 0. No torch.
+"""A ladder's training as phases: a trunk at a constant learning rate, and branches that decay to 0. No torch.
 
-Called by `plan.ladder` and `jobs.pretrain`. An annealed rung of n steps has seen the schedule `wsd` of n steps from end
-to end: until its branch leaves, that schedule is the trunk's own.
+An annealed rung of n steps has seen the whole schedule `wsd` of n steps: until its branch leaves the trunk, that
+schedule is the trunk's own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TRUNK, ANNEALED = "trunk", "annealed"
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps `start` to `stop` of one arm; `rung` is the name under which its end is kept, "" where it is not."""
+    """Steps `start` to `stop` of one arm; `rung` is the name under which its end is saved, "" where it is not."""
 
     arm: str  # trunk | annealed
     start: int
@@ -38,19 +38,19 @@ def phases(
     with the last rung or branch that needs it.
     """
     leaves = {name: stop - wsd_decay_steps(stop, warmup_steps, decay_share) for name, stop in annealed.items()}
-    found: list[Phase] = []
-    before = 0
+    ordered: list[Phase] = []
+    start = 0
     for stop in sorted({*trunk.values(), *leaves.values()}):
         rung = next((name for name, steps in trunk.items() if steps == stop), "")
-        if stop > before:
-            found.append(Phase(TRUNK, before, stop, rung))
-        found += [
+        if stop > start:
+            ordered.append(Phase(TRUNK, start, stop, rung))
+        ordered += [
             Phase(ANNEALED, stop, annealed[name], name)
             for name in sorted(leaves, key=annealed.__getitem__)
             if leaves[name] == stop
         ]
-        before = stop
-    return found
+        start = stop
+    return ordered
 
 
 def lr_factor(phase: Phase, step: int, *, warmup_steps: int, decay_share: float) -> float:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from peftodyssey.errors import InputError, Interrupted
-from peftodyssey.jobs.callbacks import How
+from peftodyssey.jobs.context import JobContext, JobOptions
 from peftodyssey.jobs.pretrain import pretrain
 from peftodyssey.memory.device import Device
 from peftodyssey.models.ladder import find_ladder
@@ -24,7 +24,7 @@ from peftodyssey.recipe.load_ladder import load_ladder
 from peftodyssey.training import pretrain as loop
 
 CPU = Device("cpu", "CPU", 8 << 30, 8 << 30, False)
-HOW = How("cpu", 0.0, "all", None)  # a state after every look at the device
+OPTIONS = JobOptions("cpu", 0.0, "all", None)  # a checkpoint after every wait for the device
 RECIPE = """\
 version: 1
 kind: ladder
@@ -39,7 +39,7 @@ RUNGS = ("init", "annealed-640", "annealed-1280", "trunk-640", "trunk-1280")
 
 
 class Quiet:
-    """Events that stop, or break, after so many steps of this start."""
+    """Callbacks that stop, or break, after so many steps of this start."""
 
     def __init__(self, stop_after: int | None = None, break_after: int | None = None) -> None:
         self.seen, self.stop_after, self.break_after = 0, stop_after, break_after
@@ -71,7 +71,7 @@ def planned(folder: Path, overrides=()):
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     plan = planned(folder)
-    done = pretrain(plan, folder / "out", How("cpu", 1e9, "all", None), Quiet())
+    done = pretrain(plan, JobContext(folder / "out", JobOptions("cpu", 1e9, "all", None), Quiet()))
     return plan, folder / "out", done
 
 
@@ -100,7 +100,7 @@ def test_every_rung_is_there_and_another(whole):
     assert nll["init"] > nll["trunk-640"] > nll["trunk-1280"]
     assert not same_bits_of(weights(root), "annealed-1280", "trunk-1280")
     assert not (root / "checkpoint").exists()
-    assert pretrain(plan, root, HOW, Quiet()) == []  # nothing is done twice
+    assert pretrain(plan, JobContext(root, OPTIONS, Quiet())) == []  # nothing is done twice
 
 
 def same_bits_of(found, one, other):
@@ -113,8 +113,8 @@ def test_broken_anywhere_and_resumed_gives_the_same_bits(whole, tmp_path, monkey
     plan = planned(tmp_path)
     for steps in broken_at:
         with pytest.raises(RuntimeError, match="power"):
-            pretrain(plan, tmp_path / "out", HOW, Quiet(break_after=steps))
-    done = pretrain(plan, tmp_path / "out", HOW, Quiet())
+            pretrain(plan, JobContext(tmp_path / "out", OPTIONS, Quiet(break_after=steps)))
+    done = pretrain(plan, JobContext(tmp_path / "out", OPTIONS, Quiet()))
     assert same_bits(whole[1], tmp_path / "out")
     assert sum(broken_at) == 1 or len(done) < 26
 
@@ -126,7 +126,7 @@ def test_stopped_and_resumed_gives_the_same_bits(whole, tmp_path, monkeypatch):
     while True:
         starts += 1
         try:
-            pretrain(plan, tmp_path / "out", HOW, Quiet(stop_after=6))
+            pretrain(plan, JobContext(tmp_path / "out", OPTIONS, Quiet(stop_after=6)))
             break
         except Interrupted:
             pass
@@ -148,18 +148,18 @@ class Killed(Quiet):
         super().step(record, steps)
         if self.seen == 13:
             os.kill(os.getpid(), signal.SIGKILL)
-pretrain(planned(Path({str(tmp_path)!r})), Path({str(tmp_path / "out")!r}), HOW, Killed())
+pretrain(planned(Path({str(tmp_path)!r})), JobContext(Path({str(tmp_path / "out")!r}), OPTIONS, Killed()))
 """
     ended = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False)
     assert ended.returncode == -9
-    pretrain(plan, tmp_path / "out", HOW, Quiet())
+    pretrain(plan, JobContext(tmp_path / "out", OPTIONS, Quiet()))
     assert same_bits(whole[1], tmp_path / "out")
 
 
 def test_transformers_loads_a_rung_with_equal_logits(whole):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from peftodyssey.training.small_llama import initial
+    from peftodyssey.training.small_llama import init_model
 
     plan, root, _ = whole
     for rung in ("init", "annealed-1280"):
@@ -168,7 +168,7 @@ def test_transformers_loads_a_rung_with_equal_logits(whole):
         text = "the ladder has 49 rungs"
         tokens = torch.tensor([tokenizer(text).input_ids])
         assert tokenizer.decode(tokens[0]) == text
-        ours = initial(plan.config, 0)
+        ours = init_model(plan.config, 0)
         with torch.no_grad():
             for name, parameter in ours.named_parameters():
                 parameter.copy_(load_file(root / rung / "model.safetensors")[name])
@@ -200,7 +200,7 @@ def test_a_trained_ladder_is_an_axis_of_a_recipe(whole):
 
 def test_another_recipe_does_not_write_into_a_ladder(whole, tmp_path):
     with pytest.raises(InputError, match="other settings"):
-        pretrain(planned(tmp_path, ["train.peak_lr=2e-2"]), whole[1], HOW, Quiet())
+        pretrain(planned(tmp_path, ["train.peak_lr=2e-2"]), JobContext(whole[1], OPTIONS, Quiet()))
     assert (
         plan_ladder(load_ladder(tmp_path / "ladder.yaml", ["train.micro_batch_size=1", "name=other"]), CPU).identity
         == whole[0].identity

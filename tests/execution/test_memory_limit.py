@@ -54,15 +54,15 @@ def facts(root: Path, method: str) -> dict[str, Any]:
 
 def too_large(monkeypatch: pytest.MonkeyPatch, what: Any) -> None:
     """A card that runs out of memory where `what(blocks, model)` says so."""
-    honest = grad_accumulation._nlls
+    original = grad_accumulation.token_nll_sums
 
-    def nlls(model: Any, parts: Any, members: Any, pieces: Any, *rest: Any) -> Any:
-        totals = honest(model, parts, members, pieces, *rest)
-        if what(len(pieces[0]), model):
+    def token_nll_sums(model: Any, backbone_and_head: Any, inputs: Any, labels: Any, *rest: Any) -> Any:
+        sums = original(model, backbone_and_head, inputs, labels, *rest)
+        if what(len(labels[0]), model):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return totals
+        return sums
 
-    monkeypatch.setattr(grad_accumulation, "_nlls", nlls)
+    monkeypatch.setattr(grad_accumulation, "token_nll_sums", token_nll_sums)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from support.tiny import tiny
 from peftodyssey import api, assets
 from peftodyssey.errors import Interrupted
 from peftodyssey.jobs import weight_noise
-from peftodyssey.jobs.callbacks import How
+from peftodyssey.jobs.context import JobContext, JobOptions
 from peftodyssey.jobs.loaded_models import LoadedModels
 from peftodyssey.memory.device import detect
 from peftodyssey.models.tokenizer import load_tokenizer
@@ -37,17 +37,17 @@ train: {budget: 1 steps, seq_len: 16, batch_tokens: 16}
 score: {context: 16, stride: 16, tokens: 1k}
 measure: [{noise: {%s}}]
 """
-HOW = How("cpu", 600.0, "adapters", None)
+OPTIONS = JobOptions("cpu", 600.0, "adapters", None)
 
 
 class Quiet:
-    """Events that nobody hears; asks for an end after `scores` scored texts."""
+    """Callbacks that nobody hears; asks for an end after `scores` scored texts."""
 
     def __init__(self, scores: float = float("inf")) -> None:
         self.scores = scores
 
     def step(self, record, steps) -> None: ...
-    def point(self, share, corpus, nll_nats) -> None: ...
+    def evaluated(self, share, corpus, nll_nats) -> None: ...
     def note(self, text) -> None: ...
 
     def scored(self, name, done, total) -> None:
@@ -141,10 +141,10 @@ def test_a_second_run_does_nothing_and_a_stopped_task_goes_on(copies: Path, tmp_
     for path in (copies / task.score.folder).iterdir():
         path.unlink()
     with pytest.raises(Interrupted):
-        weight_noise.perturb(task, copies, LoadedModels("cpu", 1 << 32), HOW, Quiet(5))
-    kept = json.loads((copies / task.score.folder / weight_noise.SO_FAR).read_text())
+        weight_noise.perturb(task, LoadedModels("cpu", 1 << 32), JobContext(copies, OPTIONS, Quiet(5)))
+    kept = json.loads((copies / task.score.folder / weight_noise.PARTIAL_FILE).read_text())
     assert 0 < len(kept) < len({(r["kind"], r["gamma"], r["rank"], r["pair"], r["sign"]) for r in before})
-    weight_noise.perturb(task, copies, LoadedModels("cpu", 1 << 32), HOW, Quiet())
+    weight_noise.perturb(task, LoadedModels("cpu", 1 << 32), JobContext(copies, OPTIONS, Quiet()))
     assert parquet.read(copies / task.score.folder / layout.SHIFTS).to_pylist() == before
     assert manifest.read(copies / task.score.folder) is not None
     _, outcome, _ = api.run_plan(plan, copies, console=Console(quiet=True))
@@ -168,7 +168,7 @@ def test_the_bundled_ladder_agrees_with_a_script_of_its_own(rung: str, tmp_path:
         from peftodyssey.jobs.index import index as make
 
         make(index, tmp_path, bases.tokenizer(task.base))
-        weight_noise.perturb(task, tmp_path, bases, HOW, Quiet())
+        weight_noise.perturb(task, bases, JobContext(tmp_path, OPTIONS, Quiet()))
         rows = parquet.read(tmp_path / task.score.folder / layout.SHIFTS).to_pylist()
         texts = parquet.read(tmp_path / index.folder / layout.DOCUMENTS)["text"].to_pylist()
         mean = {

@@ -72,7 +72,7 @@ def test_a_fleet_is_tried_beside_its_members_alone(tmp_path: Path) -> None:
 
 def test_a_probe_says_what_would_fail_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from peftodyssey.errors import MethodError
-    from peftodyssey.jobs import train_cell
+    from peftodyssey.jobs import probe as probe_job
     from peftodyssey.methods.registry import METHODS
 
     def refuse(*_: object, **__: object) -> None:
@@ -80,7 +80,7 @@ def test_a_probe_says_what_would_fail_and_goes_on(tmp_path: Path, monkeypatch: p
 
     broken = METHODS["lora"].__class__(**{**vars(METHODS["lora"]), "export": refuse})
     monkeypatch.setitem(METHODS, "lora", broken)
-    assert train_cell.METHODS is METHODS
+    assert probe_job.METHODS is METHODS
     _, tried, _ = api.probe(micro.write(tmp_path), console=quiet())
     reasons = {one.task.cell.method.method: one.reason for one in tried}
     assert "the disk is full" in reasons["lora"]

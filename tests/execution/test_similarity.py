@@ -19,7 +19,7 @@ from peftodyssey.corpora.source import resolve
 from peftodyssey.errors import CorpusError
 from peftodyssey.jobs import hidden_states as states_job
 from peftodyssey.jobs import index as index_job
-from peftodyssey.jobs.callbacks import How
+from peftodyssey.jobs.context import JobContext, JobOptions
 from peftodyssey.jobs.loaded_models import LoadedModels
 from peftodyssey.memory.device import detect
 from peftodyssey.models import source as model_source
@@ -78,7 +78,7 @@ def test_a_finished_run_gains_it_without_training_again_and_once(tmp_path: Path)
 
 
 class Silent:
-    """Events that nobody listens to."""
+    """Callbacks that nobody listens to."""
 
     def __getattr__(self, name: str):
         return lambda *told: False
@@ -86,22 +86,23 @@ class Silent:
 
 def test_a_text_without_chunks_says_what_to_do_and_what_is_read_is_read_again_the_same(tmp_path: Path) -> None:
     plan = made(tmp_path, ASKED[0], "measure=[degradation, {similarity: {chunks: 12, chunk_tokens: 32}}]")
-    bases, how = LoadedModels("cpu", plan.budget_bytes), How("cpu", 0.0, "adapters", None)
+    bases = LoadedModels("cpu", plan.budget_bytes)
+    context = JobContext(tmp_path, JobOptions("cpu", 0.0, "adapters", None), Silent())
     text = plan.hidden_states[0]
     [index] = [index for index in plan.indexes if index.folder == text.index]
     index_job.index(index, tmp_path, bases.tokenizer(text.base))
-    states_job.states(text, tmp_path, bases, how, Silent())
+    states_job.write_states(text, bases, context)
     first = states.read(tmp_path / text.folder)
     assert states_job.missing(plan, plan.cells, tmp_path) == [plan.hidden_states[1]]
-    states_job.states(text, tmp_path, bases, how, Silent())
+    states_job.write_states(text, bases, context)
     assert all((a == b).all() for a, b in zip(first, states.read(tmp_path / text.folder), strict=True))
     assert (first[0].shape, first[1].shape, first[2].tolist()) == (
         (12, bases.get(text.base).config.hidden_size),
         (12,),
         [0] * 12,
     )
-    with pytest.raises(CorpusError, match="too few to compare texts on"):
-        states_job.states(replace(text, chunk_tokens=1500), tmp_path, bases, how, Silent())
+    with pytest.raises(CorpusError, match="chunks of 1500 tokens"):
+        states_job.write_states(replace(text, chunk_tokens=1500), bases, context)
 
 
 ORDERED = ("wiki_general", "arxiv_cs.CL", "code_python_stdlib")

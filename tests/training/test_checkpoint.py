@@ -22,8 +22,9 @@ from support.trainings import all_trainable, blocks, random_model, with_lora
 
 from peftodyssey.errors import StoreError, TrainingError
 from peftodyssey.training import checkpoint
+from peftodyssey.training.checkpoint import CheckpointSettings
 from peftodyssey.training.loop import train
-from peftodyssey.training.settings import TrainSettings
+from peftodyssey.training.settings import TrainCallbacks, TrainSettings
 
 STEPS = 8
 SETTINGS = TrainSettings(lr=1e-2, steps=STEPS, batch_size=4, micro_batch_size=2, seed=5)
@@ -49,9 +50,10 @@ def run(case: str, state_folder: Path | None = None, stop_after: int | None = No
         data or blocks(masked_share=0.2),
         numbers,
         device="cpu",
-        state_folder=state_folder,
-        on_step=done.append,
-        should_stop=lambda: stop_after is not None and len(done) >= stop_after,
+        checkpoints=CheckpointSettings(state_folder) if state_folder else None,
+        callbacks=TrainCallbacks(
+            on_step=done.append, should_stop=lambda: stop_after is not None and len(done) >= stop_after
+        ),
     )
     return result, {name: p.detach().clone() for name, p in trainable.items()}
 
@@ -101,9 +103,8 @@ def test_states_by_time_are_whole_and_only_the_last_is_kept(tmp_path, unbroken):
             blocks(masked_share=0.2),
             numbers,
             device="cpu",
-            state_folder=tmp_path,
-            checkpoint_every_s=0.0,
-            on_step=die,
+            checkpoints=CheckpointSettings(tmp_path, every_s=0.0),
+            callbacks=TrainCallbacks(on_step=die),
         )
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".safetensors"]
     result, weights = run("lora with dropout", tmp_path)
@@ -116,20 +117,21 @@ import sys, torch
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from support.trainings import blocks, random_model, with_lora
-from peftodyssey.train.loop import train
-from peftodyssey.train.settings import TrainSettings
+from peftodyssey.training.checkpoint import CheckpointSettings
+from peftodyssey.training.loop import train
+from peftodyssey.training.settings import TrainCallbacks, TrainSettings
 torch.set_num_threads(1)
 model, trainable = with_lora(random_model(), dropout=0.3)
 numbers = TrainSettings(lr=1e-3, steps=100000, batch_size=1, seed=5)
-train(model, trainable, blocks(), numbers, device="cpu",
-      state_folder=Path(sys.argv[2]), checkpoint_every_s=0.0, on_step=lambda r: print(r.step, flush=True))
+train(model, trainable, blocks(), numbers, device="cpu", checkpoints=CheckpointSettings(Path(sys.argv[2]), 0.0),
+      callbacks=TrainCallbacks(on_step=lambda record: print(record.step, flush=True)))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("delay_s", [0.0, 0.011, 0.023, 0.04])
 def test_kill_9_leaves_a_whole_state(tmp_path, delay_s):
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(here), str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
@@ -140,8 +142,8 @@ def test_kill_9_leaves_a_whole_state(tmp_path, delay_s):
             time.sleep(delay_s)
             os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    belongs_to = json.loads((tmp_path / checkpoint.STATE_FILE).read_text())["resume_digest"]
-    state, note = checkpoint.read(tmp_path, belongs_to)
+    resume_digest = json.loads((tmp_path / checkpoint.STATE_FILE).read_text())["resume_digest"]
+    state, note = checkpoint.read(tmp_path, resume_digest)
     assert note == ""
     assert state.step in (step - 1, step)
 
@@ -183,13 +185,6 @@ def test_the_state_of_another_training_is_refused(tmp_path, other):
 def test_another_micro_batch_goes_on(tmp_path):
     run("wsd", tmp_path, stop_after=3)
     assert run("wsd", tmp_path, micro_batch_size=4)[0].resumed_from == 3
-
-
-def test_remove_leaves_nothing(tmp_path):
-    run("wsd", tmp_path, stop_after=3)
-    checkpoint.remove(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-    checkpoint.remove(tmp_path / "absent")
 
 
 def test_a_folder_that_cannot_be_written_is_explained(tmp_path):

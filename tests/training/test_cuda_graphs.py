@@ -23,9 +23,9 @@ class Straight:
 
     passes = tensors = 0
 
-    def run(self, inputs, first, body):
+    def run(self, inputs, first, run_pass):
         self.passes, self.tensors = self.passes + 1, len(inputs)
-        return body(*(tensor.clone() for tensor in inputs))
+        return run_pass(*(tensor.clone() for tensor in inputs))
 
 
 def gradient(model, data, graphs):
@@ -33,19 +33,17 @@ def gradient(model, data, graphs):
     batch = grad_accumulation.batch(data, SETTINGS, 0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     with gradient_checkpointing.checkpointed_model(model, "none"):
-        loss = grad_accumulation.accumulate(
+        accumulator = grad_accumulation.GradAccumulator(
             model,
             split_lm_head(model),
-            [batch],
-            SeededDropout(),
-            scaler,
             SETTINGS,
             torch.device("cpu"),
-            False,
-            graphs,
-            2,
-            lambda: None,
+            autocast=False,
+            dropout=SeededDropout(),
+            scaler=scaler,
+            graphs=graphs,
         )
+        loss = accumulator.accumulate([batch], 2, lambda: None)
     return loss, torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None])
 
 
@@ -82,17 +80,19 @@ def test_only_a_card_and_known_families_are_captured() -> None:
     notes: list[str] = []
     model = random_model("llama")
     cuda = torch.device("cuda")
-    assert cuda_graphs.graphs(model, SETTINGS, torch.device("cpu"), list, notes.append) is None
-    assert cuda_graphs.graphs(model, SETTINGS, cuda, list, notes.append) is not None
-    assert cuda_graphs.graphs(random_model("gpt2"), SETTINGS, cuda, list, notes.append) is None
+    assert cuda_graphs.graph_cache(model, SETTINGS, torch.device("cpu"), list, notes.append) is None
+    assert cuda_graphs.graph_cache(model, SETTINGS, cuda, list, notes.append) is not None
+    assert cuda_graphs.graph_cache(random_model("gpt2"), SETTINGS, cuda, list, notes.append) is None
     assert (
-        cuda_graphs.graphs(model, dataclasses.replace(SETTINGS, offload_activations=True), cuda, list, notes.append)
+        cuda_graphs.graph_cache(
+            model, dataclasses.replace(SETTINGS, offload_activations=True), cuda, list, notes.append
+        )
         is None
     )
     dropping, _ = with_lora(random_model("llama"), dropout=0.1)
-    assert cuda_graphs.graphs(dropping, SETTINGS, cuda, list, notes.append) is None
+    assert cuda_graphs.graph_cache(dropping, SETTINGS, cuda, list, notes.append) is None
     assert notes == []
     model.config.model_type = "never_seen"
-    assert cuda_graphs.graphs(model, SETTINGS, cuda, list, notes.append) is None
+    assert cuda_graphs.graph_cache(model, SETTINGS, cuda, list, notes.append) is None
     assert len(notes) == 1
     assert "never_seen" in notes[0]

@@ -13,7 +13,7 @@ from support.trainings import all_trainable, blocks, random_model, with_lora
 
 from peftodyssey.corpora.packing import epoch_permutation
 from peftodyssey.training.loop import train
-from peftodyssey.training.settings import TrainSettings
+from peftodyssey.training.settings import TrainCallbacks, TrainSettings
 from peftodyssey.training.trl_bridge import train_trl
 
 SETTINGS = TrainSettings(
@@ -116,7 +116,7 @@ def test_full_training_through_trl_ends_in_the_same_place(family, schedule):
     assert [r.loss_nats for r in results[1].log] == pytest.approx([r.loss_nats for r in results[0].log], abs=1e-5)
     assert [r.lr for r in results[1].log] == pytest.approx([r.lr for r in results[0].log], rel=1e-12)
     assert [r.tokens for r in results[1].log] == [r.tokens for r in results[0].log]
-    assert results[1].micro_batch_size_used == 2
+    assert results[1].memory_settings.micro_batch_size == 2
     # A bias on the keys cancels in the softmax: its gradient is rounding noise, which AdamW blows up.
     ours, theirs = ({n: p for n, p in m.named_parameters() if not n.endswith("c_attn.bias")} for m in models)
     assert distance(ours, theirs) < 1e-5
@@ -125,19 +125,21 @@ def test_full_training_through_trl_ends_in_the_same_place(family, schedule):
 def test_trl_leaves_the_model_as_it_was_and_calls_back():
     model, trainable = with_lora(random_model())
     settings = TrainSettings(lr=1e-3, steps=4, batch_size=2, eval_at_steps=(2, 4))
-    data, seen, points = blocks(), [], []
+    data, seen, evals = blocks(), [], []
     result = train_trl(
         model,
         trainable,
         data,
         settings,
         device="cpu",
-        on_step=seen.append,
-        on_eval=lambda *point: points.append(point),
-        should_stop=lambda: len(seen) == 3,
+        callbacks=TrainCallbacks(
+            on_step=seen.append,
+            on_eval=lambda *arguments: evals.append(arguments),
+            should_stop=lambda: len(seen) == 3,
+        ),
     )
     assert tuple(seen) == result.log
     assert len(seen) == 3
     assert result.interrupted
-    assert points == [(0, 2, 96)]
+    assert evals == [(0, 2, 96)]
     assert all("forward" not in module.__dict__ for module in model.modules())

@@ -20,16 +20,16 @@ from peftodyssey.models.lm_head import split_lm_head
 from peftodyssey.models.packing import packed_inputs
 from peftodyssey.training import sampler
 from peftodyssey.training.loop import train
-from peftodyssey.training.settings import TrainSettings
+from peftodyssey.training.settings import TrainCallbacks, TrainSettings
 
 SETTINGS = TrainSettings(lr=5e-3, steps=5, batch_size=4, micro_batch_size=2, warmup=0.2, seed=3)
 
 
-def run(data=None, family="llama", dtype=torch.float32, dropout=0.0, full=False, callbacks=None, **changes):
+def run(data=None, family="llama", dtype=torch.float32, dropout=0.0, full=False, **changes):
     model = random_model(family, dtype=dtype)
     model, trainable = (model, all_trainable(model)) if full else with_lora(model, dropout=dropout)
     data = data or blocks(masked_share=0.3)
-    result = train(model, trainable, data, dataclasses.replace(SETTINGS, **changes), device="cpu", **(callbacks or {}))
+    result = train(model, trainable, data, dataclasses.replace(SETTINGS, **changes), device="cpu")
     return result, {name: p.detach().clone() for name, p in trainable.items()}, model
 
 
@@ -51,9 +51,9 @@ def test_law_4_micro_batches_do_not_change_the_result(full):
 
 def nll_and_gradients(model, inputs, labels):
     model.zero_grad()
-    from peftodyssey.training.loss import token_nll_sum
+    from peftodyssey.training.loss import token_nll_sums
 
-    total = token_nll_sum(model, split_lm_head(model), inputs, labels)
+    (total,) = token_nll_sums(model, split_lm_head(model), inputs, [labels], [None])
     total.backward()
     return total.item(), torch.cat([p.grad.reshape(-1) for p in model.parameters()])
 
@@ -123,19 +123,21 @@ def test_log_counts_tokens_and_the_loss_is_that_of_the_batch_before_the_update()
 
 def test_scoring_in_between_changes_nothing():
     """The callback scores in evaluation mode and draws random numbers; dropout goes on as if it had not."""
-    points, models = [], []
+    evals, models = [], []
 
-    def on_eval(*point):
-        points.append(point)
+    def on_eval(*arguments):
+        evals.append(arguments)
         models[0].eval()
         torch.rand(7)
 
     model, trainable = with_lora(random_model(), dropout=0.3)
     models.append(model)
     changes = dataclasses.replace(SETTINGS, eval_at_steps=(2, 5))
-    result = train(model, trainable, blocks(masked_share=0.3), changes, device="cpu", on_eval=on_eval)
+    result = train(
+        model, trainable, blocks(masked_share=0.3), changes, device="cpu", callbacks=TrainCallbacks(on_eval=on_eval)
+    )
     _, undisturbed, _ = run(dropout=0.3)
-    assert points == [(0, 2, result.log[1].tokens), (1, 5, result.tokens)]
+    assert evals == [(0, 2, result.log[1].tokens), (1, 5, result.tokens)]
     assert all(torch.equal(trainable[name], undisturbed[name]) for name in trainable)
 
 
@@ -193,7 +195,7 @@ def test_frozen_weights_keep_their_bits():
 
 
 def test_settings_start_without_torch():
-    code = "import sys, peftodyssey.train.settings, peftodyssey.train.schedule; sys.exit('torch' in sys.modules)"
+    code = "import sys, peftodyssey.training.settings, peftodyssey.training.schedule; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

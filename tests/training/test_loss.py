@@ -11,7 +11,7 @@ from support.trainings import FAMILIES, VOCABULARY, all_trainable, blocks, rando
 from peftodyssey.models.lm_head import split_lm_head
 from peftodyssey.models.packing import packed_inputs
 from peftodyssey.training import loss
-from peftodyssey.training.loss import linear_nll_sum, token_nll_sum
+from peftodyssey.training.loss import linear_nll_sum, token_nll_sums
 
 
 def operands(rows=7, width=5, vocabulary=11, dtype=torch.float64):
@@ -88,7 +88,9 @@ def test_equals_the_models_own_loss_and_gradients(family, tied):
     labels[0, 4:9] = -100
     kept = (labels.reshape(-1) != -100).nonzero()[:, 0]
 
-    ours = token_nll_sum(model, split_lm_head(model), packed_inputs(model, ids, positions, segments), labels, kept)
+    (ours,) = token_nll_sums(
+        model, split_lm_head(model), packed_inputs(model, ids, positions, segments), [labels], [kept]
+    )
     theirs = oracle(input_ids=ids, labels=torch.cat([torch.full((2, 1), -100), labels[:, :-1]], 1)).loss * len(kept)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)  # transformers computes its loss in float32
     ours.backward()

@@ -1,6 +1,4 @@
-"""Pretraining: the small Llama is transformers' own, phases and rates are those worked out by hand, batches visit every
-block.
-"""
+"""Pretraining: the small Llama is transformers' own, phases and learning rates are those worked out by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from hypothesis import strategies as st
 
 from peftodyssey.training import pretrain
 from peftodyssey.training.pretrain import PretrainSettings, Stream
-from peftodyssey.training.small_llama import initial
+from peftodyssey.training.small_llama import init_model
 from peftodyssey.training.wsd_phases import ANNEALED, TRUNK, Phase, lr_factor, phases
 
 
@@ -66,7 +64,7 @@ TOKENS = torch.from_numpy(np.random.default_rng(0).integers(0, 97, 16 * 11 + 5, 
 def test_it_is_the_llama_of_transformers(changes):
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    ours = initial(config(**changes), seed=1)
+    ours = init_model(config(**changes), seed=1)
     theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **config(**changes)))
     missing, unexpected = theirs.load_state_dict(ours.state_dict(), strict=False)
     assert not unexpected
@@ -77,7 +75,7 @@ def test_it_is_the_llama_of_transformers(changes):
 
 
 def test_initial_weights_depend_on_the_seed_alone():
-    one, same, other = (initial(config(), seed) for seed in (1, 1, 2))
+    one, same, other = (init_model(config(), seed) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
     assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
     assert one.lm_head.weight is one.model.embed_tokens.weight
@@ -100,11 +98,11 @@ def test_phases_by_hand():
 
 def test_rates_by_hand():
     trunk, branch = Phase(TRUNK, 0, 8), Phase(ANNEALED, 8, 12, "a")
-    told = {"warmup_steps": 4, "decay_share": 1 / 3}
-    assert [lr_factor(trunk, step, **told) for step in range(8)] == [0, 0.25, 0.5, 0.75, 1, 1, 1, 1]
-    assert [lr_factor(branch, step, **told) for step in range(8, 12)] == [1, 0.75, 0.5, 0.25]
-    before = [lr_factor(replace(branch, start=0), step, **told) for step in range(8)]
-    assert before == [lr_factor(trunk, step, **told) for step in range(8)]  # one schedule from end to end
+    schedule = {"warmup_steps": 4, "decay_share": 1 / 3}
+    assert [lr_factor(trunk, step, **schedule) for step in range(8)] == [0, 0.25, 0.5, 0.75, 1, 1, 1, 1]
+    assert [lr_factor(branch, step, **schedule) for step in range(8, 12)] == [1, 0.75, 0.5, 0.25]
+    before = [lr_factor(replace(branch, start=0), step, **schedule) for step in range(8)]
+    assert before == [lr_factor(trunk, step, **schedule) for step in range(8)]  # one schedule from end to end
 
 
 @given(
@@ -135,8 +133,8 @@ def test_an_epoch_visits_every_block_once():
 
 
 def trained(settings, steps=6):
-    model = initial(config(), seed=1)
-    work = pretrain.prepared(model, Stream(TOKENS, 16, settings.seed), settings)
+    model = init_model(config(), seed=1)
+    work = pretrain.prepare(model, Stream(TOKENS, 16, settings.seed), settings)
     log = []
     assert pretrain.run_phase(
         work,
@@ -156,7 +154,7 @@ def test_training_is_that_of_a_plain_loop():
 
     work, log = trained(SETTINGS)
     theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **config()))
-    theirs.load_state_dict(initial(config(), seed=1).state_dict(), strict=False)
+    theirs.load_state_dict(init_model(config(), seed=1).state_dict(), strict=False)
     groups = [
         {"params": [p for p in theirs.parameters() if p.ndim > 1], "weight_decay": 0.1},
         {"params": [p for p in theirs.parameters() if p.ndim == 1], "weight_decay": 0.0},
@@ -200,7 +198,7 @@ def test_a_loss_that_is_not_finite_ends_it():
 
 
 def test_held_out_loss_is_the_mean_over_blocks():
-    model = initial(config(), seed=1)
+    model = init_model(config(), seed=1)
     other = {name: p.detach() * 0.5 for name, p in model.named_parameters()}
     found = pretrain.mean_nats(model, other, TOKENS, 16, "fp32")
     with torch.no_grad():

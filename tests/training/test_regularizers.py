@@ -17,9 +17,10 @@ from support.trainings import VOCABULARY, all_trainable, blocks, random_model, w
 
 from peftodyssey.corpora.packing import IGNORE_INDEX
 from peftodyssey.training import replay
+from peftodyssey.training.checkpoint import CheckpointSettings
 from peftodyssey.training.loop import train
 from peftodyssey.training.replay import concat_replay
-from peftodyssey.training.settings import EarlyStopSettings, TrainSettings
+from peftodyssey.training.settings import EarlyStopSettings, TrainCallbacks, TrainSettings
 
 SETTINGS = TrainSettings(lr=5e-3, steps=6, batch_size=4, micro_batch_size=2, warmup=0.2, schedule="constant", seed=3)
 
@@ -30,7 +31,7 @@ def run(full=True, data=None, dtype=torch.float64, callbacks=None, **changes):
     model, trainable = (model, all_trainable(model)) if full else with_lora(model)
     before = {name: p.detach().clone() for name, p in trainable.items()}
     settings = dataclasses.replace(SETTINGS, **changes)
-    result = train(model, trainable, data or blocks(), settings, device="cpu", **(callbacks or {}))
+    result = train(model, trainable, data or blocks(), settings, device="cpu", callbacks=callbacks or TrainCallbacks())
     return result, before, {name: p.detach().clone() for name, p in trainable.items()}, model
 
 
@@ -142,18 +143,16 @@ def test_replayed_tokens_are_trained_on_and_counted():
     assert both.steps == plain.steps
 
 
-def rising(values):
-    """A general text whose NLL is what the list says, look after look."""
-    found = iter(values)
-    return lambda: next(found)
+def scripted(values):
+    """A general text whose NLL is what the list says, evaluation after evaluation."""
+    remaining = iter(values)
+    return TrainCallbacks(general_nll=lambda: next(remaining))
 
 
 def test_an_early_stop_keeps_the_last_weights_within_the_bound():
     short = run(steps=2, warmup=0.0)[2]
     bound = EarlyStopSettings(general_nats=0.02, patience=2, num_evals=6)
-    result, _, after, _ = run(
-        early_stop=bound, warmup=0.0, callbacks={"general_nll": rising([3.0, 3.01, 3.019, 3.03, math.nan])}
-    )
+    result, _, after, _ = run(early_stop=bound, warmup=0.0, callbacks=scripted([3.0, 3.01, 3.019, 3.03, math.nan]))
     assert same(after, short)
     assert (result.steps, result.stopped_at_step, len(result.log)) == (2, 4, 4)
     assert result.tokens == 2 * 4 * 24
@@ -161,16 +160,16 @@ def test_an_early_stop_keeps_the_last_weights_within_the_bound():
     assert not result.interrupted
 
 
-def test_one_look_above_the_bound_is_forgiven_by_patience():
+def test_one_evaluation_above_the_bound_is_forgiven_by_patience():
     bound = EarlyStopSettings(general_nats=0.02, patience=2, num_evals=3)
-    result, _, after, _ = run(early_stop=bound, callbacks={"general_nll": rising([3.0, 3.05, 3.0, 3.01])})
+    result, _, after, _ = run(early_stop=bound, callbacks=scripted([3.0, 3.05, 3.0, 3.01]))
     assert same(after, run()[2])
     assert (result.steps, result.stopped_at_step) == (6, None)
 
 
-def test_a_bound_that_the_first_look_breaks_returns_the_base():
+def test_a_bound_that_the_first_evaluation_breaks_returns_the_base():
     bound = EarlyStopSettings(general_nats=0.02, patience=1, num_evals=6)
-    result, before, after, _ = run(early_stop=bound, callbacks={"general_nll": rising([3.0, 4.0])})
+    result, before, after, _ = run(early_stop=bound, callbacks=scripted([3.0, 4.0]))
     assert same(before, after)
     assert (result.steps, result.tokens, result.stopped_at_step) == (0, 0, 1)
 
@@ -193,7 +192,7 @@ def loss_on(data):
 
 @pytest.mark.parametrize("full", [True, False])
 @pytest.mark.parametrize("stop_at", [1, 3, 9])
-def test_a_broken_training_goes_on_with_the_same_bits(tmp_path, full, stop_at):
+def test_an_interrupted_training_resumes_with_the_same_bits(tmp_path, full, stop_at):
     """All constraints at once: stopped after so many steps and resumed on a fresh model, against an unbroken run."""
     target = blocks()
     general = loss_on(
@@ -201,7 +200,7 @@ def test_a_broken_training_goes_on_with_the_same_bits(tmp_path, full, stop_at):
     )  # what is learnt is wrong there
     data = concat_replay(target, blocks(n_blocks=5, seed=9))
 
-    def once(steps=math.inf, **callbacks):
+    def once(steps=math.inf, checkpoints=None):
         model = random_model(dtype=torch.float64)
         model, trainable = (model, all_trainable(model)) if full else with_lora(model)
         settings = dataclasses.replace(
@@ -214,10 +213,10 @@ def test_a_broken_training_goes_on_with_the_same_bits(tmp_path, full, stop_at):
             data,
             settings,
             device="cpu",
-            general_nll=lambda: general(model),
-            on_step=seen.append,
-            should_stop=lambda: len(seen) >= steps,
-            **callbacks,
+            checkpoints=checkpoints,
+            callbacks=TrainCallbacks(
+                general_nll=lambda: general(model), on_step=seen.append, should_stop=lambda: len(seen) >= steps
+            ),
         )
         return result, {name: p.detach().clone() for name, p in trainable.items()}, general(model)
 
@@ -226,8 +225,8 @@ def test_a_broken_training_goes_on_with_the_same_bits(tmp_path, full, stop_at):
     assert 0 < whole.steps < whole.stopped_at_step == len(whole.log) < 9  # or the test would not see an early stop
     assert rises[whole.steps] <= 0.005 < rises[whole.stopped_at_step]
     assert kept_nll - general_start(full, general) == pytest.approx(rises[whole.steps], abs=1e-12)
-    once(stop_at, state_folder=tmp_path, checkpoint_every_s=0.0)
-    again, found, _ = once(state_folder=tmp_path)
+    once(stop_at, CheckpointSettings(tmp_path, 0.0))
+    again, found, _ = once(checkpoints=CheckpointSettings(tmp_path))
     assert same(expected, found)
     assert again.general_rises_nats == whole.general_rises_nats
     assert (again.steps, again.tokens, again.stopped_at_step) == (whole.steps, whole.tokens, whole.stopped_at_step)

@@ -1,4 +1,4 @@
-"""A step that does not fit is done again in a leaner way, and the training ends where one that fits ends (law 4)."""
+"""Law 4: a step that runs out of memory is retried with smaller settings and ends where one that fits ends."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import torch
 from support.trainings import all_trainable, blocks, random_model, with_lora
 
 from peftodyssey.errors import DoesNotFit, TrainingError
+from peftodyssey.memory_settings import MemorySettings
 from peftodyssey.models import host_memory
 from peftodyssey.training import checkpoint, grad_accumulation
+from peftodyssey.training.checkpoint import CheckpointSettings
 from peftodyssey.training.loop import train
-from peftodyssey.training.memory_settings import MemorySettings
-from peftodyssey.training.settings import TrainSettings
+from peftodyssey.training.settings import TrainCallbacks, TrainSettings
 
 SETTINGS = TrainSettings(lr=5e-3, steps=5, batch_size=4, micro_batch_size=4, warmup=0.2, seed=3)
 DATA = {"n_blocks": 6, "seq_len": 120, "documents": (45, 25, 50), "masked_share": 0.3}
@@ -34,10 +35,12 @@ def run(full=False, dropout=0.0, state_folder=None, stop_after=None, **changes):
         blocks(**DATA),
         dataclasses.replace(SETTINGS, **changes),
         device="cpu",
-        state_folder=state_folder,
-        on_note=notes.append,
-        on_step=done.append,
-        should_stop=lambda: stop_after is not None and len(done) >= stop_after,
+        checkpoints=CheckpointSettings(state_folder) if state_folder else None,
+        callbacks=TrainCallbacks(
+            on_note=notes.append,
+            on_step=done.append,
+            should_stop=lambda: stop_after is not None and len(done) >= stop_after,
+        ),
     )
     assert not any("forward" in vars(module) for module in model.modules())
     return result, {name: p.detach().clone() for name, p in trainable.items()}, notes
@@ -54,22 +57,27 @@ class SmallCard:
     """
 
     def __init__(self, monkeypatch, limit_bytes=None, error=torch.OutOfMemoryError, after=1):
-        self.honest, self.limit_bytes, self.error, self.after = grad_accumulation._nlls, limit_bytes, error, after
+        self.original, self.limit_bytes, self.error, self.after = (
+            grad_accumulation.token_nll_sums,
+            limit_bytes,
+            error,
+            after,
+        )
         self.kept: list[tuple[int, int]] = []  # blocks of each pass, bytes it kept
-        monkeypatch.setattr(grad_accumulation, "_nlls", self)
+        monkeypatch.setattr(grad_accumulation, "token_nll_sums", self)
 
-    def __call__(self, model, parts, members, pieces, *rest):
-        self.kept.append((len(pieces[0]), 0))
+    def __call__(self, model, backbone_and_head, inputs, labels, *rest):
+        self.kept.append((len(labels[0]), 0))
 
         def keep(tensor):
-            count, held = self.kept[-1]
-            self.kept[-1] = (count, held + tensor.numel() * tensor.element_size())
+            count, size = self.kept[-1]
+            self.kept[-1] = (count, size + tensor.numel() * tensor.element_size())
             if self.limit_bytes is not None and self.kept[-1][1] > self.limit_bytes and len(self.kept) > self.after:
                 raise self.error("DefaultCPUAllocator: CUDA out of memory")
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            return self.honest(model, parts, members, pieces, *rest)
+            return self.original(model, backbone_and_head, inputs, labels, *rest)
 
 
 @functools.cache
@@ -94,11 +102,12 @@ def test_a_micro_batch_that_does_not_fit_is_halved_and_nothing_is_applied_twice(
     card.limit_bytes, card.kept = min(size for _, size in card.kept) - 1, []
     result, weights, notes = run(full=full, micro_batch_size=2)
     assert [blocks for blocks, _ in card.kept] == [2, 2] + [1] * 20
-    assert result.micro_batch_size_used == 1
+    assert result.memory_settings.micro_batch_size == 1
     assert distance(weights, expected[1]) < 1e-10
     assert [r.loss_nats for r in result.log] == pytest.approx([r.loss_nats for r in expected[0].log], rel=1e-10)
     assert list(result.out_of_memory) == notes
-    assert notes[-1] == "step 1: one micro-batch of 2 blocks did not fit the host's memory; goes on with 4 x 1"
+    assert notes[-1].startswith("step 1: one micro-batch of 2 blocks")
+    assert notes[-1].endswith("4 x 1")
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -108,13 +117,12 @@ def test_where_one_block_does_not_fit_less_is_kept(monkeypatch, enough, dropout)
     expected = run(micro_batch_size=1, dropout=dropout)
     SmallCard(monkeypatch, limit_bytes=room_for(enough, dropout))
     result, weights, notes = run(micro_batch_size=1, dropout=dropout)
-    assert (result.micro_batch_size_used, result.gradient_checkpointing_used) == (1, enough)
+    assert result.memory_settings == MemorySettings(1, enough)
     assert distance(weights, expected[1]) < 1e-10
-    told = [
-        "step 1: one block with gradient checkpointing none did not fit the host's memory; goes on with gradient checkpointing selective",
-        "step 1: one block with gradient checkpointing selective did not fit the host's memory; goes on with gradient checkpointing full",
-    ]
-    assert notes == told[: 1 + (enough == "full")]
+    tried = ["none", "selective", "full"][: 2 + (enough == "full")]
+    for note, failed, fallback in zip(notes, tried[:-1], tried[1:], strict=True):
+        assert note.startswith("step 1: one block with gradient checkpointing " + failed)
+        assert note.endswith("gradient checkpointing " + fallback)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -123,7 +131,7 @@ def test_first_halves_then_less_is_kept(monkeypatch, dropout):
     expected = run(dropout=dropout)
     SmallCard(monkeypatch, limit_bytes=room_for("full", dropout))
     _, weights, notes = run(dropout=dropout)
-    assert [note.split("goes on with ")[1] for note in notes] == [
+    assert [note.split("continues with ")[1] for note in notes] == [
         "2 x 2",
         "4 x 1",
         "gradient checkpointing selective",
@@ -135,26 +143,24 @@ def test_first_halves_then_less_is_kept(monkeypatch, dropout):
 def test_a_shortage_in_the_middle_begins_that_step_again_and_no_other(monkeypatch):
     expected = run()
     card = SmallCard(monkeypatch, limit_bytes=0, after=3)
-    honest = card.honest
 
     def once(*arguments):
         card.limit_bytes = 0 if len(card.kept) == 3 else None
         return SmallCard.__call__(card, *arguments)
 
-    monkeypatch.setattr(grad_accumulation, "_nlls", once)
-    assert honest is card.honest
+    monkeypatch.setattr(grad_accumulation, "token_nll_sums", once)
     result, weights, notes = run()
-    assert notes == ["step 4: one micro-batch of 4 blocks did not fit the host's memory; goes on with 2 x 2"]
+    assert len(notes) == 1
+    assert notes[0].startswith("step 4: one micro-batch of 4 blocks")
+    assert notes[0].endswith("2 x 2")
     assert [blocks for blocks, _ in card.kept] == [4, 4, 4, 4, 2, 2, 2, 2]
     assert distance(weights, expected[1]) < 1e-10
-    assert result.gradient_checkpointing_used == "none"
+    assert result.memory_settings.gradient_checkpointing == "none"
 
 
 def test_a_block_that_does_not_fit_at_all_is_an_error_with_a_next_step(monkeypatch):
     SmallCard(monkeypatch, limit_bytes=0, after=0)
-    with pytest.raises(
-        TrainingError, match="one block does not fit the host's memory with everything recomputed"
-    ) as raised:
+    with pytest.raises(TrainingError, match="one block does not fit") as raised:
         run()
     assert "seq_len" in raised.value.next_step
 
@@ -170,7 +176,7 @@ def test_other_errors_are_not_taken_for_shortages(monkeypatch):
     assert host_memory.is_out_of_memory(raised.value)
 
 
-def test_a_resumed_training_goes_on_in_the_reduced_way(tmp_path, monkeypatch):
+def test_a_resumed_training_keeps_the_reduced_settings(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         SmallCard(patch, limit_bytes=room_for("selective", 0.3), after=0)
         unbroken = run(dropout=0.3)
@@ -181,35 +187,36 @@ def test_a_resumed_training_goes_on_in_the_reduced_way(tmp_path, monkeypatch):
     result, weights, again = run(dropout=0.3, state_folder=tmp_path)
     assert result.resumed_from == 2
     assert again == []
-    assert (result.micro_batch_size_used, result.gradient_checkpointing_used) == (1, "selective")
+    assert result.memory_settings == MemorySettings(1, "selective")
     assert {blocks for blocks, _ in card.kept} == {1}
     assert result.out_of_memory == tuple(notes)
     assert all(torch.equal(weights[name], unbroken[1][name]) for name in weights)
 
 
-def test_what_fitted_before_binds_no_later_start(tmp_path):
-    """A state that no shortage led to leaves micro-batch and policy to the plan, which may have more memory now."""
+def test_settings_that_always_fitted_do_not_bind_a_later_start(tmp_path):
+    """Where memory never ran out, the settings are those of the new plan, which may have more memory."""
     run(micro_batch_size=1, gradient_checkpointing="full", state_folder=tmp_path, stop_after=2)
-    assert json.loads((tmp_path / checkpoint.STATE_FILE).read_text())["way"]["gradient_checkpointing"] == "full"
+    saved = json.loads((tmp_path / checkpoint.STATE_FILE).read_text())
+    assert saved["memory_settings"]["gradient_checkpointing"] == "full"
     result, _, _ = run(state_folder=tmp_path)
-    assert (result.resumed_from, result.micro_batch_size_used, result.gradient_checkpointing_used) == (2, 4, "none")
+    assert (result.resumed_from, result.memory_settings) == (2, MemorySettings(4, "none"))
 
 
-def test_ways_become_leaner_step_by_step():
-    way, seen = MemorySettings(6, "none"), []
-    while way := way.next_fallback(on_card=True):
-        seen.append((way.micro_batch_size, way.gradient_checkpointing, way.offload_activations))
-    assert seen == [
-        (3, "none", False),
-        (2, "none", False),
-        (1, "none", False),
-        (1, "selective", False),
-        (1, "full", False),
-        (1, "full", True),
+def test_the_fallbacks_in_their_order():
+    settings, fallbacks = MemorySettings(6, "none"), []
+    while settings := settings.next_fallback(on_gpu=True):
+        fallbacks.append(settings)
+    assert fallbacks == [
+        MemorySettings(3, "none"),
+        MemorySettings(2, "none"),
+        MemorySettings(1, "none"),
+        MemorySettings(1, "selective"),
+        MemorySettings(1, "full"),
+        MemorySettings(1, "full", True),
     ]
-    assert MemorySettings(1, "full").next_fallback(on_card=False) is None
+    assert MemorySettings(1, "full").next_fallback(on_gpu=False) is None
     assert (
-        MemorySettings(1, "full").next_fallback(on_card=True).describe_fallback(MemorySettings(1, "full"), 4)[1]
+        MemorySettings(1, "full").next_fallback(on_gpu=True).describe_fallback(MemorySettings(1, "full"), 4)[1]
         == "the layers' inputs in host memory"
     )
     assert MemorySettings(2, "full").most_conservative(MemorySettings(4, "selective", True)) == MemorySettings(
@@ -251,7 +258,7 @@ def test_freed_pieces_of_the_heap_are_given_back():
 
 
 def test_a_stated_budget_is_held_on_the_cpu_for_real(monkeypatch):
-    """Resident memory is measured: a budget that four blocks exceed and one does not; nothing stands in for anything."""
+    """Resident memory is measured: four blocks exceed the budget and one does not; nothing is mocked."""
     big = {"n_blocks": 4, "seq_len": 512, "documents": (250, 12, 250)}
 
     def resident_training(**changes):
@@ -270,13 +277,13 @@ def test_a_stated_budget_is_held_on_the_cpu_for_real(monkeypatch):
     assert high - low > 64 << 20
     assert small.out_of_memory == large.out_of_memory == ()
     result, weights, _ = resident_training(micro_batch_size=4, budget_bytes=(low + high) // 2)
-    assert result.micro_batch_size_used < 4
+    assert result.memory_settings.micro_batch_size < 4
     assert result.out_of_memory[0].startswith("step 1: one micro-batch of 4 blocks did not fit ")
     assert " resident)" in result.out_of_memory[0]
     assert all(
         sentence.startswith("step 1: ") for sentence in result.out_of_memory
     )  # one overshoot condemns no later step
-    assert result.gradient_checkpointing_used == "none"
+    assert result.memory_settings.gradient_checkpointing == "none"
     assert distance(weights, expected) < 1e-10
     with pytest.raises(TrainingError, match="resident without it"):
         resident_training(micro_batch_size=1, budget_bytes=1 << 20)

@@ -1,0 +1,117 @@
+"""What a cell is trained with: its method on the base, its packed text and its settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftodyssey.corpora.packing import PackedSequences, SpecialTokens, pack
+from peftodyssey.jobs.index import opened
+from peftodyssey.memory_settings import MemorySettings
+from peftodyssey.methods.protocol import AttachedMethod
+from peftodyssey.methods.registry import METHODS
+from peftodyssey.models.tokenizer import TextTokenizer
+from peftodyssey.plan.tasks import CellTask
+from peftodyssey.recipe.cell import TrainSpec
+from peftodyssey.store import layout, manifest
+from peftodyssey.training.replay import concat_replay
+from peftodyssey.training.settings import EarlyStopSettings, TrainSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@contextmanager
+def attached_method(task: CellTask, base: PreTrainedModel, weights: Path | None = None) -> Iterator[AttachedMethod]:
+    """The method on the base, new or from the saved `weights`; removed again at the end."""
+    method, spec = METHODS[task.cell.method.method], task.cell.method
+    attached = method.load(base, weights, spec) if weights else method.attach(base, spec, task.cell.seed)
+    try:
+        yield attached
+    finally:
+        method.detach(attached)
+
+
+def weights_of(task: CellTask, root: Path) -> Path | None:
+    """The folder of a finished cell's trained weights, None where they were dropped."""
+    if task.train_index is None:
+        return Path(task.cell.method.options["path"])
+    folders = (root / task.folder / name for name in (layout.ADAPTER, layout.WEIGHTS))
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def blocks_of(task: CellTask, root: Path, tokenizer: TextTokenizer) -> PackedSequences:
+    """The cell's training text packed into blocks, replayed general text last.
+
+    Rendered conversations contain their special tokens already.
+    """
+    spec = task.cell.train
+
+    def packed(folder: str, objective: str) -> PackedSequences:
+        framed = bool((manifest.read(root / folder) or {})["facts"].get("framed"))
+        bos, eos = (None, None) if framed else (tokenizer.bos_id, tokenizer.eos_id)
+        return pack(
+            opened(root / folder),
+            SpecialTokens(bos, eos, from_template=framed),
+            seq_len=spec.seq_len,
+            seed=task.cell.seed,
+            objective=objective,
+            too_long=spec.too_long or "error",
+        )
+
+    target = packed(str(task.train_index), spec.objective)
+    return concat_replay(target, packed(task.replay_index, "text")) if task.replay_index else target
+
+
+def settings_of(task: CellTask, blocks: int) -> TrainSettings:
+    """The settings of a cell whose text packs into `blocks` blocks."""
+    spec, method, step = task.cell.train, task.cell.method, task.step
+    assert method.lr is not None, "a method that trains has a learning rate"
+    batch_size = spec.batch_tokens // spec.seq_len
+    steps = steps_of(spec, blocks, batch_size)
+    early_stop = method.options.get("early_stop")
+    return TrainSettings(
+        **vars(MemorySettings.from_settings(step, batch_size)),
+        lr=method.lr,
+        steps=steps,
+        batch_size=batch_size,
+        schedule=spec.schedule,
+        warmup=spec.warmup,
+        weight_decay=spec.weight_decay,
+        betas=spec.betas,
+        grad_clip=spec.grad_clip,
+        precision=task.auto_values["precision"],
+        loss_chunk_bytes=step.loss_chunk_bytes,
+        seed=task.cell.seed,
+        optimizer=task.auto_values["optimizer"],
+        eval_at_steps=tuple(sorted({_step_at(share, steps) for share in spec.eval_at if share < 1})),
+        l2_sp=method.options.get("l2_sp", 0.0),
+        norm_ball=method.options.get("norm_ball"),
+        replay=method.options.get("replay", 0.0),
+        early_stop=EarlyStopSettings(early_stop["general"], early_stop["patience"], early_stop["num_evals"])
+        if early_stop
+        else None,
+    )
+
+
+def truncate(settings: TrainSettings, share: float) -> TrainSettings:
+    """The settings of a training that stops at a share of its budget, to be resumed later; at 1 the same settings."""
+    return settings if share >= 1 else replace(settings, stop_at_step=_step_at(share, settings.steps))
+
+
+def _step_at(share: float, steps: int) -> int:
+    return max(1, round(share * steps))
+
+
+def steps_of(spec: TrainSpec, blocks: int, batch_size: int) -> int:
+    """Optimizer steps of a budget in tokens, epochs or steps; at least one."""
+    if spec.budget_steps is not None:
+        return spec.budget_steps
+    if spec.budget_epochs is not None:
+        return max(1, math.ceil(spec.budget_epochs * blocks / batch_size))
+    assert spec.budget_tokens is not None
+    return max(1, math.ceil(spec.budget_tokens / spec.batch_tokens))
