@@ -35,6 +35,7 @@ def _one(folder: Path, entry: dict) -> CellStatus:
         state, remark = "failed", failure["reason"]
     elif (stop := manifest.stop(where)) is not None:
         state, remark = "stopped", stop["reason"]
-    elif (beat := progress_file.read(where)) is not None:
-        state, remark = "started", f"step {beat['step']}, loss {beat['loss']:.3f}"
+    elif (progress := progress_file.read(where)) is not None:
+        state = "started"
+        remark = f"step {progress['step']} of {progress['steps']}, last checkpoint at step {progress['saved_step']}"
     return CellStatus(entry["folder"], entry["recipe"], entry["coordinates"]["label"], state, remark)

@@ -35,11 +35,16 @@ class ProgressFile:
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """What was written last, None where there is nothing or it is half-written."""
+    """How far a cell is: `step` (of the file or of the checkpoint, whichever is later), `steps`, `seconds`, `loss`.
+
+    `saved_step` is that of the checkpoint, 0 where there is none. None where nothing was begun.
+    """
     try:
-        return json.loads((folder / FILE).read_text())
-    except (OSError, ValueError):
+        progress = json.loads((folder / FILE).read_text())
+    except (OSError, ValueError):  # absent, or half-written when the process ended
         return None
+    saved_step = _saved_step(folder / layout.CHECKPOINT)
+    return {**progress, "step": max(progress["step"], saved_step), "saved_step": saved_step}
 
 
 def remove(folder: Path) -> None:
@@ -48,16 +53,21 @@ def remove(folder: Path) -> None:
 
 
 def note_repeated_work(folder: Path, callbacks: JobCallbacks) -> None:
-    """Notes from which step an interrupted training resumes and how many minutes are repeated."""
+    """Notes from which step an interrupted training resumes and what is repeated."""
     progress = read(folder)
-    saved_step = _saved_step(folder / layout.CHECKPOINT)
-    if progress is None or saved_step == progress["steps"]:  # nothing was begun, or it was trained to its end
+    if (
+        progress is None or progress["saved_step"] == progress["steps"]
+    ):  # nothing was begun, or it was trained to its end
         return
-    lost = max(0, progress["step"] - saved_step)
+    lost = progress["step"] - progress["saved_step"]
     minutes = progress["seconds"] / 60 * lost / max(1, progress["step"])
-    callbacks.note(
-        f"resumes from step {saved_step} (it had reached step {progress['step']}; {minutes:.1f} minutes are repeated)"
+    repeated = f"; {lost} steps ({minutes:.1f} minutes) are repeated" if lost else ""
+    start = (
+        f"step {progress['saved_step']} of {progress['steps']}, the last checkpoint"
+        if progress["saved_step"]
+        else ("step 0, because no checkpoint was written")
     )
+    callbacks.note(f"resumes from {start}{repeated}")
 
 
 def _saved_step(checkpoint: Path) -> int:

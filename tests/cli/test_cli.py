@@ -48,7 +48,7 @@ OPTIONS = {
     },
     "status": set(),
     "report": {"--out"},
-    "query": {"--csv"},
+    "query": {"--csv", "--columns"},
     "score": {
         "--adapter",
         "--out",
@@ -116,6 +116,13 @@ def test_planning_imports_no_torch(arguments: tuple[str, ...]) -> None:
     )
     ended = micro.command(*arguments, code=code)
     assert ended.returncode == 0, ended.stderr + ended.stdout
+
+
+def test_only_that_matches_nothing_names_the_values(tmp_path: Path) -> None:
+    ended = peftodyssey("run", "ranks-quick", "--only", "rank=5", "--out", tmp_path)
+    assert ended.returncode == 2
+    assert "1, 16, 4, 64" in ended.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_ten_mistakes_are_ten_problems_with_their_lines(tmp_path: Path) -> None:

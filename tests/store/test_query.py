@@ -125,7 +125,7 @@ def test_sql_touches_no_file(run, tmp_path, sql):
 def test_an_opened_run_gives_tables_cells_and_evidence(run):
     opened = open_run(run)
     assert opened.results.num_rows == 2
-    assert opened.points.num_rows == 3
+    assert opened.learning_curves.num_rows == 3
     assert sorted(cell["status"] for cell in opened.cells) == ["done", "failed"]
     done = next(cell["cell"] for cell in opened.cells if cell["status"] == "done")
     found = opened.nll(done[:8])
@@ -142,7 +142,7 @@ def test_wrong_names_are_input_errors_that_list_the_right_ones(run):
         opened.nll("zz")
     with pytest.raises(InputError, match="test of notes"):
         opened.nll(done, "train")
-    with pytest.raises(StoreError, match="not finished"):
+    with pytest.raises(StoreError, match="not complete"):
         opened.nll(failed)
 
 
