@@ -29,7 +29,7 @@ name: moves
 model: {name: bundled/odyssey-3m, revisions: [annealed-64M]}
 domains: [bundled/arxiv_cs.CL]
 methods: [{method: full, lr: 1e-3}, {method: lora, rank: 2, lr: 1e-2}]
-train: {budget: 2 steps, seq_len: 64, batch_tokens: 256, eval_at: [100%], fleet: off}
+train: {budget: 2 steps, seq_len: 64, batch_tokens: 256, eval_at: [100%], multi_lora: off}
 score: {context: 64, stride: 32, tokens: 2k}
 measure: [degradation]
 """
