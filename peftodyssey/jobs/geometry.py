@@ -11,7 +11,7 @@ import numpy as np
 
 from peftodyssey.jobs.context import JobContext
 from peftodyssey.methods import svd
-from peftodyssey.methods.protocol import AttachedMethod
+from peftodyssey.methods.attached import AttachedMethod
 from peftodyssey.methods.weight_updates import WeightUpdate, base_norm, iter_updates
 from peftodyssey.model_shape import ModelShape
 from peftodyssey.plan.tasks import CellTask

@@ -18,7 +18,7 @@ from peftodyssey.jobs.cell_inputs import attached_method, blocks_of, settings_of
 from peftodyssey.jobs.context import START_AGAIN, JobContext
 from peftodyssey.jobs.peak_memory import track_peak
 from peftodyssey.methods import wise_ft
-from peftodyssey.methods.protocol import AttachedMethod
+from peftodyssey.methods.attached import AttachedMethod
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.methods.weight_updates import additive_deltas
 from peftodyssey.models import bin_conversion

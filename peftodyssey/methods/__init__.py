@@ -1,1 +1,1 @@
-"""Floor 1: the constraint on the update: one file a method, one table. Checking and counting import no torch."""
+"""Floor 1: methods of adapting a model, one file each, listed in `registry`. Checking and counting import no torch."""

@@ -1,7 +1,7 @@
-"""PEFT's side of a method: put a PEFT config on a model, write the adapter, read one, merge, take it off again.
+"""PEFT adapters: attach a config to a model, export, load, merge and detach.
 
-Called by `lora`, `ia3`, `peft` and `saved`. What a start such as PiSSA does to the base's own weights is undone on
-`detach`, and such an adapter is written as a plain LoRA of twice the rank that stands on the original base.
+An init_lora_weights such as pissa changes the base weights: `detach_adapter` restores them, and `export_adapter` writes
+a plain LoRA of twice the rank for the original base.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import MethodError
+from peftodyssey.methods.attached import AttachedMethod
 from peftodyssey.methods.modules import linear_modules
-from peftodyssey.methods.protocol import AttachedMethod
 from peftodyssey.methods.weights import snapshot, stored_as
 from peftodyssey.recipe.cell import MethodSpec
 
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+ADAPTER_NAME = "default"  # PEFT's
 BASE_MODIFYING_INITS = ("pissa", "olora", "corda", "loftq")
 
 
 def peft_type_name(config: PeftConfig) -> str:
-    """The name of PEFT's type in capitals."""
+    """The PEFT type of a config, in capitals."""
     from peft import PeftType
 
     return str(PeftType(config.peft_type).value)
@@ -39,7 +40,7 @@ def peft_type_name(config: PeftConfig) -> str:
 
 @contextlib.contextmanager
 def seeded(model: torch.nn.Module, seed: int) -> Iterator[None]:
-    """The body draws from `seed` alone, on every device of the model; the generators outside are left as they were."""
+    """Random numbers in the body depend on `seed` alone, on every device of the model; outer generators stay."""
     import torch
 
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
@@ -50,9 +51,7 @@ def seeded(model: torch.nn.Module, seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def preserve_training_flags(model: torch.nn.Module) -> Iterator[None]:
-    """Each module that is there now has its mode back afterwards: PEFT calls eval(), which 4-bit modules on a CPU must
-    not see.
-    """
+    """Restores each module's training flag afterwards: PEFT calls eval(), and 4-bit modules on a CPU need train()."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -61,15 +60,15 @@ def preserve_training_flags(model: torch.nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def attach_adapter(model: PreTrainedModel, config: PeftConfig, point: MethodSpec, seed: int) -> AttachedMethod:
-    """`config`'s adapter on `model`, in place, drawn from `seed`; adapters are float32 whatever the base's type.
+def attach_adapter(model: PreTrainedModel, config: PeftConfig, spec: MethodSpec, seed: int) -> AttachedMethod:
+    """The adapter of `config` on `model`, in place, initialised from `seed`; float32 whatever the base's dtype.
 
-    Where the start changes the base's own weights, these are remembered. Raises MethodError with PEFT's reason where it
+    Base weights that the initialisation changes are copied first. Raises MethodError with PEFT's reason where PEFT
     refuses.
     """
     from peft import get_peft_model
 
-    kept = _weights_to_restore(model, config)
+    base_weights = _weights_to_restore(model, config)
     model.requires_grad_(False)
     try:
         with seeded(model, seed), preserve_training_flags(model), warnings.catch_warnings():
@@ -77,26 +76,26 @@ def attach_adapter(model: PreTrainedModel, config: PeftConfig, point: MethodSpec
             wrapped: Any = get_peft_model(model, config)
     except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError) as error:
         raise MethodError(
-            f"{point.label}: PEFT cannot put this adapter on the model: {error}", "change its fields"
+            f"{spec.label}: PEFT cannot put this adapter on the model: {error}", "change its fields"
         ) from error
     trainable = {name: p for name, p in wrapped.named_parameters() if p.requires_grad}
-    return AttachedMethod(point.method, point, wrapped, model, trainable, True, snapshot(trainable), kept)
+    return AttachedMethod(spec.method, spec, wrapped, model, trainable, True, snapshot(trainable), base_weights)
 
 
 def detach_adapter(attached: AttachedMethod) -> PreTrainedModel:
-    """The base without its adapter, bit for bit as it was: weights that the start changed are put back."""
+    """The base without its adapter, bit for bit as it was; weights that the initialisation changed are restored."""
     base = attached.model.unload()
     for name, stored in attached.base_weights.items():
         weight = base.get_parameter(name)
         weight.data = stored.to(weight.device, copy=True)
-    return _clear_peft_marks(base)
+    return _clear_peft_attributes(base)
 
 
-def _clear_peft_marks(base: PreTrainedModel) -> PreTrainedModel:
-    """`base` without the marks that PEFT leaves on it, which would make the next adapter look like a second one."""
-    for mark in ("peft_config", "_hf_peft_config_loaded"):
-        if mark in vars(base):
-            delattr(base, mark)
+def _clear_peft_attributes(base: PreTrainedModel) -> PreTrainedModel:
+    """`base` without PEFT's attributes, with which PEFT would take the next adapter for a second one."""
+    for name in ("peft_config", "_hf_peft_config_loaded"):
+        if name in vars(base):
+            delattr(base, name)
     base.requires_grad_(False)
     return base
 
@@ -107,40 +106,39 @@ def export_adapter(attached: AttachedMethod, folder: Path, base_name: str | None
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with preserve_training_flags(wrapped), tempfile.TemporaryDirectory() as scratch:
-        converted = bool(attached.initial_weights and attached.base_weights) and wrapped.peft_type == "LORA"
-        initial = _initial_adapter(attached, Path(scratch)) if converted else None
-        with seeded(wrapped, 0):  # the conversion makes an adapter for a moment, which must not move the generators
+        is_converted = bool(attached.initial_weights and attached.base_weights) and wrapped.peft_type == "LORA"
+        initial = _initial_adapter(attached, Path(scratch)) if is_converted else None
+        with seeded(wrapped, 0):  # the conversion makes a temporary adapter, which must not move the generators
             wrapped.save_pretrained(
                 str(folder), save_embedding_layers=False, path_initial_model_for_weight_conversion=initial
             )
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the export verb writes a real one
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     _set_base_model_name(folder / CONFIG, base_name)
 
 
 def _initial_adapter(attached: AttachedMethod, folder: Path) -> str:
-    """The adapter as it was before training, in a folder: what PEFT subtracts to make a plain LoRA of it."""
+    """The adapter as it was before training, in a folder: PEFT subtracts it to make a plain LoRA."""
     from safetensors.torch import save_file
 
-    # PEFT refuses names that do not start like one of its own starts, and the folder's name is the adapter's name
-    initial = folder / "pissa_start"
+    initial = folder / "pissa_initial"  # the folder's name is the adapter's; PEFT requires one of its inits in it
     initial.mkdir()
     save_file(
         {name.replace(".default.", "."): t.contiguous() for name, t in attached.initial_weights.items()},
         initial / WEIGHTS,
     )
-    attached.model.peft_config["default"].save_pretrained(initial)
+    attached.model.peft_config[ADAPTER_NAME].save_pretrained(initial)
     return str(initial)
 
 
 def _set_base_model_name(config_file: Path, base_name: str | None) -> None:
-    """Writes `base_name` (null where unknown) into an adapter's config as the base it belongs to."""
+    """Writes `base_name` (null where unknown) into an adapter's config as its base model."""
     config = json.loads(config_file.read_text())
     config["base_model_name_or_path"] = base_name
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def load_adapter_folder(model: PreTrainedModel, folder: Path, point: MethodSpec) -> AttachedMethod:
-    """The adapter in `folder` on `model`, in place, for scoring. Raises MethodError where it belongs to another base."""
+def load_adapter_folder(model: PreTrainedModel, folder: Path, spec: MethodSpec) -> AttachedMethod:
+    """The adapter in `folder` on `model`, in place, for scoring. Raises MethodError if it belongs to another base."""
     from peft import PeftConfig, get_peft_model
     from safetensors import SafetensorError
 
@@ -150,11 +148,11 @@ def load_adapter_folder(model: PreTrainedModel, folder: Path, point: MethodSpec)
         config = PeftConfig.from_pretrained(str(folder))
         config.inference_mode = True
         reject_prompt_learning(config, folder)
-        kept = _weights_to_restore(model, config)
+        base_weights = _weights_to_restore(model, config)
         with seeded(model, 0), preserve_training_flags(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             wrapped: Any = get_peft_model(model, config)
-            result = wrapped.load_adapter(str(folder), "default", is_trainable=False)
+            result = wrapped.load_adapter(str(folder), ADAPTER_NAME, is_trainable=False)
     except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()
         raise MethodError(
@@ -163,11 +161,11 @@ def load_adapter_folder(model: PreTrainedModel, folder: Path, point: MethodSpec)
         ) from error
     _check_keys(folder, wrapped, result)
     wrapped.requires_grad_(False)
-    return AttachedMethod(point.method, point, wrapped, model, {}, True, {}, kept)
+    return AttachedMethod(spec.method, spec, wrapped, model, {}, True, {}, base_weights)
 
 
 def changes_base_weights(config: PeftConfig) -> bool:
-    """Whether putting this adapter on a model changes the model's own weights: a part of them goes into the adapter."""
+    """Whether attaching this adapter changes the base weights: a part of them moves into the adapter."""
     return (
         str(getattr(config, "init_lora_weights", "")).startswith(BASE_MODIFYING_INITS)
         or peft_type_name(config) == "OSF"
@@ -175,7 +173,7 @@ def changes_base_weights(config: PeftConfig) -> bool:
 
 
 def _weights_to_restore(model: PreTrainedModel, config: PeftConfig) -> dict[str, torch.Tensor]:
-    """Copies of the linear maps' weights where `config` changes them, else nothing."""
+    """Copies of the linear maps' weights where `config` changes them; otherwise empty."""
     if not changes_base_weights(config):
         return {}
     return snapshot(
@@ -191,29 +189,24 @@ def _check_files(folder: Path) -> None:
 
 
 def reject_prompt_learning(config: PeftConfig, where: Any) -> None:
-    """Raises MethodError for prompt learning: its virtual tokens stand before each sequence, so rows and positions
-    shift.
-    """
+    """Raises MethodError for prompt learning, whose virtual tokens shift rows and positions."""
     if config.is_prompt_learning:
         raise MethodError(
             f"{where}: {peft_type_name(config)} puts virtual tokens before each sequence, which packing, windows and "
             "per-token scores do not allow",
-            "use an adapter that sits in the layers",
+            "use an adapter of the layers",
         )
 
 
 def _check_keys(folder: Path, wrapped: PeftModel, result: Any) -> None:
-    """Raises MethodError for keys of the file that found no place and for places that found no key; PEFT only warns.
+    """Raises MethodError for unexpected and for missing keys, of which PEFT only warns.
 
-    A parameter that several layers share is written once, so its other places lack a key and are filled all the same.
+    A parameter that several layers share is written under one name: its other names are not missing.
     """
-    places = dict(wrapped.named_parameters(remove_duplicate=False))
-    filled = {id(p) for name, p in places.items() if name not in set(result.missing_keys)}
-    missing = [key for key in result.missing_keys if id(places.get(key)) not in filled]
-    for what, keys in (
-        ("weights without a place in this model", result.unexpected_keys),
-        ("places without a weight", missing),
-    ):
+    parameters = dict(wrapped.named_parameters(remove_duplicate=False))
+    loaded = {id(p) for name, p in parameters.items() if name not in set(result.missing_keys)}
+    missing = [key for key in result.missing_keys if id(parameters.get(key)) not in loaded]
+    for what, keys in (("unexpected keys", result.unexpected_keys), ("missing keys", missing)):
         if keys:
             raise MethodError(
                 f"the adapter in {folder} does not belong to this model: {len(keys)} {what}, first {keys[0]}",
@@ -224,11 +217,11 @@ def _check_keys(folder: Path, wrapped: PeftModel, result: Any) -> None:
 def merge_adapter(
     attached: AttachedMethod, base: PreTrainedModel | None = None
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """A plain model with the adapter in its weights, and what rounding cost.
+    """A plain model with the adapter in its weights, and the rounding error.
 
-    Facts: `matrices` merged, `stored_as` type, `rounding_share` = |merged - (weight + update)| / |update| in Frobenius
-    norm over all of them (None where the update is not additive). Into `base` where given, which a quantised base
-    needs; else `attached` is used up. Raises MethodError for a quantised base without `base`.
+    Facts: `matrices` merged, `stored_as` dtype, `rounding_share` = |merged - (weight + update)| / |update| in Frobenius
+    norm over all of them (None where the update is not additive). Merges into `base` where given; otherwise `attached`
+    cannot be used afterwards. Raises MethodError for a quantised base without `base`.
     """
     if base is not None:
         with tempfile.TemporaryDirectory() as scratch:
@@ -243,21 +236,21 @@ def merge_adapter(
             merged = attached.model.merge_and_unload()
     except (ValueError, NotImplementedError, AttributeError) as error:
         raise MethodError(f"{attached.spec.label} cannot be merged: {error}", "export the adapter instead") from error
-    return _clear_peft_marks(merged), facts
+    return _clear_peft_attributes(merged), facts
 
 
 def _merge_layers(wrapped: Any) -> dict[str, Any]:
-    """Merges one layer at a time and measures the rounding of each; what is left, `merge_and_unload` does."""
+    """Merges additive layers one at a time and sums their rounding errors."""
     import torch
     from peft.tuners.lora import LoraLayer
 
-    layers: list[Any] = [m for m in wrapped.modules() if isinstance(m, LoraLayer) and "default" in m.lora_A]
+    layers: list[Any] = [m for m in wrapped.modules() if isinstance(m, LoraLayer) and ADAPTER_NAME in m.lora_A]
     error, size = 0.0, 0.0
     additive = bool(layers) and not any(layer.lora_variant for layer in layers)
     for layer in layers if additive else ():
         with torch.no_grad():
             weight = layer.get_base_layer().weight
-            update = layer.get_delta_weight("default").float()
+            update = layer.get_delta_weight(ADAPTER_NAME).float()
             exact = weight.float() + update
             layer.merge()
             error += float((layer.get_base_layer().weight.float() - exact).double().square().sum())

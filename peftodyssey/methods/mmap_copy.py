@@ -1,4 +1,4 @@
-"""A copy of weights that is too large for memory, in a file that vanishes with it. Called by `methods.weights`."""
+"""Copies of weights that would not fit into memory, mapped from a temporary file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from peftodyssey.errors import StoreError
 if TYPE_CHECKING:
     import torch
 
-MAPPED_COPY_BYTES = 2 << 30  # copies above this lie in a file
+MAPPED_COPY_BYTES = 2 << 30  # larger copies are mapped from a file
 ALIGNED_BYTES = 64
 
 
 def mmap_copy(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
-    """Copies of `parameters`, bit for bit, mapped from an unnamed file: the system may drop their pages from memory.
+    """Copies of `parameters`, bit for bit, mapped from an unnamed file in the cache folder.
 
-    Raises StoreError where the disk refuses. The file's room is free again when the last tensor is gone.
+    The system may evict their pages from memory; the file is gone when the last tensor is. Raises StoreError where the
+    disk is full or not writable.
     """
     import numpy as np
     import torch
@@ -31,15 +32,15 @@ def mmap_copy(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tens
                 file.write(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
                 file.write(bytes(-file.tell() % ALIGNED_BYTES))
             file.flush()
-            whole = torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="c"))
+            file_bytes = torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="c"))
     except OSError as error:
         raise StoreError(
-            f"no copy of the weights can be kept in {folder}: {error}",
+            f"cannot write a copy of the weights to {folder}: {error}",
             "set PEFTODYSSEY_CACHE to a folder with room for the model in half precision",
         ) from error
-    found, place = {}, 0
+    copies, start = {}, 0
     for name, parameter in parameters.items():
-        size = parameter.numel() * parameter.element_size()
-        found[name] = whole[place : place + size].view(parameter.dtype).view(parameter.shape)
-        place += size + -(place + size) % ALIGNED_BYTES
-    return found
+        end = start + parameter.numel() * parameter.element_size()
+        copies[name] = file_bytes[start:end].view(parameter.dtype).view(parameter.shape)
+        start = end + -end % ALIGNED_BYTES
+    return copies

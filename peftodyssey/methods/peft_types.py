@@ -1,7 +1,6 @@
-"""What PEFT can do, read from the text of the installed package: types, their config classes and fields. Imports
-neither PEFT nor torch.
+"""PEFT's adapter types and the fields of their configs, read from the source of the installed package.
 
-Called by `peft`, so that a misspelt type or field is reported by `check` in milliseconds.
+Neither PEFT nor torch is imported, so that `check` reports a misspelt type or field in milliseconds.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ SET_BY_PEFT = (
 
 @lru_cache(maxsize=1)
 def config_fields_by_type() -> dict[str, tuple[str, ...]]:
-    """Type name in capitals -> the fields that its config takes, of the PEFT that is installed."""
+    """{type in capitals: fields of its config} of the installed PEFT."""
     spec = find_spec("peft")
     if spec is None or spec.origin is None:
         raise MethodError("peft is not installed", "pip install peft")
@@ -46,18 +45,18 @@ def config_fields_by_type() -> dict[str, tuple[str, ...]]:
 
 def _registered(tree: ast.Module) -> list[tuple[str, str]]:
     """(name, config class) of each register_peft_method call in a package."""
-    found = []
+    registered = []
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         if isinstance(call.func, ast.Name) and call.func.id == "register_peft_method":
-            given = {k.arg: k.value for k in call.keywords}
-            name, config = given.get("name"), given.get("config_cls")
+            arguments = {k.arg: k.value for k in call.keywords}
+            name, config = arguments.get("name"), arguments.get("config_cls")
             if isinstance(name, ast.Constant) and isinstance(config, ast.Name):
-                found.append((str(name.value), config.id))
-    return found
+                registered.append((str(name.value), config.id))
+    return registered
 
 
 def _config_fields(files: list[Path]) -> dict[str, tuple[str, ...]]:
-    """Class name -> names of its dataclass fields, those of its bases first."""
+    """{class: names of its dataclass fields, those of its bases first}."""
     classes = {
         node.name: node
         for file in files

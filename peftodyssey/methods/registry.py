@@ -1,10 +1,6 @@
-"""The table of methods: a new one is a file beside this and a line here. Read by the plan, the jobs and the command
-line.
-"""
+"""The methods by name. A new method is one file in this package and one entry here."""
 
 from __future__ import annotations
-
-from difflib import get_close_matches
 
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.bitfit import BITFIT
@@ -12,18 +8,16 @@ from peftodyssey.methods.full import FULL
 from peftodyssey.methods.ia3 import IA3
 from peftodyssey.methods.last_layers import LAST_LAYERS
 from peftodyssey.methods.lora import LORA, QLORA
+from peftodyssey.methods.method import Method
 from peftodyssey.methods.peft import PEFT
-from peftodyssey.methods.protocol import Method
 from peftodyssey.methods.saved import SAVED
+from peftodyssey.methods.targets import did_you_mean
 
 METHODS: dict[str, Method] = {m.name: m for m in (FULL, LORA, QLORA, BITFIT, LAST_LAYERS, IA3, PEFT, SAVED)}
 
 
 def method(name: str) -> Method:
-    """The method called `name`; raises MethodError with the nearest name there is."""
+    """The method called `name`. Raises MethodError with the nearest name."""
     if name in METHODS:
         return METHODS[name]
-    close = get_close_matches(name, METHODS, 1)
-    raise MethodError(
-        f"there is no method {name!r}; there are {', '.join(METHODS)}", f"did you mean {close[0]!r}?" if close else ""
-    )
+    raise MethodError(f"there is no method {name!r}; there are {', '.join(METHODS)}", did_you_mean(name, METHODS))

@@ -1,7 +1,7 @@
-"""Singular values and left singular vectors of weights, on the device that holds them. Called by `jobs.geometry`.
+"""Singular values and left singular vectors of weights, on the weights' own device.
 
 In float64, from the eigenvectors of the smaller Gram matrix: several times faster than a singular value decomposition,
-and its error, 1e-8 of the largest value, lies below the rounding of float32 weights.
+with an error of 1e-8 of the largest value, below the rounding of float32 weights.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-NO_DIRECTION = 1e-7  # of the largest singular value: below, a left vector is rounding
+MIN_RELATIVE_VALUE = 1e-7  # of the largest singular value: the left vectors of smaller values are rounding
 
 
 def left_singular_vectors(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(values [k] descending, left vectors [out, k], float64) of a matrix [out, in]; k leaves out values that are
-    rounding.
-    """
+    """(values [k] descending, left vectors [out, k]), float64, of a matrix [out, in], without rounding."""
     import torch
 
     wide = matrix.double()
     tall = wide.shape[0] > wide.shape[1]
     squares, vectors = torch.linalg.eigh(wide.T @ wide if tall else wide @ wide.T)
     values, vectors = squares.clamp(min=0).sqrt().flip(0), vectors.flip(1)
-    kept = values > NO_DIRECTION * values[0]
-    values, vectors = values[kept], vectors[:, kept]
+    large = values > MIN_RELATIVE_VALUE * values[0]
+    values, vectors = values[large], vectors[:, large]
     return values, (wide @ vectors) / values if tall else vectors
 
 
@@ -38,9 +36,9 @@ def singular_values(matrix: torch.Tensor) -> torch.Tensor:
     return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(0)
 
 
-def low_rank_singular_values(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """The singular values, descending, float64, of `left` [out, r] times `right` [r, in], without making the product."""
+def low_rank_singular_values(lora_B: torch.Tensor, lora_A: torch.Tensor) -> torch.Tensor:
+    """The singular values, descending, float64, of `lora_B` [out, r] @ `lora_A` [r, in]; the product is not made."""
     import torch
 
-    inner = torch.linalg.qr(left.double(), mode="r").R @ torch.linalg.qr(right.double().T, mode="r").R.T
+    inner = torch.linalg.qr(lora_B.double(), mode="r").R @ torch.linalg.qr(lora_A.double().T, mode="r").R.T
     return torch.linalg.svdvals(inner)

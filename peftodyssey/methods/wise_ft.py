@@ -1,8 +1,7 @@
-"""WiSE-FT (Wortsman et al., arXiv 2109.01903): the base plus a share of a finished update, without training. Called by
-`jobs.adapt`.
+"""WiSE-FT (Wortsman et al., arXiv 2109.01903): the base plus a share of a finished update, without further training.
 
-Weights that were trained themselves are interpolated linearly between what they were and what they became; LoRA's
-product is scaled, which is the same interpolation of the merged matrix. Share 0 is the base, 1 the adapted model.
+Trained weights are interpolated linearly between base (share 0) and adapted model (share 1); for LoRA the scaling is
+multiplied by the share, which interpolates the merged matrix in the same way.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from peftodyssey.methods.protocol import AttachedMethod
+from peftodyssey.methods.adapter import ADAPTER_NAME
+from peftodyssey.methods.attached import AttachedMethod
 from peftodyssey.methods.weights import snapshot
 
 SetShare = Callable[[float], None]
@@ -19,37 +19,37 @@ SetShare = Callable[[float], None]
 
 @contextlib.contextmanager
 def scaled_update(attached: AttachedMethod) -> Iterator[SetShare]:
-    """A function that gives the model a share of its update; afterwards it has all of it, bit for bit."""
-    to_share = _products(attached) if attached.is_adapter else _weights(attached)
+    """A function that sets the share of the update in the model; afterwards the share is 1 again, bit for bit."""
+    set_share = _scale_adapter(attached) if attached.is_adapter else _interpolate_weights(attached)
     try:
-        yield to_share
+        yield set_share
     finally:
-        to_share(1.0)
+        set_share(1.0)
 
 
-def _products(attached: AttachedMethod) -> SetShare:
-    layers: list[Any] = [m for m in attached.model.modules() if hasattr(m, "lora_A") and "default" in m.lora_A]
-    assert layers, "the recipe allows this for LoRA and for the model's own weights"
-    whole = [layer.scaling["default"] for layer in layers]
+def _scale_adapter(attached: AttachedMethod) -> SetShare:
+    layers: list[Any] = [m for m in attached.model.modules() if hasattr(m, "lora_A") and ADAPTER_NAME in m.lora_A]
+    assert layers, "recipes allow wise_ft for LoRA and for methods that train the model's own weights"
+    scalings = [layer.scaling[ADAPTER_NAME] for layer in layers]
 
-    def to_share(share: float) -> None:
-        for layer, scaling in zip(layers, whole, strict=True):
-            layer.scaling["default"] = share * scaling
+    def set_share(share: float) -> None:
+        for layer, scaling in zip(layers, scalings, strict=True):
+            layer.scaling[ADAPTER_NAME] = share * scaling
 
-    return to_share
+    return set_share
 
 
-def _weights(attached: AttachedMethod) -> SetShare:
+def _interpolate_weights(attached: AttachedMethod) -> SetShare:
     import torch
 
-    places = dict(attached.model.named_parameters())
-    parameters = {name: places[name] for name in attached.initial_weights}
+    all_parameters = dict(attached.model.named_parameters())
+    parameters = {name: all_parameters[name] for name in attached.initial_weights}
     adapted = snapshot(parameters)
 
     @torch.no_grad()
-    def to_share(share: float) -> None:
+    def set_share(share: float) -> None:
         for name, parameter in parameters.items():
-            ends = (of[name].to(parameter.device, torch.float32) for of in (attached.initial_weights, adapted))
-            parameter.copy_(adapted[name] if share == 1 else torch.lerp(*ends, share))
+            initial, final = (w[name].to(parameter.device, torch.float32) for w in (attached.initial_weights, adapted))
+            parameter.copy_(adapted[name] if share == 1 else torch.lerp(initial, final, share))
 
-    return to_share
+    return set_share

@@ -9,6 +9,7 @@ from support.adapted_models import (
     CASES,
     MOVED_STARTS,
     SPECS,
+    frozen_digest,
     logits,
     max_difference,
     method_spec,
@@ -20,7 +21,7 @@ from support.adapted_models import (
 from transformers import AutoModelForCausalLM
 
 from peftodyssey.methods.registry import METHODS
-from peftodyssey.methods.weights import frozen_digest, max_change
+from peftodyssey.methods.weights import max_change
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)
@@ -103,7 +104,7 @@ def test_half_precision_base_is_restored_and_trained_in_float32():
         assert max_change(attached) == pytest.approx(0.25, rel=1e-5)
         assert frozen_digest(method.detach(attached)) == digest
     same = METHODS["full"].attach(
-        tiny_model("llama", torch.bfloat16), method_spec("full", options={"master_weights": "same"}), 0
+        tiny_model("llama", torch.bfloat16), method_spec("full", options={"master_weights": "bf16"}), 0
     )
     assert {p.dtype for p in same.trainable.values()} == {torch.bfloat16}
 

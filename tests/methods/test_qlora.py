@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.adapted_models import (
     IDS,
+    frozen_digest,
     max_difference,
     method_spec,
     quantised_model,
@@ -17,7 +18,7 @@ from support.adapted_models import (
 
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.registry import METHODS
-from peftodyssey.methods.weights import frozen_digest, max_change
+from peftodyssey.methods.weights import max_change
 from peftodyssey.recipe.cell import QuantSpec
 
 bitsandbytes = pytest.importorskip("bitsandbytes")

@@ -8,12 +8,21 @@ import numpy as np
 import pytest
 import torch
 from peft import get_peft_model_state_dict
-from support.adapted_models import CASES, logits, method_spec, quantised_model, saved_model, spec_of, tiny_model, train
+from support.adapted_models import (
+    CASES,
+    frozen_digest,
+    logits,
+    method_spec,
+    quantised_model,
+    saved_model,
+    spec_of,
+    tiny_model,
+    train,
+)
 
 from peftodyssey.methods import svd
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.methods.weight_updates import additive_deltas, base_norm, is_additive, iter_updates
-from peftodyssey.methods.weights import frozen_digest
 from peftodyssey.recipe.cell import QuantSpec
 
 TURNED = ("full", "lora", "rslora-dora", "pissa", "ia3", "bitfit")  # gpt2 stores its matrices the other way round

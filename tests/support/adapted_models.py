@@ -4,6 +4,8 @@ on.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from peftodyssey.methods.protocol import AttachedMethod
+from peftodyssey.methods.attached import AttachedMethod
 from peftodyssey.model_shape import LinearShape, ModelShape
 from peftodyssey.models.shapes import named_configs
 from peftodyssey.recipe.cell import MethodSpec
@@ -99,6 +101,23 @@ def train(attached: AttachedMethod, steps: int = 2, lr: float = 0.5) -> None:
 def max_difference(left: torch.Tensor, right: torch.Tensor) -> float:
     """Largest absolute difference."""
     return float((left - right).abs().max())
+
+
+def frozen_digest(model: torch.nn.Module, trainable: Collection[str] = ()) -> str:
+    """SHA-256 over the bytes of all parameters and persistent buffers not in `trainable`, quantised storage included.
+
+    Another name of a trainable parameter (a tied head) counts as trainable too.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    trained = {id(parameters[name]) for name in trainable}
+    skipped = {name for name, parameter in parameters.items() if id(parameter) in trained}
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name in skipped or not isinstance(tensor, torch.Tensor):
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def method_spec(method: str, **given: Any) -> MethodSpec:
