@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from peftodyssey.corpora.packing import PackedSequences, SpecialTokens, pack
 from peftodyssey.jobs.index import opened
 from peftodyssey.memory_settings import MemorySettings
-from peftodyssey.methods.protocol import AttachedMethod
+from peftodyssey.methods.attached import AttachedMethod
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.models.tokenizer import TextTokenizer
 from peftodyssey.plan.tasks import CellTask

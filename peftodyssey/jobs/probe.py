@@ -23,7 +23,7 @@ from peftodyssey.errors import TrainingError
 from peftodyssey.jobs.cell_inputs import attached_method, settings_of
 from peftodyssey.jobs.peak_memory import allocated_bytes, track_peak
 from peftodyssey.memory.probes import Probe
-from peftodyssey.methods.protocol import AttachedMethod
+from peftodyssey.methods.attached import AttachedMethod
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.plan.probe_results import MultiLoraProbe
 from peftodyssey.plan.tasks import CellTask
