@@ -52,7 +52,7 @@ def _root(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
 ) -> None:
     if version:
-        from peftodyssey import __version__
+        from peftodyssey._version import __version__
 
         print(__version__)
         raise typer.Exit
