@@ -69,7 +69,10 @@ class Case:
         rank = "" if self.method == "full" else f" r={self.rank}"
         more = [self.optimizer] * (self.optimizer != "adamw") + ["accumulates"] * self.accumulates
         more += ["offload"] * self.offload_activations + ["bf16 weights"] * (self.master == "bf16")
-        words = f"{self.model.removeprefix('random/')} {self.method}{rank} {self.blocks}x{self.seq_len} {self.gradient_checkpointing} {self.engine}"
+        words = (
+            f"{self.model.removeprefix('random/')} {self.method}{rank} {self.blocks}x{self.seq_len} "
+            f"{self.gradient_checkpointing} {self.engine}"
+        )
         return " ".join([words, *more])
 
 

@@ -216,7 +216,10 @@ def main() -> None:
         if not options.without_lm_eval:
             ways["lm-eval, rolling"] = lambda: harness(model, texts, options.context)
     results = measured(ways, len(index.token), options.repeats, options.device, 1e-4 if precision == "fp32" else 1e-3)
-    what = f"{options.model} {options.quant or precision}, {len(index.token):,} {'random tokens' if tokenizer is None else f'tokens of {TEXT}'}"
+    what = (
+        f"{options.model} {options.quant or precision}, {len(index.token):,} "
+        f"{'random tokens' if tokenizer is None else f'tokens of {TEXT}'}"
+    )
     table = Table(title=f"{what}, context {options.context}", title_justify="left")
     for column in ("", "tokens/s", "NLL, nats", "time", "reserved"):
         table.add_column(column, justify="right" if column else "left")

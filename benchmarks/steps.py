@@ -1,4 +1,4 @@
-"""The steps that are measured: plain transformers + PEFT + torch, and this package's own loop. Used by the benchmarks."""
+"""The steps that are measured: plain transformers + PEFT + torch, and this package's loop."""
 
 from __future__ import annotations
 

@@ -77,7 +77,8 @@ def main() -> None:
     console.print(table)
     console.print(
         f"after {options.steps} steps, loss and gradient norm: stock {stock.loss_nats:.4f}, {stock.grad_norm:.3f}; "
-        f"ours {ours.loss_nats:.4f}, {ours.grad_norm:.3f}; in the fleet {together.loss_nats:.4f}, {together.grad_norm:.3f}"
+        f"ours {ours.loss_nats:.4f}, {ours.grad_norm:.3f}; together {together.loss_nats:.4f}, "
+        f"{together.grad_norm:.3f}"
     )
     if options.json:
         from peftodyssey.store.versions import versions

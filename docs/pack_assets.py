@@ -136,7 +136,7 @@ def _without(rows: list[Record], folder: Path) -> list[Record]:
 
 
 def _pieces(row: Record, count: Callable[[str], int]) -> list[Record]:
-    """Runs of neighbouring top-level definitions of one file; a longer definition ends at a line, its rest is dropped."""
+    """Runs of neighbouring top-level definitions of one file; the rest of a longer one is dropped."""
     lines = row["text"].splitlines(keepends=True)
     starts = [0, *_definition_lines(row["text"]), len(lines)]
     pieces: list[str] = []

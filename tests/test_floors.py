@@ -120,7 +120,7 @@ def all_imports() -> tuple[Import, ...]:
 
 
 def part(module: str) -> str:
-    """The package or file below the root that a module is in: `memory` of `peftodyssey.memory.search`; of the root, ""."""
+    """The package or file below the root that a module is in: `memory` of `peftodyssey.memory.search`."""
     return [*module.split("."), ""][1]
 
 

@@ -86,7 +86,7 @@ def _write_missing(folder: Path, model: str, entries: Mapping[str, Entry], rung:
 
 
 def _is_intact(path: Path, entry: Entry) -> bool:
-    """Whether `path` is as recorded: by sha256 at first sight in this process or after a change, else by size and time."""
+    """Whether `path` is as recorded: by sha256 once per process and after a change, else by size and time."""
     try:
         state = path.stat()
         if state.st_size != entry["bytes"]:

@@ -186,7 +186,10 @@ class _CellProbe:
         drift_nats = abs(means[0] - means[1])
         if not drift_nats <= MAX_RELOAD_DRIFT_NATS:
             raise TrainingError(
-                f"{self.task.cell.method.label}: its NLL changes by {drift_nats:.4f} nats a token when saved and reloaded",
+                (
+                    f"{self.task.cell.method.label}: its NLL changes by {drift_nats:.4f} nats a token when saved and "
+                    f"reloaded"
+                ),
                 "check the library versions (`peftodyssey doctor`): a run's numbers would not be those of its files",
             )
 

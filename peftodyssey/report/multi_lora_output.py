@@ -22,7 +22,10 @@ def side_by_side(plan: Plan) -> Iterator[str]:
             f"{many} {'multi_lora' if many == 1 else 'fleets'} of {size} {method} cells"
             for (size, method), many in sizes.items()
         )
-        yield f"side by side over one base: {told} (train.multi_lora: off trains them one by one; the results are the same)"
+        yield (
+            f"side by side over one base: {told} (train.multi_lora: off trains them one by one; the results are "
+            f"the same)"
+        )
         yield from map(pays, probe_results.multi_lora_results(plan))
     sailing = {task.folder for group in groups for task in group}
     reasons = {
@@ -49,4 +52,7 @@ def pays(tried: MultiLoraProbeResult) -> str:
         if ratio < 1 - EVEN
         else "neither is faster"
     )
-    return f"{told}, their own steps one after the other {tried.separate_seconds:.3g} s; {verdict} ({ratio:.2f} times as fast)"
+    return (
+        f"{told}, their own steps one after the other {tried.separate_seconds:.3g} s; {verdict} ({ratio:.2f} "
+        f"times as fast)"
+    )

@@ -62,7 +62,8 @@ def _one(one: ProbeResult) -> Iterator[Any]:
     seconds = ", ".join(f"{value:.3g}" for value in probe.step_seconds)
     yield table
     yield (
-        f"steps {seconds or '-'} s; scoring {probe.scored_tokens_per_second:,.0f} tokens/s; load {probe.load_seconds:.1f} s; "
+        f"steps {seconds or '-'} s; scoring {probe.scored_tokens_per_second:,.0f} tokens/s; "
+        f"load {probe.load_seconds:.1f} s; "
         f"saved {size(probe.saved_bytes)} in {probe.save_seconds:.1f} s and read back"
     )
 
@@ -86,8 +87,10 @@ def time_of(plan: Plan) -> str:
     """The time of the grid with its band, or why it is not known."""
     found = estimate_time(plan)
     if found.seconds is None or found.low_seconds is None or found.high_seconds is None:
-        return f"time: unknown card for {found.unknown_cells} of {len(plan.cells)} cells; `peftodyssey plan RECIPE --probe` tries them"
-    return f"time: {_words(found.seconds)} for the whole grid ({_words(found.low_seconds)} to {_words(found.high_seconds)})"
+        unknown = f"{found.unknown_cells} of {len(plan.cells)} cells"
+        return f"time: unknown for {unknown} on this device; `peftodyssey plan RECIPE --probe` measures it"
+    low, high = _words(found.low_seconds), _words(found.high_seconds)
+    return f"time: {_words(found.seconds)} for the whole grid ({low} to {high})"
 
 
 def _words(seconds: float) -> str:

@@ -33,7 +33,8 @@ def too_small(plan: Plan) -> Iterator[str]:
         if effective < SURELY * MIN_DOCUMENTS:
             cap = "" if index.max_tokens is None else f" within score.tokens, {index.max_tokens:,}"
             yield (
-                f"{index.corpus.name}, {index.split}: about {effective:.0f} effective documents{cap}, too few for an interval (at least {MIN_DOCUMENTS}); "
+                f"{index.corpus.name}, {index.split}: about {effective:.0f} effective documents{cap}, "
+                f"too few for an interval (at least {MIN_DOCUMENTS}); "
                 "raise score.tokens, or give the text more held-out documents (split: {test: 20%})"
             )
 

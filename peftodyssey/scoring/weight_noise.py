@@ -93,7 +93,7 @@ def _inputs(model: nn.Module, name: str) -> int:
 
 
 def drawn(name: str, shape: Sequence[int], device: torch.device, seed: int, what: str = "") -> torch.Tensor:
-    """Standard normal numbers, float32, that depend on the seed, the name and `what` alone (and on the kind of device)."""
+    """Standard normal numbers, float32, that depend on seed, name, `what` and the kind of device only."""
     digest = hashlib.sha256(f"{seed}/{name}{what}".encode()).digest()
     generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "little"))
     return torch.randn(tuple(shape), generator=generator, device=device, dtype=torch.float32)

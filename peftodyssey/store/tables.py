@@ -265,7 +265,10 @@ GEOMETRY: Columns = {
     "angle_largest_degrees": ("float64", "largest of these angles"),
     "intruders": (
         "int32",
-        "of the 10 strongest left singular vectors of the tuned matrix, those with an absolute cosine below 0.5 to each one of the base's",
+        (
+            "of the 10 strongest left singular vectors of the tuned matrix, those with an absolute cosine below 0.5 to "
+            "each one of the base's"
+        ),
     ),
 }
 

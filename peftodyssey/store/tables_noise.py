@@ -31,7 +31,10 @@ NOISE: Columns = {
     ),
     "scale": (
         "string",
-        "what gamma multiplies: initializer, fan_in, earliest_rung; relative (the current weights) is another experiment",
+        (
+            "what gamma multiplies: initializer, fan_in, earliest_rung; relative (the current weights) is another "
+            "experiment"
+        ),
     ),
     "sigma": ("float64", "that standard deviation, as a root mean square over all shifted numbers"),
     "gamma": ("float64", "size of the noise; of an update the noise that is as long"),

@@ -57,7 +57,10 @@ CORRELATION: dict[str, tuple[str, str]] = {
     "groups": ("int64", "groups that hold more than one text; 1 where pooled"),
     "r": (
         "float64",
-        "the coefficient; of mmd2, frechet, js_bits, base_bpb below 0, of the shares above 0: likeness goes with degradation",
+        (
+            "the coefficient; of mmd2, frechet, js_bits, base_bpb below 0, of the shares above 0: likeness goes with "
+            "degradation"
+        ),
     ),
     "lo": ("float64", "lower end of its 95 % interval (Fisher's z)"),
     "hi": ("float64", "upper end of its 95 % interval"),

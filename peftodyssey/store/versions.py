@@ -1,4 +1,4 @@
-"""Which libraries made a result. Recorded with every cell; `run --refresh stale` compares them. Imports none of them."""
+"""Which library versions made a result; `run --refresh stale` compares them. Imports none of them."""
 
 from __future__ import annotations
 

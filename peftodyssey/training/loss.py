@@ -39,7 +39,8 @@ def token_nll_sums(
     One sum for each entry of `labels` [b, t], whose blocks follow each other in `inputs`: one training has one entry,
     several adapters that train together have one each. Labels are already shifted: position t's label is its target;
     -100 is not trained. `trained_rows` are the flat positions with a label, where the caller knows them; None: all.
-    `backbone_and_head` is that of `lm_head.split_lm_head`; where it is None the model's own logits are used. `chunk_bytes`:
+    `backbone_and_head` is that of `lm_head.split_lm_head`; where it is None the model's own logits are used.
+      `chunk_bytes`:
     bytes of float32 logits alive at a time; None: by the device.
     """
     if backbone_and_head is None:

@@ -1,4 +1,4 @@
-"""Bundled models in the user's cache: whole, repaired when damaged, safe for many processes, and clear when it fails."""
+"""Bundled models in the user's cache: complete, repaired, safe for many processes, with clear errors."""
 
 from __future__ import annotations
 
@@ -109,7 +109,8 @@ def test_a_removed_folder_comes_back() -> None:
 
 def test_many_processes_at_once(own_cache: Path) -> None:
     code = (
-        "import hashlib; from peftodyssey import assets; path = assets.unpack_model('odyssey-3m') / 'model.safetensors';"
+        "import hashlib; from peftodyssey import assets; "
+        "path = assets.unpack_model('odyssey-3m') / 'model.safetensors';"
         "print(hashlib.sha256(path.read_bytes()).hexdigest())"
     )
     started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]

@@ -17,7 +17,11 @@ version: 1
 name: noisy
 model: {name: bundled/odyssey-3m, revisions: [annealed-16M, annealed-64M]}
 domains: [bundled/arxiv_cs.CL, bundled/wiki_history_events]
-methods: [{method: full, lr: 1e-3}, {method: lora, rank: 2, lr: 1e-2}, {method: qlora, rank: 2, lr: 1e-2}, {method: lora, dora: true, lr: 1e-2}]
+methods:
+  - {method: full, lr: 1e-3}
+  - {method: lora, rank: 2, lr: 1e-2}
+  - {method: qlora, rank: 2, lr: 1e-2}
+  - {method: lora, dora: true, lr: 1e-2}
 train: {budget: 1 steps, seq_len: 64, batch_tokens: 64}
 measure: [degradation, %s]
 """

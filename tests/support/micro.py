@@ -55,7 +55,9 @@ def invoke(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def command(*arguments: object, code: str | None = None, **options: object) -> subprocess.CompletedProcess[str]:
-    """`peftodyssey` in a process of its own, where that matters (several seconds of imports), or `code` with the arguments in sys.argv."""
+    """`peftodyssey` in a process of its own, where that matters (several seconds of imports), or `code` with the
+    arguments in sys.argv.
+    """
     start = ["-c", code] if code else ["-m", "peftodyssey"]
     return subprocess.run(
         [sys.executable, *start, *map(str, arguments)],

@@ -25,7 +25,8 @@ from peftodyssey.training.trl_bridge import train_trl
 END = "<|endoftext|>"
 EXAMPLES = 8
 TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {% if m.role == 'assistant' %}{% generation %}{{ m.content }}{{ eos_token }}"
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {% if m.role == 'assistant' %}"
+    "{% generation %}{{ m.content }}{{ eos_token }}"
     "{% endgeneration %}{% else %}{{ m.content }}{% endif %}\n{% endfor %}"
 )
 pytestmark = pytest.mark.slow
