@@ -11,7 +11,7 @@ from peftodyssey.memory import probes
 from peftodyssey.models.log_filters import quiet
 from peftodyssey.plan import probe_results
 from peftodyssey.plan.multi_lora_groups import joint_micro_batch
-from peftodyssey.plan.probe_results import MultiLoraProbeResult, ProbeResult
+from peftodyssey.plan.probe_results import MultiLoraProbe, MultiLoraProbeResult, ProbeResult
 from peftodyssey.plan.tasks import CellTask, Plan
 
 
@@ -25,7 +25,7 @@ def probe_all(plan: Plan, console: Console, again: bool = False) -> list[ProbeRe
     held, found = LoadedModels(plan.device.kind, plan.budget_bytes), []
     with quiet():
         for key, tasks in sorted(shapes.items(), key=lambda item: order[item[1][0].base.identifier]):
-            known = None if again else probes.load(key)
+            known = None if again else probes.load(key, probes.Probe)
             if known is None:
                 console.print(f"trying {tasks[0].cell.model.name}, {tasks[0].cell.method.label} ...", markup=False)
                 found.append(_tried(key, tasks, held, plan))
@@ -40,7 +40,7 @@ def probe_fleets(plan: Plan, console: Console) -> list[MultiLoraProbeResult]:
     held, found = LoadedModels(plan.device.kind, plan.budget_bytes), []
     with quiet():
         for key, groups in probe_results.groups_by_key(plan).items():
-            made, reason = probe_results.load_multi_lora(key), ""
+            made, reason = probes.load(key, MultiLoraProbe), ""
             if made is None:
                 tasks = groups[0]
                 console.print(f"trying {len(tasks)} {tasks[0].cell.method.method} cells side by side ...", markup=False)

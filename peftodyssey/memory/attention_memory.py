@@ -74,8 +74,7 @@ def _rotated(ctx: OpContext, x: SimTensor, share: float) -> SimTensor:
     crossed = tape.alloc(wide_bytes, 1)
     rotated_half.release()
     rotated = tape.alloc(wide_bytes, 1)
-    for storage in (straight, crossed):
-        storage.release()
+    tape.free(straight, crossed)
     output = SimTensor(rotated, x.numel, ctx.residual_itemsize)
     if share < 1:
         output = tape.tensor(x.numel, ctx.residual_itemsize)
@@ -123,8 +122,7 @@ def _scaled_dot_product(layer: Layer, query: SimTensor, key: SimTensor, value: S
 
     saved = [query.storage, key.storage, value.storage, output.storage, log_sum_exp, mask]
     tape.record([query, key, value], output, backward, saved)
-    for storage in (log_sum_exp, mask, key.storage, value.storage):
-        storage.release()
+    tape.free(log_sum_exp, mask, key.storage, value.storage)
     return output
 
 

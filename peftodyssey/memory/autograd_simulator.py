@@ -123,10 +123,16 @@ class Tape:
         """A new tensor without history."""
         return SimTensor(self.alloc(numel, itemsize, term), numel, itemsize)
 
+    @staticmethod
+    def free(*storages: Storage | None) -> None:
+        """Release one reference to each of the storages."""
+        for storage in storages:
+            if storage is not None:
+                storage.release()
+
     def transient(self, *sizes_bytes: int, term: str = "workspace") -> None:
         """Buffers that are allocated together and freed again inside one kernel or function."""
-        for storage in [Storage(self, size, term) for size in sizes_bytes]:
-            storage.release()
+        self.free(*[Storage(self, size, term) for size in sizes_bytes])
 
     def record(
         self,
@@ -153,10 +159,10 @@ class Tape:
             node = self.nodes.pop()
             grad_output = grads.pop(node, None)
             if grad_output is None:
-                self._free_saved(node)
+                self.free(*node.saved)
                 continue
             grad_inputs = node.backward(grad_output)
-            self._free_saved(node)
+            self.free(*node.saved)
             for tensor, grad_input in zip(node.inputs, grad_inputs, strict=True):
                 if grad_input is None:
                     continue
@@ -167,8 +173,3 @@ class Tape:
                     grads[target] = grad_input
             grad_output.release()
         return grads
-
-    @staticmethod
-    def _free_saved(node: Node) -> None:
-        for storage in node.saved:
-            storage.release()

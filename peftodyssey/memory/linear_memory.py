@@ -48,8 +48,7 @@ def _torch_linear(ctx: OpContext, x: SimTensor, linear: LinearShape) -> SimTenso
     def backward(grad: Storage) -> Grads:
         dequantized = None if ctx.trains_base else dequantized_weight(ctx, linear)
         grad_x = tape.alloc(x.numel, x.itemsize) if x.requires_grad else None
-        if dequantized is not None:
-            dequantized.release()
+        tape.free(dequantized)
         if ctx.trains_base:
             _weight_grad(ctx, linear)
         return [grad_x]
@@ -65,8 +64,7 @@ def _weight_grad(ctx: OpContext, linear: LinearShape) -> None:
     numel = linear.in_features * linear.out_features
     narrow = ctx.tape.alloc(numel, ctx.itemsize, "gradients") if ctx.autocast else None
     ctx.accumulate_grad(linear.name, numel)
-    if narrow is not None:
-        narrow.release()
+    ctx.tape.free(narrow)
 
 
 def _native_trained_linear(ctx: OpContext, x: SimTensor, linear: LinearShape) -> SimTensor:
@@ -125,16 +123,14 @@ def _native_lora(ctx: OpContext, x: SimTensor, linear: LinearShape, rank: int) -
     tape, tokens = ctx.tape, x.numel // linear.in_features
     weight = dequantized_weight(ctx, linear)
     output = tape.tensor(tokens * linear.out_features, ctx.itemsize)
-    if weight is not None:
-        weight.release()
+    tape.free(weight)
     low_rank = tape.alloc(tokens * rank, ctx.itemsize)
     tape.transient(output.numel * ctx.itemsize)
 
     def backward(grad: Storage) -> Grads:
         dequantized = dequantized_weight(ctx, linear)
         grad_x = tape.alloc(x.numel, ctx.itemsize) if x.requires_grad else None
-        if dequantized is not None:
-            dequantized.release()
+        tape.free(dequantized)
         several = ctx.multi_lora_size > 1  # their gradients exist already; products in the narrow type are added
         if several:
             tape.transient(ctx.multi_lora_size * rank * linear.out_features * ctx.itemsize)

@@ -31,8 +31,7 @@ def chunked_loss(ctx: OpContext, shape: ModelShape, step: StepSpec, hidden: SimT
         return [scaled_grad]
 
     loss = tape.record([hidden], tape.tensor(1, 4), backward, [grad_hidden, grad_head], trains=step.full)
-    for storage in (grad_hidden, grad_head):
-        storage.release()
+    tape.free(grad_hidden, grad_head)
     return loss
 
 

@@ -130,8 +130,7 @@ def _transformers_rms_norm(ctx: OpContext, x: SimTensor, name: str, size: int) -
 
     saved = [wide, inverse_root, *([normed] if ctx.trains_base else [])]
     tape.record([x], output, backward, saved, trains=ctx.trains_base)
-    for storage in (wide, inverse_root, normed):
-        storage.release()
+    tape.free(wide, inverse_root, normed)
     return output
 
 
@@ -199,6 +198,5 @@ def python_gelu(ctx: OpContext, x: SimTensor) -> SimTensor:
         return [grad_x]
 
     tape.record([x], output, backward, [x.storage, *intermediates])
-    for storage in intermediates:
-        storage.release()
+    tape.free(*intermediates)
     return output

@@ -80,12 +80,7 @@ def folder() -> Path:
     return assets.cache_folder() / "probes"
 
 
-def load(key: str) -> Probe | None:
-    """The probe with that key, None where there is none or it cannot be read."""
-    return load_as(Probe, key)
-
-
-def load_as(kind: type[AnyProbe], key: str) -> AnyProbe | None:
+def load(key: str, kind: type[AnyProbe]) -> AnyProbe | None:
     """The probe of class `kind` with that key, None where there is none or it cannot be read."""
     try:
         content = json.loads((folder() / f"{key}.json").read_text(encoding="utf-8"))

@@ -64,7 +64,9 @@ def cell_step(
     )
     batch_size = cell.train.batch_tokens // cell.train.seq_len
     step, plan = fastest_step(shape, step, batch_size, budget_bytes) or smallest_step(shape, step, batch_size)
-    return step, probes.with_measured_sums(plan, probes.load(probes.probe_key(cell, step, fingerprint, device)))
+    return step, probes.with_measured_sums(
+        plan, probes.load(probes.probe_key(cell, step, fingerprint, device), probes.Probe)
+    )
 
 
 def _constraints(cell: Cell) -> dict[str, Any]:

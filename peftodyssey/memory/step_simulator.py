@@ -167,13 +167,11 @@ class StepSimulator:
         hidden = self._forward()
         loss = (chunked_loss if ctx.native else transformers_loss)(ctx, self.shape, self.step, hidden)
         hidden.release()
-        for weight_copy in ctx.autocast_cache:
-            weight_copy.release()
+        tape.free(*ctx.autocast_cache)
         ctx.autocast_cache = None  # layers that are recomputed in the backward pass cast again
         grad = tape.alloc(1, 4)
         loss.release()
-        for leaf_grad in tape.backward(loss, grad).values():
-            leaf_grad.release()
+        tape.free(*tape.backward(loss, grad).values())
 
     def _layer(self, number: int, x: SimTensor) -> SimTensor:
         step = self.step
@@ -203,15 +201,12 @@ class StepSimulator:
             recomputed.release()
             grads = tape.backward(recomputed, grad.retain(), until)
             grad_x = grads.pop(inner, None)
-            for other in grads.values():
-                other.release()
+            tape.free(*grads.values())
             return [grad_x]
 
         trains = self.rank > 0 or self.step.full
         result = tape.record([x], output.detach(), backward, [saved], trains=trains)
-        output.release()
-        saved.release()
-        x.release()
+        tape.free(output.storage, saved, x.storage)
         return result
 
     def _update(self) -> None:
@@ -223,6 +218,5 @@ class StepSimulator:
         measured_bytes = UPDATE_CHUNK_BYTES if step.keeps_initial_weights else 0
         largest_bytes = 4 * max(self._trained_numels(), default=0)
         self.tape.transient(min(measured_bytes, largest_bytes), term="update buffers")
-        for grad in (*ctx.weight_grads.values(), *ctx.grads_in_flight):
-            grad.release()
+        self.tape.free(*ctx.weight_grads.values(), *ctx.grads_in_flight)
         ctx.weight_grads, ctx.grads_in_flight = {}, []

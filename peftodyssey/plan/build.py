@@ -32,10 +32,8 @@ from peftodyssey.store import layout
 
 def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Plan:
     """The plan of `recipe` on `device` within `budget_bytes`; RecipeError with every problem found."""
-    resolved = resolve_rungs(recipe)
-    if resolved.problems:
-        raise RecipeError(list(resolved.problems))
-    recipe, cells = resolved.recipe, grid.cells(resolved.recipe)
+    recipe, rung_warnings = resolve_rungs(recipe)
+    cells = grid.cells(recipe)
     problems: list[Problem] = []
     sources = resolve_sources(recipe, cells, problems)
     if problems := problems or check_cells(recipe, cells, sources, device):
@@ -56,7 +54,7 @@ def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Pl
         cells=tasks,
         noise=noise_tasks,
         hidden_states=hidden_states,
-        warnings=(*resolved.warnings, *_tokenizer_warnings(sources)),
+        warnings=(*rung_warnings, *_tokenizer_warnings(sources)),
         digest=identity.digest({"cells": [task.entry for task in tasks]}),
         base_choices=tuple(builder.choices.base_choices.values()),
     )

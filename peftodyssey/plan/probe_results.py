@@ -58,7 +58,7 @@ def key_of(task: CellTask, device: Device) -> str:
 
 def load(task: CellTask, device: Device) -> Probe | None:
     """The probe of a planned cell's step, None where there is none."""
-    return probes.load(key_of(task, device))
+    return probes.load(key_of(task, device), Probe)
 
 
 def groups_by_key(plan: Plan) -> dict[str, list[tuple[CellTask, ...]]]:
@@ -71,14 +71,9 @@ def groups_by_key(plan: Plan) -> dict[str, list[tuple[CellTask, ...]]]:
     return groups
 
 
-def load_multi_lora(key: str) -> MultiLoraProbe | None:
-    """The probe of a joint step, None where there is none."""
-    return probes.load_as(MultiLoraProbe, key)
-
-
 def multi_lora_results(plan: Plan) -> list[MultiLoraProbeResult]:
     """What probes on this machine say of the plan's groups; groups without a probe are left out."""
-    loaded = ((load_multi_lora(key), groups) for key, groups in groups_by_key(plan).items())
+    loaded = ((probes.load(key, MultiLoraProbe), groups) for key, groups in groups_by_key(plan).items())
     return [multi_lora_result(probe, groups, plan.device) for probe, groups in loaded if probe is not None]
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from peftodyssey.memory import probes
 from peftodyssey.memory.probes import Probe
 from peftodyssey.plan import probe_results
+from peftodyssey.plan.probe_results import MultiLoraProbe
 from peftodyssey.plan.tasks import CellTask, NoiseTask, Plan
 
 BAND = 0.15  # relative, at least: clocks, temperatures and lengths of real text differ from a probe's
@@ -30,10 +32,10 @@ class TimeEstimate:
 
 def estimate_time(plan: Plan) -> TimeEstimate:
     """What the grid takes from nothing to the report, without downloads and without prompts with choices."""
-    probes = [probe_results.load(task, plan.device) for task in plan.cells]
-    known = [probe for probe in probes if probe is not None]
-    if len(known) < len(probes):
-        return TimeEstimate(None, None, None, len(probes) - len(known))
+    loaded = [probe_results.load(task, plan.device) for task in plan.cells]
+    known = [probe for probe in loaded if probe is not None]
+    if len(known) < len(loaded):
+        return TimeEstimate(None, None, None, len(loaded) - len(known))
     middle, low, high = 0.0, 0.0, 0.0
     bases: set[tuple[str, str, str]] = set()
     shares, speedups = _halving_shares(plan), _speedups(plan)
@@ -103,7 +105,7 @@ def _halving_shares(plan: Plan) -> dict[str, tuple[float, float]]:
     for task in plan.cells:
         if task.train_index and task.cell.method.tuned and task.cell.train.halving:
             groups.setdefault(task.entry["group"], []).append(task)
-    shares = {}
+    shares: dict[str, tuple[float, float]] = {}
     for group in groups.values():
         train, continuing, steps, last = group[0].cell.train, len(group), 0.0, 0.0
         for point in (share for share in train.eval_at if share < 1):
@@ -116,9 +118,9 @@ def _halving_shares(plan: Plan) -> dict[str, tuple[float, float]]:
 
 def _speedups(plan: Plan) -> dict[str, float]:
     """How many times as fast cells train together as alone, by cell, where a probe measured it."""
-    speedups = {}
+    speedups: dict[str, float] = {}
     for key, groups in probe_results.groups_by_key(plan).items():
-        result = probe_results.multi_lora_result(probe_results.load_multi_lora(key), groups, plan.device)
+        result = probe_results.multi_lora_result(probes.load(key, MultiLoraProbe), groups, plan.device)
         if result.speedup:
             speedups |= {task.hash: result.speedup for group in groups for task in group}
     return speedups
