@@ -26,8 +26,8 @@ methods:
   - {method: lora, rank: 2, lr: {tune: [1e-5, 1e-3, 1e-2]}}
   - {method: full, lr: {tune: [1e-5, 1e-3]}}
   - {method: lora, rank: 4, lr: 1e-2, label: fixed}
-train: {budget: 4 steps, seq_len: 64, batch_tokens: 256, eval_at: [50%, 75%, 100%], select: {halving: 2}}
-score: {context: 64, stride: 32, tokens: 1k}
+train: {budget: 4 steps, seq_len: 64, batch_tokens: 128, eval_at: [50%, 75%, 100%], select: {halving: 2}}
+score: {context: 64, stride: 48, tokens: 1k}
 measure: [degradation]
 """
 SAME = ("cell", "status", "nll_after", "valid_nll_after", "steps", "tokens", "selected", "lr_edge")

@@ -111,13 +111,13 @@ def test_a_cell_that_cannot_fit_fails_alone_and_the_exit_code_says_so(
         return model.get_input_embeddings().weight.requires_grad
 
     too_large(monkeypatch, in_full)
-    text = micro.RECIPE.replace("{tune: [1e-4, 1e-3]}", "1e-4")
+    text = micro.RECIPE.replace("{tune: [1e-4, 1e-3]}", "1e-4").replace("  - {method: qlora, rank: 2, lr: 1e-2}\n", "")
     ended = CliRunner().invoke(
         app, ["run", str(micro.write(tmp_path, text)), "--out", str(tmp_path / "out"), "--device", "cpu"]
     )
     assert ended.exit_code == EXIT_SOME_FAILED
     rows = {row["method"]: row for row in api.open(tmp_path / "out").results.to_pylist()}
-    assert {name: row["status"] for name, row in rows.items()} == {"full": "failed", "lora": "done", "qlora": "done"}
+    assert {name: row["status"] for name, row in rows.items()} == {"full": "failed", "lora": "done"}
     assert "one block does not fit the host's memory with everything recomputed" in rows["full"]["reason"]
     assert "seq_len" in rows["full"]["reason"]
 

@@ -29,8 +29,8 @@ methods:
   - {method: qlora, rank: [2, 4], lr: 1e-2}
   - {method: lora, rank: 2, lr: 1e-2, dora: true, label: dora}
   - {method: full, lr: 1e-4}
-train: {budget: 4 steps, seq_len: 64, batch_tokens: 256, eval_at: [50%, 100%]}
-score: {context: 64, stride: 32, tokens: 1k}
+train: {budget: 4 steps, seq_len: 64, batch_tokens: 128, eval_at: [50%, 100%]}
+score: {context: 64, stride: 48, tokens: 1k}
 """
 SAME = ("label", "rank", "lr", "tokens", "steps", "selected", "status", "trainable_params")
 CLOSE = ("nll_before", "nll_after", "valid_nll_after", "general_nll_after", "delta_nll")

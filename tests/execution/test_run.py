@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,8 +37,31 @@ def lora_alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]
     return root, outcome
 
 
+@pytest.fixture(scope="module")
+def full_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the two cells of full fine-tuning that keeps the weights of the better one."""
+    folder = tmp_path_factory.mktemp("full")
+    options = Options(keep="best", only={"method": "full"})
+    _, _, root = api.run_plan(api.plan(micro.write(folder)), folder / "out", options=options, console=quiet())
+    return root
+
+
 def quiet() -> Console:
     return Console(quiet=True)
+
+
+def results(root: Path) -> dict[str, dict[str, Any]]:
+    """The rows of finished cells by cell, without what is measured of time and memory."""
+    rows = api.open(root).results.drop_columns(list(tables.MEASURED)).to_pylist()
+    return {row["cell"]: row for row in rows if row["status"] == "done"}
+
+
+def copy_inputs(root: Path, out: Path) -> None:
+    """The indexes and base scores of a finished run, so that another run need not make them again."""
+    shutil.copytree(root / "corpora", out / "corpora")
+    for scores in (root / layout.SCORES).iterdir():
+        if manifest.read(scores)["identity"]["cell"] is None:
+            shutil.copytree(scores, out / layout.SCORES / scores.name)
 
 
 def test_every_cell_is_done_and_every_promised_column_filled(done: Path) -> None:
@@ -127,6 +151,7 @@ def test_only_runs_what_is_named(lora_alone: tuple[Path, Outcome]) -> None:
 
 
 def test_other_versions_are_retrained_only_when_asked(done: Path, tmp_path: Path) -> None:
+    before = results(done)
     folder = next(f for f in (done / layout.CELLS).iterdir() if "-qlora-" in f.name)
     written = json.loads((folder / "manifest.json").read_text())
     written["facts"]["versions"]["peft"] = "0.0.1"
@@ -134,9 +159,11 @@ def test_other_versions_are_retrained_only_when_asked(done: Path, tmp_path: Path
     plan = api.plan(micro.write(tmp_path))
     assert api.run_plan(plan, done, console=quiet())[1].done == 0
     assert api.run_plan(plan, done, options=Options(refresh=True), console=quiet())[1].done == 1
+    assert results(done) == before
 
 
-def test_a_failing_cell_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_failing_cell_is_recorded_and_the_others_go_on(done: Path, tmp_path: Path) -> None:
+    copy_inputs(done, tmp_path / "out")
     text = micro.RECIPE.replace("{method: full, lr: {tune: [1e-4, 1e-3]}}", "{method: full, lr: 1e+30}")
     text = text.replace("  - {method: qlora, rank: 2, lr: 1e-2}\n", "")
     _, outcome, root = api.run_plan(api.plan(micro.write(tmp_path, text)), tmp_path / "out", console=quiet())
@@ -148,14 +175,13 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(tmp_path: Path) -> None
     assert rows["lora"]["status"] == "done"
 
 
-def test_keep_best_keeps_the_selected_full_weights_alone(tmp_path: Path) -> None:
-    options = Options(keep="best", only={"method": "full"})
-    made, _, root = api.run_plan(api.plan(micro.write(tmp_path)), tmp_path / "out", options=options, console=quiet())
-    assert made is not None
-    rows = {row["cell"]: row for row in made.results.to_pylist()}
-    for entry in made.cells:
-        if entry["status"] == "done":
-            assert (root / entry["folder"] / layout.WEIGHTS).is_dir() == rows[entry["cell"]]["selected"]
+def test_keep_best_keeps_the_selected_full_weights_alone(full_alone: Path) -> None:
+    run = api.open(full_alone)
+    rows = {row["cell"]: row for row in run.results.to_pylist()}
+    kept = {entry["cell"]: (full_alone / entry["folder"] / layout.WEIGHTS).is_dir() for entry in run.cells}
+    finished = {cell for cell, row in rows.items() if row["status"] == "done"}
+    assert len(finished) == 2
+    assert {cell: kept[cell] for cell in finished} == {cell: rows[cell]["selected"] for cell in finished}
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -205,11 +231,12 @@ def test_export_is_loaded_by_plain_peft_and_is_not_the_base(done: Path, tmp_path
         api.export(done, "method=full", to=tmp_path / "full")
 
 
-def test_measured_columns_are_the_only_ones_that_two_runs_may_differ_in(done: Path, tmp_path: Path) -> None:
-    again = api.run(micro.write(tmp_path), tmp_path / "out", console=quiet()).results.drop_columns(
-        list(tables.MEASURED)
-    )
-    assert again.equals(api.open(done).results.drop_columns(list(tables.MEASURED)))
+def test_measured_columns_are_the_only_ones_that_two_runs_may_differ_in(
+    done: Path, lora_alone: tuple[Path, Outcome], full_alone: Path
+) -> None:
+    again = results(lora_alone[0]) | results(full_alone)
+    assert len(again) == 3
+    assert again == {cell: row for cell, row in results(done).items() if cell in again}
 
 
 def test_sft_scores_answers_alone(tmp_path: Path) -> None:

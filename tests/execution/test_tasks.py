@@ -22,7 +22,7 @@ RECIPE = (
         "budget: 4 steps, seq_len: 64, batch_tokens: 256, eval_at: [50%, 100%]",
         "budget: 1 steps, seq_len: 64, batch_tokens: 64",
     )
-    .replace("stride: 32", "stride: 64")
+    .replace("stride: 48", "stride: 64")
     .replace("general: [bundled/wiki_general]", "general: []")
     + "measure: [degradation]\n"
 )

@@ -21,7 +21,7 @@ methods:
   - {method: lora, rank: 2, lr: 1e-2}
   - {method: qlora, rank: 2, lr: 1e-2}
 train: {budget: 4 steps, seq_len: 64, batch_tokens: 256, eval_at: [50%, 100%]}
-score: {context: 64, stride: 32, tokens: 1k}
+score: {context: 64, stride: 48, tokens: 1k}
 """
 CELLS = 4
 

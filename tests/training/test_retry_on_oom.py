@@ -46,6 +46,9 @@ def run(full=False, dropout=0.0, state_folder=None, stop_after=None, **changes):
     return result, {name: p.detach().clone() for name, p in trainable.items()}, notes
 
 
+reference = functools.cache(run)  # trainings that fit, each once; nothing changes what they return
+
+
 def distance(left, right) -> float:
     return max((left[name] - right[name]).abs().max().item() for name in left)
 
@@ -96,7 +99,7 @@ def room_for(gradient_checkpointing: str, dropout: float = 0.0) -> int:
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
 @pytest.mark.parametrize("full", [True, False])
 def test_a_micro_batch_that_does_not_fit_is_halved_and_nothing_is_applied_twice(monkeypatch, full, error):
-    expected = run(full=full, micro_batch_size=1)
+    expected = reference(full=full, micro_batch_size=1)
     card = SmallCard(monkeypatch, error=error)
     run(full=full, steps=1, micro_batch_size=2)
     card.limit_bytes, card.kept = min(size for _, size in card.kept) - 1, []
@@ -114,7 +117,7 @@ def test_a_micro_batch_that_does_not_fit_is_halved_and_nothing_is_applied_twice(
 @pytest.mark.parametrize("enough", ["selective", "full"])
 def test_where_one_block_does_not_fit_less_is_kept(monkeypatch, enough, dropout):
     """The policy alone changes, so that dropout draws the same numbers: the very same training."""
-    expected = run(micro_batch_size=1, dropout=dropout)
+    expected = reference(micro_batch_size=1, dropout=dropout)
     SmallCard(monkeypatch, limit_bytes=room_for(enough, dropout))
     result, weights, notes = run(micro_batch_size=1, dropout=dropout)
     assert result.memory_settings == MemorySettings(1, enough)
@@ -128,7 +131,7 @@ def test_where_one_block_does_not_fit_less_is_kept(monkeypatch, enough, dropout)
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_first_halves_then_less_is_kept(monkeypatch, dropout):
     """Dropout falls by block, so that the same holds with it."""
-    expected = run(dropout=dropout)
+    expected = reference(dropout=dropout)
     SmallCard(monkeypatch, limit_bytes=room_for("full", dropout))
     _, weights, notes = run(dropout=dropout)
     assert [note.split("continues with ")[1] for note in notes] == [
@@ -141,7 +144,7 @@ def test_first_halves_then_less_is_kept(monkeypatch, dropout):
 
 
 def test_a_shortage_in_the_middle_begins_that_step_again_and_no_other(monkeypatch):
-    expected = run()
+    expected = reference()
     card = SmallCard(monkeypatch, limit_bytes=0, after=3)
 
     def once(*arguments):
