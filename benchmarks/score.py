@@ -44,6 +44,7 @@ from peftodyssey.models.scoring_mode import set_scoring_mode
 from peftodyssey.models.tokenizer import load_tokenizer
 from peftodyssey.recipe.cell import CorpusSpec, QuantSpec, ScoreSpec
 from peftodyssey.scoring import nll
+from peftodyssey.scoring.settings import ScoreSettings
 from peftodyssey.stats import token_breakdown, token_groups
 
 MODEL, TEXT = "bundled/odyssey-3m", "wiki_general"
@@ -186,10 +187,8 @@ def main() -> None:
             model,
             index,
             point,
+            ScoreSettings(options.device, options.batch_tokens, precision=precision),
             prefix=prefix,
-            device=options.device,
-            precision=precision,
-            batch_tokens=options.batch_tokens,
         ).nll_nats.astype(np.float64)
         columns.append(found)
         return float(np.nansum(found))

@@ -176,7 +176,7 @@ def test_lean_forms_on_the_card_score_what_the_cpu_scores(layout: str, tmp_path:
     from peftodyssey.models.load import load
     from peftodyssey.models.source import resolve
     from peftodyssey.recipe.cell import ScoreSpec
-    from peftodyssey.scoring import nll, windows
+    from peftodyssey.scoring import nll, settings, windows
 
     found = resolve("bundled/odyssey-3m")
     tokens = np.random.default_rng(0).integers(1, 4096, 3000).astype(np.int32)
@@ -189,9 +189,7 @@ def test_lean_forms_on_the_card_score_what_the_cpu_scores(layout: str, tmp_path:
                 1,
                 table,
                 3000,
-                device=device,
-                precision=precision,
-                layout=layout,
+                settings.ScoreSettings(device, layout=layout, precision=precision),
             )[0].nll_nats
         )
         for device, precision in (("cpu", "fp32"), ("cuda", "fp32"), ("cuda", "bf16"))

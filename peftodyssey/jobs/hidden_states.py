@@ -13,6 +13,7 @@ from peftodyssey.jobs.index import opened
 from peftodyssey.jobs.loaded_models import LoadedModels
 from peftodyssey.plan.tasks import CellTask, HiddenStatesTask, Plan
 from peftodyssey.scoring.hidden_states import mean_states
+from peftodyssey.scoring.settings import ScoreSettings
 from peftodyssey.stats import chunk_sampling
 from peftodyssey.store import manifest
 from peftodyssey.store import states as store
@@ -46,10 +47,9 @@ def write_states(task: HiddenStatesTask, models: LoadedModels, context: JobConte
     hidden = mean_states(
         model,
         token,
+        ScoreSettings(context.options.device, precision=task.base.precision),
         layer=task.layer,
         prefix=prefix,
-        device=context.options.device,
-        precision=task.base.precision,
         on_progress=context.scoring_progress(name, "reading chunks"),
     )
     folder = manifest.prepare_dir(context.root / task.folder)

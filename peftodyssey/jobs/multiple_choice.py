@@ -9,6 +9,7 @@ from peftodyssey.jobs.context import JobContext
 from peftodyssey.models.tokenizer import TextTokenizer
 from peftodyssey.plan.tasks import ChoiceTask
 from peftodyssey.scoring.choices import score_choices
+from peftodyssey.scoring.settings import ScoreSettings
 from peftodyssey.store import layout, manifest, parquet, tables
 
 if TYPE_CHECKING:
@@ -19,14 +20,12 @@ def score_and_write(task: ChoiceTask, model: nn.Module, tokenizer: TextTokenizer
     """Writes `choices.parquet` of `task`: a row for every choice of every prompt, in the task's order."""
     examples = questions(task.task)
     name = task.task.spec.name
+    options = context.options
     scores = score_choices(
         model,
         [request for example in examples for request in requests(example, tokenizer.backend)],
+        ScoreSettings(options.device, task.batch_tokens, options.resident_bytes, precision=task.base.precision),
         prefix=tokenizer.prefix_id if task.with_prefix else None,
-        device=context.options.device,
-        batch_tokens=task.batch_tokens,
-        budget_bytes=context.options.resident_bytes,
-        precision=task.base.precision,
         on_progress=context.scoring_progress(name, "scoring a task"),
     )
     choices = [(number, choice) for number, example in enumerate(examples) for choice in range(len(example.choices))]

@@ -28,6 +28,7 @@ from peftodyssey.methods.registry import METHODS
 from peftodyssey.plan.probe_results import MultiLoraProbe
 from peftodyssey.plan.tasks import CellTask
 from peftodyssey.scoring.nll import score_index
+from peftodyssey.scoring.settings import ScoreSettings
 from peftodyssey.training.settings import StepRecord, TrainCallbacks, TrainSettings
 
 if TYPE_CHECKING:
@@ -172,10 +173,8 @@ class _CellProbe:
             model,
             index,
             self.task.cell.score,
+            ScoreSettings(self.device, self.task.scores[0].batch_tokens, precision=self.task.base.precision),
             prefix=self.prefix,
-            device=self.device,
-            precision=self.task.base.precision,
-            batch_tokens=self.task.scores[0].batch_tokens,
         )
 
     def require_same_reloaded(self, folder: Path, scored: ScoreResult, index: Index) -> None:

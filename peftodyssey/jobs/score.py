@@ -12,6 +12,7 @@ from peftodyssey.jobs.index import opened
 from peftodyssey.models import bin_conversion
 from peftodyssey.plan.tasks import ScoreTask
 from peftodyssey.scoring.nll import ScoreResult, mean_nats, score_adapters
+from peftodyssey.scoring.settings import ScoreSettings
 from peftodyssey.store import manifest, parquet
 
 if TYPE_CHECKING:
@@ -54,17 +55,15 @@ def scored_adapters(
     """
     index = opened(context.root / task.index) if index is None else index
     name = Path(task.index).name
+    options = context.options
     results = score_adapters(
         model,
         num_adapters,
         index,
         task.settings,
+        ScoreSettings(options.device, task.batch_tokens, options.resident_bytes, precision=task.base.precision),
         prefix=prefix,
-        device=context.options.device,
-        precision=task.base.precision,
         on_progress=context.scoring_progress(name, "scoring"),
-        batch_tokens=task.batch_tokens,
-        budget_bytes=context.options.resident_bytes,
     )
     facts = results[0].facts
     if facts.get("out_of_memory"):

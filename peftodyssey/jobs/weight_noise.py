@@ -27,6 +27,7 @@ from peftodyssey.recipe.identity import digest
 from peftodyssey.scoring import weight_noise
 from peftodyssey.scoring.critical_sharpness import critical_step
 from peftodyssey.scoring.descent_direction import negative_gradient
+from peftodyssey.scoring.settings import ScoreSettings
 from peftodyssey.stats.bootstrap import document_sums
 from peftodyssey.store import atomic, layout, manifest, parquet, tables
 
@@ -106,7 +107,7 @@ class _NoiseRun:
         self.tensors = weight_noise.matrices(base, task.noise.tensors)
         self.originals = snapshot(self.tensors)
         self.sigma = weight_noise.sigmas(base, self.tensors, task.noise.scale, reference)
-        self.unit = weight_noise.length(self.tensors, self.sigma)  # Frobenius norm of the noise at gamma 1
+        self.unit = weight_noise.expected_norm(self.tensors, self.sigma)  # Frobenius norm of the noise at gamma 1
         self.folder = manifest.prepare_dir(context.root / task.score.folder, keep=(PARTIAL_FILE,))
         partial = self.folder / PARTIAL_FILE
         self.done: dict[str, dict[str, Any]] = json.loads(partial.read_text("utf-8")) if partial.is_file() else {}
@@ -182,9 +183,8 @@ class _NoiseRun:
             self.tensors,
             self.index,
             task.settings,
+            ScoreSettings(self.context.options.device, task.batch_tokens),
             prefix=self.prefix,
-            device=self.context.options.device,
-            batch_tokens=task.batch_tokens,
         )
         return self.critical(gradient)
 

@@ -1,4 +1,4 @@
-"""Windows laid out in rectangles of token ids for one forward pass each. Called by `score.nll`.
+"""Windows laid out in rectangles of token ids for one forward pass each.
 
 "padded": one window a row, filled up on the right, where causal attention cannot see it. "packed": several windows a
 row, each with its own positions from 0 and its own segment number, which `models.packing` keeps from seeing each other.
@@ -6,86 +6,59 @@ row, each with its own positions from 0 and its own segment number, which `model
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from peftodyssey.corpora.sft_packing import best_fit_decreasing
 from peftodyssey.scoring.windows import WindowTable
-
-LAYOUTS = ("padded", "packed")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One rectangle. `place` int64[n]: flat places whose predictions are scored, `target` the tokens, `row` their index
-    rows.
-    """
+    """One rectangle, and the n predictions of it that are scored."""
 
     input_ids_bt: np.ndarray
     position_ids_bt: np.ndarray  # from 0 in every window
-    segments_bt: np.ndarray  # number of the window in its row
-    place: np.ndarray
-    target: np.ndarray
-    row: np.ndarray
+    segment_ids_bt: np.ndarray  # number of the window in its row
+    position: np.ndarray  # int64 [n]: positions in the flattened rectangle whose predictions are scored
+    target: np.ndarray  # int64 [n]: the tokens to predict
+    index_row: np.ndarray  # int64 [n]: their rows of the index
 
 
 def rows_of_windows(table: WindowTable, layout: str) -> list[list[int]]:
     """Which windows share a row, longest row first: one each (padded), or as many as fit the longest (packed)."""
-    order = np.argsort(-table.length, kind="stable").tolist()
-    if layout == "padded" or not order:
-        return [[window] for window in order]
-    rows: list[list[int]] = []
-    free: list[tuple[int, int]] = []  # (places left, row), ascending: best fit, decreasing
-    for window in order:
-        length = int(table.length[window])
-        fit = bisect_left(free, (length, -1))
-        left, row = free.pop(fit) if fit < len(free) else (int(table.length[order[0]]), len(rows))
-        rows.extend([[]] * (row == len(rows)))
-        rows[row] = [*rows[row], window]
-        if left > length:
-            free.insert(bisect_left(free, (left - length, row)), (left - length, row))
-    return sorted(rows, key=lambda row: -int(table.length[row].sum()))
+    if layout == "padded" or not len(table):
+        return [[window] for window in np.argsort(-table.length, kind="stable").tolist()]
+    lengths = table.length.tolist()
+    return sorted(best_fit_decreasing(lengths, max(lengths)), key=lambda row: -int(table.length[row].sum()))
 
 
-def take(table: WindowTable, rows: list[list[int]], batch_tokens: int) -> int:
-    """How many of the first rows go into one rectangle of at most `batch_tokens` places; at least one."""
+def num_rows_that_fit(table: WindowTable, rows: list[list[int]], batch_tokens: int) -> int:
+    """How many of the first rows form a rectangle of at most `batch_tokens` positions; at least one."""
     width = int(table.length[rows[0]].sum())
     return min(max(batch_tokens // width, 1), len(rows))
 
 
 def batch(table: WindowTable, rows: list[list[int]]) -> Batch:
-    """The rectangle of these rows; places that no window fills hold token 0 in a segment of their own."""
+    """The rectangle of these rows; positions that no window fills hold token 0 in a segment of their own."""
     width = max(int(table.length[row].sum()) for row in rows)
-    ids, positions = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.int64)
-    segments = np.zeros((len(rows), width), np.int64)
-    place, predicted = [], []
-    for number, begin, window, segment in _placed(table, rows):
-        length, scored = int(table.length[window]), int(table.scored[window])
-        source, row = int(table.begin[window]), int(table.row[window])
-        here = slice(begin, begin + length)
-        ids[number, here] = table.source[source : source + length]
-        positions[number, here] = np.arange(length)
-        segments[number, here] = segment
-        place.append(number * width + np.arange(begin + length - scored, begin + length))
-        predicted.append(
-            np.stack([np.arange(source + length - scored, source + length) + 1, _rows(row, length, scored)])
-        )
-        segments[number, here.stop :] = segment + 1
-        positions[number, here.stop :] = np.arange(width - here.stop)
-    targets, index_rows = np.concatenate(predicted, axis=1)
-    return Batch(ids, positions, segments, np.concatenate(place), table.source[targets], index_rows)
-
-
-def _rows(row: int, length: int, scored: int) -> np.ndarray:
-    return np.arange(row + length - scored, row + length)
-
-
-def _placed(table: WindowTable, rows: list[list[int]]) -> Iterator[tuple[int, int, int, int]]:
-    """(row of the rectangle, first place, window, segment number) of every window."""
+    input_ids, position_ids, segment_ids = np.zeros((3, len(rows), width), np.int64)
+    positions, targets, index_rows = [], [], []
     for number, row in enumerate(rows):
         begin = 0
         for segment, window in enumerate(row):
-            yield number, begin, window, segment
-            begin += int(table.length[window])
+            length, source = int(table.length[window]), int(table.begin[window])
+            here = slice(begin, begin + length)
+            input_ids[number, here] = table.source[source : source + length]
+            position_ids[number, here] = np.arange(length)
+            segment_ids[number, here] = segment
+            scored = np.arange(length - int(table.scored[window]), length)
+            positions.append(number * width + begin + scored)
+            targets.append(table.source[source + 1 + scored])
+            index_rows.append(int(table.row[window]) + scored)
+            begin = here.stop
+        segment_ids[number, begin:] = len(row)
+        position_ids[number, begin:] = np.arange(width - begin)
+    scored_predictions = (np.concatenate(arrays) for arrays in (positions, targets, index_rows))
+    return Batch(input_ids, position_ids, segment_ids, *scored_predictions)

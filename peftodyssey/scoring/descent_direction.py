@@ -1,4 +1,4 @@
-"""The direction in which a text's loss falls fastest, for the search of the critical step. Called by `jobs.perturb`."""
+"""The direction in which a text's loss falls fastest, along which the critical step is searched."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from peftodyssey.constants import SCORE_BATCH_TOKENS
 from peftodyssey.recipe.cell import ScoreSpec
-from peftodyssey.scoring.batches import batch, rows_of_windows, take
+from peftodyssey.scoring.batches import batch, num_rows_that_fit, rows_of_windows
+from peftodyssey.scoring.settings import ScoreSettings
 from peftodyssey.scoring.windows import corpus_windows
 
 if TYPE_CHECKING:
@@ -22,35 +22,36 @@ def negative_gradient(
     model: nn.Module,
     tensors: Mapping[str, nn.Parameter],
     index: Index,
-    settings: ScoreSpec,
+    spec: ScoreSpec,
+    settings: ScoreSettings,
     *,
     prefix: int | None,
-    device: str | torch.device,
-    batch_tokens: int | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Minus the gradient of the text's mean NLL with regard to `tensors`, float32, by name; the same tokens as a
-    column's.
+    """Minus the gradient of the text's mean NLL with regard to `tensors`, float32, by name, over the tokens that
+    `score_index` scores.
 
-    The logits of a batch are whole here: a batch is a quarter of a scoring pass.
+    All logits of a batch exist at once here, so a batch has a quarter of the tokens of a scoring pass.
     """
-    device = torch.device(device)
-    table = corpus_windows(index.token, index.starts, settings, prefix)
+    device = torch.device(settings.device)
+    table = corpus_windows(index.token, index.starts, spec, prefix)
     rows, total = rows_of_windows(table, "padded"), int(table.scored.sum())
-    places = max((batch_tokens or SCORE_BATCH_TOKENS[device.type]) // 4, settings.context)
-    found = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in tensors.items()}
-    asked = {name: weight.requires_grad for name, weight in tensors.items()}
+    batch_tokens = max(settings.tokens_per_batch // 4, spec.context)
+    direction = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in tensors.items()}
+    required_grad = {name: weight.requires_grad for name, weight in tensors.items()}
     try:
         for weight in tensors.values():
             weight.requires_grad_(True)
         while rows:
-            count = take(table, rows, places)
-            part, rows = batch(table, rows[:count]), rows[count:]
-            ids, place, target = (torch.from_numpy(a).to(device) for a in (part.input_ids_bt, part.place, part.target))
-            logits = model(input_ids=ids, use_cache=False).logits.flatten(0, 1)[place].float()
+            count = num_rows_that_fit(table, rows, batch_tokens)
+            current, rows = batch(table, rows[:count]), rows[count:]
+            input_ids, position, target = (
+                torch.from_numpy(array).to(device) for array in (current.input_ids_bt, current.position, current.target)
+            )
+            logits = model(input_ids=input_ids, use_cache=False).logits.flatten(0, 1)[position].float()
             nll = cross_entropy(logits, target, reduction="sum") / total
             for name, gradient in zip(tensors, torch.autograd.grad(nll, list(tensors.values())), strict=True):
-                found[name] -= gradient.float()
+                direction[name] -= gradient.float()
     finally:
         for name, weight in tensors.items():
-            weight.requires_grad_(asked[name])
-    return found
+            weight.requires_grad_(required_grad[name])
+    return direction

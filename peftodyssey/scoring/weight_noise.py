@@ -1,9 +1,8 @@
-"""Weights shifted in place and put back bit for bit: Gaussian noise, noise of a low rank, rounding, a given update.
-Called by `jobs.perturb`.
+"""Weights changed in place and restored bit for bit: Gaussian noise, low-rank noise, rounding, a given update.
 
-eps ~ N(0, gamma^2 sigma^2) tensor by tensor, sigma being the initialisation's and not the current weights' (arXiv
-2503.19206, section 3.3). Numbers are drawn on the device of the tensor, from the pair's number and the tensor's name
-alone: the same for every size of the noise, every text and every rung.
+eps ~ N(0, gamma^2 sigma^2) tensor by tensor, sigma being that of the initialisation and not of the current weights
+(arXiv 2503.19206, section 3.3). Numbers are drawn on the device of the tensor, from the pair's number and the tensor's
+name alone: the same for every size of the noise, every text and every rung.
 """
 
 from __future__ import annotations
@@ -22,35 +21,28 @@ from peftodyssey.models.load import linear_names
 from peftodyssey.models.shape_from_meta_model import linear_shape
 
 Change = Callable[[str, torch.Tensor], torch.Tensor]  # (name, weight) -> its shift, float32, same shape
-BLOCK = 64  # numbers of a tensor that share a constant in nf4 and fp4
+QUANT_BLOCK = 64  # numbers of a tensor that share a constant in nf4 and fp4
 
 
 class PerturbationNorm(NamedTuple):
-    """How far the weights stand from where they were, as they are stored: Frobenius norm, and as a share of the
-    weights' own.
-    """
+    """Frobenius norm of the change as it is stored, and the same relative to the norm of the weights."""
 
     norm: float
     relative: float
 
 
 def matrices(model: nn.Module, parts: Sequence[str]) -> dict[str, nn.Parameter]:
-    """The weight matrices that are shifted, by name; `parts` of blocks, embeddings, head. A tied head stands under one
-    name.
-    """
-    found: dict[str, nn.Parameter] = {}
+    """The weight matrices to perturb, by name; `parts` of blocks, embeddings, head. A tied head has one name."""
+    weights: dict[str, nn.Parameter] = {}
     if "blocks" in parts:
-        found |= {f"{name}.weight": model.get_submodule(name).weight for name in linear_names(model)}
+        weights |= {f"{name}.weight": model.get_submodule(name).weight for name in linear_names(model)}
     ends = {"embeddings": model.get_input_embeddings, "head": model.get_output_embeddings}  # type: ignore[operator]
     modules = {id(module): name for name, module in model.named_modules()}
-    for part in ("embeddings", "head"):
-        if (
-            part in parts
-            and (module := ends[part]()) is not None
-            and all(module.weight is not p for p in found.values())
-        ):
-            found[f"{modules[id(module)]}.weight"] = module.weight
-    return found
+    for part, get_module in ends.items():
+        module = get_module() if part in parts else None
+        if module is not None and all(module.weight is not weight for weight in weights.values()):
+            weights[f"{modules[id(module)]}.weight"] = module.weight
+    return weights
 
 
 def sigmas(
@@ -70,10 +62,10 @@ def sigmas(
             )
         return dict.fromkeys(tensors, float(std))
     if scale == "fan_in":
-        return {name: 1 / math.sqrt(_inputs(model, name)) for name in tensors}
-    return (
-        {name: (reference or {})[name] for name in tensors} if scale == "earliest_rung" else root_mean_squares(tensors)
-    )
+        return {name: 1 / math.sqrt(_fan_in(model, name)) for name in tensors}
+    if scale == "earliest_rung":
+        return {name: (reference or {})[name] for name in tensors}
+    return root_mean_squares(tensors)
 
 
 def root_mean_squares(tensors: Mapping[str, torch.Tensor]) -> dict[str, float]:
@@ -81,19 +73,19 @@ def root_mean_squares(tensors: Mapping[str, torch.Tensor]) -> dict[str, float]:
     return {name: float(tensor.detach().double().square().mean().sqrt()) for name, tensor in tensors.items()}
 
 
-def length(tensors: Mapping[str, torch.Tensor], sigma: Mapping[str, float]) -> float:
+def expected_norm(tensors: Mapping[str, torch.Tensor], sigma: Mapping[str, float]) -> float:
     """Root of the expected squared Frobenius norm of Gaussian noise with gamma 1, over all tensors."""
     return math.sqrt(math.fsum(sigma[name] ** 2 * tensor.numel() for name, tensor in tensors.items()))
 
 
-def _inputs(model: nn.Module, name: str) -> int:
-    """What a map sums over; of an embedding its width, whose head it may be."""
+def _fan_in(model: nn.Module, name: str) -> int:
+    """Inputs of a linear map; of an embedding its width, because it may be tied to the head."""
     module = model.get_submodule(name.removesuffix(".weight"))
     return module.weight.shape[1] if isinstance(module, nn.Embedding) else linear_shape(name, module).in_features
 
 
-def drawn(name: str, shape: Sequence[int], device: torch.device, seed: int, what: str = "") -> torch.Tensor:
-    """Standard normal numbers, float32, that depend on seed, name, `what` and the kind of device only."""
+def standard_normal(name: str, shape: Sequence[int], device: torch.device, seed: int, what: str = "") -> torch.Tensor:
+    """Standard normal numbers, float32, that depend on seed, name and `what` alone (and on the kind of device)."""
     digest = hashlib.sha256(f"{seed}/{name}{what}".encode()).digest()
     generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "little"))
     return torch.randn(tuple(shape), generator=generator, device=device, dtype=torch.float32)
@@ -101,28 +93,26 @@ def drawn(name: str, shape: Sequence[int], device: torch.device, seed: int, what
 
 def gaussian(sigma: Mapping[str, float], gamma: float, seed: int) -> Change:
     """Noise of standard deviation gamma times the tensor's sigma."""
-    return lambda name, weight: gamma * sigma[name] * drawn(name, weight.shape, weight.device, seed)
+    return lambda name, weight: gamma * sigma[name] * standard_normal(name, weight.shape, weight.device, seed)
 
 
 def low_rank(sigma: Mapping[str, float], gamma: float, seed: int, rank: int) -> Change:
-    """Noise of at most `rank`, a product of two Gaussian factors with the Frobenius norm of `gaussian` at the same
-    seed.
-    """
-    whole = gaussian(sigma, gamma, seed)
+    """Noise of at most `rank`: a product of two Gaussian factors, with the norm of `gaussian` at the same seed."""
+    full_rank = gaussian(sigma, gamma, seed)
 
     def change(name: str, weight: torch.Tensor) -> torch.Tensor:
-        full = whole(name, weight)
+        full = full_rank(name, weight)
         if rank >= min(weight.shape):
             return full
-        left = drawn(name, (weight.shape[0], rank), weight.device, seed, "/left")
-        product = left @ drawn(name, (rank, weight.shape[1]), weight.device, seed, "/right")
+        left = standard_normal(name, (weight.shape[0], rank), weight.device, seed, "/left")
+        product = left @ standard_normal(name, (rank, weight.shape[1]), weight.device, seed, "/right")
         return product * (full.norm() / product.norm())
 
     return change
 
 
 def rounding(kind: str) -> Change:
-    """What storing a matrix as nf4, fp4 (double quantised, as QLoRA does) or int8 changes of it."""
+    """The rounding error of a matrix stored as nf4, fp4 (double quantised, as in QLoRA) or int8."""
 
     def change(name: str, weight: torch.Tensor) -> torch.Tensor:
         return _rounded(kind, weight.detach().float()) - weight.detach().float()
@@ -140,21 +130,21 @@ def _rounded(kind: str, weight: torch.Tensor) -> torch.Tensor:
     if kind == "int8":  # one constant a row, as bitsandbytes' Linear8bitLt stores it
         largest = weight.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         return (weight * (127 / largest)).round() * (largest / 127)
-    stored, state = bnb.quantize_4bit(weight.contiguous(), blocksize=BLOCK, compress_statistics=True, quant_type=kind)
+    stored, state = bnb.quantize_4bit(
+        weight.contiguous(), blocksize=QUANT_BLOCK, compress_statistics=True, quant_type=kind
+    )
     return bnb.dequantize_4bit(stored, state).float()
 
 
 def rescaled_update(update: Mapping[str, torch.Tensor], to_length: float) -> Change:
-    """A given update, all tensors together rescaled to one Frobenius norm; tensors that it leaves alone do not move."""
+    """A given update, rescaled to one Frobenius norm over all its tensors; other tensors do not change."""
     norm = math.sqrt(math.fsum(float(part.double().square().sum()) for part in update.values()))
     factor = to_length / norm if norm else 0.0
 
     def change(name: str, weight: torch.Tensor) -> torch.Tensor:
-        return (
-            factor * update[name].to(weight.device, torch.float32)
-            if name in update
-            else torch.zeros_like(weight, dtype=torch.float32)
-        )
+        if name not in update:
+            return torch.zeros_like(weight, dtype=torch.float32)
+        return factor * update[name].to(weight.device, torch.float32)
 
     return change
 
@@ -163,18 +153,18 @@ def rescaled_update(update: Mapping[str, torch.Tensor], to_length: float) -> Cha
 def perturbed_weights(
     tensors: Mapping[str, torch.Tensor], originals: Mapping[str, torch.Tensor], change: Change, sign: int = 1
 ) -> Iterator[PerturbationNorm]:
-    """The weights moved by `sign` times `change` while the body runs; afterwards the bits of `originals`, whatever
-    happened.
-    """
-    moved = whole = 0.0
+    """The weights plus `sign` times `change` while the body runs; afterwards the bits of `originals` in any case."""
+    change_squared = weights_squared = 0.0
     try:
         with torch.no_grad():
             for name, weight in tensors.items():
                 before = originals[name].to(weight.device)
                 weight.copy_(before.to(torch.promote_types(before.dtype, torch.float32)) + sign * change(name, weight))
-                moved += float((weight.double() - before.double()).square().sum())
-                whole += float(before.double().square().sum())
-        yield PerturbationNorm(math.sqrt(moved), math.sqrt(moved / whole) if whole else 0.0)
+                change_squared += float((weight.double() - before.double()).square().sum())
+                weights_squared += float(before.double().square().sum())
+        yield PerturbationNorm(
+            math.sqrt(change_squared), math.sqrt(change_squared / weights_squared) if weights_squared else 0.0
+        )
     finally:
         with torch.no_grad():
             for name, weight in tensors.items():

@@ -1,6 +1,6 @@
 """Which tokens a scoring pass reads and which it scores: every token once, with the longest context that fits.
 
-`score.nll` lays these windows out in batches. The same windows as lm-eval's `get_rolling_token_windows` with
+The same windows as lm-eval's `get_rolling_token_windows` with
 `max_seq_len=context, context_len=context - stride + 1`; the last window, too, reaches back a full context.
 """
 
@@ -26,11 +26,9 @@ def windows(n_tokens: int, context: int, stride: int) -> list[tuple[int, int, in
             f"score.stride is {stride} and score.context {context}; a window scores 1 to `context` new tokens",
             f"set score.stride to a number from 1 to {max(context, 1)}, e.g. {max(context // 2, 1)}",
         )
-    out = [(0, min(context, n_tokens), 0)] if n_tokens else []
-    for first in range(context, n_tokens, stride):
-        end = min(first + stride, n_tokens)
-        out.append((end - context, end, first))
-    return out
+    first_window = [(0, min(context, n_tokens), 0)] if n_tokens else []
+    ends = ((min(first + stride, n_tokens), first) for first in range(context, n_tokens, stride))
+    return first_window + [(end - context, end, first) for end, first in ends]
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class WindowTable:
     """All windows of a corpus, one row each, as int64[n_windows] arrays; `source` is what they read."""
 
     source: np.ndarray  # int64: the corpus' tokens, a prefix before every text where the policy is bos
-    begin: np.ndarray  # place in `source` of the first input
+    begin: np.ndarray  # position in `source` of the first input
     length: np.ndarray  # inputs of the window, in tokens
     row: np.ndarray  # index row that the first input predicts
     scored: np.ndarray  # how many of the last inputs' predictions are scored
@@ -47,28 +45,28 @@ class WindowTable:
         return len(self.begin)
 
 
-def corpus_windows(token: np.ndarray, starts: np.ndarray, point: ScoreSpec, prefix: int | None) -> WindowTable:
+def corpus_windows(token: np.ndarray, starts: np.ndarray, spec: ScoreSpec, prefix: int | None) -> WindowTable:
     """Every window of every document (mode documents), or of the whole split joined in index order (mode stream).
 
     `token` int[n_rows]; `starts` int64[n_documents + 1] first rows. In mode stream the scored parts are disjoint
     windows of `context`, the stride is not read. first_token skip: no prefix, a text's first token only gives context.
     Raises InputError where the policy is bos and there is no prefix token.
     """
-    skipped = point.first_token == "skip"
+    skipped = spec.first_token == "skip"
     if not skipped and prefix is None:
         raise InputError(
             "score.first_token is bos, but the tokenizer has neither a bos nor an eos token",
             "set score.first_token: skip",
         )
-    stride = point.stride if point.mode == "documents" else point.context
-    edges = np.asarray(starts, np.int64) if point.mode == "documents" else np.array([0, len(token)], np.int64)
+    stride = spec.stride if spec.mode == "documents" else spec.context
+    edges = np.asarray(starts, np.int64) if spec.mode == "documents" else np.array([0, len(token)], np.int64)
     source = np.asarray(token, np.int64)
     if not skipped and prefix is not None:
         source = np.insert(source, edges[:-1], prefix)
     rows = [
         (first + (0 if skipped else text) + begin, end - begin, first + skipped + begin, end - scored_from)
         for text, (first, last) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
-        for begin, end, scored_from in windows(last - first - skipped if last > first else 0, point.context, stride)
+        for begin, end, scored_from in windows(last - first - skipped if last > first else 0, spec.context, stride)
     ]
     columns = np.array(rows, np.int64).reshape(-1, 4).T
     return WindowTable(source, *columns)

@@ -29,6 +29,7 @@ from peftodyssey.plan.build import build
 from peftodyssey.recipe.cell import CorpusSpec
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.scoring.hidden_states import mean_states
+from peftodyssey.scoring.settings import ScoreSettings
 from peftodyssey.stats import chunk_sampling, overlap
 from peftodyssey.stats.similarity import Sample, reference, state_distances, token_overlap
 from peftodyssey.store import layout, states
@@ -124,7 +125,7 @@ def test_the_order_of_kinds_of_text_is_that_of_every_draw(tmp_path: Path) -> Non
         row = chunk_sampling.sample_chunks(index.starts, 64, 80, seed, kept)
         token = chunk_sampling.chunk_ids(index.token, row, 64)
         return Sample(
-            mean_states(model, token, layer=-1, prefix=tokenizer.prefix_id, device="cpu"), token, index.document[row]
+            mean_states(model, token, ScoreSettings(), layer=-1, prefix=tokenizer.prefix_id), token, index.document[row]
         )
 
     for seed in range(3):

@@ -15,6 +15,7 @@ from peftodyssey.corpora.multiple_choice import Request, questions, requests, re
 from peftodyssey.errors import InputError
 from peftodyssey.recipe.cell import TaskSpec
 from peftodyssey.scoring.choices import score_choices
+from peftodyssey.scoring.settings import ScoreSettings
 from peftodyssey.stats import accuracy as measured
 
 
@@ -40,7 +41,7 @@ def plain(model, request, prefix):
 @pytest.mark.parametrize("prefix", [PREFIX, None])
 def test_sums_are_those_of_transformers_alone(family, prefix):
     model = tiny_model(family).eval()
-    found = score_choices(model, drawn(), prefix=prefix, device="cpu", batch_tokens=64)
+    found = score_choices(model, drawn(), ScoreSettings(batch_tokens=64), prefix=prefix)
     assert found.loglik_nats == pytest.approx([plain(model, request, prefix) for request in drawn()], rel=1e-5)
     assert found.tokens.tolist() == [len(request.choice) for request in drawn()]
     assert found.facts["truncated"] == 0
@@ -48,9 +49,9 @@ def test_sums_are_those_of_transformers_alone(family, prefix):
 
 def test_neither_batch_nor_neighbours_matter():
     model = tiny_model("llama").eval()
-    whole = score_choices(model, drawn(), prefix=PREFIX, device="cpu", batch_tokens=4096).loglik_nats
+    whole = score_choices(model, drawn(), ScoreSettings(batch_tokens=4096), prefix=PREFIX).loglik_nats
     alone = [
-        score_choices(model, [request], prefix=PREFIX, device="cpu", batch_tokens=1).loglik_nats[0]
+        score_choices(model, [request], ScoreSettings(batch_tokens=1), prefix=PREFIX).loglik_nats[0]
         for request in drawn()
     ]
     assert whole == pytest.approx(alone, rel=1e-5)
@@ -59,13 +60,13 @@ def test_neither_batch_nor_neighbours_matter():
 def test_a_prompt_longer_than_the_model_loses_its_beginning_and_is_counted():
     model = tiny_model("llama", max_position_embeddings=16).eval()
     long = Request(list(range(1, 40)), [50, 51])
-    found = score_choices(model, [long, Request([1], [2])], prefix=PREFIX, device="cpu")
+    found = score_choices(model, [long, Request([1], [2])], ScoreSettings(), prefix=PREFIX)
     assert found.facts["truncated"] == 1
     assert found.loglik_nats[0] == pytest.approx(plain(model, Request(long.context[-15:], long.choice), None), rel=1e-5)
     with pytest.raises(InputError, match="nothing before it within 16 positions"):
-        score_choices(model, [Request([1], list(range(1, 30)))], prefix=PREFIX, device="cpu")
+        score_choices(model, [Request([1], list(range(1, 30)))], ScoreSettings(), prefix=PREFIX)
     with pytest.raises(InputError, match="first_token: bos"):
-        score_choices(model, [Request([], [1, 2])], prefix=None, device="cpu")
+        score_choices(model, [Request([], [1, 2])], ScoreSettings(), prefix=None)
 
 
 @pytest.mark.slow
@@ -107,7 +108,7 @@ def test_accuracies_are_lm_evals_own(name, tmp_path):
     theirs = out["results"][name]
 
     made = [requests(question, tokenizer.backend_tokenizer) for question in asked]
-    found = score_choices(model.eval(), [r for of_one in made for r in of_one], prefix=None, device="cpu")
+    found = score_choices(model.eval(), [r for of_one in made for r in of_one], ScoreSettings(), prefix=None)
     samples = sorted(out["samples"][name], key=lambda sample: sample["doc_id"])
     assert found.loglik_nats == pytest.approx([r[0] for sample in samples for r in sample["filtered_resps"]], rel=1e-4)
     example = np.repeat(np.arange(len(asked)), [len(q.choices) for q in asked])

@@ -11,6 +11,7 @@ from support.tiny import tiny
 from transformers import AutoModelForCausalLM
 
 from peftodyssey.scoring import hidden_states
+from peftodyssey.scoring.settings import ScoreSettings
 
 TOKENS = np.random.default_rng(0).integers(5, 900, (7, 20))
 
@@ -26,7 +27,7 @@ def theirs(model, chunk: np.ndarray, layer: int, prefix: int | None) -> np.ndarr
 def test_they_are_those_of_transformers(tmp_path: Path, family: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny(family, tmp_path)).train()
     for layer, prefix in ((-1, 1), (2, None), (0, 1), (1, 1)):
-        found = hidden_states.mean_states(model, TOKENS, layer=layer, prefix=prefix, device="cpu")
+        found = hidden_states.mean_states(model, TOKENS, ScoreSettings(), layer=layer, prefix=prefix)
         expected = np.stack([theirs(model.eval(), chunk, layer, prefix) for chunk in TOKENS])
         assert found == pytest.approx(expected, abs=2e-5)
         model.train()
@@ -35,7 +36,7 @@ def test_they_are_those_of_transformers(tmp_path: Path, family: str) -> None:
 
 def test_batches_and_shortage_of_memory_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny("llama", tmp_path))
-    whole = hidden_states.mean_states(model, TOKENS, layer=-1, prefix=1, device="cpu")
+    whole = hidden_states.mean_states(model, TOKENS, ScoreSettings(), layer=-1, prefix=1)
     forward, sizes = hidden_states._states, []
 
     def short(model, ids_bt, layer):
@@ -47,7 +48,7 @@ def test_batches_and_shortage_of_memory_change_nothing(tmp_path: Path, monkeypat
     monkeypatch.setattr(hidden_states, "_states", short)
     seen: list[tuple[int, int]] = []
     found = hidden_states.mean_states(
-        model, TOKENS, layer=-1, prefix=1, device="cpu", on_progress=lambda *done: seen.append(done)
+        model, TOKENS, ScoreSettings(), layer=-1, prefix=1, on_progress=lambda *done: seen.append(done)
     )
     assert found == pytest.approx(whole, abs=1e-6)
     assert sizes[0] == 7

@@ -1,4 +1,4 @@
-"""Law 1: each token once, whatever the batches, equal to transformers' own logits and ranks."""
+"""Law 1: each token is scored once, whatever the batches, equal to transformers' own logits and ranks."""
 
 import numpy as np
 import pytest
@@ -9,14 +9,15 @@ from peftodyssey.errors import DoesNotFit, InputError, TrainingError
 from peftodyssey.models import host_memory
 from peftodyssey.scoring import nll as scoring
 from peftodyssey.scoring.nll import mean_nats, score_index
+from peftodyssey.scoring.settings import ScoreSettings
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "olmo2", "qwen3", "gemma", "gemma2", "gemma3_text")
 LENGTHS = (70, 1, 33, 3, 130, 32, 17, 64, 5, 90, 2, 31, 48, 7, 23, 11)
-POINT = point(32, 16)
+SPEC = point(32, 16)
 
 
-def _score(model, texts, settings=POINT, **options):
-    return score_index(model, texts, settings, prefix=PREFIX, device="cpu", **options)
+def _score(model, texts, spec=SPEC, prefix=PREFIX, on_progress=None, **options):
+    return score_index(model, texts, spec, ScoreSettings(**options), prefix=prefix, on_progress=on_progress)
 
 
 def _texts(texts):
@@ -75,7 +76,7 @@ def test_skip_reads_no_prefix():
     text = texts.token.tolist()
     logits = model.eval()(input_ids=torch.tensor([text])).logits[0, :-1]
     plain = torch.nn.functional.cross_entropy(logits, torch.tensor(text[1:]), reduction="none").detach().numpy()
-    got = score_index(model, texts, point(64, 64, "skip"), prefix=None, device="cpu")
+    got = _score(model, texts, point(64, 64, "skip"), prefix=None)
     assert np.abs(got.nll_nats[1:] - plain).max() < 1e-5
 
 
@@ -120,7 +121,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_recorded(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
-def test_the_hosts_shortage_is_one_too_and_other_errors_are_not(monkeypatch, error):
+def test_running_out_of_host_memory_halves_batches_and_other_errors_do_not(monkeypatch, error):
     model, texts, real = tiny_model("llama"), index(*LENGTHS), scoring._score_batch
     whole = _score(model, texts, batch_tokens=1000)
 
@@ -138,8 +139,8 @@ def test_the_hosts_shortage_is_one_too_and_other_errors_are_not(monkeypatch, err
         _score(model, texts)
 
 
-def test_a_stated_budget_is_held_for_real_on_the_cpu():
-    """Nothing stands in for anything: what is resident is measured, and 16384 tokens at a time are too many."""
+def test_a_memory_budget_is_kept_on_the_cpu():
+    """Resident memory is measured for real, and 16384 tokens at a time exceed the budget."""
     model, texts = tiny_model("llama", intermediate_size=4096), index(*[64] * 256)
     whole = _score(model, texts, point(64, 32))
     host_memory.release_memory(torch.device("cpu"))

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from peftodyssey import assets
 from peftodyssey.models.patching import patch_model
 from peftodyssey.scoring.nll import mean_nats, score_index
+from peftodyssey.scoring.settings import ScoreSettings
 
 CONTEXT = 256
 DOCUMENTS = 5
@@ -40,19 +41,19 @@ def texts(folder):
 def test_real_text_equals_a_plain_transformers_loop(model, texts, stride, layout):
     _, _, ids = texts
     index = index_of(np.concatenate(ids).astype(np.int32), [len(i) for i in ids])
-    got = score_index(model, index, point(CONTEXT, stride), prefix=PREFIX, device="cpu", layout=layout)
+    got = score_index(model, index, point(CONTEXT, stride), ScoreSettings(layout=layout), prefix=PREFIX)
     plain = np.concatenate([plain_nll(model, text, CONTEXT, stride) for text in ids])
     assert len(plain) > 1000
     assert np.abs(got.nll_nats - plain).max() < 1e-5
     assert abs(mean_nats(got.nll_nats) - plain.mean(dtype=np.float64)) < 1e-6
-    one = score_index(model, index, point(CONTEXT, stride), prefix=PREFIX, device="cpu", layout=layout, batch_tokens=1)
+    one = score_index(model, index, point(CONTEXT, stride), ScoreSettings(batch_tokens=1, layout=layout), prefix=PREFIX)
     assert abs(mean_nats(got.nll_nats) - mean_nats(one.nll_nats)) < 1e-6
 
 
 def test_ranks_of_real_text(model, texts):
     ids = texts[2][0]
     got = score_index(
-        model, index_of(np.array(ids, np.int32), [len(ids)]), point(CONTEXT, 128), prefix=PREFIX, device="cpu"
+        model, index_of(np.array(ids, np.int32), [len(ids)]), point(CONTEXT, 128), ScoreSettings(), prefix=PREFIX
     )
     logits = plain_logits(model, ids, CONTEXT, 128).numpy()
     place = (np.argsort(-logits, axis=1, kind="stable") == np.array(ids)[:, None]).argmax(1) + 1
@@ -66,7 +67,7 @@ def test_document_sums_are_lm_evals_rolling_log_likelihood(model, texts):
 
     tokenizer, documents, ids = texts
     index = index_of(np.concatenate(ids).astype(np.int32), [len(i) for i in ids])
-    got = score_index(model, index, point(CONTEXT, CONTEXT), prefix=PREFIX, device="cpu").nll_nats.astype(np.float64)
+    got = score_index(model, index, point(CONTEXT, CONTEXT), ScoreSettings(), prefix=PREFIX).nll_nats.astype(np.float64)
     ours = [got[a:b].sum() for a, b in itertools.pairwise(index.starts)]
     harness = HFLM(pretrained=model, tokenizer=tokenizer, max_length=CONTEXT, batch_size=1)
     requests = [Instance("loglikelihood_rolling", {}, (text,), number) for number, text in enumerate(documents)]
@@ -75,18 +76,18 @@ def test_document_sums_are_lm_evals_rolling_log_likelihood(model, texts):
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
-def test_lean_forms_score_what_the_modules_score(folder, texts, layout):
-    """As a card scores: in float64, where only a mistake would show."""
+def test_patched_forward_passes_score_what_the_modules_score(folder, texts, layout):
+    """In float64, where only a mistake would show."""
     exact = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     ids = texts[2][0]
     index = index_of(np.array(ids, np.int32), [len(ids)])
 
     def scored():
-        return score_index(exact, index, point(CONTEXT, 128), prefix=PREFIX, device="cpu", layout=layout)
+        return score_index(exact, index, point(CONTEXT, 128), ScoreSettings(layout=layout), prefix=PREFIX)
 
-    own = scored()
+    unpatched = scored()
     with patch_model(exact, None):
         assert any("forward" in vars(module) for module in exact.modules())
-        lean = scored()
-    assert np.abs(own.nll_nats - lean.nll_nats).max() < 1e-6  # the head's float32
-    assert np.array_equal(own.rank, lean.rank)
+        patched = scored()
+    assert np.abs(unpatched.nll_nats - patched.nll_nats).max() < 1e-6  # the head's float32
+    assert np.array_equal(unpatched.rank, patched.rank)

@@ -11,9 +11,10 @@ from peftodyssey.corpora.index import Index, first_windows
 from peftodyssey.errors import ModelError
 from peftodyssey.methods.weights import snapshot
 from peftodyssey.scoring import weight_noise
-from peftodyssey.scoring.critical_sharpness import WITHIN, critical_step
+from peftodyssey.scoring.critical_sharpness import MAX_RATIO, critical_step
 from peftodyssey.scoring.descent_direction import negative_gradient
 from peftodyssey.scoring.nll import mean_nats, score_index
+from peftodyssey.scoring.settings import ScoreSettings
 
 FAMILIES = ("llama", "gpt2")  # linear maps stored out x in, and in x out with a tied head
 
@@ -76,7 +77,7 @@ def test_gaussian_noise_has_its_standard_deviation_and_its_seed():
     assert torch.allclose(2 * eps, weight_noise.gaussian(sigma, 1.0, 3)(name, tensors[name]))
     assert not torch.equal(eps, weight_noise.gaussian(sigma, 0.5, 4)(name, tensors[name]))
     with weight_noise.perturbed_weights(tensors, originals, weight_noise.gaussian(sigma, 0.5, 3)) as moved:
-        assert moved.norm == pytest.approx(0.5 * weight_noise.length(tensors, sigma), rel=0.02)
+        assert moved.norm == pytest.approx(0.5 * weight_noise.expected_norm(tensors, sigma), rel=0.02)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 7])
@@ -175,7 +176,7 @@ def test_the_critical_step_of_a_parabola_and_what_it_costs():
     for start in (1e-4, 0.1, 3.0, 50.0):
         found = critical_step(lambda step: (step - 1.5) ** 2, start)
         assert found.lo <= 3.0 <= found.hi
-        assert found.hi / found.lo <= WITHIN
+        assert found.hi / found.lo <= MAX_RATIO
         assert found.passes <= 24
     assert critical_step(lambda step: step, 1.0).step is None  # rises at once
     assert critical_step(lambda step: -step, 1.0).step is None  # never rises
@@ -184,22 +185,22 @@ def test_the_critical_step_of_a_parabola_and_what_it_costs():
 def test_the_descent_is_minus_the_gradient_of_the_reported_loss():
     """Central differences of the scored mean along the direction itself: minus its squared norm."""
     model, tensors, originals, _ = setting()
-    text, settings = index(9, 30, 17), point(16, 8)
-    direction = negative_gradient(model, tensors, text, settings, prefix=PREFIX, device="cpu")
+    text, spec = index(9, 30, 17), point(16, 8)
+    direction = negative_gradient(model, tensors, text, spec, ScoreSettings(), prefix=PREFIX)
     norm = float(torch.cat([part.flatten() for part in direction.values()]).norm())
 
     def loss(step):
         with weight_noise.perturbed_weights(
             tensors, originals, weight_noise.rescaled_update(direction, abs(step)), 1 if step >= 0 else -1
         ):
-            return mean_nats(score_index(model, text, settings, prefix=PREFIX, device="cpu").nll_nats)
+            return mean_nats(score_index(model, text, spec, ScoreSettings(), prefix=PREFIX).nll_nats)
 
     step = 1e-2
     assert (loss(step) - loss(-step)) / (2 * step) == pytest.approx(-norm, rel=0.02)
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_openings_are_first_windows_of_documents():
+def test_first_windows_of_documents():
     lengths = [3, 50, 7, 20, 64]
     token = np.arange(sum(lengths), dtype=np.int32)
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -10,7 +10,7 @@ from lm_eval.utils import get_rolling_token_windows
 
 from peftodyssey.errors import InputError
 from peftodyssey.recipe.cell import ScoreSpec
-from peftodyssey.scoring.batches import batch, rows_of_windows, take
+from peftodyssey.scoring.batches import batch, num_rows_that_fit, rows_of_windows
 from peftodyssey.scoring.windows import corpus_windows, windows
 
 SIZES = st.tuples(st.integers(0, 200), st.integers(1, 40), st.data())
@@ -74,11 +74,11 @@ def test_rectangles_hold_every_prediction_once_with_its_own_document_before_it(
     rows = rows_of_windows(table, layout)
     seen = []
     while rows:
-        count = take(table, rows, batch_tokens)
+        count = num_rows_that_fit(table, rows, batch_tokens)
         made = batch(table, rows[:count])
         assert count == 1 or made.input_ids_bt.size <= batch_tokens
         _check_rectangle(made, token, texts, context)
-        seen += made.row.tolist()
+        seen += made.index_row.tolist()
         rows = rows[count:]
     skipped = {int(a) for a, b in itertools.pairwise(texts) if b > a} if first_token == "skip" else set()
     assert sorted(seen) == [row for row in range(len(token)) if row not in skipped]
@@ -86,11 +86,11 @@ def test_rectangles_hold_every_prediction_once_with_its_own_document_before_it(
 
 def _check_rectangle(made, token, texts, context):
     flat = made.input_ids_bt.ravel()
-    for place, target, row in zip(made.place, made.target, made.row, strict=True):
+    for place, target, row in zip(made.position, made.target, made.index_row, strict=True):
         assert target == token[row]
         at = int(made.position_ids_bt.ravel()[place])
         assert at < context
         text = texts[np.searchsorted(texts, row, side="right") - 1]
         before = [7, *token[text:row]] if row - at == text else token[row - at - 1 : row]
         assert flat[place - at : place + 1].tolist() == list(before)
-        assert len(set(made.segments_bt.ravel()[place - at : place + 1])) == 1
+        assert len(set(made.segment_ids_bt.ravel()[place - at : place + 1])) == 1
