@@ -1,4 +1,4 @@
-"""Every bar of the fleet and the lean step on a card, in one command: what was measured beside what it is held to.
+"""Every target of multi-LoRA and of the native step on a GPU, in one command: measured beside target.
 
     python benchmarks/card.py --out card/             on a card: 7B in NF4 and 124M in bf16, random weights
     python benchmarks/card.py --out card/ --rehearse  the same runs on tiny models, on whatever there is; no bar is
@@ -125,8 +125,12 @@ RUNS = (
     steps("7B NF4, 1 x 512, nothing recomputed", LARGE, "1x512", "none", (speed(13_500), joint(0.21))),
     steps("7B NF4, 4 x 2048, recomputed", LARGE, "4x2048", "full", (speed(14_500),)),
     steps("7B NF4, 4 x 2048, nothing recomputed", LARGE, "4x2048", "none", (speed(20_000), memory(38))),
-    steps("7B NF4, 1 x 512, leanest", LARGE, "1x512", "full", (speed(1_571), memory(4.6)), "--offload-activations"),
-    steps("7B NF4, 4 x 2048, leanest", LARGE, "4x2048", "full", (speed(11_953), memory(6.5)), "--offload-activations"),
+    steps(
+        "7B NF4, 1 x 512, least memory", LARGE, "1x512", "full", (speed(1_571), memory(4.6)), "--offload-activations"
+    ),
+    steps(
+        "7B NF4, 4 x 2048, least memory", LARGE, "4x2048", "full", (speed(11_953), memory(6.5)), "--offload-activations"
+    ),
     steps("124M bf16, 4 x 512", SMALL, "4x512", "none", (joint(0.036),), "--micro-blocks", "4"),
     Run(
         "7B NF4, scoring 4 x 2048",

@@ -1,4 +1,4 @@
-"""Seconds of one LoRA step: the stock stack, TRL, unsloth where it is installed, ours alone and in a fleet, and the
+"""Seconds of one LoRA step: the stock stack, TRL, unsloth where it is installed, ours alone and by multi-LoRA, and the
 bound.
 
     python benchmarks/step.py                                          the bundled model, on a CPU in some minutes
@@ -74,7 +74,7 @@ def measured(setting: Setting, members: int, micro_batch_size: int, console: Con
         "ours": lambda: trainings.by_loop(base, setting),
         f"ours, {members} together": lambda: trainings.multi_lora(base, setting, members, micro_batch_size),
     }
-    alone: list[float] = []  # before and after the fleet, because processors change their pace
+    alone: list[float] = []  # before and after multi-LoRA, because processors change their pace
     for name, run in ways.items():
         alone += trainings.base_only(base, setting, members) if "together" in name else []
         try:

@@ -73,8 +73,8 @@ def own_step(model: Any, step: StepSpec, steps: int = 2) -> Any:
     )
 
 
-def fleet_step(model: Any, step: StepSpec, steps: int = 2) -> None:
-    """The same by `peftodyssey.multi_lora.trainer`: `step.fleet` adapters of one rank side by side."""
+def multi_lora_step(model: Any, step: StepSpec, steps: int = 2) -> None:
+    """The same by `peftodyssey.multi_lora.trainer`: `step.multi_lora_size` adapters of one rank together."""
     batch = step.micro_batch_size * (2 if step.accumulates else 1)
     wrapped = adapted(model, step)
     start = adapter_of(wrapped)

@@ -1,10 +1,10 @@
-"""A sweep of adapters: one after the other by the stock stack and by ours, and together as a fleet.
+"""A sweep of adapters: one after the other by the stock stack and by ours, and together by multi-LoRA.
 
     python benchmarks/sweep.py                                   8 and 16 members on the bundled model
     python benchmarks/sweep.py --model random/llama-7b --quant nf4 --shape 1x512 --gradient-checkpointing full
     python benchmarks/sweep.py --json out.json                   also as JSON, with versions and hardware
 
-Three rows for each number of members, because a fleet gains from fuller matrices, fewer launches and one
+Three rows for each number of members, because multi-LoRA gains from fuller matrices, fewer launches and one
 dequantisation: where a single training already fills the processor, it gains nothing.
 """
 

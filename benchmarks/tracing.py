@@ -17,7 +17,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from steps import fleet_step, own_step, stock_step
+from steps import multi_lora_step, own_step, stock_step
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -244,7 +244,7 @@ def traced_step(config: Any, step: StepSpec, keep_peak: bool = False) -> Traced:
         ledger.plain, ledger.expandable = _laid_out(ledger, False), _laid_out(ledger, True)
         ledger.reset_peak()
         with _answers() if step.engine == "native" else contextlib.nullcontext():
-            (stock_step if step.engine == "stock" else fleet_step if step.multi_lora_size > 1 else own_step)(
+            (stock_step if step.engine == "stock" else multi_lora_step if step.multi_lora_size > 1 else own_step)(
                 model, step
             )
     allocator = ledger.expandable if step.engine == "native" else ledger.plain

@@ -1,4 +1,4 @@
-"""The same LoRA training by the stock stack, by TRL, by this package alone and in a fleet. Used by `step.py` and
+"""The same LoRA training by the stock stack, by TRL, by this package alone and by multi-LoRA. Used by `step.py` and
 `sweep.py`.
 
 All start from the same adapters and see the same random tokens; each gives its seconds, losses and gradient norms by
@@ -204,16 +204,16 @@ def multi_lora(base: Any, setting: Setting, members: int, micro_batch_size: int)
     alone.
     """
     blocks = random_blocks(setting.blocks * 2, setting.seq_len, base.config.vocab_size)
-    sailing = []
+    members = []
     with tempfile.TemporaryDirectory() as folder, peak(setting.device) as peak_bytes:
         for number in range(members):
             settings = setting.train_settings(seed=number)
             settings = TrainSettings(**{**vars(settings), "micro_batch_size": micro_batch_size})
             with adapted(base, setting, seed=number) as (model, trainable):
                 owner = resume_digest(trainable, blocks, settings)
-                sailing.append(Member(settings, blocks, adapter_of(model), Path(folder) / str(number), owner))
-        train_adapters(base, sailing, device=setting.device)
-        log = sailing[0].log
+                members.append(Member(settings, blocks, adapter_of(model), Path(folder) / str(number), owner))
+        train_adapters(base, members, device=setting.device)
+        log = members[0].log
         return Timed.of([r.seconds * members for r in log], peak_bytes(), log[-1].loss_nats, log[-1].grad_norm)
 
 

@@ -90,19 +90,19 @@ def probe(
     """Every distinct shape of a recipe tried for real: loaded, trained two steps, scored, saved, read back.
 
     What was measured is kept for this machine and these versions, corrects later plans and gives their hours. Returns
-    the corrected plan, the shapes that were tried, and the fleets.
+    the corrected plan, the shapes that were measured, and the multi-LoRA groups.
     """
     from rich.console import Console
 
     from peftodyssey.execution.launch import cap_card
-    from peftodyssey.execution.probe import probe_all, probe_fleets
+    from peftodyssey.execution.probe import probe_all, probe_multi_lora_groups
 
     first = plan(recipe, device=device, memory=memory)
     prepare_allocator()
     cap_card(first, size_bytes(memory))
     console = console or Console(stderr=True)
     tried = probe_all(first, console)
-    multi_lora_groups = probe_fleets(first, console)
+    multi_lora_groups = probe_multi_lora_groups(first, console)
     return plan(first.recipe, device=device, memory=memory), tried, multi_lora_groups
 
 

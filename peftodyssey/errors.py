@@ -65,7 +65,7 @@ class DoesNotFit(OdysseyError, MemoryError):
 
 
 class Interrupted(OdysseyError):
-    """The user stopped the run; what is finished is kept and the next start goes on from there."""
+    """The user stopped the run; what is finished is kept and the next start resumes."""
 
     exit_code = EXIT_INTERRUPTED
 

@@ -47,7 +47,7 @@ def test_adapt_is_a_run_of_one_cell(tmp_path: Path) -> None:
     assert abs(delta - run.results["delta_nll"][0].as_py()) < 1e-6
     by_label = run.nll(label=run.cells[0]["coordinates"]["label"], lr="1e-2")
     assert (by_label["after"] == evidence["after"]).all()
-    with pytest.raises(InputError, match="label=|lora"):
+    with pytest.raises(InputError, match=r"label=|lora"):
         run.nll(rank=3)
     with pytest.raises(InputError, match="columns: "):
         run.nll(no_such_column=3)

@@ -35,15 +35,15 @@ def probe_all(plan: Plan, console: Console, again: bool = False) -> list[ProbeRe
     return found
 
 
-def probe_fleets(plan: Plan, console: Console) -> list[MultiLoraProbeResult]:
-    """A probe of each distinct fleet; those known on this machine are not tried again."""
+def probe_multi_lora_groups(plan: Plan, console: Console) -> list[MultiLoraProbeResult]:
+    """A probe of each distinct multi-LoRA group; those measured on this machine before are not repeated."""
     held, found = LoadedModels(plan.device.kind, plan.budget_bytes), []
     with quiet():
         for key, groups in probe_results.groups_by_key(plan).items():
             made, reason = probes.load(key, MultiLoraProbe), ""
             if made is None:
                 tasks = groups[0]
-                console.print(f"trying {len(tasks)} {tasks[0].cell.method.method} cells side by side ...", markup=False)
+                console.print(f"trying {len(tasks)} {tasks[0].cell.method.method} cells together ...", markup=False)
                 try:
                     made = probe_multi_lora(
                         tasks, joint_micro_batch(plan, tasks), held.get(tasks[0].base), plan.device.kind

@@ -127,14 +127,14 @@ class _Runner:
         self.models.drop()
 
     def _cells(self, tasks: list[CellTask]) -> None:
-        """Cells to their ends, side by side where that can be."""
+        """Run cells to their ends, by multi-LoRA where that is possible."""
         groups = group_cells(self.plan, [task for task in tasks if not self._is_complete(task.folder)])
-        fleet_of = {task.folder: group for group in groups for task in group}
+        group_of = {task.folder: group for group in groups for task in group}
         for task in tasks:
-            if group := fleet_of.get(task.folder):
-                self._fleet(group)
+            if group := group_of.get(task.folder):
+                self._train_group(group)
                 for member in group:
-                    del fleet_of[member.folder]
+                    del group_of[member.folder]
             self._cell(task)
 
     def _run_halving_rounds(self, cells: list[CellTask]) -> None:
@@ -160,7 +160,7 @@ class _Runner:
                         self.narrator.finished(task.folder.split("/", 1)[1], "stopped")
 
     def _advance(self, racing: list[CellTask], point: int, share: float) -> None:
-        """Train cells that are behind a point up to it, side by side where that can be."""
+        """Train cells up to an evaluation, by multi-LoRA where that is possible."""
 
         def behind() -> list[CellTask]:
             return [
@@ -170,7 +170,7 @@ class _Runner:
             ]
 
         for group in group_cells(self.plan, behind()):
-            self._fleet(group, share)
+            self._train_group(group, share)
         for task in behind():
             self._stop_if_asked()
             self.narrator.task(f"{task.folder.split('/', 1)[1]} to {share:.0%}")
@@ -239,8 +239,8 @@ class _Runner:
             return
         perturb_job.perturb(task, self.models, self.context)
 
-    def _fleet(self, group: Sequence[CellTask], share: float = 1.0) -> None:
-        """Train some cells together; where that cannot be, each goes on alone from where it stands."""
+    def _train_group(self, group: Sequence[CellTask], share: float = 1.0) -> None:
+        """Train some cells together; if that is not possible, each continues alone from its own state."""
         self._stop_if_asked()
         sound = [task for task in group if not self._failed_dependency(task)]
         if len(sound) < 2:
@@ -255,12 +255,12 @@ class _Runner:
             )
         )
         if why:
-            self.narrator.say(f"  these {len(sound)} cells cannot train together and go on one by one: {why}")
+            self.narrator.say(f"  these {len(sound)} cells cannot train together and continue one by one: {why}")
             self.models.drop()
         self.failures |= failed
 
     def _failed_dependency(self, task: CellTask) -> str:
-        """Why what a cell stands on, or its own training in a fleet, failed; "" where nothing did."""
+        """The error of a cell's inputs, or of its training with others; "" where nothing failed."""
         return next(
             (
                 self.failures[folder]
@@ -309,7 +309,7 @@ class _Runner:
 
     def _stop_if_asked(self) -> None:
         if self.narrator.should_stop():
-            raise Interrupted("stopped between tasks", "start the same command again, it goes on from here")
+            raise Interrupted("stopped between tasks", "start the same command again: it resumes")
 
 
 class DependencyFailed(OdysseyError):

@@ -50,7 +50,7 @@ def patch_linears(model: nn.Module, banks: Callable[[], LoraBanks | None], dropo
 def attach_adapters_for_eval(
     model: nn.Module, adapters: Sequence[Adapter], device: torch.device, compute: torch.dtype | None
 ) -> Iterator[list[int]]:
-    """`model` with trained adapters side by side, for batches whose rows are split evenly among them.
+    """`model` with several trained adapters, for batches whose rows are split evenly among them.
 
     Gives the adapters' numbers in the order of their rows. `compute`: type of the products, None for the adapters' own.
     """

@@ -88,7 +88,9 @@ class TrainSpec:
     too_long: str | None = None  # error | truncate | drop: examples longer than seq_len; None: not sft
     chat_template: str | None = None  # plain, or an absolute path; None: the model's own
     multi_lora: str | int = "auto"  # auto | off | the largest number of cells that are trained at once
-    halving: int | None = None  # of a tuned group one in this many goes on at each inner point of eval_at; None: all
+    halving: int | None = (
+        None  # of a tuned group one in this many continues at each evaluation before the end; None: all
+    )
 
 
 @dataclass(frozen=True)

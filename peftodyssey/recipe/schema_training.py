@@ -57,7 +57,7 @@ class Select(RecipeSection):
     """Successive halving: which cells of a tuned learning rate are stopped early."""
 
     halving: Annotated[PositiveInt, Field(ge=2)] = Field(
-        description="At each point of eval_at before the end, one cell in this many goes on (rounded up); at least 2."
+        description="At each point of eval_at before the end, one cell in this many continues (rounded up); at least 2."
     )
     on: Literal["validation"] = Field(
         default="validation", description="What cells are compared on: loss on the validation split; a word."

@@ -137,7 +137,7 @@ def lines(found: Sequence[Shifts]) -> Iterator[tuple[Row, Rungs, Rungs, np.ndarr
     """Every shift along its ladder: its coordinates, rises and shifted losses by pretraining tokens, and tokens by
     document.
 
-    Only rungs whose tokens are known and that saw the same documents and pairs are put side by side; an update is
+    Only rungs whose tokens are known and that saw the same documents and pairs are compared; an update is
     followed by method and rate.
     """
     grouped: dict[tuple[Any, ...], list[tuple[Shifts, tuple[Any, ...]]]] = {}

@@ -1,4 +1,4 @@
-"""`wise_ft.parquet`: each cell at shares of its update, from the base to the adapted model. Called by `report.collect`."""
+"""`wise_ft.parquet`: each cell at shares of its update, from the base to the adapted model."""
 
 from __future__ import annotations
 

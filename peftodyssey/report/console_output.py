@@ -17,7 +17,7 @@ from rich.text import Text
 from peftodyssey.plan import host_and_disk
 from peftodyssey.plan.tasks import CellTask, Plan
 from peftodyssey.report import sample_size
-from peftodyssey.report.multi_lora_output import side_by_side
+from peftodyssey.report.multi_lora_output import group_lines
 from peftodyssey.report.result_text import format_count, format_lr
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def check(plan: Plan, root: Path) -> Iterator[Any]:
     budget = f"{size(plan.budget_bytes)} budget"
     yield f"{plan.recipe.where}: valid, {len(plan.cells)} cells on {plan.device.name} ({budget})"
     yield from _grids(plan.cells)
-    yield from side_by_side(plan)
+    yield from group_lines(plan)
     yield _host(plan)
     yield _disk(plan)
     yield from map(Text, _answers(plan))
@@ -48,7 +48,7 @@ def check(plan: Plan, root: Path) -> Iterator[Any]:
 
 
 def _grids(cells: Sequence[CellTask]) -> Iterator[Table]:
-    """One table a base: a row per text and method, its learning rates and seeds side by side."""
+    """One table a base: a row per text and method, with its learning rates and seeds."""
     for (model, revision), on_base in groupby(cells, key=lambda t: (t.cell.model.name, t.cell.model.revision)):
         table = _table("text", "method", "lr", "seeds", "trained", "step", "memory")
         table.title, table.title_justify = _model(model, revision), "left"
@@ -148,7 +148,7 @@ def plan(plan: Plan) -> Iterator[Any]:
             task.memory.device_bytes,
             plan.budget_bytes,
         )
-    yield from side_by_side(plan)
+    yield from group_lines(plan)
     fits = "fits" if not plan.too_large else f"{len(plan.too_large)} cells do not fit"
     yield f"{len(plan.cells)} cells, budget {size(plan.budget_bytes)}: {fits}"
 

@@ -61,7 +61,7 @@ def _word(value: object) -> str:
 
 
 def _memory(row: Mapping[str, Any]) -> str:
-    """The peak of the cell's training; what was planned for it where it shared a fleet's."""
+    """The peak of the cell's training; the planned one where cells were trained together."""
     if (row.get("multi_lora_size") or 1) > 1:
         return f"{result_text.format_bytes(row['planned_memory_bytes'])} (planned)"
     return result_text.format_bytes(row["peak_memory_bytes"])

@@ -79,7 +79,10 @@ def section(rows: Sequence[Row], wise: Sequence[Row]) -> Section | None:
 def _shares(rows: Sequence[Row], wise: Sequence[Row]) -> str:
     """What to read where shares alone were scored, or no held cell has a free twin."""
     curves = sum(bool(curve(row, wise)) for row in result_text.selected_cells(rows))
-    return f"Not measured: no constraint stands beside the same method without one; shares of {curves} finished updates are drawn."
+    return (
+        f"Not measured: no constraint stands beside the same method without one; shares of {curves} finished "
+        f"updates are drawn."
+    )
 
 
 def statements(rows: Sequence[Row], wise: Sequence[Row]) -> list[str]:
@@ -92,8 +95,14 @@ def statements(rows: Sequence[Row], wise: Sequence[Row]) -> list[str]:
 def _said(found: Sequence[Pair], rows: Sequence[Row]) -> str:
     held, free = [pair.held for pair in found], [pair.free for pair in found]
     first = held[0]
-    learnt = f"{result_text.amount(held, 'delta_nll', result_text.delta)} on test where {result_text.method_name(free[0])} learnt {_mean(free, 'delta_nll')}"
-    lost = f"{result_text.amount(held, 'forgetting', result_text.forgetting)} on general text against {_mean(free, 'forgetting')}"
+    learnt = (
+        f"{result_text.amount(held, 'delta_nll', result_text.delta)} on test where "
+        f"{result_text.method_name(free[0])} learnt {_mean(free, 'delta_nll')}"
+    )
+    lost = (
+        f"{result_text.amount(held, 'forgetting', result_text.forgetting)} on general text against "
+        f"{_mean(free, 'forgetting')}"
+    )
     where = f"{result_text.text_name(first)}{result_text.where(first, rows)}"
     return f"{where}, {result_text.method_name(first)}{_stopped(held)}: {learnt}; {lost}. {_verdict(found)}"
 
@@ -116,7 +125,10 @@ def _verdict(found: Sequence[Pair]) -> str:
     seen = (
         mean
         if len(found) == 1
-        else f"{mean} ({result_text.signed(min(differences))} to {result_text.signed(max(differences))} over {len(found)} seeds)"
+        else (
+            f"{mean} ({result_text.signed(min(differences))} to {result_text.signed(max(differences))} over "
+            f"{len(found)} seeds)"
+        )
     )
     return (
         f"Against the share of {name}'s own update that learns as much, forgetting differs by {seen}: {_word(found)}."
@@ -144,8 +156,10 @@ def figures(rows: Sequence[Row], wise: Sequence[Row]) -> list[Figure]:
     if not lines and not any(map(is_held, shown)):
         return []
     caption = (
-        "Change on the text adapted to against change on general text, at the selected learning rate, a point a seed with 95 % "
-        "intervals from documents; lower left is better. Lines: shares of the finished update from the base (0) to all of it (WiSE-FT); "
+        "Change on the text adapted to against change on general text, at the selected learning rate, a point a "
+        "seed with 95 % "
+        "intervals from documents; lower left is better. Lines: shares of the finished update from the base (0) to "
+        "all of it (WiSE-FT); "
         "a constraint below its method's line does what scaling back cannot."
     )
     return [

@@ -41,7 +41,8 @@ HEADINGS = (
 
 
 CAPTION = (
-    "Cells at their selected learning rate, means over seeds. The norm is that of the update of all weights; effective rank and intruders are "
+    "Cells at their selected learning rate, means over seeds. The norm is that of the update of all weights; "
+    "effective rank and intruders are "
     "means over the linear maps of the decoder layers. Each of them has a row in geometry.parquet."
 )
 
@@ -69,13 +70,19 @@ def statements(rows: Sequence[Row]) -> list[str]:
 def _said(group: Sequence[Row], rows: Sequence[Row]) -> str:
     first = group[0]
     tuned = " at its tuned learning rate" if result_text.is_tuned(first, rows) else ""
-    said = f"{result_text.method_name(first)}{tuned} on {result_text.text_name(first)}{result_text.where(first, rows)} moved the weights by "
+    said = (
+        f"{result_text.method_name(first)}{tuned} on "
+        f"{result_text.text_name(first)}{result_text.where(first, rows)} moved the weights by "
+    )
     said += f"{over_seeds([100 * row['update_norm_relative'] for row in group], 2)} % of their norm"
     ranks, intruders = (_there(group, column) for column in ("effective_rank_mean", "intruder_dimensions"))
     if ranks:
         said += f"; the update of a matrix has an effective rank of {over_seeds(ranks, 1)}"
     if intruders:
-        said += f", and {over_seeds(intruders, 2)} of the {TOP_DIRECTIONS} strongest directions of a tuned matrix are new to the base"
+        said += (
+            f", and {over_seeds(intruders, 2)} of the {TOP_DIRECTIONS} strongest directions of a tuned matrix "
+            f"are new to the base"
+        )
     layers = str(first.get("decomposed_layers") or "").split(" of ")
     if len(set(layers)) > 1:
         said += f" (means over a sample of {layers[0]} of {layers[1]} layers)"
@@ -108,8 +115,10 @@ def unmeasured(rows: Sequence[Row]) -> str:
         return ""
     number = f"{len(left)} cell{'s' * (len(left) > 1)}"
     return (
-        f"Not measured for {number}: `measure` of {', '.join(sorted({str(row['recipe']) for row in left}))} does not ask for `geometry`, "
-        "or did not when the cell was trained and its weights were not kept, or an update has no form that could be read."
+        f"Not measured for {number}: `measure` of {', '.join(sorted({str(row['recipe']) for row in left}))} does "
+        f"not ask for `geometry`, "
+        "or did not when the cell was trained and its weights were not kept, or an update has no form that could "
+        "be read."
     )
 
 
@@ -155,7 +164,10 @@ def figures(rows: Sequence[Row]) -> list[Figure]:
     ]
     if not picked:
         return []
-    far = "against the Frobenius norm of the update as a share of the base's; bars are 95 % intervals from documents; lower is better."
+    far = (
+        "against the Frobenius norm of the update as a share of the base's; bars are 95 % intervals from "
+        "documents; lower is better."
+    )
     made = [
         Figure(
             "distance",
@@ -177,7 +189,7 @@ def figures(rows: Sequence[Row]) -> list[Figure]:
         )
     low = [row for row in picked if row.get("rank") and row.get("effective_rank_mean") is not None]
     if len({row["rank"] for row in low}) >= FEWEST_RANKS:
-        caption = "Mean effective rank of the update of a matrix against the rank that it may have; the dashed line is the most that a product of two "
+        caption = "Mean effective rank of a matrix's update against the rank that it may have; the dashed line is the most that a product of two "
         caption += "factors can have; DoRA also rescales the rows."
         made.append(Figure("rank_used", "Rank and effective rank", caption, _rank_used(low), SECTION))
     return made

@@ -27,7 +27,10 @@ FEWEST_POINTS = 2  # of a path; one point has no frontier of its own
 MOST_IN_PAIRS = 4  # paths of one text and base that are all compared with each other
 SECTION = "matched"
 HEADINGS = ("text", "methods", "learning", "first forgets", "second forgets", "difference")
-CAPTION = "Nats per token. Learning: fall of validation NLL from the unquantised base, at a level that every seed of both methods reaches."
+CAPTION = (
+    "Nats per token. Learning: fall of validation NLL from the unquantised base, at a level that every seed "
+    "of both methods reaches."
+)
 
 
 @dataclass(frozen=True)
@@ -160,8 +163,10 @@ def figures(rows: Sequence[Row], points: Sequence[Row]) -> list[Figure]:
     if not found:
         return []
     caption = (
-        "Every point of every learning rate: learning on validation text against forgetting on general text. Lines: the least "
-        "forgetting at each learning, one a seed. Methods are compared where their lines reach, and nowhere beyond. Points that learnt "
+        "Every point of every learning rate: learning on validation text against forgetting on general text. "
+        "Lines: the least "
+        "forgetting at each learning, one a seed. Methods are compared where their lines reach, and nowhere "
+        "beyond. Points that learnt "
         "nothing are left out."
     )
     return [Figure("equal_learning", "Forgetting at equal learning", caption, _chart(found), SECTION)]

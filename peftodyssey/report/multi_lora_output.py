@@ -10,49 +10,45 @@ from peftodyssey.plan.multi_lora_groups import group_cells, why_not_batched
 from peftodyssey.plan.probe_results import MultiLoraProbeResult
 from peftodyssey.plan.tasks import Plan
 
-EVEN = 0.05  # a fleet that is faster or slower by no more neither pays nor costs
+EQUAL_SPEED = 0.05  # speeds that differ by no more than this share are called equal
 
 
-def side_by_side(plan: Plan) -> Iterator[str]:
-    """A line of the fleets, and one of LoRA cells that train alone; nothing where no two cells could share a base."""
+def group_lines(plan: Plan) -> Iterator[str]:
+    """A line of the groups, and one of LoRA cells that train alone; nothing where no two cells share a base."""
     groups = group_cells(plan, plan.cells)
     if groups:
         sizes = Counter((len(group), group[0].cell.method.method) for group in groups)
-        told = ", ".join(
-            f"{many} {'multi_lora' if many == 1 else 'fleets'} of {size} {method} cells"
-            for (size, method), many in sizes.items()
+        listed = ", ".join(
+            f"{count} {'group' if count == 1 else 'groups'} of {size} {method} cells"
+            for (size, method), count in sizes.items()
         )
-        yield (
-            f"side by side over one base: {told} (train.multi_lora: off trains them one by one; the results are "
-            f"the same)"
-        )
-        yield from map(pays, probe_results.multi_lora_results(plan))
-    sailing = {task.folder for group in groups for task in group}
+        yield f"multi-LoRA: {listed} train together (train.multi_lora: off trains them one by one, with equal results)"
+        yield from map(speed_line, probe_results.multi_lora_results(plan))
+    together = {task.folder for group in groups for task in group}
     reasons = {
         task.cell.method.label: why_not_batched(task)
         for task in plan.cells
-        if task.folder not in sailing and task.cell.method.method in ("lora", "qlora") and why_not_batched(task)
+        if task.folder not in together and task.cell.method.method in ("lora", "qlora") and why_not_batched(task)
     }
     if reasons:
-        yield "alone: " + "; ".join(f"{label} ({why})" for label, why in reasons.items())
+        yield "trained alone: " + "; ".join(f"{label} ({why})" for label, why in reasons.items())
 
 
-def pays(tried: MultiLoraProbeResult) -> str:
-    """Whether a fleet that was tried on this machine pays, and by how much."""
-    if tried.probe is None:
-        return f"a fleet cannot be done here: {tried.reason}"
-    joint, ratio = tried.probe.step_seconds[-1], tried.speedup
-    told = f"{tried.probe.what}: a joint step takes {joint:.3g} s"
+def speed_line(result: MultiLoraProbeResult) -> str:
+    """How fast a group that was probed on this machine trains beside its members alone."""
+    if result.probe is None:
+        return f"multi-LoRA cannot be used here: {result.reason}"
+    joint, ratio = result.probe.step_seconds[-1], result.speedup
+    measured = f"{result.probe.what}: a joint step takes {joint:.3g} s"
     if ratio is None:
-        return told
+        return measured
     verdict = (
-        "the fleet pays"
-        if ratio > 1 + EVEN
-        else "train.multi_lora: off is faster here"
-        if ratio < 1 - EVEN
+        "multi-LoRA is faster"
+        if ratio > 1 + EQUAL_SPEED
+        else "train.multi_lora: off is faster"
+        if ratio < 1 - EQUAL_SPEED
         else "neither is faster"
     )
     return (
-        f"{told}, their own steps one after the other {tried.separate_seconds:.3g} s; {verdict} ({ratio:.2f} "
-        f"times as fast)"
+        f"{measured}, the members one by one {result.separate_seconds:.3g} s; {verdict} ({ratio:.2f} times the speed)"
     )

@@ -82,7 +82,10 @@ def statements(found: Sequence[Mismatch], rows: Sequence[Row]) -> list[str]:
 
 def _statement(group: Sequence[Mismatch], rows: Sequence[Row]) -> str:
     first = group[0].row
-    said = f"{result_text.method_name(first)} on {first['domain']}{result_text.where(first, rows)}, trained without line breaks and scored with them, "
+    said = (
+        f"{result_text.method_name(first)} on {first['domain']}{result_text.where(first, rows)}, trained "
+        f"without line breaks and scored with them, "
+    )
     said += f"changed test NLL by {result_text.amount([item.row for item in group], 'delta_nll', result_text.delta)}"
     matched = [item.matched for item in group if item.matched]
     if matched:
@@ -91,7 +94,10 @@ def _statement(group: Sequence[Mismatch], rows: Sequence[Row]) -> str:
     said += (
         f". Against {'that training' if matched else 'the base'} a newline ({100 * share:.2g} % of the tokens) costs "
     )
-    said += f"{_over_seeds([item.newline for item in group])} and any other token {_over_seeds([item.rest for item in group])}"
+    said += (
+        f"{_over_seeds([item.newline for item in group])} and any other token "
+        f"{_over_seeds([item.rest for item in group])}"
+    )
     whole, part = (statistics.fmean(values) for values in ([i.whole.estimate for i in group], [i.part for i in group]))
     if whole > 0 and part > 0:
         said += f"; newlines make {100 * part / whole:.0f} % of the difference of {signed(whole)} {UNIT}"

@@ -45,7 +45,8 @@ def statements(noise: Sequence[Row], sensitivity: Sequence[Row]) -> list[str]:
     if any(row["kind"] != "quantiser" for row in noise):
         first = next(row for row in noise if row["kind"] != "quantiser")
         said.append(
-            f"Gamma is in units of {SCALES[first['scale']]}; shifted: {first['tensors'].replace(',', ', ')}. Intervals are over pairs of noise and "
+            f"Gamma is in units of {SCALES[first['scale']]}; shifted: {first['tensors'].replace(',', ', ')}. "
+            f"Intervals are over pairs of noise and "
             "documents, given these checkpoints: another pretraining run may differ by more."
         )
     return said
@@ -63,11 +64,16 @@ def _lines(noise: Sequence[Row], kind: str) -> Iterator[list[Row]]:
 def _said(rungs: Sequence[Row], noise: Sequence[Row], sensitivity: Sequence[Row]) -> Iterator[str]:
     first, last = rungs[0], rungs[-1]
     where = f"{first['corpus']}, {first['arm'] or first['model']}"
-    opening = f"{where}: noise of gamma {first['gamma']:g} costs {interval(first, 'rise_nats', 'lo', 'hi', 4)} {UNIT} at {base(first)}"
+    opening = (
+        f"{where}: noise of gamma {first['gamma']:g} costs {interval(first, 'rise_nats', 'lo', 'hi', 4)} "
+        f"{UNIT} at {base(first)}"
+    )
     if len(rungs) == 1:
         yield opening + "."
     else:
-        yield f"{opening} and {interval(last, 'rise_nats', 'lo', 'hi', 4)} at {base(last)}; {_trend(first, sensitivity)}."
+        yield (
+            f"{opening} and {interval(last, 'rise_nats', 'lo', 'hi', 4)} at {base(last)}; {_trend(first, sensitivity)}."
+        )
     yield from _at_equal_norm(last, noise)
 
 
@@ -129,11 +135,14 @@ def _at_equal_norm(row: Row, noise: Sequence[Row]) -> Iterator[str]:
     ]
     if others:
         costs = ", ".join(f"{who(o)} {interval(o, 'rise_nats', 'lo', 'hi', 4)}" for o in others)
-        yield f"{row['corpus']}, {base(row)}, at the same Frobenius norm ({row['norm']:.3g}): gaussian {signed(row['rise_nats'], 4)}, {costs} {UNIT}."
+        yield (
+            f"{row['corpus']}, {base(row)}, at the same Frobenius norm ({row['norm']:.3g}): gaussian "
+            f"{signed(row['rise_nats'], 4)}, {costs} {UNIT}."
+        )
 
 
 def _rounding(noise: Sequence[Row], sensitivity: Sequence[Row]) -> Iterator[str]:
-    """What rounding the weights costs by itself, apart from any adapter, at the first and the last rung of each ladder."""
+    """The cost of quantising the weights without any adapter, at the first and last rung of each ladder."""
     keys = dict.fromkeys(
         (*(row.get(name) for name in LINE), row["quantiser"]) for row in noise if row["kind"] == "quantiser"
     )
@@ -155,7 +164,10 @@ def _rounding(noise: Sequence[Row], sensitivity: Sequence[Row]) -> Iterator[str]
             else ""
         )
         where = f"{own[0]['corpus']}, {own[0]['arm'] or own[0]['model']}"
-        yield f"{where}: rounding the weights to {own[0]['quantiser']} alone (norm {own[-1]['norm']:.3g}) costs {costs}{trend}."
+        yield (
+            f"{where}: rounding the weights to {own[0]['quantiser']} alone (norm {own[-1]['norm']:.3g}) costs "
+            f"{costs}{trend}."
+        )
 
 
 def who(row: Row) -> str:
@@ -183,7 +195,7 @@ def tokens(count: float | None) -> str:
 
 
 def figures(noise: Sequence[Row]) -> list[Figure]:
-    """Rise by rung, base and shifted loss by rung, and shifts of one norm side by side; those that there is something
+    """Rise by rung, base and shifted loss by rung, and shifts of one norm compared; those that there is something
     to show in.
     """
     made = []

@@ -1,4 +1,4 @@
-"""The report as one HTML file without a network, made by a Jinja template with escaping on. Called by `report.build`."""
+"""The report as one HTML file that needs no network, from a Jinja template with escaping on."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ LINES = {  # of a probe: the terms of the plan that it is held against
 def tables(
     plan: Plan, tried: Sequence[ProbeResult], multi_lora_groups: Sequence[MultiLoraProbeResult]
 ) -> Iterator[Any]:
-    """One table a shape, then what failed, whether fleets pay, and the time of the whole grid."""
+    """One table a shape, then what failed, whether multi-LoRA is faster, and the time of the whole grid."""
     for one in tried:
         yield from [_failed(one)] if one.probe is None else _one(one)
     yield from map(pays, multi_lora_groups)
@@ -117,4 +117,4 @@ def as_json(plan: Plan, tried: Sequence[ProbeResult], multi_lora_groups: Sequenc
         for one in tried
     ]
     together = [{**asdict(one), "speedup": one.speedup} for one in multi_lora_groups]
-    return json.dumps({"shapes": shapes, "fleets": together, "time": asdict(estimate_time(plan))}, indent=1)
+    return json.dumps({"shapes": shapes, "multi_lora": together, "time": asdict(estimate_time(plan))}, indent=1)

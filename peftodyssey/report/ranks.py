@@ -73,7 +73,7 @@ def alpha_rules(row: Row) -> list[str]:
 
 
 def section(rows: Sequence[Row]) -> Section | None:
-    """One sentence a family, and one about learning rates that are not resolved; None where no family has enough ranks."""
+    """A sentence per family, and one about unresolved learning rates; None where no family has enough ranks."""
     said = [text for family in families(rows) for text in _said(family, rows)]
     return Section(SECTION, "Which rank", said) if said else None
 
@@ -88,7 +88,10 @@ def _said(family: Family, rows: Sequence[Row]) -> list[str]:
     elif trend.smallest_within_noise is None:
         seen = f"{result_text.signed(trend.means[trend.best])} {result_text.UNIT}"
         said.append(
-            f"{where}: rank {trend.best} changes test most ({seen}); with one seed there is no noise floor to compare it with."
+
+                f"{where}: rank {trend.best} changes test most ({seen}); with one seed there is no noise floor to "
+                f"compare it with."
+
         )
     else:
         best = f"rank {trend.best} changes test most ({result_text.signed(trend.means[trend.best])} {result_text.UNIT})"
@@ -114,7 +117,10 @@ def _said(family: Family, rows: Sequence[Row]) -> list[str]:
         )
         ranks = ", ".join(map(str, edges))
         said.append(
-            f"{where}: not resolved at rank {ranks}, where the best learning rate is the last one tried; add {', '.join(add)}."
+
+                f"{where}: not resolved at rank {ranks}, where the best learning rate is the last one tried; add "
+                f"{', '.join(add)}."
+
         )
     return said
 
@@ -143,7 +149,10 @@ def figures(rows: Sequence[Row]) -> list[Figure]:
     found = families(rows)
     if not found:
         return []
-    caption = "against the rank at the selected learning rate; points are seeds, lines their mean; hollow: learning rate not resolved."
+    caption = (
+        "against the rank at the selected learning rate; points are seeds, lines their mean; hollow: "
+        "learning rate not resolved."
+    )
     made = [
         Figure(
             "rank",

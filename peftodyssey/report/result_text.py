@@ -150,7 +150,10 @@ def amount(group: Sequence[Row], column: str, one: Callable[[Row], str]) -> str:
         estimate, _, rest = one(group[0]).partition(" ")
         return f"{estimate} {UNIT} {rest}".rstrip()
     values = [row[column] for row in group]
-    return f"{signed(statistics.fmean(values))} {UNIT} (mean of {len(group)} seeds, {signed(min(values))} to {signed(max(values))})"
+    return (
+        f"{signed(statistics.fmean(values))} {UNIT} (mean of {len(group)} seeds, {signed(min(values))} to "
+        f"{signed(max(values))})"
+    )
 
 
 def where(row: Row, rows: Sequence[Row]) -> str:
@@ -175,12 +178,17 @@ def _noise_floor(rows: Sequence[Row]) -> str:
         return ""
     floor = noise_floor([[row["delta_nll"] for row in group] for group in found])
     if floor.std is None:
-        return "One seed: no noise floor. The intervals cover the choice of test documents, not the luck of a training run."
+        return (
+            "One seed: no noise floor. The intervals cover the choice of test documents, not the luck of a "
+            "training run."
+        )
     seeds = min(len(group) for group in found if len(group) > 1)
     least = least_significant_difference(floor, seeds, seeds)
     return (
-        f"Noise floor over seeds: {floor.std:.4f} {UNIT} (pooled standard deviation of the change on test over {floor.n_groups} "
-        f"settings, {floor.degrees_of_freedom} degrees of freedom). A difference of two methods over {seeds} seeds each says nothing below {least:.4f}."
+        f"Noise floor over seeds: {floor.std:.4f} {UNIT} (pooled standard deviation of the change on test over "
+        f"{floor.n_groups} "
+        f"settings, {floor.degrees_of_freedom} degrees of freedom). A difference of two methods over {seeds} seeds "
+        f"each says nothing below {least:.4f}."
     )
 
 
@@ -189,7 +197,8 @@ def _edges(rows: Sequence[Row]) -> list[str]:
         {(method_name(row), text_name(row), learning_rate(row)) for row in selected_cells(rows) if row.get("lr_edge")}
     )
     return [
-        f"{method}: the learning rate chosen on {', '.join(sorted({domain for _, domain, _ in group}))} is the edge of its grid, "
+        f"{method}: the learning rate chosen on {', '.join(sorted({domain for _, domain, _ in group}))} is the "
+        f"edge of its grid, "
         f"{lr.replace('edge: ', '')}; a better one may lie beyond."
         for (method, lr), group in (
             (k, list(g)) for k, g in groupby(sorted(edged, key=lambda e: (e[0], e[2])), key=lambda e: (e[0], e[2]))
@@ -210,7 +219,10 @@ def _missing(rows: Sequence[Row]) -> list[str]:
     stops = [row for row in rows if row["status"] == "stopped"]
     if stops:
         notes.append(
-            f"{len(stops)} of {len(rows)} cells were stopped early by successive halving, because they trailed on validation."
+
+                f"{len(stops)} of {len(rows)} cells were stopped early by successive halving, because they trailed on "
+                f"validation."
+
         )
     for row in rows:
         if row["status"] == "failed":
@@ -225,7 +237,7 @@ def _versions(rows: Sequence[Row]) -> list[str]:
     if len(found) < 2:
         return []
     return [
-        f"The cells were trained with {len(found)} different sets of library versions; `run --refresh stale` retrains the older ones."
+        f"The cells were trained with {len(found)} sets of library versions; `run --refresh stale` retrains the older ones."
     ]
 
 

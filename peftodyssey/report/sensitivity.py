@@ -63,7 +63,8 @@ def statements(sensitivity: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     if said:
         said += _rates(slopes, rows)
         said.append(
-            "Each slope is at the learning rate selected on that rung, over documents and seeds (with one seed over documents alone), "
+            "Each slope is at the learning rate selected on that rung, over documents and seeds (with one seed "
+            "over documents alone), "
             "given this ladder: its rungs are one pretraining run, and its text may repeat."
         )
     return said
@@ -120,7 +121,10 @@ def _rates(slopes: Sequence[Row], rows: Sequence[Row]) -> Iterator[str]:
             if rises
             else "stays the same"
         )
-        yield f"{_where(row)}: the tuned learning rate of {row['intervention']} {word}, as far as the grid can tell: {told}."
+        yield (
+            f"{_where(row)}: the tuned learning rate of {row['intervention']} {word}, as far as the grid can "
+            f"tell: {told}."
+        )
 
 
 def _where(row: Row) -> str:
@@ -131,7 +135,10 @@ def _where(row: Row) -> str:
 def _slope(row: Row) -> str:
     amount, turns = interval(row, "slope", "slope_lo", "slope_hi", 4), turn(row)
     after = f"; after training, the loss on general text {turns}" if turns else ""
-    return f"{_where(row)}: {row['intervention']} forgets {amount} {UNIT} more per tenfold pretraining: {verdict(row)}{after}."
+    return (
+        f"{_where(row)}: {row['intervention']} forgets {amount} {UNIT} more per tenfold pretraining: "
+        f"{verdict(row)}{after}."
+    )
 
 
 def _difference(row: Row) -> str:
@@ -146,7 +153,10 @@ def _difference(row: Row) -> str:
             if row["slope_hi"] < 0
             else "no clear difference between them"
         )
-    return f"{_where(row)}: the slope of forgetting of {row['intervention']} minus that of {row['minus']} is {amount} {UNIT} per tenfold pretraining: {says}."
+    return (
+        f"{_where(row)}: the slope of forgetting of {row['intervention']} minus that of {row['minus']} is "
+        f"{amount} {UNIT} per tenfold pretraining: {says}."
+    )
 
 
 def figures(sensitivity: Sequence[Row], rows: Sequence[Row]) -> list[Figure]:
@@ -161,8 +171,10 @@ def figures(sensitivity: Sequence[Row], rows: Sequence[Row]) -> list[Figure]:
     )
     if len({row["pretrain_tokens"] for row in on_ladder}) > 1:
         caption = (
-            "NLL of general text under the base (grey) and after adapting, against pretraining tokens, at each rung's selected learning rate; lines are "
-            "means over seeds, points seeds, bars 95 % intervals of the change. Where a line turns up, longer pretraining makes the adapted model worse."
+            "NLL of general text under the base (grey) and after adapting, against pretraining tokens, at each "
+            "rung's selected learning rate; lines are "
+            "means over seeds, points seeds, bars 95 % intervals of the change. Where a line turns up, longer "
+            "pretraining makes the adapted model worse."
         )
         made.append(
             Figure(
@@ -175,7 +187,10 @@ def figures(sensitivity: Sequence[Row], rows: Sequence[Row]) -> list[Figure]:
         )
     slopes = [row for row in _rows(sensitivity) if row["slope"] is not None]
     if slopes:
-        caption = "Slope per tenfold pretraining tokens with 95 % intervals, at each rung's selected learning rate; right of the line, longer pretraining costs more."
+        caption = (
+            "Slope per tenfold pretraining tokens with 95 % intervals, at each rung's selected learning rate; "
+            "right of the line, longer pretraining costs more."
+        )
         made.append(Figure("slopes", "How costs grow with pretraining", caption, _forest(slopes), SECTION))
     return made
 

@@ -26,11 +26,13 @@ HEADLINE = "mmd2"  # what the sentence speaks of: named beforehand, the others a
 FEW_CHUNKS = 100
 CLEAR = 0.05
 CAPTION = (
-    "Distances from half of the pretraining sample, on as many chunks for every text. The floor is the other half: what each number is "
+    "Distances from half of the pretraining sample, on as many chunks for every text. The floor is the other half: "
+    "what each number is "
     "where there is nothing to find. p: permutations of whole documents."
 )
 CORRELATIONS = (
-    "Change of test NLL against each measure, texts as points. Within: differences within groups of texts alone. Brackets hold 95 % intervals "
+    "Change of test NLL against each measure, texts as points. Within: differences within groups of texts alone. "
+    "Brackets hold 95 % intervals "
     "(Fisher's z); p is of permutations and held against all measures (Holm); left out: range when any one text is."
 )
 
@@ -66,13 +68,19 @@ def _nearest(rows: Sequence[Row]) -> str:
     """The nearest and the farthest text of one base, beside the floor."""
     texts, floor = sorted((row for row in rows if row["kind"] == "text"), key=lambda row: row["mmd2"]), rows[-1]
     near, far = texts[0], texts[-1]
-    said = f"On {near['chunks']} chunks of {near['chunk_tokens']} tokens each, {base(near)} finds {result_text.text_name(near)} nearest to its pretraining text "
+    said = (
+        f"On {near['chunks']} chunks of {near['chunk_tokens']} tokens each, {base(near)} finds "
+        f"{result_text.text_name(near)} nearest to its pretraining text "
+    )
     said += f"(MMD² {near['mmd2']:.4f}, {_p(near['mmd_p'])})"
     if len(texts) > 1:
         said += f" and {result_text.text_name(far)} farthest ({far['mmd2']:.4f}, {_p(far['mmd_p'])})"
     said += f"; two halves of that text lie at {floor['mmd2']:.4f} ({_p(floor['mmd_p'])})."
     if near["chunks"] < FEW_CHUNKS:
-        said += f" {near['chunks']} chunks are few: every text gives as many as the shortest; a larger score.tokens gives more."
+        said += (
+            f" {near['chunks']} chunks are few: every text gives as many as the shortest; a larger "
+            f"score.tokens gives more."
+        )
     return said
 
 
@@ -81,7 +89,10 @@ def _verdict(rows: Sequence[Row], correlations: Sequence[Row]) -> str:
     first = rows[0]
     of = {(row["measure"], row["statistic"], row["scope"]): row for row in rows}
     pooled, within = of[HEADLINE, "spearman", "pooled"], of[HEADLINE, "spearman", "within"]
-    said = f"{first['label']}{_where(first, correlations)}, {pooled['domains']} texts: Spearman's correlation of the change on test with MMD² from the "
+    said = (
+        f"{first['label']}{_where(first, correlations)}, {pooled['domains']} texts: Spearman's correlation of "
+        f"the change on test with MMD² from the "
+    )
     said += (
         f"pretraining text is {_coefficient(pooled)} ({_p(pooled['p_holm'])} after Holm's correction over the measures)"
     )

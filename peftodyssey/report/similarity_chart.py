@@ -21,8 +21,10 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 MOST_BASES = 3  # more: the first and the last alone are drawn, all are in the table
 FEWEST_TEXTS = 3
 CAPTION = (
-    "Change of test NLL (up is worse) against each measure of likeness to the pretraining text; bars are 95 % intervals over documents, or the "
-    "range over seeds; none where documents are too few. Lines: one slope for all groups of a method, through each group's mean, where groups hold several texts."
+    "Change of test NLL (up is worse) against each measure of likeness to the pretraining text; bars are 95 % "
+    "intervals over documents, or the "
+    "range over seeds; none where documents are too few. Lines: one slope for all groups of a method, through each "
+    "group's mean, where groups hold several texts."
 )
 
 
@@ -103,7 +105,7 @@ def _panel(
 
 
 def _fits(name: str, points: Sequence[Point]) -> list[dict[str, Any]]:
-    """Both ends of each group's line: the slope within groups, through the group's means; none where it is not known."""
+    """Both ends of each group's line: the slope within groups through the group's means; none where unknown."""
     known = [point for point in points if point.text[name] is not None]
     group = [point.text["group"] for point in known]
     if len(known) - len(set(group)) < 2:

@@ -17,7 +17,7 @@ def write(content: ReportData, path: Path) -> Path:
 
 
 def markdown(content: ReportData) -> str:
-    """The summary's text; numbers that differ between two runs of the same recipe (time, memory) are only in the table."""
+    """The summary's text; numbers that differ between runs of one recipe (time, memory) are only in the table."""
     stated = result_text.statements(content.rows) or ["No cell is finished yet, so there is nothing to state."]
     limits = [
         *result_text.caveats(content.rows),
@@ -30,7 +30,10 @@ def markdown(content: ReportData) -> str:
     headings, lines = console_table.cells(content.rows)
     parts = [
         f"# {_text(', '.join(content.recipes))}",
-        f"Base: {_text(', '.join(content.models))}. Changes are after minus before: negative is better. 95 % intervals.",
+        (
+            f"Base: {_text(', '.join(content.models))}. Changes are after minus before: negative is better. 95 % "
+            f"intervals."
+        ),
         _list(stated),
         _table(headings, lines) if lines else "",
         *(part for section in content.sections for part in (f"## {section.title}", _list(section.statements))),

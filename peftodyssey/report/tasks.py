@@ -1,4 +1,4 @@
-"""Did the skill change? One sentence a method, text and task, and a figure. Called by `report.build`, page and summary."""
+"""Did accuracy on tasks change? A sentence per method, text and task, and a figure."""
 
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ def _said(group: Sequence[Row], rows: Sequence[Row]) -> str:
     verdict = result_text.verdict(group, "acc_lo", "acc_hi", better="worse", worse="better")  # here more is better
     norm = statistics.fmean(row["acc_norm_delta"] for row in group)
     return (
-        f"{words} changed accuracy on {first['task']} from {percent(before)} to {percent(after)}, by {_amount(group)}: {verdict}; "
+        f"{words} changed accuracy on {first['task']} from {percent(before)} to {percent(after)}, by "
+        f"{_amount(group)}: {verdict}; "
         f"per byte of the choice by {points(norm)}."
     )
 
@@ -86,7 +87,10 @@ def _amount(group: Sequence[Row]) -> str:
     if len(group) == 1:
         return change(group[0])
     values = [row["acc_delta"] for row in group]
-    return f"{points(statistics.fmean(values))} (mean of {len(values)} seeds, {points(min(values))} to {points(max(values))})"
+    return (
+        f"{points(statistics.fmean(values))} (mean of {len(values)} seeds, {points(min(values))} to "
+        f"{points(max(values))})"
+    )
 
 
 def _about(row: Row) -> str:
@@ -125,7 +129,8 @@ def section(rows: Sequence[Row], answered: Sequence[Row]) -> Section | None:
     found = joined(rows, answered)
     runs = ["run"] if any(row.get("run") for row in found) else []
     caption = (
-        "Share of the prompts whose likeliest choice is right. Per byte: likelihoods divided by the length of the choice. Brackets hold "
+        "Share of the prompts whose likeliest choice is right. Per byte: likelihoods divided by the length of the "
+        "choice. Brackets hold "
         "95 % intervals, paired by prompt (Tango); p is that of McNemar's exact test."
     )
     return Section(
@@ -158,7 +163,10 @@ def unmeasured(rows: Sequence[Row], answered: Sequence[Row]) -> str:
     """Why there is no answer; "" where there is one."""
     if not result_text.selected_cells(rows) or joined(rows, answered):
         return ""
-    return "Not measured: the recipe names no tasks (tasks: [bundled/arxiv_field]); they can be added without training again."
+    return (
+        "Not measured: the recipe names no tasks (tasks: [bundled/arxiv_field]); they can be added without "
+        "training again."
+    )
 
 
 def figures(rows: Sequence[Row], answered: Sequence[Row]) -> list[Figure]:
@@ -167,7 +175,8 @@ def figures(rows: Sequence[Row], answered: Sequence[Row]) -> list[Figure]:
     if not found:
         return []
     caption = (
-        "Accuracy of the likeliest choice before (grey) and after adaptation, with 95 % intervals from the prompts; dashed: guessing. "
+        "Accuracy of the likeliest choice before (grey) and after adaptation, with 95 % intervals from the "
+        "prompts; dashed: guessing. "
         "Right of grey is better."
     )
     return [Figure("tasks", "Accuracy on tasks", caption, _accuracy(found), SECTION)]

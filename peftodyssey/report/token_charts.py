@@ -52,14 +52,18 @@ def figures(rows: Rows, evidence: Sequence[Evidence]) -> list[Figure]:
         ),
     ]
     if curves := _curve_rows(shown):
-        text = "Share of all that rose against the share of the token types that carry it, those that rose most first. The dashed line is an even spread."
+        text = (
+            "Share of all that rose against the share of the token types that carry it, those that rose most "
+            "first. The dashed line is an even spread."
+        )
         made.append(
             Figure("concentration", "How few token types carry the rise", text, _concentration(curves, rows), SECTION)
         )
     drawn = _worst(shown)
     if points := _type_rows(drawn):
         text = (
-            f"Mean NLL of each token type before and after, of those that occur at least {MIN_COUNT} times; the area is the count. Above "
+            f"Mean NLL of each token type before and after, of those that occur at least {MIN_COUNT} times; the "
+            f"area is the count. Above "
             f"the line a type is worse. Named: the types with the largest summed rise and fall. Axes by square roots."
             + (
                 f" The {len(drawn)} of {len(shown)} texts and methods that changed most for the worse."

@@ -94,7 +94,10 @@ def _statement(group: Sequence[Row], rows: Sequence[Row], tables: Tables) -> str
         share = statistics.fmean(e["tokens"] for e in parts[most]) / statistics.fmean(
             row["test_tokens"] for row in group
         )
-        said += f"most is paid by {WORDS[most]}, {_amount(parts[most])} of the change of {whole}, with {percent(share)} of the tokens."
+        said += (
+            f"most is paid by {WORDS[most]}, {_amount(parts[most])} of the change of {whole}, with "
+            f"{percent(share)} of the tokens."
+        )
     else:
         said += f"no class of tokens pays (the highest: {WORDS[most]}, {_amount(parts[most])})."
         if mean[least] < 0:
@@ -129,7 +132,8 @@ def _recalled(found: Sequence[Row]) -> str:
     else:
         ends = f" [{signed(100 * found[0]['recall_10_lo'], 1)}, {signed(100 * found[0]['recall_10_hi'], 1)}]"
     return (
-        f" At domain terms ({found[0]['tokens']} tokens) the true token is among the first 10 in {percent(mean['recall_10_before'])} of the "
+        f" At domain terms ({found[0]['tokens']} tokens) the true token is among the first 10 in "
+        f"{percent(mean['recall_10_before'])} of the "
         f"places before and {percent(mean['recall_10_after'])} after, {gain} points{ends}; its median rank goes from "
         f"{mean['median_before']:g} to {mean['median_after']:g}."
     )
@@ -140,7 +144,10 @@ def _amount(entries: Sequence[Row]) -> str:
         estimate, _, rest = interval(entries[0], "part", "part_lo", "part_hi").partition(" ")
         return f"{estimate} {UNIT} {rest}".rstrip()
     values = [entry["part"] for entry in entries]
-    return f"{signed(statistics.fmean(values))} {UNIT} (mean of {len(values)} seeds, {signed(min(values))} to {signed(max(values))})"
+    return (
+        f"{signed(statistics.fmean(values))} {UNIT} (mean of {len(values)} seeds, {signed(min(values))} to "
+        f"{signed(max(values))})"
+    )
 
 
 def percent(share: float | None) -> str:

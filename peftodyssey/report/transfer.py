@@ -22,7 +22,10 @@ from peftodyssey.stats.bootstrap import Interval, paired_bootstrap
 SECTION = "transfer"
 TITLE = "What does adapting to one text do to the others?"
 HEADINGS = ("method", "adapted to", "scored on", "tokens", "before", "change", "")
-CAPTION = "Test NLL in nats per token at the selected learning rate: with its interval, or as the mean over seeds with their range."
+CAPTION = (
+    "Test NLL in nats per token at the selected learning rate: with its interval, or as the mean over seeds "
+    "with their range."
+)
 APART = ("domain", "newline")  # of a setting: they are the rows of the matrix
 
 

@@ -22,8 +22,10 @@ def figures(found: Sequence[Matrix]) -> list[Figure]:
     if not found:
         return []
     caption = (
-        "Change of test NLL in nats per token: down, the text adapted to; across, the text scored. Blue: better, orange: worse, white: no "
-        "change. Framed: the text adapted to itself. Bold: the 95 % interval of every seed lies on one side of 0; means over seeds."
+        "Change of test NLL in nats per token: down, the text adapted to; across, the text scored. Blue: better, "
+        "orange: worse, white: no "
+        "change. Framed: the text adapted to itself. Bold: the 95 % interval of every seed lies on one side of 0; "
+        "means over seeds."
     )
     return [Figure("transfer", "What adapting to one text does to the others", caption, _maps(found), SECTION)]
 

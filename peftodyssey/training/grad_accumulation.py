@@ -68,7 +68,7 @@ class GradAccumulator:
     def accumulate(self, batches: Sequence[Batch], micro_batch_size: int, check: Callable[[], None]) -> Tensor:
         """Adds the gradients of the batches' mean losses; returns these losses (k,), nats per token.
 
-        The members' batches have equally many blocks and pass through the model side by side. `check()` is called after
+        The members' batches have equally many blocks and pass through the model together. `check()` is called after
         each micro-batch; where it raises, or memory runs out, the gradients added so far stay.
         """
         losses = torch.zeros(len(batches), dtype=torch.float64, device=self.device)

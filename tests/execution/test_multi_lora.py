@@ -14,7 +14,7 @@ from support import micro
 
 from peftodyssey import api
 from peftodyssey.plan.multi_lora_groups import group_cells, why_not_batched
-from peftodyssey.report.multi_lora_output import side_by_side
+from peftodyssey.report.multi_lora_output import group_lines
 from peftodyssey.store import layout, manifest
 
 RECIPE = """\
@@ -138,7 +138,7 @@ def test_who_trains_alone_and_why(tmp_path: Path) -> None:
     assert reasons["full"] == "full is not LoRA"
     assert reasons["dora"].startswith("DoRA")
     assert [len(group) for group in group_cells(plan, plan.cells)] == [4, 2]
-    told = list(side_by_side(plan))
+    told = list(group_lines(plan))
     assert re.findall(r"(\d+) (q?lora) cells", told[0]) == [("4", "lora"), ("2", "qlora")]
     assert len(told) == 2
     assert "dora" in told[1]

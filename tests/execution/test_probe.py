@@ -13,7 +13,7 @@ from peftodyssey import api
 from peftodyssey.memory import probes
 from peftodyssey.plan import probe_results
 from peftodyssey.plan.time_estimate import estimate_time
-from peftodyssey.report.multi_lora_output import side_by_side
+from peftodyssey.report.multi_lora_output import group_lines
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +52,10 @@ def test_a_probe_tries_each_shape_once_and_corrects_the_plan(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_fleet_is_tried_beside_its_members_alone(tmp_path: Path) -> None:
+def test_multi_lora_is_probed_beside_its_members_alone(tmp_path: Path) -> None:
     text = micro.RECIPE.replace("{method: lora, rank: 2, lr: 1e-2}", "{method: lora, rank: 2, lr: [1e-2, 1e-3, 1e-4]}")
     recipe = micro.write(tmp_path, text)
-    assert len(list(side_by_side(api.plan(recipe)))) == 1
+    assert len(list(group_lines(api.plan(recipe)))) == 1
     plan, _, (multi_lora,) = api.probe(recipe, console=quiet())
     assert (multi_lora.groups, multi_lora.probe.members, len(multi_lora.probe.step_seconds)) == (1, 3, 2)
     alone = sum(
@@ -65,9 +65,9 @@ def test_a_fleet_is_tried_beside_its_members_alone(tmp_path: Path) -> None:
     )
     assert multi_lora.speedup == pytest.approx(alone / multi_lora.probe.step_seconds[-1])
     assert probe_results.multi_lora_results(plan) == [multi_lora]
-    told = list(side_by_side(plan))[1]
+    told = list(group_lines(plan))[1]
     assert "3 lora cells on bundled/odyssey-3m" in told
-    assert f"({multi_lora.speedup:.2f} times as fast)" in told
+    assert f"({multi_lora.speedup:.2f} times the speed)" in told
 
 
 def test_a_probe_says_what_would_fail_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

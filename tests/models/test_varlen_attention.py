@@ -55,7 +55,7 @@ def drawn(*shape: int, seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("filled_to", [1, 4, 64])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("window", [None, 3])
-def test_side_by_side_is_what_a_mask_gives(
+def test_bucketed_sdpa_is_what_a_mask_gives(
     kv_heads: int, window: int | None, filled_to: int, rows: list[list[int]], monkeypatch
 ) -> None:
     """Oracle: softmax of all scores under a mask written out, values and gradients in float64."""

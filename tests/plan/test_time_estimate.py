@@ -1,4 +1,4 @@
-"""The hours of a grid from what probes kept: early stops, shifts of the weights and fleets are in them."""
+"""The hours of a grid from what probes kept: early stops, shifts of the weights and multi-LoRA are in them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_shifts_of_the_weights_are_scored_so_often(tmp_path: Path) -> None:
     assert estimate_time(plan).seconds - plain == pytest.approx(passes * sum(tokens) / RATE, rel=1e-6)
 
 
-def test_a_fleet_that_was_tried_trains_at_its_own_speed(tmp_path: Path) -> None:
+def test_a_probed_multi_lora_group_trains_at_its_own_speed(tmp_path: Path) -> None:
     plan = planned(tmp_path)
     alone = estimate_time(plan).seconds
     ((key, (group,)),) = probe_results.groups_by_key(plan).items()

@@ -58,7 +58,8 @@ MEASURED = {
 def test_a_cell_is_one_sentence_with_its_numbers() -> None:
     (said,) = geometry.statements([row("lora r=4", rank=4, alpha=8.0, **MEASURED)])
     assert said == (
-        "LoRA r=4 on notes moved the weights by 1.23 % of their norm; the update of a matrix has an effective rank of 3.6, and 0.25 of "
+        "LoRA r=4 on notes moved the weights by 1.23 % of their norm; the update of a matrix has an effective rank "
+        "of 3.6, and 0.25 of "
         "the 10 strongest directions of a tuned matrix are new to the base."
     )
 

@@ -142,7 +142,10 @@ def test_deleting_the_report_breaks_nothing(run):
 def test_sentences_state_numbers_whichever_way_they_fall(rows):
     said = " ".join(result_text.statements(rows))
     assert re.search(
-        r"Full fine-tuning at its tuned learning rate changed test NLL on arxiv_cs.CL \(annealed-64M\) by -0\.340 nats/token \[-0\.\d+, -0\.\d+\]: better\.",
+        (
+            r"Full fine-tuning at its tuned learning rate changed test NLL on arxiv_cs.CL \(annealed-64M\) by -0\.340 "
+            r"nats/token \[-0\.\d+, -0\.\d+\]: better\."
+        ),
         said,
     )
     limits = " ".join(result_text.caveats(rows))

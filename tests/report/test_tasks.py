@@ -50,7 +50,8 @@ def answered(seed: int = 0, delta: float = 0.1, low: float = 0.04, high: float =
 def test_the_sentence_has_both_accuracies_the_interval_and_a_verdict() -> None:
     said, about = tasks.statements([row()], [answered()])
     assert said == (
-        "LoRA r=8 trained on sums changed accuracy on fields from 40.0 % to 50.0 %, by +10.0 points [+4.0, +16.0]: better; "
+        "LoRA r=8 trained on sums changed accuracy on fields from 40.0 % to 50.0 %, by +10.0 points [+4.0, +16.0]: "
+        "better; "
         "per byte of the choice by +2.0 points."
     )
     assert about == "fields has 500 prompts; guessing is right in 10.0 % of them."

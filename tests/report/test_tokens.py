@@ -69,7 +69,10 @@ def test_a_planted_cause_is_found_to_the_last_digit(ledger):
 
 def test_the_sentence_names_the_cause_with_its_interval(run):
     text = (run / "report/summary.md").read_text(encoding="utf-8")
-    said = r"most is paid by newlines, (\+0\.\d+) nats/token \[\+0\.\d+, \+0\.\d+\] of the change of \1, with [\d.]+ % of the tokens\."
+    said = (
+        r"most is paid by newlines, (\+0\.\d+) nats/token \[\+0\.\d+, \+0\.\d+\] of the change of \1, with "
+        r"[\d.]+ % of the tokens\."
+    )
     assert re.search(said, text)
     types = parquet.read(run / "concentration.parquet").to_pylist()[0]["units"]
     assert f"Half of all that rose lies on {100 / types:.2g} % of the token types" in text

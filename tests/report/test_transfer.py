@@ -24,7 +24,7 @@ PLANTED = {
 
 
 def store(folder: Path, seeds: tuple[int, ...] = (0,), domains: tuple[str, ...] = DOMAINS, lost: str = "") -> Path:
-    """A run whose cells are scored on each other's text with planted changes; `lost` is a scored text without columns."""
+    """A run whose cells are scored on each other's text with planted changes; `lost` has no columns."""
     for seed in seeds:
         write_run(
             folder,
