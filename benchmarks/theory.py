@@ -106,10 +106,8 @@ def main() -> None:
         plain, held = forgetting(rung, target, other)[0], forgetting(rung, target, other, pull=1.0)[0]
         directions = int((learned(rung, target) > 0.5).sum())
         print(
-
-                f"{rung.steps:5d} {directions:9d} {loss(rung.w1, rung.w2, target):10.4f} {noise:10.4f} {plain:11.4f} "
-                f"{held:11.4f}"
-
+            f"{rung.steps:5d} {directions:9d} {loss(rung.w1, rung.w2, target):10.4f} {noise:10.4f} {plain:11.4f} "
+            f"{held:11.4f}"
         )
 
 

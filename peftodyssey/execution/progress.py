@@ -87,12 +87,9 @@ class ProgressReporter:
 
     def step(self, record: StepRecord, steps: int) -> None:
         """A training step of `steps` is done."""
-        if self._tokens_done:
-            step_tokens = max(
-                0, record.tokens - self._tokens_done
-            )  # a branch of a ladder starts behind the trunk's end
-        else:  # the first step that this process shows may be one of a resumed training
-            step_tokens = record.tokens / record.step
+        gained = record.tokens - self._tokens_done  # 0 or less for a branch of a ladder, which starts behind its trunk
+        # the first step that this process shows may be one of a resumed training
+        step_tokens = max(0, gained) if self._tokens_done else record.tokens / record.step
         rate = step_tokens / record.seconds if record.seconds else 0.0
         self._tokens_done = record.tokens
         left = (steps - record.step) * record.seconds

@@ -189,8 +189,10 @@ def figures(rows: Sequence[Row]) -> list[Figure]:
         )
     low = [row for row in picked if row.get("rank") and row.get("effective_rank_mean") is not None]
     if len({row["rank"] for row in low}) >= FEWEST_RANKS:
-        caption = "Mean effective rank of a matrix's update against the rank that it may have; the dashed line is the most that a product of two "
-        caption += "factors can have; DoRA also rescales the rows."
+        caption = (
+            "Mean effective rank of a matrix's update against the rank that it may have; the dashed line is the most "
+            "that a product of two factors can have; DoRA also rescales the rows."
+        )
         made.append(Figure("rank_used", "Rank and effective rank", caption, _rank_used(low), SECTION))
     return made
 

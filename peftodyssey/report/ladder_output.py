@@ -37,10 +37,8 @@ def plan(asked: LadderPlan) -> Iterator[Any]:
     """The rungs that a ladder will have, what they cost in steps, its memory and disk, and every warning."""
     train = asked.recipe.train
     yield Text(
-
-            f"{asked.recipe.where}: valid, a ladder of {len(asked.rungs)} rungs on {asked.device.name}, "
-            f"{asked.parameters:,} parameters"
-
+        f"{asked.recipe.where}: valid, a ladder of {len(asked.rungs)} rungs on {asked.device.name}, "
+        f"{asked.parameters:,} parameters"
     )
     table = _table("rung", "tokens", "steps", "per parameter", "trained for it alone")
     for phase in sorted(asked.rungs, key=lambda phase: (phase.stop, phase.arm)):
@@ -51,10 +49,8 @@ def plan(asked: LadderPlan) -> Iterator[Any]:
     tokens = asked.trained_steps * train.batch_tokens
     compiled = ", compiled" if asked.compiled else ""
     yield Text(
-
-            f"in all {asked.trained_steps:,} steps, {tokens:,} tokens; {asked.precision}{compiled}, "
-            f"{asked.micro_batch_size} blocks a pass"
-
+        f"in all {asked.trained_steps:,} steps, {tokens:,} tokens; {asked.precision}{compiled}, "
+        f"{asked.micro_batch_size} blocks a pass"
     )
     width = {"bf16": 2, "fp32": 4}[asked.recipe.rungs.save_as]
     disk = asked.parameters * (width * (len(asked.rungs) + 1) + 4 * STATE_BYTES)

@@ -88,10 +88,8 @@ def _said(family: Family, rows: Sequence[Row]) -> list[str]:
     elif trend.smallest_within_noise is None:
         seen = f"{result_text.signed(trend.means[trend.best])} {result_text.UNIT}"
         said.append(
-
-                f"{where}: rank {trend.best} changes test most ({seen}); with one seed there is no noise floor to "
-                f"compare it with."
-
+            f"{where}: rank {trend.best} changes test most ({seen}); with one seed there is no noise floor to "
+            f"compare it with."
         )
     else:
         best = f"rank {trend.best} changes test most ({result_text.signed(trend.means[trend.best])} {result_text.UNIT})"
@@ -117,10 +115,8 @@ def _said(family: Family, rows: Sequence[Row]) -> list[str]:
         )
         ranks = ", ".join(map(str, edges))
         said.append(
-
-                f"{where}: not resolved at rank {ranks}, where the best learning rate is the last one tried; add "
-                f"{', '.join(add)}."
-
+            f"{where}: not resolved at rank {ranks}, where the best learning rate is the last one tried; add "
+            f"{', '.join(add)}."
         )
     return said
 

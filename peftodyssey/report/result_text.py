@@ -219,15 +219,14 @@ def _missing(rows: Sequence[Row]) -> list[str]:
     stops = [row for row in rows if row["status"] == "stopped"]
     if stops:
         notes.append(
-
-                f"{len(stops)} of {len(rows)} cells were stopped early by successive halving, because they trailed on "
-                f"validation."
-
+            f"{len(stops)} of {len(rows)} cells were stopped early by successive halving, because they trailed on "
+            f"validation."
         )
     for row in rows:
         if row["status"] == "failed":
             notes.append(
-                f"{method_name(row)} on {text_name(row)}{where(row, rows)}, lr {format_lr(row['lr'])} failed: {row['reason']}"
+                f"{method_name(row)} on {text_name(row)}{where(row, rows)}, lr {format_lr(row['lr'])} failed: "
+                f"{row['reason']}"
             )
     return notes
 
@@ -237,7 +236,7 @@ def _versions(rows: Sequence[Row]) -> list[str]:
     if len(found) < 2:
         return []
     return [
-        f"The cells were trained with {len(found)} sets of library versions; `run --refresh stale` retrains the older ones."
+        f"The cells were trained with {len(found)} sets of library versions; `run --refresh stale` retrains older ones."
     ]
 
 

@@ -103,7 +103,8 @@ def test_an_unknown_family_is_an_error():
 
 def test_known_families_are_counted_without_torch():
     code = (
-        "import sys; from peftodyssey.models.shape_from_config import shape_from_config; from peftodyssey.models.shapes import named;"
+        "import sys; from peftodyssey.models.shape_from_config import shape_from_config; from "
+        "peftodyssey.models.shapes import named;"
         "[shape_from_config(c) for c in named().values()]; assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

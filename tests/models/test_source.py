@@ -142,7 +142,8 @@ def run_offline(code, root):
 def test_hub_models_come_from_the_cache_offline(llama, tmp_path):
     commit = hub_cache(llama, tmp_path)
     code = (
-        "import sys; from peftodyssey.models.source import *; s = resolve('someone/tiny'); assert 'torch' not in sys.modules;"
+        "import sys; from peftodyssey.models.source import *; s = resolve('someone/tiny'); assert 'torch' not in "
+        "sys.modules;"
         "print(s.kind, s.fingerprint, weights_folder(s).name, s.weight_bytes_on_disk)"
     )
     size = (llama / "model.safetensors").stat().st_size
@@ -164,7 +165,8 @@ def test_weights_of_a_rung_are_unpacked(tmp_path, monkeypatch):
 
 def test_resolving_imports_no_torch(llama):
     code = (
-        "import sys; from peftodyssey.models.source import resolve; from peftodyssey.models.tokenizer import load_tokenizer;"
+        "import sys; from peftodyssey.models.source import resolve; from peftodyssey.models.tokenizer import "
+        "load_tokenizer;"
         f"[load_tokenizer(resolve(n)) for n in ('bundled/odyssey-3m', 'random/llama-7b', {str(llama)!r})];"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     )
