@@ -1,4 +1,4 @@
-"""ladder.json: the rungs (pretraining checkpoints) of a ladder in a folder, with tokens, arm and learning rate of each."""
+"""ladder.json: the rungs (pretraining checkpoints) of a folder, with tokens, arm and learning rate."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def varlen_attention_forward(
     sliding_window: int | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' interface: query (b, h, t, d), key and value of as many heads or fewer; the result is (b, t, h, d)."""
+    """transformers' interface: query (b, h, t, d), key and value of as many heads or fewer; returns (b, t, h, d)."""
     if attention_mask is None or attention_mask.dtype != torch.int32:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from peftodyssey.plan.tasks import Plan
 from peftodyssey.plan.time_estimate import estimate_time
 from peftodyssey.report.console_output import size
-from peftodyssey.report.multi_lora_output import pays
+from peftodyssey.report.multi_lora_output import speed_line
 
 if TYPE_CHECKING:
     from peftodyssey.plan.probe_results import MultiLoraProbeResult, ProbeResult
@@ -41,7 +41,7 @@ def tables(
     """One table a shape, then what failed, whether multi-LoRA is faster, and the time of the whole grid."""
     for one in tried:
         yield from [_failed(one)] if one.probe is None else _one(one)
-    yield from map(pays, multi_lora_groups)
+    yield from map(speed_line, multi_lora_groups)
     yield time_of(plan)
 
 

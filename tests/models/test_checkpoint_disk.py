@@ -1,4 +1,4 @@
-"""Downloaded rungs share a disk budget: only the run's own go, oldest first, and files that another snapshot uses stay."""
+"""Downloaded rungs share a disk budget: only the run's own are deleted, oldest first; shared files stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ladders: names of five schemes read, wrong and missing tokens said, holes left open, pickles opened only when asked."""
+"""Ladders: names of five schemes, wrong and missing tokens, missing rungs, pickles only where allowed."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_smollm2_has_a_constant_arm_and_a_decaying_one():
 
 
 def cache_of(folder: Path, repository: str, revisions: dict[str, Path]) -> Path:
-    """`folder/models--...`, laid out as the Hub cache lays a repository out, each revision a copy of a model's folder."""
+    """`folder/models--...`, in the layout of the Hub cache, each revision a copy of a model's folder."""
     root = folder / ("models--" + repository.replace("/", "--"))
     for number, (name, model) in enumerate(revisions.items()):
         commit = f"{number:040x}"
