@@ -1,4 +1,4 @@
-"""Everything that can be the user's to mend, as exceptions that say what is wrong and what to do next. Floor 0."""
+"""Errors that the user can act on: each says what is wrong and what to do next. Floor 0."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class InputError(OdysseyError, ValueError):
 
 
 class StoreError(OdysseyError, OSError):
-    """The output directory cannot be read or written, or holds something that is not whole."""
+    """The output directory cannot be read or written, or holds something incomplete."""
 
     def __str__(self) -> str:
         return OdysseyError.__str__(self)
@@ -45,7 +45,7 @@ class ModelError(InputError):
 
 
 class CorpusError(InputError):
-    """A corpus cannot be found, read or used: empty, not UTF-8, smaller than one block, field missing."""
+    """A corpus cannot be found, read or used: empty, not UTF-8, smaller than one sequence, field missing."""
 
 
 class MethodError(InputError):
@@ -53,28 +53,28 @@ class MethodError(InputError):
 
 
 class TrainingError(OdysseyError, RuntimeError):
-    """Training of one cell went wrong: loss not finite, nothing to train on, adapter that did not change."""
+    """Training of one cell failed: loss not finite, nothing to train on, adapter that did not change."""
 
     exit_code = EXIT_SOME_FAILED
 
 
 class DoesNotFit(OdysseyError, MemoryError):
-    """The plan says that the work cannot finish in the memory that there is."""
+    """The work does not fit the available memory."""
 
     exit_code = EXIT_DOES_NOT_FIT
 
 
 class Interrupted(OdysseyError):
-    """The user stopped the run; what is finished is kept and the next start resumes."""
+    """The user stopped the run; finished results are kept and the next start resumes from there."""
 
     exit_code = EXIT_INTERRUPTED
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a recipe, with its place. `line` and `column` count from 1; 0 where there is no place.
+    """One mistake in a recipe and its location. `line` and `column` count from 1; 0 where there is no location.
 
-    `depends_on` are the paths of the values that a check between several values looked at.
+    `depends_on` are the paths of the values that a check of several values compared.
     """
 
     where: str
@@ -89,8 +89,8 @@ class Problem:
     depends_on: tuple[tuple[Any, ...], ...] = ()
 
     def __str__(self) -> str:
-        place = f"{self.where}:{self.line}:{self.column}" if self.line else self.where
-        text = f"{place}: {self.key}: {self.what}" if self.key else f"{place}: {self.what}"
+        location = f"{self.where}:{self.line}:{self.column}" if self.line else self.where
+        text = f"{location}: {self.key}: {self.what}" if self.key else f"{location}: {self.what}"
         for label, value in (("got", self.got), ("allowed", self.allowed), ("next", self.next_step)):
             text += f"\n    {label}: {value}" if value else ""
         return text
@@ -102,5 +102,5 @@ class RecipeError(InputError):
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = sorted(problems, key=lambda p: (p.where, p.line, p.column))
         count = len(problems)
-        super().__init__("\n".join(str(p) for p in self.problems), f"{count} problem{'s' * (count != 1)} to mend")
+        super().__init__("\n".join(str(p) for p in self.problems), f"{count} problem{'s' * (count != 1)} to correct")
         self.args = (problems,)

@@ -110,7 +110,7 @@ def record(plan: Plan, root: Path) -> None:
         plan.digest,
         {
             "recipe": recipe.name,
-            "asked": datetime.datetime.now(datetime.UTC).isoformat(),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(),
             "measure": list(recipe.measured),
             "cells": [task.entry for task in plan.cells],
             "noise": [task.entry for task in plan.noise],

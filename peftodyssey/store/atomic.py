@@ -1,4 +1,4 @@
-"""Writing so that a reader sees the old file or the new one, whole, whatever happens in between."""
+"""Atomic writes: whatever happens, a reader sees the old file or the new one, complete."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from peftodyssey.errors import StoreError
-
-CHUNK_BYTES = 1 << 20
 
 
 def sync_folder(folder: Path) -> None:
@@ -28,7 +25,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def io_errors_as_store_error(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into a StoreError that says what to do."""
+    """Turn OSError into a StoreError that says what to do."""
     try:
         yield
     except StoreError:
@@ -39,7 +36,7 @@ def io_errors_as_store_error(path: Path) -> Iterator[None]:
 
 def _next_step(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full: free some space and start the same command again, nothing finished is lost"
+        return "the disk is full: free some space and start the same command again; finished results are kept"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "choose a directory that you may write to with --out"
     return "check the path and start the same command again"
@@ -47,14 +44,14 @@ def _next_step(error: OSError) -> str:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary sibling to write to; on a clean exit it is synced and takes the place of `path`."""
+    """A temporary file to write to; on a clean exit it is synced and replaces `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with io_errors_as_store_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
             os.replace(temporary, path)
             sync_folder(path.parent)
         finally:
@@ -62,26 +59,17 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all."""
+    """Write `content` to `path`, complete or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write `content` as UTF-8 to `path`, whole or not at all."""
+    """Write `content` as UTF-8 to `path`, complete or not at all."""
     write_bytes(path, content.encode())
-
-
-def write_with(path: Path, writer: Callable[[IO[bytes]], object]) -> None:
-    """Let `writer` fill a binary file that then becomes `path`, whole or not at all."""
-    with atomic_write(path) as temporary, temporary.open("wb") as out:
-        writer(out)
 
 
 def sha256(path: Path) -> str:
     """The file's SHA-256 in hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

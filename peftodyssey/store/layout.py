@@ -1,9 +1,11 @@
-"""Where everything lies below an output directory. Called by whoever reads or writes one."""
+"""Names of the files and folders of an output directory."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+
+from peftodyssey.constants import DOCUMENTS_FILE, INDEX_FILE
 
 RECIPE = "recipe.yaml"
 RESOLVED = "resolved.yaml"
@@ -28,7 +30,7 @@ CELLS = "cells"
 SCORES = "scores"
 CORPORA = "corpora"
 NOISE = "noise"
-GEOMETRY_DIR = "geometry"  # how far each cell moved its base
+GEOMETRY_DIR = "geometry"  # norms and spectra of each cell's update
 STATES = "states"  # mean hidden states of chunks of a text
 REPORT = "report"
 LOCK = ".lock"
@@ -39,14 +41,14 @@ ADAPTER = "adapter"
 WEIGHTS = "weights"
 CHECKPOINT = "checkpoint"
 STOPPED = "stopped.json"  # beside a checkpoint: when and why the cell was stopped early
-MULTI_LORA_FILE = "multi_lora.json"  # inside a checkpoint: with whom the cell trained
+MULTI_LORA_FILE = "multi_lora.json"  # inside a checkpoint: the cells that were trained together
 LOG = "log.parquet"
 NLL = "nll.parquet"
 CHOICES = "choices.parquet"
 SHIFTS = "shifts.parquet"
 STATES_FILE = "states.safetensors"
-INDEX = "index.parquet"
-DOCUMENTS = "documents.parquet"
+INDEX = INDEX_FILE
+DOCUMENTS = DOCUMENTS_FILE
 
 SLUG_LIMIT = 72  # characters; keeps paths usable on file systems with 255-byte names
 
@@ -58,10 +60,10 @@ def slug(*parts: object) -> str:
 
 
 def folder_name(name: str, digest: str) -> str:
-    """`<slug>-<hash8>`: readable first, unique by the first eight hex digits of the identity."""
+    """`<slug>-<hash8>`: a readable name, made unique by the first eight hex digits of the identity."""
     return f"{slug(name)}-{digest[:8]}"
 
 
 def is_store(folder: Path) -> bool:
-    """Whether an output directory of this tool lies there."""
+    """Whether `folder` is an output directory of this tool."""
     return (folder / PLANS).is_dir()

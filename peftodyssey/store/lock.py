@@ -1,4 +1,4 @@
-"""One writer per output directory, so that two runs cannot undo each other."""
+"""One writer per output directory: two runs at once would undo each other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peftodyssey.store import atomic, layout
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the directory while the block runs; StoreError where another process holds it.
+    """Lock the directory while the block runs; StoreError where another process has locked it.
 
     The operating system frees the lock when the process ends, however it ends.
     """

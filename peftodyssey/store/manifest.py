@@ -1,6 +1,6 @@
-"""A folder's last word: `manifest.json` exists if and only if the result beside it is whole.
+"""`manifest.json` exists in a folder if and only if the result in that folder is complete.
 
-Jobs call `fresh` before they write and `commit` after; the scheduler asks `read`.
+A job calls `prepare_dir` before it writes and `commit` after; the scheduler calls `read`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from peftodyssey.errors import StoreError
 from peftodyssey.store import atomic, layout
 
 UNLISTED = {layout.MANIFEST, layout.FAILURE}
-KEPT_ON_RESET = {".progress.json"}  # how far an interrupted training was
+KEPT_ON_RESET = {".progress.json"}  # progress of an interrupted training
 
 
 def prepare_dir(folder: Path, keep: tuple[str, ...] = ()) -> Path:
-    """Empty `folder` of an earlier attempt's leftovers, except names in `keep`, and make it."""
+    """Create `folder` and delete what an earlier attempt left in it, except names in `keep`."""
     with atomic.io_errors_as_store_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for entry in folder.iterdir():
@@ -30,7 +30,7 @@ def prepare_dir(folder: Path, keep: tuple[str, ...] = ()) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder with all that is in it, if it is there."""
+    """Delete a file or a folder with its contents, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -49,8 +49,8 @@ def commit(folder: Path, payload: Mapping[str, Any], *, leave_out: tuple[str, ..
             name = path.relative_to(folder).as_posix()
             if name in UNLISTED or name.split("/", 1)[0] in leave_out or path.name.startswith("."):
                 continue
-            with path.open("rb") as written:
-                os.fsync(written.fileno())
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
             files[name] = atomic.sha256(path)
             folders.add(path.parent)
         for parent in folders:
@@ -62,7 +62,7 @@ def commit(folder: Path, payload: Mapping[str, Any], *, leave_out: tuple[str, ..
 
 
 def fail(folder: Path, reason: str, where: str) -> None:
-    """Record that the work of `folder` could not be done, and why; the next start tries it again."""
+    """Record why the work of `folder` failed; the next start tries it again."""
     atomic.write_text(folder / layout.FAILURE, to_json({"status": "failed", "reason": reason, "where": where}))
 
 
@@ -85,9 +85,7 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def status_record(folder: Path) -> dict[str, Any]:
-    """What is known of `folder`: its manifest, or why it failed or was stopped; `status` alone, pending, where nothing
-    is.
-    """
+    """The manifest of `folder`, else why it failed or was stopped, else {"status": "pending"}."""
     return read(folder) or failure(folder) or stop(folder) or {"status": "pending"}
 
 
@@ -107,12 +105,12 @@ def to_json(content: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers of numpy and paths, which json does not know."""
+    """numpy scalars and paths, which json cannot encode."""
     if hasattr(value, "item"):
         return value.item()
     if isinstance(value, Path):
         return value.as_posix()
-    raise TypeError(f"{type(value).__name__} has no place in a manifest")
+    raise TypeError(f"{type(value).__name__} cannot be written to a manifest")
 
 
 def _load(path: Path) -> dict[str, Any] | None:
@@ -121,4 +119,4 @@ def _load(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise StoreError(f"cannot read {path}: {error}", "delete this file; its work is then done again") from error
+        raise StoreError(f"cannot read {path}: {error}", "delete this file and start the same command again") from error

@@ -1,4 +1,4 @@
-"""Reading and writing the tables. Called by jobs, which write columns, and by the report, which reads them."""
+"""Reading and writing tables and columns as parquet files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: tables.Columns) -> pa.Table:
-    """Write `rows` as the table that `columns` defines, whole or not at all; missing values become null."""
+    """Write `rows` as the table that `columns` defines, complete or not at all; missing values become null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -29,7 +29,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: tables.Co
 
 
 def write_nll(folder: Path, nll_nats: np.ndarray, rank: np.ndarray) -> None:
-    """Write one column of evidence: `nll_nats` float32 [rows] and `rank` int32 [rows], in index row order."""
+    """Write one scored column: `nll_nats` float32 [rows] and `rank` int32 [rows], in index row order."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

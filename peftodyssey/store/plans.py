@@ -1,4 +1,4 @@
-"""What each recipe asked of this directory: one JSON file a recipe, from which every table is collected.
+"""The plans of an output directory: one JSON file per recipe, from which every table is collected.
 
 `run` writes them before the first task; `report` and `status` read them.
 """
@@ -15,43 +15,45 @@ from peftodyssey.store import atomic, layout, manifest
 
 
 def write(folder: Path, name: str, digest: str, plan: Mapping[str, Any]) -> Path:
-    """Record a plan under the recipe's name and the hash of what it asks for."""
+    """Write a plan under the recipe's name and the hash of its content."""
     path = folder / layout.PLANS / f"{layout.folder_name(name, digest)}.json"
     atomic.write_text(path, manifest.to_json(plan))
     return path
 
 
 def read_all(folder: Path) -> list[dict[str, Any]]:
-    """Every plan of the directory, by file name; StoreError where it is no output directory."""
+    """Every plan of the directory, the oldest first; StoreError where it is not an output directory."""
     if not layout.is_store(folder):
         raise StoreError(f"{folder} holds no results", "give the directory that `peftodyssey run` wrote, see its --out")
     plans = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / layout.PLANS).glob("*.json"))]
-    return sorted(plans, key=lambda plan: plan["asked"])
+    return sorted(plans, key=lambda plan: plan["created"])
 
 
 def cells(folder: Path) -> list[dict[str, Any]]:
-    """The cells of every plan, each once per way of scoring (the newest recipe that asks for it names it).
+    """The cells of every plan, each once per way of scoring; the newest recipe that has a cell gives it its name.
 
-    What an earlier form of a recipe asked for stays once it is done, and is forgotten where it never was. `recipe` and
-    `measure` of a cell are those of its plan; its tasks are those of all of them.
+    Cells of an earlier version of a recipe are included only if they are done. `recipe` and `measure` of a cell are
+    those of its plan; its tasks are those of all plans.
     """
-    asked = read_all(folder)
-    newest = {plan["recipe"]: number for number, plan in enumerate(asked)}
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    for number, plan in enumerate(asked):
+    plans = read_all(folder)
+    newest = {plan["recipe"]: number for number, plan in enumerate(plans)}
+    by_key: dict[tuple[str, str], dict[str, Any]] = {}
+    for number, plan in enumerate(plans):
         for cell in plan["cells"]:
-            if newest[plan["recipe"]] == number or manifest.read(folder / cell["folder"]) is not None:
-                asked_for = {"recipe": plan["recipe"], "measure": plan["measure"]}
-                key = cell["cell"], json.dumps(cell["scores"], sort_keys=True)
-                tasks = {task["after"]: task for task in (*found.get(key, {}).get("tasks", ()), *cell.get("tasks", ()))}
-                found[key] = {**cell, **asked_for, **({"tasks": list(tasks.values())} if tasks else {})}
-    return list(found.values())
+            if newest[plan["recipe"]] != number and manifest.read(folder / cell["folder"]) is None:
+                continue
+            key = cell["cell"], json.dumps(cell["scores"], sort_keys=True)
+            tasks = {task["after"]: task for task in (*by_key.get(key, {}).get("tasks", ()), *cell.get("tasks", ()))}
+            by_key[key] = {**cell, "recipe": plan["recipe"], "measure": plan["measure"]}
+            if tasks:
+                by_key[key]["tasks"] = list(tasks.values())
+    return list(by_key.values())
 
 
 def noise(folder: Path) -> list[dict[str, Any]]:
-    """What every plan asked of noise: tasks of bases, and along cells' updates, each folder once, with its recipe."""
-    found: dict[str, dict[str, Any]] = {}
+    """The noise tasks of every plan, on bases and along cells' updates, each folder once, with its recipe."""
+    by_folder: dict[str, dict[str, Any]] = {}
     for plan in read_all(folder):
         for entry in (*plan.get("noise", ()), *(entry for cell in plan["cells"] for entry in cell.get("updates", ()))):
-            found[entry["folder"]] = {**entry, "recipe": plan["recipe"]}
-    return list(found.values())
+            by_folder[entry["folder"]] = {**entry, "recipe": plan["recipe"]}
+    return list(by_folder.values())

@@ -1,4 +1,4 @@
-"""Reading and writing the hidden states of a text's chunks. Written by `jobs.states`, read by the report."""
+"""Reading and writing the hidden states of a text's chunks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def write(folder: Path, hidden: np.ndarray, row: np.ndarray, half: np.ndarray) -> None:
-    """Write float32 [chunks, width] states, the index row int64 [chunks] that each begins at, and its half, int8
-    [chunks]: 1 and 2 of a reference that is parted by documents, 0 of any other text.
+    """Write states float32 [chunks, width], the index row int64 [chunks] at which each chunk begins, and its half, int8
+    [chunks]: 1 or 2 of a reference that is split by documents, 0 of any other text.
     """
     from safetensors.numpy import save
 
@@ -28,8 +28,8 @@ def read(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     path = folder / layout.STATES_FILE
     try:
-        found = load(path.read_bytes())
-        return found["hidden"], found["row"], found["half"]
+        tensors = load(path.read_bytes())
+        return tensors["hidden"], tensors["row"], tensors["half"]
     except (OSError, KeyError, SafetensorError) as error:
         raise StoreError(
             f"cannot read {path}: {error}", "delete the folder it is in and run the recipe again"

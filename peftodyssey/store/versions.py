@@ -12,10 +12,10 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "accelerate
 
 def versions() -> dict[str, str]:
     """Versions of Python, of this package and of the libraries that shape a result; missing ones are left out."""
-    found = {"python": platform.python_version(), "peftodyssey": __version__}
+    installed = {"python": platform.python_version(), "peftodyssey": __version__}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed

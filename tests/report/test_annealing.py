@@ -85,7 +85,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
         folder,
         "demo",
         "1" * 8,
-        {"recipe": "demo", "asked": "2026-01-02T00:00:00", "measure": [], "cells": [], "noise": entries},
+        {"recipe": "demo", "created": "2026-01-02T00:00:00", "measure": [], "cells": [], "noise": entries},
     )
     collect(folder)
     return parquet.read(folder / layout.ANNEALING).to_pylist()

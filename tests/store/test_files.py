@@ -1,4 +1,4 @@
-"""Manifests, failures, tables and locks: whole or not there."""
+"""Manifests, failures, tables and locks: complete or absent."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def test_a_manifest_lists_every_file_with_its_hash(tmp_path):
     (tmp_path / "checkpoint/state").write_bytes(b"x")
     manifest.fail(tmp_path, "earlier", "train")
     manifest.commit(tmp_path, {"kind": "cell"}, leave_out=("checkpoint",))
-    found = json.loads((tmp_path / "manifest.json").read_text())
-    assert found["files"] == {"adapter/a.bin": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
+    written = json.loads((tmp_path / "manifest.json").read_text())
+    assert written["files"] == {"adapter/a.bin": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
     assert manifest.failure(tmp_path) is None
 
 
-def test_a_result_whose_file_is_gone_is_not_whole(tmp_path):
+def test_a_result_whose_file_is_missing_is_not_complete(tmp_path):
     (tmp_path / "a.bin").write_bytes(b"abc")
     manifest.commit(tmp_path, {"kind": "score"})
     assert manifest.read(tmp_path) is not None
@@ -47,7 +47,7 @@ def test_a_writer_that_dies_leaves_the_old_file(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.txt"]
 
 
-def test_fresh_empties_a_folder_but_what_is_kept(tmp_path):
+def test_prepare_dir_empties_a_folder_except_what_is_kept(tmp_path):
     for name in ("half.parquet", "checkpoint"):
         (tmp_path / name).write_text("x")
     manifest.prepare_dir(tmp_path, keep=("checkpoint",))
@@ -67,7 +67,7 @@ def test_a_damaged_table_is_a_store_error_with_a_next_step(tmp_path):
         parquet.read(tmp_path / "t.parquet")
 
 
-def test_two_runs_cannot_hold_one_directory(tmp_path):
+def test_two_runs_cannot_lock_one_directory(tmp_path):
     with lock.exclusive(tmp_path), pytest.raises(StoreError, match="in use"), lock.exclusive(tmp_path):
         pass
     with lock.exclusive(tmp_path):
@@ -80,7 +80,7 @@ def test_the_newest_recipe_names_a_shared_cell(tmp_path):
             tmp_path,
             name,
             "1" * 8,
-            {"recipe": name, "asked": created, "measure": [], "cells": [{"cell": "x", "scores": {}}]},
+            {"recipe": name, "created": created, "measure": [], "cells": [{"cell": "x", "scores": {}}]},
         )
     assert plans.cells(tmp_path) == [{"cell": "x", "scores": {}, "recipe": "a", "measure": []}]
 

@@ -206,7 +206,7 @@ def write_run(
         "0" * 8,
         {
             "recipe": recipe,
-            "asked": "2026-01-01T00:00:00",
+            "created": "2026-01-01T00:00:00",
             "measure": list(measure),
             "cells": cells,
         },
