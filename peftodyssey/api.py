@@ -1,4 +1,4 @@
-"""The public Python functions. Floor 6; the command line calls these and nothing below them that they cover.
+"""The public Python functions, which the command line calls too.
 
 import peftodyssey
 run = peftodyssey.run("recipes/quickstart.yaml", "runs/quickstart")
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from peftodyssey.execution.export import Exported
     from peftodyssey.execution.launch import Options
+    from peftodyssey.execution.outcome import Outcome
     from peftodyssey.execution.pretraining import Trained
-    from peftodyssey.execution.scheduler import Outcome
     from peftodyssey.execution.score_model import Scored
     from peftodyssey.memory.step_estimate import StepPlan
     from peftodyssey.plan.ladder import LadderPlan
@@ -65,15 +65,13 @@ def plan(recipe: str | Path | Recipe, *, device: str = "auto", memory: str | int
     from peftodyssey.plan.build import build
     from peftodyssey.recipe.schema import Recipe
 
-    loaded = recipe if isinstance(recipe, Recipe) else load(recipe)
-    found = detect(device)
-    return build(loaded, found, size_bytes(memory))
+    return build(recipe if isinstance(recipe, Recipe) else load(recipe), detect(device), size_bytes(memory))
 
 
 def plan_step(model: str, *, device: str = "auto", memory: str | int | None = None, **settings: Any) -> StepPlan:
-    """Will one step fit: its memory term by term. `settings` are the fields of `plan.single.Wanted`.
+    """Will one step fit: its memory term by term. `settings` are the fields of `StepRequest`.
 
-    A `memory` speaks of a card, so bf16 is assumed there.
+    A `memory` describes a GPU, so bf16 is assumed.
     """
     from peftodyssey.memory.step_estimate import StepRequest, step_plan
 
@@ -296,8 +294,7 @@ def _reported(root: Path) -> bool:
     from peftodyssey.store import layout
 
     try:
-        return all(
-            (root / name).is_file() for name in (layout.RESULTS, layout.LEARNING_CURVES, f"{layout.REPORT}/index.html")
-        )
+        names = (layout.RESULTS, layout.LEARNING_CURVES, f"{layout.REPORT}/index.html")
+        return all((root / name).is_file() for name in names)
     except OSError as error:
         raise StoreError(f"cannot read {root}: {error}", "check the path") from error

@@ -24,6 +24,7 @@ from peftodyssey.cli.options import (
     starting,
 )
 from peftodyssey.cli.plan import plan
+from peftodyssey.cli.score import score
 from peftodyssey.cli.subcommands import ladder_app, recipes_app
 from peftodyssey.errors import (
     EXIT_DOES_NOT_FIT,
@@ -182,7 +183,7 @@ def query(
     ] = None,
 ) -> None:
     """SQL (DuckDB) over results and tokens; without SQL, the views and example queries for this run."""
-    from peftodyssey.report import console_output
+    from peftodyssey.report import query_output
     from peftodyssey.store.query import columns_of, overview
     from peftodyssey.store.query import query as ask
 
@@ -191,60 +192,17 @@ def query(
         last if len(folders) > 1 and not os.path.isdir(last) else None
     )  # Path.is_dir raises where SQL is too long for a name
     if sql is None and columns is None:
-        for part in console_output.views(overview(folders)):
+        for part in query_output.views(overview(folders)):
             console().print(part, soft_wrap=True)
         return
     table = columns_of(columns) if columns is not None else ask(folders[:-1] if sql else folders, str(sql))
     if csv:
-        sys.stdout.write(console_output.as_csv(table))
+        sys.stdout.write(query_output.as_csv(table))
     else:
-        console().print(console_output.as_table(table, console().width))
+        console().print(query_output.as_table(table, console().width))
 
 
-@app.command()
-def score(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="bundled/<name>, a Hub id or a folder.")],
-    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="bundled/..., hub:..., m2d2/... or a path.")],
-    adapter: Annotated[list[Path] | None, typer.Option("--adapter", help="Adapter folder; may be repeated.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Keep index and columns here.")] = None,
-    revision: Annotated[str | None, typer.Option("--revision", help="Revision of the model.")] = None,
-    split: Annotated[str, typer.Option("--split", help="train, valid, test or all.")] = "test",
-    context: Annotated[int | None, typer.Option("--context", help="Tokens of a window.")] = None,
-    stride: Annotated[int | None, typer.Option("--stride", help="Tokens newly scored by a window.")] = None,
-    tokens: Annotated[str, typer.Option("--tokens", help="Cap, by whole documents; or all.")] = "50k",
-    first_token: Annotated[str, typer.Option("--first-token", help="bos or skip.")] = "bos",
-    mode: Annotated[str, typer.Option("--mode", help="documents or stream.")] = "documents",
-    quant: Annotated[str | None, typer.Option("--quant", help="nf4, fp4 or int8.")] = None,
-    field: Annotated[str | None, typer.Option("--field", help="Text field of jsonl, parquet or Hub rows.")] = None,
-    device: DeviceOpt = "auto",
-) -> None:
-    """Per-token NLL of anything on anything, before and after, with intervals."""
-    from peftodyssey import api
-    from peftodyssey.report import console_output
-
-    settings = {
-        "context": context,
-        "stride": stride,
-        "tokens": tokens,
-        "first_token": first_token,
-        "mode": mode,
-        "field": field,
-    }
-    starting(f"Scoring {model} on {corpus}")
-    scored = api.score(
-        model,
-        corpus,
-        adapter or (),
-        revision=revision,
-        split=split,
-        out=out,
-        device=device,
-        quant=quant,
-        settings=settings,
-        console=console(stderr=True),
-    )
-    for part in console_output.scored(scored):
-        console().print(part)
+app.command()(score)
 
 
 @app.command()

@@ -10,6 +10,8 @@ import typer
 from peftodyssey.cli.options import DeviceOpt, MemoryOpt, SetOpt, console, one_of, usage
 from peftodyssey.errors import EXIT_DOES_NOT_FIT, EXIT_SOME_FAILED
 
+CHECKPOINTING = ("full", "selective", "none")
+
 
 def plan(
     recipe: Annotated[
@@ -19,8 +21,8 @@ def plan(
     model: Annotated[str | None, typer.Option("--model", help="Model name, e.g. random/llama-7b.")] = None,
     method: Annotated[str, typer.Option("--method", help="full, lora or qlora.")] = "lora",
     rank: Annotated[int, typer.Option("--rank", min=1, help="Adapter rank.")] = 8,
-    seq_len: Annotated[int, typer.Option("--seq-len", min=1, help="Tokens of a block.")] = 512,
-    micro_batch: Annotated[int, typer.Option("--micro-batch", min=1, help="Blocks at a time.")] = 1,
+    seq_len: Annotated[int, typer.Option("--seq-len", min=1, help="Sequence length in tokens.")] = 512,
+    micro_batch: Annotated[int, typer.Option("--micro-batch", min=1, help="Sequences of one pass.")] = 1,
     gradient_checkpointing: Annotated[
         str, typer.Option("--gradient-checkpointing", help="full, selective or none.")
     ] = "full",
@@ -29,7 +31,7 @@ def plan(
     offload: Annotated[
         str, typer.Option("--offload", help="To host memory: none, activations, optimizer or all.")
     ] = "none",
-    accumulate: Annotated[int, typer.Option("--accumulate", min=1, help="Micro-batches of one update.")] = 1,
+    accumulate: Annotated[int, typer.Option("--accumulate", min=1, help="Gradient accumulation steps.")] = 1,
     master_weights: Annotated[str, typer.Option("--master-weights", help="Of method full: fp32 or bf16.")] = "fp32",
     memory: MemoryOpt = None,
     device: DeviceOpt = "auto",
@@ -53,9 +55,7 @@ def plan(
             rank=rank,
             seq_len=seq_len,
             micro_batch=micro_batch,
-            gradient_checkpointing=one_of(
-                "--gradient-checkpointing", gradient_checkpointing, ("full", "selective", "none")
-            ),
+            gradient_checkpointing=one_of("--gradient-checkpointing", gradient_checkpointing, CHECKPOINTING),
             optimizer=one_of("--optimizer", optimizer, ("adamw", "adamw8bit")),
             device=device,
             memory=memory,

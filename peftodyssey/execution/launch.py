@@ -12,9 +12,10 @@ from rich.console import Console
 
 from peftodyssey.errors import DoesNotFit, InputError
 from peftodyssey.execution import interrupt
+from peftodyssey.execution.outcome import Outcome
 from peftodyssey.execution.pending import matches
 from peftodyssey.execution.progress import ProgressReporter
-from peftodyssey.execution.scheduler import Outcome, execute
+from peftodyssey.execution.scheduler import execute
 from peftodyssey.jobs.context import JobContext, JobOptions
 from peftodyssey.memory.memory_plan import CUDA_CONTEXT_BYTES
 from peftodyssey.models.log_filters import quiet

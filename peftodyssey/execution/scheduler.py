@@ -1,17 +1,17 @@
-"""Walks a plan: what is finished is skipped, what fails is recorded, neighbours share a base in memory.
+"""Executes a plan: finished tasks are skipped, failures are recorded, consecutive tasks share a base in memory.
 
-Called by `api.run`. Order: every index; then, base by base, its own columns and its cells.
+Order: every index; then, base by base, its own columns and its cells.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from peftodyssey.errors import Interrupted, OdysseyError, StoreError
 from peftodyssey.execution import halving
+from peftodyssey.execution.outcome import DependencyFailed, Outcome
 from peftodyssey.execution.pending import finished, forget_stale, matches, required_folders, training_inputs
 from peftodyssey.execution.progress import ProgressReporter
 from peftodyssey.jobs import hidden_states as states_job
@@ -31,23 +31,6 @@ from peftodyssey.plan.tasks import BaseModelKey, CellTask, ChoiceTask, HiddenSta
 from peftodyssey.store import manifest
 
 StandaloneMeasurement = NoiseTask | HiddenStatesTask  # what the report wants and no cell stands on
-
-
-@dataclass
-class Outcome:
-    """What a run did, as counts and the reasons of what failed, by cell folder."""
-
-    done: int = 0
-    skipped: int = 0
-    inputs: int = 0  # texts and columns that were made
-    stopped: int = 0  # by successive halving, in this run
-    failed: dict[str, str] = field(default_factory=dict)
-    interrupted: str = ""
-
-    @property
-    def worked(self) -> bool:
-        """Whether anything on disk changed."""
-        return bool(self.done or self.failed or self.inputs or self.stopped)
 
 
 def execute(
@@ -310,7 +293,3 @@ class _Runner:
     def _stop_if_asked(self) -> None:
         if self.narrator.should_stop():
             raise Interrupted("stopped between tasks", "start the same command again: it resumes")
-
-
-class DependencyFailed(OdysseyError):
-    """A task cannot be done because what it stands on could not; the message is the first reason."""

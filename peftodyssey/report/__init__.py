@@ -27,8 +27,7 @@ TOKEN_TABLES = ("token_breakdown.parquet", "concentration.parquet", "token_ranks
 def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
     """Collect every run in `folders` and write tables, figures, summary and page; returns the page's path.
 
-    Several runs are compared in one page, in `out` or in the first one's report; their rows carry a `run` label.
-    """
+    Several runs share one page, in `out` or in the first one's report; their rows carry a `run` label."""
     from peftodyssey.report import (
         annealing,
         chart_style,
@@ -37,6 +36,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
         geometry,
         matched_learning,
         noise,
+        noise_charts,
         page,
         ranks,
         sensitivity,
@@ -52,16 +52,15 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
     given = [folders] if isinstance(folders, Path) else list(folders)
     report = out or given[0] / layout.REPORT
     content, points, wise = _content(given)
-    similar, correlations, between = (
-        _tables(given, name) for name in (layout.SIMILARITY, layout.CORRELATION, layout.ANNEALING)
-    )
+    names = (layout.SIMILARITY, layout.CORRELATION, layout.ANNEALING)
+    similar, correlations, between = (_tables(given, name) for name in names)
     figures = [
         *charts.figures(content.rows, points),
         *ranks.figures(content.rows),
         *matched_learning.figures(content.rows, points),
         *tasks.figures(content.rows, content.answered),
         *constraints.figures(content.rows, wise),
-        *noise.figures(content.noise),
+        *noise_charts.figures(content.noise),
         *sensitivity.figures(content.sensitivity, content.rows),
         *geometry.figures(content.rows),
         *similarity.figures(content.rows, similar),
@@ -69,8 +68,7 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
         *token_charts.figures(content.rows, content.evidence),
     ]
     drawn = chart_style.save(figures, report / FIGURES)
-    _drop_others(report / FIGURES, {figure.name for figure in figures})
-    asked = (
+    sections = (
         ranks.section(content.rows),
         matched_learning.section(content.rows, points),
         noise.section(content.noise, content.sensitivity),
@@ -82,7 +80,8 @@ def build(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
         *similarity.sections(similar, correlations),
         transfer.section(content.transfer, content.rows),
     )
-    shown = dataclasses.replace(content, figures=figures, drawn=drawn, sections=[one for one in asked if one])
+    shown = dataclasses.replace(content, figures=figures, drawn=drawn, sections=[one for one in sections if one])
+    _drop_others(report / FIGURES, {figure.name for figure in figures})
     summary.write(shown, report / SUMMARY)
     return page.write(shown, report / PAGE)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -10,7 +9,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -21,8 +19,6 @@ from peftodyssey.report.multi_lora_output import group_lines
 from peftodyssey.report.result_text import format_count, format_lr
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from peftodyssey.memory.step_estimate import StepPlan
     from peftodyssey.memory.step_spec import StepSpec
 
@@ -50,7 +46,7 @@ def check(plan: Plan, root: Path) -> Iterator[Any]:
 def _grids(cells: Sequence[CellTask]) -> Iterator[Table]:
     """One table a base: a row per text and method, with its learning rates and seeds."""
     for (model, revision), on_base in groupby(cells, key=lambda t: (t.cell.model.name, t.cell.model.revision)):
-        table = _table("text", "method", "lr", "seeds", "trained", "step", "memory")
+        table = plain_table("text", "method", "lr", "seeds", "trained", "step", "memory")
         table.title, table.title_justify = _model(model, revision), "left"
         rows: dict[tuple[str, str], list[CellTask]] = {}
         for task in on_base:
@@ -174,7 +170,7 @@ def way(step: StepSpec) -> str:
 
 
 def _bill(title: str, terms: Sequence[Any], total: int, budget: int) -> Table:
-    table = _table("term", "bytes", "share")
+    table = plain_table("term", "bytes", "share")
     table.title, table.title_justify = title, "left"
     for term in terms:
         if term.size_bytes:
@@ -238,7 +234,7 @@ def status(cells: Sequence[Any]) -> Iterator[Text]:
 def scored(answer: Any) -> Iterator[Any]:
     """Before and after of a text, one line an adapter."""
     yield f"{answer.corpus}: {answer.tokens:,} tokens of {answer.documents:,} documents, context {answer.context}"
-    table = _table("model", "nats/token", "perplexity", "bits/byte", "change", "95 % interval")
+    table = plain_table("model", "nats/token", "perplexity", "bits/byte", "change", "95 % interval")
     for row in answer.rows:
         table.add_row(
             Text(_last(row.name, answer.rows)),
@@ -257,49 +253,7 @@ def _last(name: str, rows: Sequence[Any]) -> str:
     return last if sum(row.name.rstrip("/").endswith(last) for row in rows) == 1 else name
 
 
-def as_table(table: pa.Table, width: int, limit: int = 200) -> RenderableType:
-    """A query's answer, its first rows: a table, or a block per row where the table is wider than `width` columns."""
-    rows = [[_plain(value) for value in row.values()] for row in table.slice(0, limit).to_pylist()]
-    more = f"{table.num_rows - limit:,} more rows; --csv prints all" if table.num_rows > limit else ""
-    names = table.column_names
-    widths = [max(len(name), *(len(row[i]) for row in rows), 0) for i, name in enumerate(names)]
-    if sum(widths) + 2 * len(widths) > width and "what it is" not in names:
-        left = max(map(len, names))
-        blocks = ["\n".join(f"{name:<{left}}  {value}" for name, value in zip(names, row, strict=True)) for row in rows]
-        return Text("\n\n".join([*blocks, *([more] if more else [])]))
-    shown = _table(*names)
-    for row in rows:
-        shown.add_row(*map(Text, row))
-    shown.caption = more or None
-    return shown
-
-
-def views(overview: tuple[list[tuple[str, str]], list[str]]) -> Iterator[Any]:
-    """The views of a run, a line each, and queries that can be run on it."""
-    filled, examples = overview
-    left = max(len(name) for name, _ in filled)
-    yield "Views:"
-    yield Text("\n".join(f"  {name:<{left}}  {sentence}" for name, sentence in filled))
-    yield "\nQueries for this run (`--columns VIEW` lists columns, `--csv` prints CSV):"
-    yield Text("\n".join(f"  {sql}" for sql in examples))
-
-
-def as_csv(table: pa.Table) -> str:
-    """A query's answer as CSV."""
-    import pyarrow.csv
-
-    out = io.BytesIO()
-    pyarrow.csv.write_csv(table, out)
-    return out.getvalue().decode()
-
-
-def _plain(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")

@@ -16,7 +16,7 @@ from support import micro
 from peftodyssey import api
 from peftodyssey.errors import DoesNotFit, InputError, StoreError
 from peftodyssey.execution.launch import Options
-from peftodyssey.execution.scheduler import Outcome
+from peftodyssey.execution.outcome import Outcome
 from peftodyssey.report import collect_tasks
 from peftodyssey.store import layout, lock, manifest, parquet, tables
 

@@ -1,0 +1,55 @@
+"""The verb `score`: losses of any model on any text, with and without adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peftodyssey.cli.options import DeviceOpt, console, starting
+
+
+def score(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="bundled/<name>, a Hub id or a folder.")],
+    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="bundled/..., hub:..., m2d2/... or a path.")],
+    adapter: Annotated[list[Path] | None, typer.Option("--adapter", help="Adapter folder; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Keep index and columns here.")] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Revision of the model.")] = None,
+    split: Annotated[str, typer.Option("--split", help="train, valid, test or all.")] = "test",
+    context: Annotated[int | None, typer.Option("--context", help="Tokens of a window.")] = None,
+    stride: Annotated[int | None, typer.Option("--stride", help="Tokens newly scored by a window.")] = None,
+    tokens: Annotated[str, typer.Option("--tokens", help="Cap, by whole documents; or all.")] = "50k",
+    first_token: Annotated[str, typer.Option("--first-token", help="bos or skip.")] = "bos",
+    mode: Annotated[str, typer.Option("--mode", help="documents or stream.")] = "documents",
+    quant: Annotated[str | None, typer.Option("--quant", help="nf4, fp4 or int8.")] = None,
+    field: Annotated[str | None, typer.Option("--field", help="Text field of jsonl, parquet or Hub rows.")] = None,
+    device: DeviceOpt = "auto",
+) -> None:
+    """Per-token NLL of anything on anything, before and after, with intervals."""
+    from peftodyssey import api
+    from peftodyssey.report import console_output
+
+    settings = {
+        "context": context,
+        "stride": stride,
+        "tokens": tokens,
+        "first_token": first_token,
+        "mode": mode,
+        "field": field,
+    }
+    starting(f"Scoring {model} on {corpus}")
+    scored = api.score(
+        model,
+        corpus,
+        adapter or (),
+        revision=revision,
+        split=split,
+        out=out,
+        device=device,
+        quant=quant,
+        settings=settings,
+        console=console(stderr=True),
+    )
+    for part in console_output.scored(scored):
+        console().print(part)

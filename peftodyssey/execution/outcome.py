@@ -1,0 +1,28 @@
+"""What a run did, and the error of a task whose inputs failed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from peftodyssey.errors import OdysseyError
+
+
+@dataclass
+class Outcome:
+    """What a run did, as counts and the reasons of what failed, by cell folder."""
+
+    done: int = 0
+    skipped: int = 0
+    inputs: int = 0  # texts and columns that were made
+    stopped: int = 0  # by successive halving, in this run
+    failed: dict[str, str] = field(default_factory=dict)
+    interrupted: str = ""
+
+    @property
+    def worked(self) -> bool:
+        """Whether anything on disk changed."""
+        return bool(self.done or self.failed or self.inputs or self.stopped)
+
+
+class DependencyFailed(OdysseyError):
+    """A task cannot be done because what it stands on could not; the message is the first reason."""

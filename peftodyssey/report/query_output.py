@@ -1,0 +1,57 @@
+"""The answer to a query as a table, as blocks, or as CSV; the views of a run and example queries."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from peftodyssey.report.console_output import plain_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def as_table(table: pa.Table, width: int, limit: int = 200) -> RenderableType:
+    """A query's answer, its first rows: a table, or a block per row where the table is wider than `width` columns."""
+    rows = [[_plain(value) for value in row.values()] for row in table.slice(0, limit).to_pylist()]
+    more = f"{table.num_rows - limit:,} more rows; --csv prints all" if table.num_rows > limit else ""
+    names = table.column_names
+    widths = [max(len(name), *(len(row[i]) for row in rows), 0) for i, name in enumerate(names)]
+    if sum(widths) + 2 * len(widths) > width and "what it is" not in names:
+        left = max(map(len, names))
+        blocks = ["\n".join(f"{name:<{left}}  {value}" for name, value in zip(names, row, strict=True)) for row in rows]
+        return Text("\n\n".join([*blocks, *([more] if more else [])]))
+    shown = plain_table(*names)
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    shown.caption = more or None
+    return shown
+
+
+def views(overview: tuple[list[tuple[str, str]], list[str]]) -> Iterator[Any]:
+    """The views of a run, a line each, and queries that can be run on it."""
+    filled, examples = overview
+    left = max(len(name) for name, _ in filled)
+    yield "Views:"
+    yield Text("\n".join(f"  {name:<{left}}  {sentence}" for name, sentence in filled))
+    yield "\nQueries for this run (`--columns VIEW` lists columns, `--csv` prints CSV):"
+    yield Text("\n".join(f"  {sql}" for sql in examples))
+
+
+def as_csv(table: pa.Table) -> str:
+    """A query's answer as CSV."""
+    import pyarrow.csv
+
+    out = io.BytesIO()
+    pyarrow.csv.write_csv(table, out)
+    return out.getvalue().decode()
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
