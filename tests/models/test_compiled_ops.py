@@ -75,7 +75,7 @@ def test_where_nothing_can_be_compiled_the_chunks_do_it(monkeypatch: pytest.Monk
     fused_norm = compiled_ops._compiled(compiled_ops.rms_norm.__wrapped__)
     monkeypatch.setattr(compiled_ops, "rms_norm", fused_norm)
     monkeypatch.setattr(
-        compiled_ops, "rms_norm_gradient", compiled_ops._compiled(compiled_ops.rms_norm_backward.__wrapped__)
+        compiled_ops, "rms_norm_backward", compiled_ops._compiled(compiled_ops.rms_norm_backward.__wrapped__)
     )
     with pytest.warns(UserWarning, match="no compiler"):
         found = value_and_gradients(norm, False)

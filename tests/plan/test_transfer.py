@@ -106,7 +106,7 @@ def _as_plain_peft_says(out: Path, task) -> None:
 
     base = AutoModelForCausalLM.from_pretrained(assets.unpack_model("odyssey-3m", "annealed-64M"), dtype=torch.float32)
     model = PeftModel.from_pretrained(base, out / task.folder / "adapter").eval()
-    [column] = task.crossed
+    [column] = task.transfer_scores
     index = parquet.read(out / column.index / manifest.layout.INDEX)
     nll = parquet.read_nll(out / column.folder)[0]
     document = index["document"].to_numpy()
