@@ -1,8 +1,4 @@
-"""Host memory as the operating system counts it: what is resident, how high it rose, and what can be given back.
-
-Called by `train.fitting` and `score.nll`: both stay within a stated budget on a CPU, and both survive running out of
-memory.
-"""
+"""Resident memory of the process (RSS): a budget, its peak, releasing it, and recognising out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -23,8 +19,8 @@ from peftodyssey.errors import OdysseyError
 
 SAMPLE_EVERY_S = 0.005
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-HIGH_WATER = re.compile(r"^VmHWM:\s*(\d+) kB", re.MULTILINE)
-OOM_MESSAGES = (  # what the libraries below torch.OutOfMemoryError say
+PEAK_RSS = re.compile(r"^VmHWM:\s*(\d+) kB", re.MULTILINE)
+OOM_MESSAGES = (  # of RuntimeErrors that are no torch.OutOfMemoryError
     "DefaultCPUAllocator",
     "not enough memory",
     "CUDA error: out of memory",
@@ -34,11 +30,11 @@ OOM_MESSAGES = (  # what the libraries below torch.OutOfMemoryError say
 
 
 class RssBudgetExceeded(MemoryError):
-    """The process was larger than it may be; the message says by how much."""
+    """The process used more resident memory than its budget; the message says how much it used."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory ran out: the card's, the host's, or the stated budget."""
+    """Whether `error` says that memory ran out: the GPU's, the host's, or the budget."""
     if isinstance(error, OdysseyError):
         return False
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -47,10 +43,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory(device: torch.device) -> None:
-    """Free what nothing refers to any more: objects in cycles, a card's cache, free pages of glibc's heaps.
+    """Frees unreachable objects, the GPU's cache, and free pages of glibc's heaps.
 
-    glibc keeps freed tensors of up to 32 MiB where anything lies behind them; they stay resident, and would be held
-    against all that comes later.
+    glibc keeps freed tensors of up to 32 MiB while anything lies behind them on the heap. Without `trim_heap` they
+    would count against the budget of later steps.
     """
     gc.collect()
     if device.type == "cuda":
@@ -59,27 +55,27 @@ def release_memory(device: torch.device) -> None:
 
 
 def trim_heap() -> None:
-    """Free pages of the C library's heaps go back to the system, where that library can (glibc)."""
+    """Returns free pages of the C library's heaps to the system, where that library can (glibc)."""
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError, OSError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)
 
 
 def resident_bytes() -> int:
-    """What the process has in memory now."""
+    """Resident memory of the process now."""
     return psutil.Process().memory_info().rss
 
 
 class RssBudget(NamedTuple):
-    """Two functions that hold a process against its budget; both do nothing where there is none."""
+    """Two functions that check a budget of resident memory; both do nothing where there is no budget."""
 
-    reset_peak: Callable[[], None]  # forgets how high the process rose before, and gives back what that left
-    check: Callable[[], None]  # raises OverBudget where it rose above the budget since
+    reset_peak: Callable[[], None]  # starts a new measurement, after returning free memory to the system
+    check: Callable[[], None]  # raises RssBudgetExceeded if the peak since `reset_peak` was above the budget
 
 
 @contextlib.contextmanager
 def rss_budget(budget_bytes: int | None) -> Iterator[RssBudget]:
-    """The watch over `budget_bytes` of resident memory; None: no budget."""
+    """A budget of `budget_bytes` of resident memory; None: no limit."""
     if budget_bytes is None:
         yield RssBudget(lambda: None, lambda: None)
         return
@@ -99,12 +95,12 @@ def rss_budget(budget_bytes: int | None) -> Iterator[RssBudget]:
 
 @contextlib.contextmanager
 def peak_rss() -> Iterator[Callable[[], int]]:
-    """A function that gives the largest resident size, in bytes, since it was called last.
+    """A function that returns the peak of resident memory, in bytes, since its last call.
 
-    Linux counts it and lets it be counted anew; elsewhere it is sampled two hundred times a second.
+    Linux records the peak and can reset it; elsewhere resident memory is sampled two hundred times a second.
     """
-    if _reset():
-        yield _counted
+    if _reset_peak():
+        yield _recorded_peak
         return
     process, peak, done = psutil.Process(), [0], threading.Event()
 
@@ -112,33 +108,33 @@ def peak_rss() -> Iterator[Callable[[], int]]:
         while not done.wait(SAMPLE_EVERY_S):
             peak[0] = max(peak[0], process.memory_info().rss)
 
-    def sampled() -> int:
-        found, peak[0] = max(peak[0], process.memory_info().rss), 0
-        return found
+    def sampled_peak() -> int:
+        highest, peak[0] = max(peak[0], process.memory_info().rss), 0
+        return highest
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
     try:
-        yield sampled
+        yield sampled_peak
     finally:
         done.set()
         thread.join()
 
 
 def format_gib(size_bytes: int) -> str:
-    """A size as people say it: 8 GiB, 0.6836 GiB."""
+    """A size in GiB: 8 GiB, 0.6836 GiB."""
     return f"{size_bytes / 2**30:.4g} GiB"
 
 
-def _counted() -> int:
-    found = HIGH_WATER.search(STATUS.read_text(encoding="ascii", errors="replace"))
-    assert found is not None, "/proc/self/status names VmHWM where clear_refs could be written"
-    _reset()
-    return int(found[1]) * 1024
+def _recorded_peak() -> int:
+    match = PEAK_RSS.search(STATUS.read_text(encoding="ascii", errors="replace"))
+    assert match is not None, "/proc/self/status has VmHWM where clear_refs can be written"
+    _reset_peak()
+    return int(match[1]) * 1024
 
 
-def _reset() -> bool:
-    """Linux's highest resident size becomes the present one; False where the system does not do this."""
+def _reset_peak() -> bool:
+    """Sets the peak that Linux records to the present size; False where the system has no such reset."""
     try:
         CLEAR_REFS.write_text("5", encoding="ascii")
     except OSError:

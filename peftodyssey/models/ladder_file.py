@@ -1,4 +1,4 @@
-"""ladder.json: the rungs (pretraining checkpoints) of a folder, with tokens, arm and learning rate."""
+"""ladder.json: the rungs (pretraining checkpoints) of a ladder, with tokens, arm and learning rate of each."""
 
 from __future__ import annotations
 

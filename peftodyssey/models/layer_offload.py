@@ -1,7 +1,6 @@
-"""A model that is larger than the card: its last layers wait in host memory and pass through the card at each use.
+"""Offloading of a model's last decoder layers to host memory: accelerate moves each to the GPU while it is used.
 
-Called by `jobs.bases` for the unquantised base of a small card, which is scored there but never trained. The hooks are
-accelerate's. `layers_on_card` counts without torch, for the plan.
+This is for the unquantised base of a small GPU, which is scored but never trained. `layers_on_gpu` needs no torch.
 """
 
 from __future__ import annotations
@@ -16,42 +15,39 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-SCORING_BYTES = 1536 << 20  # left on the card for a scoring pass
-SCORING_SHARE = 0.25  # of a small budget
+SCORING_BYTES = 1536 << 20  # of the GPU, left free for scoring
+SCORING_SHARE = 0.25  # of a small budget, left free instead
 
 
-def layers_on_gpu(anatomy: ModelShape, width: int, budget_bytes: int) -> int:
-    """Decoder layers, of `width` bytes a weight, that stay on a card of which `budget_bytes` may be used; all where
-    they fit.
-    """
-    outside = width * (anatomy.embedding_parameters + anatomy.head_parameters)
-    layer = (width * anatomy.parameters - outside) // anatomy.layers
-    room = int(max(budget_bytes * (1 - SCORING_SHARE), budget_bytes - SCORING_BYTES)) - outside
-    if room >= layer * anatomy.layers:
-        return anatomy.layers
-    return max(0, room // layer - 1)  # one passes through
+def layers_on_gpu(shape: ModelShape, itemsize: int, budget_bytes: int) -> int:
+    """Decoder layers, of `itemsize` bytes a weight, that stay on a GPU with `budget_bytes`; all where they fit."""
+    outside_bytes = itemsize * (shape.embedding_parameters + shape.head_parameters)
+    layer_bytes = (itemsize * shape.parameters - outside_bytes) // shape.layers
+    room_bytes = int(max(budget_bytes * (1 - SCORING_SHARE), budget_bytes - SCORING_BYTES)) - outside_bytes
+    if room_bytes >= layer_bytes * shape.layers:
+        return shape.layers
+    return max(0, room_bytes // layer_bytes - 1)  # room for one offloaded layer
 
 
-def offload_layers(model: PreTrainedModel, staying: int, device: torch.device) -> PreTrainedModel:
-    """`model`, loaded in host memory, with all but its layers from number `staying` on moved to `device`."""
+def offload_layers(model: PreTrainedModel, num_on_device: int, device: torch.device) -> PreTrainedModel:
+    """`model`, loaded in host memory: moved to `device` except for its layers from number `num_on_device` on."""
     from accelerate import cpu_offload
 
-    passing = [
-        module for name, module in model.named_modules() if _is_layer(name) and (layer_index(name) or 0) >= staying
-    ]
-    inside = {id(module) for layer in passing for module in layer.modules()}
+    layers = [(layer_index(name), module) for name, module in model.named_modules() if _is_layer(name)]
+    offloaded = [module for index, module in layers if index is not None and index >= num_on_device]
+    inside = {id(module) for layer in offloaded for module in layer.modules()}
     for module in model.modules():
         if id(module) not in inside:
             _move(module, device)
-    for layer in passing:
+    for layer in offloaded:
         cpu_offload(layer, execution_device=device)
     return model
 
 
 def _is_layer(name: str) -> bool:
-    """Whether a module's full name is that of a decoder layer: it ends with the first number in it."""
-    *before, last = name.split(".")
-    return last.isdigit() and not any(part.isdigit() for part in before)
+    """Whether a module's full name is that of a decoder layer: its last part is its only number."""
+    *parents, last = name.split(".")
+    return last.isdigit() and not any(part.isdigit() for part in parents)
 
 
 def _move(module: nn.Module, device: torch.device) -> None:

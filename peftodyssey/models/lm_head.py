@@ -1,8 +1,4 @@
-"""A causal model taken apart into backbone and head, so that a loss can be formed without all logits at once.
-
-Called by `train.loss` and `score.nll`. The parts are used only where they have been seen to give the model's own
-logits.
-"""
+"""Splitting a causal model into backbone and LM head, so that a loss needs no full tensor of logits."""
 
 from __future__ import annotations
 
@@ -14,27 +10,27 @@ from torch import nn
 
 from peftodyssey.models.scoring_mode import scoring_mode
 
-_VERDICT = "_odyssey_split"
+_CACHE = "_odyssey_lm_head_check"
 
 
 def split_lm_head(model: nn.Module) -> tuple[Callable[..., Any], nn.Linear] | None:
     """(backbone, head) with `head(backbone(**inputs).last_hidden_state) == model(**inputs).logits`, else None.
 
-    None where logits are capped or scaled, the head is adapted, or a prompt is prepended. Works on PEFT models: the
-    adapters sit inside the backbone. Tried once on a small batch; the answer is kept on the model.
+    None where logits are capped or scaled, the head is adapted, or a prompt is prepended. In PEFT models the adapters
+    are part of the backbone. The equality is checked once on a small batch, and the result is cached on the model.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    head = base.get_output_embeddings()
-    backbone = base.base_model
+    wrapped: Any = model
+    base = wrapped.get_base_model() if hasattr(model, "get_base_model") else wrapped
+    head, backbone = base.get_output_embeddings(), base.base_model
     if not isinstance(head, nn.Linear) or backbone is base:
         return None
-    known = model.__dict__.get(_VERDICT)
-    if known is None or known[0] != id(head):
-        known = model.__dict__[_VERDICT] = (id(head), _same(model, base, backbone, head))
-    return (backbone, head) if known[1] else None
+    cached = vars(model).get(_CACHE)
+    if cached is None or cached[0] != id(head):
+        cached = vars(model)[_CACHE] = (id(head), _gives_logits(model, base, backbone, head))
+    return (backbone, head) if cached[1] else None
 
 
-def _same(model: nn.Module, base: nn.Module, backbone: nn.Module, head: nn.Linear) -> bool:
+def _gives_logits(model: nn.Module, base: Any, backbone: nn.Module, head: nn.Linear) -> bool:
     if getattr(base.config.get_text_config(), "final_logit_softcapping", None) is not None:
         return False
     ids_bt = torch.arange(16, device=head.weight.device).reshape(2, 8) % head.out_features

@@ -1,7 +1,4 @@
-"""Base models loaded: unquantised or in bitsandbytes 4 or 8 bits, frozen, without dropout, quiet. Called by every job.
-
-Also which of a loaded model's modules are its linear maps, and the mode it is scored in.
-"""
+"""Loading a base model: unquantised or in bitsandbytes 4 or 8 bits, frozen, without dropout and without messages."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ from peftodyssey.errors import ModelError
 from peftodyssey.models import varlen_attention
 from peftodyssey.models.log_filters import quiet
 from peftodyssey.models.quantised import bnb_config, init_quantised
-from peftodyssey.models.scoring_mode import set_scoring_mode
 from peftodyssey.models.shape_from_meta_model import is_linear, layer_index
 from peftodyssey.models.source import RANDOM_SEED, ModelSource, weights_folder
 
@@ -22,8 +18,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from peftodyssey.recipe.cell import QuantSpec
-
-__all__ = ["DTYPES", "linear_names", "load", "set_scoring_mode", "zero_dropout"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -38,8 +32,8 @@ def load(
 ) -> PreTrainedModel:
     """The base of `source`, frozen, dropout 0, no cache, in training mode (4-bit modules on a CPU must stay in it).
 
-    `precision` (fp32 | bf16 | fp16) is the type of all weights that `quant` does not store, and of 4-bit arithmetic.
-    Raises ModelError for weights that are missing, pickled or truncated, and where bitsandbytes cannot do `quant`.
+    `precision` (fp32 | bf16 | fp16) is the dtype of all weights that are not quantised, and of 4-bit arithmetic. Raises
+    ModelError for weights that are missing, pickled or truncated, and where bitsandbytes cannot do `quant`.
     """
     dtype, device = DTYPES[precision], torch.device(device)
     with quiet():
@@ -55,12 +49,12 @@ def load(
 
 
 def linear_names(model: nn.Module) -> list[str]:
-    """Names of the linear maps of the decoder layers in module order: Linear, Conv1D and bitsandbytes' own; no head."""
+    """Names of the decoder layers' linear maps in module order: Linear, Conv1D and bitsandbytes'; without the head."""
     return [name for name, module in model.named_modules() if is_linear(module) and layer_index(name) is not None]
 
 
 def _config(source: ModelSource, attn: str) -> PreTrainedConfig:
-    """transformers' config of the source with every dropout at 0."""
+    """transformers' config of the source, every dropout 0: a base is scored in training mode and must not vary."""
     from transformers import AutoConfig
 
     try:
@@ -74,21 +68,15 @@ def _config(source: ModelSource, attn: str) -> PreTrainedConfig:
             f"{str(error).splitlines()[0]}",
             "upgrade transformers; families that need code from the repository are not supported",
         ) from error
-    capped = (
-        getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
-    )  # sdpa leaves the cap of Gemma 2 out
-    if attn != "sdpa" or capped:  # left alone, transformers takes sdpa where the family has it
-        config._attn_implementation = "eager" if capped else attn
-    for part in {id(c): c for c in (config, config.get_text_config())}.values():
-        zero_dropout(part)
+    text_config = config.get_text_config()
+    softcapped = getattr(text_config, "attn_logit_softcapping", None) is not None  # Gemma 2; sdpa ignores it
+    if attn != "sdpa" or softcapped:  # otherwise transformers takes sdpa where the family has it
+        config._attn_implementation = "eager" if softcapped else attn
+    for part in (config, text_config):
+        for key, value in part.to_dict().items():
+            if isinstance(value, float | int) and not isinstance(value, bool) and ("dropout" in key or "pdrop" in key):
+                setattr(part, key, 0.0)
     return config
-
-
-def zero_dropout(config: PreTrainedConfig) -> None:
-    """Sets every dropout probability in `config` to 0: a base is scored in training mode and must not vary."""
-    for key, value in config.to_dict().items():
-        if isinstance(value, float | int) and not isinstance(value, bool) and ("dropout" in key or "pdrop" in key):
-            setattr(config, key, 0.0)
 
 
 def _pretrained(
@@ -121,7 +109,7 @@ def _pretrained(
 def _random(
     config: PreTrainedConfig, dtype: torch.dtype, quant: QuantSpec | None, device: torch.device
 ) -> PreTrainedModel:
-    """Initial weights at a fixed seed, made on the device in their final type."""
+    """Initial weights from a fixed seed, made on the device in their final dtype."""
     from transformers import AutoModelForCausalLM
 
     devices = [device] if device.type == "cuda" else []

@@ -1,4 +1,4 @@
-"""transformers, peft and bitsandbytes kept from writing progress bars and advice to users. Called by `models.load`."""
+"""Filters for progress bars, warnings and advice of transformers, peft and bitsandbytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _KERNELS_ADVICE = "Failed to load CPU gemm_4bit_forward from kernels-community"
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Progress bars and advice off while the body runs, afterwards as before."""
+    """No progress bars, warnings or advice while the body runs; afterwards as before."""
     from transformers.utils import logging as transformers_logging
 
     hide_kernels_advice()
@@ -30,7 +30,7 @@ def quiet() -> Iterator[None]:
 
 
 def hide_kernels_advice() -> None:
-    """Drops the sentence in which bitsandbytes advises a package of compiled kernels; its other warnings stay."""
+    """Filters out bitsandbytes' advice to install compiled kernels; its other warnings stay."""
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
     if _not_kernels_advice not in logger.filters:
         logger.addFilter(_not_kernels_advice)

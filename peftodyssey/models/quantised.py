@@ -1,9 +1,9 @@
-"""bitsandbytes storage of a frozen base: NF4, FP4, int8. Called by `models.load`."""
+"""bitsandbytes quantisation of a frozen base: NF4, FP4, int8."""
 
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def bnb_config(quant: QuantSpec, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """transformers' settings of `quant`, arithmetic in `dtype`. Raises ModelError without bitsandbytes."""
+    """transformers' config of `quant`, with arithmetic in `dtype`. Raises ModelError without bitsandbytes."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(f"quant: {quant.kind} needs bitsandbytes, which is not installed", "pip install bitsandbytes")
     from transformers import BitsAndBytesConfig
@@ -36,17 +36,18 @@ def bnb_config(quant: QuantSpec, dtype: torch.dtype) -> BitsAndBytesConfig:
 def init_quantised(
     config: PreTrainedConfig, dtype: torch.dtype, quant: QuantSpec, device: torch.device
 ) -> PreTrainedModel:
-    """Random weights quantised as they are made, one matrix at a time: the unquantised whole never exists."""
+    """A model with random weights, quantised one matrix at a time: the unquantised model never exists in memory."""
     from transformers import AutoModelForCausalLM
     from transformers.quantizers import AutoHfQuantizer
 
     settings = bnb_config(quant, dtype)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    init_weights: Any = model._init_weights  # transformers' own initialisation of one module
     for name, module in list(model.named_modules()):
         if any(True for _ in module.parameters(recurse=False)) or any(True for _ in module.buffers(recurse=False)):
             module.to_empty(device=device, recurse=False)
-            model._init_weights(module)
+            init_weights(module)
         if is_linear(module) and layer_index(name) is not None:
             model.set_submodule(name, _quantise_linear(module, quant, dtype, device))
     model.tie_weights()
@@ -57,30 +58,28 @@ def init_quantised(
     return model
 
 
-def _quantise_linear(module: nn.Module, quant: QuantSpec, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def _quantise_linear(module: Any, quant: QuantSpec, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The bitsandbytes form of a linear map, its weight quantised on `device`; the bias stays as it is."""
     import bitsandbytes as bnb
 
     weight = module.weight.detach()
     weight = weight.T.contiguous() if hasattr(module, "nf") else weight  # GPT-2's Conv1D is stored (in, out)
     rows, columns = weight.shape
-    with torch.device("meta"):
-        if quant.kind == "int8":
-            stored = bnb.nn.Linear8bitLt(columns, rows, module.bias is not None, has_fp16_weights=False, threshold=6.0)
-        else:
-            stored = bnb.nn.Linear4bit(
-                columns,
-                rows,
-                module.bias is not None,
-                dtype,
-                compress_statistics=quant.double_quant,
-                quant_type=quant.kind,
-            )
-    stored.source_cls = type(module)
-    stored.bias = module.bias
+    has_bias = module.bias is not None
+    quantised: Any  # bitsandbytes' types leave out its subclasses of Parameter
     if quant.kind == "int8":
-        stored.weight = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False).to(device)
+        with torch.device("meta"):
+            quantised = bnb.nn.Linear8bitLt(columns, rows, has_bias, has_fp16_weights=False, threshold=6.0)
+        int8_params: Any = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
+        quantised.weight = int8_params.to(device)
     else:
-        settings = {key: getattr(stored.weight, key) for key in ("blocksize", "compress_statistics", "quant_type")}
-        stored.weight = bnb.nn.Params4bit(weight, requires_grad=False, module=stored, **settings).to(device)
-    return stored
+        storage = {"compress_statistics": quant.double_quant, "quant_type": quant.kind}
+        with torch.device("meta"):
+            quantised = bnb.nn.Linear4bit(columns, rows, has_bias, dtype, **storage)
+        storage["blocksize"] = quantised.weight.blocksize
+        params_4bit: Any = bnb.nn.Params4bit(weight, requires_grad=False, module=quantised, **storage)
+        quantised.weight = params_4bit.to(device)
+    quantised.source_cls = type(module)
+    quantised.bias = module.bias
+    result: nn.Module = quantised
+    return result

@@ -1,4 +1,4 @@
-"""The mode that a model is scored in. Called by `score`, and by every check here that runs a forward pass."""
+"""The mode that a model is scored in: evaluation mode, but 4-bit modules on a CPU stay in training mode."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import nn
 
 
 def is_4bit(module: nn.Module) -> bool:
-    """Whether `module` is a bitsandbytes 4-bit linear map itself (not what wraps it; bitsandbytes may be absent)."""
+    """Whether `module` itself is a bitsandbytes 4-bit linear map, not a wrapper of one; needs no bitsandbytes."""
     return type(module._parameters.get("weight")).__name__ == "Params4bit"
 
 
 def set_scoring_mode(model: nn.Module) -> nn.Module:
-    """Sets the mode for scoring: evaluation, but 4-bit modules on a CPU stay in training mode.
+    """Sets evaluation mode, except for 4-bit modules on a CPU, which stay in training mode.
 
     bitsandbytes 0.50 repacks their bytes in an evaluation-mode forward on CPUs with AVX512-BF16, after which gradients
-    are wrong. Adapters' dropout is off: only the 4-bit modules themselves are switched, not what wraps them.
+    are wrong. The wrappers of these modules are in evaluation mode, so adapters' dropout is off.
     """
     model.eval()
     for module in model.modules():
@@ -29,7 +29,7 @@ def set_scoring_mode(model: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def scoring_mode(model: nn.Module) -> Iterator[None]:
-    """Scoring mode without gradients while the body runs; every module's own mode afterwards as before."""
+    """Scoring mode without gradients while the body runs; afterwards every module has its former mode."""
     modes = [(module, module.training) for module in model.modules()]
     set_scoring_mode(model)
     try:

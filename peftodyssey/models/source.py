@@ -81,7 +81,7 @@ def read_rung_config(name: str, revision: str) -> dict[str, Any]:
 
 
 def weights_folder(source: ModelSource) -> Path:
-    """Folder with config.json and safetensors of `source`; unpacks, downloads or converts. Not for random models."""
+    """Folder with config.json and safetensors of `source`, which are unpacked, downloaded or converted as needed."""
     if source.kind == "bundled":
         return assets.unpack_model(source.name.removeprefix("bundled/"), source.revision)
     if source.kind == "hub":

@@ -72,8 +72,9 @@ def _no_weights(folder: Path) -> ModelError:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """{tensor: {dtype, shape, data_offsets}} and `__metadata__` of a safetensors file. Raises ModelError if its length
-    is wrong.
+    """{tensor: {dtype, shape, data_offsets}} of a safetensors file, and its `__metadata__`.
+
+    Raises ModelError if the file's length is not what the header says.
     """
     size = path.stat().st_size
     with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Downloaded rungs share a disk budget: only the run's own are deleted, oldest first; shared files stay."""
+"""The disk limit of downloads: only the run's own are deleted, oldest first, without files that other snapshots use."""
 
 from __future__ import annotations
 

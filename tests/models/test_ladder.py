@@ -1,4 +1,4 @@
-"""Ladders: names of five schemes, wrong and missing tokens, missing rungs, pickles only where allowed."""
+"""Ladders: five schemes of names, warnings about tokens and missing budgets, weights in pickles."""
 
 from __future__ import annotations
 
@@ -74,18 +74,18 @@ def test_other_names_are_no_rungs(name):
     ("tokens_t", "rate"),
     [(0.49, 3.8e-4), (1.38, 2.5e-4), (2.0, 1.4e-4), (2.30, 9.7e-5), (2.50, 7.3e-5), (2.89, 4.4e-5), (3.09, 4.0e-5)],
 )
-def test_olmo_1b_has_the_rates_that_are_published(tokens_t, rate):
+def test_olmo_1b_has_the_published_learning_rates(tokens_t, rate):
     facts = published_schedule("allenai/OLMo-1B-hf")
     assert learning_rate_at_step(facts, round(tokens_t * 1e12 / facts.tokens_per_step)) == pytest.approx(rate, rel=0.02)
 
 
 @pytest.mark.parametrize(("tokens_t", "rate"), [(0.5, 3.9e-4), (1, 3.7e-4), (2, 2.8e-4), (3, 1.65e-4), (4, 7.5e-5)])
-def test_olmo_2_1b_has_the_rates_that_are_published(tokens_t, rate):
+def test_olmo_2_1b_has_the_published_learning_rates(tokens_t, rate):
     facts = published_schedule("allenai/OLMo-2-0425-1B")
     assert learning_rate_at_step(facts, round(tokens_t * 1e12 / facts.tokens_per_step)) == pytest.approx(rate, rel=0.02)
 
 
-def test_listing_sorts_by_stage_and_step_and_names_what_it_cannot_read():
+def test_rungs_are_sorted_by_stage_and_step_and_others_are_listed():
     names = [
         "stage2-ingredient1-step1000-tokens3B",
         "main",
@@ -98,7 +98,7 @@ def test_listing_sorts_by_stage_and_step_and_names_what_it_cannot_read():
     assert others == ["main"]
 
 
-def test_wrong_and_missing_tokens_are_said():
+def test_wrong_and_missing_tokens_are_noted():
     assert token_problems("allenai/OLMo-1B-hf", parse_rungs("allenai/OLMo-1B-hf", OLMO_1B)[0]) == []
     wrong = of("allenai/OLMo-1B-hf", [*OLMO_1B, "step400000-tokens167B"]).notes
     assert len(wrong) == 1
@@ -112,24 +112,24 @@ def test_wrong_and_missing_tokens_are_said():
     assert "no tokens" in bare[0]
 
 
-def test_a_hole_is_left_open_and_named():
+def test_a_budget_without_a_near_rung_is_left_out_with_a_warning():
     chosen = choose_rungs(
         of("allenai/OLMo-1B-hf", OLMO_1B), Rungs.model_validate({"every": "250B", "from": "0.5T", "to": "3T"})
     )
     steps = [parse_rung("allenai/OLMo-1B-hf", name) for name in chosen.names]
     assert [round(rung.tokens / 250e9) for rung in steps] == [2, 6, 7, 8, 9, 10, 11, 12]
     assert all(abs(rung.tokens / 250e9 - round(rung.tokens / 250e9)) < 0.05 for rung in steps)
-    holes = [text for text in chosen.warnings if "left out" in text]
-    assert [text.split("near ")[1].split(" tokens")[0] for text in holes] == ["750B", "1T", "1.25T"]
-    assert all("(490B)" in text and "step330000-tokens1384B" in text for text in holes)
+    missing = [text for text in chosen.warnings if "left out" in text]
+    assert [text.split("near ")[1].split(" tokens")[0] for text in missing] == ["750B", "1T", "1.25T"]
+    assert all("(490B)" in text and "step330000-tokens1384B" in text for text in missing)
 
 
-def test_arms_are_chosen_apart():
+def test_rungs_are_chosen_in_each_arm():
     found = find_ladder("bundled/odyssey-3m")
     assert choose_rungs(found, Rungs(tokens=["64M", "256M"], arm="trunk")).names == ("trunk-64M", "trunk-256M")
     both = choose_rungs(found, Rungs(tokens=["16M", "1024M"]))
     assert both.names == ("annealed-16M", "annealed-1024M", "trunk-1024M")
-    assert both.warnings == ()  # without an arm asked for, one that has no such rung is no hole
+    assert both.warnings == ()  # without `arm`, an arm that has no such rung gives no warning
     one = choose_rungs(found, Rungs(tokens=["16M", "1024M"], arm=["annealed", "trunk"]))
     assert "of arm trunk near 16M" in one.warnings[0]
     with pytest.raises(ModelError, match="anealed"):
@@ -149,7 +149,7 @@ def test_smollm2_has_a_constant_arm_and_a_decaying_one():
 
 
 def cache_of(folder: Path, repository: str, revisions: dict[str, Path]) -> Path:
-    """`folder/models--...`, in the layout of the Hub cache, each revision a copy of a model's folder."""
+    """`folder/models--...`, laid out like the Hub cache, each revision a copy of a model's folder."""
     root = folder / ("models--" + repository.replace("/", "--"))
     for number, (name, model) in enumerate(revisions.items()):
         commit = f"{number:040x}"
@@ -227,13 +227,13 @@ def test_a_folder_of_rung_files_is_a_ladder_of_models(tmp_path):
         ([], "not a ladder"),
     ],
 )
-def test_a_ladder_file_that_is_wrong(tmp_path, content, words):
+def test_a_wrong_ladder_file_is_an_error(tmp_path, content, words):
     (tmp_path / "ladder.json").write_text(json.dumps(content))
     with pytest.raises(ModelError, match=words):
         find_ladder(str(tmp_path))
 
 
-def test_a_ladder_file_without_tokens_says_so(tmp_path):
+def test_a_ladder_file_without_tokens_is_noted(tmp_path):
     (tmp_path / "ladder.json").write_text(
         json.dumps({"rungs": [{"name": "a", "arm": "trunk"}, {"name": "b", "tokens": 5, "arm": "trunk"}]})
     )

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM
 from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
 from peftodyssey.models import lm_head, packing, varlen_attention
-from peftodyssey.models.load import linear_names, load, set_scoring_mode
+from peftodyssey.models.load import linear_names, load
+from peftodyssey.models.scoring_mode import set_scoring_mode
 from peftodyssey.models.shape_from_config import shape_from_config
 from peftodyssey.models.source import resolve
 from peftodyssey.recipe.cell import QuantSpec

@@ -1,4 +1,4 @@
-"""Law 3 for the lean forms: PEFT's and transformers' own modules, with the same numbers and fewer tensors kept."""
+"""Law 3 for patched modules: the loss and gradients of PEFT's and transformers' own, with less saved for backward."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def require_same(model: nn.Module, relative: float, compute: torch.dtype | None 
     plain = loss_and_gradients(model)
     with patch_model(model, compute) as autocast:
         assert not autocast
-        lean = loss_and_gradients(model)
+        patched = loss_and_gradients(model)
     assert not any("forward" in vars(module) for module in model.modules())
-    assert lean[0].item() == pytest.approx(plain[0].item(), rel=relative)
-    assert lean[1].keys() == plain[1].keys()
+    assert patched[0].item() == pytest.approx(plain[0].item(), rel=relative)
+    assert patched[1].keys() == plain[1].keys()
     for name, gradient in plain[1].items():
-        assert (lean[1][name] - gradient).abs().max() <= relative * max(gradient.abs().max().item(), 1e-12), name
+        assert (patched[1][name] - gradient).abs().max() <= relative * max(gradient.abs().max().item(), 1e-12), name
 
 
 @pytest.mark.parametrize(("dtype", "relative"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
@@ -72,7 +72,7 @@ def test_on_a_quantised_base(kind):
     require_same(model, 1e-4 if kind != "int8" else 1e-3)
 
 
-def test_variants_that_are_not_known_stay_pefts_own():
+def test_unknown_variants_keep_pefts_forward():
     from peft import LoraConfig, get_peft_model
 
     model = get_peft_model(random_model("llama"), LoraConfig(r=4, target_modules="all-linear", use_dora=True))
@@ -81,7 +81,7 @@ def test_variants_that_are_not_known_stay_pefts_own():
         assert not any("forward" in vars(module) for module in model.modules() if hasattr(module, "lora_A"))
 
 
-def test_an_adapter_that_is_switched_off_is_off():
+def test_a_disabled_adapter_is_disabled():
     model, _ = with_lora(random_model("llama"))
     moved(model)
     with patch_model(model, None), torch.no_grad():
@@ -107,26 +107,25 @@ class OtherRMSNorm(_Other):
     """A norm by the mean of absolute values under a name that promises squares."""
 
 
-def test_a_module_that_computes_something_else_is_left_alone():
+def test_a_module_that_computes_something_else_is_not_patched():
     model = nn.Sequential(OtherRMSNorm())
     with patch_model(model, None):
         assert "forward" not in vars(model[0])
 
 
-def test_kernels_by_finite_differences():
+def test_gradients_by_finite_differences():
     torch.manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
-    x, down, up, bias, weight = draw(2, 3, 5), draw(2, 5), draw(4, 2), draw(4), draw(4, 5)
+    x, lora_A, lora_B, bias, weight = draw(2, 3, 5), draw(2, 5), draw(4, 2), draw(4), draw(4, 5)
     frozen = weight.detach()
+    with_bias = autograd_functions.FrozenLinear(lambda: frozen, bias.detach())
+    without = autograd_functions.FrozenLinear(lambda: frozen, None)
+    gradcheck(lambda x, a, b: autograd_functions.lora_linear(x, None, a, b, with_bias, 0.7), (x, lora_A, lora_B))
     gradcheck(
-        lambda x, a, b: autograd_functions.lora_linear(x, x, a, b, lambda: frozen, bias.detach(), 0.7), (x, down, up)
-    )
-    gradcheck(
-        lambda x, y, a, b: autograd_functions.lora_linear(x, y, a, b, lambda: frozen, None, 0.7),
-        (x, draw(2, 3, 5), down, up),
+        lambda x, y, a, b: autograd_functions.lora_linear(x, y, a, b, without, 0.7), (x, draw(2, 3, 5), lora_A, lora_B)
     )
     gradcheck(lambda x, w, b: autograd_functions.linear(x, w, b, torch.float64), (x, weight, bias))
     for plus_one in (False, True):
@@ -135,7 +134,7 @@ def test_kernels_by_finite_differences():
         gradcheck(lambda g, u, n=name: autograd_functions.gated_activation(g, u, n), (draw(2, 3, 5), draw(2, 3, 5)))
 
 
-def test_many_chunks_are_one(monkeypatch):
+def test_the_number_of_chunks_does_not_matter(monkeypatch):
     x, weight, up = torch.randn(4, 7, 16), torch.rand(16), torch.randn(4, 7, 16)
     whole = (
         autograd_functions.rms_norm(x, weight, 1e-5, False, torch.float32),
@@ -150,36 +149,36 @@ def test_many_chunks_are_one(monkeypatch):
         torch.testing.assert_close(one, many, rtol=1e-6, atol=1e-7)
 
 
-def kept_by_type(model: nn.Module) -> dict[torch.dtype, int]:
-    """Numbers that autograd keeps beyond the weights, by type."""
+def saved_by_dtype(model: nn.Module) -> dict[torch.dtype, int]:
+    """Numbers that autograd saves beyond the weights, by dtype."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, tuple[torch.dtype, int]] = {}
+    saved: dict[int, tuple[torch.dtype, int]] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         if (place := tensor.untyped_storage().data_ptr()) not in weights:
-            kept[place] = tensor.dtype, tensor.untyped_storage().nbytes() // tensor.element_size()
+            saved[place] = tensor.dtype, tensor.untyped_storage().nbytes() // tensor.element_size()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         model.base_model.model.model(input_ids=torch.arange(256).reshape(2, 128) % 30)
-    found: dict[torch.dtype, int] = {}
-    for dtype, numbers in kept.values():
-        found[dtype] = found.get(dtype, 0) + numbers
-    return found
+    totals: dict[torch.dtype, int] = {}
+    for dtype, numbers in saved.values():
+        totals[dtype] = totals.get(dtype, 0) + numbers
+    return totals
 
 
-def test_bf16_adapters_keep_no_float32_activations():
+def test_bf16_adapters_save_no_float32_activations():
     model, trainable = with_lora(random_model("llama", dtype=torch.bfloat16))
     for parameter in trainable.values():
         parameter.data = parameter.data.float()
-    plain = kept_by_type(copy.deepcopy(model))
+    plain = saved_by_dtype(copy.deepcopy(model))
     with patch_model(model, torch.bfloat16) as autocast:
         assert not autocast
-        lean = kept_by_type(model)
+        patched = saved_by_dtype(model)
     hidden = model.config.hidden_size * 256
     assert plain[torch.float32] > 10 * hidden
-    assert lean.get(torch.float32, 0) < hidden  # the attention kernel's one number a token and head
-    size_bytes = [sum(numbers * dtype.itemsize for dtype, numbers in kept.items()) for kept in (lean, plain)]
+    assert patched.get(torch.float32, 0) < hidden  # the attention kernel's one number a token and head
+    size_bytes = [sum(numbers * dtype.itemsize for dtype, numbers in saved.items()) for saved in (patched, plain)]
     assert size_bytes[0] < 0.5 * size_bytes[1]
 
 
@@ -200,8 +199,8 @@ def test_rotation_is_transformers_and_its_gradient_is_right(rows):
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "olmo2"])
-def test_the_attention_of_llamas_kin_is_exchanged(family):
-    """The replaced forward is in use; if it were refused, all other tests would pass without it."""
+def test_the_attention_of_llama_like_families_is_patched(family):
+    """Without this test a replacement that is never used would pass all others."""
     model = random_model(family, dtype=torch.float64)
     attention = [module for module in model.modules() if type(module).__name__.endswith("Attention")]
     with patch_model(model, None):
@@ -210,7 +209,7 @@ def test_the_attention_of_llamas_kin_is_exchanged(family):
     assert not any("forward" in vars(module) for module in attention)
 
 
-def test_an_attention_that_computes_something_else_is_left_alone(monkeypatch):
+def test_an_attention_that_computes_something_else_is_not_patched(monkeypatch):
     model = random_model("llama", dtype=torch.float64)
     layer = model.model.layers[0].self_attn
     monkeypatch.setattr(type(layer), "forward", lambda self, hidden, *_, **__: (2 * hidden, None))

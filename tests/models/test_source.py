@@ -114,7 +114,7 @@ def test_tokenizer_equals_transformers(llama):
     from transformers import AutoTokenizer
 
     mine, theirs = load_tokenizer(resolve(str(llama))), AutoTokenizer.from_pretrained(llama)
-    text = "The fleet sailed in 1200 BC; naïve αβγ 🙂\n\tend"
+    text = "The king reigned in 1200 BC; naïve αβγ 🙂\n\tend"
     tokens, offsets = mine.encode(text)
     assert tokens == theirs(text, add_special_tokens=False).input_ids
     assert len(offsets) == len(tokens)
@@ -142,8 +142,8 @@ def run_offline(code, root):
 def test_hub_models_come_from_the_cache_offline(llama, tmp_path):
     commit = hub_cache(llama, tmp_path)
     code = (
-        "import sys; from peftodyssey.models.source import *; s = resolve('someone/tiny'); assert 'torch' not in "
-        "sys.modules;"
+        "import sys; from peftodyssey.models.source import *\n"
+        "s = resolve('someone/tiny'); assert 'torch' not in sys.modules\n"
         "print(s.kind, s.fingerprint, weights_folder(s).name, s.weight_bytes_on_disk)"
     )
     size = (llama / "model.safetensors").stat().st_size
@@ -165,8 +165,8 @@ def test_weights_of_a_rung_are_unpacked(tmp_path, monkeypatch):
 
 def test_resolving_imports_no_torch(llama):
     code = (
-        "import sys; from peftodyssey.models.source import resolve; from peftodyssey.models.tokenizer import "
-        "load_tokenizer;"
+        "import sys; from peftodyssey.models.source import resolve\n"
+        "from peftodyssey.models.tokenizer import load_tokenizer\n"
         f"[load_tokenizer(resolve(n)) for n in ('bundled/odyssey-3m', 'random/llama-7b', {str(llama)!r})];"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     )

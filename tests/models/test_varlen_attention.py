@@ -100,7 +100,7 @@ def test_a_window_reaches_as_far_as_under_a_mask(family: str, tmp_path, monkeypa
     ids = np.random.default_rng(0).integers(0, 30, (2, 40))
     logits = []
     with torch.no_grad():
-        for attention, told in (("documents", torch.int32), ("sdpa", None)):
+        for attention, told in ((varlen_attention.NAME, torch.int32), ("sdpa", None)):
             model.config._attn_implementation = attention
             inputs = packing.packed_inputs(model, ids, positions, segments)
             assert getattr(inputs.get("attention_mask"), "dtype", None) == told
@@ -118,7 +118,7 @@ def test_without_ends_it_is_transformers_own(tmp_path) -> None:
     left[0, :4] = 0
     for mask in (None, left):
         logits = []
-        for attention in ("documents", "sdpa"):
+        for attention in (varlen_attention.NAME, "sdpa"):
             model.config._attn_implementation = attention
             with torch.no_grad():
                 logits.append(model(input_ids=ids, attention_mask=mask).logits[:, 4:])

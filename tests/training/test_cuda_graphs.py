@@ -47,7 +47,7 @@ def gradient(model, data, graphs):
     return loss, torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None])
 
 
-@pytest.mark.parametrize("attention", ["documents", "sdpa"])
+@pytest.mark.parametrize("attention", ["varlen", "sdpa"])
 def test_a_pass_that_asks_nothing_of_the_host_gives_the_same(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(varlen_attention, "MIN_VARLEN_TOKENS_CPU", 1)
     model, _ = with_lora(random_model("llama", dtype=torch.float64))
@@ -56,7 +56,7 @@ def test_a_pass_that_asks_nothing_of_the_host_gives_the_same(attention: str, mon
     expected_loss, expected = gradient(model, data, None)
     loss, found = gradient(model, data, straight)
     assert straight.passes == 2
-    assert straight.tensors == (5 if attention == "documents" else 4)
+    assert straight.tensors == (5 if attention == "varlen" else 4)
     assert torch.equal(loss, expected_loss)
     assert (found - expected).norm() <= 1e-12 * expected.norm()
 
