@@ -100,7 +100,7 @@ def test_killed_and_started_again(phase: str, unbroken: tuple[Path, Path], tmp_p
 
 
 def test_ctrl_c_ends_cleanly_and_the_next_start_names_the_step_it_resumes_from(tmp_path: Path) -> None:
-    text = micro.RECIPE.replace("budget: 4 steps", "budget: 100 steps").replace("{tune: [1e-4, 1e-3]}", "1e-4")
+    text = micro.RECIPE.replace("budget: 4 steps", "budget: 150 steps").replace("{tune: [1e-4, 1e-3]}", "1e-4")
     recipe = micro.write(tmp_path, text)
     command = ["run", str(recipe), "--out", str(tmp_path / "out"), "--only", "method=full"]
     with subprocess.Popen(
@@ -122,4 +122,4 @@ def test_ctrl_c_ends_cleanly_and_the_next_start_names_the_step_it_resumes_from(t
     assert again.returncode == 0, again.stderr
     resumed = re.search(r"from step (\d+)", again.stderr)
     assert resumed, again.stderr
-    assert 0 < int(resumed[1]) < 100
+    assert 0 < int(resumed[1]) < 150
