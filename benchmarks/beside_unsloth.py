@@ -48,7 +48,7 @@ def run(asked: dict[str, Any]) -> dict[str, Any]:
     optimizer, seconds = torch.optim.AdamW(trainable, lr=1e-3, weight_decay=0.0, fused=True), []
     torch.cuda.reset_peak_memory_stats()
     for step in range(asked["steps"]):
-        chosen = sampler.step_blocks(len(blocks.labels), asked["blocks"], 0, step)
+        chosen = sampler.step_indices(len(blocks.labels), asked["blocks"], 0, step)
         ids = torch.from_numpy(blocks.input_ids[chosen]).long().cuda()
         begun = time.perf_counter()
         loss = model(input_ids=ids, labels=ids).loss  # unsloth shifts labels itself

@@ -133,7 +133,7 @@ def stock(base: Any, setting: Setting) -> Timed:
             base.enable_input_require_grads()
         optimizer = torch.optim.AdamW(trainable.values(), lr=1e-3, weight_decay=0.0, fused=True)
         for step in range(setting.steps):
-            chosen = sampler.step_blocks(len(blocks.labels), setting.blocks, 0, step)
+            chosen = sampler.step_indices(len(blocks.labels), setting.blocks, 0, step)
             ids, labels = (
                 torch.from_numpy(a[chosen]).long().to(setting.device) for a in (blocks.input_ids, blocks.labels)
             )

@@ -13,16 +13,16 @@ GRADIENT_CHECKPOINTING = ("none", "selective", "full")  # each keeps less for th
 
 @dataclass(frozen=True)
 class MemorySettings:
-    """Blocks of one forward and backward pass, and what is kept on the device between them."""
+    """Sequences of one forward and backward pass, and what is kept on the device between them."""
 
-    micro_batch_size: int = 1  # blocks (sequences) of one forward and backward pass
+    micro_batch_size: int = 1  # sequences of one forward and backward pass
     gradient_checkpointing: str = "none"  # none | selective (feed-forwards) | full (decoder layers)
     offload_activations: bool = False  # with gradient checkpointing full: the layers' inputs wait in pinned host memory
     offload_optimizer: bool = False  # gradients and optimizer states live in pinned host memory
 
     @classmethod
     def from_settings(cls, settings: MemorySettings, batch_size: int) -> MemorySettings:
-        """The memory settings of a training or of a planned step, with a micro-batch of at most `batch_size` blocks."""
+        """The memory settings of a training or a planned step; the micro-batch is at most `batch_size`."""
         return MemorySettings(
             min(settings.micro_batch_size, batch_size),
             settings.gradient_checkpointing,
@@ -57,8 +57,8 @@ class MemorySettings:
         """(what did not fit with the settings `failed`, what these settings do instead), in words."""
         if self.micro_batch_size < failed.micro_batch_size:
             micro_batches = f"{-(-batch_size // self.micro_batch_size)} x {self.micro_batch_size}"
-            return f"one micro-batch of {failed.micro_batch_size} blocks", micro_batches
+            return f"one micro-batch of {failed.micro_batch_size} sequences", micro_batches
         instead = f"gradient checkpointing {self.gradient_checkpointing}"
         if self.offload_activations:
             instead = "the layers' inputs in host memory"
-        return f"one block with gradient checkpointing {failed.gradient_checkpointing}", instead
+        return f"one sequence with gradient checkpointing {failed.gradient_checkpointing}", instead

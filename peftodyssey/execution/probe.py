@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 from rich.console import Console
 
 from peftodyssey.errors import OdysseyError
 from peftodyssey.jobs.loaded_models import LoadedModels
-from peftodyssey.jobs.probe import probe, probe_multi_lora, timed
+from peftodyssey.jobs.probe import probe, probe_multi_lora
 from peftodyssey.memory import probes
 from peftodyssey.models.log_filters import quiet
 from peftodyssey.plan import probe_results
@@ -60,9 +62,10 @@ def probe_multi_lora_groups(plan: Plan, console: Console) -> list[MultiLoraProbe
 def _tried(key: str, tasks: list[CellTask], held: LoadedModels, plan: Plan) -> ProbeResult:
     task = tasks[0]
     try:
-        with timed() as seconds:
-            base = held.get(task.base)
-        made = probe(task, base, seconds[0], plan.device.kind, held.tokenizer(task.base).prefix_id)
+        begun = time.perf_counter()
+        base = held.get(task.base)
+        load_seconds = time.perf_counter() - begun
+        made = probe(task, base, load_seconds, plan.device.kind, held.tokenizer(task.base).prefix_id)
     except OdysseyError as error:
         held.drop()  # what went wrong may have left the base changed
         return ProbeResult(task, len(tasks), None, str(error), False)

@@ -44,8 +44,8 @@ def weights_of(task: CellTask, root: Path) -> Path | None:
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
-def blocks_of(task: CellTask, root: Path, tokenizer: TextTokenizer) -> PackedSequences:
-    """The cell's training text packed into blocks, replayed general text last.
+def sequences_of(task: CellTask, root: Path, tokenizer: TextTokenizer) -> PackedSequences:
+    """The cell's training text, packed into sequences, replayed general text last.
 
     Rendered conversations contain their special tokens already.
     """
@@ -67,12 +67,12 @@ def blocks_of(task: CellTask, root: Path, tokenizer: TextTokenizer) -> PackedSeq
     return concat_replay(target, packed(task.replay_index, "text")) if task.replay_index else target
 
 
-def settings_of(task: CellTask, blocks: int) -> TrainSettings:
-    """The settings of a cell whose text packs into `blocks` blocks."""
+def settings_of(task: CellTask, num_sequences: int) -> TrainSettings:
+    """The settings of a cell whose text packs into `num_sequences` sequences."""
     spec, method, step = task.cell.train, task.cell.method, task.step
     assert method.lr is not None, "a method that trains has a learning rate"
     batch_size = spec.batch_tokens // spec.seq_len
-    steps = steps_of(spec, blocks, batch_size)
+    steps = steps_of(spec, num_sequences, batch_size)
     early_stop = method.options.get("early_stop")
     return TrainSettings(
         **vars(MemorySettings.from_settings(step, batch_size)),
@@ -107,11 +107,11 @@ def _step_at(share: float, steps: int) -> int:
     return max(1, round(share * steps))
 
 
-def steps_of(spec: TrainSpec, blocks: int, batch_size: int) -> int:
+def steps_of(spec: TrainSpec, num_sequences: int, batch_size: int) -> int:
     """Optimizer steps of a budget in tokens, epochs or steps; at least one."""
     if spec.budget_steps is not None:
         return spec.budget_steps
     if spec.budget_epochs is not None:
-        return max(1, math.ceil(spec.budget_epochs * blocks / batch_size))
+        return max(1, math.ceil(spec.budget_epochs * num_sequences / batch_size))
     assert spec.budget_tokens is not None
     return max(1, math.ceil(spec.budget_tokens / spec.batch_tokens))

@@ -20,7 +20,7 @@ EVALS_FILE = "evals.json"  # inside the checkpoint folder, which outlives an int
 
 
 class EvalCallback:
-    """Called by the training loop: scores validation and general text and writes the result at once."""
+    """The `on_eval` callback of a training: scores validation and general text and writes the result at once."""
 
     def __init__(self, task: CellTask, model: nn.Module, prefix: int | None, context: JobContext) -> None:
         self.task, self.model, self.prefix, self.context = task, model, prefix, context

@@ -65,7 +65,7 @@ def _draw_chunks(starts: np.ndarray, task: HiddenStatesTask) -> tuple[np.ndarray
         return first_rows, np.zeros(len(first_rows), np.int8)
     first = chunk_sampling.random_half(starts, chunk_sampling.SEED)
     rows = [
-        chunk_sampling.sample_chunks(starts, task.chunk_tokens, task.chunks, chunk_sampling.SEED, kept)
-        for kept in (first, ~first)
+        chunk_sampling.sample_chunks(starts, task.chunk_tokens, task.chunks, chunk_sampling.SEED, mask)
+        for mask in (first, ~first)
     ]
     return np.concatenate(rows), np.repeat(np.array([1, 2], np.int8), [len(part) for part in rows])

@@ -12,7 +12,7 @@ SAMPLE_EVERY_S = 0.05
 
 @dataclass
 class Peak:
-    """Filled when the block ends."""
+    """Filled when the body of `track_peak` ends."""
 
     peak_bytes: int = 0  # reserved by PyTorch's allocator, or resident
     allocated_bytes: int = 0  # of these, taken by tensors; on a CPU the same

@@ -222,6 +222,6 @@ def ladder_facts(plan: LadderPlan) -> dict[str, Any]:
         "schedule": f"linear warm-up over {train.warmup_steps} steps, then constant (arm 'trunk'); "
         f"arm 'annealed' leaves the trunk for the last {rungs.decay:.0%} of its budget and decays linearly to 0",
         "initializer_std": plan.recipe.model.init_std,
-        "validation": "mean nats per token of the stored weights over blocks of "
+        "validation": "mean nats per token of the stored weights over sequences of "
         f"{train.seq_len} tokens that run across documents",
     }

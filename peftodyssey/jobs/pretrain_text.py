@@ -55,13 +55,13 @@ def text_of(plan: LadderPlan, root: Path) -> Text:
     tokens = load_file(root / STREAM / "tokens.safetensors")["tokens"].astype(np.int32)
     if len(tokens) <= plan.recipe.train.seq_len:
         raise CorpusError(
-            f"the text has {len(tokens):,} tokens, less than one block of {plan.recipe.train.seq_len:,}",
+            f"the text has {len(tokens):,} tokens, less than one sequence of {plan.recipe.train.seq_len:,}",
             "add text, or set train.seq_len lower",
         )
     held_out = {corpus.name: _held_out(corpus, tokenizer) for corpus in plan.held_out}
     short = [name for name, row in held_out.items() if len(row) <= plan.recipe.train.seq_len]
     if short:
-        raise CorpusError(f"the held-out text {short[0]} has less than one block of tokens", "name a longer one")
+        raise CorpusError(f"the held-out text {short[0]} has less than one sequence of tokens", "name a longer one")
     return Text(tokenizer, tokens, int(written["documents"]), held_out)
 
 

@@ -1,15 +1,13 @@
 """Job: run one shape of step for real on random tokens: train two steps, score a batch, save, reload. Keeps nothing.
 
-The documents have all lengths up to the block: nothing is longer in a run.
+The documents have all lengths up to `seq_len`: nothing is longer in a run.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -47,8 +45,9 @@ def probe(task: CellTask, base: PreTrainedModel, load_seconds: float, device: st
 
     Raises TrainingError, MethodError or CorpusError where the cell could not be done in a run.
     """
-    run = _CellProbe(task, base, device, prefix)
-    index = run.scoring_text()
+    run = _CellProbe(task, base, device, prefix, RandomText.of(task, base))
+    context = int(task.cell.score.context or task.cell.train.seq_len)
+    index = run.random.index(context, SCORE_BATCH_TOKENS.get(device, 2048))
     in_use = {"weights": allocated_bytes(device)}
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "saved"
@@ -115,16 +114,16 @@ def _member(task: CellTask, micro_batch_size: int, base: PreTrainedModel, random
     from peftodyssey.multi_lora.adapters import adapter_of
     from peftodyssey.multi_lora.trainer import Member
 
-    blocks = random.blocks(task)
-    settings = replace(probe_settings(task, blocks), micro_batch_size=micro_batch_size)
+    sequences = random.sequences(task)
+    settings = replace(probe_settings(task, sequences), micro_batch_size=micro_batch_size)
     with attached_method(task, base) as attached:
         start = adapter_of(attached.model)
-    return Member(settings, blocks, start, folder, resume_digest="a probe")
+    return Member(settings, sequences, start, folder, resume_digest="a probe")
 
 
-def probe_settings(task: CellTask, blocks: PackedSequences) -> TrainSettings:
+def probe_settings(task: CellTask, sequences: PackedSequences) -> TrainSettings:
     """The settings of a cell for two steps at full learning rate."""
-    return replace(settings_of(task, len(blocks.labels)), steps=STEPS, warmup=0.0, eval_at_steps=())
+    return replace(settings_of(task, len(sequences.labels)), steps=STEPS, warmup=0.0, eval_at_steps=())
 
 
 @dataclass(frozen=True)
@@ -135,16 +134,7 @@ class _CellProbe:
     base: PreTrainedModel
     device: str
     prefix: int | None
-
-    @cached_property
-    def random(self) -> RandomText:
-        """Tokens that the base knows."""
-        return RandomText.of(self.task, self.base)
-
-    def scoring_text(self) -> Index:
-        """Random text that fills one scoring batch."""
-        context = int(self.task.cell.score.context or self.task.cell.train.seq_len)
-        return self.random.index(context, SCORE_BATCH_TOKENS.get(self.device, 2048))
+    random: RandomText
 
     def train(self, attached: AttachedMethod, in_use: dict[str, int]) -> tuple[float, ...]:
         """Trains two steps and adds to `in_use` the bytes after the first one. Returns the seconds of each."""
@@ -152,7 +142,7 @@ class _CellProbe:
             from peftodyssey.training.trl_bridge import train_trl as train
         else:
             from peftodyssey.training.loop import train
-        blocks = self.random.blocks(self.task)
+        sequences = self.random.sequences(self.task)
 
         def on_step(_: StepRecord) -> None:
             in_use.setdefault("optimizer states", allocated_bytes(self.device))
@@ -160,8 +150,8 @@ class _CellProbe:
         result = train(
             attached.model,
             attached.trainable,
-            blocks,
-            probe_settings(self.task, blocks),
+            sequences,
+            probe_settings(self.task, sequences),
             device=self.device,
             callbacks=TrainCallbacks(on_step=on_step),
         )
@@ -185,10 +175,7 @@ class _CellProbe:
         drift_nats = abs(means[0] - means[1])
         if not drift_nats <= MAX_RELOAD_DRIFT_NATS:
             raise TrainingError(
-                (
-                    f"{self.task.cell.method.label}: its NLL changes by {drift_nats:.4f} nats a token when saved and "
-                    f"reloaded"
-                ),
+                f"{self.task.cell.method.label}: reloaded, its NLL differs by {drift_nats:.4f} nats per token",
                 "check the library versions (`peftodyssey doctor`): a run's numbers would not be those of its files",
             )
 
@@ -216,13 +203,13 @@ class RandomText:
             left -= length
             length = int(self.draw.integers(2, longest + 1))
 
-    def blocks(self, task: CellTask) -> PackedSequences:
-        """The blocks of two steps of a cell; each second block holds several documents, as packed text does."""
+    def sequences(self, task: CellTask) -> PackedSequences:
+        """The sequences of two steps of a cell; every second one holds several documents, as packed text does."""
         seq_len = task.cell.train.seq_len
-        n_blocks = task.cell.train.batch_tokens // seq_len * STEPS
-        ids = self.draw.integers(0, self.vocabulary, (n_blocks, seq_len)).astype(np.int32)
+        num_sequences = task.cell.train.batch_tokens // seq_len * STEPS
+        ids = self.draw.integers(0, self.vocabulary, (num_sequences, seq_len)).astype(np.int32)
         positions, segments = np.zeros_like(ids), np.zeros_like(ids)
-        for number in range(n_blocks):
+        for number in range(num_sequences):
             lengths = list(self._lengths(seq_len, max(2, seq_len // 3) if number % 2 else seq_len))
             positions[number] = np.concatenate([np.arange(length) for length in lengths])
             segments[number] = np.repeat(np.arange(len(lengths)), lengths)
@@ -245,12 +232,3 @@ class RandomText:
             trained=np.ones(rows, bool),
             starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         )
-
-
-@contextmanager
-def timed() -> Iterator[list[float]]:
-    """Seconds of the block, appended when it ends."""
-    seconds: list[float] = []
-    begun = time.perf_counter()
-    yield seconds
-    seconds.append(time.perf_counter() - begun)

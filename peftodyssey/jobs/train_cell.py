@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import Interrupted, TrainingError
 from peftodyssey.jobs import eval_callback, geometry, multiple_choice, progress_file, score, weight_noise
-from peftodyssey.jobs.cell_inputs import attached_method, blocks_of, settings_of, truncate, weights_of
+from peftodyssey.jobs.cell_inputs import attached_method, sequences_of, settings_of, truncate, weights_of
 from peftodyssey.jobs.context import START_AGAIN, JobContext
 from peftodyssey.jobs.peak_memory import track_peak
 from peftodyssey.methods import wise_ft
@@ -113,15 +113,15 @@ def _train(
     else:
         from peftodyssey.training.loop import train
     options, folder = context.options, context.root / task.folder
-    blocks = blocks_of(task, context.root, tokenizer)
-    settings = truncate(settings_of(task, blocks.target_sequences), share)
+    sequences = sequences_of(task, context.root, tokenizer)
+    settings = truncate(settings_of(task, sequences.target_sequences), share)
     settings = replace(settings, budget_bytes=options.resident_bytes)
     progress_file.note_repeated_work(folder, context.callbacks)
     with track_peak(options.device) as peak:
         result = train(
             attached.model,
             attached.trainable,
-            blocks,
+            sequences,
             settings,
             device=options.device,
             checkpoints=CheckpointSettings(folder / layout.CHECKPOINT, options.checkpoint_every_s),

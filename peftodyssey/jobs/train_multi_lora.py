@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from peftodyssey.errors import Interrupted
 from peftodyssey.jobs import eval_callback, progress_file, score
-from peftodyssey.jobs.cell_inputs import attached_method, blocks_of, settings_of, truncate
+from peftodyssey.jobs.cell_inputs import attached_method, sequences_of, settings_of, truncate
 from peftodyssey.jobs.context import START_AGAIN, JobContext
 from peftodyssey.jobs.peak_memory import track_peak
 from peftodyssey.jobs.train_cell import on_step_of
@@ -39,7 +39,7 @@ def train_multi_lora(
     tokenizer: TextTokenizer,
     context: JobContext,
 ) -> dict[str, str]:
-    """Trains `tasks` together up to a share of their budgets, `micro_batch_size` blocks of each at a time.
+    """Trains `tasks` together up to a share of their budgets, `micro_batch_size` sequences of each at a time.
 
     Returns why members failed, by folder. `base` is afterwards what it was before. Raises TrainingError where nothing
     fits the memory, Interrupted where the user stops.
@@ -117,20 +117,20 @@ def _member(
     from peftodyssey.multi_lora.trainer import Member
     from peftodyssey.training.loop import resume_digest
 
-    blocks = blocks_of(task, context.root, tokenizer)
+    sequences = sequences_of(task, context.root, tokenizer)
     settings = replace(
-        truncate(settings_of(task, blocks.target_sequences), share),
+        truncate(settings_of(task, sequences.target_sequences), share),
         micro_batch_size=micro_batch_size,
         budget_bytes=context.options.resident_bytes,
     )
     folder = manifest.prepare_dir(context.root / task.folder, keep=(layout.CHECKPOINT,))
     progress_file.note_repeated_work(folder, context.callbacks)
     with attached_method(task, base) as attached:
-        start, digest = adapter_of(attached.model), resume_digest(attached.trainable, blocks, settings)
+        start, digest = adapter_of(attached.model), resume_digest(attached.trainable, sequences, settings)
 
     def on_eval(index: int, step: int, tokens: int, adapter: Adapter) -> None:
         with attached_method(task, base) as attached:
             copy_adapter_into(adapter, attached.model)
             eval_callback.EvalCallback(task, attached.model, tokenizer.prefix_id, context)(index, step, tokens)
 
-    return Member(settings, blocks, start, folder / layout.CHECKPOINT, digest, on_eval=on_eval)
+    return Member(settings, sequences, start, folder / layout.CHECKPOINT, digest, on_eval=on_eval)

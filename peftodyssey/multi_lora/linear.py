@@ -1,6 +1,6 @@
 """Stacked LoRA adapters on a model: target modules multiply by the base's weight once and by every member's factors.
 
-Shapes: k members, b blocks of each, t tokens of a block, n = b * t, i inputs, o outputs, r padded rank.
+Shapes: k members, b sequences of each, t tokens of a sequence, n = b * t, i inputs, o outputs, r padded rank.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ def _dropped(x: Tensor, banks: LoraBanks, target: str, dropout: SeededDropout) -
     if not any(probabilities):
         return None
     by_member = x.split(x.shape[0] // len(probabilities))
-    blocks = by_member[0].shape[0]
+    rows = by_member[0].shape[0]
     return torch.cat(
         [
-            dropout.drop(x_bti, target, probability, member * blocks) if probability else x_bti
+            dropout.drop(x_bti, target, probability, member * rows) if probability else x_bti
             for member, (x_bti, probability) in enumerate(zip(by_member, probabilities, strict=True))
         ]
     )

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from peftodyssey.errors import TrainingError
-from peftodyssey.memory_settings import MemorySettings
 from peftodyssey.models import lm_head, patching
 from peftodyssey.multi_lora import adamw
 from peftodyssey.multi_lora import state as banks_state
@@ -29,7 +28,7 @@ from peftodyssey.training import checkpoint, cuda_graphs, grad_accumulation, sam
 from peftodyssey.training.dropout import SeededDropout
 from peftodyssey.training.grad_accumulation import AUTOCAST_DTYPES, Batch, GradAccumulator
 from peftodyssey.training.loop import require_finite
-from peftodyssey.training.retry_on_oom import StepRunner, retry_on_oom
+from peftodyssey.training.retry_on_oom import StepRunner
 from peftodyssey.training.settings import NO_CALLBACKS, OnStep, StepRecord, TrainCallbacks, TrainSettings
 from peftodyssey.training.training_run import preserve_training_state
 
@@ -44,7 +43,7 @@ class Member:
     """One of the trainings: its settings, data and initial weights, and how far it is."""
 
     settings: TrainSettings
-    blocks: PackedSequences
+    sequences: PackedSequences
     start: Adapter  # its initial weights, in the type they are kept in
     state_folder: Path
     resume_digest: str  # `loop.resume_digest` of the same training alone
@@ -75,19 +74,17 @@ def train_adapters(
     """
     trainer = _MultiLoraTrainer(model, members, torch.device(device), callbacks)
     last_saved = time.monotonic()
-    with trainer.patched_model() as (accumulator, run_step):
+    with trainer.patched_model() as accumulator:
         while trainer.retire_finished():
             if callbacks.should_stop():
                 trainer.save()
                 return False
             begun = time.perf_counter()
             active = trainer.active_members
-            batches = [grad_accumulation.batch(m.blocks, m.settings, len(m.log)) for m in active]
+            batches = [grad_accumulation.batch(m.sequences, m.settings, len(m.log)) for m in active]
             gradients = functools.partial(accumulator.accumulate, batches)
-            attempt = run_step(len(active[0].log) + 1, trainer.memory_settings, gradients)
-            trainer.memory_settings = attempt.memory_settings
-            trainer.note_out_of_memory(attempt.out_of_memory)
-            trainer.update(attempt.losses, batches, begun)
+            losses = trainer.step_runner.run(len(active[0].log) + 1, gradients)
+            trainer.update(losses, batches, begun)
             trainer.evaluate()
             if checkpoint_every_s is not None and time.monotonic() - last_saved >= checkpoint_every_s:
                 trainer.save()
@@ -106,8 +103,7 @@ class _MultiLoraTrainer:
         self.compute = AUTOCAST_DTYPES.get(self.settings.precision)
         self.backbone_and_head = lm_head.split_lm_head(model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=False)
-        self.memory_settings = MemorySettings.from_settings(self.settings, self.settings.batch_size)
-        self.out_of_memory: tuple[str, ...] = ()
+        self.step_runner = StepRunner(self.settings, device, self.drop_gradients, callbacks.on_note)
         self.adapters_disabled = False
         starts = [self._start(member) for member in members]
         self.banks = banks_state.stack_adapters(dict(enumerate(starts)), device)
@@ -125,14 +121,13 @@ class _MultiLoraTrainer:
     def _start(self, member: Member) -> InitialState:
         """The weights and moments with which a member joins: its initial ones, or those of its checkpoint."""
         member.settings.check()
-        sampler.require_trained_tokens(member.blocks)
+        sampler.require_trained_tokens(member.sequences)
         state, _ = checkpoint.read(member.state_folder, member.resume_digest)
         if state is None:
             return InitialState(member.start, None)
         member.log[:] = state.log
         if state.out_of_memory:
-            self.memory_settings = self.memory_settings.most_conservative(state.memory_settings)
-            self.out_of_memory = state.out_of_memory
+            self.step_runner.resume(state)
         return read_state(state.tensors, member.start)
 
     @property
@@ -141,33 +136,24 @@ class _MultiLoraTrainer:
         return [self.members[number] for number in self.banks.order]
 
     @contextlib.contextmanager
-    def patched_model(self) -> Iterator[tuple[GradAccumulator, StepRunner]]:
-        """The model with the banks and faster modules; gives what computes gradients and what retries a step."""
+    def patched_model(self) -> Iterator[GradAccumulator]:
+        """In the body the model has the banks and faster modules; gives what computes the gradients."""
         dropout = SeededDropout()
         with (
             patching.patch_model(self.model, self.compute) as autocast,  # first: it tests the base's own modules
             patch_linears(self.model, lambda: None if self.adapters_disabled else self.banks, dropout),
-            retry_on_oom(self.model, self.settings, self.device, self.drop_gradients) as run_step,
+            self.step_runner.training_mode(self.model),
         ):
-            yield (
-                GradAccumulator(
-                    self.model,
-                    self.backbone_and_head,
-                    self.settings,
-                    self.device,
-                    autocast,
-                    dropout,
-                    self.scaler,
-                    self.graphs,
-                ),
-                run_step,
+            yield GradAccumulator(
+                self.model,
+                self.backbone_and_head,
+                self.settings,
+                self.device,
+                autocast,
+                dropout,
+                self.scaler,
+                self.graphs,
             )
-
-    def note_out_of_memory(self, sentences: tuple[str, ...]) -> None:
-        """Records the failed attempts of a step and tells the user."""
-        self.out_of_memory += sentences
-        for sentence in sentences:
-            self.callbacks.on_note(sentence)
 
     def drop_gradients(self) -> None:
         """Zeroes what a failed attempt has added."""
@@ -237,8 +223,8 @@ class _MultiLoraTrainer:
         tensors = banks_state.checkpoint_tensors(self.banks, number, member.start, len(member.log))
         state = checkpoint.SavedState(
             len(member.log),
-            self.memory_settings,
-            self.out_of_memory,
+            self.step_runner.memory_settings,
+            self.step_runner.out_of_memory,
             member.resume_digest,
             self.scaler.state_dict(),
             tuple(member.log),

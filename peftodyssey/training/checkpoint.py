@@ -43,7 +43,7 @@ class SavedState:
     step: int
     memory_settings: MemorySettings  # of its last step
     out_of_memory: tuple[str, ...]  # how often memory ran out before
-    resume_digest: str  # of `loop.resume_digest`: settings, blocks and trained parameters
+    resume_digest: str  # of `loop.resume_digest`: settings, sequences and trained parameters
     scaler: dict[str, Any]  # GradScaler's state, empty without one
     log: tuple[StepRecord, ...]
     tensors: dict[str, Tensor]

@@ -1,6 +1,6 @@
-"""Dropout whose masks depend only on the seed, the block and the module.
+"""Dropout whose masks depend only on the seed, the sequence and the module.
 
-A block that is computed again, in another micro-batch or beside other adapters, drops the same elements.
+A sequence that is computed again, in another micro-batch or beside other adapters, drops the same elements.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from torch import Tensor
 
 
 class SeededDropout:
-    """For each row of the current micro-batch, the seed and the index in training of its block."""
+    """For each row of the current micro-batch, the seed and the index in training of its sequence."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, int]] = []
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def set_rows(self, seeds: Sequence[int], indices: Sequence[Sequence[int]]) -> None:
-        """Announces the next micro-batch: for each member in turn its seed and the indices of its blocks."""
+        """Announces the next micro-batch: for each member in turn its seed and the indices of its sequences."""
         self.rows = [(seed, int(index)) for seed, of_member in zip(seeds, indices, strict=True) for index in of_member]
 
     def drop(self, x_bti: Tensor, target: str, probability: float, first_row: int = 0) -> Tensor:

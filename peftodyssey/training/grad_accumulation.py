@@ -27,33 +27,33 @@ AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Batch:
-    """The blocks of one step of one training."""
+    """The sequences of one step of one training."""
 
-    blocks: PackedSequences
+    sequences: PackedSequences
     indices: np.ndarray  # int64, their numbers
     tokens: int  # trained ones among them
     seed: int
-    first: int  # how many blocks the steps before have had
+    first: int  # how many sequences the steps before have had
 
     def arrays(self, name: str, micro_batch: slice) -> np.ndarray:
         """One array of `PackedSequences` for a part of the batch, [b, t]."""
-        array: np.ndarray = getattr(self.blocks, name)
+        array: np.ndarray = getattr(self.sequences, name)
         return array[self.indices[micro_batch]]
 
 
-def batch(blocks: PackedSequences, settings: TrainSettings, step: int) -> Batch:
+def batch(sequences: PackedSequences, settings: TrainSettings, step: int) -> Batch:
     """The batch of step `step`, counted from 0."""
-    indices = replay.batch_indices(blocks, settings, step)
+    indices = replay.batch_indices(sequences, settings, step)
     first = step * settings.batch_size + replay.replayed_before(settings, step)
-    return Batch(blocks, indices, sampler.trained_tokens(blocks, indices), settings.seed, first)
+    return Batch(sequences, indices, sampler.trained_tokens(sequences, indices), settings.seed, first)
 
 
 @dataclass(frozen=True)
 class GradAccumulator:
     """Forward and backward passes of one model, micro-batch by micro-batch.
 
-    Shapes: k members (adapters that train together; otherwise 1), b blocks of each in a micro-batch, t tokens of a
-    block.
+    Shapes: k members (adapters that train together; otherwise 1), b sequences of each in a micro-batch, t tokens of a
+    sequence.
     """
 
     model: nn.Module
@@ -68,13 +68,13 @@ class GradAccumulator:
     def accumulate(self, batches: Sequence[Batch], micro_batch_size: int, check: Callable[[], None]) -> Tensor:
         """Adds the gradients of the batches' mean losses; returns these losses (k,), nats per token.
 
-        The members' batches have equally many blocks and pass through the model together. `check()` is called after
-        each micro-batch; where it raises, or memory runs out, the gradients added so far stay.
+        The members' batches have equally many sequences and pass through the model side by side. `check()` is called
+        after each micro-batch; where it raises, or memory runs out, the gradients added so far stay.
         """
         losses = torch.zeros(len(batches), dtype=torch.float64, device=self.device)
         token_counts = [max(batch.tokens, 1) for batch in batches]
         weights = 1.0 / torch.tensor(token_counts, dtype=torch.float64, device=self.device)
-        use_cu_seqlens = varlen_attention.supports_varlen(self.model, self.device, batches[0].blocks.labels.shape[1])
+        use_cu_seqlens = varlen_attention.supports_varlen(self.model, self.device, batches[0].sequences.labels.shape[1])
         for begin in range(0, len(batches[0].indices), micro_batch_size):
             part = slice(begin, min(begin + micro_batch_size, len(batches[0].indices)))
             rows = [range(batch.first + part.start, batch.first + part.stop) for batch in batches]
@@ -133,9 +133,9 @@ class GradAccumulator:
     def _can_capture(self, batches: Sequence[Batch], part: slice, use_cu_seqlens: bool) -> bool:
         """Whether the pass is short and has the same form as every other such pass.
 
-        That is: every position has a label, and cu_seqlens or positions alone tell the documents of a block apart.
+        That is: every position has a label, and cu_seqlens or positions alone tell the documents of a sequence apart.
         """
-        tokens = sum(batch.indices[part].size for batch in batches) * batches[0].blocks.labels.shape[1]
+        tokens = sum(batch.indices[part].size for batch in batches) * batches[0].sequences.labels.shape[1]
         config: Any = self.model.config
         if tokens * config.get_text_config().hidden_size > MAX_HIDDEN_ELEMENTS:
             return False

@@ -25,34 +25,33 @@ if TYPE_CHECKING:
 def train(
     model: nn.Module,
     trainable: Mapping[str, nn.Parameter],
-    blocks: PackedSequences,
+    sequences: PackedSequences,
     settings: TrainSettings,
     *,
     device: str | torch.device,
     checkpoints: CheckpointSettings | None = None,
     callbacks: TrainCallbacks = NO_CALLBACKS,
 ) -> TrainResult:
-    """Trains the parameters in `trainable` on `blocks`, in place; resumes from a checkpoint where there is one.
+    """Trains the parameters in `trainable` on `sequences`, in place; resumes from a checkpoint where there is one.
 
     Raises TrainingError: settings that cannot be used, nothing to train on, a loss that is not finite, no memory for
-    one block, a checkpoint of another training.
+    one sequence, a checkpoint of another training.
     """
     settings.check()
-    sampler.require_trained_tokens(blocks)
+    sampler.require_trained_tokens(sequences)
     _require_same_parameters(model, trainable)
     run = TrainingRun(model, trainable, settings, torch.device(device), checkpoints, callbacks)
-    run.start_or_resume(resume_digest(trainable, blocks, settings))
-    with run.patched_model() as (accumulator, run_step):
+    run.start_or_resume(resume_digest(trainable, sequences, settings))
+    with run.patched_model() as accumulator:
         run.evaluate_early_stop()
         while run.has_next_step():
             begun = time.perf_counter()
             step = len(run.log)
             lr = schedule.learning_rate(settings, step)
-            batch = grad_accumulation.batch(blocks, settings, step)
+            batch = grad_accumulation.batch(sequences, settings, step)
 
             gradients = functools.partial(accumulator.accumulate, [batch])  # forward and backward, by micro-batches
-            (loss,), run.memory_settings, out_of_memory = run_step(step + 1, run.memory_settings, gradients)
-            run.note_out_of_memory(out_of_memory)
+            (loss,) = run.step_runner.run(step + 1, gradients)
             run.scaler.unscale_(run.optimizer)
             norm = optim.clip(run.optimizer, settings.grad_clip)
             loss_nats, grad_norm = torch.stack([loss, norm.to(loss)]).tolist()  # one wait for the device per step
@@ -72,10 +71,10 @@ def train(
     return run.result()
 
 
-def resume_digest(trainable: Mapping[str, nn.Parameter], blocks: PackedSequences, settings: TrainSettings) -> str:
-    """SHA-256 hex of settings, blocks and trained parameters; a checkpoint resumes only with the same digest."""
+def resume_digest(trainable: Mapping[str, nn.Parameter], sequences: PackedSequences, settings: TrainSettings) -> str:
+    """SHA-256 hex of settings, sequences and trained parameters; a checkpoint resumes only with the same digest."""
     weights = [(name, tuple(p.shape), str(p.dtype)) for name, p in trainable.items()]
-    return hashlib.sha256(repr((settings.digest(), sampler.digest(blocks), weights)).encode()).hexdigest()
+    return hashlib.sha256(repr((settings.digest(), sampler.digest(sequences), weights)).encode()).hexdigest()
 
 
 def _require_same_parameters(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> None:

@@ -3,8 +3,8 @@
 Each chunk of rows gives logits, their float32 log-softmax, the summed negative log-likelihood and at once the gradients
 to the hidden states and (where it trains) to the head: nothing of the size (tokens, vocabulary) outlives its chunk, and
 the head is not multiplied a second time in the backward pass. The idea is that of Wijmans et al., Cut Your Losses,
-arXiv 2411.09009, and of Liger's fused linear cross entropy. Shapes: b blocks, t tokens of a block, n = b * t, d hidden
-size, v vocabulary.
+arXiv 2411.09009, and of Liger's fused linear cross entropy.
+Shapes: b sequences, t tokens of a sequence, n = b * t, d hidden size, v vocabulary.
 """
 
 from __future__ import annotations
@@ -36,12 +36,11 @@ def token_nll_sums(
 ) -> list[Tensor]:
     """Sums over trained positions of the negative log-likelihood in nats, float32 (or float64) scalars with gradient.
 
-    One sum for each entry of `labels` [b, t], whose blocks follow each other in `inputs`: one training has one entry,
-    several adapters that train together have one each. Labels are already shifted: position t's label is its target;
-    -100 is not trained. `trained_rows` are the flat positions with a label, where the caller knows them; None: all.
-    `backbone_and_head` is that of `lm_head.split_lm_head`; where it is None the model's own logits are used.
-      `chunk_bytes`:
-    bytes of float32 logits alive at a time; None: by the device.
+    One sum for each entry of `labels` [b, t], whose sequences follow each other in `inputs`: one training has one
+    entry, several adapters that train together have one each. Labels are already shifted: position t's label is its
+    target; -100 is not trained. `trained_rows` are the flat positions with a label, where the caller knows them; None:
+    all. `backbone_and_head` is that of `lm_head.split_lm_head`; where it is None the model's own logits are used.
+    `chunk_bytes`: bytes of float32 logits alive at a time; None: by the device.
     """
     if backbone_and_head is None:
         logits = _by_member(model(**inputs).logits, len(labels))

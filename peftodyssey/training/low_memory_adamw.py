@@ -38,7 +38,7 @@ class LowMemoryAdamW(torch.optim.Optimizer):
         self.grad_scale: Tensor | float = 1.0  # applied to all gradients at the next step, by clipping
         self._host_grads: dict[nn.Parameter, Tensor] = {}
         self._grad_norms: dict[nn.Parameter, Tensor] = {}  # of the offloaded gradients of this step
-        self._offload_stream: torch.cuda.Stream | None = None  # copies gradients while the backward pass goes on
+        self._offload_stream: torch.cuda.Stream | None = None  # copies gradients during the backward pass
         self._in_transit: deque[tuple[torch.cuda.Event, Tensor, Tensor | None]] = deque()
         for parameter in self.names:
             pinned = self.offload and parameter.device.type == "cuda"

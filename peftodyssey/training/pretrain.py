@@ -35,9 +35,9 @@ class PretrainSettings:
     """Hyperparameters of a ladder's pretraining, the same in all its phases, every `auto` resolved."""
 
     peak_lr: float
-    seq_len: int  # tokens of a block
-    batch_size: int  # blocks of a step
-    micro_batch_size: int  # blocks of one forward and backward pass
+    seq_len: int  # tokens of a sequence
+    batch_size: int  # sequences of a step
+    micro_batch_size: int  # sequences of one forward and backward pass
     warmup_steps: int
     decay_share: float
     weight_decay: float
@@ -55,35 +55,35 @@ class PretrainSettings:
 
 @dataclass(frozen=True)
 class Stream:
-    """The training text as one row of tokens on the device, read in blocks; an epoch visits each block once."""
+    """The training text as one row of tokens on the device, read in sequences; an epoch visits each sequence once."""
 
     tokens: Tensor  # int32 [n]
     seq_len: int
     seed: int
 
     @property
-    def blocks(self) -> int:
-        """Whole blocks, the target of a block's last token included."""
+    def num_sequences(self) -> int:
+        """Whole sequences, the target of a sequence's last token included."""
         return (len(self.tokens) - 1) // self.seq_len
 
     def batch(self, step: int, batch_size: int) -> Tensor:
-        """int64 [batch_size, seq_len + 1]: the blocks of `step` (from 0), each with the target of its last token."""
-        numbers = _block_numbers(self.blocks, self.seed, step, batch_size, str(self.tokens.device))
+        """int64 [batch_size, seq_len + 1]: the sequences of `step` (from 0), each with the target of its last token."""
+        indices = _sequence_indices(self.num_sequences, self.seed, step, batch_size, str(self.tokens.device))
         offsets = torch.arange(self.seq_len + 1, device=self.tokens.device)
-        return self.tokens[numbers[:, None] * self.seq_len + offsets].long()
+        return self.tokens[indices[:, None] * self.seq_len + offsets].long()
 
 
 @lru_cache(maxsize=3)
-def _epoch(blocks: int, seed: int, epoch: int, device: str) -> Tensor:
-    return torch.from_numpy(epoch_permutation(blocks, seed, epoch)).to(device)
+def _epoch(num_sequences: int, seed: int, epoch: int, device: str) -> Tensor:
+    return torch.from_numpy(epoch_permutation(num_sequences, seed, epoch)).to(device)
 
 
-def _block_numbers(blocks: int, seed: int, step: int, batch_size: int, device: str) -> Tensor:
-    """Block numbers of a step: the permutations of all epochs end to end, cut into batches."""
+def _sequence_indices(num_sequences: int, seed: int, step: int, batch_size: int, device: str) -> Tensor:
+    """Indices of the sequences of a step: the permutations of all epochs end to end, cut into batches."""
     parts, position, missing = [], step * batch_size, batch_size
     while missing:
-        epoch, first = divmod(position, blocks)
-        part = _epoch(blocks, seed, epoch, device)[first : first + missing]
+        epoch, first = divmod(position, num_sequences)
+        part = _epoch(num_sequences, seed, epoch, device)[first : first + missing]
         parts.append(part)
         position, missing = position + len(part), missing - len(part)
     return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -97,7 +97,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     stream: Stream
     settings: PretrainSettings
-    loss: Callable[[Tensor], Tensor]  # [blocks, seq_len + 1] -> mean nats per token
+    loss: Callable[[Tensor], Tensor]  # [sequences, seq_len + 1] -> mean nats per token
 
     @property
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -235,14 +235,14 @@ def restore(training: Training, folder: Path, resume_digest: str) -> tuple[list[
 
 
 def mean_nats(model: SmallLlama, weights: Mapping[str, Tensor], tokens: Tensor, seq_len: int, precision: str) -> float:
-    """Mean nats per token of `tokens` (int32 [n]) in whole blocks of `seq_len`, with `weights` for the model's own."""
-    blocks = (len(tokens) - 1) // seq_len
+    """Mean nats per token of `tokens` (int32 [n]) in whole sequences, with `weights` in place of the model's own."""
+    num_sequences = (len(tokens) - 1) // seq_len
     offsets = torch.arange(seq_len + 1, device=tokens.device)
-    indices = torch.arange(blocks, device=tokens.device)[:, None] * seq_len + offsets
+    indices = torch.arange(num_sequences, device=tokens.device)[:, None] * seq_len + offsets
     total = 0.0
     with torch.no_grad(), autocast(precision, tokens.device):
         for rows in indices.split(max(1, 16_384 // seq_len)):
             batch = tokens[rows].long()
             logits_btv = torch.func.functional_call(model, dict(weights), (batch[:, :-1],))
             total += F.cross_entropy(logits_btv.float().flatten(0, 1), batch[:, 1:].flatten(), reduction="sum").item()
-    return total / (blocks * seq_len)
+    return total / (num_sequences * seq_len)

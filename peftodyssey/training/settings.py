@@ -31,11 +31,11 @@ class EarlyStopSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(MemorySettings):
-    """Hyperparameters of one training, with every `auto` resolved. A block is `seq_len` tokens."""
+    """Hyperparameters of one training, with every `auto` resolved. A sequence is `seq_len` tokens."""
 
     lr: float  # peak learning rate
     steps: int  # optimizer steps in all
-    batch_size: int  # blocks of one optimizer step
+    batch_size: int  # sequences of one optimizer step
     schedule: str = "cosine"  # constant | linear | cosine | wsd
     warmup: float = 0.0  # share of the steps, 0..1
     weight_decay: float = 0.0  # on matrices (two or more dimensions) only
@@ -131,23 +131,19 @@ OnEval = Callable[[int, int, int], None]  # index into eval_at_steps, step, trai
 OnNote = Callable[[str], None]
 
 
-def _ignore(*_: object) -> None:
-    """Default of the callbacks that return nothing."""
-
-
-def _never() -> bool:
-    """Default of `should_stop`."""
-    return False
-
-
 @dataclass(frozen=True)
 class TrainCallbacks:
-    """What a training calls between its steps."""
+    """What a training calls between its steps.
 
-    on_step: OnStep = _ignore
-    on_eval: OnEval = _ignore  # may score the model in any mode; a resumed training does not repeat the call
-    should_stop: Callable[[], bool] = _never  # called before every step; True: save the state and return `interrupted`
-    on_note: OnNote = _ignore  # one sentence for the user, such as how a step was retried after it ran out of memory
+    `on_eval` may score the model in any mode; a resumed training does not repeat the call. `should_stop` is called
+    before every step; where it is True the state is saved and the result is `interrupted`. `on_note` is given sentences
+    for the user, such as how a step was retried after it ran out of memory.
+    """
+
+    on_step: OnStep = lambda record: None
+    on_eval: OnEval = lambda index, step, tokens: None
+    should_stop: Callable[[], bool] = lambda: False
+    on_note: OnNote = lambda sentence: None
     general_nll: Callable[[], float] | None = None  # NLL of general text in nats per token, for `early_stop`
 
 

@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from peftodyssey.memory_settings import MemorySettings
 from peftodyssey.models import lm_head, patching
 from peftodyssey.training import checkpoint, cuda_graphs, early_stop, optim, regularizers
 from peftodyssey.training.checkpoint import CheckpointSettings
 from peftodyssey.training.dropout import SeededDropout
 from peftodyssey.training.grad_accumulation import AUTOCAST_DTYPES, GradAccumulator
-from peftodyssey.training.retry_on_oom import StepRunner, retry_on_oom
+from peftodyssey.training.retry_on_oom import StepRunner
 from peftodyssey.training.settings import StepRecord, TrainCallbacks, TrainResult, TrainSettings
 
 SEED_OFFSET = 1_000_003  # dropout draws other numbers than the adapters' initialization did
@@ -38,9 +37,8 @@ class TrainingRun:
     ) -> None:
         self.model, self.trainable, self.settings, self.device = model, trainable, settings, device
         self.checkpoints, self.callbacks = checkpoints, callbacks
-        self.memory_settings = MemorySettings.from_settings(settings, settings.batch_size)
+        self.step_runner = StepRunner(settings, device, self.release_gradients, callbacks.on_note)
         self.log: list[StepRecord] = []
-        self.out_of_memory: tuple[str, ...] = ()
         self.interrupted = False
 
     def start_or_resume(self, digest: str) -> None:
@@ -68,15 +66,14 @@ class TrainingRun:
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)
         checkpoint.set_random_state(state.tensors, self.device)
-        self.log, self.out_of_memory = list(state.log), state.out_of_memory
-        if self.out_of_memory:  # what did not fit before does not fit now
-            self.memory_settings = self.memory_settings.most_conservative(state.memory_settings)
+        self.log = list(state.log)
+        self.step_runner.resume(state)
         if self.early_stop:
             self.early_stop.load_state_tensors(state.tensors)
 
     @contextlib.contextmanager
-    def patched_model(self) -> Iterator[tuple[GradAccumulator, StepRunner]]:
-        """The model with faster modules, in training mode; gives what computes gradients and what retries a step."""
+    def patched_model(self) -> Iterator[GradAccumulator]:
+        """In the body the model has faster modules and is in training mode; gives what computes its gradients."""
         backbone_and_head, dropout = lm_head.split_lm_head(self.model), SeededDropout()
         self.graphs = cuda_graphs.graph_cache(
             self.model, self.settings, self.device, self._grads, self.callbacks.on_note
@@ -85,20 +82,17 @@ class TrainingRun:
         with (
             patching.patch_model(self.model, compute, dropout.drop) as autocast,
             optim.offload_hooks(self.optimizer),
-            retry_on_oom(self.model, self.settings, self.device, self.release_gradients) as run_step,
+            self.step_runner.training_mode(self.model),
         ):
-            yield (
-                GradAccumulator(
-                    self.model,
-                    backbone_and_head,
-                    self.settings,
-                    self.device,
-                    autocast,
-                    dropout,
-                    self.scaler,
-                    self.graphs,
-                ),
-                run_step,
+            yield GradAccumulator(
+                self.model,
+                backbone_and_head,
+                self.settings,
+                self.device,
+                autocast,
+                dropout,
+                self.scaler,
+                self.graphs,
             )
 
     def _grads(self) -> list[torch.Tensor]:
@@ -125,12 +119,6 @@ class TrainingRun:
     def overflow_expected(self) -> bool:
         """Whether fp16 gradients may be infinite, because the loss scale is still too large."""
         return self.scaler.is_enabled() and self.scaler.get_scale() >= MIN_LOSS_SCALE
-
-    def note_out_of_memory(self, sentences: tuple[str, ...]) -> None:
-        """Records the failed attempts of a step and tells the user."""
-        self.out_of_memory += sentences
-        for sentence in sentences:
-            self.callbacks.on_note(sentence)
 
     def regularize(self, lr: float) -> None:
         """Applies L2-SP and the norm ball to the weights after an update."""
@@ -184,8 +172,8 @@ class TrainingRun:
         }
         state = checkpoint.SavedState(
             len(self.log),
-            self.memory_settings,
-            self.out_of_memory,
+            self.step_runner.memory_settings,
+            self.step_runner.out_of_memory,
             self.resume_digest,
             self.scaler.state_dict(),
             tuple(self.log),
@@ -209,8 +197,8 @@ class TrainingRun:
             seconds=math.fsum(record.seconds for record in self.log),
             interrupted=self.interrupted,
             resumed_from=self.resumed_from,
-            memory_settings=self.memory_settings,
-            out_of_memory=self.out_of_memory,
+            memory_settings=self.step_runner.memory_settings,
+            out_of_memory=self.step_runner.out_of_memory,
             resume_note=self.resume_note,
             stopped_at_step=len(self.log) if steps < len(self.log) else None,
             general_rises_nats=tuple(self.early_stop.rises()) if self.early_stop else (),

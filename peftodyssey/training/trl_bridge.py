@@ -42,7 +42,7 @@ TRAINER_SCHEDULES = {
 def train_trl(
     model: nn.Module,
     trainable: Mapping[str, nn.Parameter],
-    blocks: PackedSequences,
+    sequences: PackedSequences,
     settings: TrainSettings,
     *,
     device: str | torch.device,
@@ -58,14 +58,14 @@ def train_trl(
     settings.check()
     regularized = settings.l2_sp or settings.norm_ball is not None or settings.replay or settings.early_stop
     assert not regularized, "the recipe refuses these with TRL"
-    sampler.require_trained_tokens(blocks)
+    sampler.require_trained_tokens(sequences)
     device = torch.device(device)
     micro_batch_size = _divisor(settings.batch_size, settings.micro_batch_size)
-    recorder: Any = _step_recorder(model, blocks, settings, device, callbacks)
+    recorder: Any = _step_recorder(model, sequences, settings, device, callbacks)
     weights = {name: parameter.data for name, parameter in trainable.items()}
     with tempfile.TemporaryDirectory() as folder, restore_forwards(model):
         arguments = _arguments(settings, device, micro_batch_size, folder)
-        trainer = _trainer(model, blocks, settings, arguments, recorder)
+        trainer = _trainer(model, sequences, settings, arguments, recorder)
         for name, parameter in trainable.items():  # SFTTrainer casts the adapters of a quantized base to bf16
             parameter.data = weights[name]
         try:
@@ -74,8 +74,8 @@ def train_trl(
             if not host_memory.is_out_of_memory(error):
                 raise
             raise TrainingError(
-                f"the memory does not hold a step of {micro_batch_size} blocks in TRL's trainer: {error}",
-                "use train.engine native, which continues with fewer blocks at a time where that happens",
+                f"the memory does not hold a step of {micro_batch_size} sequences in TRL's trainer: {error}",
+                "use train.engine native, which continues with fewer sequences at a time where that happens",
             ) from error
     log: list[StepRecord] = recorder.log
     return TrainResult(
@@ -90,16 +90,18 @@ def train_trl(
     )
 
 
-def _trainer(model: nn.Module, blocks: PackedSequences, settings: TrainSettings, arguments: Any, recorder: Any) -> Any:
+def _trainer(
+    model: nn.Module, sequences: PackedSequences, settings: TrainSettings, arguments: Any, recorder: Any
+) -> Any:
     from datasets import Dataset
     from transformers import PrinterCallback, ProgressCallback
     from trl import SFTTrainer
 
     order = [
-        sampler.step_blocks(len(blocks.labels), settings.batch_size, settings.seed, step)
+        sampler.step_indices(len(sequences.labels), settings.batch_size, settings.seed, step)
         for step in range(settings.steps)
     ]
-    dataset = Dataset.from_dict({"block": np.concatenate(order)})
+    dataset = Dataset.from_dict({"sequence": np.concatenate(order)})
 
     class Trainer(SFTTrainer):
         """Weight decay on matrices only, as in `training.optim`; batches in the order of the dataset's rows."""
@@ -113,7 +115,9 @@ def _trainer(model: nn.Module, blocks: PackedSequences, settings: TrainSettings,
     trainer = Trainer(
         model=cast(Any, model),
         args=arguments,
-        data_collator=lambda features: _collate(model, blocks, np.array([feature["block"] for feature in features])),
+        data_collator=lambda features: _collate(
+            model, sequences, np.array([feature["sequence"] for feature in features])
+        ),
         train_dataset=dataset,
         processing_class=_empty_tokenizer(),
         callbacks=[recorder],
@@ -163,8 +167,8 @@ def _arguments(settings: TrainSettings, device: torch.device, micro_batch_size: 
     )
 
 
-def _collate(model: nn.Module, blocks: PackedSequences, indices: np.ndarray) -> dict[str, Tensor]:
-    """Blocks as the Trainer expects them: labels not shifted, so that one more token carries the last label.
+def _collate(model: nn.Module, sequences: PackedSequences, indices: np.ndarray) -> dict[str, Tensor]:
+    """Sequences as the Trainer expects them: labels not shifted, so that one more token carries the last label.
 
     That token is a document of its own: it attends to nothing, nothing attends to it, and it has no target.
     """
@@ -173,13 +177,13 @@ def _collate(model: nn.Module, blocks: PackedSequences, indices: np.ndarray) -> 
         column = np.broadcast_to(np.asarray(last).reshape(-1, 1), (len(indices), 1))
         return np.concatenate([array, column], axis=1)
 
-    labels = blocks.labels[indices]
-    segments = blocks.segment_ids[indices]
+    labels = sequences.labels[indices]
+    segments = sequences.segment_ids[indices]
     shifted_back = np.concatenate([np.full((len(indices), 1), IGNORE_INDEX), labels], axis=1).astype(np.int64)
     inputs = packed_inputs(
         model,
-        append(blocks.input_ids[indices], blocks.input_ids[indices][:, 0]),
-        append(blocks.position_ids[indices], 0),
+        append(sequences.input_ids[indices], sequences.input_ids[indices][:, 0]),
+        append(sequences.position_ids[indices], 0),
         append(segments, segments.max(axis=1) + 1),
         allow_varlen=False,  # the Trainer counts tokens by a mask
     )
@@ -189,7 +193,7 @@ def _collate(model: nn.Module, blocks: PackedSequences, indices: np.ndarray) -> 
 
 def _step_recorder(
     model: nn.Module,
-    blocks: PackedSequences,
+    sequences: PackedSequences,
     settings: TrainSettings,
     device: torch.device,
     callbacks: TrainCallbacks,
@@ -214,8 +218,8 @@ def _step_recorder(
             step, seconds = state.global_step, time.perf_counter() - self.begun
             loss_nats, lr, grad_norm = logs["loss"], logs["learning_rate"], float(logs["grad_norm"])
             require_finite(step, loss_nats, grad_norm, lr, settings.precision == "fp16")
-            indices = sampler.step_blocks(len(blocks.labels), settings.batch_size, settings.seed, step - 1)
-            tokens = sampler.trained_tokens(blocks, indices) + (self.log[-1].tokens if self.log else 0)
+            indices = sampler.step_indices(len(sequences.labels), settings.batch_size, settings.seed, step - 1)
+            tokens = sampler.trained_tokens(sequences, indices) + (self.log[-1].tokens if self.log else 0)
             self.log.append(StepRecord(step, tokens, loss_nats, lr, grad_norm, seconds))
             callbacks.on_step(self.log[-1])
             if step in settings.eval_at_steps:

@@ -89,10 +89,7 @@ def test_a_cpu_budget_that_the_first_micro_batch_exceeds(tmp_path: Path) -> None
     assert tight.returncode == 0, tight.stderr
     done = facts(tmp_path / "tight", "lora")
     said = done["out_of_memory"][0]
-    assert re.fullmatch(
-        r"step 1: one micro-batch of 32 blocks did not fit [\d.]+ GiB \([\d.]+ GiB resident\); goes on with 2 x 16",
-        said,
-    )
+    assert re.fullmatch(r"step 1: one micro-batch of 32 sequences .* 2 x 16", said)
     assert f"note: {said}" in tight.stderr
     assert all(
         sentence.startswith("step 1: ") for sentence in done["out_of_memory"]
@@ -118,7 +115,7 @@ def test_a_cell_that_cannot_fit_fails_alone_and_the_exit_code_says_so(
     assert ended.exit_code == EXIT_SOME_FAILED
     rows = {row["method"]: row for row in api.open(tmp_path / "out").results.to_pylist()}
     assert {name: row["status"] for name, row in rows.items()} == {"full": "failed", "lora": "done"}
-    assert "one block does not fit the host's memory with everything recomputed" in rows["full"]["reason"]
+    assert "one sequence does not fit" in rows["full"]["reason"]
     assert "seq_len" in rows["full"]["reason"]
 
 
@@ -130,10 +127,7 @@ def test_the_reduced_way_is_in_the_manifest_and_told(tmp_path: Path, monkeypatch
     )
     found = facts(tmp_path / "out", "lora")
     assert (found["micro_batch_size"], found["gradient_checkpointing"]) == (1, "none")
-    assert [sentence.split("; ")[1] for sentence in found["out_of_memory"]] == [
-        "goes on with 2 x 2",
-        "goes on with 4 x 1",
-    ]
+    assert [sentence.split("continues with ")[1] for sentence in found["out_of_memory"]] == ["2 x 2", "4 x 1"]
     told = said.export_text()
     assert all(f"note: {sentence}" in told for sentence in found["out_of_memory"])
 

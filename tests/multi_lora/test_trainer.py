@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.trainings import blocks, random_model
+from support.trainings import random_model, sequences
 
 from peftodyssey.models import load as models
 from peftodyssey.models import source
@@ -33,27 +33,27 @@ MEMBERS = [
 ]
 
 
-def settings_of(of: dict, **changes) -> TrainSettings:
-    own = {key: of[key] for key in ("lr", "seed", "steps", "schedule", "grad_clip") if key in of}
-    return dataclasses.replace(SETTINGS, **own, **changes)
+def settings_of(options: dict, **changes) -> TrainSettings:
+    values = {key: options[key] for key in ("lr", "seed", "steps", "schedule", "grad_clip") if key in options}
+    return dataclasses.replace(SETTINGS, **values, **changes)
 
 
-def blocks_of(of: dict):
-    return blocks(seed=of["seed"], n_blocks=5 + of["seed"] % 2, masked_share=0.2 * (of["seed"] % 3))
+def sequences_of(options: dict):
+    return sequences(seed=options["seed"], num_sequences=5 + options["seed"] % 2, masked_share=0.2 * (options["seed"] % 3))
 
 
-def attached(base, of: dict):
+def attached(base, options: dict):
     from peft import LoraConfig, get_peft_model
 
-    torch.manual_seed(100 + of["seed"])
+    torch.manual_seed(100 + options["seed"])
     model = get_peft_model(
         base,
         LoraConfig(
-            r=of["rank"],
-            lora_alpha=2 * of["rank"],
-            lora_dropout=of.get("dropout", 0.0),
-            use_rslora=of.get("rslora", False),
-            target_modules=of.get("targets", "all-linear"),
+            r=options["rank"],
+            lora_alpha=2 * options["rank"],
+            lora_dropout=options.get("dropout", 0.0),
+            use_rslora=options.get("rslora", False),
+            target_modules=options.get("targets", "all-linear"),
             task_type="CAUSAL_LM",
         ),
         autocast_adapter_dtype=False,
@@ -71,36 +71,38 @@ def detached(model):
     return base.requires_grad_(False)
 
 
-def solo(base, of: dict, folder: Path | None = None, **changes):
-    model, trainable = attached(base, of)
+def solo(base, options: dict, folder: Path | None = None, **changes):
+    model, trainable = attached(base, options)
     checkpoints = CheckpointSettings(folder) if folder else None
-    result = train(model, trainable, blocks_of(of), settings_of(of, **changes), device="cpu", checkpoints=checkpoints)
+    result = train(
+        model, trainable, sequences_of(options), settings_of(options, **changes), device="cpu", checkpoints=checkpoints
+    )
     ended = adapter_of(model)
     detached(model)
     return ended, result
 
 
-def members_of(base, many: list[dict], root: Path, **changes) -> list[Member]:
-    found = []
-    for number, of in enumerate(many):
-        model, trainable = attached(base, of)
-        settings, data = settings_of(of, **changes), blocks_of(of)
-        found.append(
+def members_of(base, group: list[dict], root: Path, **changes) -> list[Member]:
+    members = []
+    for number, options in enumerate(group):
+        model, trainable = attached(base, options)
+        settings, data = settings_of(options, **changes), sequences_of(options)
+        members.append(
             Member(settings, data, adapter_of(model), root / str(number), resume_digest(trainable, data, settings))
         )
         detached(model)
-    return found
+    return members
 
 
-def end_of(base, of: dict, folder: Path, **changes):
+def end_of(base, options: dict, folder: Path, **changes):
     """What the member left, read by a training of its own that has nothing more to do."""
-    return solo(base, of, folder, **changes)
+    return solo(base, options, folder, **changes)
 
 
 def distance(left, right) -> float:
     """Of all numbers of two adapters, relative to the length of the second."""
     one, other = (
-        torch.cat([x.reshape(-1) for t in right.lora_A for x in (of.lora_A[t], of.lora_B[t])]) for of in (left, right)
+        torch.cat([x.reshape(-1) for t in right.lora_A for x in (options.lora_A[t], options.lora_B[t])]) for options in (left, right)
     )
     return ((one - other).norm() / other.norm()).item()
 
@@ -126,31 +128,31 @@ def base_of(kind: str):
 def test_every_member_ends_where_its_solo_run_ends(tmp_path, kind, relative, micro_batch_size):
     base = base_of(kind)
     one = "c_attn" if "gpt2" in kind else "q_proj"
-    many = [{**of, "targets": [one]} if "targets" in of else of for of in MEMBERS]
-    members = members_of(base, many, tmp_path, micro_batch_size=micro_batch_size)
+    group = [{**options, "targets": [one]} if "targets" in options else options for options in MEMBERS]
+    members = members_of(base, group, tmp_path, micro_batch_size=micro_batch_size)
     assert train_adapters(base, members, device="cpu")
     assert not any("forward" in vars(module) for module in base.modules())
-    for number, (of, member) in enumerate(zip(many, members, strict=True)):
-        alone, result = solo(base, of, micro_batch_size=4)
-        ended, resumed = end_of(base, of, tmp_path / str(number), micro_batch_size=micro_batch_size)
-        assert resumed.resumed_from == of["steps"]
-        assert distance(ended, alone) < relative, of
+    for number, (options, member) in enumerate(zip(group, members, strict=True)):
+        alone, result = solo(base, options, micro_batch_size=4)
+        ended, resumed = end_of(base, options, tmp_path / str(number), micro_batch_size=micro_batch_size)
+        assert resumed.resumed_from == options["steps"]
+        assert distance(ended, alone) < relative, options
         assert [r.tokens for r in member.log] == [r.tokens for r in result.log]
-        for kind_of in ("loss_nats", "grad_norm", "lr"):
-            assert [getattr(r, kind_of) for r in member.log] == pytest.approx(
-                [getattr(r, kind_of) for r in result.log], rel=relative
+        for column in ("loss_nats", "grad_norm", "lr"):
+            assert [getattr(r, column) for r in member.log] == pytest.approx(
+                [getattr(r, column) for r in result.log], rel=relative
             )
 
 
 @pytest.mark.parametrize("gradient_checkpointing", ["selective", "full"])
 def test_recomputation_gives_the_same_training(tmp_path, gradient_checkpointing):
     base = base_of("llama float64")
-    many = MEMBERS[:3]
+    group = MEMBERS[:3]
     for name in ("none", gradient_checkpointing):
-        assert train_adapters(base, members_of(base, many, tmp_path / name, gradient_checkpointing=name), device="cpu")
-    for number, of in enumerate(many):
+        assert train_adapters(base, members_of(base, group, tmp_path / name, gradient_checkpointing=name), device="cpu")
+    for number, options in enumerate(group):
         one, other = (
-            end_of(base, of, tmp_path / name / str(number), gradient_checkpointing=name)[0]
+            end_of(base, options, tmp_path / name / str(number), gradient_checkpointing=name)[0]
             for name in ("none", gradient_checkpointing)
         )
         assert distance(one, other) < 1e-12
@@ -159,24 +161,24 @@ def test_recomputation_gives_the_same_training(tmp_path, gradient_checkpointing)
 def test_a_member_that_diverges_leaves_the_others_alone(tmp_path):
     """The same bits until it leaves; afterwards what they would have been alone."""
     base = base_of("llama float32")
-    many = [{**of, "steps": 6} for of in MEMBERS]
-    bad = [{**of, "lr": 1e6} if number == 3 else of for number, of in enumerate(many)]
-    kept: dict[str, list] = {}
-    for name, multi_lora in (("good", many), ("bad", bad)):
+    group = [{**options, "steps": 6} for options in MEMBERS]
+    bad = [{**options, "lr": 1e6} if number == 3 else options for number, options in enumerate(group)]
+    logs: dict[str, list] = {}
+    for name, multi_lora in (("good", group), ("bad", bad)):
         members = members_of(base, multi_lora, tmp_path / name, warmup=0.0)
-        kept[name] = [[] for _ in members]
+        logs[name] = [[] for _ in members]
         for number, member in enumerate(members):
-            member.on_step = kept[name][number].append
+            member.on_step = logs[name][number].append
         assert train_adapters(base, members, device="cpu")
         assert [member.failed is not None for member in members] == [name == "bad" and n == 3 for n in range(8)]
-    died = len(kept["bad"][3])
+    died = len(logs["bad"][3])
     assert 0 < died < 5
     for number in (0, 1, 2, 4, 5, 6, 7):
-        good, worse = kept["good"][number], kept["bad"][number]
+        good, worse = logs["good"][number], logs["bad"][number]
         assert [r.loss_nats for r in good[: died + 1]] == [r.loss_nats for r in worse[: died + 1]]
         ended, alone = (
-            end_of(base, many[number], tmp_path / "bad" / str(number), warmup=0.0)[0],
-            solo(base, many[number], warmup=0.0)[0],
+            end_of(base, group[number], tmp_path / "bad" / str(number), warmup=0.0)[0],
+            solo(base, group[number], warmup=0.0)[0],
         )
         assert distance(ended, alone) < 1e-5
 
@@ -191,9 +193,9 @@ def test_interrupted_and_resumed_it_has_the_same_bits(tmp_path, stop_after):
         base, broken, device="cpu", callbacks=TrainCallbacks(should_stop=lambda: next(calls) >= stop_after)
     )
     assert train_adapters(base, members_of(base, MEMBERS, tmp_path / "parts"), device="cpu")
-    for number, of in enumerate(MEMBERS):
-        whole, parts = (end_of(base, of, tmp_path / name / str(number))[0] for name in ("whole", "parts"))
-        assert distance(whole, parts) == 0.0, of
+    for number, options in enumerate(MEMBERS):
+        whole, parts = (end_of(base, options, tmp_path / name / str(number))[0] for name in ("whole", "parts"))
+        assert distance(whole, parts) == 0.0, options
 
 
 def test_members_resume_from_trainings_of_them_alone(tmp_path):
@@ -205,7 +207,7 @@ def test_members_resume_from_trainings_of_them_alone(tmp_path):
     train(
         model,
         trainable,
-        blocks_of(MEMBERS[0]),
+        sequences_of(MEMBERS[0]),
         settings_of(MEMBERS[0]),
         device="cpu",
         checkpoints=CheckpointSettings(tmp_path / "0"),
@@ -214,18 +216,18 @@ def test_members_resume_from_trainings_of_them_alone(tmp_path):
     detached(model)
     members = members_of(base, MEMBERS[:3], tmp_path)
     assert train_adapters(base, members, device="cpu")
-    for number, of in enumerate(MEMBERS[:3]):
-        assert distance(end_of(base, of, tmp_path / str(number))[0], solo(base, of)[0]) < 1e-10
+    for number, options in enumerate(MEMBERS[:3]):
+        assert distance(end_of(base, options, tmp_path / str(number))[0], solo(base, options)[0]) < 1e-10
 
 
 def test_evaluations_see_the_member_alone(tmp_path):
     base = base_of("llama float64")
-    many = [{**MEMBERS[0]}, {**MEMBERS[2], "dropout": 0.0}, {**MEMBERS[4]}]
-    members = members_of(base, many, tmp_path)
+    group = [{**MEMBERS[0]}, {**MEMBERS[2], "dropout": 0.0}, {**MEMBERS[4]}]
+    members = members_of(base, group, tmp_path)
     seen = []
 
     def on_eval(index, step, tokens, adapter):
-        model, _ = attached(base, many[1])
+        model, _ = attached(base, group[1])
         seen.append((index, step, tokens, model(input_ids=torch.arange(8)[None]).logits.sum().item()))
         detached(model)
 
@@ -235,7 +237,7 @@ def test_evaluations_see_the_member_alone(tmp_path):
     assert [bucket.rank for bucket in multi_lora.banks.buckets] == [rank for rank in PADDED_RANKS if rank in (4, 16)]
     assert train_adapters(base, members, device="cpu")
     assert [(index, step) for index, step, *_ in seen] == [(0, 2), (1, 4)]
-    first, _ = attached(base, many[1])
+    first, _ = attached(base, group[1])
     expected = first(input_ids=torch.arange(8)[None]).logits.sum().item()
     detached(first)
     assert all(value == expected for *_, value in seen)

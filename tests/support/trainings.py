@@ -1,4 +1,4 @@
-"""Small models and blocks for the training tests: made in memory, no files, no tokenizer."""
+"""Small models and sequences for the training tests: made in memory, no files, no tokenizer."""
 
 from __future__ import annotations
 
@@ -17,24 +17,22 @@ VOCABULARY = 97
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout")
 
 
-def blocks(
-    n_blocks: int = 6,
+def sequences(
+    num_sequences: int = 6,
     seq_len: int = 24,
     seed: int = 0,
     documents: tuple[int, ...] = (9, 5, 10),
     masked_share: float = 0.0,
 ) -> PackedSequences:
-    """Random tokens; every block holds documents of these lengths; the target after a document's last
-    token is 0.
-    """
+    """Random tokens; every sequence holds documents of these lengths; the target of a document's last token is 0."""
     assert sum(documents) == seq_len
     draw = np.random.default_rng(seed)
-    ids = draw.integers(1, VOCABULARY, (n_blocks, seq_len)).astype(np.int32)
+    ids = draw.integers(1, VOCABULARY, (num_sequences, seq_len)).astype(np.int32)
     labels = np.roll(ids, -1, axis=1)
     labels[:, np.cumsum(documents) - 1] = 0
     labels[draw.random(labels.shape) < masked_share] = -100
-    positions = np.tile(np.concatenate([np.arange(n) for n in documents]), (n_blocks, 1)).astype(np.int32)
-    segments = np.tile(np.repeat(np.arange(len(documents)), documents), (n_blocks, 1)).astype(np.int32)
+    positions = np.tile(np.concatenate([np.arange(n) for n in documents]), (num_sequences, 1)).astype(np.int32)
+    segments = np.tile(np.repeat(np.arange(len(documents)), documents), (num_sequences, 1)).astype(np.int32)
     return PackedSequences(ids, labels, positions, segments)
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.trainings import all_trainable, blocks, random_model, with_lora
+from support.trainings import all_trainable, random_model, sequences, with_lora
 
 from peftodyssey.errors import StoreError, TrainingError
 from peftodyssey.training import checkpoint
@@ -47,7 +47,7 @@ def run(case: str, state_folder: Path | None = None, stop_after: int | None = No
     result = train(
         model,
         trainable,
-        data or blocks(masked_share=0.2),
+        data or sequences(masked_share=0.2),
         numbers,
         device="cpu",
         checkpoints=CheckpointSettings(state_folder) if state_folder else None,
@@ -100,7 +100,7 @@ def test_states_by_time_are_whole_and_only_the_last_is_kept(tmp_path, unbroken):
         train(
             model,
             trainable,
-            blocks(masked_share=0.2),
+            sequences(masked_share=0.2),
             numbers,
             device="cpu",
             checkpoints=CheckpointSettings(tmp_path, every_s=0.0),
@@ -116,14 +116,14 @@ KILLED = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from support.trainings import blocks, random_model, with_lora
+from support.trainings import sequences, random_model, with_lora
 from peftodyssey.training.checkpoint import CheckpointSettings
 from peftodyssey.training.loop import train
 from peftodyssey.training.settings import TrainCallbacks, TrainSettings
 torch.set_num_threads(1)
 model, trainable = with_lora(random_model(), dropout=0.3)
 numbers = TrainSettings(lr=1e-3, steps=100000, batch_size=1, seed=5)
-train(model, trainable, blocks(), numbers, device="cpu", checkpoints=CheckpointSettings(Path(sys.argv[2]), 0.0),
+train(model, trainable, sequences(), numbers, device="cpu", checkpoints=CheckpointSettings(Path(sys.argv[2]), 0.0),
       callbacks=TrainCallbacks(on_step=lambda record: print(record.step, flush=True)))
 """
 
@@ -175,7 +175,7 @@ def test_a_damaged_state_is_named_and_training_starts_over(tmp_path, unbroken, h
     assert all(torch.equal(weights[name], unbroken["wsd"][1][name]) for name in weights)
 
 
-@pytest.mark.parametrize("other", [{"weight_decay": 0.3}, {"data": blocks(seed=9)}])
+@pytest.mark.parametrize("other", [{"weight_decay": 0.3}, {"data": sequences(seed=9)}])
 def test_the_state_of_another_training_is_refused(tmp_path, other):
     run("wsd", tmp_path, stop_after=3)
     with pytest.raises(TrainingError, match="belongs to other settings"):

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from support.trainings import blocks, random_model, with_lora
+from support.trainings import random_model, sequences, with_lora
 
 from peftodyssey.models import varlen_attention
 from peftodyssey.models.lm_head import split_lm_head
@@ -52,20 +52,20 @@ def test_a_pass_that_asks_nothing_of_the_host_gives_the_same(attention: str, mon
     monkeypatch.setattr(varlen_attention, "MIN_VARLEN_TOKENS_CPU", 1)
     model, _ = with_lora(random_model("llama", dtype=torch.float64))
     model.config._attn_implementation = attention
-    data, straight = blocks(n_blocks=4), Straight()
+    data, straight = sequences(num_sequences=4), Straight()
     expected_loss, expected = gradient(model, data, None)
-    loss, found = gradient(model, data, straight)
+    loss, grads = gradient(model, data, straight)
     assert straight.passes == 2
     assert straight.tensors == (5 if attention == "varlen" else 4)
     assert torch.equal(loss, expected_loss)
-    assert (found - expected).norm() <= 1e-12 * expected.norm()
+    assert (grads - expected).norm() <= 1e-12 * expected.norm()
 
 
-def test_blocks_that_differ_in_form_are_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sequences_that_differ_in_form_are_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = with_lora(random_model("llama", dtype=torch.float64))
     straight = Straight()
-    gradient(model, blocks(n_blocks=4, masked_share=0.3), straight)  # rows without a label
-    whole = blocks(n_blocks=4)
+    gradient(model, sequences(num_sequences=4, masked_share=0.3), straight)  # rows without a label
+    whole = sequences(num_sequences=4)
     straight_on = np.tile(np.arange(whole.position_ids.shape[1]), (4, 1))
     model.config._attn_implementation = "sdpa"
     gradient(

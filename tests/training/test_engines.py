@@ -9,7 +9,7 @@ import math
 
 import pytest
 import torch
-from support.trainings import all_trainable, blocks, random_model, with_lora
+from support.trainings import all_trainable, random_model, sequences, with_lora
 
 from peftodyssey.corpora.packing import epoch_permutation
 from peftodyssey.training.loop import train
@@ -70,7 +70,7 @@ def distance(left, right) -> float:
 
 def trained(engine, dtype, settings=SETTINGS):
     model, trainable = with_lora(random_model(dtype=dtype))
-    data = blocks(n_blocks=7, masked_share=0.1)
+    data = sequences(num_sequences=7, masked_share=0.1)
     if engine is plain_loop:
         losses, norms = plain_loop(model, trainable, data, settings, dtype)
     else:
@@ -107,7 +107,7 @@ def test_full_training_through_trl_ends_in_the_same_place(family, schedule):
     settings = TrainSettings(
         lr=1e-3, steps=10, batch_size=4, micro_batch_size=3, schedule=schedule, warmup=0.1, weight_decay=0.1
     )
-    data, base = blocks(n_blocks=7), random_model(family)
+    data, base = sequences(num_sequences=7), random_model(family)
     models = [copy.deepcopy(base), copy.deepcopy(base)]
     results = [
         run(model, all_trainable(model), data, settings, device="cpu")
@@ -125,7 +125,7 @@ def test_full_training_through_trl_ends_in_the_same_place(family, schedule):
 def test_trl_leaves_the_model_as_it_was_and_calls_back():
     model, trainable = with_lora(random_model())
     settings = TrainSettings(lr=1e-3, steps=4, batch_size=2, eval_at_steps=(2, 4))
-    data, seen, evals = blocks(), [], []
+    data, seen, evals = sequences(), [], []
     result = train_trl(
         model,
         trainable,

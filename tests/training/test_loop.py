@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.trainings import FAMILIES, all_trainable, blocks, random_model, with_lora
+from support.trainings import FAMILIES, all_trainable, random_model, sequences, with_lora
 
 from peftodyssey.corpora.packing import epoch_permutation
 from peftodyssey.errors import TrainingError
@@ -28,7 +28,7 @@ SETTINGS = TrainSettings(lr=5e-3, steps=5, batch_size=4, micro_batch_size=2, war
 def run(data=None, family="llama", dtype=torch.float32, dropout=0.0, full=False, **changes):
     model = random_model(family, dtype=dtype)
     model, trainable = (model, all_trainable(model)) if full else with_lora(model, dropout=dropout)
-    data = data or blocks(masked_share=0.3)
+    data = data or sequences(masked_share=0.3)
     result = train(model, trainable, data, dataclasses.replace(SETTINGS, **changes), device="cpu")
     return result, {name: p.detach().clone() for name, p in trainable.items()}, model
 
@@ -39,9 +39,7 @@ def distance(left, right) -> float:
 
 @pytest.mark.parametrize("full", [True, False])
 def test_law_4_micro_batches_do_not_change_the_result(full):
-    """Blocks with unequal numbers of trained tokens, so that a mean over micro-batches would be another
-    loss.
-    """
+    """Sequences with unequal numbers of trained tokens: a mean over micro-batches would be another loss."""
     whole = run(dtype=torch.float64, full=full, micro_batch_size=4)
     for micro_batch_size in (1, 3, 9):
         pieces = run(dtype=torch.float64, full=full, micro_batch_size=micro_batch_size)
@@ -63,7 +61,7 @@ def test_law_5_packing_does_not_leak_and_an_all_ones_mask_does(family):
     model = random_model(family, dtype=torch.float64)
     all_trainable(model)
     model.train()
-    data = blocks(n_blocks=1)
+    data = sequences(num_sequences=1)
     ids, labels, positions, segments = (
         torch.from_numpy(a).long() for a in (data.input_ids, data.labels, data.position_ids, data.segment_ids)
     )
@@ -82,39 +80,39 @@ def test_law_5_packing_does_not_leak_and_an_all_ones_mask_does(family):
 
 
 def test_zero_trained_tokens_is_an_error():
-    data = blocks(masked_share=1.1)
+    data = sequences(masked_share=1.1)
     with pytest.raises(TrainingError, match="nothing to train on"):
         run(data)
 
 
 def test_a_step_without_trained_tokens_is_survived():
-    data = blocks(n_blocks=4)
+    data = sequences(num_sequences=4)
     data.labels[:2] = -100
     result, _, _ = run(data, batch_size=2, steps=2, micro_batch_size=1)
     assert result.tokens == 48
 
 
 @given(
-    n_blocks=st.integers(1, 9),
+    num_sequences=st.integers(1, 9),
     batch_size=st.integers(1, 12),
     seed=st.integers(0, 9),
     step=st.integers(0, 30),
 )
 @settings(max_examples=60)
-def test_steps_take_the_epochs_orders_one_after_the_other(n_blocks, batch_size, seed, step):
+def test_steps_take_the_epochs_orders_one_after_the_other(num_sequences, batch_size, seed, step):
     row = np.concatenate(
-        [epoch_permutation(n_blocks, seed, epoch) for epoch in range(12 * 31 + 1)][
-            : (step + 1) * batch_size // n_blocks + 1
+        [epoch_permutation(num_sequences, seed, epoch) for epoch in range(12 * 31 + 1)][
+            : (step + 1) * batch_size // num_sequences + 1
         ]
     )
     expected = row[step * batch_size : (step + 1) * batch_size]
-    assert np.array_equal(sampler.step_blocks(n_blocks, batch_size, seed, step), expected)
+    assert np.array_equal(sampler.step_indices(num_sequences, batch_size, seed, step), expected)
 
 
 def test_log_counts_tokens_and_the_loss_is_that_of_the_batch_before_the_update():
-    data = blocks(masked_share=0.3)
+    data = sequences(masked_share=0.3)
     result, _, _ = run(data)
-    counts = [sampler.trained_tokens(data, sampler.step_blocks(6, 4, 3, step)) for step in range(5)]
+    counts = [sampler.trained_tokens(data, sampler.step_indices(6, 4, 3, step)) for step in range(5)]
     assert [r.tokens for r in result.log] == list(np.cumsum(counts))
     assert result.log[0].lr == 0.0
     assert result.final_loss < result.log[0].loss_nats
@@ -122,7 +120,7 @@ def test_log_counts_tokens_and_the_loss_is_that_of_the_batch_before_the_update()
 
 
 def test_scoring_in_between_changes_nothing():
-    """The callback scores in evaluation mode and draws random numbers; dropout goes on as if it had not."""
+    """The callback scores in evaluation mode and draws random numbers; dropout is not affected."""
     evals, models = [], []
 
     def on_eval(*arguments):
@@ -134,7 +132,7 @@ def test_scoring_in_between_changes_nothing():
     models.append(model)
     changes = dataclasses.replace(SETTINGS, eval_at_steps=(2, 5))
     result = train(
-        model, trainable, blocks(masked_share=0.3), changes, device="cpu", callbacks=TrainCallbacks(on_eval=on_eval)
+        model, trainable, sequences(masked_share=0.3), changes, device="cpu", callbacks=TrainCallbacks(on_eval=on_eval)
     )
     _, undisturbed, _ = run(dropout=0.3)
     assert evals == [(0, 2, result.log[1].tokens), (1, 5, result.tokens)]
@@ -170,7 +168,7 @@ def test_recomputation_does_recompute(gradient_checkpointing):
     train(
         model,
         trainable,
-        blocks(),
+        sequences(),
         dataclasses.replace(SETTINGS, steps=1, gradient_checkpointing=gradient_checkpointing),
         device="cpu",
     )
@@ -208,7 +206,7 @@ def test_cuda_follows_the_cpu(precision, tolerance):
     result = train(
         model,
         trainable,
-        blocks(masked_share=0.3),
+        sequences(masked_share=0.3),
         dataclasses.replace(SETTINGS, precision=precision),
         device="cuda",
     )
@@ -219,12 +217,12 @@ def test_cuda_follows_the_cpu(precision, tolerance):
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
 def test_documents_told_by_their_ends_train_as_those_told_by_masks(family, gradient_checkpointing, monkeypatch):
     expected, by_masks, _ = run(family=family, dtype=torch.float64, gradient_checkpointing=gradient_checkpointing)
-    told: list[int] = []
-    real = varlen_attention._bucketed_sdpa
-    monkeypatch.setattr(varlen_attention, "_bucketed_sdpa", lambda *inputs: told.append(1) or real(*inputs))
+    calls: list[int] = []
+    original = varlen_attention._bucketed_sdpa
+    monkeypatch.setattr(varlen_attention, "_bucketed_sdpa", lambda *inputs: calls.append(1) or original(*inputs))
     monkeypatch.setattr(varlen_attention, "MIN_VARLEN_TOKENS_CPU", 1)
     result, by_ends, _ = run(family=family, dtype=torch.float64, gradient_checkpointing=gradient_checkpointing)
-    assert told
+    assert calls
     assert distance(by_masks, by_ends) < 1e-10
     assert [r.grad_norm for r in result.log] == pytest.approx([r.grad_norm for r in expected.log], rel=1e-9)
 

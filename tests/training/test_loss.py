@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from support.trainings import FAMILIES, VOCABULARY, all_trainable, blocks, random_model
+from support.trainings import FAMILIES, VOCABULARY, all_trainable, random_model, sequences
 
 from peftodyssey.models.lm_head import split_lm_head
 from peftodyssey.models.packing import packed_inputs
@@ -80,7 +80,7 @@ def test_equals_the_models_own_loss_and_gradients(family, tied):
     model = random_model(family, dtype=torch.float64, tie_word_embeddings=tied)
     all_trainable(model)
     oracle = copy.deepcopy(model)
-    data = blocks(n_blocks=2, documents=(24,))
+    data = sequences(num_sequences=2, documents=(24,))
     ids, positions, segments = (
         torch.from_numpy(a).long() for a in (data.input_ids, data.position_ids, data.segment_ids)
     )

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from support.trainings import all_trainable, blocks, random_model, with_lora
+from support.trainings import all_trainable, random_model, sequences, with_lora
 
 from peftodyssey.training import low_memory_adamw, optim
 from peftodyssey.training.checkpoint import CheckpointSettings
@@ -32,7 +32,7 @@ def run(half=False, lora=False, folder=None, should_stop=lambda: False, **change
     result = train(
         model,
         trainable,
-        blocks(masked_share=0.2),
+        sequences(masked_share=0.2),
         settings,
         device="cpu",
         checkpoints=CheckpointSettings(folder) if folder else None,

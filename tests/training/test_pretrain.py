@@ -120,9 +120,9 @@ def test_phases_join(trunk, annealed, share):
     assert {phase.rung for phase in found} - {""} == {f"t{n}" for n in trunk} | {f"a{n}" for n in annealed}
 
 
-def test_an_epoch_visits_every_block_once():
+def test_an_epoch_visits_every_sequence_once():
     stream = Stream(TOKENS, 16, seed=5)
-    assert stream.blocks == 11
+    assert stream.num_sequences == 11
     rows = torch.cat([stream.batch(step, 4) for step in range(11)])  # 44 places are 4 epochs
     assert rows.shape == (44, 17)
     starts = {tuple(row.tolist()) for row in torch.stack([TOKENS[b * 16 : b * 16 + 17] for b in range(11)])}
@@ -183,7 +183,7 @@ def test_training_is_that_of_a_plain_loop():
 
 def test_passes_of_other_sizes_train_the_same():
     whole, _ = trained(SETTINGS)
-    parts, log = trained(replace(SETTINGS, micro_batch_size=3))  # 3 and 1 of 4 blocks
+    parts, log = trained(replace(SETTINGS, micro_batch_size=3))  # 3 and 1 of 4 sequences
     assert all(
         torch.allclose(a, b, atol=2e-5) for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True)
     )
@@ -197,7 +197,7 @@ def test_a_loss_that_is_not_finite_ends_it():
         trained(replace(SETTINGS, peak_lr=float("1e30"), grad_clip=0.0, warmup_steps=0), steps=8)
 
 
-def test_held_out_loss_is_the_mean_over_blocks():
+def test_held_out_loss_is_the_mean_over_sequences():
     model = init_model(config(), seed=1)
     other = {name: p.detach() * 0.5 for name, p in model.named_parameters()}
     found = pretrain.mean_nats(model, other, TOKENS, 16, "fp32")

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from support.trainings import VOCABULARY, all_trainable, blocks, random_model, with_lora
+from support.trainings import VOCABULARY, all_trainable, random_model, sequences, with_lora
 
 from peftodyssey.corpora.packing import IGNORE_INDEX
 from peftodyssey.training import replay
@@ -31,7 +31,9 @@ def run(full=True, data=None, dtype=torch.float64, callbacks=None, **changes):
     model, trainable = (model, all_trainable(model)) if full else with_lora(model)
     before = {name: p.detach().clone() for name, p in trainable.items()}
     settings = dataclasses.replace(SETTINGS, **changes)
-    result = train(model, trainable, data or blocks(), settings, device="cpu", callbacks=callbacks or TrainCallbacks())
+    result = train(
+        model, trainable, data or sequences(), settings, device="cpu", callbacks=callbacks or TrainCallbacks()
+    )
     return result, before, {name: p.detach().clone() for name, p in trainable.items()}, model
 
 
@@ -57,7 +59,7 @@ def test_l2_sp_is_a_decoupled_decay_towards_the_start(strength):
     from peftodyssey.models.packing import packed_inputs
     from peftodyssey.training import sampler
 
-    data, model = blocks(), random_model(dtype=torch.float64)
+    data, model = sequences(), random_model(dtype=torch.float64)
     parameters = all_trainable(model)
     start = {name: p.detach().clone() for name, p in parameters.items()}
     optimizer = torch.optim.AdamW(parameters.values(), lr=SETTINGS.lr, weight_decay=0.0)
@@ -65,7 +67,7 @@ def test_l2_sp_is_a_decoupled_decay_towards_the_start(strength):
     for step in range(SETTINGS.steps):
         for group in optimizer.param_groups:
             group["lr"] = SETTINGS.lr * min(1.0, step / SETTINGS.warmup_steps)
-        chosen = sampler.step_blocks(len(data.labels), 4, SETTINGS.seed, step)
+        chosen = sampler.step_indices(len(data.labels), 4, SETTINGS.seed, step)
         ids, labels, positions, segments = (
             torch.from_numpy(getattr(data, name)[chosen]).long()
             for name in ("input_ids", "labels", "position_ids", "segment_ids")
@@ -96,8 +98,8 @@ def test_no_matrix_leaves_the_norm_ball_and_some_reach_its_surface(full, radius)
     else:
         bases = dict(model.named_parameters())
         shares = [
-            (of.norm() / bases[name.replace("lora_A.default", "base_layer")].norm()).item()
-            for name, of in products(after).items()
+            (mean_nll.norm() / bases[name.replace("lora_A.default", "base_layer")].norm()).item()
+            for name, mean_nll in products(after).items()
         ]
     assert max(shares) == pytest.approx(radius, rel=1e-9)
     assert len(shares) > 4
@@ -109,8 +111,8 @@ def test_a_ball_that_is_never_left_changes_no_bit(full):
 
 
 def test_replay_of_nothing_is_no_replay_bit_for_bit():
-    general = blocks(n_blocks=5, seed=9)
-    with_text = concat_replay(blocks(), general)
+    general = sequences(num_sequences=5, seed=9)
+    with_text = concat_replay(sequences(), general)
     assert len(with_text.labels) == 11
     assert with_text.target_sequences == 6
     assert same(run(dtype=torch.float32)[2], run(data=with_text, dtype=torch.float32, replay=0.0)[2])
@@ -118,15 +120,15 @@ def test_replay_of_nothing_is_no_replay_bit_for_bit():
 
 @examples(deadline=None, max_examples=40)
 @given(st.integers(1, 40), st.floats(0.01, 0.9), st.integers(1, 25), st.integers(0, 9))
-def test_replay_leaves_the_target_blocks_and_their_order_and_adds_its_share(batch_size, share, steps, seed):
+def test_replay_leaves_the_target_sequences_and_their_order_and_adds_its_share(batch_size, share, steps, seed):
     own, general = 7, 5
-    data = concat_replay(blocks(n_blocks=own), blocks(n_blocks=general, seed=9))
+    data = concat_replay(sequences(num_sequences=own), sequences(num_sequences=general, seed=9))
     settings = TrainSettings(lr=1, steps=steps, batch_size=batch_size, replay=share, seed=seed)
     plain = TrainSettings(lr=1, steps=steps, batch_size=batch_size, seed=seed)
     rows = [replay.batch_indices(data, settings, step) for step in range(steps)]
     for step, row in enumerate(rows):
-        assert np.array_equal(row[:batch_size], replay.batch_indices(blocks(n_blocks=own), plain, step))
-        assert all(own <= block < own + general for block in row[batch_size:])
+        assert np.array_equal(row[:batch_size], replay.batch_indices(sequences(num_sequences=own), plain, step))
+        assert all(own <= sequence < own + general for sequence in row[batch_size:])
     extra = np.concatenate([row[batch_size:] for row in rows])
     wanted = steps * batch_size * share / (1 - share)
     assert wanted - 1 < len(extra) <= wanted + 1e-6
@@ -135,7 +137,7 @@ def test_replay_leaves_the_target_blocks_and_their_order_and_adds_its_share(batc
 
 
 def test_replayed_tokens_are_trained_on_and_counted():
-    data = concat_replay(blocks(), blocks(n_blocks=5, seed=9))
+    data = concat_replay(sequences(), sequences(num_sequences=5, seed=9))
     plain, _, without, _ = run()
     both, _, after, _ = run(data=data, replay=0.5)
     assert not same(after, without)
@@ -175,30 +177,30 @@ def test_a_bound_that_the_first_evaluation_breaks_returns_the_base():
 
 
 def loss_on(data):
-    """A function of a model: its mean NLL on the blocks, nats per token."""
+    """A function of a model: its mean NLL on the sequences, nats per token."""
     from peftodyssey.models.packing import packed_inputs
 
     ids, labels, positions, segments = (torch.from_numpy(getattr(data, name)).long() for name in data.ARRAYS)
 
     @torch.no_grad()
-    def of(model):
+    def mean_nll(model):
         logits = model(**packed_inputs(model, ids, positions, segments)).logits
         return torch.nn.functional.cross_entropy(
             logits.double().flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX
         ).item()
 
-    return of
+    return mean_nll
 
 
 @pytest.mark.parametrize("full", [True, False])
 @pytest.mark.parametrize("stop_at", [1, 3, 9])
 def test_an_interrupted_training_resumes_with_the_same_bits(tmp_path, full, stop_at):
     """All constraints at once: stopped after so many steps and resumed on a fresh model, against an unbroken run."""
-    target = blocks()
+    target = sequences()
     general = loss_on(
         dataclasses.replace(target, labels=(target.labels + 1) % VOCABULARY)
     )  # what is learnt is wrong there
-    data = concat_replay(target, blocks(n_blocks=5, seed=9))
+    data = concat_replay(target, sequences(num_sequences=5, seed=9))
 
     def once(steps=math.inf, checkpoints=None):
         model = random_model(dtype=torch.float64)
@@ -226,8 +228,8 @@ def test_an_interrupted_training_resumes_with_the_same_bits(tmp_path, full, stop
     assert rises[whole.steps] <= 0.005 < rises[whole.stopped_at_step]
     assert kept_nll - general_start(full, general) == pytest.approx(rises[whole.steps], abs=1e-12)
     once(stop_at, CheckpointSettings(tmp_path, 0.0))
-    again, found, _ = once(checkpoints=CheckpointSettings(tmp_path))
-    assert same(expected, found)
+    again, weights, _ = once(checkpoints=CheckpointSettings(tmp_path))
+    assert same(expected, weights)
     assert again.general_rises_nats == whole.general_rises_nats
     assert (again.steps, again.tokens, again.stopped_at_step) == (whole.steps, whole.tokens, whole.stopped_at_step)
     assert again.resumed_from == min(stop_at, len(whole.log))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.trainings import all_trainable, blocks, random_model, with_lora
+from support.trainings import all_trainable, random_model, sequences, with_lora
 
 from peftodyssey.errors import DoesNotFit, TrainingError
 from peftodyssey.memory_settings import MemorySettings
@@ -21,7 +21,7 @@ from peftodyssey.training.loop import train
 from peftodyssey.training.settings import TrainCallbacks, TrainSettings
 
 SETTINGS = TrainSettings(lr=5e-3, steps=5, batch_size=4, micro_batch_size=4, warmup=0.2, seed=3)
-DATA = {"n_blocks": 6, "seq_len": 120, "documents": (45, 25, 50), "masked_share": 0.3}
+DATA = {"num_sequences": 6, "seq_len": 120, "documents": (45, 25, 50), "masked_share": 0.3}
 
 
 def run(full=False, dropout=0.0, state_folder=None, stop_after=None, **changes):
@@ -32,7 +32,7 @@ def run(full=False, dropout=0.0, state_folder=None, stop_after=None, **changes):
     result = train(
         model,
         trainable,
-        blocks(**DATA),
+        sequences(**DATA),
         dataclasses.replace(SETTINGS, **changes),
         device="cpu",
         checkpoints=CheckpointSettings(state_folder) if state_folder else None,
@@ -53,8 +53,8 @@ def distance(left, right) -> float:
     return max((left[name] - right[name]).abs().max().item() for name in left)
 
 
-class SmallCard:
-    """Stands in for a card: a forward pass that keeps more than `limit_bytes` for the backward pass runs out of memory.
+class SmallGpu:
+    """Simulates a small GPU: a forward pass that keeps more than `limit_bytes` for the backward pass runs out of memory.
 
     Not in the first `after` passes, so that something has been added to the gradients by then.
     """
@@ -66,7 +66,7 @@ class SmallCard:
             error,
             after,
         )
-        self.kept: list[tuple[int, int]] = []  # blocks of each pass, bytes it kept
+        self.kept: list[tuple[int, int]] = []  # sequences of each pass, bytes it kept
         monkeypatch.setattr(grad_accumulation, "token_nll_sums", self)
 
     def __call__(self, model, backbone_and_head, inputs, labels, *rest):
@@ -85,13 +85,13 @@ class SmallCard:
 
 @functools.cache
 def room_for(gradient_checkpointing: str, dropout: float = 0.0) -> int:
-    """Bytes in which one block's forward pass finds room under a policy, and under none that keeps more."""
+    """Bytes in which one sequence's forward pass finds room under a policy, and under none that keeps more."""
     with pytest.MonkeyPatch.context() as patch:
-        card, sizes = SmallCard(patch), {}
+        gpu, sizes = SmallGpu(patch), {}
         for name in ("none", "selective", "full"):
             run(steps=3, micro_batch_size=1, gradient_checkpointing=name, dropout=dropout)
-            sizes[name] = max(size for _, size in card.kept)
-            card.kept.clear()
+            sizes[name] = max(size for _, size in gpu.kept)
+            gpu.kept.clear()
     assert sizes["none"] > 1.1 * sizes["selective"] > 1.2 * sizes["full"]
     return int(sizes[gradient_checkpointing] * 1.02)
 
@@ -100,39 +100,39 @@ def room_for(gradient_checkpointing: str, dropout: float = 0.0) -> int:
 @pytest.mark.parametrize("full", [True, False])
 def test_a_micro_batch_that_does_not_fit_is_halved_and_nothing_is_applied_twice(monkeypatch, full, error):
     expected = reference(full=full, micro_batch_size=1)
-    card = SmallCard(monkeypatch, error=error)
+    gpu = SmallGpu(monkeypatch, error=error)
     run(full=full, steps=1, micro_batch_size=2)
-    card.limit_bytes, card.kept = min(size for _, size in card.kept) - 1, []
+    gpu.limit_bytes, gpu.kept = min(size for _, size in gpu.kept) - 1, []
     result, weights, notes = run(full=full, micro_batch_size=2)
-    assert [blocks for blocks, _ in card.kept] == [2, 2] + [1] * 20
+    assert [count for count, _ in gpu.kept] == [2, 2] + [1] * 20
     assert result.memory_settings.micro_batch_size == 1
     assert distance(weights, expected[1]) < 1e-10
     assert [r.loss_nats for r in result.log] == pytest.approx([r.loss_nats for r in expected[0].log], rel=1e-10)
     assert list(result.out_of_memory) == notes
-    assert notes[-1].startswith("step 1: one micro-batch of 2 blocks")
+    assert notes[-1].startswith("step 1: one micro-batch of 2 sequences")
     assert notes[-1].endswith("4 x 1")
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("enough", ["selective", "full"])
-def test_where_one_block_does_not_fit_less_is_kept(monkeypatch, enough, dropout):
+def test_where_one_sequence_does_not_fit_less_is_kept(monkeypatch, enough, dropout):
     """The policy alone changes, so that dropout draws the same numbers: the very same training."""
     expected = reference(micro_batch_size=1, dropout=dropout)
-    SmallCard(monkeypatch, limit_bytes=room_for(enough, dropout))
+    SmallGpu(monkeypatch, limit_bytes=room_for(enough, dropout))
     result, weights, notes = run(micro_batch_size=1, dropout=dropout)
     assert result.memory_settings == MemorySettings(1, enough)
     assert distance(weights, expected[1]) < 1e-10
     tried = ["none", "selective", "full"][: 2 + (enough == "full")]
     for note, failed, fallback in zip(notes, tried[:-1], tried[1:], strict=True):
-        assert note.startswith("step 1: one block with gradient checkpointing " + failed)
+        assert note.startswith("step 1: one sequence with gradient checkpointing " + failed)
         assert note.endswith("gradient checkpointing " + fallback)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_first_halves_then_less_is_kept(monkeypatch, dropout):
-    """Dropout falls by block, so that the same holds with it."""
+    """Dropout masks depend on the sequence alone, so that the same holds with dropout."""
     expected = reference(dropout=dropout)
-    SmallCard(monkeypatch, limit_bytes=room_for("full", dropout))
+    SmallGpu(monkeypatch, limit_bytes=room_for("full", dropout))
     _, weights, notes = run(dropout=dropout)
     assert [note.split("continues with ")[1] for note in notes] == [
         "2 x 2",
@@ -143,33 +143,33 @@ def test_first_halves_then_less_is_kept(monkeypatch, dropout):
     assert distance(weights, expected[1]) < 1e-10
 
 
-def test_a_shortage_in_the_middle_begins_that_step_again_and_no_other(monkeypatch):
+def test_out_of_memory_in_the_middle_repeats_that_step_alone(monkeypatch):
     expected = reference()
-    card = SmallCard(monkeypatch, limit_bytes=0, after=3)
+    gpu = SmallGpu(monkeypatch, limit_bytes=0, after=3)
 
     def once(*arguments):
-        card.limit_bytes = 0 if len(card.kept) == 3 else None
-        return SmallCard.__call__(card, *arguments)
+        gpu.limit_bytes = 0 if len(gpu.kept) == 3 else None
+        return SmallGpu.__call__(gpu, *arguments)
 
     monkeypatch.setattr(grad_accumulation, "token_nll_sums", once)
     result, weights, notes = run()
     assert len(notes) == 1
-    assert notes[0].startswith("step 4: one micro-batch of 4 blocks")
+    assert notes[0].startswith("step 4: one micro-batch of 4 sequences")
     assert notes[0].endswith("2 x 2")
-    assert [blocks for blocks, _ in card.kept] == [4, 4, 4, 4, 2, 2, 2, 2]
+    assert [count for count, _ in gpu.kept] == [4, 4, 4, 4, 2, 2, 2, 2]
     assert distance(weights, expected[1]) < 1e-10
     assert result.memory_settings.gradient_checkpointing == "none"
 
 
-def test_a_block_that_does_not_fit_at_all_is_an_error_with_a_next_step(monkeypatch):
-    SmallCard(monkeypatch, limit_bytes=0, after=0)
-    with pytest.raises(TrainingError, match="one block does not fit") as raised:
+def test_a_sequence_that_does_not_fit_at_all_is_an_error_with_a_next_step(monkeypatch):
+    SmallGpu(monkeypatch, limit_bytes=0, after=0)
+    with pytest.raises(TrainingError, match="one sequence does not fit") as raised:
         run()
     assert "seq_len" in raised.value.next_step
 
 
-def test_other_errors_are_not_taken_for_shortages(monkeypatch):
-    SmallCard(monkeypatch, limit_bytes=0, after=0, error=ValueError)
+def test_other_errors_are_not_taken_for_out_of_memory(monkeypatch):
+    SmallGpu(monkeypatch, limit_bytes=0, after=0, error=ValueError)
     with pytest.raises(ValueError, match="out of memory"):
         run()
     assert not host_memory.is_out_of_memory(DoesNotFit("a plan says so"))
@@ -181,17 +181,17 @@ def test_other_errors_are_not_taken_for_shortages(monkeypatch):
 
 def test_a_resumed_training_keeps_the_reduced_settings(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        SmallCard(patch, limit_bytes=room_for("selective", 0.3), after=0)
+        SmallGpu(patch, limit_bytes=room_for("selective", 0.3), after=0)
         unbroken = run(dropout=0.3)
         first, _, notes = run(dropout=0.3, state_folder=tmp_path, stop_after=2)
     assert first.interrupted
     assert len(notes) == 3
-    card = SmallCard(monkeypatch)
+    gpu = SmallGpu(monkeypatch)
     result, weights, again = run(dropout=0.3, state_folder=tmp_path)
     assert result.resumed_from == 2
     assert again == []
     assert result.memory_settings == MemorySettings(1, "selective")
-    assert {blocks for blocks, _ in card.kept} == {1}
+    assert {count for count, _ in gpu.kept} == {1}
     assert result.out_of_memory == tuple(notes)
     assert all(torch.equal(weights[name], unbroken[1][name]) for name in weights)
 
@@ -261,8 +261,8 @@ def test_freed_pieces_of_the_heap_are_given_back():
 
 
 def test_a_stated_budget_is_held_on_the_cpu_for_real(monkeypatch):
-    """Resident memory is measured: four blocks exceed the budget and one does not; nothing is mocked."""
-    big = {"n_blocks": 4, "seq_len": 512, "documents": (250, 12, 250)}
+    """Resident memory is measured: four sequences exceed the budget and one does not; nothing is mocked."""
+    big = {"num_sequences": 4, "seq_len": 512, "documents": (250, 12, 250)}
 
     def resident_training(**changes):
         model, trainable = with_lora(
@@ -272,7 +272,7 @@ def test_a_stated_budget_is_held_on_the_cpu_for_real(monkeypatch):
         with host_memory.peak_rss() as peak_bytes:
             host_memory.release_memory(torch.device("cpu"))
             peak_bytes()
-            result = train(model, trainable, blocks(**big), settings, device="cpu")
+            result = train(model, trainable, sequences(**big), settings, device="cpu")
             return result, {name: p.detach().clone() for name, p in trainable.items()}, peak_bytes()
 
     small, _, low = resident_training(micro_batch_size=1)
@@ -281,12 +281,12 @@ def test_a_stated_budget_is_held_on_the_cpu_for_real(monkeypatch):
     assert small.out_of_memory == large.out_of_memory == ()
     result, weights, _ = resident_training(micro_batch_size=4, budget_bytes=(low + high) // 2)
     assert result.memory_settings.micro_batch_size < 4
-    assert result.out_of_memory[0].startswith("step 1: one micro-batch of 4 blocks did not fit ")
+    assert result.out_of_memory[0].startswith("step 1: one micro-batch of 4 sequences did not fit ")
     assert " resident)" in result.out_of_memory[0]
     assert all(
         sentence.startswith("step 1: ") for sentence in result.out_of_memory
     )  # one overshoot condemns no later step
     assert result.memory_settings.gradient_checkpointing == "none"
     assert distance(weights, expected) < 1e-10
-    with pytest.raises(TrainingError, match="resident without it"):
+    with pytest.raises(TrainingError, match="in use without it"):
         resident_training(micro_batch_size=1, budget_bytes=1 << 20)

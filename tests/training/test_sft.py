@@ -26,8 +26,7 @@ END = "<|endoftext|>"
 EXAMPLES = 8
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {% if m.role == 'assistant' %}"
-    "{% generation %}{{ m.content }}{{ eos_token }}"
-    "{% endgeneration %}{% else %}{{ m.content }}{% endif %}\n{% endfor %}"
+    "{% generation %}{{ m.content }}{{ eos_token }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}\n{% endfor %}"
 )
 pytestmark = pytest.mark.slow
 
@@ -59,7 +58,7 @@ def rows(kind):
 
 
 def ours(kind, folder):
-    """The blocks that the toolkit trains on."""
+    """The sequences that the toolkit trains on."""
 
     class Held:
         backend = tokenizer().backend_tokenizer
@@ -95,12 +94,12 @@ def by_hand(kind):
     return total / count, count
 
 
-def loss_of(engine, blocks):
+def loss_of(engine, sequences):
     settings = TrainSettings(
-        lr=1e-9, steps=1, batch_size=len(blocks.labels), micro_batch_size=1, schedule="constant", warmup=0.0, seed=0
+        lr=1e-9, steps=1, batch_size=len(sequences.labels), micro_batch_size=1, schedule="constant", warmup=0.0, seed=0
     )
     model = base().requires_grad_(True).train()
-    return engine(model, dict(model.named_parameters()), blocks, settings, device="cpu").log[0].loss_nats
+    return engine(model, dict(model.named_parameters()), sequences, settings, device="cpu").log[0].loss_nats
 
 
 def loss_of_trl(kind, folder):
@@ -137,10 +136,10 @@ def loss_of_trl(kind, folder):
 
 @pytest.mark.parametrize("kind", ["gsm8k", "python_functions", "chat"])
 def test_the_loss_is_that_of_answers_by_hand_and_by_trl(kind, tmp_path):
-    blocks = ours(kind, tmp_path)
+    sequences = ours(kind, tmp_path)
     expected, count = by_hand(kind)
-    assert blocks.trained_tokens == count
-    assert 0 < count < np.count_nonzero(blocks.input_ids)
-    assert loss_of(train, blocks) == pytest.approx(expected, rel=1e-5)
-    assert loss_of(train_trl, blocks) == pytest.approx(expected, rel=1e-5)
+    assert sequences.trained_tokens == count
+    assert 0 < count < np.count_nonzero(sequences.input_ids)
+    assert loss_of(train, sequences) == pytest.approx(expected, rel=1e-5)
+    assert loss_of(train_trl, sequences) == pytest.approx(expected, rel=1e-5)
     assert loss_of_trl(kind, tmp_path) == pytest.approx(expected, rel=1e-4)  # TRL logs four digits or so
