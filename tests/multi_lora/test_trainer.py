@@ -39,7 +39,9 @@ def settings_of(options: dict, **changes) -> TrainSettings:
 
 
 def sequences_of(options: dict):
-    return sequences(seed=options["seed"], num_sequences=5 + options["seed"] % 2, masked_share=0.2 * (options["seed"] % 3))
+    return sequences(
+        seed=options["seed"], num_sequences=5 + options["seed"] % 2, masked_share=0.2 * (options["seed"] % 3)
+    )
 
 
 def attached(base, options: dict):
@@ -102,7 +104,8 @@ def end_of(base, options: dict, folder: Path, **changes):
 def distance(left, right) -> float:
     """Of all numbers of two adapters, relative to the length of the second."""
     one, other = (
-        torch.cat([x.reshape(-1) for t in right.lora_A for x in (options.lora_A[t], options.lora_B[t])]) for options in (left, right)
+        torch.cat([x.reshape(-1) for t in right.lora_A for x in (options.lora_A[t], options.lora_B[t])])
+        for options in (left, right)
     )
     return ((one - other).norm() / other.norm()).item()
 
