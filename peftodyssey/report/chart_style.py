@@ -163,10 +163,11 @@ def row_step(rows: Rows) -> alt.Step:
     return alt.Step(max(14, 18 // max(1, len(order(rows, base)))), **{"for": "offset"})
 
 
-def by_domain(chart: alt.LayerChart, rows: Rows, *, wide: bool = False) -> alt.FacetChart:
+def by_domain(chart: alt.LayerChart | alt.FacetChart, rows: Rows, *, wide: bool = False) -> alt.FacetChart:
     """One panel per text: below each other, or beside each other two by two."""
     import altair as alt
 
+    assert isinstance(chart, alt.LayerChart), "a chart that is already faceted"
     domains = order(rows, lambda row: row["domain"])
     header = alt.Header(labelAnchor="start", labelOrient="top", labelPadding=6)
     facet = alt.Facet("domain:N", sort=domains, header=header)

@@ -137,12 +137,18 @@ def _verdict(found: Sequence[Pair]) -> str:
 
 def _word(found: Sequence[Pair]) -> str:
     """Less or more only where every seed says so and, of each, its interval from documents."""
-    ends = [(pair.held.get("forgetting_lo"), pair.held.get("forgetting_hi"), pair.matched) for pair in found]
-    if any(low is None or high is None for low, high, _ in ends):
+    intervals = [
+        (low, high, pair.matched)
+        for pair in found
+        if (low := pair.held.get("forgetting_lo")) is not None
+        and (high := pair.held.get("forgetting_hi")) is not None
+        and pair.matched is not None
+    ]
+    if len(intervals) < len(found):
         return "no interval, so no verdict"
-    if all(high < matched for _, high, matched in ends):
+    if all(high < matched for _, high, matched in intervals):
         return "the constraint forgets less than scaling the update back"
-    if all(low > matched for low, _, matched in ends):
+    if all(low > matched for low, _, matched in intervals):
         return "scaling the update back, which costs no training, forgets less"
     return "no clear difference from scaling the update back"
 

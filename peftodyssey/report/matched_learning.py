@@ -74,20 +74,21 @@ def paths(rows: Sequence[Row], points: Sequence[Row]) -> list[Path]:
 
 def _pairs(row: Row, points: Sequence[Row]) -> list[tuple[float, float]]:
     """(learning, forgetting) at each point of a cell; general texts pooled by their tokens."""
-    own, general = {}, {}
+    learned: dict[int, float] = {}  # NLL on validation by step
+    general: dict[int, list[tuple[float, int]]] = {}
     for point in points:
         if point["tokens_seen"] <= 0:
             continue
         if point["corpus"] == row["domain"] and point["split"] == "valid":
-            own[point["step"]] = point["nll_nats"]
+            learned[point["step"]] = point["nll_nats"]
         elif point["corpus"] != row["domain"]:
             general.setdefault(point["step"], []).append((point["nll_nats"], point["tokens"]))
     return [
         (
-            row["valid_nll_before"] - own[step],
+            row["valid_nll_before"] - learned[step],
             sum(nll * n for nll, n in general[step]) / sum(n for _, n in general[step]) - row["general_nll_before"],
         )
-        for step in sorted(set(own) & set(general))
+        for step in sorted(set(learned) & set(general))
     ]
 
 

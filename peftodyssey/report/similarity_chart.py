@@ -69,7 +69,7 @@ def _value(label: str, point: Point) -> dict[str, Any]:
 
 def _panel(
     name: str, measure: Measure, values: Sequence[Mapping[str, Any]], methods: Mapping[str, Sequence[Point]]
-) -> alt.LayerChart:
+) -> alt.LayerChart | alt.FacetChart:
     import altair as alt
 
     chart = alt.Chart(alt.Data(values=[value for value in values if value[name] is not None]))

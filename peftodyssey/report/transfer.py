@@ -129,14 +129,15 @@ def _matrix(
 
 def _mean(folder: Path, entries: Sequence[Row], own: bool) -> Interval:
     """The mean change per token over all pairs; documents are drawn, each with what all its cells did to it."""
-    read, of_index = reader(folder), {}
+    read = reader(folder)
+    by_index: dict[int, list[Row]] = {}
     for entry in entries:
         index = entry["scores"]["test"]["index"]
         for text in scored(folder, entry):
             if (text["index"] == index) == own:
-                of_index.setdefault(text["index"], []).append(text)
+                by_index.setdefault(text["index"], []).append(text)
     deltas, documents, first = [], [], 0
-    for texts in of_index.values():
+    for texts in by_index.values():
         columns = [read(text) for text in texts]
         deltas.append(np.mean([column.after - column.before for column in columns], axis=0))
         documents.append(columns[0].document.astype(np.int64) + first)

@@ -45,9 +45,9 @@ def concentration(change_nats: np.ndarray) -> Concentration:
     n, cumulative = len(rise), np.cumsum(rise)
     if not n or not cumulative[-1]:
         return Concentration(n, 0.0, fall, math.nan, math.nan, math.nan)
-    shares = ((int(np.searchsorted(cumulative, part * cumulative[-1])) + 1) / n for part in (0.5, 0.9))
+    half, most = ((int(np.searchsorted(cumulative, part * cumulative[-1])) + 1) / n for part in (0.5, 0.9))
     gini = float(((n + 1 - 2 * np.arange(1, n + 1)) * rise).sum() / (n * cumulative[-1]))
-    return Concentration(n, math.fsum(rise), fall, *shares, gini)
+    return Concentration(n, math.fsum(rise), fall, half, most, gini)
 
 
 def lorenz(change_nats: np.ndarray) -> list[tuple[float, float]]:

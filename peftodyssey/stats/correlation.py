@@ -72,7 +72,7 @@ def ranks(values: np.ndarray) -> np.ndarray:
     return (np.cumsum(count) - (count - 1) / 2)[inverse]
 
 
-def centred(values: Sequence[float], group: Sequence[str]) -> np.ndarray:
+def centred(values: Sequence[float] | np.ndarray, group: Sequence[str]) -> np.ndarray:
     """The values less their group's mean, float64 [points]."""
     return _centred(np.asarray(values, np.float64), "pearson", _group_numbers(np.asarray(group)))
 

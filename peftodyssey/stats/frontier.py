@@ -80,9 +80,16 @@ def compare_at_level(
     forgetting = [(first[seed].at(learning), second[seed].at(learning)) for seed in seeds]
     a, b = (np.array(values, np.float64) for values in zip(*forgetting, strict=True))
     differences = a - b
-    ends = mean_interval(differences)
-    means = (float(values.mean()) for values in (a, b, differences))
-    return MatchedForgetting(learning, *means, *ends, tuple(map(float, differences)))
+    lower, upper = mean_interval(differences)
+    return MatchedForgetting(
+        learning,
+        float(a.mean()),
+        float(b.mean()),
+        float(differences.mean()),
+        lower,
+        upper,
+        tuple(map(float, differences)),
+    )
 
 
 def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float | None, float | None]:
