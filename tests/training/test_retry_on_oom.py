@@ -54,7 +54,7 @@ def distance(left, right) -> float:
 
 
 class SmallGpu:
-    """Simulates a small GPU: a forward pass that keeps more than `limit_bytes` for the backward pass runs out of memory.
+    """Simulates a small GPU: a forward pass that saves more than `limit_bytes` for backward runs out of memory.
 
     Not in the first `after` passes, so that something has been added to the gradients by then.
     """

@@ -26,7 +26,8 @@ END = "<|endoftext|>"
 EXAMPLES = 8
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {% if m.role == 'assistant' %}"
-    "{% generation %}{{ m.content }}{{ eos_token }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}\n{% endfor %}"
+    "{% generation %}{{ m.content }}{{ eos_token }}{% endgeneration %}"
+    "{% else %}{{ m.content }}{% endif %}\n{% endfor %}"
 )
 pytestmark = pytest.mark.slow
 
