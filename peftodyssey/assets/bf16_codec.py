@@ -1,4 +1,4 @@
-"""How a bf16 safetensors file is laid out before compression, and back. Called by the reader and the packing script.
+"""Layout of a bf16 safetensors file before compression, and back.
 
 A bf16 number is sign, eight bits of exponent, seven of mantissa. Turned left by one bit, the exponent fills the high
 byte and compresses to a third; mantissa and sign fill the low byte and do not compress. All high bytes are written

@@ -1,4 +1,4 @@
-"""Bundled models laid out as Hub repositories in the user's cache. Called by `models/` through `peftodyssey.assets`.
+"""Bundled models in the user's cache, in the layout of Hub repositories.
 
 The folder's name holds a hash of its content, so versions do not meet. A file is written beside its place, synced and
 renamed, so any number of processes may unpack at once; a folder is handed out only when every file in it is verified.

@@ -1,6 +1,4 @@
-"""The training of a ladder from its plan to its rungs: lock, listen for Ctrl-C, tell of it. Called by
-`api.train_ladder`.
-"""
+"""Pretraining of a ladder from its plan to its rungs, with a lock and clean interruption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every distinct shape of a plan tried for real, one after the other, and what came of it. Called by `api.probe`."""
+"""Probes of every distinct shape of a plan, one after another."""
 
 from __future__ import annotations
 

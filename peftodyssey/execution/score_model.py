@@ -1,4 +1,4 @@
-"""Any model on any text, alone and with adapters, without a recipe. Called by `api.score`."""
+"""Any model on any text, alone and with adapters, without a recipe."""
 
 from __future__ import annotations
 

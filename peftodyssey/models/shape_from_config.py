@@ -1,4 +1,4 @@
-"""The sizes of a causal language model from its config.json alone. Called by `check`, `plan` and the methods' counting.
+"""The sizes of a causal language model from its config.json alone.
 
 Known families are counted in words, without torch; others by building the model on torch's meta device.
 """
@@ -52,7 +52,7 @@ class _Family:
 
 
 def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
-    """The Anatomy of the `AutoModelForCausalLM` that `config` (a config.json) describes.
+    """The ModelShape of the `AutoModelForCausalLM` that `config` (a config.json) describes.
 
     Raises ModelError for a family that transformers does not know.
     """

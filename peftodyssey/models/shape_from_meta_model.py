@@ -1,7 +1,4 @@
-"""The sizes of any model that transformers knows, by building it on torch's meta device: no memory, about a second.
-
-Called by `models.anatomy` for families it has no table for, and by tests as the truth about those it has.
-"""
+"""The sizes of any model that transformers knows, by building it on torch's meta device: no memory, about a second."""
 
 from __future__ import annotations
 
@@ -54,7 +51,7 @@ def linear_shape(name: str, module: Any) -> LinearShape:
 
 
 def shape_from_meta_model(config: Mapping[str, Any]) -> ModelShape:
-    """The Anatomy of `config` counted on the real module tree. What is neither linear, embedding nor head counts as
+    """The ModelShape of `config` counted on the real module tree. What is neither linear, embedding nor head counts as
     norm.
     """
     from torch import nn

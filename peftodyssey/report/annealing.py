@@ -1,5 +1,4 @@
-"""What the same change costs in two arms of a ladder at the same pretraining tokens, as a section. Called by
-`report.build`.
+"""Costs in two arms of a ladder at the same pretraining tokens, as a section.
 
 An annealed rung is a constant-rate one with the decay of the learning rate added, so the difference is what the decay
 does.

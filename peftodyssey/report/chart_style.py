@@ -1,4 +1,4 @@
-"""What every figure shares: colours, axes, lanes, panels, and the files it becomes. Called by `report.charts`.
+"""What all figures share: colours, axes, panels, and the files that they become.
 
 Colours are Okabe and Ito's, which people with any colour vision can tell apart; shapes repeat what colours say.
 """

@@ -1,4 +1,4 @@
-"""The figures of results as Altair charts; those of tokens are in `token_charts`. Called by `report.build`."""
+"""The figures of results as Altair charts; those of tokens are in `token_charts`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
 """The store as tables: `results.parquet`, `learning_curves.parquet`, those of `collect_tokens` and `geometry.parquet`.
-Called by `report.build`.
 
 Everything is computed again from plans, manifests and NLL columns, so a killed and resumed run collects the same
 values.

@@ -1,4 +1,4 @@
-"""Degradation held against each measure of likeness: `correlation.parquet`. Called by `report.collect`.
+"""`correlation.parquet`: the change against each measure of similarity.
 
 A point is a text: the change on its test part at the selected learning rate, mean over seeds, against how like the
 pretraining text it is. Bases, methods and newline policies are never mixed.

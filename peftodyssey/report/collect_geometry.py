@@ -1,4 +1,4 @@
-"""How far each cell moved its base, as a table and as three numbers of its row. Called by `collect`."""
+"""Geometry of each cell's update, as a table and as three columns of its row."""
 
 from __future__ import annotations
 

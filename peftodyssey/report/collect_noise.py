@@ -1,6 +1,4 @@
-"""What shifting the weights cost, as `noise.parquet`, and critical steps as `sharpness.parquet`. Called by
-`report.collect`.
-"""
+"""The cost of weight noise as `noise.parquet`, and critical steps as `sharpness.parquet`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """How noise, forgetting and learning depend on the length of the pretraining, as `sensitivity.parquet`, and on the arm
-of the ladder, as `annealing.parquet`. Called by `report.collect`.
+of the ladder, as `annealing.parquet`.
 """
 
 from __future__ import annotations

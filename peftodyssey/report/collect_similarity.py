@@ -1,4 +1,4 @@
-"""Likeness of each text to the pretraining text: `similarity.parquet`. Called by `report.collect`.
+"""`similarity.parquet`: similarity of each text to the pretraining text.
 
 Every text of a recipe and model is compared on as many chunks: those of the text that has the fewest.
 """

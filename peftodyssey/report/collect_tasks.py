@@ -1,6 +1,4 @@
-"""`tasks.parquet` from the choices that were scored: accuracy before and after, by cell and task. Called by
-`report.collect`.
-"""
+"""`tasks.parquet` from the scored choices: accuracy before and after, by cell and task."""
 
 from __future__ import annotations
 

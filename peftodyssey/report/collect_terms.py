@@ -1,5 +1,4 @@
-"""The terms of each domain, and the rank of the true token there: `terms.parquet`, `token_ranks.parquet`. Called by
-`collect_tokens`.
+"""Domain terms and the rank of the true token at them: `terms.parquet`, `token_ranks.parquet`.
 
 Words are counted in a part of the training text, so what is a term does not depend on the text that is judged.
 """

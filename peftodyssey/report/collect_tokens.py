@@ -1,4 +1,4 @@
-"""What each cell's change on test is made of, as tables: ledger, concentration, terms, ranks. Called by `collect`.
+"""Tables of each cell's change on test: token breakdown, concentration, terms, ranks.
 
 Computed again from indexes and NLL columns, of the finished cells whose recipe measures `tokens`.
 """

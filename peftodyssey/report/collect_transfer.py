@@ -1,4 +1,4 @@
-"""What each cell did to every domain of its recipe: `transfer.parquet`. Called by `collect`.
+"""`transfer.parquet`: the change by each cell on every domain of its recipe.
 
 Computed again from the NLL columns of the finished cells whose recipe measures `transfer`; a column that is not there
 yet is no row.

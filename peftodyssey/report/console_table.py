@@ -1,4 +1,4 @@
-"""The table that ends a run: a line per method, text and base, at its selected learning rate. Called by the CLI."""
+"""The table at the end of a run: a line per method, text and base, at its selected learning rate."""
 
 from __future__ import annotations
 

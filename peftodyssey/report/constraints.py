@@ -1,4 +1,4 @@
-"""What the results say about holding an update back: one sentence a constraint, and a figure. Called by `report.build`.
+"""Results of constraints on the update: a sentence per constraint, and a figure.
 
 A constraint is compared with the same method without one, and at equal learning: a share of the free method's own
 update (WiSE-FT) that has learnt as much costs no training, so a constraint has to forget less than that.

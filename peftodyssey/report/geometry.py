@@ -1,4 +1,4 @@
-"""How far the weights travelled: sentences, figures and a table of the selected cells. Called by `report.build`."""
+"""Geometry of the updates: sentences, figures and a table of the selected cells."""
 
 from __future__ import annotations
 

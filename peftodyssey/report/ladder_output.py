@@ -1,6 +1,4 @@
-"""What the command line prints of ladders: the rungs of one, and the plan of one that is to be trained. Called by
-`cli`.
-"""
+"""What the command line prints of ladders: their rungs, and the plan of a ladder to be trained."""
 
 from __future__ import annotations
 

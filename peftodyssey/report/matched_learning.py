@@ -1,5 +1,4 @@
-"""What methods forget where they have learnt equally much: sentences and a figure from learning paths. Called by
-`report.build`.
+"""Forgetting of methods where they have learned equally much: sentences and a figure from learning curves.
 
 A path is every point of every learning rate of one method and seed: validation NLL of the text adapted to against NLL
 of general text. Shown where the recipe scores on the way (`eval_at`) or tunes learning rates, so that a path has

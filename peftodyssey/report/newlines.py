@@ -1,5 +1,4 @@
-"""What training without line breaks and scoring with them did to newlines and to everything else. Called by
-`report.build`.
+"""The effect of training without line breaks and scoring with them, on newlines and on all other tokens.
 
 Cells whose policy is `mismatch` are compared, token by token on the same test text, with the cells that differ in
 nothing but having trained with line breaks; where a recipe has none, with the base.

@@ -1,4 +1,4 @@
-"""What noise of the weights costs, in sentences and figures. Called by `report.build`, page and summary.
+"""The cost of weight noise, in sentences.
 
 Made of rows of `noise.parquet` and `sensitivity.parquet`.
 """

@@ -1,6 +1,4 @@
-"""What the results say about the rank: one sentence a family of cells, and figures. Called by `report.build`, page and
-summary.
-"""
+"""Results by LoRA rank: a sentence per family of cells, and figures."""
 
 from __future__ import annotations
 

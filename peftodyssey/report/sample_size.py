@@ -1,6 +1,4 @@
-"""Whether the texts that a recipe is judged on hold documents enough for intervals, before anything runs. Called by
-`report.preflight`.
-"""
+"""Which texts of a plan have too few documents for intervals, before anything runs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Whether fine-tuning costs more the longer the pretraining, and by method, in sentences and a figure. Called by
-`report.build`.
+"""Whether longer-pretrained bases are harder to fine-tune, by method, in sentences and a figure.
 
 Made of the rows of `sensitivity.parquet` that stand on trained cells; the learning rates are those of
 `results.parquet`.

@@ -1,4 +1,4 @@
-"""How like the pretraining text each text is, and whether degradation grows with that. Called by `report.build`.
+"""Similarity of each text to the pretraining text, and whether degradation grows with it.
 
 Numbers are those of `similarity.parquet` and `correlation.parquet`; the figure is in `similarity_chart`.
 """

@@ -1,4 +1,4 @@
-"""Degradation against likeness to the pretraining text, one panel a measure. Called by `report.similarity`."""
+"""Degradation against similarity to the pretraining text, one panel per measure."""
 
 from __future__ import annotations
 

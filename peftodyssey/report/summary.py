@@ -1,4 +1,4 @@
-"""The report in one Markdown file: the page's sentences and the final table. Called by `report.build`."""
+"""The report in one Markdown file: the page's sentences and the final table."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The figures of the tokens: ledger by class, concentration of the rise, token types before and after. Called by
-`report.build`.
-"""
+"""Figures of tokens: change by class, concentration of the rise, token types before and after."""
 
 from __future__ import annotations
 

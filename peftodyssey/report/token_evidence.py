@@ -1,5 +1,4 @@
-"""What a cell's change is made of, as the page shows it: ledgers, token types, the worst passage. Called by
-`report.build`.
+"""What a cell's change consists of, for the page: token breakdown, token types, worst passage.
 
 The ledgers are those of `token_breakdown.parquet`; the passage is cut from two NLL columns and the documents of their
 index.

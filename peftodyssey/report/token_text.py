@@ -1,6 +1,4 @@
-"""The tokens of a scored text as arrays, with the characters that each stands for. Called by the token tables and
-evidence.
-"""
+"""The tokens of a scored text as arrays, with the characters of each."""
 
 from __future__ import annotations
 

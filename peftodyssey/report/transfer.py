@@ -1,4 +1,4 @@
-"""What adapting to one text does to the others: a sentence a method, a heat map and a table. Called by `report.build`.
+"""The effect of adapting to one text on the others: a sentence per method, a heat map and a table.
 
 Pairs are those of `transfer.parquet` at the selected learning rates; the interval of a mean over pairs is taken from
 the columns.

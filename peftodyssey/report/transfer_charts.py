@@ -1,4 +1,4 @@
-"""The transfer matrix as heat maps. Called by `report.build`."""
+"""The transfer matrix as heat maps."""
 
 from __future__ import annotations
 
