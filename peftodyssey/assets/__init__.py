@@ -1,7 +1,7 @@
-"""Models, corpora and tasks that come with the package; floor 0, standard library only.
+"""Models, corpora and tasks that come with the package. Floor 0, standard library only.
 
-They are read through `importlib.resources` and never written in place: corpora are decompressed in memory, models are
-unpacked to the user's cache. Licences and attribution are in NOTICE.
+They are read through `importlib.resources`: corpora are decompressed in memory, models are unpacked to the user's
+cache. Licences and attribution are in NOTICE.
 """
 
 from peftodyssey.assets.cache import cache_folder, model_files, unpack_model
@@ -10,7 +10,6 @@ from peftodyssey.assets.catalogue import (
     CorpusKind,
     corpora,
     corpus_bytes,
-    corpus_documents,
     corpus_kind,
     ladder,
     model_bytes,
@@ -28,7 +27,6 @@ __all__ = [
     "cache_folder",
     "corpora",
     "corpus_bytes",
-    "corpus_documents",
     "corpus_kind",
     "ladder",
     "model_bytes",

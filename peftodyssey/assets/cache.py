@@ -1,7 +1,7 @@
-"""Bundled models in the user's cache, in the layout of Hub repositories.
+"""Bundled models unpacked to the user's cache, in folders laid out like Hub repositories.
 
-The folder's name holds a hash of its content, so versions do not meet. A file is written beside its place, synced and
-renamed, so any number of processes may unpack at once; a folder is handed out only when every file in it is verified.
+A folder's name has a hash of its content, so versions do not mix. Files are written to temporary names, synced and
+renamed, so several processes may unpack at once. A folder is returned only when every file in it is verified.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from peftodyssey.errors import StoreError
 WEIGHTS = "model.safetensors"
 Entry = Mapping[str, Any]
 
-_verified: dict[Path, tuple[int, int]] = {}  # size and time of change of files whose sha256 this process has seen right
+_verified: dict[Path, tuple[int, int]] = {}  # (size, mtime) of files whose SHA-256 this process has verified
 
 
 def cache_folder() -> Path:
     """Where bundled models are unpacked: PEFTODYSSEY_CACHE, or `peftodyssey` in the platform's cache folder."""
-    if own := os.environ.get("PEFTODYSSEY_CACHE"):
-        return Path(own).expanduser().absolute()
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared).expanduser().absolute() / "peftodyssey"
+    if configured := os.environ.get("PEFTODYSSEY_CACHE"):
+        return Path(configured).expanduser().absolute()
+    if xdg_cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(xdg_cache).expanduser().absolute() / "peftodyssey"
     if sys.platform == "darwin":
         return _home() / "Library" / "Caches" / "peftodyssey"
     if sys.platform == "win32":
@@ -66,7 +66,7 @@ def _home() -> Path:
     try:
         return Path.home()
     except RuntimeError as error:
-        raise _unwritable(Path("~"), error) from error
+        raise _cannot_unpack(Path("~"), error) from error
 
 
 def _hash8(entries: Mapping[str, Entry]) -> str:
@@ -74,7 +74,7 @@ def _hash8(entries: Mapping[str, Entry]) -> str:
 
 
 def _write_missing(folder: Path, model: str, entries: Mapping[str, Entry], rung: str = "") -> None:
-    """Writes every file of `entries` that is missing or damaged in `folder`."""
+    """Writes the files of `entries` that are missing or damaged in `folder`."""
     try:
         for name, entry in entries.items():
             if not _is_intact(folder / name, entry):
@@ -82,24 +82,21 @@ def _write_missing(folder: Path, model: str, entries: Mapping[str, Entry], rung:
     except OSError as error:
         if isinstance(error, StoreError):
             raise
-        raise _unwritable(folder, error) from error
+        raise _cannot_unpack(folder, error) from error
 
 
 def _is_intact(path: Path, entry: Entry) -> bool:
-    """Whether `path` is as recorded: by sha256 once per process and after a change, else by size and time."""
+    """Whether `path` has the recorded SHA-256; after the first check in this process, the same size and mtime."""
     try:
-        state = path.stat()
-        if state.st_size != entry["bytes"]:
+        status = path.stat()
+        state = (status.st_size, status.st_mtime_ns)
+        if status.st_size != entry["bytes"]:
             return False
-        mark = (state.st_size, state.st_mtime_ns)
-        if _verified.get(path) != mark:
+        if _verified.get(path) != state:
             if hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
                 return False
-            _verified[path] = mark
-    except (
-        FileNotFoundError,
-        PermissionError,
-    ):  # an unreadable file is replaced, where its folder allows that
+            _verified[path] = state
+    except (FileNotFoundError, PermissionError):  # an unreadable file is replaced, if its folder allows that
         return False
     return True
 
@@ -111,10 +108,10 @@ def _content(model: str, name: str, rung: str) -> bytes:
 
 
 def _write(path: Path, content: bytes, entry: Entry) -> None:
-    """Puts `content` at `path` whole or not at all, after checking it against the sha256 in the package."""
+    """Writes `content` to `path` completely or not at all, after checking its SHA-256."""
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise StoreError(
-            f"the installed package is damaged: {path.name} of {path.parent.name} has a wrong sha256",
+            f"the installed package is damaged: {path.name} of {path.parent.name} has a wrong SHA-256",
             "install peftodyssey again",
         )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,12 +131,12 @@ def _write(path: Path, content: bytes, entry: Entry) -> None:
 def _replace(temporary: Path, path: Path, entry: Entry) -> None:
     try:
         os.replace(temporary, path)
-    except PermissionError:  # on Windows a file that another process has mapped stays; it is as good as ours if whole
+    except PermissionError:  # on Windows a file that another process has mapped cannot be replaced
         if not _is_intact(path, entry):
             raise
 
 
-def _unwritable(folder: Path, error: Exception) -> StoreError:
+def _cannot_unpack(folder: Path, error: Exception) -> StoreError:
     reason = getattr(error, "strerror", None) or str(error)
     return StoreError(
         f"cannot unpack a bundled model to {folder}: {reason}",

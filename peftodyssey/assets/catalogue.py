@@ -1,7 +1,4 @@
-"""What is bundled: models, rungs, corpora and splits, with the sha256 and size of each file once decompressed.
-
-Read from `checksums.json` beside this file; called by `cache.py` and by every package that names a bundled thing.
-"""
+"""The bundled models, rungs, corpora and splits, with the SHA-256 and size of each decompressed file."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import lzma
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any, BinaryIO, Literal
+from typing import IO, Any, Literal
 
 CorpusKind = Literal["domain", "general", "pretraining", "task"]
 DEFAULT_RUNG = "annealed-1024M"
@@ -19,7 +16,7 @@ DEFAULT_RUNG = "annealed-1024M"
 
 @cache
 def checksums() -> dict[str, Any]:
-    """The table of what is bundled: {"models": {name: {"files", "rungs"}}, "corpora": {name: {"kind", "splits"}}}."""
+    """checksums.json: {"models": {name: {"files", "rungs"}}, "corpora": {name: {"kind", "splits"}}}."""
     return json.loads((files(__package__) / "checksums.json").read_text(encoding="utf-8"))
 
 
@@ -34,23 +31,23 @@ def models() -> tuple[str, ...]:
 
 
 def rungs(model: str) -> tuple[str, ...]:
-    """Names of the rungs of `model`, each a set of weights. Raises KeyError on an unknown model."""
+    """Names of the rungs of `model`. Raises KeyError on an unknown model."""
     return tuple(checksums()["models"][model]["rungs"])
 
 
 def ladder(model: str) -> dict[str, Any]:
-    """How the rungs of `model` were pretrained, as in its ladder.json: tokens, arm, held-out loss in nats per token."""
+    """The ladder.json of `model`: how its rungs were pretrained. Raises KeyError on an unknown model."""
     checksums()["models"][model]
     return json.loads(data_file("models", model, "ladder.json").read_text(encoding="utf-8"))
 
 
 def model_sha256(model: str, rung: str | None = None) -> str:
-    """The sha256 of a rung's safetensors file, known without unpacking it."""
+    """The SHA-256 of a rung's safetensors file, which need not be unpacked."""
     return checksums()["models"][model]["rungs"][rung or DEFAULT_RUNG]["sha256"]
 
 
 def model_bytes(model: str, rung: str | None = None) -> int:
-    """Size in bytes of a rung's safetensors file, known without unpacking it."""
+    """Size in bytes of a rung's safetensors file, which need not be unpacked."""
     return checksums()["models"][model]["rungs"][rung or DEFAULT_RUNG]["bytes"]
 
 
@@ -60,7 +57,7 @@ def corpora() -> tuple[str, ...]:
 
 
 def corpus_kind(name: str) -> CorpusKind:
-    """What the corpus `name` is for. Raises KeyError on an unknown name."""
+    """The kind of the corpus `name`. Raises KeyError on an unknown name."""
     return checksums()["corpora"][name]["kind"]
 
 
@@ -70,7 +67,7 @@ def splits(name: str) -> tuple[str, ...]:
 
 
 def sha256(name: str, split: str) -> str:
-    """The sha256 of the decompressed lines of one split."""
+    """The SHA-256 of the decompressed lines of one split."""
     return checksums()["corpora"][name]["splits"][split]["sha256"]
 
 
@@ -79,15 +76,10 @@ def corpus_bytes(name: str, split: str) -> int:
     return checksums()["corpora"][name]["splits"][split]["bytes"]
 
 
-def corpus_documents(name: str, split: str) -> int:
-    """Number of documents, one a line, in one split."""
-    return checksums()["corpora"][name]["splits"][split]["documents"]
+def open_corpus(name: str, split: str) -> IO[bytes]:
+    """One split as decompressed JSON lines of {id, text, source}; tasks add prompt, completion and choices.
 
-
-def open_corpus(name: str, split: str) -> BinaryIO:
-    """One split as decompressed JSON lines, each {id, text, source}; tasks add prompt, completion and choices.
-
-    Raises KeyError on an unknown name or split, lzma.LZMAError where the installed file is damaged.
+    Raises KeyError on an unknown name or split, lzma.LZMAError if the installed file is damaged.
     """
     checksums()["corpora"][name]["splits"][split]
     return lzma.LZMAFile(io.BytesIO(data_file("corpora", name, f"{split}.jsonl.xz").read_bytes()))

@@ -102,10 +102,11 @@ def _file_sizes(name: str, commit: str) -> dict[str, int]:
     """Bytes of every file of a commit, from the Hub; offline only of the weight files in the cache."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 
+    unreachable: tuple[type[Exception], ...] = (OSError, *_connection_errors())
     try:
         info = HfApi().model_info(name, revision=commit, files_metadata=True, timeout=10)
         return {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
-    except (OSError, *_connection_errors()):
+    except unreachable:
         config = try_to_load_from_cache(name, "config.json", revision=commit)
         assert isinstance(config, str), "download_config ran before"
         cached = Path(config).parent
@@ -118,6 +119,7 @@ def hub_call(name: str, revision: str | None, call: Callable[[], T]) -> T:
     """The result of `call`; the errors of huggingface_hub become ModelErrors that say what to do."""
     from huggingface_hub import errors
 
+    not_found: tuple[type[Exception], ...] = (errors.EntryNotFoundError, *_connection_errors())
     try:
         return call()
     except errors.HFValidationError as error:
@@ -136,7 +138,7 @@ def hub_call(name: str, revision: str | None, call: Callable[[], T]) -> T:
             f"{name} is neither a folder here nor a repository on the Hub that you may read",
             "check the spelling; for a private one `hf auth login`; for a folder write ./" + name,
         ) from error
-    except (errors.EntryNotFoundError, *_connection_errors()) as error:
+    except not_found as error:
         if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
             raise ModelError(
                 f"{name} has no config.json on the Hub",

@@ -73,7 +73,7 @@ def _quantise_linear(module: Any, quant: QuantSpec, dtype: torch.dtype, device: 
         int8_params: Any = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
         quantised.weight = int8_params.to(device)
     else:
-        storage = {"compress_statistics": quant.double_quant, "quant_type": quant.kind}
+        storage: dict[str, Any] = {"compress_statistics": quant.double_quant, "quant_type": quant.kind}
         with torch.device("meta"):
             quantised = bnb.nn.Linear4bit(columns, rows, has_bias, dtype, **storage)
         storage["blocksize"] = quantised.weight.blocksize

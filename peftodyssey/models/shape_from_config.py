@@ -1,6 +1,6 @@
-"""The sizes of a causal language model from its config.json alone.
+"""The shape of a causal language model from its config.json.
 
-Known families are counted in words, without torch; others by building the model on torch's meta device.
+Known families need no torch; others are built on torch's meta device.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Linears = list[tuple[str, int, int, bool]]
 
 @dataclass(frozen=True)
 class _Sizes:
-    """What every family's config says, under one name each."""
+    """The sizes in a config, under the same names for all families."""
 
     hidden: int
     heads: int
@@ -40,10 +40,10 @@ class _Sizes:
 
 @dataclass(frozen=True)
 class _Family:
-    """How a family builds a layer."""
+    """The layers of a family."""
 
     linears: Callable[[_Sizes], Linears]
-    norms: Callable[[_Sizes], tuple[int, int]]  # parameters of norms: in one layer, outside the layers
+    norms: Callable[[_Sizes], tuple[int, int]]  # parameters of the norms in one layer, and outside the layers
     layers: str = "model.layers"
     gated: bool = True
     tied: bool = False  # where config.json does not say
@@ -52,30 +52,22 @@ class _Family:
 
 
 def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
-    """The ModelShape of the `AutoModelForCausalLM` that `config` (a config.json) describes.
+    """The shape of the `AutoModelForCausalLM` that `config` (a config.json) describes.
 
     Raises ModelError for a family that transformers does not know.
     """
     family = FAMILIES.get(config.get("model_type", ""))
-    sizes = _sizes(config, family) if family else None
-    if family is None or sizes is None:
-        from peftodyssey.models.shape_from_meta_model import shape_from_meta_model
+    if family is not None and (sizes := _sizes(config, family)) is not None:
+        return _shape(config, family, sizes)
+    from peftodyssey.models.shape_from_meta_model import shape_from_meta_model
 
-        return shape_from_meta_model(config)
-    return _analytic(config, family, sizes)
+    return shape_from_meta_model(config)
 
 
 def _sizes(config: Mapping[str, Any], family: _Family) -> _Sizes | None:
     """None where config.json leaves a size to transformers' default."""
-    hidden = _first(config, "hidden_size", "n_embd")
-    heads = _first(config, "num_attention_heads", "n_head")
-    if None in (
-        hidden,
-        heads,
-        _first(config, "num_hidden_layers", "n_layer"),
-        _positions(config),
-        config.get("vocab_size"),
-    ):
+    hidden, heads = _first(config, "hidden_size", "n_embd"), _first(config, "num_attention_heads", "n_head")
+    if None in (hidden, heads, _num_layers(config), _positions(config), config.get("vocab_size")):
         return None
     if config.get("num_key_value_heads") is None and config["model_type"] not in _UNGROUPED:
         return None
@@ -97,12 +89,16 @@ def _first(config: Mapping[str, Any], *keys: str) -> Any:
     return next((config[key] for key in keys if config.get(key) is not None), None)
 
 
+def _num_layers(config: Mapping[str, Any]) -> Any:
+    return _first(config, "num_hidden_layers", "n_layer")
+
+
 def _positions(config: Mapping[str, Any]) -> Any:
     return _first(config, "max_position_embeddings", "n_positions")
 
 
-def _analytic(config: Mapping[str, Any], family: _Family, sizes: _Sizes) -> ModelShape:
-    layers = _first(config, "num_hidden_layers", "n_layer")
+def _shape(config: Mapping[str, Any], family: _Family, sizes: _Sizes) -> ModelShape:
+    layers = _num_layers(config)
     vocabulary, learned = config["vocab_size"], config["model_type"] == "gpt2"
     tied = bool(config.get("tie_word_embeddings", family.tied))
     one_layer = family.linears(sizes)
@@ -191,7 +187,7 @@ def _starcoder2(s: _Sizes) -> Linears:
 
 
 def _norms(per_layer: int, final: int) -> Callable[[_Sizes], tuple[int, int]]:
-    """So many vectors of the hidden width, in a layer and after the layers."""
+    """Norms of `per_layer` vectors of the hidden width in each layer, and `final` after the layers."""
     return lambda s: (per_layer * s.hidden, final * s.hidden)
 
 
@@ -206,15 +202,7 @@ def _stablelm_norms(s: _Sizes) -> tuple[int, int]:
     return blocks * s.hidden + per_head, 2 * s.hidden
 
 
-_UNGROUPED = {
-    "llama",
-    "olmo",
-    "olmo2",
-    "phi",
-    "phi3",
-    "gpt2",
-    "gpt_neox",
-}  # key heads = heads where the config is silent
+_UNGROUPED = ("llama", "olmo", "olmo2", "phi", "phi3", "gpt2", "gpt_neox")  # num_key_value_heads is optional: all heads
 
 FAMILIES: dict[str, _Family] = {
     "llama": _Family(_llama, _norms(2, 1)),

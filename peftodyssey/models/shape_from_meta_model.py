@@ -1,4 +1,4 @@
-"""The sizes of any model that transformers knows, by building it on torch's meta device: no memory, about a second."""
+"""The shape of any model that transformers knows, from the model built on torch's meta device in about a second."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 
 def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
-    """The model of a config.json without storage. Raises ModelError for what is no causal model that transformers
-    knows.
-    """
+    """The model of a config.json without storage. Raises ModelError if transformers has no such causal model."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -40,20 +38,18 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def layer_index(name: str) -> int | None:
-    """Decoder layer of a module by its full name: its first number; None outside the layers."""
+    """Decoder layer of a module, which is the first number in its full name; None outside the layers."""
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
 def linear_shape(name: str, module: Any) -> LinearShape:
-    """The Matrix of one linear module; Conv1D stores its weight as (in, out)."""
+    """The shape of one linear map; Conv1D stores its weight as (in, out)."""
     rows, columns = module.weight.shape if not hasattr(module, "nf") else module.weight.shape[::-1]
     return LinearShape(name, rows, columns, module.bias is not None, layer_index(name))
 
 
 def shape_from_meta_model(config: Mapping[str, Any]) -> ModelShape:
-    """The ModelShape of `config` counted on the real module tree. What is neither linear, embedding nor head counts as
-    norm.
-    """
+    """The shape of the model of `config`. All that is neither linear map, embedding nor head counts as norm."""
     from torch import nn
 
     model = meta_model(config)

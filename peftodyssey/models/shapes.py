@@ -1,7 +1,6 @@
-"""Published sizes of known models, as the config.json of each, for `random/<shape>`: rehearsals of memory and speed.
+"""config.json of known models for `random/<shape>`: their memory and speed can be tried without a download.
 
-`models.source` reads them; `plan --model random/llama-7b` needs no download. Numbers are those of the published
-config files. The `tiny-<family>` shapes are ours: two layers of width 64, one for every family that is tested.
+The numbers are those of the published config files. The `tiny-<family>` shapes are for tests: two layers of width 64.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ Config = dict[str, Any]
 
 
 def named_configs() -> dict[str, Config]:
-    """Every named shape with a fresh copy of its config; keys as in a Hub repository's config.json."""
+    """{shape: a new copy of its config}, with the keys of a Hub repository's config.json."""
     return copy.deepcopy(
         {**_llama(), **_mistral(), **_qwen(), **_olmo(), **_gpt2(), **_pythia(), **_gemma(), **_tiny()}
     )
@@ -80,23 +79,29 @@ def _mistral() -> dict[str, Config]:
 
 
 def _qwen() -> dict[str, Config]:
-    two = {"model_type": "qwen2", "theta": 1000000.0, "rms_norm_eps": 1e-6}
-    three = {"model_type": "qwen3", "theta": 1000000.0, "rms_norm_eps": 1e-6, "head_dim": 128, "attention_bias": False}
+    qwen2: Config = {"model_type": "qwen2", "theta": 1000000.0, "rms_norm_eps": 1e-6}
+    qwen3: Config = {
+        "model_type": "qwen3",
+        "theta": 1000000.0,
+        "rms_norm_eps": 1e-6,
+        "head_dim": 128,
+        "attention_bias": False,
+    }
     return {
-        "qwen2.5-0.5b": _llama_shape(896, 24, 14, 2, 4864, 151936, 32768, tie_word_embeddings=True, **two),
-        "qwen2.5-1.5b": _llama_shape(1536, 28, 12, 2, 8960, 151936, 131072, tie_word_embeddings=True, **two),
-        "qwen2.5-3b": _llama_shape(2048, 36, 16, 2, 11008, 151936, 32768, tie_word_embeddings=True, **two),
-        "qwen2.5-7b": _llama_shape(3584, 28, 28, 4, 18944, 152064, 131072, **two),
-        "qwen3-0.6b": _llama_shape(1024, 28, 16, 8, 3072, 151936, 40960, tie_word_embeddings=True, **three),
-        "qwen3-1.7b": _llama_shape(2048, 28, 16, 8, 6144, 151936, 40960, tie_word_embeddings=True, **three),
-        "qwen3-4b": _llama_shape(2560, 36, 32, 8, 9728, 151936, 40960, tie_word_embeddings=True, **three),
-        "qwen3-8b": _llama_shape(4096, 36, 32, 8, 12288, 151936, 40960, **three),
+        "qwen2.5-0.5b": _llama_shape(896, 24, 14, 2, 4864, 151936, 32768, tie_word_embeddings=True, **qwen2),
+        "qwen2.5-1.5b": _llama_shape(1536, 28, 12, 2, 8960, 151936, 131072, tie_word_embeddings=True, **qwen2),
+        "qwen2.5-3b": _llama_shape(2048, 36, 16, 2, 11008, 151936, 32768, tie_word_embeddings=True, **qwen2),
+        "qwen2.5-7b": _llama_shape(3584, 28, 28, 4, 18944, 152064, 131072, **qwen2),
+        "qwen3-0.6b": _llama_shape(1024, 28, 16, 8, 3072, 151936, 40960, tie_word_embeddings=True, **qwen3),
+        "qwen3-1.7b": _llama_shape(2048, 28, 16, 8, 6144, 151936, 40960, tie_word_embeddings=True, **qwen3),
+        "qwen3-4b": _llama_shape(2560, 36, 32, 8, 9728, 151936, 40960, tie_word_embeddings=True, **qwen3),
+        "qwen3-8b": _llama_shape(4096, 36, 32, 8, 12288, 151936, 40960, **qwen3),
     }
 
 
 def _olmo() -> dict[str, Config]:
-    one = {"model_type": "olmo", "pad_token_id": 1, "eos_token_id": 50279, "clip_qkv": None}
-    two = {
+    olmo: Config = {"model_type": "olmo", "pad_token_id": 1, "eos_token_id": 50279, "clip_qkv": None}
+    olmo2: Config = {
         "model_type": "olmo2",
         "pad_token_id": 100277,
         "eos_token_id": 100257,
@@ -104,10 +109,10 @@ def _olmo() -> dict[str, Config]:
         "theta": 500000.0,
     }
     return {
-        "olmo-1b": _llama_shape(2048, 16, 16, 16, 8192, 50304, 2048, tie_word_embeddings=True, **one),
-        "olmo-7b": _llama_shape(4096, 32, 32, 32, 11008, 50304, 2048, **one),
-        "olmo-2-1b": _llama_shape(2048, 16, 16, 16, 8192, 100352, 4096, **two),
-        "olmo-2-7b": _llama_shape(4096, 32, 32, 32, 11008, 100352, 4096, **two),
+        "olmo-1b": _llama_shape(2048, 16, 16, 16, 8192, 50304, 2048, tie_word_embeddings=True, **olmo),
+        "olmo-7b": _llama_shape(4096, 32, 32, 32, 11008, 50304, 2048, **olmo),
+        "olmo-2-1b": _llama_shape(2048, 16, 16, 16, 8192, 100352, 4096, **olmo2),
+        "olmo-2-7b": _llama_shape(4096, 32, 32, 32, 11008, 100352, 4096, **olmo2),
     }
 
 
@@ -177,30 +182,36 @@ def _gemma_shape(family: str, hidden: int, layers: int, heads: int, kv_heads: in
 
 
 def _gemma() -> dict[str, Config]:
-    two = {"sliding_window": 4096, "query_pre_attn_scalar": 256, "hidden_activation": "gelu_pytorch_tanh"}
+    gemma2: Config = {"sliding_window": 4096, "query_pre_attn_scalar": 256, "hidden_activation": "gelu_pytorch_tanh"}
     rope = {
         "full_attention": {"rope_type": "default", "rope_theta": 1000000.0},
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
     }
-    three = {**two, "sliding_window": 512, "vocabulary": 262144, "positions": 32768, "rope_parameters": rope}
+    gemma3: Config = {
+        **gemma2,
+        "sliding_window": 512,
+        "vocabulary": 262144,
+        "positions": 32768,
+        "rope_parameters": rope,
+    }
     return {
         "gemma-2b": _gemma_shape("gemma", 2048, 18, 8, 1, 16384),
         "gemma-7b": _gemma_shape("gemma", 3072, 28, 16, 16, 24576),
-        "gemma-2-2b": _gemma_shape("gemma2", 2304, 26, 8, 4, 9216, **two),
-        "gemma-2-9b": _gemma_shape("gemma2", 3584, 42, 16, 8, 14336, **two),
-        "gemma-3-270m": _gemma_shape("gemma3_text", 640, 18, 4, 1, 2048, **three),
-        "gemma-3-1b": _gemma_shape("gemma3_text", 1152, 26, 4, 1, 6912, **three),
+        "gemma-2-2b": _gemma_shape("gemma2", 2304, 26, 8, 4, 9216, **gemma2),
+        "gemma-2-9b": _gemma_shape("gemma2", 3584, 42, 16, 8, 14336, **gemma2),
+        "gemma-3-270m": _gemma_shape("gemma3_text", 640, 18, 4, 1, 2048, **gemma3),
+        "gemma-3-1b": _gemma_shape("gemma3_text", 1152, 26, 4, 1, 6912, **gemma3),
     }
 
 
 def _tiny() -> dict[str, Config]:
-    """Two layers of width 64 over the bundled tokenizer's 4096 tokens; windows short enough to matter in 128 tokens."""
-    wide = {"initializer_range": 0.1, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    """Two layers of width 64 for the bundled tokenizer's 4096 ids; windows are shorter than test sequences."""
+    wide: Config = {"initializer_range": 0.1, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     size: tuple[int, ...] = (64, 2, 4, 4, 128, 4096, 512)
     grouped: tuple[int, ...] = (64, 2, 4, 2, 128, 4096, 512)
-    gemma = {**wide, "vocabulary": 4096, "positions": 512, "head_dim": 32}
-    window = {"sliding_window": 32, "query_pre_attn_scalar": 32, "hidden_activation": "gelu_pytorch_tanh"}
-    layers = {"layer_types": ["sliding_attention", "full_attention"]}
+    gemma: Config = {**wide, "vocabulary": 4096, "positions": 512, "head_dim": 32}
+    window: Config = {"sliding_window": 32, "query_pre_attn_scalar": 32, "hidden_activation": "gelu_pytorch_tanh"}
+    layers: Config = {"layer_types": ["sliding_attention", "full_attention"]}
     rope = _gemma()["gemma-3-1b"]["rope_parameters"]
     return {
         "tiny-llama": _llama_shape(*grouped, **wide),

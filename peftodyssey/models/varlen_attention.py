@@ -119,13 +119,15 @@ def _bucketed_sdpa(
     if len(set(lengths.tolist())) == 1:
         return _sdpa_equal_lengths(query, key, value, len(lengths), scale, window)
     padded_lengths = -(-lengths // LENGTH_BUCKET) * LENGTH_BUCKET
-    sources, unpad, counts = [], np.empty(edges[-1], np.int64), []  # by bucket: tokens to take, and documents
+    sources: list[np.ndarray] = []  # by bucket: the tokens to take
+    counts: list[int] = []  # by bucket: documents
+    unpad = np.empty(edges[-1], np.int64)
     for padded_length in np.unique(padded_lengths):
         bucket = np.flatnonzero(padded_lengths == padded_length)
         position = np.arange(padded_length)
         source = starts[bucket, None] + np.minimum(position, lengths[bucket, None] - 1)
         is_token = position < lengths[bucket, None]
-        unpad[source[is_token]] = sum(len(s) for s in sources) + np.flatnonzero(is_token)
+        unpad[source[is_token]] = sum(s.size for s in sources) + np.flatnonzero(is_token)
         sources.append(source.ravel())
         counts.append(len(bucket))
     padded = torch.from_numpy(np.concatenate(sources)).to(query.device)

@@ -33,12 +33,12 @@ def sha256(path: Path) -> str:
 
 
 def forget() -> None:
-    """What a new process starts with."""
+    """As in a new process."""
     cache._verified.clear()
 
 
 @pytest.mark.parametrize("rung", assets.rungs(MODEL))
-def test_every_rung_is_whole(rung: str) -> None:
+def test_every_rung_is_complete(rung: str) -> None:
     folder = assets.unpack_model(MODEL, rung)
     assert {path.name for path in folder.iterdir()} == SMALL | {"model.safetensors"}
     assert sha256(folder / "model.safetensors") == assets.model_sha256(MODEL, rung)
@@ -92,7 +92,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("new_process", [True, False])
-def test_damage_is_mended(damage: str, new_process: bool) -> None:
+def test_damage_is_repaired(damage: str, new_process: bool) -> None:
     path = assets.unpack_model(MODEL) / "model.safetensors"
     DAMAGE[damage](path)
     if new_process:
