@@ -73,7 +73,10 @@ def test_the_results_are_those_of_cells_trained_alone(both: tuple[Path, Path]) -
         assert [one[name] for name in CLOSE] == pytest.approx([other[name] for name in CLOSE], abs=2e-5)
         assert one["cell"] == other["cell"]
     points = [
-        sorted((p["cell"], p["step"], p["split"], p["corpus"], p["nll_nats"]) for p in api.open(out).points.to_pylist())
+        sorted(
+            (p["cell"], p["step"], p["split"], p["corpus"], p["nll_nats"])
+            for p in api.open(out).learning_curves.to_pylist()
+        )
         for out in both
     ]
     for one, other in zip(*points, strict=True):

@@ -218,7 +218,7 @@ def test_export_is_loaded_by_plain_peft_and_is_not_the_base(done: Path, tmp_path
         plain = base(ids).logits
         adapted = PeftModel.from_pretrained(base, to)(ids).logits
         merged = AutoModelForCausalLM.from_pretrained(
-            api.export(done, "method=lora,rank=2", to=tmp_path / "merged", merge=True), dtype=torch.float32
+            api.export(done, "method=lora,rank=2", to=tmp_path / "merged", merge=True).folder, dtype=torch.float32
         )(ids).logits
     assert not torch.allclose(plain, adapted, atol=1e-3)
     torch.testing.assert_close(merged, adapted, atol=1e-4, rtol=1e-4)
