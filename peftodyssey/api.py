@@ -184,9 +184,9 @@ def train_ladder(
 
 def report(folders: Sequence[str | Path], out: str | Path | None = None) -> Path:
     """Rebuild tables, figures and page of one run, or one page that compares several; returns the page's path."""
-    from peftodyssey import report as report_floor
+    from peftodyssey.report.build import build
 
-    return report_floor.build([Path(folder) for folder in folders], Path(out) if out else None)
+    return build([Path(folder) for folder in folders], Path(out) if out else None)
 
 
 def open(folder: str | Path) -> Run:

@@ -1,91 +1,77 @@
-"""Costs in two arms of a ladder at the same pretraining tokens, as a section.
+"""Section: cost of a change in two arms of a ladder at the same number of pretraining tokens.
 
-An annealed rung is a constant-rate one with the decay of the learning rate added, so the difference is what the decay
-does.
+An annealed rung is a constant-rate one whose learning rate was decayed to 0, so the difference is the effect of the
+decay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from peftodyssey.report.noise import tokens
-from peftodyssey.report.result_text import UNIT, interval
+from peftodyssey.report.noise import format_tokens
+from peftodyssey.report.result_text import NO_VERDICT, UNIT, Row, columns_of, common_sign, grouped, interval
 from peftodyssey.report.section import Section
 
-Row = Mapping[str, Any]
-SECTION = "arms"
-QUESTION = "Does the arm of the ladder matter at the same pretraining tokens?"
-HEADINGS = ("text", "what", "pretraining", "arms", "difference of its cost")
-CAPTION = (
-    "Nats per token with 95 % intervals over repetitions (pairs of noise, seeds) and documents, given these bases."
-)
-COSTS = {"noise": "noise", "forgetting": "forgetting", "learning": "the change on the text adapted to"}
-OF_LINE = ("run", "recipe", "model", "arm", "minus", "corpus", "domain", "quantity", "intervention", "gamma")
+TITLE = "Does the arm of the ladder matter at the same number of pretraining tokens?"
+HEADINGS = ("text", "cost", "pretraining", "arms", "difference in cost")
+CAPTION = "Nats per token with 95 % intervals over repetitions (noise pairs, seeds) and documents, given these bases."
+CHANGE = ("change", "lo", "hi")
+LINE = ("run", "recipe", "model", "arm", "minus", "corpus", "domain", "quantity", "intervention", "gamma")
 
 
-def section(arms: Sequence[Row]) -> Section | None:
-    """A sentence for Gaussian noise at its largest and for forgetting by method, and a table of everything; None
-    without two arms.
-    """
-    said = [_said(found) for found in _lines(arms) if _speaks(found[0], arms)]
+def section(differences: Sequence[Row]) -> Section | None:
+    """A sentence for the largest Gaussian noise and for forgetting by method, and a table; None without two arms."""
+    lines = [
+        sorted(line, key=lambda row: row["pretrain_tokens"])
+        for line in grouped(differences, columns_of(*LINE)).values()
+    ]
+    said = [_sentence(line) for line in lines if _has_sentence(line[0], differences)]
     if not said:
         return None
-    lines = [
+    table = [
         [
             str(row["corpus"]),
-            _what(row),
-            tokens(row["pretrain_tokens"]),
+            _cost(row),
+            format_tokens(row["pretrain_tokens"]),
             f"{row['arm']} minus {row['minus']}",
-            interval(row, "change", "lo", "hi", 4),
+            interval(row, CHANGE, 4),
         ]
-        for found in _lines(arms)
-        for row in found
+        for line in lines
+        for row in line
     ]
-    return Section(SECTION, QUESTION, said, HEADINGS, lines, CAPTION)
+    return Section("arms", TITLE, said, headings=HEADINGS, table=table, caption=CAPTION)
 
 
-def _lines(arms: Sequence[Row]) -> list[list[Row]]:
-    found: dict[tuple[Any, ...], list[Row]] = {}
-    for row in arms:
-        found.setdefault(tuple(row.get(name) for name in OF_LINE), []).append(row)
-    return [sorted(rows, key=lambda row: row["pretrain_tokens"]) for rows in found.values()]
-
-
-def _speaks(row: Row, arms: Sequence[Row]) -> bool:
-    """Whether a line has a sentence; the others are in the table alone."""
-    if row["quantity"] == "noise":
-        sizes = [other["gamma"] for other in arms if other["quantity"] == "noise" and other["gamma"] is not None]
-        return row["intervention"] == "gaussian" and row["gamma"] == max(sizes)
-    return row["quantity"] == "forgetting"
-
-
-def _what(row: Row) -> str:
+def _has_sentence(row: Row, differences: Sequence[Row]) -> bool:
+    """The other lines are in the table only."""
     if row["quantity"] != "noise":
-        return f"{COSTS[row['quantity']]}, {row['intervention']}" + (
-            f" on {row['domain']}" if row["quantity"] == "forgetting" else ""
-        )
-    return f"noise, {row['intervention']}" + (f" of gamma {row['gamma']:g}" if row["gamma"] is not None else "")
+        return bool(row["quantity"] == "forgetting")
+    gammas = [other["gamma"] for other in differences if other["quantity"] == "noise" and other["gamma"] is not None]
+    return bool(row["intervention"] == "gaussian" and row["gamma"] == max(gammas))
 
 
-def _said(rows: Sequence[Row]) -> str:
-    first = rows[0]
-    costs = ", ".join(f"{interval(row, 'change', 'lo', 'hi', 4)} at {tokens(row['pretrain_tokens'])}" for row in rows)
-    where, does = (
-        (first["corpus"], f"{_what(first)} costs")
+def _cost(row: Row) -> str:
+    if row["quantity"] == "noise":
+        return f"noise, {row['intervention']}" + (f" with gamma {row['gamma']:g}" if row["gamma"] is not None else "")
+    if row["quantity"] == "forgetting":
+        return f"forgetting, {row['intervention']} on {row['domain']}"
+    return f"the change on the text adapted to, {row['intervention']}"
+
+
+def _sentence(line: Sequence[Row]) -> str:
+    first = line[0]
+    changes = ", ".join(f"{interval(row, CHANGE, 4)} at {format_tokens(row['pretrain_tokens'])}" for row in line)
+    text, verb = (
+        (first["corpus"], f"{_cost(first)} costs")
         if first["quantity"] == "noise"
         else (first["domain"], f"{first['intervention']} forgets")
     )
-    return f"{where}, {first['arm']} minus {first['minus']}: {does} {costs} {UNIT}: {_verdict(rows)}."
-
-
-def _verdict(rows: Sequence[Row]) -> str:
-    """What the intervals of all rungs say together."""
-    first = rows[0]
-    if any(row["lo"] is None for row in rows):
-        return "no interval, so no verdict"
-    if all(row["lo"] > 0 for row in rows):
-        return f"it costs the {first['arm']} base more"
-    if all(row["hi"] < 0 for row in rows):
-        return f"it costs the {first['minus']} base more"
-    return "no clear difference" if len(rows) == 1 else "no difference that holds on every rung"
+    unclear = "no clear difference" if len(line) == 1 else "no difference that holds on every rung"
+    outcome = {
+        None: NO_VERDICT,
+        1: f"it costs the {first['arm']} base more",
+        -1: f"it costs the {first['minus']} base more",
+        0: unclear,
+    }
+    verdict = outcome[common_sign(line, "lo", "hi")]
+    return f"{text}, {first['arm']} minus {first['minus']}: {verb} {changes} {UNIT}: {verdict}."

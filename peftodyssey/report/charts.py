@@ -1,199 +1,173 @@
-"""The figures of results as Altair charts; those of tokens are in `token_charts`."""
+"""The figures of results: changes, frontier, before and after, validation loss along training."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from peftodyssey.report import result_text
+import altair as alt
+
 from peftodyssey.report.chart_style import (
     COLOURS,
     GREY,
-    INK,
+    RULE,
     WIDTH,
     Figure,
     Rows,
-    base,
-    by_domain,
+    chart_of,
+    chart_of_cells,
     colour_of_method,
-    offset_by_base,
-    plain,
-    row_step,
-    shape,
-    styled,
+    dashed_zero_lines,
+    interval_bars,
+    lane_height,
+    panels,
+    points,
+    shape_of_base,
+    unique,
+    y_methods,
+    zero_line,
 )
+from peftodyssey.report.result_text import DELTA, FORGETTING, base_name, selected_cells, text_name
 
-if TYPE_CHECKING:
-    import altair as alt
+STAGES = {
+    "nll_before": ("base", GREY),
+    "nll_quantised": ("quantised base", COLOURS[4]),
+    "nll_after": ("adapted", COLOURS[0]),
+}
 
 
-def figures(rows: Rows, points: Rows) -> list[Figure]:
-    """Every figure of results that there is something to show in; `rows` of results, `learning_curves` of points."""
-    rows = [
-        {**row, "corpus": row["domain"], "domain": result_text.text_name(row)} for row in rows
-    ]  # a panel for each policy
-    picked = result_text.selected_cells(rows)
-    if not picked:
+def figures(rows: Rows, curves: Rows) -> list[Figure]:
+    """Every figure of results for which there are data; `curves` are rows of `learning_curves.parquet`."""
+    rows = [{**row, "corpus": row["domain"], "domain": text_name(row)} for row in rows]  # a panel per newline policy
+    cells = selected_cells(rows)
+    if not cells:
         return []
-    made = [
+    with_forgetting = [row for row in rows if row["status"] == "done" and row.get("forgetting") is not None]
+    validation = _validation_curves(cells, curves)
+    drawn = [
         Figure(
             "change",
             "Change on held-out text",
-            "Change of test NLL by text, method and base with 95 % intervals from "
-            "documents; left of the line is better.",
-            _forest(picked),
+            "Change of test NLL by text, method and base, with 95 % intervals over documents; left of 0 is better.",
+            _forest(cells),
+        ),
+        any(row["selected"] for row in with_forgetting)
+        and Figure(
+            "frontier",
+            "Learning against forgetting",
+            "Each point is a cell: change on the text adapted to against change on general text. Lower left is better. "
+            "Large points: selected learning rates, with 95 % intervals over documents.",
+            _frontier(with_forgetting, rows),
         ),
         Figure(
             "before_after",
             "Before and after",
             "Test NLL of the base, of the quantised base where there is one, and after adaptation.",
-            _before_after(picked),
+            _before_after(cells),
+        ),
+        validation
+        and Figure(
+            "learning_curves",
+            "Learning curves",
+            "Validation NLL during training at the selected learning rate; the base is at 0 tokens.",
+            _learning_curves(validation, rows),
         ),
     ]
-    if any(row.get("forgetting") is not None for row in picked):
-        text = (
-            "Each point is a cell: change on the text adapted to against change on general text. "
-            "Lower left is better. Large: selected."
-        )
-        made.insert(1, Figure("frontier", "Learning against forgetting", text, _frontier(rows)))
-    if paths := _path_rows(picked, points):
-        text = "Validation NLL along training at the selected learning rate, from the base (0 tokens) on."
-        made.append(Figure("paths", "Learning paths", text, _paths(paths, rows)))
-    return made
+    return [figure for figure in drawn if figure]
 
 
 def _forest(rows: Rows) -> alt.TopLevelMixin:
-    import altair as alt
-
-    height, offset = offset_by_base(rows)
-    source = alt.Chart(plain(rows, ("delta_nll", "delta_lo", "delta_hi")))
+    y, offset = y_methods(rows)
+    chart = chart_of_cells(rows, DELTA)
     title = "change of test NLL, nats per token (negative: better)"
-    colour, ticks = colour_of_method(rows).legend(None), alt.Axis(tickCount=7, grid=True)
-    zero = source.mark_rule(color=INK, strokeWidth=1).encode(x=alt.datum(0))
-    bars = source.mark_rule(strokeWidth=2.5).encode(
-        x=alt.X("delta_lo:Q", title=title, axis=ticks),
-        x2="delta_hi:Q",
-        y=height,
-        yOffset=offset,
-        color=colour,
-    )
-    dots = source.mark_point(filled=True, size=85, opacity=1).encode(
-        x=alt.X("delta_nll:Q", title=title), y=height, yOffset=offset, color=colour, shape=shape(rows)
-    )
-    layers = alt.layer(zero, bars, dots, data=source.data).properties(width=WIDTH, height=row_step(rows))
-    return styled(by_domain(layers, rows))
+    lane = {"y": y, "yOffset": offset, "color": colour_of_method(rows).legend(None)}
+    x = alt.X("delta_lo:Q", title=title, axis=alt.Axis(tickCount=7, grid=True))
+    layers = [
+        zero_line(chart, "x"),
+        chart.mark_rule(strokeWidth=2.5).encode(x=x, x2="delta_hi:Q", **lane),
+        points(chart, 85, x=alt.X("delta_nll:Q", title=title), shape=shape_of_base(rows), **lane),
+    ]
+    return panels(layers, rows, (WIDTH, lane_height(rows)))
 
 
 def _before_after(rows: Rows) -> alt.TopLevelMixin:
-    import altair as alt
-
-    height, offset = offset_by_base(rows)
-    stages = {"nll_before": "base", "nll_quantised": "quantised base", "nll_after": "adapted"}
-    values = [
-        {
-            "base": base(row),
-            "label": row["label"],
-            "domain": row["domain"],
-            "stage": stage,
-            "nll": row[column],
-        }
+    y, offset = y_methods(rows)
+    dots = [
+        {"base": base_name(row), "label": row["label"], "domain": row["domain"], "stage": stage, "nll": row[column]}
         for row in rows
-        for column, stage in stages.items()
+        for column, (stage, _) in STAGES.items()
         if row.get(column) is not None
     ]
-    shown = [stage for stage in stages.values() if any(value["stage"] == stage for value in values)]
-    colours = {"base": GREY, "quantised base": COLOURS[4], "adapted": COLOURS[0]}
-    scale = alt.Scale(domain=shown, range=[colours[stage] for stage in shown])
-    lines = alt.Chart(plain(rows, ("nll_before", "nll_after"))).mark_rule(color="#b6bec7", strokeWidth=2)
-    lines = lines.encode(
-        x=alt.X("nll_before:Q", title=_NLL, axis=alt.Axis(tickCount=7, grid=True)),
-        x2="nll_after:Q",
-        y=height,
-        yOffset=offset,
-    )
-    dots = alt.Chart(alt.Data(values=values)).mark_point(filled=True, size=85, opacity=1)
-    dots = dots.encode(
-        x=alt.X("nll:Q", title=_NLL, scale=alt.Scale(zero=False)),
-        y=height,
-        yOffset=offset,
-        color=alt.Color("stage:N", scale=scale, sort=shown, legend=alt.Legend(title="test NLL of the")),
-        shape=shape(rows),
-    )
-    data = alt.Data(values=[*lines.data.values, *dots.data.values])
-    layers = alt.layer(
-        lines.properties(data=alt.Undefined).transform_filter("isValid(datum.nll_after)"),
-        dots.properties(data=alt.Undefined).transform_filter("isValid(datum.nll)"),
-        data=data,
-    ).properties(width=WIDTH, height=row_step(rows))
-    return styled(by_domain(layers, rows))
+    colours = {stage: colour for stage, colour in STAGES.values() if any(dot["stage"] == stage for dot in dots)}
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    chart = chart_of([*chart_of_cells(rows, ("nll_before", "nll_after")).data.values, *dots])
+    title = "test NLL, nats per token"
+    x = alt.X("nll_before:Q", title=title, axis=alt.Axis(tickCount=7, grid=True))
+    lines = chart.transform_filter("isValid(datum.nll_after)").mark_rule(color=RULE, strokeWidth=2)
+    layers = [
+        lines.encode(x=x, x2="nll_after:Q", y=y, yOffset=offset),
+        points(
+            chart.transform_filter("isValid(datum.nll)"),
+            85,
+            x=alt.X("nll:Q", title=title, scale=alt.Scale(zero=False)),
+            y=y,
+            yOffset=offset,
+            color=alt.Color("stage:N", scale=scale, sort=list(colours), legend=alt.Legend(title="test NLL of the")),
+            shape=shape_of_base(rows),
+        ),
+    ]
+    return panels(layers, rows, (WIDTH, lane_height(rows)))
 
 
-_NLL = "test NLL, nats per token"
-
-
-def _frontier(rows: Rows) -> alt.TopLevelMixin:
-    import altair as alt
-
-    shown = [r for r in rows if r["status"] == "done" and r.get("forgetting") is not None]
-    columns = (
-        "delta_nll",
-        "delta_lo",
-        "delta_hi",
-        "forgetting",
-        "forgetting_lo",
-        "forgetting_hi",
-        "selected",
-    )
-    chart = alt.Chart(plain(shown, columns))
-    x = alt.X(
-        "delta_nll:Q",
-        title="change on the text adapted to, nats per token",
-        axis=alt.Axis(tickCount=4, grid=True),
-    )
+def _frontier(cells: Rows, rows: Rows) -> alt.TopLevelMixin:
+    chart = chart_of_cells(cells, (*DELTA, *FORGETTING, "selected"))
+    axis = alt.Axis(tickCount=4, grid=True)
+    x = alt.X("delta_nll:Q", title="change on the text adapted to, nats per token", axis=axis)
     y = alt.Y("forgetting:Q", title="change on general text, nats per token")
     colour = colour_of_method(rows)
-    quiet = [chart.mark_rule(color="#b6bec7", strokeDash=[3, 3]).encode(**{axis: alt.datum(0)}) for axis in "xy"]
-    trail = chart.mark_line(strokeWidth=1, opacity=0.5).encode(
-        x=x, y=y, color=colour, detail=["base:N", "seed:N"], order="lr:Q"
-    )
-    best = chart.transform_filter("datum.selected")
-    bars = [
-        best.mark_rule(strokeWidth=1.5).encode(x="delta_lo:Q", x2="delta_hi:Q", y=y, color=colour),
-        best.mark_rule(strokeWidth=1.5).encode(x=x, y="forgetting_lo:Q", y2="forgetting_hi:Q", color=colour),
-    ]
+    lines = chart.mark_line(strokeWidth=1, opacity=0.5)
+    selected = chart.transform_filter("datum.selected")
     size = alt.condition("datum.selected", alt.value(110), alt.value(28))
-    dots = chart.mark_point(filled=True, opacity=1).encode(x=x, y=y, color=colour, shape=shape(shown), size=size)
-    layers = alt.layer(*quiet, trail, *bars, dots, data=chart.data).properties(width=270, height=230)
-    return styled(by_domain(layers, shown, wide=True).resolve_scale(x="independent"))
+    layers = [
+        *dashed_zero_lines(chart, "xy"),
+        lines.encode(x=x, y=y, color=colour, detail=["base:N", "seed:N"], order="lr:Q"),
+        *frontier_bars(selected, x, y, colour),
+        chart.mark_point(filled=True, opacity=1).encode(x=x, y=y, color=colour, shape=shape_of_base(cells), size=size),
+    ]
+    return panels(layers, cells, (270, 230), wide=True, independent="x")
 
 
-def _path_rows(picked: Rows, points: Rows) -> list[dict[str, Any]]:
-    """Validation NLL of the selected cells on their own text, with the base as the point at 0 tokens."""
-    made = []
-    for row in picked:
-        path = [
-            point
-            for point in points
-            if (point["cell"], point["corpus"], point["split"]) == (row["cell"], row["corpus"], "valid")
-            and point.get("run") == row.get("run")
-            and point["tokens_seen"] > 0
-        ]
-        shared = {"label": row["label"], "domain": row["domain"], "base": base(row), "seed": row["seed"]}
-        if path and row.get("valid_nll_before") is not None:
-            made.append({**shared, "tokens": 0, "nll": row["valid_nll_before"]})
-            made += [{**shared, "tokens": point["tokens_seen"], "nll": point["nll_nats"]} for point in path]
-    return made
+def frontier_bars(chart: alt.Chart, x: alt.X, y: alt.Y, colour: alt.Color) -> list[alt.Chart]:
+    """Intervals of both changes of a point."""
+    return [
+        interval_bars(chart, "delta_lo", x="delta_lo:Q", x2="delta_hi:Q", y=y, color=colour),
+        interval_bars(chart, "forgetting_lo", x=x, y="forgetting_lo:Q", y2="forgetting_hi:Q", color=colour),
+    ]
 
 
-def _paths(paths: Rows, rows: Rows) -> alt.TopLevelMixin:
-    import altair as alt
+def _validation_curves(cells: Rows, curves: Rows) -> list[dict[str, Any]]:
+    """Validation NLL of the selected cells on their own text, with the base at 0 tokens."""
+    values = []
+    for row in cells:
+        key = (row.get("run"), row["cell"], row["corpus"], "valid")
+        own = [p for p in curves if (p.get("run"), p["cell"], p["corpus"], p["split"]) == key and p["tokens_seen"] > 0]
+        common = {"label": row["label"], "domain": row["domain"], "base": base_name(row), "seed": row["seed"]}
+        if own and row.get("valid_nll_before") is not None:
+            values.append({**common, "tokens": 0, "nll": row["valid_nll_before"]})
+            values += [{**common, "tokens": point["tokens_seen"], "nll": point["nll_nats"]} for point in own]
+    return values
 
-    chart = alt.Chart(alt.Data(values=list(paths)))
-    x = alt.X("tokens:Q", title="tokens trained on", axis=alt.Axis(format="~s", tickCount=5))
-    y = alt.Y("nll:Q", title="validation NLL, nats per token", scale=alt.Scale(zero=False))
-    bases = list(dict.fromkeys(path["base"] for path in paths))
+
+def _learning_curves(values: Rows, rows: Rows) -> alt.TopLevelMixin:
+    chart = chart_of(values)
+    bases = unique(value["base"] for value in values)
+    shared = {
+        "x": alt.X("tokens:Q", title="tokens trained on", axis=alt.Axis(format="~s", tickCount=5)),
+        "y": alt.Y("nll:Q", title="validation NLL, nats per token", scale=alt.Scale(zero=False)),
+        "color": colour_of_method(rows),
+    }
     dash = alt.StrokeDash("base:N", sort=bases, legend=alt.Legend(title="base"), scale=alt.Scale(domain=bases))
-    colour = colour_of_method(rows)
-    lines = chart.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, strokeDash=dash, detail="seed:N")
-    dots = chart.mark_point(filled=True, size=32, opacity=1).encode(x=x, y=y, color=colour, detail=["seed:N", "base:N"])
-    layers = alt.layer(lines, dots, data=chart.data).properties(width=270, height=230)
-    return styled(by_domain(layers, paths, wide=True).resolve_scale(y="independent"))
+    layers = [
+        chart.mark_line(strokeWidth=2).encode(**shared, strokeDash=dash, detail="seed:N"),
+        points(chart, 32, **shared, detail=["seed:N", "base:N"]),
+    ]
+    return panels(layers, values, (270, 230), wide=True, independent="y")

@@ -1,34 +1,33 @@
-"""`correlation.parquet`: the change against each measure of similarity.
+"""Collects `correlation.parquet`: correlation of degradation with each measure of similarity.
 
-A point is a text: the change on its test part at the selected learning rate, mean over seeds, against how like the
-pretraining text it is. Bases, methods and newline policies are never mixed.
+A point is a text: the change on its test part at the selected learning rate (mean over seeds) and its similarity to the
+pretraining text. Bases, methods and newline policies are kept apart.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftodyssey.report import result_text
+from peftodyssey.report.result_text import Row, columns_of, format_lr, grouped, selected_cells
 from peftodyssey.stats.correlation import correlation, holm_adjusted
 from peftodyssey.stats.similarity import MEASURES
 from peftodyssey.store import layout, parquet, tables
 
-Row = dict[str, Any]
-SETTING = ("run", "recipe", "model", "revision", "newline")  # which rows of both tables belong together
+SETTING = ("run", "recipe", "model", "revision", "newline")  # links rows of results and of similarity
 STATISTICS = ("spearman", "pearson")
 SCOPES = ("pooled", "within")
 
 
 @dataclass(frozen=True)
-class Point:
+class TextChange:
     """One text: its row of similarity, and the rows of results of each seed."""
 
-    text: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]]
+    text: Row
+    rows: Sequence[Row]
 
     @property
     def change(self) -> float:
@@ -36,80 +35,68 @@ class Point:
         return statistics.fmean(row["delta_nll"] for row in self.rows)
 
 
-def write(folder: Path, rows: Sequence[Mapping[str, Any]], similar: Sequence[Mapping[str, Any]]) -> None:
-    """Write the table of selected `rows` of results against rows of similarity."""
-    found = [
-        {**dict(zip(SETTING[1:], key[1:-1], strict=True)), "label": key[-1], **row}
-        for key, points in families(rows, similar).items()
-        for row in _of_family(points)
+def write(folder: Path, rows: Sequence[Row], similar: Sequence[Row]) -> None:
+    """Write the table from `rows` of results and of similarity."""
+    lines = [
+        {**dict(zip(SETTING[1:], setting[1:], strict=True)), "label": label, **row}
+        for (*setting, label), texts in families(rows, similar).items()
+        for row in _of_family(texts)
     ]
-    parquet.write_rows(folder / layout.CORRELATION, found, tables.CORRELATION)
+    parquet.write_rows(folder / layout.CORRELATION, lines, tables.CORRELATION)
 
 
-def families(
-    rows: Sequence[Mapping[str, Any]], similar: Sequence[Mapping[str, Any]]
-) -> dict[tuple[Any, ...], list[Point]]:
-    """The points of each base, newline policy and method, by SETTING and the method's label."""
-    text_of = {(*_setting(row), row["domain"]): row for row in similar if row["kind"] == "text"}
-    picked = [
+def families(rows: Sequence[Row], similar: Sequence[Row]) -> dict[tuple[Any, ...], list[TextChange]]:
+    """The texts of each base, newline policy and method, by SETTING and the method's label."""
+    setting = columns_of(*SETTING)
+    text_of = {(*setting(row), row["domain"]): row for row in similar if row["kind"] == "text"}
+    cells = [
         row
-        for row in result_text.selected_cells(rows)
-        if (*_setting(row), row["domain"]) in text_of and row.get("delta_nll") is not None
+        for row in selected_cells(rows)
+        if (*setting(row), row["domain"]) in text_of and row.get("delta_nll") is not None
     ]
-    several = {_method(row) for row in picked if len(_rates(row, picked)) > 1}
-    found: dict[tuple[Any, ...], dict[str, list[Mapping[str, Any]]]] = {}
-    for row in picked:
-        label = f"{row['label']} lr={result_text.format_lr(row['lr'])}" if _method(row) in several else row["label"]
-        found.setdefault((*_setting(row), label), {}).setdefault(row["domain"], []).append(row)
+    # A recipe that does not tune the learning rate may report several of one cell: each is a method of its own.
+    cell_groups = grouped(cells, lambda row: (*setting(row), row["label"], row["domain"], row["seed"]))
+    several_rates = {key[:-2] for key, group in cell_groups.items() if len({row["lr"] for row in group}) > 1}
+
+    def family(row: Row) -> tuple[Any, ...]:
+        key = (*setting(row), row["label"])
+        return (*key[:-1], f"{row['label']} lr={format_lr(row['lr'])}") if key in several_rates else key
+
     return {
-        key: [Point(text_of[(*key[:-1], domain)], own) for domain, own in domains.items()]
-        for key, domains in found.items()
+        key: [
+            TextChange(text_of[(*key[:-1], domain)], seeds)
+            for domain, seeds in grouped(own, lambda row: row["domain"]).items()
+        ]
+        for key, own in grouped(cells, family).items()
     }
 
 
-def _setting(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row.get(column) for column in SETTING)
-
-
-def _method(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (*_setting(row), row["label"])
-
-
-def _rates(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> set[float | None]:
-    """The learning rates that a recipe reports of this very cell; one where the rate is tuned."""
-    same = ("domain", "seed")
-    return {
-        other["lr"]
-        for other in rows
-        if _method(other) == _method(row) and all(other[name] == row[name] for name in same)
-    }
-
-
-def _of_family(points: Sequence[Point]) -> list[Row]:
-    """A row for every scope, statistic and measure; the measures of one scope and statistic are Holm's family."""
-    made = []
+def _of_family(texts: Sequence[TextChange]) -> list[dict[str, Any]]:
+    """A row per scope, statistic and measure; p-values are adjusted over the measures of one scope and statistic."""
+    lines = []
     for scope in SCOPES:
         for statistic in STATISTICS:
-            own = [_row(points, measure, statistic, scope) for measure in MEASURES]
-            made += [{**row, "p_holm": p} for row, p in zip(own, holm_adjusted([row["p"] for row in own]), strict=True)]
-    return made
+            rows = [_row(texts, measure, statistic, scope) for measure in MEASURES]
+            adjusted = holm_adjusted([row["p"] for row in rows])
+            lines += [{**row, "p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
+    return lines
 
 
-def _row(points: Sequence[Point], measure: str, statistic: str, scope: str) -> Row:
-    known = [point for point in points if point.text.get(measure) is not None]
-    group = [point.text["group"] for point in known] if scope == "within" else None
-    found = correlation([point.text[measure] for point in known], [point.change for point in known], statistic, group)
+def _row(texts: Sequence[TextChange], measure: str, statistic: str, scope: str) -> dict[str, Any]:
+    known = [text for text in texts if text.text.get(measure) is not None]
+    group = [text.text["group"] for text in known] if scope == "within" else None
+    result = correlation([text.text[measure] for text in known], [text.change for text in known], statistic, group)
     return {
         "measure": measure,
         "statistic": statistic,
         "scope": scope,
-        "domains": found.n_points,
-        "groups": found.n_groups,
-        "r": found.r,
-        "lo": found.lower,
-        "hi": found.upper,
-        "p": found.p_value,
-        "left_out_lo": found.leave_one_out_lower,
-        "left_out_hi": found.leave_one_out_upper,
-        "note": found.note or None,
+        "domains": result.n_points,
+        "groups": result.n_groups,
+        "r": result.r,
+        "lo": result.lower,
+        "hi": result.upper,
+        "p": result.p_value,
+        "left_out_lo": result.leave_one_out_lower,
+        "left_out_hi": result.leave_one_out_upper,
+        "note": result.note or None,
     }

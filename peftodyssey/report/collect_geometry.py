@@ -1,4 +1,4 @@
-"""Geometry of each cell's update, as a table and as three columns of its row."""
+"""Collects how far each cell moved its base: `geometry.parquet`, and three numbers of its row of results."""
 
 from __future__ import annotations
 
@@ -13,26 +13,23 @@ Row = dict[str, Any]
 
 
 def of_cell(folder: Path, cell: Mapping[str, Any]) -> Row:
-    """The columns of a cell's row; none where its geometry was not asked for, is not there, or lacks a weight that
-    moved.
-    """
-    done = _done(folder, cell)
-    if not done or done["facts"]["refused"]:
+    """Columns of a cell's row; none if its geometry was not measured or lacks a weight that was updated."""
+    entry = _manifest(folder, cell)
+    if not entry or entry["facts"]["refused"]:
         return {}
-    facts = done["facts"]
-    return {
-        **geometry.summarize(_rows(folder, cell), facts["base_norm"]),
-        "decomposed_layers": f"{len(facts['layers'])} of {facts['layers_of']}",
-    }
+    facts = entry["facts"]
+    layers = f"{len(facts['layers'])} of {facts['layers_of']}"
+    return {**geometry.summarize(_rows(folder, cell), facts["base_norm"]), "decomposed_layers": layers}
 
 
 def write(folder: Path, cells: Sequence[Mapping[str, Any]]) -> None:
-    """Write `geometry.parquet` of `cells`, finished entries of plans, in their order."""
-    rows = [{**row, "recipe": cell["recipe"]} for cell in cells if _done(folder, cell) for row in _rows(folder, cell)]
+    """Write `geometry.parquet` of finished `cells` of plans, in their order."""
+    measured = [cell for cell in cells if _manifest(folder, cell)]
+    rows = [{**row, "recipe": cell["recipe"]} for cell in measured for row in _rows(folder, cell)]
     parquet.write_rows(folder / layout.GEOMETRY, rows, tables.GEOMETRY)
 
 
-def _done(folder: Path, cell: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _manifest(folder: Path, cell: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return manifest.read(folder / cell["geometry"]) if cell.get("geometry") else None
 
 

@@ -1,5 +1,6 @@
-"""How noise, forgetting and learning depend on the length of the pretraining, as `sensitivity.parquet`, and on the arm
-of the ladder, as `annealing.parquet`.
+"""Collects how noise, forgetting and learning depend on the pretraining.
+
+`sensitivity.parquet`: on its length. `annealing.parquet`: on the arm of the ladder.
 """
 
 from __future__ import annotations
@@ -8,234 +9,222 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from peftodyssey.report import collect_noise
+from peftodyssey.report.collect_noise import LADDER, NoiseResult, ShiftLine
+from peftodyssey.report.result_text import grouped
+from peftodyssey.stats import sensitivity
+from peftodyssey.stats.bootstrap import Interval, document_sums
+from peftodyssey.stats.sensitivity import Rungs
+from peftodyssey.stats.two_way_interval import two_way_interval
 from peftodyssey.store import layout, parquet, tables
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from peftodyssey.stats.bootstrap import Interval
-    from peftodyssey.stats.sensitivity import Rungs
-
 Row = dict[str, Any]
-Reader = Callable[[str, str], "np.ndarray"]
-BySeed = dict[int, dict[int, "np.ndarray"]]  # pretraining tokens -> seed -> float64 [documents]
-Line = tuple[Row, "Rungs", "np.ndarray"]  # coordinates with `who`, values by pretraining tokens, tokens by document
-AGAINST = "full"
-FEWEST_TO_TURN = 3  # rungs: two have no inside
+Reader = Callable[[str, str], np.ndarray]
+BySeed = dict[int, dict[int, np.ndarray]]  # pretraining tokens -> seed -> float64 [documents]
+REFERENCE = "full"  # the method from which the others' slopes are subtracted
+MIN_RUNGS_TO_TURN = 3
+NOISE_COORDINATES = ("recipe", "model", "arm", "corpus", "domain", "gamma", "lr")
 
 
 @dataclass
-class Trained:
-    """One method on the rungs of one ladder: by pretraining tokens and seed what changed, and the loss after, summed by
-    document.
-    """
+class TrainedRungs:
+    """One method on the rungs of one ladder: change and loss after training, summed by document."""
 
     changes: BySeed = field(default_factory=dict)
     losses: BySeed = field(default_factory=dict)
 
 
 @dataclass
-class Text:
-    """One text that the trained models of one arm were scored on: its methods at each rate (None: the selected one of
-    each rung).
+class ScoredText:
+    """A text on which the trained models of one arm were scored.
+
+    `methods` by label and learning rate; rate None: the selected one of each rung.
     """
 
-    told: Row
+    coordinates: Row
     tokens_d: np.ndarray
-    methods: dict[tuple[str, float | None], Trained] = field(default_factory=dict)
+    methods: dict[tuple[str, float | None], TrainedRungs] = field(default_factory=dict)
+
+    def selected(self) -> dict[str, TrainedRungs]:
+        """Each method at the learning rate selected on each rung."""
+        return {label: trained for (label, lr), trained in self.methods.items() if lr is None}
 
 
 def write(folder: Path, rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]], read: Reader) -> None:
-    """Write the tables from the noise and the finished cells (`rows`, collected from `cells` in the same order) of
-    `folder`.
-    """
-    shifts, texts = collect_noise.write(folder), _texts(rows, cells, read)
-    found = [*_of_noise(shifts), *(row for text in texts for row in _of_group(text))]
-    parquet.write_rows(folder / layout.SENSITIVITY, found, tables.SENSITIVITY)
-    parquet.write_rows(
-        folder / layout.ANNEALING,
-        list(_between_arms([*_lines_of_noise(shifts), *_lines_of_cells(texts)])),
-        tables.ANNEALING,
-    )
+    """Write the tables of `folder` from its noise and its finished cells; `rows` of results in the order of `cells`."""
+    noise, texts = collect_noise.write(folder), _scored_texts(rows, cells, read)
+    slopes = [*_noise_slopes(noise), *(row for text in texts for row in _text_slopes(text))]
+    differences = list(_between_arms([*_noise_lines(noise), *_cell_lines(texts)]))
+    parquet.write_rows(folder / layout.SENSITIVITY, slopes, tables.SENSITIVITY)
+    parquet.write_rows(folder / layout.ANNEALING, differences, tables.ANNEALING)
 
 
-def name(shift: Mapping[str, Any]) -> str:
-    """A shift in words: gaussian, rank 1, nf4, an update's method."""
-    words = {"gaussian": "gaussian", "low_rank": f"rank {shift['rank']}", "quantiser": str(shift["quantiser"])}
-    return words.get(shift["kind"]) or f"update of {shift['label']}"
+def _shift_name(shift: Mapping[str, Any]) -> str:
+    """A shift in words: gaussian, rank 1, nf4, update of a method."""
+    names = {"gaussian": "gaussian", "low_rank": f"rank {shift['rank']}", "quantiser": str(shift["quantiser"])}
+    return names.get(shift["kind"]) or f"update of {shift['label']}"
 
 
-def _of_noise(shifts: Sequence[collect_noise.Shifts]) -> Iterator[Row]:
-    whole = {}
-    for told, rises, losses, tokens_d in collect_noise.lines(shifts):
-        key = {n: told[n] for n in ("recipe", "model", "arm", "corpus", "domain", "gamma", "lr")} | {
-            "quantity": "noise"
-        }
-        if told["kind"] == "gaussian":
-            whole[tuple(told[n] for n in (*collect_noise.OF_LADDER, "gamma"))] = rises
-        yield from _sloped({**key, "intervention": name(told)}, rises, tokens_d, losses)
-    for told, rises, _, tokens_d in collect_noise.lines(shifts):
-        full = whole.get(tuple(told[n] for n in (*collect_noise.OF_LADDER, "gamma")))
-        if told["kind"] == "low_rank" and full is not None:
-            key = {n: told[n] for n in ("recipe", "model", "arm", "corpus", "domain", "gamma", "lr")} | {
-                "quantity": "noise"
-            }
-            yield from _differing({**key, "intervention": "gaussian", "minus": name(told)}, full, rises, tokens_d)
+def _noise_slopes(results: Sequence[NoiseResult]) -> Iterator[Row]:
+    """Slopes of every shift, then differences of full-rank from low-rank noise of equal size."""
+    lines = list(collect_noise.lines(results))
+
+    def size(line: ShiftLine) -> tuple[Any, ...]:
+        return tuple(line.coordinates[name] for name in (*LADDER, "gamma"))
+
+    def coordinates(line: ShiftLine) -> Row:
+        return {name: line.coordinates[name] for name in NOISE_COORDINATES} | {"quantity": "noise"}
+
+    full_rank = {size(line): line.rises for line in lines if line.coordinates["kind"] == "gaussian"}
+    for line in lines:
+        row = {**coordinates(line), "intervention": _shift_name(line.coordinates)}
+        yield from _slope(row, line.rises, line.tokens_d, line.losses)
+    for line in lines:
+        if line.coordinates["kind"] == "low_rank" and size(line) in full_rank:
+            row = {**coordinates(line), "intervention": "gaussian", "minus": _shift_name(line.coordinates)}
+            yield from _slope_difference(row, full_rank[size(line)], line.rises, line.tokens_d)
 
 
-def _texts(rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]], read: Reader) -> list[Text]:
-    """What forgetting and learning were measured on, with every finished cell of a rung whose tokens are known."""
-    found: dict[tuple[Any, ...], Text] = {}
+def _scored_texts(
+    rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]], read: Reader
+) -> list[ScoredText]:
+    """The texts of forgetting and learning, with every finished cell of a rung whose pretraining tokens are known."""
+    texts: dict[tuple[Any, ...], ScoredText] = {}
     for row, cell in zip(rows, cells, strict=True):
         if row["status"] != "done" or not row.get("pretrain_tokens") or row.get("lr") is None:
             continue
-        for quantity, scored in (
-            ("forgetting", cell["scores"].get("general") or ()),
-            ("learning", [cell["scores"]["test"]]),
-        ):
-            if not scored:
-                continue
-            before, after, tokens_d = _sums(scored, read)
-            told = {name: row[name] for name in ("recipe", "model", "arm", "domain")} | {"quantity": quantity}
-            told["corpus"] = row["domain"] if quantity == "learning" else "general"
-            key = (*told.values(), row["newline"], *(text["index"] for text in scored))
-            text = found.setdefault(key, Text(told, tokens_d))
-            for rate in (row["lr"], *((None,) if row["selected"] else ())):
-                held = text.methods.setdefault((row["label"], rate), Trained())
-                held.changes.setdefault(row["pretrain_tokens"], {})[row["seed"]] = after - before
-                held.losses.setdefault(row["pretrain_tokens"], {})[row["seed"]] = after
-    return list(found.values())
+        of_quantity = {"forgetting": cell["scores"].get("general") or (), "learning": [cell["scores"]["test"]]}
+        for quantity, scored in of_quantity.items():
+            if scored:
+                corpus = row["domain"] if quantity == "learning" else "general"
+                coordinates = {name: row[name] for name in ("recipe", "model", "arm", "domain")}
+                coordinates |= {"quantity": quantity, "corpus": corpus}
+                key = (*coordinates.values(), row["newline"], *(text["index"] for text in scored))
+                before, after, tokens_d = _document_sums(scored, read)
+                text = texts.setdefault(key, ScoredText(coordinates, tokens_d))
+                for lr in (row["lr"], *((None,) if row["selected"] else ())):
+                    trained = text.methods.setdefault((row["label"], lr), TrainedRungs())
+                    trained.changes.setdefault(row["pretrain_tokens"], {})[row["seed"]] = after - before
+                    trained.losses.setdefault(row["pretrain_tokens"], {})[row["seed"]] = after
+    return list(texts.values())
 
 
-def _of_group(text: Text) -> Iterator[Row]:
-    """Slopes of every method at each rate held and at the selected ones; differences of the selected ones from full
-    fine-tuning's.
-    """
-    rates = {
-        label: {rate for other, rate in text.methods if other == label and rate is not None}
-        for label, _ in text.methods
-    }
-    for (label, rate), trained in text.methods.items():
-        if rate is None or len(rates[label]) > 1:  # a lone rate is the selected one
-            yield from _sloped(
-                {**text.told, "intervention": label, "lr": rate},
-                _even(trained.changes),
-                text.tokens_d,
-                _even(trained.losses),
-            )
-    chosen = {label: trained.changes for (label, rate), trained in text.methods.items() if rate is None}
-    full, others = (
-        [label for label in chosen if label.split(" ")[0] == AGAINST],
-        [label for label in chosen if label.split(" ")[0] != AGAINST],
-    )
-    for first, second in product(full, others):
-        one, other = _paired(chosen[first], chosen[second])
-        yield from _differing({**text.told, "intervention": first, "minus": second}, one, other, text.tokens_d)
+def _text_slopes(text: ScoredText) -> Iterator[Row]:
+    """Slopes of every method at each and at the selected learning rates; differences of full fine-tuning and others."""
+    rates = grouped((key for key in text.methods if key[1] is not None), lambda key: key[0])
+    for (label, lr), trained in text.methods.items():
+        if lr is None or len(rates[label]) > 1:  # a single rate is the selected one
+            row = {**text.coordinates, "intervention": label, "lr": lr}
+            yield from _slope(row, _common_seeds(trained.changes), text.tokens_d, _common_seeds(trained.losses))
+    selected = text.selected()
+    references = [label for label in selected if label.split(" ")[0] == REFERENCE]
+    for first, second in product(references, [label for label in selected if label not in references]):
+        paired = _paired(selected[first].changes, selected[second].changes)
+        yield from _slope_difference(
+            {**text.coordinates, "intervention": first, "minus": second}, *paired, text.tokens_d
+        )
 
 
-def _lines_of_noise(shifts: Sequence[collect_noise.Shifts]) -> Iterator[Line]:
-    for told, rises, _, tokens_d in collect_noise.lines(shifts):
-        kept = {n: told[n] for n in (*collect_noise.OF_LADDER, "domain", "gamma")}
-        yield {**kept, "quantity": "noise", "intervention": name(told)}, rises, tokens_d
+@dataclass(frozen=True)
+class ArmLine:
+    """A cost along one arm: coordinates, values by pretraining tokens, tokens by document."""
+
+    coordinates: Row
+    values: Rungs
+    tokens_d: np.ndarray
 
 
-def _lines_of_cells(texts: Sequence[Text]) -> Iterator[Line]:
-    """Every method at the selected rate of each rung."""
+def _noise_lines(results: Sequence[NoiseResult]) -> Iterator[ArmLine]:
+    for line in collect_noise.lines(results):
+        coordinates = {name: line.coordinates[name] for name in (*LADDER, "domain", "gamma")}
+        coordinates |= {"quantity": "noise", "intervention": _shift_name(line.coordinates)}
+        yield ArmLine(coordinates, line.rises, line.tokens_d)
+
+
+def _cell_lines(texts: Sequence[ScoredText]) -> Iterator[ArmLine]:
+    """Every method at the learning rate selected on each rung."""
     for text in texts:
-        for (label, rate), trained in text.methods.items():
-            if rate is None:
-                yield {**text.told, "gamma": None, "intervention": label}, _even(trained.changes), text.tokens_d
+        for label, trained in text.selected().items():
+            coordinates = {**text.coordinates, "gamma": None, "intervention": label}
+            yield ArmLine(coordinates, _common_seeds(trained.changes), text.tokens_d)
 
 
-def _between_arms(lines: Iterable[Line]) -> Iterator[Row]:
-    """Every line beside the same one of another arm, at each pretraining budget that both have."""
-    import numpy as np
+def _between_arms(lines: Iterable[ArmLine]) -> Iterator[Row]:
+    """Differences of lines that are equal but for their arm, at each number of pretraining tokens that both have."""
 
-    from peftodyssey.stats.two_way_interval import two_way_interval
+    def without_arm(line: ArmLine) -> tuple[Any, ...]:
+        return tuple(value for column, value in sorted(line.coordinates.items()) if column != "arm")
 
-    beside: dict[tuple[Any, ...], list[Line]] = {}
-    for line in lines:
-        told = line[0]
-        if told["arm"] is not None:
-            beside.setdefault(tuple(value for column, value in sorted(told.items()) if column != "arm"), []).append(
-                line
-            )
-    for found in beside.values():
-        for (first, one, tokens_d), (second, other, same_d) in combinations(
-            sorted(found, key=lambda line: line[0]["arm"]), 2
-        ):
-            for tokens in sorted(set(one) & set(other)):
-                repetitions = min(len(one[tokens]), len(other[tokens]))
-                if np.array_equal(tokens_d, same_d):
-                    seen = two_way_interval(one[tokens][:repetitions] - other[tokens][:repetitions], tokens_d)
-                    yield {
-                        **{name: first[name] for name in tables.ANNEALING if name in first},
-                        "minus": second["arm"],
-                        "pretrain_tokens": tokens,
-                        "change": seen.estimate,
-                        "lo": seen.lower,
-                        "hi": seen.upper,
-                        "repetitions": repetitions,
-                        "documents": len(tokens_d),
-                        "note": seen.note or None,
-                    }
+    in_arms = (line for line in lines if line.coordinates["arm"] is not None)
+    for group in grouped(in_arms, without_arm).values():
+        for first, second in combinations(sorted(group, key=lambda line: str(line.coordinates["arm"])), 2):
+            if not np.array_equal(first.tokens_d, second.tokens_d):
+                continue
+            for tokens in sorted(set(first.values) & set(second.values)):
+                a, b = first.values[tokens], second.values[tokens]
+                repetitions = min(len(a), len(b))
+                change = two_way_interval(a[:repetitions] - b[:repetitions], first.tokens_d)
+                yield {
+                    **{name: value for name, value in first.coordinates.items() if name in tables.ANNEALING},
+                    "minus": second.coordinates["arm"],
+                    "pretrain_tokens": tokens,
+                    "change": change.estimate,
+                    "lo": change.lower,
+                    "hi": change.upper,
+                    "repetitions": repetitions,
+                    "documents": len(first.tokens_d),
+                    "note": change.note or None,
+                }
 
 
-def _sums(texts: Sequence[Mapping[str, Any]], read: Reader) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _document_sums(texts: Sequence[Mapping[str, Any]], read: Reader) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """NLL before and after summed by document over all texts, and the documents' tokens, float64 [documents]."""
-    import numpy as np
-
-    from peftodyssey.stats.bootstrap import document_sums
-
     before, after = (
-        [document_sums(read(t[which], "nll_nats"), read(t["index"], "document")) for t in texts]
-        for which in ("before", "after")
+        [document_sums(read(text[stage], "nll_nats"), read(text["index"], "document")) for text in texts]
+        for stage in ("before", "after")
     )
-    whole = [np.concatenate([sums for sums, _ in found]) for found in (before, after)]
-    return whole[0], whole[1], np.concatenate([tokens for _, tokens in before])
+    sums_before, sums_after = (np.concatenate([sums for sums, _ in stage]) for stage in (before, after))
+    return sums_before, sums_after, np.concatenate([tokens for _, tokens in before])
 
 
-def _paired(one: BySeed, other: BySeed) -> tuple[Rungs, Rungs]:
+def _paired(first: BySeed, second: BySeed) -> tuple[Rungs, Rungs]:
     """Both at the seeds that both have on a rung."""
-    both = {
-        tokens: {seed: one[tokens][seed] for seed in one[tokens] if seed in other.get(tokens, {})} for tokens in one
-    }
-    return _even(both), _even({tokens: {seed: other[tokens][seed] for seed in found} for tokens, found in both.items()})
+    common = {tokens: [seed for seed in seeds if seed in second.get(tokens, {})] for tokens, seeds in first.items()}
+    a, b = (
+        {tokens: {s: method[tokens][s] for s in seeds} for tokens, seeds in common.items() if seeds}
+        for method in (first, second)
+    )
+    return _common_seeds(a), _common_seeds(b)
 
 
-def _even(trained: BySeed) -> Rungs:
-    """Seeds that every rung has, as [seeds, documents]; rungs without any are left out."""
-    import numpy as np
-
-    there = {tokens: found for tokens, found in trained.items() if found}
-    shared = sorted(set.intersection(*(set(found) for found in there.values()))) if there else []
-    return {tokens: np.stack([found[seed] for seed in shared]) for tokens, found in there.items()} if shared else {}
+def _common_seeds(trained: BySeed) -> Rungs:
+    """Values [seeds, documents] of the seeds that all rungs have."""
+    seeds = sorted(set.intersection(*map(set, trained.values()))) if trained else []
+    return {tokens: np.stack([rung[seed] for seed in seeds]) for tokens, rung in trained.items()} if seeds else {}
 
 
-def _sloped(told: Row, rungs: Rungs, tokens_d: np.ndarray, losses: Rungs | None = None) -> Iterator[Row]:
-    from peftodyssey.stats import sensitivity
-
+def _slope(coordinates: Row, rungs: Rungs, tokens_d: np.ndarray, losses: Rungs) -> Iterator[Row]:
     if len([tokens for tokens in rungs if tokens > 0]) < sensitivity.MIN_RUNGS:
         return
-    row = {**told, **_ladder(rungs, sensitivity.slope(rungs, tokens_d))}
-    if losses and len(losses) >= FEWEST_TO_TURN:
+    row = {**coordinates, **_slope_columns(rungs, sensitivity.slope(rungs, tokens_d))}
+    if len(losses) >= MIN_RUNGS_TO_TURN:
         turn = sensitivity.turning_point(losses, tokens_d)
         row |= {"turn_tokens": turn.tokens, "turn_lo": turn.lower, "turn_hi": turn.upper, "turn_share": turn.share}
     yield row
 
 
-def _differing(told: Row, first: Rungs, second: Rungs, tokens_d: np.ndarray) -> Iterator[Row]:
-    from peftodyssey.stats import sensitivity
+def _slope_difference(coordinates: Row, first: Rungs, second: Rungs, tokens_d: np.ndarray) -> Iterator[Row]:
+    common = {tokens: first[tokens] for tokens in first if tokens in second}
+    if len(common) >= sensitivity.MIN_RUNGS and all(first[t].shape == second[t].shape for t in common):
+        difference = sensitivity.slope_difference(first, second, tokens_d)
+        yield {**coordinates, **_slope_columns(common, difference)}
 
-    shared = {tokens: first[tokens] for tokens in first if tokens in second}
-    if len(shared) >= sensitivity.MIN_RUNGS and all(first[t].shape == second[t].shape for t in shared):
-        yield {**told, **_ladder(shared, sensitivity.slope_difference(first, second, tokens_d))}
 
-
-def _ladder(rungs: Rungs, found: Interval) -> Row:
+def _slope_columns(rungs: Rungs, slope: Interval) -> Row:
     repetitions, documents = next(iter(rungs.values())).shape
     return {
         "rungs": len(rungs),
@@ -243,8 +232,8 @@ def _ladder(rungs: Rungs, found: Interval) -> Row:
         "tokens_to": max(rungs),
         "repetitions": repetitions,
         "documents": documents,
-        "slope": found.estimate,
-        "slope_lo": found.lower,
-        "slope_hi": found.upper,
-        "note": found.note or None,
+        "slope": slope.estimate,
+        "slope_lo": slope.lower,
+        "slope_hi": slope.upper,
+        "note": slope.note or None,
     }

@@ -1,10 +1,11 @@
-"""Domain terms and the rank of the true token at them: `terms.parquet`, `token_ranks.parquet`.
+"""Collects `terms.parquet` (the terms of each domain) and rows of `token_ranks.parquet` (rank of the true token).
 
-Words are counted in a part of the training text, so what is a term does not depend on the text that is judged.
+Words are counted in a part of the training text, so what is a term does not depend on the text that is scored.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,7 @@ import numpy as np
 from peftodyssey.corpora import words
 from peftodyssey.report.token_text import Text
 from peftodyssey.stats import bootstrap, token_groups
-from peftodyssey.stats.terms import RECALLS, Term, domain_terms
-from peftodyssey.stats.terms import rank_statistics as rank_statistics
+from peftodyssey.stats.terms import RECALLS, Term, domain_terms, rank_statistics
 from peftodyssey.store import layout, parquet, tables
 
 COUNTED_CHARACTERS = 2_000_000  # of the training text, by whole documents in the order of their hash
@@ -25,80 +25,71 @@ Key = tuple[str, str]  # recipe, domain
 
 
 def key(cell: Mapping[str, Any]) -> Key:
-    """The recipe and the domain of a plan's entry: its cells have one list of terms, whatever their tokenizer."""
+    """Recipe and domain of a plan's entry: its cells share the terms, whatever their tokenizer."""
     return cell["recipe"], cell["coordinates"]["domain"]
 
 
 def of_domains(folder: Path, cells: Sequence[Mapping[str, Any]]) -> dict[Key, list[Term] | None]:
-    """The terms of each domain of `cells`; None where there is no general text to tell it from.
+    """The terms of each domain of `cells`; None without general text to compare with.
 
     Where nothing was trained, words are counted in the validation text.
     """
-    found: dict[Key, list[Term] | None] = {}
-    trained = {key(cell): cell for cell in reversed(cells) if cell["train_index"]}
-    for name, cell in ({key(cell): cell for cell in reversed(cells)} | trained).items():
+    first = {key(cell): cell for cell in reversed(cells)}
+    first |= {key(cell): cell for cell in reversed(cells) if cell["train_index"]}
+    terms: dict[Key, list[Term] | None] = {}
+    for domain, cell in sorted(first.items()):
         general = [text["index"] for text in cell["scores"]["general"]]
         own = cell["train_index"] or cell["scores"]["valid"]["index"]
-        found[name] = domain_terms(_counts(folder, [own]), _counts(folder, general)) if general else None
-    return dict(sorted(found.items()))
+        terms[domain] = domain_terms(_word_counts(folder, [own]), _word_counts(folder, general)) if general else None
+    return terms
 
 
 def in_text(terms: Sequence[Term] | None, text: Text) -> np.ndarray | None:
-    """Whether each row of `text` stands in a term, bool [rows]; None where no terms are known."""
+    """Whether each row of `text` is part of a term, bool [rows]; None if no terms are known."""
     if terms is None:
         return None
     known = {term.word for term in terms}
     return np.array([word in known for word in text.words], bool)
 
 
-def write(folder: Path, found: Mapping[Key, Sequence[Term] | None]) -> None:
+def write(folder: Path, terms_of: Mapping[Key, Sequence[Term] | None]) -> None:
     """Write `terms.parquet`."""
     rows = [
-        {
-            "recipe": recipe,
-            "domain": domain,
-            "place": place,
-            "word": term.word,
-            "log_odds": term.log_odds,
-            "z": term.z,
-            "domain_count": term.domain_count,
-            "general_count": term.general_count,
-        }
-        for (recipe, domain), terms in found.items()
+        {"recipe": recipe, "domain": domain, "place": place, **dataclasses.asdict(term)}
+        for (recipe, domain), terms in terms_of.items()
         for place, term in enumerate(terms or ())
     ]
     parquet.write_rows(folder / layout.TERMS, rows, tables.TERMS)
 
 
 def ranks(folder: Path, paths: Mapping[str, Any], text: Text, is_term: np.ndarray | None) -> Iterator[Row]:
-    """Rank statistics before and after at domain terms, where they are known, and at all scored tokens."""
-    before, after = (parquet.read_nll(folder / paths[name])[1] for name in ("before", "after"))
+    """Rank statistics before and after at domain terms, if these are known, and at all scored tokens."""
+    before, after = (parquet.read_nll(folder / paths[stage])[1] for stage in ("before", "after"))
     scored = (before >= 1) & (after >= 1)
-    term = token_groups.by_class(text.token_class, is_term)
-    places = {"domain_term": term.label == term.names.index("domain_term"), "all": np.ones(len(before), bool)}
-    for name, where in places.items():
-        if (where & scored).any():
-            yield {"positions": name, **_ranks(before, after, where & scored, text.document)}
+    classes = token_groups.by_class(text.token_class, is_term)
+    at_terms = classes.label == classes.names.index("domain_term")
+    for positions, where in (("domain_term", at_terms & scored), ("all", scored)):
+        if where.any():
+            yield {"positions": positions, **_rank_columns(before[where], after[where], text.document[where])}
 
 
-def _ranks(before: np.ndarray, after: np.ndarray, rows: np.ndarray, document: np.ndarray) -> Row:
-    found: Row = {"tokens": int(rows.sum())}
+def _rank_columns(before: np.ndarray, after: np.ndarray, document: np.ndarray) -> Row:
+    row: Row = {"tokens": len(before)}
     for stage, rank in (("before", before), ("after", after)):
-        statistics = rank_statistics(rank[rows])
-        found |= {f"median_{stage}": statistics.median, f"trimmed_{stage}": statistics.trimmed_mean}
-        found |= {f"recall_{k}_{stage}": statistics.recall[k] for k in RECALLS}
-    hits = (after[rows] <= 10).astype(np.float64) - (before[rows] <= 10)
-    change = bootstrap.paired_bootstrap(hits, document[rows])
-    return {**found, "recall_10_delta": change.estimate, "recall_10_lo": change.lower, "recall_10_hi": change.upper}
+        statistics = rank_statistics(rank)
+        row |= {f"median_{stage}": statistics.median, f"trimmed_{stage}": statistics.trimmed_mean}
+        row |= {f"recall_{k}_{stage}": statistics.recall[k] for k in RECALLS}
+    change = bootstrap.paired_bootstrap((after <= 10).astype(np.float64) - (before <= 10), document)
+    return {**row, "recall_10_delta": change.estimate, "recall_10_lo": change.lower, "recall_10_hi": change.upper}
 
 
-def _counts(folder: Path, indexes: Sequence[str]) -> Mapping[str, int]:
-    """Words of these indexes' documents, in the order of their hash until enough is counted."""
-    table = [row for name in indexes for row in parquet.read(folder / name / layout.DOCUMENTS).to_pylist()]
-    taken, characters = [], 0
-    for row in sorted(table, key=lambda row: row["sha256"]):
+def _word_counts(folder: Path, indexes: Sequence[str]) -> Mapping[str, int]:
+    """Word counts of these indexes' documents, in the order of their hash, up to COUNTED_CHARACTERS."""
+    documents = [row for name in indexes for row in parquet.read(folder / name / layout.DOCUMENTS).to_pylist()]
+    texts, characters = [], 0
+    for row in sorted(documents, key=lambda row: row["sha256"]):
         if characters >= COUNTED_CHARACTERS:
             break
-        taken.append(row["text"])
+        texts.append(row["text"])
         characters += len(row["text"])
-    return words.counts(taken)
+    return words.counts(texts)

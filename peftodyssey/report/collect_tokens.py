@@ -1,6 +1,6 @@
-"""Tables of each cell's change on test: token breakdown, concentration, terms, ranks.
+"""Collects what each cell's change on test consists of: token breakdown, concentration, terms and ranks.
 
-Computed again from indexes and NLL columns, of the finished cells whose recipe measures `tokens`.
+Computed from indexes and NLL columns of the finished cells whose recipe measures `tokens`.
 """
 
 from __future__ import annotations
@@ -15,117 +15,109 @@ from typing import Any
 import numpy as np
 
 from peftodyssey.report import collect_terms
-from peftodyssey.report.token_text import Text, reader
+from peftodyssey.report.token_text import Text, text_reader
 from peftodyssey.stats import bootstrap, concentration, token_breakdown, token_groups
+from peftodyssey.stats.degradation import finite
 from peftodyssey.store import layout, manifest, parquet, tables
 
 Row = dict[str, Any]
 
 
 def write(folder: Path, cells: Sequence[Mapping[str, Any]]) -> None:
-    """Write the token tables of `cells`, finished entries of plans, in their order."""
-    text_of = reader(folder)
+    """Write the token tables of finished `cells` of plans, in their order."""
+    text_of = text_reader(folder)
     terms = collect_terms.of_domains(folder, cells)
-    counted = functools.cache(functools.partial(_counts, folder))
-    ledgers: list[Row] = []
+    pretraining_counts = functools.cache(functools.partial(_token_counts, folder))
+    breakdowns: list[Row] = []
     concentrations: list[Row] = []
     ranks: list[Row] = []
     for cell in cells:
-        paths = cell["scores"]["test"]
-        text, before, after = text_of(paths["index"]), *(column(folder / paths[key]) for key in ("before", "after"))
-        mark = {"cell": cell["cell"], "recipe": cell["recipe"]}
+        paths, identity = cell["scores"]["test"], {"cell": cell["cell"], "recipe": cell["recipe"]}
+        text, before, after = text_of(paths["index"]), *(nll_column(folder / paths[s]) for s in ("before", "after"))
         is_term = collect_terms.in_text(terms[collect_terms.key(cell)], text)
         types = list(_types(text, before, after))
-        parts = partitions(text, before, is_term, counted(cell.get("sample_index")))
-        ledgers += [{**mark, **row} for row in (*_groups(text, before, after, parts), *types)]
+        parts = _partitions(text, before, is_term, pretraining_counts(cell.get("sample_index")))
+        breakdowns += [{**identity, **row} for row in (*_groups(text, before, after, parts), *types)]
         units = {"types": [row["sum_nats"] for row in types], "tokens": _scored(after - before)}
-        concentrations += [{**mark, **_concentration(unit, changes)} for unit, changes in units.items()]
-        ranks += [{**mark, **row} for row in collect_terms.ranks(folder, paths, text, is_term)]
+        concentrations += [{**identity, **_concentration(unit, changes)} for unit, changes in units.items()]
+        ranks += [{**identity, **row} for row in collect_terms.ranks(folder, paths, text, is_term)]
     collect_terms.write(folder, terms)
     parquet.write_rows(folder / layout.TOKEN_RANKS, ranks, tables.TOKEN_RANKS)
-    parquet.write_rows(folder / layout.TOKEN_BREAKDOWN, ledgers, tables.TOKEN_BREAKDOWN)
+    parquet.write_rows(folder / layout.TOKEN_BREAKDOWN, breakdowns, tables.TOKEN_BREAKDOWN)
     parquet.write_rows(folder / layout.CONCENTRATION, concentrations, tables.CONCENTRATION)
 
 
-def column(folder: Path) -> np.ndarray:
+def nll_column(folder: Path) -> np.ndarray:
     """The NLL of one scored column, float64 [rows] nats; NaN where not scored."""
     return parquet.read_nll(folder)[0].astype(np.float64)
 
 
-def partitions(
-    text: Text, before: np.ndarray, is_term: np.ndarray | None, counts: np.ndarray | None
+def _partitions(
+    text: Text, before: np.ndarray, is_term: np.ndarray | None, pretraining_counts: np.ndarray | None
 ) -> list[token_groups.Partition]:
-    """Every factor that the change is parted by.
-
-    `is_term` bool [rows], None where no terms are known; `counts` int [vocabulary] of the pretraining sample, None
-    where there is none.
-    """
+    """The factors by which the change is broken down; `pretraining_counts` int [vocabulary] or None."""
     return [
         token_groups.by_class(text.token_class, is_term),
         token_groups.by_position(text.position),
-        *([] if counts is None else [token_groups.by_frequency(text.token, counts)]),
+        *([] if pretraining_counts is None else [token_groups.by_frequency(text.token, pretraining_counts)]),
         token_groups.by_surprisal(before),
     ]
 
 
 def _groups(
-    text: Text, before: np.ndarray, after: np.ndarray, parts: Sequence[token_groups.Partition]
+    text: Text, before: np.ndarray, after: np.ndarray, partitions: Sequence[token_groups.Partition]
 ) -> Iterator[Row]:
-    """Ledger rows of the factors; groups without a scored token are left out."""
-    for part in parts:
-        rows = token_breakdown.by_group(before, after, part.label, part.names)
-        found = bootstrap.group_intervals(after - before, text.document, part.label, len(part.names))
-        for place, (row, interval) in enumerate(zip(rows, found, strict=True)):
-            if row.tokens:
+    """Rows of the factors; groups without a scored token are left out."""
+    for partition in partitions:
+        groups = token_breakdown.by_group(before, after, partition.label, partition.names)
+        parts = bootstrap.group_intervals(after - before, text.document, partition.label, len(partition.names))
+        for place, (group, part) in enumerate(zip(groups, parts, strict=True)):
+            if group.tokens:
                 yield {
-                    "factor": part.factor,
+                    "factor": partition.factor,
                     "place": place,
-                    "name": row.name,
-                    "tokens": row.tokens,
-                    "nll_before": row.mean_before,
-                    "nll_after": row.mean_after,
-                    "sum_nats": row.sum_nats,
-                    "share": _finite(row.share),
-                    "part": interval.estimate,
-                    "part_lo": interval.lower,
-                    "part_hi": interval.upper,
+                    "name": group.name,
+                    "tokens": group.tokens,
+                    "nll_before": group.mean_before,
+                    "nll_after": group.mean_after,
+                    "sum_nats": group.sum_nats,
+                    "share": finite(group.share),
+                    "part": part.estimate,
+                    "part_lo": part.lower,
+                    "part_hi": part.upper,
                 }
 
 
-def _counts(folder: Path, sample: str | None) -> np.ndarray | None:
-    """How often each token occurs in an index of pretraining text, int [vocabulary]; None where it is not there."""
+def _token_counts(folder: Path, sample: str | None) -> np.ndarray | None:
+    """Occurrences of each token in an index of pretraining text, int [vocabulary]; None if there is no index."""
     if sample is None or manifest.read(folder / sample) is None:
         return None
     return np.bincount(parquet.read(folder / sample / layout.INDEX)["token"].to_numpy())
 
 
 def _types(text: Text, before: np.ndarray, after: np.ndarray) -> Iterator[Row]:
-    """Ledger rows of the token types, the largest rise first."""
-    rows = sorted(token_breakdown.by_token(before, after, text.token), key=lambda row: (-row.sum_nats, row.token))
-    whole, scored = math.fsum(_scored(after - before)), sum(row.count for row in rows)
-    for place, row in enumerate(rows):
+    """Rows of the token types, the largest rise first."""
+    types = sorted(token_breakdown.by_token(before, after, text.token), key=lambda t: (-t.sum_nats, t.token))
+    total, scored = math.fsum(_scored(after - before)), sum(one.count for one in types)
+    for place, one in enumerate(types):
         yield {
             "factor": "token",
             "place": place,
-            "name": text.spelled[row.token],
-            "token": row.token,
-            "tokens": row.count,
-            "nll_before": row.mean_before,
-            "nll_after": row.mean_after,
-            "sum_nats": row.sum_nats,
-            "share": row.sum_nats / whole if whole else None,
-            "part": row.sum_nats / scored,
+            "name": text.type_text[one.token],
+            "token": one.token,
+            "tokens": one.count,
+            "nll_before": one.mean_before,
+            "nll_after": one.mean_after,
+            "sum_nats": one.sum_nats,
+            "share": one.sum_nats / total if total else None,
+            "part": one.sum_nats / scored,
         }
 
 
 def _concentration(unit: str, changes: Any) -> Row:
-    found = dataclasses.asdict(concentration.concentration(changes))
-    return {"unit": unit, **{name: _finite(value) for name, value in found.items()}}
+    numbers = dataclasses.asdict(concentration.concentration(changes))
+    return {"unit": unit, **{name: finite(value) for name, value in numbers.items()}}
 
 
 def _scored(delta: np.ndarray) -> np.ndarray:
     return delta[~np.isnan(delta)]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

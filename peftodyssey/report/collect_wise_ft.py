@@ -1,54 +1,44 @@
-"""`wise_ft.parquet`: each cell at shares of its update, from the base to the adapted model."""
+"""Collects `wise_ft.parquet`: each cell at shares of its update, from the base to the adapted model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peftodyssey.store import manifest
+from peftodyssey.store import layout, manifest, parquet, tables
 
 Row = dict[str, Any]
-Compared = Callable[[Sequence[Mapping[str, Any]]], Row]
-COLUMNS = {"nll_after": "nll", "delta_nll": "delta_nll", "delta_lo": "delta_lo", "delta_hi": "delta_hi"}
+Compare = Callable[[Sequence[Mapping[str, Any]]], Row]
+COLUMNS = {"nll": "nll_after", "delta_nll": "delta_nll", "delta_lo": "delta_lo", "delta_hi": "delta_hi"}
 GENERAL = {
-    "nll_after": "general_nll",
-    "delta_nll": "forgetting",
-    "delta_lo": "forgetting_lo",
-    "delta_hi": "forgetting_hi",
+    "general_nll": "nll_after",
+    "forgetting": "delta_nll",
+    "forgetting_lo": "delta_lo",
+    "forgetting_hi": "delta_hi",
 }
 
 
-def rows(folder: Path, cells: Sequence[Mapping[str, Any]], compared: Compared) -> list[Row]:
-    """The curves of the cells that have any, the base and the adapted model included; `compared` pools texts."""
-    return [row for cell in cells if cell.get("wise") for row in _curve(folder, cell, compared)]
+def write(folder: Path, cells: Sequence[Mapping[str, Any]], compare: Compare) -> None:
+    """Write the curves of the cells that have any; `compare` pools texts."""
+    rows = [row for cell in cells if cell.get("wise") for row in _curve(folder, cell, compare)]
+    parquet.write_rows(folder / layout.WISE_FT, rows, tables.WISE_FT)
 
 
-def _curve(folder: Path, cell: Mapping[str, Any], compared: Compared) -> list[Row]:
+def _curve(folder: Path, cell: Mapping[str, Any], compare: Compare) -> Iterator[Row]:
     scores = cell["scores"]
     texts = [scores["test"], scores["valid"], *scores["general"]]
-    ends = {0.0: [text["quantised"] or text["before"] for text in texts], 1.0: [text["after"] for text in texts]}
-    between = {point["share"]: [point["test"], point["valid"], *point["general"]] for point in cell["wise"]}
-    curve = {**between, **ends}
-    return [
-        _row(cell, share, texts, curve[share], compared)
-        for share in sorted(curve)
-        if all(manifest.read(folder / name) is not None for name in curve[share])
-    ]
+    columns = {point["share"]: [point["test"], point["valid"], *point["general"]] for point in cell["wise"]}
+    columns[0.0] = [text["quantised"] or text["before"] for text in texts]
+    columns[1.0] = [text["after"] for text in texts]
+    for share in sorted(columns):
+        if any(manifest.read(folder / name) is None for name in columns[share]):
+            continue
+        test, valid, *general = ({**text, "after": name} for text, name in zip(texts, columns[share], strict=True))
+        row = {"cell": cell["cell"], "recipe": cell["recipe"], "share": share}
+        row |= {"valid_nll": compare([valid])["nll_after"], **_renamed(compare([test]), COLUMNS)}
+        yield row | (_renamed(compare(general), GENERAL) if general else {})
 
 
-def _row(
-    cell: Mapping[str, Any],
-    share: float,
-    texts: Sequence[Mapping[str, Any]],
-    columns: Sequence[str],
-    compared: Compared,
-) -> Row:
-    test, valid, *general = ({**text, "after": column} for text, column in zip(texts, columns, strict=True))
-    row = {"cell": cell["cell"], "recipe": cell["recipe"], "share": share, "valid_nll": compared([valid])["nll_after"]}
-    row |= _named(compared([test]), COLUMNS)
-    return row | (_named(compared(general), GENERAL) if general else {})
-
-
-def _named(found: Row, names: Mapping[str, str]) -> Row:
-    return {name: found[column] for column, name in names.items()}
+def _renamed(numbers: Row, names: Mapping[str, str]) -> Row:
+    return {name: numbers[column] for name, column in names.items()}

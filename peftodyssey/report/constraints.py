@@ -1,208 +1,197 @@
-"""Results of constraints on the update: a sentence per constraint, and a figure.
+"""Section: whether a constraint on the update helps.
 
-A constraint is compared with the same method without one, and at equal learning: a share of the free method's own
-update (WiSE-FT) that has learnt as much costs no training, so a constraint has to forget less than that.
+A constrained cell is compared with the same method without the constraint, and at matched learning with WiSE-FT: a
+share of the unconstrained update that has learned as much needs no training, so a constraint has to forget less.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from peftodyssey.report import result_text
-from peftodyssey.report.chart_style import Figure, by_domain, colour_of_method, plain, styled
+import altair as alt
+
+from peftodyssey.report.chart_style import (
+    Figure,
+    chart_of,
+    chart_of_cells,
+    colour_of_method,
+    dashed_zero_lines,
+    panels,
+    points,
+)
+from peftodyssey.report.charts import frontier_bars
+from peftodyssey.report.result_text import (
+    DELTA,
+    FORGETTING,
+    NO_VERDICT,
+    UNIT,
+    Row,
+    amount,
+    columns_of,
+    common_sign,
+    coordinates,
+    grouped,
+    method_name,
+    selected_cells,
+    setting,
+    signed,
+    text_name,
+)
 from peftodyssey.report.section import Section
 from peftodyssey.stats.frontier import forgetting_at_change
 
-if TYPE_CHECKING:
-    import altair as alt
-
-Row = Mapping[str, Any]
 CONSTRAINTS = ("l2_sp", "norm_ball", "replay", "early_stop")
-SAME = ("method", "rank", "alpha", "targets", "quant")
-SECTION = "constraints"
+SAME_METHOD = ("method", "rank", "alpha", "targets", "quant")
+CAPTION = (
+    "Change on the text adapted to against change on general text at the selected learning rate, one point per seed, "
+    "with 95 % intervals over documents; lower left is better. Lines: shares of the finished update from the base "
+    "(0) to the whole update (WiSE-FT). A constraint below its method's line does better than scaling the update "
+    "back."
+)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A cell that is held, the same method's free cell of its seed, and what the free one's update forgets at equal
-    learning.
-    """
+    """A constrained cell, the same method's unconstrained cell of its seed, and WiSE-FT's forgetting at its change."""
 
-    held: Row
-    free: Row
-    matched: float | None
+    constrained: Row
+    unconstrained: Row
+    wise_forgetting: float | None
 
     @property
     def difference(self) -> float | None:
-        """Forgetting of the held cell minus that of the share; negative: the constraint forgets less."""
-        return None if self.matched is None else self.held["forgetting"] - self.matched
+        """Forgetting of the constrained cell minus that of WiSE-FT; negative: the constraint forgets less."""
+        return None if self.wise_forgetting is None else self.constrained["forgetting"] - self.wise_forgetting
 
 
-def is_held(row: Row) -> bool:
-    """Whether a further constraint holds the cell's update."""
+def is_constrained(row: Row) -> bool:
+    """Whether the cell was trained with a constraint."""
     return any(row.get(name) for name in CONSTRAINTS)
 
 
-def curve(row: Row, wise: Sequence[Row]) -> list[Row]:
-    """The points of a cell's curve, from the base to the whole update."""
-    mine = [point for point in wise if all(point.get(name) == row.get(name) for name in ("cell", "recipe", "run"))]
-    return sorted((point for point in mine if point.get("forgetting") is not None), key=lambda point: point["share"])
+def wise_curve(row: Row, wise: Sequence[Row]) -> list[Row]:
+    """The rows of `wise_ft.parquet` of a cell, from the base to the whole update."""
+    key = columns_of("cell", "recipe", "run")
+    own = [point for point in wise if key(point) == key(row) and point.get("forgetting") is not None]
+    return sorted(own, key=lambda point: point["share"])
 
 
 def pairs(rows: Sequence[Row], wise: Sequence[Row]) -> list[list[Pair]]:
-    """Every held cell beside its free one, seeds of one setting together."""
-    free = {_key(row): row for row in result_text.selected_cells(rows) if not is_held(row)}
-    found: dict[tuple[Any, ...], list[Pair]] = {}
-    for row in filter(is_held, result_text.selected_cells(rows)):
-        beside = free.get(_key(row))
-        if beside is not None and row.get("forgetting") is not None:
-            points = [(point["delta_nll"], point["forgetting"]) for point in curve(beside, wise)]
-            found.setdefault((*result_text.setting(row), row["label"]), []).append(
-                Pair(row, beside, forgetting_at_change(points, row["delta_nll"]))
-            )
-    return list(found.values())
+    """Every constrained cell with its unconstrained one, grouped by setting and label (over seeds)."""
 
+    def key(row: Row) -> tuple[str, ...]:
+        return (*setting(row), *(str(row.get(name)) for name in SAME_METHOD), row["seed"])
 
-def _key(row: Row) -> tuple[Any, ...]:
-    return (*result_text.setting(row), *(str(row.get(name)) for name in SAME), row["seed"])
+    unconstrained = {key(row): row for row in selected_cells(rows) if not is_constrained(row)}
+    found = []
+    for row in filter(is_constrained, selected_cells(rows)):
+        reference = unconstrained.get(key(row))
+        if reference is not None and row.get("forgetting") is not None:
+            curve = [(point["delta_nll"], point["forgetting"]) for point in wise_curve(reference, wise)]
+            found.append(Pair(row, reference, forgetting_at_change(curve, row["delta_nll"])))
+    by_label = grouped(found, lambda pair: (*setting(pair.constrained), pair.constrained["label"]))
+    return list(by_label.values())
 
 
 def section(rows: Sequence[Row], wise: Sequence[Row]) -> Section | None:
-    """The part of the page; None where nothing is held and no share of an update was scored."""
-    made = statements(rows, wise) or [_shares(rows, wise)]
-    return Section(SECTION, "Does constraining help?", made) if figures(rows, wise) else None
-
-
-def _shares(rows: Sequence[Row], wise: Sequence[Row]) -> str:
-    """What to read where shares alone were scored, or no held cell has a free twin."""
-    curves = sum(bool(curve(row, wise)) for row in result_text.selected_cells(rows))
-    return (
-        f"Not measured: no constraint stands beside the same method without one; shares of {curves} finished "
-        f"updates are drawn."
-    )
+    """The section; None if there is no constraint and no share of an update was scored."""
+    drawn = figures(rows, wise)
+    if not drawn:
+        return None
+    said = statements(rows, wise)
+    if not said:
+        curves = sum(bool(wise_curve(row, wise)) for row in selected_cells(rows))
+        said = [
+            "Not measured: no constraint has the same method without one to compare with; the figure shows shares of "
+            f"{curves} finished updates."
+        ]
+    return Section("constraints", "Does constraining the update help?", said, drawn)
 
 
 def statements(rows: Sequence[Row], wise: Sequence[Row]) -> list[str]:
-    """One sentence a constraint and text, with what it learnt, forgot, and whether scaling the update back does as
-    well.
-    """
-    return [_said(found, rows) for found in pairs(rows, wise)]
+    """One sentence per constraint and text: learning, forgetting, and whether scaling the update back does as well."""
+    return [_sentence(group, rows) for group in pairs(rows, wise)]
 
 
-def _said(found: Sequence[Pair], rows: Sequence[Row]) -> str:
-    held, free = [pair.held for pair in found], [pair.free for pair in found]
-    first = held[0]
-    learnt = (
-        f"{result_text.amount(held, 'delta_nll', result_text.delta)} on test where "
-        f"{result_text.method_name(free[0])} learnt {_mean(free, 'delta_nll')}"
-    )
-    lost = (
-        f"{result_text.amount(held, 'forgetting', result_text.forgetting)} on general text against "
-        f"{_mean(free, 'forgetting')}"
-    )
-    where = f"{result_text.text_name(first)}{result_text.where(first, rows)}"
-    return f"{where}, {result_text.method_name(first)}{_stopped(held)}: {learnt}; {lost}. {_verdict(found)}"
-
-
-def _stopped(held: Sequence[Row]) -> str:
-    steps = [str(row["steps"]) for row in held if row.get("stopped_at_step")]
-    return f" (kept after {', '.join(steps)} steps)" if steps else ""
-
-
-def _mean(rows: Sequence[Row], column: str) -> str:
-    return result_text.signed(statistics.fmean(row[column] for row in rows))
-
-
-def _verdict(found: Sequence[Pair]) -> str:
-    name = result_text.method_name(found[0].free)
-    differences = [pair.difference for pair in found if pair.difference is not None]
-    if len(differences) < len(found):
-        return f"At equal learning nothing can be said: no share of {name}'s update that was scored learns as much."
-    mean = f"{result_text.signed(statistics.fmean(differences))} {result_text.UNIT}"
-    seen = (
-        mean
-        if len(found) == 1
-        else (
-            f"{mean} ({result_text.signed(min(differences))} to {result_text.signed(max(differences))} over "
-            f"{len(found)} seeds)"
-        )
+def _sentence(group: Sequence[Pair], rows: Sequence[Row]) -> str:
+    constrained, unconstrained = [pair.constrained for pair in group], [pair.unconstrained for pair in group]
+    first = constrained[0]
+    steps = [str(row["steps"]) for row in constrained if row.get("stopped_at_step")]
+    stopped = f" (weights of step {', '.join(steps)} were kept)" if steps else ""
+    learned, forgot = (
+        signed(statistics.fmean(row[column] for row in unconstrained)) for column in ("delta_nll", "forgetting")
     )
     return (
-        f"Against the share of {name}'s own update that learns as much, forgetting differs by {seen}: {_word(found)}."
+        f"{text_name(first)}{coordinates(first, rows)}, {method_name(first)}{stopped}: {amount(constrained, DELTA)} "
+        f"on test, where {method_name(unconstrained[0])} changed by {learned}; {amount(constrained, FORGETTING)} on "
+        f"general text, against {forgot}. {_verdict(group)}"
     )
 
 
-def _word(found: Sequence[Pair]) -> str:
-    """Less or more only where every seed says so and, of each, its interval from documents."""
+def _verdict(group: Sequence[Pair]) -> str:
+    method = method_name(group[0].unconstrained)
+    differences = [pair.difference for pair in group if pair.difference is not None]
+    if len(differences) < len(group):
+        return f"There is no comparison at matched learning: no scored share of {method}'s update learned as much."
+    mean = f"{signed(statistics.fmean(differences))} {UNIT}"
+    if len(group) > 1:
+        mean += f" ({signed(min(differences))} to {signed(max(differences))} over {len(group)} seeds)"
+    # Less or more only if the interval over documents of every seed says so.
     intervals = [
-        (low, high, pair.matched)
-        for pair in found
-        if (low := pair.held.get("forgetting_lo")) is not None
-        and (high := pair.held.get("forgetting_hi")) is not None
-        and pair.matched is not None
+        {
+            end: None if pair.constrained.get(end) is None else pair.constrained[end] - pair.wise_forgetting
+            for end in ENDS
+        }
+        for pair in group
+        if pair.wise_forgetting is not None
     ]
-    if len(intervals) < len(found):
-        return "no interval, so no verdict"
-    if all(high < matched for _, high, matched in intervals):
-        return "the constraint forgets less than scaling the update back"
-    if all(low > matched for low, _, matched in intervals):
-        return "scaling the update back, which costs no training, forgets less"
-    return "no clear difference from scaling the update back"
+    outcome = {
+        None: NO_VERDICT,
+        -1: "the constraint forgets less than scaling the update back",
+        0: "no clear difference from scaling the update back",
+        1: "scaling the update back, which needs no training, forgets less",
+    }[common_sign(intervals, *ENDS)]
+    return (
+        f"Compared with the share of {method}'s own update that learned as much, forgetting differs by {mean}: "
+        f"{outcome}."
+    )
+
+
+ENDS = FORGETTING[1:]
 
 
 def figures(rows: Sequence[Row], wise: Sequence[Row]) -> list[Figure]:
-    """Learning against forgetting by constraint, with the curves of shares; none where nothing is held and no share was
-    scored.
-    """
-    shown = [row for row in result_text.selected_cells(rows) if row.get("forgetting") is not None]
-    lines = [{**row, **point} for row in shown for point in curve(row, wise)]
-    if not lines and not any(map(is_held, shown)):
+    """Learning against forgetting by constraint, with WiSE-FT's curves."""
+    cells = [row for row in selected_cells(rows) if row.get("forgetting") is not None]
+    shares = [{**row, **point} for row in cells for point in wise_curve(row, wise)]
+    if not shares and not any(map(is_constrained, cells)):
         return []
-    caption = (
-        "Change on the text adapted to against change on general text, at the selected learning rate, a point a "
-        "seed with 95 % "
-        "intervals from documents; lower left is better. Lines: shares of the finished update from the base (0) to "
-        "all of it (WiSE-FT); "
-        "a constraint below its method's line does what scaling back cannot."
-    )
-    return [
-        Figure(
-            "constraints", "Learning against forgetting by constraint", caption, _frontier(shown, lines, rows), SECTION
-        )
-    ]
+    chart = _frontier(cells, shares, rows)
+    return [Figure("constraints", "Learning against forgetting by constraint", CAPTION, chart)]
 
 
-def _frontier(shown: Sequence[Row], lines: Sequence[Row], rows: Sequence[Row]) -> alt.TopLevelMixin:
-    import altair as alt
-
-    columns = ("delta_nll", "delta_lo", "delta_hi", "forgetting", "forgetting_lo", "forgetting_hi")
+def _frontier(cells: Sequence[Row], shares: Sequence[Row], rows: Sequence[Row]) -> alt.TopLevelMixin:
     values = [
-        {**value, "kind": kind, "share": row.get("share"), "domain": result_text.text_name(row)}
-        for kind, own in (("cell", shown), ("share", lines))
-        for row, value in zip(own, plain(own, columns).values, strict=True)
+        {**value, "kind": kind, "share": row.get("share"), "domain": text_name(row)}
+        for kind, own in (("cell", cells), ("share", shares))
+        for row, value in zip(own, chart_of_cells(own, (*DELTA, *FORGETTING)).data.values, strict=True)
     ]
-    source = alt.Chart(alt.Data(values=values))
-    x = alt.X(
-        "delta_nll:Q", title="change on the text adapted to, nats per token", axis=alt.Axis(tickCount=5, grid=True)
-    )
+    chart = chart_of(values)
+    axis = alt.Axis(tickCount=5, grid=True)
+    x = alt.X("delta_nll:Q", title="change on the text adapted to, nats per token", axis=axis)
     y = alt.Y("forgetting:Q", title="change on general text, nats per token")
-    colour = colour_of_method(result_text.selected_cells(rows))
-    quiet = [source.mark_rule(color="#b6bec7", strokeDash=[3, 3]).encode(**{axis: alt.datum(0)}) for axis in "xy"]
-    shares, cells = source.transform_filter("datum.kind == 'share'"), source.transform_filter("datum.kind == 'cell'")
-    trail = shares.mark_line(strokeWidth=2, opacity=0.7).encode(
-        x=x, y=y, color=colour, detail=["base:N", "seed:N"], order="share:Q"
-    )
-    marks = shares.mark_point(size=26, filled=True, fill="white", strokeWidth=1.4, opacity=1).encode(
-        x=x, y=y, stroke=colour.legend(None)
-    )
-    bars = [
-        cells.mark_rule(strokeWidth=1.5).encode(x="delta_lo:Q", x2="delta_hi:Q", y=y, color=colour),
-        cells.mark_rule(strokeWidth=1.5).encode(x=x, y="forgetting_lo:Q", y2="forgetting_hi:Q", color=colour),
+    colour = colour_of_method(selected_cells(rows))
+    of_shares, of_cells = (chart.transform_filter(f"datum.kind == '{kind}'") for kind in ("share", "cell"))
+    lines = of_shares.mark_line(strokeWidth=2, opacity=0.7)
+    marks = of_shares.mark_point(size=26, filled=True, fill="white", strokeWidth=1.4, opacity=1)
+    layers = [
+        *dashed_zero_lines(chart, "xy"),
+        lines.encode(x=x, y=y, color=colour, detail=["base:N", "seed:N"], order="share:Q"),
+        marks.encode(x=x, y=y, stroke=colour.legend(None)),
+        *frontier_bars(of_cells, x, y, colour),
+        points(of_cells, 90, x=x, y=y, color=colour),
     ]
-    dots = cells.mark_point(filled=True, size=90, opacity=1).encode(x=x, y=y, color=colour)
-    layers = alt.layer(*quiet, trail, marks, *bars, dots, data=source.data).properties(width=330, height=290)
-    panels = [{"domain": result_text.text_name(row)} for row in shown]
-    return styled(by_domain(layers, panels, wide=True).resolve_scale(x="independent", y="independent"))
+    texts = [{"domain": text_name(row)} for row in cells]
+    return panels(layers, texts, (330, 290), wide=True, independent="xy")

@@ -1,32 +1,41 @@
-"""Geometry of the updates: sentences, figures and a table of the selected cells."""
+"""Section: how far the weights moved, and how much of their rank updates use."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
 
-from peftodyssey.report import result_text
+import altair as alt
+
 from peftodyssey.report.chart_style import (
     GREY,
     Figure,
-    base,
-    by_domain,
+    chart_of_cells,
     colour_of_method,
-    plain,
-    shape,
-    styled,
+    dashed_zero_lines,
+    interval_bars,
+    panels,
+    points,
+    shape_of_base,
 )
-from peftodyssey.report.ranks import alpha_rules, kind
+from peftodyssey.report.ranks import MIN_RANKS_DRAWN, alpha_rules, label_without_rank
+from peftodyssey.report.result_text import (
+    DELTA,
+    FORGETTING,
+    NO_NUMBER,
+    Row,
+    at_tuned_rate,
+    base_name,
+    coordinates,
+    method_name,
+    seed_groups,
+    selected_cells,
+    signed,
+    text_name,
+)
 from peftodyssey.report.section import Section
 from peftodyssey.stats.geometry import TOP_DIRECTIONS
 
-if TYPE_CHECKING:
-    import altair as alt
-
-Row = Mapping[str, Any]
-SECTION = "geometry"
-FEWEST_RANKS = 2  # of one method and text, for a figure over the rank
 HEADINGS = (
     "text and base",
     "method",
@@ -38,19 +47,34 @@ HEADINGS = (
     "change on test",
     "forgetting",
 )
-
-
 CAPTION = (
-    "Cells at their selected learning rate, means over seeds. The norm is that of the update of all weights; "
-    "effective rank and intruders are "
-    "means over the linear maps of the decoder layers. Each of them has a row in geometry.parquet."
+    "Cells at their selected learning rate, means over seeds. The norm is that of the update of all weights; effective "
+    "rank and intruder dimensions are means over the linear layers of the decoder. geometry.parquet has a row for each."
+)
+NORM_CAPTION = (
+    "against the Frobenius norm of the update relative to the base's; bars are 95 % intervals over documents; lower is "
+    "better."
+)
+RANK_CAPTION = (
+    "Mean effective rank of a matrix's update against its nominal rank; the dashed line is the maximum for a product "
+    "of two factors (DoRA also rescales the rows)."
 )
 
 
 def section(rows: Sequence[Row]) -> Section | None:
-    """The question of distance; None where no cell is finished."""
+    """The section; None if no cell is finished."""
     said = [text for text in (*statements(rows), unmeasured(rows)) if text]
-    return Section(SECTION, "How far did the weights travel?", said, HEADINGS, table(rows), CAPTION) if said else None
+    if not said:
+        return None
+    return Section(
+        "geometry",
+        "How far did the weights move?",
+        said,
+        figures(rows),
+        headings=HEADINGS,
+        table=table(rows),
+        caption=CAPTION,
+    )
 
 
 def is_measured(row: Row) -> bool:
@@ -58,205 +82,144 @@ def is_measured(row: Row) -> bool:
     return row.get("update_norm_relative") is not None
 
 
+def _measured_groups(rows: Sequence[Row]) -> list[list[Row]]:
+    groups = ([row for row in group if is_measured(row)] for group in seed_groups(rows))
+    return [group for group in groups if group]
+
+
 def statements(rows: Sequence[Row]) -> list[str]:
-    """One sentence a method, text and base; seeds as their mean and range."""
-    return [
-        _said(found, rows)
-        for group in result_text.groups(rows)
-        if (found := [row for row in group if is_measured(row)])
-    ]
+    """One sentence per method, text and base; seeds as their mean and range."""
+    return [_sentence(group, rows) for group in _measured_groups(rows)]
 
 
-def _said(group: Sequence[Row], rows: Sequence[Row]) -> str:
+def _sentence(group: Sequence[Row], rows: Sequence[Row]) -> str:
     first = group[0]
-    tuned = " at its tuned learning rate" if result_text.is_tuned(first, rows) else ""
-    said = (
-        f"{result_text.method_name(first)}{tuned} on "
-        f"{result_text.text_name(first)}{result_text.where(first, rows)} moved the weights by "
+    norm = over_seeds([100 * row["update_norm_relative"] for row in group], 2)
+    sentence = (
+        f"{method_name(first)}{at_tuned_rate(first, rows)} on {text_name(first)}{coordinates(first, rows)} moved the "
+        f"weights by {norm} % of their norm"
     )
-    said += f"{over_seeds([100 * row['update_norm_relative'] for row in group], 2)} % of their norm"
-    ranks, intruders = (_there(group, column) for column in ("effective_rank_mean", "intruder_dimensions"))
-    if ranks:
-        said += f"; the update of a matrix has an effective rank of {over_seeds(ranks, 1)}"
-    if intruders:
-        said += (
-            f", and {over_seeds(intruders, 2)} of the {TOP_DIRECTIONS} strongest directions of a tuned matrix "
-            f"are new to the base"
+    if ranks := _values(group, "effective_rank_mean"):
+        sentence += f"; the update of a matrix has an effective rank of {over_seeds(ranks, 1)}"
+    if intruders := _values(group, "intruder_dimensions"):
+        sentence += (
+            f", and {over_seeds(intruders, 2)} of the {TOP_DIRECTIONS} strongest singular directions of a fine-tuned "
+            "matrix are new to the base"
         )
     layers = str(first.get("decomposed_layers") or "").split(" of ")
     if len(set(layers)) > 1:
-        said += f" (means over a sample of {layers[0]} of {layers[1]} layers)"
-    return f"{said}."
+        sentence += f" (means over a sample of {layers[0]} of {layers[1]} layers)"
+    return f"{sentence}."
 
 
-def _there(group: Sequence[Row], column: str) -> list[float]:
-    return [row[column] for row in group if row.get(column) is not None]
+def _values(group: Iterable[Row], column: str, scale: float = 1) -> list[float]:
+    return [scale * row[column] for row in group if row.get(column) is not None]
 
 
 def over_seeds(values: Sequence[float], digits: int) -> str:
     """A number, or the mean and range of several."""
-    middle = _short(statistics.fmean(values), digits)
+    mean = _fixed(statistics.fmean(values), digits)
     if len(values) == 1:
-        return middle
-    return f"{middle} ({_short(min(values), digits)} to {_short(max(values), digits)} over {len(values)} seeds)"
+        return mean
+    return f"{mean} ({_fixed(min(values), digits)} to {_fixed(max(values), digits)} over {len(values)} seeds)"
 
 
-def _short(value: float, digits: int) -> str:
-    """With `digits` decimals, small numbers with two significant places, none as 0."""
+def _fixed(value: float, digits: int) -> str:
+    """With `digits` decimals; smaller numbers with two significant digits; 0 as 0."""
     if value == 0:
         return "0"
     return f"{value:.{digits}f}" if abs(value) >= 10**-digits else f"{value:.2g}"
 
 
 def unmeasured(rows: Sequence[Row]) -> str:
-    """Why there is nothing to say of some cells; empty where all are measured."""
-    left = [row for row in result_text.selected_cells(rows) if not is_measured(row)]
-    if not left:
+    """Why some cells have no numbers; empty if all are measured."""
+    missing = [row for row in selected_cells(rows) if not is_measured(row)]
+    if not missing:
         return ""
-    number = f"{len(left)} cell{'s' * (len(left) > 1)}"
     return (
-        f"Not measured for {number}: `measure` of {', '.join(sorted({str(row['recipe']) for row in left}))} does "
-        f"not ask for `geometry`, "
-        "or did not when the cell was trained and its weights were not kept, or an update has no form that could "
-        "be read."
+        f"Not measured for {len(missing)} cell{'s' * (len(missing) > 1)}: `measure` of "
+        f"{', '.join(sorted({str(row['recipe']) for row in missing}))} does not contain `geometry`, or did not when "
+        "the cell was trained and its weights were not kept, or the form of an update is not supported."
     )
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
-    """Lines under HEADINGS, seeds as means."""
-    lines = []
-    for group in result_text.groups(rows):
-        if not (found := [row for row in group if is_measured(row)]):
-            continue
-        first = found[0]
-        numbers = [
-            _short(statistics.fmean(values), digits)
-            if (values := [scale * value for value in _there(found, column)])
-            else result_text.NO_NUMBER
-            for column, scale, digits in (
-                ("update_norm_relative", 100, 2),
-                ("effective_rank_mean", 1, 1),
-                ("intruder_dimensions", 1, 2),
-            )
+    """Rows under HEADINGS, seeds as means."""
+    return [
+        [
+            f"{text_name(group[0])} · {base_name(group[0])}",
+            str(group[0]["label"]),
+            str(group[0].get("rank") or NO_NUMBER),
+            str(len(group)),
+            *(
+                _fixed(statistics.fmean(values), digits) if values else NO_NUMBER
+                for values, digits in (
+                    (_values(group, "update_norm_relative", 100), 2),
+                    (_values(group, "effective_rank_mean"), 1),
+                    (_values(group, "intruder_dimensions"), 2),
+                )
+            ),
+            *(
+                signed(statistics.fmean(values)) if values else NO_NUMBER
+                for values in (_values(group, "delta_nll"), _values(group, "forgetting"))
+            ),
         ]
-        changes = [
-            result_text.signed(statistics.fmean(values)) if (values := _there(found, column)) else result_text.NO_NUMBER
-            for column in ("delta_nll", "forgetting")
-        ]
-        rank = str(first["rank"]) if first.get("rank") else result_text.NO_NUMBER
-        lines.append(
-            [
-                f"{result_text.text_name(first)} · {base(first)}",
-                str(first["label"]),
-                rank,
-                str(len(found)),
-                *numbers,
-                *changes,
-            ]
-        )
-    return lines
+        for group in _measured_groups(rows)
+    ]
 
 
 def figures(rows: Sequence[Row]) -> list[Figure]:
-    """The distance against what changed, and the effective rank against the rank."""
-    picked = [
-        {**row, "domain": result_text.text_name(row)} for row in result_text.selected_cells(rows) if is_measured(row)
-    ]
-    if not picked:
+    """Changes against the norm of the update, and effective rank against rank."""
+    cells = [{**row, "domain": text_name(row)} for row in selected_cells(rows) if is_measured(row)]
+    if not cells:
         return []
-    far = (
-        "against the Frobenius norm of the update as a share of the base's; bars are 95 % intervals from "
-        "documents; lower is better."
-    )
-    made = [
-        Figure(
-            "distance",
-            "Distance and learning",
-            f"Change on the text adapted to {far}",
-            _distance(picked, "delta"),
-            SECTION,
-        )
+    chart = _by_norm(cells, DELTA, "change of test NLL")
+    drawn = [Figure("update_norm", "Update norm and learning", f"Change on the text adapted to {NORM_CAPTION}", chart)]
+    if any(row.get("forgetting") is not None for row in cells):
+        chart = _by_norm(cells, FORGETTING, "change of NLL on general text")
+        caption = f"Change on general text {NORM_CAPTION}"
+        drawn.append(Figure("update_norm_forgetting", "Update norm and forgetting", caption, chart))
+    adapters = [row for row in cells if row.get("rank") and row.get("effective_rank_mean") is not None]
+    if len({row["rank"] for row in adapters}) >= MIN_RANKS_DRAWN:
+        drawn.append(Figure("effective_rank", "Rank and effective rank", RANK_CAPTION, _effective_rank(adapters)))
+    return drawn
+
+
+def _by_norm(cells: Sequence[Row], columns: tuple[str, str, str], title: str) -> alt.TopLevelMixin:
+    value, lower, upper = columns
+    rows = [{**row, "percent": 100 * row["update_norm_relative"]} for row in cells if row.get(value) is not None]
+    chart = chart_of_cells(rows, ("percent", *columns))
+    first, last = (factor * end(row["percent"] for row in rows) for factor, end in ((0.7, min), (1.4, max)))
+    ticks = [step * 10.0**power for power in range(-6, 5) for step in (1, 2, 5) if first <= step * 10.0**power <= last]
+    scale, axis = alt.Scale(type="log", nice=False, domain=[first, last]), alt.Axis(values=ticks, format="~g")
+    x = alt.X("percent:Q", title="norm of the update, % of the base's", scale=scale, axis=axis)
+    title, colour = f"{title}, nats per token", colour_of_method(rows)
+    layers = [
+        *dashed_zero_lines(chart, "y"),
+        interval_bars(chart, lower, x=x, y=alt.Y(f"{lower}:Q", title=title), y2=f"{upper}:Q", color=colour),
+        points(chart, 80, x=x, y=alt.Y(f"{value}:Q", title=title), color=colour, shape=shape_of_base(rows)),
     ]
-    if any(row.get("forgetting") is not None for row in picked):
-        made.append(
-            Figure(
-                "distance_forgetting",
-                "Distance and forgetting",
-                f"Change on general text {far}",
-                _distance(picked, "forgetting"),
-                SECTION,
-            )
-        )
-    low = [row for row in picked if row.get("rank") and row.get("effective_rank_mean") is not None]
-    if len({row["rank"] for row in low}) >= FEWEST_RANKS:
-        caption = (
-            "Mean effective rank of a matrix's update against the rank that it may have; the dashed line is the most "
-            "that a product of two factors can have; DoRA also rescales the rows."
-        )
-        made.append(Figure("rank_used", "Rank and effective rank", caption, _rank_used(low), SECTION))
-    return made
+    return panels(layers, rows, (270, 240), wide=True)
 
 
-COLUMNS = {
-    "delta": ("delta_nll", "delta_lo", "delta_hi", "change of test NLL"),
-    "forgetting": ("forgetting", "forgetting_lo", "forgetting_hi", "change of NLL on general text"),
-}
-
-
-def _distance(rows: Sequence[Row], what: str) -> alt.TopLevelMixin:
-    import altair as alt
-
-    value, low, high, title = COLUMNS[what]
-    rows = [{**row, "percent": 100 * row["update_norm_relative"]} for row in rows if row.get(value) is not None]
-    chart = alt.Chart(plain(rows, ("percent", value, low, high)))
-    title = f"{title}, nats per token"
-    low_end, high_end = (factor * end(row["percent"] for row in rows) for factor, end in ((0.7, min), (1.4, max)))
-    ticks = [
-        step * 10.0**power for power in range(-6, 5) for step in (1, 2, 5) if low_end <= step * 10.0**power <= high_end
-    ]
-    scale = alt.Scale(type="log", nice=False, domain=[low_end, high_end])
-    across = alt.X(
-        "percent:Q", title="norm of the update, % of the base's", scale=scale, axis=alt.Axis(values=ticks, format="~g")
-    )
-    up = alt.Y(f"{value}:Q", title=title)
-    colour = colour_of_method(rows)
-    zero = chart.mark_rule(color="#b6bec7", strokeDash=[3, 3]).encode(y=alt.datum(0))
-    bars = chart.mark_rule(strokeWidth=1.5).encode(
-        x=across, y=alt.Y(f"{low}:Q", title=title), y2=f"{high}:Q", color=colour
-    )
-    dots = chart.mark_point(filled=True, opacity=1, size=80).encode(x=across, y=up, color=colour, shape=shape(rows))
-    return styled(
-        by_domain(alt.layer(zero, bars, dots, data=chart.data).properties(width=270, height=240), rows, wide=True)
-    )
-
-
-def _rank_used(rows: Sequence[Row]) -> alt.TopLevelMixin:
-    import altair as alt
-
-    kinds = [{**row, "label": name} for row in rows for name in _families(row)]
+def _effective_rank(cells: Sequence[Row]) -> alt.TopLevelMixin:
+    rows = [{**row, "label": family} for row in cells for family in _families(row)]
     ranks = sorted({row["rank"] for row in rows})
-    chart = alt.Chart(plain(kinds, ("rank", "effective_rank_mean")))
-    scale = alt.Scale(type="log", base=2)
-    across = alt.X("rank:Q", title="rank", scale=scale, axis=alt.Axis(values=ranks, grid=False))
-    up = alt.Y("effective_rank_mean:Q", title="effective rank of the update", scale=scale, axis=alt.Axis(values=ranks))
-    colour = colour_of_method(kinds)
-    most = chart.mark_line(color=GREY, strokeDash=[4, 3]).encode(x=across, y=alt.Y("rank:Q", scale=scale))
-    lines = chart.mark_line(strokeWidth=2).encode(
-        x=across,
-        y=alt.Y("mean(effective_rank_mean):Q", title="effective rank of the update", scale=scale),
-        color=colour,
-        detail="base:N",
-    )
-    dots = chart.mark_point(filled=True, opacity=1, size=60).encode(x=across, y=up, color=colour, shape=shape(kinds))
-    return styled(
-        by_domain(alt.layer(most, lines, dots, data=chart.data).properties(width=270, height=240), kinds, wide=True)
-    )
+    chart = chart_of_cells(rows, ("rank", "effective_rank_mean"))
+    scale, title, colour = alt.Scale(type="log", base=2), "effective rank of the update", colour_of_method(rows)
+    x = alt.X("rank:Q", title="rank", scale=scale, axis=alt.Axis(values=ranks, grid=False))
+    y = alt.Y("effective_rank_mean:Q", title=title, scale=scale, axis=alt.Axis(values=ranks))
+    mean = alt.Y("mean(effective_rank_mean):Q", title=title, scale=scale)
+    layers = [
+        chart.mark_line(color=GREY, strokeDash=[4, 3]).encode(x=x, y=alt.Y("rank:Q", scale=scale)),
+        chart.mark_line(strokeWidth=2).encode(x=x, y=mean, color=colour, detail="base:N"),
+        points(chart, 60, x=x, y=y, color=colour, shape=shape_of_base(rows)),
+    ]
+    return panels(layers, rows, (270, 240), wide=True)
 
 
 def _families(row: Row) -> list[str]:
-    """The label without its rank, and with the rule that gave alpha where labels tell it: the lines that a cell belongs
-    to.
-    """
+    """The lines that a cell belongs to: its label without the rank, with each rule that gives a stated alpha."""
     if "alpha=" not in str(row["label"]):
-        return [kind(row)]
-    return [f"{kind(row)} alpha={rule}" for rule in alpha_rules(row)]
+        return [label_without_rank(row)]
+    return [f"{label_without_rank(row)} alpha={rule}" for rule in alpha_rules(row)]

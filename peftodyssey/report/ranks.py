@@ -1,66 +1,75 @@
-"""Results by LoRA rank: a sentence per family of cells, and figures."""
+"""Section: which rank is enough, by families of LoRA cells that differ in rank only."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from peftodyssey.report import result_text
-from peftodyssey.report.chart_style import COLOURS, Figure, by_domain, styled
+import altair as alt
+
+from peftodyssey.report.chart_style import Figure, chart_of, colour_by, panels
+from peftodyssey.report.result_text import (
+    UNIT,
+    Row,
+    coordinates,
+    format_lr,
+    grouped,
+    is_tuned,
+    method_name,
+    next_lr,
+    selected_cells,
+    setting,
+    signed,
+    text_name,
+)
 from peftodyssey.report.section import Section
 from peftodyssey.stats.lora_ranks import RankTrend, Trial, rank_trend
 
-if TYPE_CHECKING:
-    import altair as alt
-
-Row = Mapping[str, Any]
-FEWEST_RANKS = 3
-SECTION = "ranks"
+MIN_RANKS = 3  # for a statement
+MIN_RANKS_DRAWN = 2  # for a figure of effective ranks
+CAPTION = (
+    "against the rank at the selected learning rate; points are seeds, lines their mean; hollow: the learning rate "
+    "is the edge of its grid."
+)
 
 
 @dataclass(frozen=True)
 class Family:
-    """Cells that differ in rank, seed and learning rate alone, at the selected learning rates."""
+    """Cells that differ in rank, seed and learning rate only, at their selected learning rates."""
 
     rows: Sequence[Row]
-    alpha: str  # 2r, or the number
+    alpha: str  # the rule 2r, or a number
     trend: RankTrend
 
     @property
     def name(self) -> str:
-        """Method, its further options and the alpha rule in words."""
-        return f"{result_text.method_name({**self.rows[0], 'label': kind(self.rows[0])})}, alpha {self.alpha}"
+        """Method, its other options and the alpha rule in words."""
+        return f"{method_name({**self.rows[0], 'label': label_without_rank(self.rows[0])})}, alpha {self.alpha}"
 
 
 def families(rows: Sequence[Row]) -> list[Family]:
-    """The families with enough ranks to speak of a trend."""
-    found: dict[tuple[Any, ...], list[Row]] = {}
-    for row in result_text.selected_cells(rows):
-        if row.get("rank") and row["method"] in ("lora", "qlora"):
-            for rule in alpha_rules(row):
-                found.setdefault(
-                    (
-                        *result_text.setting(row),
-                        row["method"],
-                        kind(row),
-                        row.get("quant"),
-                        str(row.get("targets")),
-                        rule,
-                    ),
-                    [],
-                ).append(row)
-    made = []
-    for key, own in found.items():
-        if len({row["rank"] for row in own}) >= FEWEST_RANKS:
-            trials = [Trial(row["rank"], row["seed"], row["delta_nll"], not row.get("lr_edge")) for row in own]
-            made.append(Family(own, key[-1], rank_trend(trials)))
-    return made
+    """The families with at least MIN_RANKS ranks."""
+    adapters = [row for row in selected_cells(rows) if row.get("rank") and row["method"] in ("lora", "qlora")]
+    by_family = grouped(
+        [(row, rule) for row in adapters for rule in alpha_rules(row)],
+        lambda pair: (*setting(pair[0]), _options(pair[0]), pair[1]),
+    )
+    found = []
+    for key, pairs in by_family.items():
+        cells = [row for row, _ in pairs]
+        if len({row["rank"] for row in cells}) >= MIN_RANKS:
+            trials = [Trial(row["rank"], row["seed"], row["delta_nll"], not row.get("lr_edge")) for row in cells]
+            found.append(Family(cells, str(key[-1]), rank_trend(trials)))
+    return found
 
 
-def kind(row: Row) -> str:
-    """The label without rank and alpha: what the cells of a family share, `lora dora` apart from `lora`."""
+def _options(row: Row) -> tuple[str, ...]:
+    return str(row["method"]), label_without_rank(row), str(row.get("quant")), str(row.get("targets"))
+
+
+def label_without_rank(row: Row) -> str:
+    """The label without rank and alpha: what the cells of a family share (`lora dora`)."""
     return " ".join(word for word in str(row["label"]).split(" ") if not word.startswith(("r=", "alpha=")))
 
 
@@ -71,71 +80,55 @@ def alpha_rules(row: Row) -> list[str]:
 
 
 def section(rows: Sequence[Row]) -> Section | None:
-    """A sentence per family, and one about unresolved learning rates; None where no family has enough ranks."""
-    said = [text for family in families(rows) for text in _said(family, rows)]
-    return Section(SECTION, "Which rank", said) if said else None
+    """One sentence per family, and one about learning rates at the edge of their grid; None without a family."""
+    found = families(rows)
+    said = [text for family in found for text in _sentences(family, rows)]
+    return Section("ranks", "Which rank is enough?", said, figures(rows)) if said else None
 
 
-def _said(family: Family, rows: Sequence[Row]) -> list[str]:
-    trend, first = family.trend, family.rows[0]
-    where = f"{result_text.text_name(first)}{result_text.where(first, rows)}, {family.name}"
-    edges = sorted({row["rank"] for row in family.rows if row.get("lr_edge")})
-    said = []
-    if trend.best is None:
-        said.append(f"{where}: no rank can be compared, every best learning rate lies at the edge of those tried.")
-    elif trend.smallest_within_noise is None:
-        seen = f"{result_text.signed(trend.means[trend.best])} {result_text.UNIT}"
-        said.append(
-            f"{where}: rank {trend.best} changes test most ({seen}); with one seed there is no noise floor to "
-            f"compare it with."
-        )
-    else:
-        best = f"rank {trend.best} changes test most ({result_text.signed(trend.means[trend.best])} {result_text.UNIT})"
-        noise = f"the noise between seeds ({trend.noise.std:.4f})"
-        enough = (
-            f"no smaller rank comes within {noise}"
-            if trend.smallest_within_noise == trend.best
-            else f"rank {trend.smallest_within_noise} is the smallest within {noise} of it"
-        )
-        said.append(f"{where}: {best}; {enough}.")
-    tuned = {row["rank"]: result_text.is_tuned(row, rows) for row in family.rows}
-    if len(set(tuned.values())) > 1:
-        one = ", ".join(str(rank) for rank in sorted(tuned) if not tuned[rank])
-        said[-1] += f" Tried at one learning rate, so perhaps at less than its best: rank {one}."
-    said[-1] += f" {_used(family)}"
+def _sentences(family: Family, rows: Sequence[Row]) -> list[str]:
+    first = family.rows[0]
+    start = f"{text_name(first)}{coordinates(first, rows)}, {family.name}"
+    tuned = {row["rank"]: is_tuned(row, rows) for row in family.rows}
+    untuned = ", ".join(str(rank) for rank in sorted(tuned) if not tuned[rank])
+    at_one_rate = f" Rank {untuned} was trained at one learning rate only, which may not be its best."
+    mixed = len(set(tuned.values())) > 1
+    said = [f"{start}: {_trend(family.trend)}.{at_one_rate if mixed else ''} {_effective_ranks(family)}"]
+    edges = [row for row in family.rows if row.get("lr_edge")]
     if edges:
-        add = sorted(
-            {
-                result_text.format_lr(result_text.next_lr(row["lr"], row["lr_edge"]))
-                for row in family.rows
-                if row.get("lr_edge")
-            }
-        )
-        ranks = ", ".join(map(str, edges))
+        ranks = ", ".join(map(str, sorted({row["rank"] for row in edges})))
+        rates = ", ".join(sorted({format_lr(next_lr(row["lr"], row["lr_edge"])) for row in edges}))
         said.append(
-            f"{where}: not resolved at rank {ranks}, where the best learning rate is the last one tried; add "
-            f"{', '.join(add)}."
+            f"{start}: not resolved at rank {ranks}, where the best learning rate is the last one tried; add {rates}."
         )
     return said
 
 
-def _used(family: Family) -> str:
-    """How much of each rank the updates use, where it was measured."""
-    used = {
-        rank: [
-            row["effective_rank_mean"]
-            for row in family.rows
-            if row["rank"] == rank and row.get("effective_rank_mean") is not None
-        ]
+def _trend(trend: RankTrend) -> str:
+    if trend.best is None:
+        return "no rank can be compared, because every best learning rate is the edge of its grid"
+    best = f"rank {trend.best} changes test NLL most ({signed(trend.means[trend.best])} {UNIT})"
+    if trend.smallest_within_noise is None:
+        return f"{best}; with one seed the noise between seeds is unknown"
+    noise = f"the noise between seeds ({trend.noise.std:.4f})"
+    if trend.smallest_within_noise == trend.best:
+        return f"{best}; no smaller rank is within {noise}"
+    return f"{best}; rank {trend.smallest_within_noise} is the smallest within {noise} of it"
+
+
+def _effective_ranks(family: Family) -> str:
+    """The effective rank of updates by rank, where it was measured."""
+    measured = [row for row in family.rows if row.get("effective_rank_mean") is not None]
+    if not measured:
+        return "Effective rank: not measured."
+    by_rank = grouped(measured, lambda row: row["rank"])
+    values = (
+        f"{statistics.fmean(row['effective_rank_mean'] for row in by_rank[rank]):.1f} of {rank}"
+        if rank in by_rank
+        else f"not measured of {rank}"
         for rank in family.trend.means
-    }
-    if not any(used.values()):
-        return "Effective rank used: not measured."
-    told = (
-        f"{statistics.fmean(values):.1f} of {rank}" if values else f"not measured of {rank}"
-        for rank, values in used.items()
     )
-    return f"Effective rank used, mean over matrices: {', '.join(told)}."
+    return f"Effective rank, mean over matrices: {', '.join(values)}."
 
 
 def figures(rows: Sequence[Row]) -> list[Figure]:
@@ -143,33 +136,18 @@ def figures(rows: Sequence[Row]) -> list[Figure]:
     found = families(rows)
     if not found:
         return []
-    caption = (
-        "against the rank at the selected learning rate; points are seeds, lines their mean; hollow: "
-        "learning rate not resolved."
-    )
-    made = [
-        Figure(
-            "rank",
-            "Rank",
-            f"Change on test {caption}",
-            _against_rank(found, rows, "delta_nll", "change of test NLL"),
-            SECTION,
-        )
-    ]
+    chart = _by_rank(found, rows, "delta_nll", "change of test NLL")
+    drawn = [Figure("rank", "Rank", f"Change on test {CAPTION}", chart)]
     if all(row.get("forgetting") is not None for family in found for row in family.rows):
-        chart = _against_rank(found, rows, "forgetting", "change of NLL on general text")
-        made.append(
-            Figure("rank_forgetting", "Rank and forgetting", f"Change on general text {caption}", chart, SECTION)
-        )
-    return made
+        chart = _by_rank(found, rows, "forgetting", "change of NLL on general text")
+        drawn.append(Figure("rank_forgetting", "Rank and forgetting", f"Change on general text {CAPTION}", chart))
+    return drawn
 
 
-def _against_rank(found: Sequence[Family], rows: Sequence[Row], column: str, title: str) -> alt.TopLevelMixin:
-    import altair as alt
-
+def _by_rank(found: Sequence[Family], rows: Sequence[Row], column: str, title: str) -> alt.TopLevelMixin:
     values = [
         {
-            "domain": f"{result_text.text_name(row)}{result_text.where(row, rows)}",
+            "domain": f"{text_name(row)}{coordinates(row, rows)}",
             "family": family.name,
             "rank": row["rank"],
             "value": row[column],
@@ -178,25 +156,13 @@ def _against_rank(found: Sequence[Family], rows: Sequence[Row], column: str, tit
         for family in found
         for row in family.rows
     ]
-    names = list(dict.fromkeys(value["family"] for value in values))
-    ranks = sorted({value["rank"] for value in values})
-    source = alt.Chart(alt.Data(values=values))
-    across = alt.X("rank:Q", title="rank", scale=alt.Scale(type="log", base=2), axis=alt.Axis(values=ranks, grid=False))
-    colour = alt.Color(
-        "family:N",
-        title="method",
-        scale=alt.Scale(domain=names, range=list(COLOURS[: len(names)])),
-        legend=alt.Legend(orient="bottom", columns=2),
-    )
+    chart = chart_of(values)
+    axis = alt.Axis(values=sorted({value["rank"] for value in values}), grid=False)
+    x = alt.X("rank:Q", title="rank", scale=alt.Scale(type="log", base=2), axis=axis)
     lines, scale = [title, "nats per token (negative: better)"], alt.Scale(zero=False)
-    up, middle = (alt.Y(what, title=lines, scale=scale) for what in ("value:Q", "mean(value):Q"))
-    means = source.mark_line(strokeWidth=2).encode(x=across, y=middle, color=colour)
-    dots = source.mark_point(size=60, strokeWidth=1.6, opacity=1).encode(
-        x=across, y=up, color=colour, fill=alt.condition("datum.resolved", colour, alt.value("white"))
-    )
-    rows = [{"domain": value["domain"]} for value in values]
-    return styled(
-        by_domain(alt.layer(means, dots, data=source.data).properties(width=360, height=240), rows).resolve_scale(
-            y="independent"
-        )
-    )
+    y, mean = (alt.Y(shown, title=lines, scale=scale) for shown in ("value:Q", "mean(value):Q"))
+    colour = colour_by("family", (value["family"] for value in values), "method", orient="bottom", columns=2)
+    fill = alt.condition("datum.resolved", colour, alt.value("white"))
+    dots = chart.mark_point(size=60, strokeWidth=1.6, opacity=1).encode(x=x, y=y, color=colour, fill=fill)
+    layers = [chart.mark_line(strokeWidth=2).encode(x=x, y=mean, color=colour), dots]
+    return panels(layers, values, (360, 240), independent="y")

@@ -1,18 +1,20 @@
-"""What the results say, in sentences with their numbers. Used by the page, the summary and the end of a run.
+"""Results as sentences, and the numbers, names and groups of rows that all sentences share.
 
-Everything is made of rows of `results.parquet`; a row may carry a `run` where several runs are compared.
+Rows are those of `results.parquet`; where several runs are compared, each has a `run`.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from peftodyssey.stats.seed_variance import least_significant_difference, noise_floor
 
 Row = Mapping[str, Any]
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
 METHODS = {
     "full": "Full fine-tuning",
     "lora": "LoRA",
@@ -21,15 +23,32 @@ METHODS = {
     "ia3": "IA3",
     "last_layers": "Training the last layers",
 }
-# What tells one comparison from another; cells that agree in these differ in learning rate or seed only.
+# Rows that agree in these columns and in their label differ in learning rate or seed only.
 SETTING = ("run", "model", "revision", "domain", "newline", "objective", "context")
+# Columns of an estimate and the ends of its interval.
+DELTA = ("delta_nll", "delta_lo", "delta_hi")
+FORGETTING = ("forgetting", "forgetting_lo", "forgetting_hi")
 UNIT = "nats/token"
 NO_NUMBER = "-"
-DISPLAY_EPS = 5e-4  # half of the last digit that a change is printed with
+NO_VERDICT = "no interval, so no verdict"
+DISPLAY_EPS = 5e-4  # half a unit of the last digit with which changes are printed
+
+
+def grouped(rows: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Rows by key, both in the order of the rows."""
+    groups: dict[K, list[T]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def columns_of(*columns: str) -> Callable[[Row], tuple[Any, ...]]:
+    """A key for `grouped`: the values of these columns."""
+    return lambda row: tuple(row.get(column) for column in columns)
 
 
 def method_name(row: Row) -> str:
-    """The method in words, with the options that its label carries."""
+    """The method in words, with the options of its label."""
     label, method = str(row.get("label") or row.get("method") or "?"), str(row.get("method"))
     if method in METHODS and label.split(" ")[0] == method:
         return METHODS[method] + label[len(method) :]
@@ -37,8 +56,14 @@ def method_name(row: Row) -> str:
 
 
 def text_name(row: Row) -> str:
-    """The text adapted to, with its newline policy where that is not the usual one."""
+    """The text adapted to, with its newline policy unless that is `keep`."""
     return str(row["domain"]) if row.get("newline") in (None, "keep") else f"{row['domain']}, {row['newline']}"
+
+
+def base_name(row: Row) -> str:
+    """The base: its revision, or the last part of the model's name; with the run where several are compared."""
+    name = str(row.get("revision") or str(row.get("model")).rsplit("/", 1)[-1])
+    return f"{row['run']}: {name}" if row.get("run") else name
 
 
 def setting(row: Row) -> tuple[str, ...]:
@@ -47,41 +72,61 @@ def setting(row: Row) -> tuple[str, ...]:
 
 
 def selected_cells(rows: Iterable[Row]) -> list[Row]:
-    """The finished cells at their selected learning rate: the only ones that statements are made of."""
+    """The finished cells at their selected learning rate; statements are made of these alone."""
     return [row for row in rows if row["status"] == "done" and row["selected"]]
 
 
+def seed_groups(rows: Iterable[Row]) -> list[list[Row]]:
+    """Selected cells that differ in their seed only, in the order of the rows."""
+    return list(grouped(selected_cells(rows), lambda row: (*setting(row), row["label"])).values())
+
+
 def is_tuned(row: Row, rows: Iterable[Row]) -> bool:
-    """Whether the recipe asked for several learning rates of this very cell."""
+    """Whether the recipe has several learning rates for this cell."""
     key = (*setting(row), row["label"], row["seed"])
     return len({other["lr"] for other in rows if (*setting(other), other["label"], other["seed"]) == key}) > 1
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """A difference with its sign, never minus zero; a dash where there is none."""
+    """A difference with its sign, never minus zero; a dash if there is none."""
     if value is None or value != value:
         return NO_NUMBER
     rounded = round(value, digits)
     return f"{rounded + 0.0:+.{digits}f}" if rounded else f"{0:.{digits}f}"
 
 
-def interval(row: Row, estimate: str, low: str, high: str, digits: int = 3) -> str:
-    """`-0.412 [-0.431, -0.394]`, or the estimate alone with a mark that it has no interval."""
-    if row.get(estimate) is None:
-        return NO_NUMBER
-    if row.get(low) is None:
-        return f"{signed(row[estimate], digits)} [no interval]"
-    return f"{signed(row[estimate], digits)} [{signed(row[low], digits)}, {signed(row[high], digits)}]"
+def ends(lower: float | None, upper: float | None, digits: int = 3) -> str:
+    """An interval in brackets, or a note that there is none."""
+    return "[no interval]" if lower is None else f"[{signed(lower, digits)}, {signed(upper, digits)}]"
+
+
+def interval(row: Row, columns: Sequence[str], digits: int = 3) -> str:
+    """`-0.412 [-0.431, -0.394]` from the columns of an estimate and its interval."""
+    estimate, lower, upper = (row.get(column) for column in columns)
+    return NO_NUMBER if estimate is None else f"{signed(estimate, digits)} {ends(lower, upper, digits)}"
 
 
 def delta(row: Row) -> str:
     """The change on test with its interval."""
-    return interval(row, "delta_nll", "delta_lo", "delta_hi")
+    return interval(row, DELTA)
 
 
 def forgetting(row: Row) -> str:
     """The change on general text with its interval."""
-    return interval(row, "forgetting", "forgetting_lo", "forgetting_hi")
+    return interval(row, FORGETTING)
+
+
+def amount(
+    rows: Sequence[Row], columns: Sequence[str], unit: str = f" {UNIT}", digits: int = 3, scale: float = 1.0
+) -> str:
+    """A quantity of rows that differ in their seed only: one row with its interval, several with mean and range."""
+    values = [row[columns[0]] for row in rows]
+    mean = f"{signed(scale * statistics.fmean(values), digits)}{unit}"
+    if len(rows) > 1:
+        least, most = (signed(scale * end(values), digits) for end in (min, max))
+        return f"{mean} (mean of {len(rows)} seeds, {least} to {most})"
+    lower, upper = (value and scale * value for value in map(rows[0].get, columns[1:]))
+    return f"{mean} {ends(lower, upper, digits)}"
 
 
 def format_lr(lr: float | None) -> str:
@@ -93,7 +138,7 @@ def format_lr(lr: float | None) -> str:
 
 
 def next_lr(lr: float, edge: str) -> float:
-    """The next learning rate outside the grid, on the ladder 1, 3, 10."""
+    """The next learning rate outside of the grid, on the scale 1, 3, 10."""
     mantissa, exponent = (float(part) for part in f"{lr:.2e}".split("e"))
     if edge == "high":
         return (3.0 if mantissa < 2.5 else 10.0) * 10**exponent
@@ -101,142 +146,127 @@ def next_lr(lr: float, edge: str) -> float:
 
 
 def learning_rate(row: Row) -> str:
-    """The learning rate, with what to try next where it is the edge of its grid."""
+    """The learning rate, with the next one to try if it is the edge of its grid."""
     if row["lr"] is None or not row.get("lr_edge"):
         return format_lr(row["lr"])
     return f"{format_lr(row['lr'])} (edge: try {format_lr(next_lr(row['lr'], row['lr_edge']))})"
 
 
-def verdict(rows: Sequence[Row], low: str, high: str, better: str = "better", worse: str = "worse") -> str:
-    """What the intervals of all seeds say together."""
-    if any(row.get(low) is None for row in rows):
-        return "no interval, so no verdict"
-    if all(row[low] > -DISPLAY_EPS and row[high] < DISPLAY_EPS for row in rows):
+def common_sign(rows: Iterable[Row], lower: str, upper: str) -> int | None:
+    """-1 or 1 if the intervals of all rows lie on that side of 0, else 0; None if a row has no interval."""
+    intervals: list[tuple[Any, Any]] = [(row.get(lower), row.get(upper)) for row in rows]
+    if any(low is None for low, _ in intervals):
+        return None
+    if all(high < 0 for _, high in intervals):
+        return -1
+    return int(all(low > 0 for low, _ in intervals))
+
+
+def verdict(rows: Sequence[Row], columns: Sequence[str], better: str = "better", worse: str = "worse") -> str:
+    """What the intervals of all seeds say together; a negative change is better."""
+    _, lower, upper = columns
+    sign = common_sign(rows, lower, upper)
+    if sign is not None and all(row[lower] > -DISPLAY_EPS and row[upper] < DISPLAY_EPS for row in rows):
         return "no change"
-    if all(row[high] < 0 for row in rows):
-        return better
-    if all(row[low] > 0 for row in rows):
-        return worse
-    return "no clear change" if len(rows) == 1 else "no change that all seeds agree on"
+    unclear = "no clear change" if len(rows) == 1 else "no change that all seeds agree on"
+    return {None: NO_VERDICT, -1: better, 0: unclear, 1: worse}[sign]
 
 
 def statements(rows: Sequence[Row]) -> list[str]:
-    """One sentence per method, text and base, at the selected learning rate; then what limits them."""
-    return [sentence for group in groups(rows) for sentence in _statement(group, rows)]
+    """One sentence per method, text and base, at the selected learning rate."""
+    return [_statement(group, rows) for group in seed_groups(rows)]
 
 
-def groups(rows: Sequence[Row]) -> list[list[Row]]:
-    """Headline rows that differ in their seed only, in the order of the rows."""
-    picked = selected_cells(rows)
-    keys = {(*setting(row), row["label"]): None for row in picked}
-    return [[row for row in picked if (*setting(row), row["label"]) == key] for key in keys]
-
-
-def _statement(group: Sequence[Row], rows: Sequence[Row]) -> list[str]:
+def _statement(group: Sequence[Row], rows: Sequence[Row]) -> str:
     first = group[0]
-    tuned = " at its tuned learning rate" if is_tuned(first, rows) else ""
-    change = amount(group, "delta_nll", delta)
-    sentence = f"{method_name(first)}{tuned} changed test NLL on {text_name(first)}{where(first, rows)} by {change}: "
-    sentence += verdict(group, "delta_lo", "delta_hi") + "."
-    if first.get("forgetting") is not None:
-        lost = verdict(group, "forgetting_lo", "forgetting_hi", "general text improved", "it forgot")
-        sentence += f" On general text {amount(group, 'forgetting', forgetting)}: {lost}."
-    return [sentence]
-
-
-def amount(group: Sequence[Row], column: str, one: Callable[[Row], str]) -> str:
-    """A number of rows that differ in their seed: with its interval where there is one row, else mean and range."""
-    if len(group) == 1:
-        estimate, _, rest = one(group[0]).partition(" ")
-        return f"{estimate} {UNIT} {rest}".rstrip()
-    values = [row[column] for row in group]
-    return (
-        f"{signed(statistics.fmean(values))} {UNIT} (mean of {len(group)} seeds, {signed(min(values))} to "
-        f"{signed(max(values))})"
+    sentence = (
+        f"{method_name(first)}{at_tuned_rate(first, rows)} changed test NLL on {text_name(first)}"
+        f"{coordinates(first, rows)} by {amount(group, DELTA)}: {verdict(group, DELTA)}."
     )
+    if first.get("forgetting") is None:
+        return sentence
+    outcome = verdict(group, FORGETTING, "general text improved", "it forgot")
+    return f"{sentence} On general text {amount(group, FORGETTING)}: {outcome}."
 
 
-def where(row: Row, rows: Sequence[Row]) -> str:
-    """The coordinates that tell this setting from others of the table, in brackets."""
-    told = {"domain", "newline"}  # `text` tells them
-    varied = [
-        column for column in SETTING if column not in told and len({str(other.get(column)) for other in rows}) > 1
-    ]
+def at_tuned_rate(row: Row, rows: Sequence[Row]) -> str:
+    """A note after the method's name if its learning rate was tuned."""
+    return " at its tuned learning rate" if is_tuned(row, rows) else ""
+
+
+def coordinates(row: Row, rows: Iterable[Row], columns: Iterable[str] | None = None) -> str:
+    """The values, in brackets, of the columns that vary over `rows`: of a setting but for its text unless given."""
+    rows, columns = list(rows), columns or [column for column in SETTING if column not in ("domain", "newline")]
+    varied = [column for column in columns if len({str(other.get(column)) for other in rows}) > 1]
     values = [str(row[column]) for column in varied if row.get(column) is not None]
     return f" ({', '.join(values)})" if values else ""
 
 
 def caveats(rows: Sequence[Row]) -> list[str]:
-    """What limits the statements: seeds, edges of grids, few documents, cells that are missing, mixed versions."""
-    found = [_noise_floor(rows), *_edges(rows), *_few(rows), *_missing(rows), *_versions(rows)]
-    return [text for text in found if text]
-
-
-def _noise_floor(rows: Sequence[Row]) -> str:
-    found = groups(rows)
-    if not found:
-        return ""
-    floor = noise_floor([[row["delta_nll"] for row in group] for group in found])
-    if floor.std is None:
-        return (
-            "One seed: no noise floor. The intervals cover the choice of test documents, not the luck of a "
-            "training run."
-        )
-    seeds = min(len(group) for group in found if len(group) > 1)
-    least = least_significant_difference(floor, seeds, seeds)
-    return (
-        f"Noise floor over seeds: {floor.std:.4f} {UNIT} (pooled standard deviation of the change on test over "
-        f"{floor.n_groups} "
-        f"settings, {floor.degrees_of_freedom} degrees of freedom). A difference of two methods over {seeds} seeds "
-        f"each says nothing below {least:.4f}."
-    )
-
-
-def _edges(rows: Sequence[Row]) -> list[str]:
-    edged = sorted(
-        {(method_name(row), text_name(row), learning_rate(row)) for row in selected_cells(rows) if row.get("lr_edge")}
-    )
+    """What limits the statements: seeds, edges of grids, few documents, missing cells, mixed versions."""
+    few = {(text_name(row), row["reason"]) for row in rows if row["status"] == "done" and row.get("reason")}
     return [
-        f"{method}: the learning rate chosen on {', '.join(sorted({domain for _, domain, _ in group}))} is the "
-        f"edge of its grid, "
-        f"{lr.replace('edge: ', '')}; a better one may lie beyond."
-        for (method, lr), group in (
-            (k, list(g)) for k, g in groupby(sorted(edged, key=lambda e: (e[0], e[2])), key=lambda e: (e[0], e[2]))
-        )
+        *_noise_between_seeds(rows),
+        *_edges(rows),
+        *(f"{text}: {reason}, so there is no interval." for text, reason in sorted(few)),
+        *_missing(rows),
+        *_versions(rows),
     ]
 
 
-def _few(rows: Sequence[Row]) -> list[str]:
-    texts = {(text_name(row), row["reason"]) for row in rows if row["status"] == "done" and row.get("reason")}
-    return [f"{domain}: {reason}; no interval is given." for domain, reason in sorted(texts)]
+def _noise_between_seeds(rows: Sequence[Row]) -> list[str]:
+    groups = seed_groups(rows)
+    if not groups:
+        return []
+    floor = noise_floor([[row["delta_nll"] for row in group] for group in groups])
+    if floor.std is None:
+        return [
+            "There is one seed per setting, so the noise between training runs is unknown: the intervals cover the "
+            "choice of test documents only."
+        ]
+    seeds = min(len(group) for group in groups if len(group) > 1)
+    least = least_significant_difference(floor, seeds, seeds)
+    return [
+        f"Noise between seeds: {floor.std:.4f} {UNIT} (pooled standard deviation of the change on test over "
+        f"{floor.n_groups} settings, {floor.degrees_of_freedom} degrees of freedom). With {seeds} seeds each, two "
+        f"methods differ significantly (95 %) only by more than {least:.4f}."
+    ]
+
+
+def _edges(rows: Sequence[Row]) -> list[str]:
+    edges = sorted(
+        {(method_name(row), learning_rate(row), text_name(row)) for row in selected_cells(rows) if row.get("lr_edge")}
+    )
+    return [
+        f"{method}: the learning rate selected on {', '.join(text for _, _, text in group)} is the edge of its grid, "
+        f"{lr.replace('edge: ', '')}; a better one may lie outside."
+        for (method, lr), group in grouped(edges, lambda edge: edge[:2]).items()
+    ]
 
 
 def _missing(rows: Sequence[Row]) -> list[str]:
     notes = []
-    pending = sum(row["status"] == "pending" for row in rows)
-    if pending:
-        notes.append(f"{pending} of {len(rows)} cells are not finished; run the recipe again to go on.")
-    stops = [row for row in rows if row["status"] == "stopped"]
-    if stops:
+    if pending := sum(row["status"] == "pending" for row in rows):
+        notes.append(f"{pending} of {len(rows)} cells are not finished; run the recipe again to resume.")
+    if stopped := sum(row["status"] == "stopped" for row in rows):
         notes.append(
-            f"{len(stops)} of {len(rows)} cells were stopped early by successive halving, because they trailed on "
-            f"validation."
+            f"{stopped} of {len(rows)} cells were stopped early by successive halving, by their validation loss."
         )
-    for row in rows:
-        if row["status"] == "failed":
-            notes.append(
-                f"{method_name(row)} on {text_name(row)}{where(row, rows)}, lr {format_lr(row['lr'])} failed: "
-                f"{row['reason']}"
-            )
-    return notes
+    return notes + [
+        f"{method_name(row)} on {text_name(row)}{coordinates(row, rows)}, lr {format_lr(row['lr'])} failed: "
+        f"{row['reason']}"
+        for row in rows
+        if row["status"] == "failed"
+    ]
 
 
 def _versions(rows: Sequence[Row]) -> list[str]:
-    found = sorted({row["versions"] for row in rows if row.get("versions")})
-    if len(found) < 2:
+    versions = {row["versions"] for row in rows if row.get("versions")}
+    if len(versions) < 2:
         return []
     return [
-        f"The cells were trained with {len(found)} sets of library versions; `run --refresh stale` retrains older ones."
+        f"The cells were trained with {len(versions)} different sets of library versions; `run --refresh stale` "
+        "retrains the older ones."
     ]
 
 
@@ -251,7 +281,7 @@ def format_count(value: float | None) -> str:
 
 
 def format_bytes(value: int | None) -> str:
-    """Bytes as MiB, or GiB from one upwards."""
+    """Bytes as MiB, or as GiB from 1 GiB on."""
     if value is None:
         return NO_NUMBER
     return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"

@@ -1,249 +1,211 @@
-"""Whether longer-pretrained bases are harder to fine-tune, by method, in sentences and a figure.
+"""Section: whether a longer-pretrained base is harder to fine-tune, and whether that depends on the method.
 
-Made of the rows of `sensitivity.parquet` that stand on trained cells; the learning rates are those of
-`results.parquet`.
+Made of the rows of `sensitivity.parquet` about trained cells; the learning rates are those of `results.parquet`.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import altair as alt
 
 from peftodyssey.report.chart_style import (
-    COLOURS,
     GREY,
-    INK,
     WIDTH,
     Figure,
-    by_domain,
-    by_pretraining,
+    chart_of,
+    colour_by,
     colour_of_method,
-    styled,
+    interval_bars,
+    offset_step,
+    panels,
+    points,
+    unique,
+    x_pretraining,
+    zero_line,
 )
-from peftodyssey.report.noise import tokens, turn, verdict
-from peftodyssey.report.result_text import UNIT, format_lr, interval, is_tuned, next_lr, selected_cells, text_name
+from peftodyssey.report.noise import SLOPE, format_tokens, slope_verdict, turning_point_text
+from peftodyssey.report.result_text import (
+    NO_VERDICT,
+    UNIT,
+    Row,
+    columns_of,
+    common_sign,
+    format_lr,
+    grouped,
+    interval,
+    is_tuned,
+    next_lr,
+    selected_cells,
+    text_name,
+)
 from peftodyssey.report.section import Section
 
-if TYPE_CHECKING:
-    import altair as alt
-
-Row = Mapping[str, Any]
-SECTION = "sensitivity"
-QUESTION = "Does fine-tuning cost more the longer the pretraining, and does the method change that?"
-SAME = 1e-9  # of logarithms of rates: rounding of a geometric mean
+TITLE = "Is a longer-pretrained base harder to fine-tune, and does that depend on the method?"
+SAME_RATE = 1e-9  # difference of log rates: rounding of a geometric mean
 QUANTITIES = {"forgetting": "forgetting", "learning": "the change on the text adapted to"}
+LADDER_CAPTION = (
+    "NLL of general text under the base (grey) and after adaptation, against pretraining tokens, at the learning "
+    "rate selected on each rung; points are seeds, lines their means, bars 95 % intervals of the change. Where a "
+    "line turns up, longer pretraining makes the adapted model worse."
+)
+SLOPES_CAPTION = (
+    "Slope per tenfold pretraining tokens with 95 % intervals, at the learning rate selected on each rung; right of "
+    "the line, longer pretraining costs more."
+)
 
 
-def _rows(sensitivity: Sequence[Row]) -> list[Row]:
-    """Slopes at each rung's selected learning rate."""
-    return [row for row in sensitivity if row["quantity"] in QUANTITIES and row["lr"] is None]
+def _selected_slopes(slopes: Sequence[Row]) -> list[Row]:
+    """Slopes of trained cells at the learning rate selected on each rung."""
+    return [row for row in slopes if row["quantity"] in QUANTITIES and row["lr"] is None]
 
 
-def section(sensitivity: Sequence[Row], rows: Sequence[Row]) -> Section | None:
-    """The question with its answers; None where nothing of it was measured."""
-    said = statements(sensitivity, rows)
-    return Section(SECTION, QUESTION, said) if said else None
+def section(slopes: Sequence[Row], rows: Sequence[Row]) -> Section | None:
+    """The section; `slopes` are rows of `sensitivity.parquet`. None if there are none."""
+    said = statements(slopes, rows)
+    return Section("sensitivity", TITLE, said, figures(slopes, rows)) if said else None
 
 
-def statements(sensitivity: Sequence[Row], rows: Sequence[Row]) -> list[str]:
-    """The differences between methods first, then each method's slope of forgetting and its rates; last what they stand
-    on.
-    """
-    slopes = _rows(sensitivity)
-    said = [
-        _difference(row) + _unresolved(row, rows) for row in slopes if row["minus"] and row["quantity"] == "forgetting"
+def statements(slopes: Sequence[Row], rows: Sequence[Row]) -> list[str]:
+    """Differences between methods first, then each method's slope of forgetting and learning rates; then limits."""
+    forgetting = [row for row in _selected_slopes(slopes) if row["quantity"] == "forgetting"]
+    if not forgetting:
+        return []
+    of_methods = [row for row in forgetting if not row["minus"]]
+    return [
+        *(_difference(row) + _edges(row, rows) for row in forgetting if row["minus"]),
+        *(_slope(row) + _edges(row, rows) for row in of_methods),
+        *_learning_rates(of_methods, rows),
+        "Each slope is at the learning rate selected on each rung, with an interval over documents and seeds (with "
+        "one seed over documents alone), given this ladder: its rungs are of one pretraining run, whose text may "
+        "repeat.",
     ]
-    said += [
-        _slope(row) + _unresolved(row, rows) for row in slopes if not row["minus"] and row["quantity"] == "forgetting"
+
+
+def _cells_of(slope: Row, rows: Sequence[Row], label: str) -> list[Row]:
+    """The selected cells behind a slope, by pretraining tokens."""
+    key = columns_of("run", "recipe", "model", "arm", "domain")
+    cells = [
+        row
+        for row in selected_cells(rows)
+        if row["label"] == label and row.get("pretrain_tokens") and row.get("lr") and key(row) == key(slope)
     ]
-    if said:
-        said += _rates(slopes, rows)
-        said.append(
-            "Each slope is at the learning rate selected on that rung, over documents and seeds (with one seed "
-            "over documents alone), "
-            "given this ladder: its rungs are one pretraining run, and its text may repeat."
-        )
-    return said
+    return sorted(cells, key=lambda row: (row["pretrain_tokens"], row["seed"]))
 
 
-def _trained(row: Row, rows: Sequence[Row], label: str) -> list[Row]:
-    """The selected cells that a slope stands on, by pretraining tokens."""
-    same = ("run", "recipe", "model", "arm", "domain")
-    found = [
-        r
-        for r in selected_cells(rows)
-        if r["label"] == label
-        and r.get("pretrain_tokens")
-        and r.get("lr")
-        and all(r.get(n) == row.get(n) for n in same)
-    ]
-    return sorted(found, key=lambda r: (r["pretrain_tokens"], r["seed"]))
+def _edges(slope: Row, rows: Sequence[Row]) -> str:
+    """Which learning rates behind a slope are the edge of their grid, and what to add to it."""
+    notes = []
+    for label in filter(None, (slope["intervention"], slope["minus"])):
+        at_edge = [row for row in _cells_of(slope, rows, label) if row.get("lr_edge")]
+        if at_edge:
+            rungs = ", ".join(unique(format_tokens(row["pretrain_tokens"]) for row in at_edge))
+            rates = ", ".join(unique(format_lr(next_lr(row["lr"], row["lr_edge"])) for row in at_edge))
+            notes.append(f"{label} at {rungs} (try {rates})")
+    return f" Not resolved, because the selected rate is the edge of its grid: {'; '.join(notes)}." if notes else ""
 
 
-def _unresolved(row: Row, rows: Sequence[Row]) -> str:
-    """Which of the rates behind a slope are the edge of their grid, with what to add to it."""
-    said = []
-    for label in filter(None, (row["intervention"], row["minus"])):
-        edged = [r for r in _trained(row, rows, label) if r.get("lr_edge")]
-        if edged:
-            rungs = ", ".join(dict.fromkeys(tokens(r["pretrain_tokens"]) for r in edged))
-            add = ", ".join(dict.fromkeys(format_lr(next_lr(r["lr"], r["lr_edge"])) for r in edged))
-            said.append(f"{label} at {rungs} (try {add})")
-    return f" Unresolved, as the selected rate is the edge of its grid: {'; '.join(said)}." if said else ""
-
-
-def _rates(slopes: Sequence[Row], rows: Sequence[Row]) -> Iterator[str]:
+def _learning_rates(slopes: Sequence[Row], rows: Sequence[Row]) -> Iterator[str]:
     """How the tuned learning rate changes along the ladder: geometric means over seeds, no finer than the grid."""
-    for row in slopes:
-        found = _trained(row, rows, row["intervention"]) if not row["minus"] and row["quantity"] == "forgetting" else []
-        if len({one["pretrain_tokens"] for one in found}) < 2 or not any(is_tuned(one, rows) for one in found):
-            continue
+    for slope in slopes:
+        cells = _cells_of(slope, rows, slope["intervention"])
         by_rung = {
-            count: [one["lr"] for one in found if one["pretrain_tokens"] == count]
-            for count in dict.fromkeys(r["pretrain_tokens"] for r in found)
+            tokens: [row["lr"] for row in rung]
+            for tokens, rung in grouped(cells, lambda row: row["pretrain_tokens"]).items()
         }
-        told = ", ".join(
-            f"{' and '.join(map(format_lr, sorted(set(rates))))} at {tokens(count)}" for count, rates in by_rung.items()
+        if len(by_rung) < 2 or not any(is_tuned(row, rows) for row in cells):
+            continue
+        rates = ", ".join(
+            f"{' and '.join(map(format_lr, sorted(set(lrs))))} at {format_tokens(tokens)}"
+            for tokens, lrs in by_rung.items()
         )
-        means = [statistics.geometric_mean(rates) for rates in by_rung.values()]
-        steps = [math.log(b / a) for a, b in pairwise(means)]
-        falls, rises = min(steps) < -SAME, max(steps) > SAME
-        word = (
-            "goes up and down"
-            if falls and rises
-            else "falls with longer pretraining"
-            if falls
-            else "rises with longer pretraining"
-            if rises
-            else "stays the same"
-        )
+        steps = [math.log(b / a) for a, b in pairwise(map(statistics.geometric_mean, by_rung.values()))]
+        trend = {
+            (False, False): "stays the same",
+            (False, True): "rises with longer pretraining",
+            (True, False): "falls with longer pretraining",
+            (True, True): "goes up and down",
+        }[min(steps) < -SAME_RATE, max(steps) > SAME_RATE]
         yield (
-            f"{_where(row)}: the tuned learning rate of {row['intervention']} {word}, as far as the grid can "
-            f"tell: {told}."
+            f"{_ladder(slope)}: the tuned learning rate of {slope['intervention']} {trend}, as far as the grid "
+            f"resolves it: {rates}."
         )
 
 
-def _where(row: Row) -> str:
-    ladder = f"{tokens(row['tokens_from'])} to {tokens(row['tokens_to'])}, {row['rungs']} rungs"
-    return f"{row['domain']}, {row['arm'] or row['model']} ({ladder})"
+def _ladder(slope: Row) -> str:
+    tokens = f"{format_tokens(slope['tokens_from'])} to {format_tokens(slope['tokens_to'])}"
+    return f"{slope['domain']}, {slope['arm'] or slope['model']} ({tokens}, {slope['rungs']} rungs)"
 
 
-def _slope(row: Row) -> str:
-    amount, turns = interval(row, "slope", "slope_lo", "slope_hi", 4), turn(row)
-    after = f"; after training, the loss on general text {turns}" if turns else ""
+def _slope(slope: Row) -> str:
+    turning = turning_point_text(slope)
+    after = f"; after training, the loss on general text {turning}" if turning else ""
     return (
-        f"{_where(row)}: {row['intervention']} forgets {amount} {UNIT} more per tenfold pretraining: "
-        f"{verdict(row)}{after}."
+        f"{_ladder(slope)}: {slope['intervention']} forgets {interval(slope, SLOPE, 4)} {UNIT} more per tenfold "
+        f"pretraining: {slope_verdict(slope)}{after}."
     )
 
 
-def _difference(row: Row) -> str:
-    amount = interval(row, "slope", "slope_lo", "slope_hi", 4)
-    if row["slope_lo"] is None:
-        says = "no interval, so no verdict"
-    elif row["slope_lo"] > 0:
-        says = f"longer pretraining costs {row['intervention']} more than {row['minus']}"
-    else:
-        says = (
-            f"longer pretraining costs {row['minus']} more than {row['intervention']}"
-            if row["slope_hi"] < 0
-            else "no clear difference between them"
-        )
+def _difference(slope: Row) -> str:
+    first, second = slope["intervention"], slope["minus"]
+    outcome = {
+        None: NO_VERDICT,
+        1: f"longer pretraining costs {first} more than {second}",
+        -1: f"longer pretraining costs {second} more than {first}",
+        0: "no clear difference between them",
+    }[common_sign([slope], *SLOPE[1:])]
     return (
-        f"{_where(row)}: the slope of forgetting of {row['intervention']} minus that of {row['minus']} is "
-        f"{amount} {UNIT} per tenfold pretraining: {says}."
+        f"{_ladder(slope)}: the slope of forgetting of {first} minus that of {second} is {interval(slope, SLOPE, 4)} "
+        f"{UNIT} per tenfold pretraining: {outcome}."
     )
 
 
-def figures(sensitivity: Sequence[Row], rows: Sequence[Row]) -> list[Figure]:
+def figures(slopes: Sequence[Row], rows: Sequence[Row]) -> list[Figure]:
     """The loss along each ladder before and after training, and slopes with their differences."""
-    made, on_ladder = (
-        [],
-        [
-            row
-            for row in selected_cells(rows)
-            if row.get("pretrain_tokens") and row.get("general_nll_after") is not None
-        ],
-    )
-    if len({row["pretrain_tokens"] for row in on_ladder}) > 1:
-        caption = (
-            "NLL of general text under the base (grey) and after adapting, against pretraining tokens, at each "
-            "rung's selected learning rate; lines are "
-            "means over seeds, points seeds, bars 95 % intervals of the change. Where a line turns up, longer "
-            "pretraining makes the adapted model worse."
-        )
-        made.append(
-            Figure(
-                "ladder",
-                "General text before and after adapting, by length of pretraining",
-                caption,
-                _ladder(on_ladder, rows),
-                SECTION,
-            )
-        )
-    slopes = [row for row in _rows(sensitivity) if row["slope"] is not None]
-    if slopes:
-        caption = (
-            "Slope per tenfold pretraining tokens with 95 % intervals, at each rung's selected learning rate; "
-            "right of the line, longer pretraining costs more."
-        )
-        made.append(Figure("slopes", "How costs grow with pretraining", caption, _forest(slopes), SECTION))
-    return made
+    drawn = []
+    cells = [r for r in selected_cells(rows) if r.get("pretrain_tokens") and r.get("general_nll_after") is not None]
+    if len({row["pretrain_tokens"] for row in cells}) > 1:
+        title = "General text before and after adaptation, by length of pretraining"
+        drawn.append(Figure("ladder", title, LADDER_CAPTION, _along_ladder(cells, rows)))
+    known = [row for row in _selected_slopes(slopes) if row["slope"] is not None]
+    if known:
+        drawn.append(Figure("slopes", "How costs grow with pretraining", SLOPES_CAPTION, _forest(known)))
+    return drawn
 
 
-def _ladder(found: Sequence[Row], rows: Sequence[Row]) -> alt.TopLevelMixin:
-    import altair as alt
-
+def _along_ladder(cells: Sequence[Row], rows: Sequence[Row]) -> alt.TopLevelMixin:
     values = []
-    for row in found:
-        start = row["general_nll_before"]
-        ends = [None if row.get(end) is None else start + row[end] for end in ("forgetting_lo", "forgetting_hi")]
-        panel = " · ".join(
-            str(part) for part in (row.get("run"), text_name(row), row.get("arm") or row["model"]) if part
+    for row in cells:
+        before = row["general_nll_before"]
+        lower, upper = (
+            None if row.get(f"forgetting_{e}") is None else before + row[f"forgetting_{e}"] for e in ("lo", "hi")
         )
-        values.append(
-            {
-                "domain": panel,
-                "tokens": row["pretrain_tokens"],
-                "label": row["label"],
-                "base": start,
-                "value": row["general_nll_after"],
-                "lo": ends[0],
-                "hi": ends[1],
-            }
-        )
+        panel = " · ".join(str(p) for p in (row.get("run"), text_name(row), row.get("arm") or row["model"]) if p)
+        coordinates = {"domain": panel, "tokens": row["pretrain_tokens"], "label": row["label"]}
+        values.append({**coordinates, "base": before, "value": row["general_nll_after"], "lo": lower, "hi": upper})
     values.sort(key=lambda value: value["domain"])
-    source = alt.Chart(alt.Data(values=values))
-    across, colour = by_pretraining([value["tokens"] for value in values]), colour_of_method(rows)
-    title, scale = "NLL of general text, nats per token", alt.Scale(zero=False)
-    marks = [
-        source.mark_line(strokeWidth=2, color=GREY).encode(x=across, y=alt.Y("mean(base):Q", title=title, scale=scale)),
-        source.mark_point(filled=True, size=45, opacity=1, color=GREY).encode(
-            x=across, y=alt.Y("base:Q", title=title, scale=scale)
-        ),
-        source.transform_filter("isValid(datum.lo)")
-        .mark_rule(strokeWidth=1.2, opacity=0.7)
-        .encode(x=across, y=alt.Y("lo:Q", title=title), y2="hi:Q", color=colour),
-        source.mark_line(strokeWidth=2).encode(
-            x=across, y=alt.Y("mean(value):Q", title=title, scale=scale), color=colour
-        ),
-        source.mark_point(filled=True, size=45, opacity=1).encode(
-            x=across,
-            y=alt.Y("value:Q", title=title, scale=scale),
-            color=colour,
-            shape=alt.Shape("label:N", legend=None),
-        ),
+    chart = chart_of(values)
+    x, colour = x_pretraining(value["tokens"] for value in values), colour_of_method(rows)
+    title = "NLL of general text, nats per token"
+    base, base_mean, value, mean = (
+        alt.Y(shown, title=title, scale=alt.Scale(zero=False))
+        for shown in ("base:Q", "mean(base):Q", "value:Q", "mean(value):Q")
+    )
+    layers = [
+        chart.mark_line(strokeWidth=2, color=GREY).encode(x=x, y=base_mean),
+        chart.mark_point(filled=True, size=45, opacity=1, color=GREY).encode(x=x, y=base),
+        interval_bars(chart, width=1.2, x=x, y=alt.Y("lo:Q", title=title), y2="hi:Q", color=colour),
+        chart.mark_line(strokeWidth=2).encode(x=x, y=mean, color=colour),
+        points(chart, 45, x=x, y=value, color=colour, shape=alt.Shape("label:N", legend=None)),
     ]
-    chart = alt.layer(*marks, data=source.data).properties(width=300, height=250)
-    return styled(by_domain(chart, values, wide=True))
+    return panels(layers, values, (300, 250), wide=True)
 
 
-def _forest(rows: Sequence[Row]) -> alt.TopLevelMixin:
-    import altair as alt
-
+def _forest(slopes: Sequence[Row]) -> alt.TopLevelMixin:
     values = [
         {
             "domain": f"{row['domain']} · {row['arm'] or row['model']}",
@@ -253,39 +215,21 @@ def _forest(rows: Sequence[Row]) -> alt.TopLevelMixin:
             "lo": row["slope_lo"],
             "hi": row["slope_hi"],
         }
-        for row in rows
+        for row in slopes
     ]
-    names, kinds = (
-        list(dict.fromkeys(v["intervention"] for v in values)),
-        list(dict.fromkeys(v["quantity"] for v in values)),
-    )
-    source = alt.Chart(alt.Data(values=values))
-    down = alt.Y(
-        "intervention:N", sort=names, title=None, axis=alt.Axis(ticks=False, domain=False, labelPadding=8, grid=False)
-    )
-    lane = alt.YOffset("quantity:N", sort=kinds, scale=alt.Scale(paddingOuter=0.6))
-    colour = alt.Color(
-        "quantity:N",
-        title="slope of",
-        sort=kinds,
-        scale=alt.Scale(domain=kinds, range=list(COLOURS[: len(kinds)])),
-        legend=alt.Legend(orient="bottom"),
-    )
+    names, quantities = (unique(value[column] for value in values) for column in ("intervention", "quantity"))
+    chart = chart_of(values)
+    axis = alt.Axis(ticks=False, domain=False, labelPadding=8, grid=False)
+    lane: dict[str, Any] = {
+        "y": alt.Y("intervention:N", sort=names, title=None, axis=axis),
+        "yOffset": alt.YOffset("quantity:N", sort=quantities, scale=alt.Scale(paddingOuter=0.6)),
+        "color": colour_by("quantity", quantities, "slope of", orient="bottom"),
+    }
     title = "nats per token per tenfold pretraining tokens"
-    zero = source.mark_rule(color=INK, strokeWidth=1).encode(x=alt.datum(0))
-    bars = (
-        source.transform_filter("isValid(datum.lo)")
-        .mark_rule(strokeWidth=2.5)
-        .encode(x=alt.X("lo:Q", title=title), x2="hi:Q", y=down, yOffset=lane, color=colour)
-    )
-    dots = source.mark_point(filled=True, size=80, opacity=1).encode(
-        x=alt.X("slope:Q", title=title, axis=alt.Axis(tickCount=7)),
-        y=down,
-        yOffset=lane,
-        color=colour,
-        shape=alt.Shape("quantity:N", sort=kinds, legend=None),
-    )
-    layers = alt.layer(zero, bars, dots, data=source.data).properties(
-        width=WIDTH, height=alt.Step(15, **{"for": "offset"})
-    )
-    return styled(by_domain(layers, values))
+    x = alt.X("slope:Q", title=title, axis=alt.Axis(tickCount=7))
+    layers = [
+        zero_line(chart, "x"),
+        interval_bars(chart, width=2.5, x=alt.X("lo:Q", title=title), x2="hi:Q", **lane),
+        points(chart, 80, x=x, shape=alt.Shape("quantity:N", sort=quantities, legend=None), **lane),
+    ]
+    return panels(layers, values, (WIDTH, offset_step(15)))

@@ -1,158 +1,145 @@
-"""Similarity of each text to the pretraining text, and whether degradation grows with it.
+"""Sections: how similar each text is to the pretraining text, and whether degradation grows with similarity.
 
-Numbers are those of `similarity.parquet` and `correlation.parquet`; the figure is in `similarity_chart`.
+Numbers are those of `similarity.parquet` and `correlation.parquet`; the figures are in `similarity_chart`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from peftodyssey.report import result_text
-from peftodyssey.report.chart_style import base
+from peftodyssey.report.result_text import (
+    NO_NUMBER,
+    Row,
+    base_name,
+    columns_of,
+    coordinates,
+    grouped,
+    interval,
+    signed,
+    text_name,
+)
 from peftodyssey.report.section import Section
 from peftodyssey.report.similarity_chart import figures
 from peftodyssey.stats.similarity import MEASURES
 
-__all__ = ["figures", "sections"]
-
-Row = Mapping[str, Any]
-ALIKE, GROWS = "alike", "likeness"
-ALIKE_TITLE = "How like the pretraining text is each text?"
-GROWS_TITLE = "Does degradation grow with likeness to the pretraining text?"
+SIMILARITY_TITLE = "How similar is each text to the pretraining text?"
+DEGRADATION_TITLE = "Does degradation grow with similarity to the pretraining text?"
 UNMEASURED = "Not measured: the recipe's `measure` has no `similarity`, which needs a `pretraining_text`."
-NO_POINTS = "Not measured: no finished cell has a text whose likeness is known."
-HEADLINE = "mmd2"  # what the sentence speaks of: named beforehand, the others are in the table
+NO_TEXTS = "Not measured: no finished cell has a text whose similarity is known."
 FEW_CHUNKS = 100
-CLEAR = 0.05
-CAPTION = (
-    "Distances from half of the pretraining sample, on as many chunks for every text. The floor is the other half: "
-    "what each number is "
-    "where there is nothing to find. p: permutations of whole documents."
+ALPHA = 0.05
+BASE = ("run", "recipe", "model", "revision")
+METHOD = (*BASE, "newline", "label")
+STATED = ("mmd2", "spearman")  # the coefficient of the sentence, fixed beforehand; the others are in the table
+CORRELATION_HEADINGS = ("base and method", "measure", "statistic", "texts", "coefficient", "p (Holm)", "leave one out")
+SIMILARITY_CAPTION = (
+    "Distances from half of the pretraining sample, on equally many chunks of every text. The floor is the other "
+    "half: each measure's value without a difference. p: permutations of whole documents."
 )
-CORRELATIONS = (
-    "Change of test NLL against each measure, texts as points. Within: differences within groups of texts alone. "
-    "Brackets hold 95 % intervals "
-    "(Fisher's z); p is of permutations and held against all measures (Holm); left out: range when any one text is."
+CORRELATION_CAPTION = (
+    "Change of test NLL against each measure; each text is a point. Within: only differences within groups of texts. "
+    "Brackets are 95 % intervals (Fisher's z); p is from permutations and adjusted for all measures (Holm); leave "
+    "one out: the range when any one text is left out."
 )
 
 
-def sections(similar: Sequence[Row], correlations: Sequence[Row]) -> list[Section]:
-    """The two questions; one sentence where nothing was measured."""
+def sections(similar: Sequence[Row], correlations: Sequence[Row], rows: Sequence[Row]) -> list[Section]:
+    """The two questions, or why they have no answer; `rows` are those of results."""
     if not similar:
-        return [Section(GROWS, GROWS_TITLE, [UNMEASURED])]
-    bases = _parted(similar, ("run", "recipe", "model", "revision"))
-    families = _parted(correlations, ("run", "recipe", "model", "revision", "newline", "label"))
-    alike = Section(
-        ALIKE,
-        ALIKE_TITLE,
-        [_nearest(rows) for rows in bases],
-        _headings(),
-        [_line(row, similar) for row in similar],
-        CAPTION,
-    )
-    grows = [_verdict(rows, correlations) for rows in families] or [NO_POINTS]
-    lines = [_correlation(row, correlations) for rows in families for row in rows if row["r"] is not None]
-    headings = ("base and method", "measure", "statistic", "texts", "coefficient", "p (Holm)", "left out")
-    return [alike, Section(GROWS, GROWS_TITLE, grows, headings, lines, CORRELATIONS)]
+        return [Section("degradation", DEGRADATION_TITLE, [UNMEASURED])]
+    bases = grouped(similar, columns_of(*BASE)).values()
+    methods = list(grouped(correlations, columns_of(*METHOD)).values())
+    units = [f"{measure.name}, {measure.unit}" if measure.unit else measure.name for measure in MEASURES.values()]
+    return [
+        Section(
+            "similarity",
+            SIMILARITY_TITLE,
+            [_nearest_and_farthest(texts) for texts in bases],
+            headings=("text", "base", "chunks", units[0], "p", *units[1:]),
+            table=[_similarity_row(row, similar) for row in similar],
+            caption=SIMILARITY_CAPTION,
+        ),
+        Section(
+            "degradation",
+            DEGRADATION_TITLE,
+            [_correlation_sentence(own, correlations) for own in methods] or [NO_TEXTS],
+            figures(rows, similar),
+            headings=CORRELATION_HEADINGS,
+            table=[_correlation_row(row, correlations) for own in methods for row in own if row["r"] is not None],
+            caption=CORRELATION_CAPTION,
+        ),
+    ]
 
 
-def _parted(rows: Sequence[Row], columns: Sequence[str]) -> list[list[Row]]:
-    found: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        found.setdefault(tuple(row.get(column) for column in columns), []).append(row)
-    return list(found.values())
-
-
-def _nearest(rows: Sequence[Row]) -> str:
-    """The nearest and the farthest text of one base, beside the floor."""
+def _nearest_and_farthest(rows: Sequence[Row]) -> str:
+    """The nearest and the farthest text of one base, compared with the floor."""
     texts, floor = sorted((row for row in rows if row["kind"] == "text"), key=lambda row: row["mmd2"]), rows[-1]
     near, far = texts[0], texts[-1]
-    said = (
-        f"On {near['chunks']} chunks of {near['chunk_tokens']} tokens each, {base(near)} finds "
-        f"{result_text.text_name(near)} nearest to its pretraining text "
+    sentence = (
+        f"On {near['chunks']} chunks of {near['chunk_tokens']} tokens, the text most similar to the pretraining text "
+        f"of {base_name(near)} is {text_name(near)} (MMD² {near['mmd2']:.4f}, {_p(near['mmd_p'])})"
     )
-    said += f"(MMD² {near['mmd2']:.4f}, {_p(near['mmd_p'])})"
     if len(texts) > 1:
-        said += f" and {result_text.text_name(far)} farthest ({far['mmd2']:.4f}, {_p(far['mmd_p'])})"
-    said += f"; two halves of that text lie at {floor['mmd2']:.4f} ({_p(floor['mmd_p'])})."
+        sentence += f" and the least similar is {text_name(far)} ({far['mmd2']:.4f}, {_p(far['mmd_p'])})"
+    sentence += f"; the two halves of the pretraining sample differ by {floor['mmd2']:.4f} ({_p(floor['mmd_p'])})."
     if near["chunks"] < FEW_CHUNKS:
-        said += (
-            f" {near['chunks']} chunks are few: every text gives as many as the shortest; a larger "
-            f"score.tokens gives more."
+        sentence += (
+            f" {near['chunks']} chunks are few (the shortest text has no more); a larger score.tokens gives more."
         )
-    return said
+    return sentence
 
 
-def _verdict(rows: Sequence[Row], correlations: Sequence[Row]) -> str:
-    """One method on one base: the headline's coefficients, and which measures are clear."""
-    first = rows[0]
-    of = {(row["measure"], row["statistic"], row["scope"]): row for row in rows}
-    pooled, within = of[HEADLINE, "spearman", "pooled"], of[HEADLINE, "spearman", "within"]
-    said = (
-        f"{first['label']}{_where(first, correlations)}, {pooled['domains']} texts: Spearman's correlation of "
-        f"the change on test with MMD² from the "
+def _correlation_sentence(rows: Sequence[Row], correlations: Sequence[Row]) -> str:
+    """One method on one base: the stated coefficient, and which other measures are significant."""
+    by_kind = {(row["measure"], row["statistic"], row["scope"]): row for row in rows}
+    pooled, within = by_kind[*STATED, "pooled"], by_kind[*STATED, "within"]
+    within_groups = f"is {_coefficient(within)}" if within["r"] is not None else "cannot be computed"
+    significant = [row for row in rows if row["p_holm"] is not None and row["p_holm"] < ALPHA]
+    others = [row for row in significant if row["scope"] == "pooled" and row is not pooled]
+    in_groups = [row for row in significant if row["scope"] == "within"]
+    if pooled in significant:
+        outcome = _direction(pooled)
+    else:
+        outcome = f"too few texts ({pooled['domains']})" if pooled["p"] is None else "no significant relation"
+    also = (
+        f" {'Also significant' if pooled in significant else 'Significant'}, pooled: {_named(others)}."
+        if others
+        else ""
     )
-    said += (
-        f"pretraining text is {_coefficient(pooled)} ({_p(pooled['p_holm'])} after Holm's correction over the measures)"
+    groups = (
+        f"Significant within groups: {_named(in_groups)}." if in_groups else "No measure is significant within groups."
     )
-    said += (
-        f", within groups {_coefficient(within)}" if within["r"] is not None else ", within groups it cannot be given"
+    return (
+        f"{rows[0]['label']}{_where(rows[0], correlations)}, {pooled['domains']} texts: Spearman's correlation of the "
+        f"change on test with MMD² from the pretraining text is {_coefficient(pooled)} ({_p(pooled['p_holm'])}, "
+        f"Holm-adjusted over the measures); within groups it {within_groups}: {outcome}.{also} {groups}"
     )
-    clear = {
-        (row["measure"], row["statistic"], row["scope"]): row
-        for row in rows
-        if row["p_holm"] is not None and row["p_holm"] < CLEAR
-    }
-    found = clear.get((HEADLINE, "spearman", "pooled"))
-    said += f": {_direction(found) if found else _too_few(pooled)}."
-    others = [row for row in clear.values() if row["scope"] == "pooled" and row is not found]
-    held = [row for row in clear.values() if row["scope"] == "within"]
-    said += f" {'Also clear' if found else 'Clear'}, pooled: {_named(others)}{_all_say(others)}." if others else ""
-    return said + (
-        f" Clear within groups: {_named(held)}{_all_say(held)}." if held else " No measure is clear within groups."
-    )
-
-
-def _all_say(rows: Sequence[Row]) -> str:
-    """What clear coefficients mean, where they agree."""
-    found = {_direction(row) for row in rows}
-    return f", {found.pop()}" if len(found) == 1 else ", which do not agree in direction"
 
 
 def _named(rows: Sequence[Row]) -> str:
-    """The measures of some coefficients, each statistic's by itself."""
-    names: dict[str, list[str]] = {}
-    for row in rows:
-        names.setdefault(row["statistic"].capitalize(), []).append(MEASURES[row["measure"]].name)
-    return "; ".join(f"{', '.join(held)} ({statistic})" for statistic, held in names.items())
+    """The measures of some coefficients by statistic, and what they say if they agree."""
+    by_statistic = grouped(rows, lambda row: str(row["statistic"]).capitalize())
+    names = "; ".join(
+        f"{', '.join(MEASURES[row['measure']].name for row in own)} ({statistic})"
+        for statistic, own in by_statistic.items()
+    )
+    directions = {_direction(row) for row in rows}
+    return f"{names}, {directions.pop() if len(directions) == 1 else 'which do not agree in direction'}"
 
 
 def _direction(row: Row) -> str:
-    """What a clear coefficient means: a distance that grows is likeness that falls."""
-    return (
-        "degradation grows with likeness"
-        if row["r"] * MEASURES[row["measure"]].sign > 0
-        else "degradation falls with likeness"
-    )
-
-
-def _too_few(row: Row) -> str:
-    return f"too few texts to say ({row['domains']})" if row["p"] is None else "no clear relation"
+    """What the sign of a coefficient means; a larger distance is a smaller similarity."""
+    grows = row["r"] * MEASURES[row["measure"]].sign > 0
+    return f"degradation {'grows' if grows else 'falls'} with similarity"
 
 
 def _where(row: Row, rows: Sequence[Row]) -> str:
-    """The coordinates that tell this family from the others of the table."""
-    varied = [
-        name
-        for name in ("run", "recipe", "model", "revision", "newline")
-        if len({str(other.get(name)) for other in rows}) > 1
-    ]
-    return f" ({', '.join(str(row[name]) for name in varied if row.get(name) is not None)})" if varied else ""
+    """The coordinates that tell this base and method from the others of the table."""
+    return coordinates(row, rows, (*BASE, "newline"))
 
 
 def _coefficient(row: Row) -> str:
-    return result_text.interval(row, "r", "lo", "hi", 2)
+    return interval(row, ("r", "lo", "hi"), 2)
 
 
 def _p(value: float | None) -> str:
@@ -161,17 +148,11 @@ def _p(value: float | None) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
-def _headings() -> tuple[str, ...]:
-    units = [f"{measure.name}, {measure.unit}" if measure.unit else measure.name for measure in MEASURES.values()]
-    return ("text", "base", "chunks", units[0], "p", *units[1:])
-
-
-def _line(row: Row, rows: Sequence[Row]) -> list[str]:
-    name = result_text.text_name(row) if row["kind"] == "text" else f"{row['domain']} (floor)"
-    values = [_number(row.get(column)) for column in MEASURES]
+def _similarity_row(row: Row, rows: Sequence[Row]) -> list[str]:
+    values = [NO_NUMBER if row.get(column) is None else f"{row[column]:.4g}" for column in MEASURES]
     return [
-        name,
-        f"{base(row)}{_where(row, rows) if row.get('run') else ''}",
+        text_name(row) if row["kind"] == "text" else f"{row['domain']} (floor)",
+        f"{base_name(row)}{_where(row, rows) if row.get('run') else ''}",
         str(row["chunks"]),
         values[0],
         _p(row["mmd_p"]),
@@ -179,23 +160,14 @@ def _line(row: Row, rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _number(value: float | None) -> str:
-    return result_text.NO_NUMBER if value is None else f"{value:.4g}"
-
-
-def _correlation(row: Row, rows: Sequence[Row]) -> list[str]:
-    left_out = (
-        result_text.NO_NUMBER
-        if row["left_out_lo"] is None
-        else f"{result_text.signed(row['left_out_lo'], 2)} to {result_text.signed(row['left_out_hi'], 2)}"
-    )
-    what = f"{row['statistic'].capitalize()}, {row['scope']}"
+def _correlation_row(row: Row, rows: Sequence[Row]) -> list[str]:
+    lower, upper = row["left_out_lo"], row["left_out_hi"]
     return [
         f"{row['label']}{_where(row, rows)}",
         MEASURES[row["measure"]].name,
-        what,
+        f"{row['statistic'].capitalize()}, {row['scope']}",
         str(row["domains"]),
         _coefficient(row),
-        result_text.NO_NUMBER if row["p_holm"] is None else f"{row['p_holm']:.3f}",
-        left_out,
+        NO_NUMBER if row["p_holm"] is None else f"{row['p_holm']:.3f}",
+        NO_NUMBER if lower is None else f"{signed(lower, 2)} to {signed(upper, 2)}",
     ]

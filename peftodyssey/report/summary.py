@@ -5,43 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from peftodyssey.report import console_table, newlines, noise, result_text, token_sentences
+from peftodyssey.report import console_table, result_text, token_sentences
 from peftodyssey.report.page import ReportData, unmeasured
 from peftodyssey.store import atomic
 
 
-def write(content: ReportData, path: Path) -> Path:
-    """Write the summary to `path`, whole or not at all."""
-    atomic.write_text(path, markdown(content))
+def write(data: ReportData, path: Path) -> Path:
+    """Write the summary to `path` in one step."""
+    atomic.write_text(path, markdown(data))
     return path
 
 
-def markdown(content: ReportData) -> str:
-    """The summary's text; numbers that differ between runs of one recipe (time, memory) are only in the table."""
-    stated = result_text.statements(content.rows) or ["No cell is finished yet, so there is nothing to state."]
-    limits = [
-        *result_text.caveats(content.rows),
-        *unmeasured(content.rows, content.tables),
-        *([] if content.noise else [noise.UNMEASURED]),
-    ]
-    tokens = token_sentences.statements(content.rows, content.tables)
-    mismatch = newlines.statements(content.mismatches, content.rows)
-    missing = token_sentences.unmeasured(content.rows, content.tables)
-    headings, lines = console_table.cells(content.rows)
+def markdown(data: ReportData) -> str:
+    """The summary's text; numbers that differ between two runs of one recipe (time, memory) are only in the table."""
+    statements = result_text.statements(data.rows) or ["No cell is finished yet."]
+    missing = token_sentences.unmeasured(data.rows, data.tables)
+    tokens = [*token_sentences.statements(data.rows, data.tables), *filter(None, [missing])]
+    headings, lines = console_table.cells(data.rows)
     parts = [
-        f"# {_text(', '.join(content.recipes))}",
-        (
-            f"Base: {_text(', '.join(content.models))}. Changes are after minus before: negative is better. 95 % "
-            f"intervals."
-        ),
-        _list(stated),
+        f"# {_text(', '.join(data.recipes))}",
+        f"Base: {_text(', '.join(data.models))}. Changes are after minus before: negative is better. 95 % intervals.",
+        _list(statements),
         _table(headings, lines) if lines else "",
-        *(part for section in content.sections for part in (f"## {section.title}", _list(section.statements))),
-        "## Which tokens pay",
-        _list([*tokens, *filter(None, [missing])] or ["No cell is finished yet."]),
-        *(("## What a mismatch of line breaks did", _list(mismatch)) if mismatch else ()),
-        "## What limits this",
-        _list(limits),
+        *(part for section in data.sections for part in (f"## {section.title}", _list(section.statements))),
+        "## Which tokens does the change come from?",
+        _list(tokens or ["No cell is finished yet."]),
+        "## Limits",
+        _list([*result_text.caveats(data.rows), *unmeasured(data)]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

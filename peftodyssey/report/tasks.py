@@ -1,30 +1,43 @@
-"""Did accuracy on tasks change? A sentence per method, text and task, and a figure."""
+"""Section: whether accuracy on prompts with choices changed."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
 
-from peftodyssey.report import result_text
+import altair as alt
+
 from peftodyssey.report.chart_style import (
     COLOURS,
     GREY,
     INK,
+    WIDTH,
     Figure,
-    base,
-    offset_by_base,
-    row_step,
-    shape,
-    styled,
+    chart_of,
+    lane_height,
+    panels,
+    points,
+    shape_of_base,
+    y_methods,
+)
+from peftodyssey.report.result_text import (
+    NO_NUMBER,
+    Row,
+    amount,
+    base_name,
+    columns_of,
+    coordinates,
+    grouped,
+    method_name,
+    selected_cells,
+    setting,
+    signed,
+    text_name,
+    verdict,
 )
 from peftodyssey.report.section import Section
 
-if TYPE_CHECKING:
-    import altair as alt
-
-Row = Mapping[str, Any]
-SECTION, TITLE = "tasks", "Did the skill change?"
+TITLE = "Did the skill change?"
 HEADINGS = (
     "task",
     "trained on",
@@ -42,180 +55,129 @@ HEADINGS = (
     "per byte, after",
     "per byte, change",
 )
+CAPTION = (
+    "Share of the prompts whose most likely choice is correct. Per byte: log-likelihoods divided by the bytes of the "
+    "choice. Brackets are 95 % intervals, paired by prompt (Tango); p is that of McNemar's exact test."
+)
+FIGURE_CAPTION = (
+    "Accuracy of the most likely choice before (grey) and after adaptation, with 95 % intervals over prompts; the "
+    "dashed line is guessing. Right of grey is better."
+)
+ACCURACY = ("acc_delta", "acc_lo", "acc_hi")
+ACCURACY_PER_BYTE = ("acc_norm_delta", "acc_norm_lo", "acc_norm_hi")
+STAGES = {"before": ("base", GREY), "after": ("adapted", COLOURS[0])}
 
 
-def joined(rows: Sequence[Row], answered: Sequence[Row]) -> list[Row]:
-    """The headline rows with the columns of `tasks.parquet`, once for each of their tasks."""
-    found: dict[tuple[Any, ...], list[Row]] = {}
-    for row in answered:
-        found.setdefault((row.get("run"), row["cell"], row["recipe"]), []).append(row)
-    return [
-        {**row, **asked}
-        for row in result_text.selected_cells(rows)
-        for asked in found.get((row.get("run"), row["cell"], row["recipe"]), ())
-    ]
+def joined(rows: Sequence[Row], results: Sequence[Row]) -> list[Row]:
+    """The selected cells with the columns of `tasks.parquet` (`results`), once for each of their tasks."""
+    key = columns_of("run", "cell", "recipe")
+    of_cell = grouped(results, key)
+    return [{**row, **result} for row in selected_cells(rows) for result in of_cell.get(key(row), ())]
 
 
-def statements(rows: Sequence[Row], answered: Sequence[Row]) -> list[str]:
-    """One sentence for cells that differ in their seed alone, and one about what chance would give."""
-    found = joined(rows, answered)
-    keys = {(row["task"], *result_text.setting(row), row["label"]): None for row in found}
-    said = [
-        _said([row for row in found if (row["task"], *result_text.setting(row), row["label"]) == key], rows)
-        for key in keys
-    ]
-    tasks = {row["task"]: row for row in found}
-    return said + [_about(row) for row in tasks.values()]
+def statements(rows: Sequence[Row], results: Sequence[Row]) -> list[str]:
+    """One sentence for cells that differ in their seed only, then one about each task."""
+    cells = joined(rows, results)
+    groups = grouped(cells, lambda row: (row["task"], *setting(row), row["label"])).values()
+    tasks = {row["task"]: row for row in cells}
+    return [*(_sentence(group, rows) for group in groups), *map(_about_task, tasks.values())]
 
 
-def _said(group: Sequence[Row], rows: Sequence[Row]) -> str:
+def _sentence(group: Sequence[Row], rows: Sequence[Row]) -> str:
     first = group[0]
-    words = (
-        f"{result_text.method_name(first)} trained on {result_text.text_name(first)}{result_text.where(first, rows)}"
-    )
-    before, after = (statistics.fmean(row[name] for row in group) for name in ("acc_before", "acc_after"))
-    verdict = result_text.verdict(group, "acc_lo", "acc_hi", better="worse", worse="better")  # here more is better
-    norm = statistics.fmean(row["acc_norm_delta"] for row in group)
+    before, after = (percent(statistics.fmean(row[column] for row in group)) for column in ("acc_before", "acc_after"))
+    outcome = verdict(group, ACCURACY, better="worse", worse="better")  # a positive change is better here
+    per_byte = signed(100 * statistics.fmean(row["acc_norm_delta"] for row in group), 1)
     return (
-        f"{words} changed accuracy on {first['task']} from {percent(before)} to {percent(after)}, by "
-        f"{_amount(group)}: {verdict}; "
-        f"per byte of the choice by {points(norm)}."
+        f"{method_name(first)} trained on {text_name(first)}{coordinates(first, rows)} changed accuracy on "
+        f"{first['task']} from {before} to {after}, by {_points(group, ACCURACY)}: {outcome}; per byte of the choice "
+        f"by {per_byte} points."
     )
 
 
-def _amount(group: Sequence[Row]) -> str:
-    if len(group) == 1:
-        return change(group[0])
-    values = [row["acc_delta"] for row in group]
+def _points(group: Sequence[Row], columns: Sequence[str]) -> str:
+    """A change of accuracy in percentage points: `+6.2 points [+3.1, +9.3]`."""
+    return amount(group, columns, " points", 1, 100)
+
+
+def _about_task(row: Row) -> str:
+    truncated = f" {row['truncated']:,} choices lost the beginning of a prompt that is longer than the model's context."
     return (
-        f"{points(statistics.fmean(values))} (mean of {len(values)} seeds, {points(min(values))} to "
-        f"{points(max(values))})"
+        f"{row['task']} has {row['examples']:,} prompts; guessing is correct on {percent(row['chance'])} of them."
+        f"{truncated if row['truncated'] else ''}"
     )
-
-
-def _about(row: Row) -> str:
-    cut = (
-        f" {row['truncated']:,} choices lost the beginning of a prompt longer than the model."
-        if row["truncated"]
-        else ""
-    )
-    return f"{row['task']} has {row['examples']:,} prompts; guessing is right in {percent(row['chance'])} of them.{cut}"
 
 
 def percent(share: float | None) -> str:
-    """A share as percent with one digit."""
-    return result_text.NO_NUMBER if share is None else f"{100 * share:.1f} %"
+    """A share in percent with one decimal."""
+    return NO_NUMBER if share is None else f"{100 * share:.1f} %"
 
 
-def points(share: float) -> str:
-    """A difference of shares in percentage points, with its sign."""
-    return f"{result_text.signed(100 * share, 1)} points"
-
-
-def change(row: Row, column: str = "acc") -> str:
-    """`+6.2 points [+3.1, +9.3]`."""
-    low, high = (result_text.signed(100 * row[f"{column}_{end}"], 1) for end in ("lo", "hi"))
-    return f"{points(row[f'{column}_delta'])} [{low}, {high}]"
-
-
-def section(rows: Sequence[Row], answered: Sequence[Row]) -> Section | None:
-    """Sentences and one line a cell and task; why there is none where nothing was asked; None where no cell is
-    finished.
-    """
-    if not result_text.selected_cells(rows):
+def section(rows: Sequence[Row], results: Sequence[Row]) -> Section | None:
+    """Statements and one row per cell and task, or why there are none; None if no cell is finished."""
+    if not selected_cells(rows):
         return None
-    if why := unmeasured(rows, answered):
-        return Section(SECTION, TITLE, [why])
-    found = joined(rows, answered)
-    runs = ["run"] if any(row.get("run") for row in found) else []
-    caption = (
-        "Share of the prompts whose likeliest choice is right. Per byte: likelihoods divided by the length of the "
-        "choice. Brackets hold "
-        "95 % intervals, paired by prompt (Tango); p is that of McNemar's exact test."
-    )
+    cells = joined(rows, results)
+    if not cells:
+        reason = (
+            "Not measured: the recipe names no tasks (tasks: [bundled/arxiv_field]), which can be added without "
+            "training again."
+        )
+        return Section("tasks", TITLE, [reason])
+    runs = ["run"] if any(row.get("run") for row in cells) else []
+    table = [[*(str(row[name]) for name in runs), *_table_row(row)] for row in cells]
+    headings = (*runs, *HEADINGS)
     return Section(
-        SECTION, TITLE, statements(rows, answered), (*runs, *HEADINGS), [_line(row, runs) for row in found], caption
+        "tasks",
+        TITLE,
+        statements(rows, results),
+        figures(rows, results),
+        headings=headings,
+        table=table,
+        caption=CAPTION,
     )
 
 
-def _line(row: Row, runs: Sequence[str]) -> list[str]:
-    return [
-        *(str(row[name]) for name in runs),
-        row["task"],
-        result_text.text_name(row),
-        base(row),
-        row["label"],
-        str(row["seed"]),
-        percent(row["acc_before"]),
-        percent(row["acc_quantised"]),
-        percent(row["acc_after"]),
-        change(row),
-        str(row["acc_won"]),
-        str(row["acc_lost"]),
-        f"{row['acc_p']:.2g}",
-        percent(row["acc_norm_before"]),
-        percent(row["acc_norm_after"]),
-        change(row, "acc_norm"),
-    ]
+def _table_row(row: Row) -> Iterator[str]:
+    yield from (row["task"], text_name(row), base_name(row), row["label"], str(row["seed"]))
+    yield from (percent(row[f"acc_{stage}"]) for stage in ("before", "quantised", "after"))
+    yield from (_points([row], ACCURACY), str(row["acc_won"]), str(row["acc_lost"]), f"{row['acc_p']:.2g}")
+    yield from (percent(row[f"acc_norm_{stage}"]) for stage in ("before", "after"))
+    yield _points([row], ACCURACY_PER_BYTE)
 
 
-def unmeasured(rows: Sequence[Row], answered: Sequence[Row]) -> str:
-    """Why there is no answer; "" where there is one."""
-    if not result_text.selected_cells(rows) or joined(rows, answered):
-        return ""
-    return (
-        "Not measured: the recipe names no tasks (tasks: [bundled/arxiv_field]); they can be added without "
-        "training again."
-    )
+def figures(rows: Sequence[Row], results: Sequence[Row]) -> list[Figure]:
+    """Accuracy before and after with intervals and that of guessing, one panel per task and text."""
+    cells = joined(rows, results)
+    return [Figure("tasks", "Accuracy on tasks", FIGURE_CAPTION, _chart(cells))] if cells else []
 
 
-def figures(rows: Sequence[Row], answered: Sequence[Row]) -> list[Figure]:
-    """Accuracy before and after with intervals and what guessing gives, one panel a task and text."""
-    found = joined(rows, answered)
-    if not found:
-        return []
-    caption = (
-        "Accuracy of the likeliest choice before (grey) and after adaptation, with 95 % intervals from the "
-        "prompts; dashed: guessing. "
-        "Right of grey is better."
-    )
-    return [Figure("tasks", "Accuracy on tasks", caption, _accuracy(found), SECTION)]
-
-
-def _accuracy(found: Sequence[Row]) -> alt.TopLevelMixin:
-    import altair as alt
-
-    stages = {"before": "base", "after": "adapted"}
+def _chart(cells: Sequence[Row]) -> alt.TopLevelMixin:
     values = [
         {
-            "panel": f"{row['task']}, trained on {result_text.text_name(row)}",
-            "base": base(row),
+            "panel": f"{row['task']}, trained on {text_name(row)}",
+            "base": base_name(row),
             "label": row["label"],
-            "stage": word,
-            "lane": f"{base(row)} {row['seed']}",
+            "stage": name,
+            "lane": f"{base_name(row)} {row['seed']}",
             "accuracy": 100 * row[f"acc_{stage}"],
             "lo": 100 * row[f"acc_{stage}_lo"],
             "hi": 100 * row[f"acc_{stage}_hi"],
             "chance": 100 * row["chance"],
         }
-        for row in found
-        for stage, word in stages.items()
+        for row in cells
+        for stage, (name, _) in STAGES.items()
     ]
-    source = alt.Chart(alt.Data(values=values))
-    height, offset = offset_by_base(found)
-    across = alt.X(
-        "accuracy:Q",
-        title="accuracy, % of the prompts",
-        scale=alt.Scale(zero=False),
-        axis=alt.Axis(tickCount=7, grid=True),
-    )
-    scale = alt.Scale(domain=list(stages.values()), range=[GREY, COLOURS[0]])
-    colour = alt.Color("stage:N", scale=scale, sort=list(stages.values()), legend=alt.Legend(title="model"))
-    guess = source.mark_rule(color=INK, strokeWidth=1.2, strokeDash=[4, 3]).encode(x="mean(chance):Q")
-    shared = {"y": height, "yOffset": offset, "color": colour, "detail": "lane:N"}
-    bars = source.mark_rule(strokeWidth=2.5, opacity=0.75).encode(x=alt.X("lo:Q"), x2="hi:Q", **shared)
-    dots = source.mark_point(filled=True, size=85, opacity=1).encode(x=across, shape=shape(found), **shared)
-    layers = alt.layer(guess, bars, dots, data=source.data).properties(width=520, height=row_step(found))
-    panels = list(dict.fromkeys(value["panel"] for value in values))
-    header = alt.Header(labelAnchor="start", labelOrient="top", labelPadding=6)
-    return styled(layers.facet(facet=alt.Facet("panel:N", sort=panels, header=header), columns=1, spacing={"row": 28}))
+    chart = chart_of(values)
+    y, offset = y_methods(cells)
+    names, colours = (list(column) for column in zip(*STAGES.values(), strict=True))
+    scale, axis = alt.Scale(domain=names, range=colours), alt.Axis(tickCount=7, grid=True)
+    colour = alt.Color("stage:N", scale=scale, sort=names, legend=alt.Legend(title="model"))
+    x = alt.X("accuracy:Q", title="accuracy, % of the prompts", scale=alt.Scale(zero=False), axis=axis)
+    lane = {"y": y, "yOffset": offset, "color": colour, "detail": "lane:N"}
+    layers = [
+        chart.mark_rule(color=INK, strokeWidth=1.2, strokeDash=[4, 3]).encode(x="mean(chance):Q"),
+        chart.mark_rule(strokeWidth=2.5, opacity=0.75).encode(x="lo:Q", x2="hi:Q", **lane),
+        points(chart, 85, x=x, shape=shape_of_base(cells), **lane),
+    ]
+    return panels(layers, values, (WIDTH, lane_height(cells)), by="panel")

@@ -1,6 +1,6 @@
-"""What a cell's change consists of, for the page: token breakdown, token types, worst passage.
+"""What a cell's change consists of, as the page shows it token by token: breakdowns, token types, the worst passage.
 
-The ledgers are those of `token_breakdown.parquet`; the passage is cut from two NLL columns and the documents of their
+Breakdowns are rows of `token_breakdown.parquet`; the passage comes from two NLL columns and the documents of their
 index.
 """
 
@@ -9,27 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from peftodyssey.report.collect_tokens import column
-from peftodyssey.report.token_sentences import Tables, domain_key, key
+from peftodyssey.report.collect_tokens import nll_column
+from peftodyssey.report.result_text import Row, grouped, selected_cells, setting
+from peftodyssey.report.token_sentences import TokenTables, cell_key, domain_key
 from peftodyssey.report.token_text import Text
-from peftodyssey.stats import passages
 from peftodyssey.stats.concentration import PerplexityWithout, lorenz, without_worst
+from peftodyssey.stats.passages import Passage, worst_passages
 
 TOP_TOKENS = 50
-LEFT_OUT = (1, 10, 100)  # worst token types without which perplexity is stated
+LEFT_OUT = (1, 10, 100)  # numbers of worst token types without which perplexity is stated
 PASSAGE_TOKENS = 120
 FULL_SHADE_NATS = 4.0  # a token that changed by this much has the strongest colour
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One token of a passage. `delta` in nats, None where it is not scored; `shade` -1 (better) .. 1 (worse)."""
+    """One token of a passage: change in nats (None: not scored), and shade from -1 (better) to 1 (worse)."""
 
     text: str
     delta: float | None
@@ -38,10 +36,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one cell's change on test is made of. `row` is its row of results; the others are rows of their tables."""
+    """What one cell's change on test consists of: its row of results, and rows of the token tables."""
 
     row: Row
-    ledger: Mapping[str, Sequence[Row]]  # by factor
+    breakdown: Mapping[str, Sequence[Row]]  # by factor
     concentration: Mapping[str, Row]  # by unit
     ranks: Mapping[str, Row]  # by positions
     terms: Sequence[Row]  # of its domain
@@ -52,21 +50,21 @@ class Evidence:
     @property
     def types(self) -> Sequence[Row]:
         """The token types, the largest rise first."""
-        return self.ledger["token"]
+        return self.breakdown["token"]
 
     @property
     def largest(self) -> list[Row]:
-        """The token types with the largest summed change, either way."""
+        """The token types with the largest absolute summed change."""
         return sorted(self.types, key=lambda row: (-abs(row["sum_nats"]), row["token"]))[:TOP_TOKENS]
 
     @property
     def lorenz(self) -> list[tuple[float, float]]:
-        """(share of the token types, share of the rise that they carry), largest first."""
+        """Points (share of the token types, share of the rise), largest rise first."""
         return lorenz(np.array([row["sum_nats"] for row in self.types]))
 
     @property
     def without_worst(self) -> list[PerplexityWithout]:
-        """Both perplexities without the worst token types, and with all of them (k = 0)."""
+        """Both perplexities with all token types (k = 0) and without the worst ones."""
         tokens, before, after = (
             np.array([row[name] for row in self.types]) for name in ("tokens", "nll_before", "nll_after")
         )
@@ -75,39 +73,48 @@ class Evidence:
     @property
     def total_nats(self) -> float:
         """The whole change summed over test, nats."""
-        return sum(row["sum_nats"] for row in self.ledger["class"])
+        return sum(row["sum_nats"] for row in self.breakdown["class"])
 
     @property
     def total_tokens(self) -> int:
-        """Tokens of test that are scored."""
-        return sum(row["tokens"] for row in self.ledger["class"])
+        """Scored tokens of test."""
+        return sum(row["tokens"] for row in self.breakdown["class"])
 
 
-def evidence(folder: Path, cell: Row, row: Row, tables: Tables, text_of: Callable[[str], Text]) -> Evidence:
-    """The evidence of one finished cell of a plan, whose row of results is `row`."""
-    paths = cell["scores"]["test"]
+def evidence_of_run(
+    folder: Path,
+    rows: Sequence[Row],
+    tables: TokenTables,
+    cells: Mapping[tuple[str, str], Row],
+    text_of: Callable[[str], Text],
+) -> list[Evidence]:
+    """Evidence of the selected cells of a run whose tokens were measured, of the first seed of each."""
+    measured = [row for row in selected_cells(rows) if cell_key(row) in tables.breakdown]
+    groups = grouped(measured, lambda row: (*setting(row), row["label"])).values()
+    return [_evidence(folder, cells[row["cell"], row["recipe"]], row, tables, text_of) for row, *_ in groups]
+
+
+def _evidence(folder: Path, cell: Row, row: Row, tables: TokenTables, text_of: Callable[[str], Text]) -> Evidence:
+    paths, key = cell["scores"]["test"], cell_key(row)
     text = text_of(paths["index"])
-    delta = column(folder / paths["after"]) - column(folder / paths["before"])
-    found = passages.worst_passages(delta, text.document, width=PASSAGE_TOKENS)
-    factors: dict[str, list[Row]] = {}
-    for entry in tables.ledger[key(row)]:
-        factors.setdefault(entry["factor"], []).append(entry)
+    delta = nll_column(folder / paths["after"]) - nll_column(folder / paths["before"])
+    worst = next(iter(worst_passages(delta, text.document, width=PASSAGE_TOKENS)), None)
     return Evidence(
         row,
-        factors,
-        {entry["unit"]: entry for entry in tables.concentration[key(row)]},
-        {entry["positions"]: entry for entry in tables.ranks[key(row)]},
+        grouped(tables.breakdown[key], lambda entry: str(entry["factor"])),
+        {entry["unit"]: entry for entry in tables.concentration[key]},
+        {entry["positions"]: entry for entry in tables.ranks[key]},
         tables.terms.get(domain_key(row), ()),
-        _pieces(delta, text, found[0]) if found else (),
-        found[0].mean_delta if found else None,
-        str(text.ids[found[0].document]) if found else "",
+        _pieces(delta, text, worst) if worst else (),
+        worst.mean_delta if worst else None,
+        str(text.document_id[worst.document]) if worst else "",
     )
 
 
-def _pieces(delta: np.ndarray, text: Text, passage: passages.Passage) -> tuple[Piece, ...]:
-    span = range(passage.first, passage.last + 1)
-    values = [None if delta[place] != delta[place] else float(delta[place]) for place in span]
-    shades = [max(-1.0, min(1.0, (value or 0.0) / FULL_SHADE_NATS)) for value in values]
+def _pieces(delta: np.ndarray, text: Text, passage: Passage) -> tuple[Piece, ...]:
+    span = slice(passage.first, passage.last + 1)
+    changes = [None if np.isnan(value) else float(value) for value in delta[span]]
     return tuple(
-        Piece(text.pieces[place], value, shade) for place, value, shade in zip(span, values, shades, strict=True)
+        Piece(piece, change, max(-1.0, min(1.0, (change or 0.0) / FULL_SHADE_NATS)))
+        for piece, change in zip(text.pieces[span], changes, strict=True)
     )

@@ -80,15 +80,9 @@ def compare_at_level(
     forgetting = [(first[seed].at(learning), second[seed].at(learning)) for seed in seeds]
     a, b = (np.array(values, np.float64) for values in zip(*forgetting, strict=True))
     differences = a - b
-    lower, upper = mean_interval(differences)
+    mean_a, mean_b, mean = (float(values.mean()) for values in (a, b, differences))
     return MatchedForgetting(
-        learning,
-        float(a.mean()),
-        float(b.mean()),
-        float(differences.mean()),
-        lower,
-        upper,
-        tuple(map(float, differences)),
+        learning, mean_a, mean_b, mean, *mean_interval(differences), differences=tuple(map(float, differences))
     )
 
 

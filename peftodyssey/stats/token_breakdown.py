@@ -53,8 +53,8 @@ def by_group(
     assert not len(label) or 0 <= label.min() <= label.max() < len(names), "a group without a name"
     total = math.fsum(delta)
     return [
-        _group_change(name, before[in_group], after[in_group], delta[in_group], total)
-        for name, in_group in ((name, label == number) for number, name in enumerate(names))
+        _group_change(name, before[label == number], after[label == number], delta[label == number], total)
+        for number, name in enumerate(names)
     ]
 
 

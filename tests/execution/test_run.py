@@ -73,7 +73,7 @@ def test_every_cell_is_done_and_every_promised_column_filled(done: Path) -> None
     optional = (
         {"rank", "alpha", "targets", "quant", "nll_quantised", "lr_edge"}
         | ends
-        | set(collect_tasks.OF_RESULTS)
+        | set(collect_tasks.RESULT_COLUMNS)
         | moves
         | held
     )

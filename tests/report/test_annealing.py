@@ -105,7 +105,7 @@ def test_the_same_method_on_the_same_pretraining_is_compared_between_arms(rows: 
 
 def test_the_section_says_which_arm_pays(rows: list[dict]) -> None:
     of_noise, said = sorted(annealing.section(rows).statements, key=lambda text: "forgets" in text)
-    assert of_noise.startswith("wiki, annealed minus trunk: noise, gaussian of gamma 0.4 costs +0.0300 [")
+    assert of_noise.startswith("wiki, annealed minus trunk: noise, gaussian with gamma 0.4 costs +0.0300 [")
     assert of_noise.endswith("it costs the annealed base more.")
     assert said.startswith("law, annealed minus trunk: full forgets +0.0600 [")
     assert said.endswith("nats/token: it costs the annealed base more.")

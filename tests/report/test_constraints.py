@@ -64,13 +64,13 @@ def test_a_constraint_is_named_better_only_below_the_line_of_shares() -> None:
     below = said(*(row("full l2_sp=1", -0.3, 0.0, seed, l2_sp=1.0) for seed in (0, 1)))
     assert "differs by -0.040 nats/token (-0.040 to -0.040 over 2 seeds): the constraint forgets less" in below
     assert "-0.300 nats/token" in below
-    assert "learnt -0.400" in below
+    assert "changed by -0.400" in below
     assert "against +0.200" in below
     on = said(*(row("full l2_sp=1", -0.35, 0.12 + 0.005 * seed, seed, l2_sp=1.0) for seed in (0, 1)))
     assert "no clear difference" in on
     above = said(*(row("full norm_ball=0.1", -0.15, 0.1, seed, norm_ball=0.1) for seed in (0, 1)))
     assert "+0.080 nats/token" in above
-    assert "which costs no training, forgets less" in above
+    assert "which needs no training, forgets less" in above
 
 
 def test_seeds_that_disagree_make_no_verdict() -> None:
@@ -80,8 +80,8 @@ def test_seeds_that_disagree_make_no_verdict() -> None:
 
 
 def test_what_no_share_learns_or_nobody_scored_is_not_compared() -> None:
-    assert "nothing can be said" in said(row("full replay=0.2", -0.5, 0.0, replay=0.2))
-    assert "nothing can be said" in said(row("full replay=0.2", -0.3, 0.0, replay=0.2), wise=[])
+    assert "no comparison at matched learning" in said(row("full replay=0.2", -0.5, 0.0, replay=0.2))
+    assert "no comparison at matched learning" in said(row("full replay=0.2", -0.3, 0.0, replay=0.2), wise=[])
 
 
 def test_a_constraint_without_a_free_twin_is_not_stated_and_is_drawn() -> None:
@@ -94,7 +94,7 @@ def test_a_constraint_without_a_free_twin_is_not_stated_and_is_drawn() -> None:
 
 
 def test_an_early_end_is_told() -> None:
-    assert "(kept after 4 steps)" in said(
+    assert "(weights of step 4 were kept)" in said(
         row("full early_stop=0.02", -0.2, 0.02, early_stop=0.02, stopped_at_step=6, steps=4)
     )
 

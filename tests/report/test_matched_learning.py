@@ -40,7 +40,7 @@ def test_one_sentence_and_the_levels_of_each_pair() -> None:
     section = matched_learning.section(*study(cell("full", 0, 0.4), cell("lora", 0, 0.1)))
     assert section is not None
     (said,) = section.statements
-    assert "where both have learnt 0.900 nats/token" in said
+    assert "where both have learned 0.900 nats/token" in said
     assert "Full fine-tuning forgets 0.2700 more than LoRA (one seed; no interval)" in said
     assert [line[2] for line in section.table] == ["0.500", "0.900"]
     assert section.table[0][3:5] == ["0.200", "0.050"]

@@ -17,7 +17,7 @@ TEXTS = [f"{kind}_{n}" for kind, count in (("wiki", 4), ("arxiv", 3), ("code", 1
 BASE = {"recipe": "r", "model": "m", "revision": "v", "newline": "keep"}
 
 
-def likeness(distance: list[float]) -> list[dict]:
+def similar_rows(distance: list[float]) -> list[dict]:
     texts = [
         {
             **BASE,
@@ -88,7 +88,7 @@ def of(rows: list[dict], measure: str, statistic: str, scope: str, label: str = 
 
 
 def test_a_planted_relation_is_found_with_its_sign_and_held_against_its_family(tmp_path: Path) -> None:
-    found = correlated(tmp_path, FALLING, likeness(DISTANCE))
+    found = correlated(tmp_path, FALLING, similar_rows(DISTANCE))
     assert len(found) == 4 * len(MEASURES)
     pooled, within = (of(found, "mmd2", "pearson", scope) for scope in ("pooled", "within"))
     assert (pooled["r"], pooled["domains"], pooled["groups"]) == (pytest.approx(-1), 8, 1)
@@ -103,30 +103,33 @@ def test_a_planted_relation_is_found_with_its_sign_and_held_against_its_family(t
 
 
 def test_sentences_say_what_the_numbers_do(tmp_path: Path) -> None:
-    similar = likeness(DISTANCE)
-    alike, grows = similarity.sections(similar, correlated(tmp_path, FALLING, similar))
+    similar = similar_rows(DISTANCE)
+    alike, grows = similarity.sections(similar, correlated(tmp_path, FALLING, similar), FALLING)
     [said] = alike.statements
-    assert "wiki_0 nearest to its pretraining text (MMD² 0.1000, p = 0.001) and code_0 farthest" in said
-    assert "two halves of that text lie at 0.0001 (p = 0.400)" in said
+    assert "wiki_0 (MMD² 0.1000, p = 0.001) and the least similar is code_0" in said
+    assert "differ by 0.0001 (p = 0.400)" in said
     assert len(alike.table) == 9
     assert "sample (floor)" in alike.table[-1]
     [said] = grows.statements
     assert "8 texts" in said
     assert "-1.00 [-1.00, -1.00]" in said
-    assert "degradation grows with likeness." in said
+    assert "degradation grows with similarity." in said
     assert re.search(
-        r"Also clear, pooled: .*Pearson\), which do not agree in direction\.", said
+        r"Also significant, pooled: .*Pearson\), which do not agree in direction\.", said
     )  # all of them grow with the distance
     assert all(len(line) == len(section.headings) for section in (alike, grows) for line in section.table)
     rising = [result(name, d) for name, d in zip(TEXTS, DISTANCE, strict=True)]
     assert (
-        "degradation falls with likeness."
-        in similarity.sections(similar, correlated(tmp_path, rising, similar))[1].statements[0]
+        "degradation falls with similarity."
+        in similarity.sections(similar, correlated(tmp_path, rising, similar), rising)[1].statements[0]
     )
     mixed = [result(name, d) for name, d in zip(TEXTS, [3, 1, 4, 1, 5, 9, 2, 6], strict=True)]
-    assert "no clear relation." in similarity.sections(similar, correlated(tmp_path, mixed, similar))[1].statements[0]
-    few = similarity.sections(similar, correlated(tmp_path, FALLING[:3], similar))[1].statements[0]
-    assert "too few texts to say (3)" in few
+    assert (
+        "no significant relation."
+        in similarity.sections(similar, correlated(tmp_path, mixed, similar), mixed)[1].statements[0]
+    )
+    few = similarity.sections(similar, correlated(tmp_path, FALLING[:3], similar), FALLING[:3])[1].statements[0]
+    assert "too few texts (3)" in few
 
 
 def test_seeds_are_one_point_and_methods_rates_and_bases_are_kept_apart(tmp_path: Path) -> None:
@@ -144,7 +147,7 @@ def test_seeds_are_one_point_and_methods_rates_and_bases_are_kept_apart(tmp_path
     ]
     other = [result(name, -1.0, revision="w") for name in TEXTS]
     found = correlated(
-        tmp_path, [*seeds, *rates, *tuned, *other, result("wiki_0", 9.0, selected=False)], likeness(DISTANCE)
+        tmp_path, [*seeds, *rates, *tuned, *other, result("wiki_0", 9.0, selected=False)], similar_rows(DISTANCE)
     )
     assert {(row["label"], row["revision"]) for row in found} == {
         (label, "v") for label in ("lora r=4", "full lr=1e0", "full lr=-1e0", "qlora")
@@ -155,28 +158,28 @@ def test_seeds_are_one_point_and_methods_rates_and_bases_are_kept_apart(tmp_path
 
 
 def test_figures_hold_a_panel_a_measure_a_point_a_text_and_lines_within_groups() -> None:
-    [figure] = similarity.figures(FALLING, likeness(DISTANCE))
+    [figure] = similarity.figures(FALLING, similar_rows(DISTANCE))
     spec = json.loads(figure.chart.to_json())
     assert len(spec["concat"]) == 5, "a measure that does not vary has no panel"
     text = json.dumps(spec, ensure_ascii=False)
     assert "MMD²" in text
-    assert "less alike" in text
+    assert "less similar" in text
     assert "code" in text
     lines = similarity_lines()
     assert {line["group"] for line in lines} == {"wiki", "arxiv"}
     slopes = np.diff([line["y"] for line in lines])[::2] / np.diff([line["x"] for line in lines])[::2]
     assert slopes == pytest.approx([-1, -1])
-    assert similarity.figures(FALLING[:2], likeness(DISTANCE)) == []
+    assert similarity.figures(FALLING[:2], similar_rows(DISTANCE)) == []
 
 
 def similarity_lines() -> list[dict]:
     from peftodyssey.report import similarity_chart
 
-    [points] = collect_correlation.families(FALLING, likeness(DISTANCE)).values()
-    return similarity_chart._fits("mmd2", points)
+    [points] = collect_correlation.families(FALLING, similar_rows(DISTANCE)).values()
+    return similarity_chart.line_ends("mmd2", points)
 
 
 def test_what_was_not_measured_is_said() -> None:
-    [only] = similarity.sections([], [])
+    [only] = similarity.sections([], [], [])
     assert only.statements == [similarity.UNMEASURED]
-    assert "Not measured" in similarity.sections(likeness(DISTANCE), [])[1].statements[0]
+    assert "Not measured" in similarity.sections(similar_rows(DISTANCE), [], [])[1].statements[0]

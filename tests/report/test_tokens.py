@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from support.demo_store import Fit, write_run, write_score
 
-from peftodyssey import report
 from peftodyssey.report import token_sentences
+from peftodyssey.report.build import TOKEN_TABLES, build
 from peftodyssey.report.collect import collect
 from peftodyssey.store import parquet, plans
 from peftodyssey.store.query import query
 
 
 def read(folder):
-    return [parquet.read(folder / name).to_pylist() for name in report.TOKEN_TABLES]
+    return [parquet.read(folder / name).to_pylist() for name in TOKEN_TABLES]
 
 
 def one(domain: str, rung: int) -> list[Fit]:
@@ -35,7 +35,7 @@ def run(tmp_path_factory):
     before = np.round(parquet.read_nll(folder / test["before"])[0] * 1024) / 1024  # so that adding 1 does not round
     write_score(folder / test["before"], before)
     write_score(folder / test["after"], before + (kind == 0))
-    report.build(folder)
+    build(folder)
     return folder
 
 
@@ -69,13 +69,10 @@ def test_a_planted_cause_is_found_to_the_last_digit(ledger):
 
 def test_the_sentence_names_the_cause_with_its_interval(run):
     text = (run / "report/summary.md").read_text(encoding="utf-8")
-    said = (
-        r"most is paid by newlines, (\+0\.\d+) nats/token \[\+0\.\d+, \+0\.\d+\] of the change of \1, with "
-        r"[\d.]+ % of the tokens\."
-    )
+    said = r"newlines, (\+0\.\d+) nats/token \[\+0\.\d+, \+0\.\d+\] of the change of \1, with [\d.]+ % of the tokens\."
     assert re.search(said, text)
     types = parquet.read(run / "concentration.parquet").to_pylist()[0]["units"]
-    assert f"Half of all that rose lies on {100 / types:.2g} % of the token types" in text
+    assert f"Half of the total rise is on {100 / types:.2g} % of the token types" in text
 
 
 def test_the_section_has_sentence_figures_and_table_in_this_order(run):
@@ -83,11 +80,11 @@ def test_the_section_has_sentence_figures_and_table_in_this_order(run):
     places = [
         page.index(mark)
         for mark in (
-            "Which tokens pay</h2>",
-            "most is paid by",
-            "What each class of tokens adds</h3>",
-            "How few token types carry the rise</h3>",
-            "Token types before and after</h3>",
+            '<section id="tokens"',
+            "the class that adds most loss",
+            'id="token_classes-',
+            'id="concentration-',
+            'id="token_types-',
             "Token by token</h3>",
             "the worst type",
         )
@@ -126,26 +123,26 @@ def test_ranks_are_those_of_the_columns(run):
         pytest.approx(wanted["r"]),
     )
     assert "the true token is among the first 10 in" in (run / "report/summary.md").read_text(encoding="utf-8")
-    assert "The 2 domain terms, the surest first: adapter, empire." in (run / "report/index.html").read_text(
+    assert "The 2 domain terms, the highest z first: adapter, empire." in (run / "report/index.html").read_text(
         encoding="utf-8"
     )
 
 
 def test_without_general_text_there_are_no_terms(tmp_path):
     folder = write_run(tmp_path, fits=one, domains=("notes",), rungs=(64,), general=())
-    page = report.build(folder).read_text(encoding="utf-8")
+    page = build(folder).read_text(encoding="utf-8")
     assert parquet.read(folder / "terms.parquet").num_rows == 0
-    assert "the recipe has no general text to tell them from" in page
+    assert "the recipe has no general text to compare with" in page
     assert "At domain terms" not in page
 
 
 def test_what_a_recipe_did_not_ask_for_is_not_measured(tmp_path):
     folder = write_run(tmp_path, fits=one, domains=("notes",), rungs=(64,), measure=("degradation", "forgetting"))
-    page = report.build(folder).read_text(encoding="utf-8")
+    page = build(folder).read_text(encoding="utf-8")
     assert parquet.read(folder / "token_breakdown.parquet").num_rows == 0
-    assert "Not measured for 1 cell: `measure` of demo does not ask for `tokens`." in page
+    assert "Not measured for 1 cell: `measure` of demo does not contain `tokens`." in page
     assert "Token by token" not in page
-    assert not (folder / "report/figures/classes.png").exists()
+    assert not (folder / "report/figures/token_classes.png").exists()
 
 
 def test_where_nothing_rose_the_sentence_says_so(tmp_path):
@@ -154,11 +151,11 @@ def test_where_nothing_rose_the_sentence_says_so(tmp_path):
     before = parquet.read_nll(folder / test["before"])[0]
     write_score(folder / test["after"], before - np.float32(0.5))
     rows = collect(folder).to_pylist()
-    [said] = token_sentences.statements(rows, token_sentences.tables(*read(folder)))
-    assert "no class of tokens pays (the highest: " in said
-    assert "Most is gained by " in said
+    [said] = token_sentences.statements(rows, token_sentences.token_tables(*read(folder)))
+    assert "no class of tokens clearly adds loss (the highest: " in said
+    assert "Most is gained on " in said
     assert "No token type rose." in said
-    report.build(folder)
+    build(folder)
     assert not (folder / "report/figures/concentration.png").exists()
 
 
@@ -169,6 +166,6 @@ def test_seeds_are_stated_as_their_mean_and_range(tmp_path):
     tables = [[*found, *({**entry, "cell": "other"} for entry in found)] for found in read(folder)]
     for entry in tables[0][len(tables[0]) // 2 :]:
         entry["part"] += 0.01
-    [said] = token_sentences.statements([*rows, {**rows[0], **other}], token_sentences.tables(*tables))
+    [said] = token_sentences.statements([*rows, {**rows[0], **other}], token_sentences.token_tables(*tables))
     assert re.search(r"nats/token \(mean of 2 seeds, \+0\.\d{3} to \+0\.\d{3}\)", said)
     assert "points (mean of 2 seeds, " in said

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from support.demo_store import Fit, base_column, changed, write_run, write_score
 
-from peftodyssey import report
-from peftodyssey.report import result_text, transfer, transfer_charts
+from peftodyssey.report import result_text, transfer
+from peftodyssey.report.build import build
 from peftodyssey.report.collect import collect
 from peftodyssey.store import layout, plans
 
@@ -24,7 +24,7 @@ PLANTED = {
 
 
 def store(folder: Path, seeds: tuple[int, ...] = (0,), domains: tuple[str, ...] = DOMAINS, lost: str = "") -> Path:
-    """A run whose cells are scored on each other's text with planted changes; `lost` has no columns."""
+    """A run whose cells are scored on each other's text with planted changes; `lost` is a text without columns."""
     for seed in seeds:
         write_run(
             folder,
@@ -63,7 +63,7 @@ def _crossed(folder: Path, cell: dict, domains: tuple[str, ...], lost: str) -> d
     return {**cell, "transfer": made}
 
 
-def found(folder: Path) -> list[transfer.Matrix]:
+def found(folder: Path) -> list[transfer.TransferMatrix]:
     rows = collect(folder).to_pylist()
     cells = {(cell["cell"], cell["recipe"]): cell for cell in plans.cells(folder)}
     return transfer.matrices(folder, rows, pq.read_table(folder / layout.TRANSFER).to_pylist(), cells)
@@ -97,7 +97,7 @@ def test_seeds_are_averaged_and_their_range_is_said(tmp_path: Path) -> None:
     [matrix] = found(store(tmp_path, seeds=(0, 1, 2)))
     assert matrix.seeds == 3
     [pair] = [pair for pair in matrix.across if (pair.trained_on, pair.scored_on) == ("arxiv_cs.CL", "notes")]
-    assert pair.said == "+0.310 (+0.300 to +0.320)"
+    assert pair.text == "+0.310 (mean of 3 seeds, +0.300 to +0.320)"
     assert "3 seeds" in transfer.statements([matrix])[0]
 
 
@@ -112,7 +112,7 @@ def test_a_column_that_is_not_there_yet_is_left_out(tmp_path: Path) -> None:
 
 
 def test_the_page_shows_it_and_says_where_it_was_not_measured(tmp_path: Path) -> None:
-    report.build(store(tmp_path / "a"))
+    build(store(tmp_path / "a"))
     page, summary = (
         (tmp_path / "a/report" / name).read_text(encoding="utf-8") for name in ("index.html", "summary.md")
     )
@@ -120,8 +120,8 @@ def test_the_page_shows_it_and_says_where_it_was_not_measured(tmp_path: Path) ->
     assert page.count(">worse<") == 4
     assert "adapting to one text changed the others by" in summary
     assert (tmp_path / "a/report/figures/transfer.png").is_file()
-    report.build(write_run(tmp_path / "b", rungs=(64,)))
-    assert "Not measured: `measure` of the recipe does not ask for `transfer`" in (
+    build(write_run(tmp_path / "b", rungs=(64,)))
+    assert "Not measured: `measure` of the recipe does not contain `transfer`" in (
         tmp_path / "b/report/summary.md"
     ).read_text(encoding="utf-8")
     assert not (tmp_path / "b/report/figures/transfer.png").exists()
@@ -129,7 +129,7 @@ def test_the_page_shows_it_and_says_where_it_was_not_measured(tmp_path: Path) ->
 
 def test_the_scale_is_centred_at_no_change_and_every_number_is_in_its_cell(tmp_path: Path) -> None:
     matrices = found(store(tmp_path))
-    [figure] = transfer_charts.figures(matrices)
+    [figure] = transfer.figures(matrices)
     spec = json.loads(figure.chart.to_json())
     scales = [
         layer["encoding"]["color"]["scale"]
@@ -138,7 +138,7 @@ def test_the_scale_is_centred_at_no_change_and_every_number_is_in_its_cell(tmp_p
     ]
     assert [scale["domain"] for scale in scales] == [pytest.approx([-0.4, 0, 0.4], abs=1e-5)]
     values = spec["data"]["values"] if "values" in spec["data"] else next(iter(spec["datasets"].values()))
-    assert sorted(value["said"] for value in values) == sorted(
+    assert sorted(value["text"] for value in values) == sorted(
         result_text.signed(pair.delta, 2) for pair in matrices[0].pairs
     )
-    assert transfer_charts.figures([]) == []
+    assert transfer.figures([]) == []
