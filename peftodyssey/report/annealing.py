@@ -60,7 +60,7 @@ def _cost(row: Row) -> str:
 
 def _sentence(line: Sequence[Row]) -> str:
     first = line[0]
-    changes = ", ".join(f"{interval(row, CHANGE, 4)} at {format_tokens(row['pretrain_tokens'])}" for row in line)
+    changes = ", ".join(f"{interval(row, CHANGE, 4)} {UNIT} at {format_tokens(row['pretrain_tokens'])}" for row in line)
     text, verb = (
         (first["corpus"], f"{_cost(first)} costs")
         if first["quantity"] == "noise"
@@ -74,4 +74,4 @@ def _sentence(line: Sequence[Row]) -> str:
         0: unclear,
     }
     verdict = outcome[common_sign(line, "lo", "hi")]
-    return f"{text}, {first['arm']} minus {first['minus']}: {verb} {changes} {UNIT}: {verdict}."
+    return f"{text}, {first['arm']} minus {first['minus']}: {verb} {changes}: {verdict}."

@@ -108,4 +108,4 @@ def test_the_section_says_which_arm_pays(rows: list[dict]) -> None:
     assert of_noise.startswith("wiki, annealed minus trunk: noise, gaussian with gamma 0.4 costs +0.0300 [")
     assert of_noise.endswith("it costs the annealed base more.")
     assert said.startswith("law, annealed minus trunk: full forgets +0.0600 [")
-    assert said.endswith("nats/token: it costs the annealed base more.")
+    assert said.endswith("it costs the annealed base more.")
