@@ -34,7 +34,8 @@ def test_a_mismatch_is_compared_with_the_training_that_kept_line_breaks(tmp_path
     said = planted(tmp_path, [KEEP, MISMATCH])
     found = re.search(
         r"Full fine-tuning on notes, trained without line breaks .* by \S+ nats/token \[.*?\]; "
-        r"trained with line breaks, by -0\.250 nats/token \[-0\.250, -0\.250\]\. .* newline \(([\d.]+) % of the tokens\) "
+        r"trained with line breaks, by -0\.250 nats/token \[-0\.250, -0\.250\]\. "
+        r".* newline \(([\d.]+) % of the tokens\) "
         r"costs \+2\.000 nats \[\+2\.000, \+2\.000\] and any other token 0\.000 nats \[0\.000, 0\.000\]; "
         r"newlines .* 100 % of the difference of \+(0\.\d+) nats/token\.",
         said,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from peftodyssey.report import annealing, noise, noise_charts, sensitivity
+from peftodyssey.report import annealing, noise, sensitivity
 
 BASE = {
     "run": None,
@@ -237,7 +237,7 @@ def test_arms_are_compared_at_equal_pretraining(changes, words):
 
 
 def test_figures_hold_every_row_with_its_interval():
-    made = {figure.name: json.loads(figure.chart.to_json()) for figure in noise_charts.figures(NOISE)}
+    made = {figure.name: json.loads(figure.chart.to_json()) for figure in noise.figures(NOISE)}
     assert set(made) == {"noise_by_rung", "noise_loss", "noise_rank"}
     assert len(made["noise_by_rung"]["data"]["values"]) == 4
     assert len(made["noise_loss"]["data"]["values"]) == 6  # and the base at each rung
