@@ -39,7 +39,7 @@ def test_the_smallest_rank_within_the_noise_is_named() -> None:
     ]
     (said,) = ranks.section(rows).statements
     assert said.startswith(
-        "notes, LoRA, alpha 2r: rank 16 changes test most (-0.298 nats/token); rank 4 is the smallest within"
+        "notes, LoRA, alpha 2r: rank 16 changes test NLL most (-0.298 nats/token); rank 4 is the smallest within"
     )
     assert [figure.name for figure in ranks.figures(rows)] == ["rank", "rank_forgetting"]
 
@@ -57,7 +57,7 @@ def test_a_rate_at_the_edge_is_said_with_what_to_add_and_not_compared() -> None:
         for seed in (0, 1)
     ]
     first, second = ranks.section(rows).statements
-    assert "rank 4 changes test most" in first
+    assert "rank 4 changes test NLL most" in first
     assert "not resolved at rank 16" in second
     assert "add 3e-2" in second
 
