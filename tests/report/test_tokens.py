@@ -1,4 +1,4 @@
-"""Which tokens pay: tables that conserve the change, a planted cause found, sentences, figures, and what was not
+"""Which tokens a change comes from: tables that conserve the change, a planted cause found, sentences, figures, and what was not
 measured.
 """
 
