@@ -1,6 +1,4 @@
-"""Which tokens a change comes from: tables that conserve the change, a planted cause found, sentences, figures, and what was not
-measured.
-"""
+"""Breakdown of a change by tokens: conservation, a planted cause, sentences, figures, and what was not measured."""
 
 from __future__ import annotations
 
