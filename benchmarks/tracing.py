@@ -261,11 +261,11 @@ def _answers() -> Iterator[None]:
 
     with (
         mock.patch.object(checkpoint, "save", _not_written),
-        mock.patch.object(patching, "_same", return_value=True),
+        mock.patch.object(patching, "_is_close", return_value=True),
         mock.patch.object(patching, "is_4bit", lambda module: isinstance(module, bnb.nn.Linear4bit)),
         mock.patch.object(torch.Tensor, "tolist", lambda tensor: [1.0] * tensor.numel()),
         mock.patch.object(torch.Tensor, "item", return_value=1.0),
-        mock.patch.object(lm_head, "_same", return_value=True),
+        mock.patch.object(lm_head, "_gives_logits", return_value=True),
         mock.patch.object(
             varlen_attention, "_bucketed_sdpa", varlen_attention._flash_varlen
         ),  # what a card would do; fake weights lie on no card

@@ -78,7 +78,7 @@ def test_a_probe_says_what_would_fail_and_goes_on(tmp_path: Path, monkeypatch: p
     def refuse(*_: object, **__: object) -> None:
         raise MethodError("the disk is full", "free some")
 
-    broken = METHODS["lora"].__class__(**{**vars(METHODS["lora"]), "export": refuse})
+    broken = METHODS["lora"].__class__(**{**vars(METHODS["lora"]), "attach": refuse})
     monkeypatch.setitem(METHODS, "lora", broken)
     assert probe_job.METHODS is METHODS
     _, tried, _ = api.probe(micro.write(tmp_path), console=quiet())

@@ -227,7 +227,7 @@ def test_export_is_loaded_by_plain_peft_and_is_not_the_base(done: Path, tmp_path
     assert f"{row['nll_after']:.4f}" in card
     with pytest.raises(InputError, match="not empty"):
         api.export(done, "method=lora,rank=2", to=tmp_path / "adapter")
-    with pytest.raises(StoreError, match="dropped"):
+    with pytest.raises(StoreError, match="deleted"):
         api.export(done, "method=full", to=tmp_path / "full")
 
 
