@@ -8,7 +8,7 @@ from pathlib import Path
 from peftodyssey.jobs import cell_inputs
 from peftodyssey.jobs import geometry as geometry_job
 from peftodyssey.jobs import weight_noise as perturb_job
-from peftodyssey.plan.tasks import CellTask
+from peftodyssey.plan.tasks import CellTask, ChoiceTask, ScoreTask
 from peftodyssey.store import manifest
 from peftodyssey.store.run_reader import is_value
 from peftodyssey.store.versions import versions
@@ -55,12 +55,13 @@ def forget_stale(cells: list[CellTask], root: Path) -> None:
         made = (manifest.read(root / task.folder) or {}).get("facts", {}).get("versions")
         if made is not None and any(made.get(name) != now.get(name) for name in REFRESHED_BY):
             manifest.prepare_dir(root / task.folder)
-            for column in (
+            columns: tuple[ScoreTask | ChoiceTask, ...] = (
                 *task.columns,
                 *task.wise_ft_scores,
                 *task.choices,
                 *(update.score for update in task.update_noise),
-            ):
+            )
+            for column in columns:
                 manifest.prepare_dir(root / column.folder)
             if task.geometry_folder:
                 manifest.prepare_dir(root / task.geometry_folder)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from peftodyssey.errors import Interrupted, OdysseyError, StoreError
@@ -27,7 +28,16 @@ from peftodyssey.jobs.loaded_models import LoadedModels
 from peftodyssey.models.checkpoint_disk import make_room
 from peftodyssey.models.source import ModelSource
 from peftodyssey.plan.multi_lora_groups import group_cells, joint_micro_batch
-from peftodyssey.plan.tasks import BaseModelKey, CellTask, ChoiceTask, HiddenStatesTask, NoiseTask, Plan, ScoreTask
+from peftodyssey.plan.tasks import (
+    BaseModelKey,
+    CellTask,
+    ChoiceTask,
+    HiddenStatesTask,
+    IndexTask,
+    NoiseTask,
+    Plan,
+    ScoreTask,
+)
 from peftodyssey.store import manifest
 
 StandaloneMeasurement = NoiseTask | HiddenStatesTask  # what the report wants and no cell stands on
@@ -43,7 +53,8 @@ def execute(
         forget_stale(cells, root)
     todo = [task for task in cells if not finished(task, root) and halving.stopped(task, root) is None]
     outcome = Outcome(skipped=len(cells) - len(todo))
-    beside = [*states_job.missing(plan, cells, root), *perturb_job.missing(plan, cells, root)]
+    beside: list[StandaloneMeasurement] = [*states_job.missing(plan, cells, root)]
+    beside += perturb_job.missing(plan, cells, root)
     walk = _Runner(plan, context, narrator, outcome, beside)
     try:
         with narrator.showing(walk.count(todo)):
@@ -84,10 +95,7 @@ class _Runner:
         """Tokenise what is not."""
         for folder in self._missing_indexes(todo):
             task = next(index for index in self.plan.indexes if index.folder == folder)
-            key = BaseModelKey(task.tokenizer_source, "fp32", None)
-            self._prepare_input(
-                folder, lambda task=task, key=key: index_job.index(task, self.root, self.models.tokenizer(key))
-            )
+            self._prepare_input(folder, partial(self._index, task))
 
     def bases(self, cells: list[CellTask], todo: list[CellTask]) -> None:
         """Base by base: its own columns, then its cells."""
@@ -95,7 +103,7 @@ class _Runner:
         for base in sorted({task.base.identifier for task in [*columns, *self.beside, *todo]}, key=order.__getitem__):
             for column in columns:
                 if column.base.identifier == base:
-                    self._prepare_input(column.folder, lambda column=column: self._column(column))
+                    self._prepare_input(column.folder, partial(self._column, column))
             self._run_standalone_measurements([task for task in self.beside if task.base.identifier == base])
             self._run_halving_rounds([task for task in cells if task.base.identifier == base])
             self._cells(
@@ -157,7 +165,7 @@ class _Runner:
         for task in behind():
             self._stop_if_asked()
             self.narrator.task(f"{task.folder.split('/', 1)[1]} to {share:.0%}")
-            if why := self._error_of(lambda task=task: self._train_until(task, share)):
+            if why := self._error_of(partial(self._train_until, task, share)):
                 self.failures[task.folder] = why
                 self.models.drop()
 
@@ -170,7 +178,8 @@ class _Runner:
         wanted = {folder for task in training for folder in training_inputs(task)}
         wanted |= {folder for task in todo for folder in required_folders(task) if folder.startswith("corpora/")}
         wanted |= {task.index for task in (*self.beside, *(update for cell in todo for update in cell.update_noise))}
-        wanted |= {task.entry.get("sample_index") for task in self.plan.cells}  # no cell stands on it, the report does
+        samples = (task.entry.get("sample_index") for task in self.plan.cells)  # no cell stands on it, the report does
+        wanted |= {folder for folder in samples if folder is not None}
         return [
             index.folder
             for index in self.plan.indexes
@@ -179,7 +188,7 @@ class _Runner:
 
     def _missing_columns(self, todo: list[CellTask]) -> list[ScoreTask | ChoiceTask]:
         wanted = {folder for task in todo for folder in required_folders(task)}
-        every = (*self.plan.base_scores, *self.plan.base_choices)
+        every: tuple[ScoreTask | ChoiceTask, ...] = (*self.plan.base_scores, *self.plan.base_choices)
         return [column for column in every if column.folder in wanted and not self._is_complete(column.folder)]
 
     def _is_complete(self, folder: str) -> bool:
@@ -196,6 +205,10 @@ class _Runner:
             self.outcome.inputs += 1
         self.narrator.finished(folder, "failed" if why else "done")
 
+    def _index(self, task: IndexTask) -> None:
+        tokenizer = self.models.tokenizer(BaseModelKey(task.tokenizer_source, "fp32", None))
+        index_job.index(task, self.root, tokenizer)
+
     def _column(self, task: ScoreTask | ChoiceTask) -> None:
         if isinstance(task, ScoreTask) and task.index in self.failures:
             raise DependencyFailed(self.failures[task.index])
@@ -208,7 +221,7 @@ class _Runner:
     def _run_standalone_measurements(self, tasks: Sequence[StandaloneMeasurement]) -> None:
         """States of texts and noise of a base's weights: where one fails nothing else does, and the run says so."""
         for task in tasks:
-            self._prepare_input(folder := task.folder, lambda task=task: self._measure(task))
+            self._prepare_input(folder := task.folder, partial(self._measure, task))
             if folder in self.failures:
                 self.outcome.failed[folder] = self.failures[folder]
                 self.narrator.say(f"  {self.failures[folder]}")
