@@ -90,5 +90,5 @@ def _probe(recipe: str | None, overrides: Sequence[str], device: str, memory: st
     else:
         for part in probe_output.tables(plan, tried, multi_lora_groups):
             console().print(part)
-    failed = any(one.probe is None for one in (*tried, *multi_lora_groups))
+    failed = any(shape.probe is None for shape in tried) or any(group.probe is None for group in multi_lora_groups)
     raise typer.Exit(EXIT_SOME_FAILED if failed else EXIT_DOES_NOT_FIT if plan.too_large else 0)

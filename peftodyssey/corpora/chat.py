@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from peftodyssey.errors import CorpusError
 
@@ -120,7 +120,7 @@ def _compiled(template: str) -> Any:
     class Generation(Extension):
         """The tag around the assistant's words: writes marks where it begins and ends."""
 
-        tags: ClassVar[set[str]] = {"generation"}
+        tags = {"generation"}  # noqa: RUF012 # jinja2 declares it as a variable of instances
 
         def parse(self, parser: Any) -> nodes.Node:
             line = next(parser.stream).lineno

@@ -66,8 +66,12 @@ def pack(
 
     document = cut(np.repeat(np.arange(len(lengths)), lengths)[has_target])
     segment_ids, position_ids = _pieces(document, cut(position[has_target]))
-    arrays = (cut(stream[has_target]), cut(stream[position > 0]), position_ids, segment_ids)
-    return PackedSequences(*(array.astype(np.int32) for array in arrays))
+    return PackedSequences(
+        input_ids=cut(stream[has_target]).astype(np.int32),
+        labels=cut(stream[position > 0]).astype(np.int32),
+        position_ids=position_ids.astype(np.int32),
+        segment_ids=segment_ids.astype(np.int32),
+    )
 
 
 def epoch_permutation(num_sequences: int, seed: int, epoch: int) -> np.ndarray:

@@ -15,7 +15,8 @@ from peftodyssey.recipe.schema_rungs import Rungs
 
 def resolve_rungs(recipe: Recipe) -> tuple[Recipe, list[str]]:
     """`recipe` with rungs by name where it chooses them by tokens, and warnings; RecipeError where there are none."""
-    models, warnings, problems = [], [], []
+    models, problems = [], []
+    warnings: list[str] = []
     for index, model in enumerate(recipe.model):
         if isinstance(model.revisions, Rungs):
             try:

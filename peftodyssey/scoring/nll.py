@@ -194,19 +194,19 @@ def _score_batch(
     num_adapters: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     device = torch.device(settings.device)
-    arrays = [
+    input_ids, position_ids, segment_ids = (
         np.tile(array, (num_adapters, 1))
         for array in (current.input_ids_bt, current.position_ids_bt, current.segment_ids_bt)
-    ]
+    )
     position, target = (
         torch.from_numpy(array).to(device).repeat(num_adapters) for array in (current.position, current.target)
     )
     adapter = torch.arange(num_adapters, device=device).repeat_interleave(len(current.position))
     position += adapter * current.input_ids_bt.size
     if settings.layout == "packed":
-        inputs = packed_inputs(model, *arrays, device)
+        inputs = packed_inputs(model, input_ids, position_ids, segment_ids, device)
     else:
-        inputs = {"input_ids": to_device(arrays[0], device), "use_cache": False}
+        inputs = {"input_ids": to_device(input_ids, device), "use_cache": False}
     if parts is None:
         logits = model(**inputs).logits
         nll, ranks = _in_chunks(logits.flatten(0, 1), position, target, lambda rows: rows, logits.shape[-1])

@@ -35,11 +35,10 @@ def matrices(model: nn.Module, parts: Sequence[str]) -> dict[str, nn.Parameter]:
     """The weight matrices to perturb, by name; `parts` of blocks, embeddings, head. A tied head has one name."""
     weights: dict[str, nn.Parameter] = {}
     if "blocks" in parts:
-        weights |= {f"{name}.weight": model.get_submodule(name).weight for name in linear_names(model)}
-    ends = {"embeddings": model.get_input_embeddings, "head": model.get_output_embeddings}  # type: ignore[operator]
+        weights |= {f"{name}.weight": model.get_parameter(f"{name}.weight") for name in linear_names(model)}
     modules = {id(module): name for name, module in model.named_modules()}
-    for part, get_module in ends.items():
-        module = get_module() if part in parts else None
+    for part, getter in (("embeddings", "get_input_embeddings"), ("head", "get_output_embeddings")):
+        module = getattr(model, getter)() if part in parts else None
         if module is not None and all(module.weight is not weight for weight in weights.values()):
             weights[f"{modules[id(module)]}.weight"] = module.weight
     return weights
