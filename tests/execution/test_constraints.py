@@ -55,4 +55,4 @@ def test_each_constraint_from_the_recipe_to_its_row(tmp_path: Path) -> None:
     looks = dict(manifest.read(tmp_path / "out" / folder)["facts"]["general_rises_nats"])
     assert stopped["steps"] < stopped["stopped_at_step"] <= 4
     assert looks[stopped["steps"]] <= 0.01 < looks[stopped["stopped_at_step"]]
-    assert "Does constraining help?" in (tmp_path / "out/report/summary.md").read_text(encoding="utf-8")
+    assert '<section id="constraints"' in (tmp_path / "out/report/index.html").read_text(encoding="utf-8")
