@@ -201,29 +201,20 @@ def score(
     corpus: str,
     adapters: Sequence[str | Path] = (),
     *,
-    revision: str | None = None,
-    split: str = "test",
     out: str | Path | None = None,
     device: str = "auto",
-    quant: str | None = None,
-    settings: Mapping[str, Any] | None = None,
     console: Console | None = None,
+    **settings: Any,
 ) -> Scored:
-    """Per-token NLL of a model on a text, alone and with each adapter, with 95 % intervals of the differences."""
-    from peftodyssey.execution.score_model import score_model
+    """Per-token NLL of a model on a text, alone and with each adapter, with 95 % intervals of the differences.
 
-    return score_model(
-        model,
-        corpus,
-        [Path(adapter) for adapter in adapters],
-        revision=revision,
-        split=split,
-        out=Path(out) if out else None,
-        device=detect(device),
-        quant=quant,
-        settings=dict(settings or {}),
-        console=console,
-    )
+    `settings` are the other fields of `ScoreRequest`: revision, split, quant, context, stride, tokens, first_token,
+    mode and field.
+    """
+    from peftodyssey.execution.score_model import ScoreRequest, score_model
+
+    request = ScoreRequest(model, corpus, [Path(adapter) for adapter in adapters], **settings)
+    return score_model(request, device=detect(device), out=Path(out) if out else None, console=console)
 
 
 def adapt(
@@ -232,28 +223,20 @@ def adapt(
     method: str | Mapping[str, Any] = "lora",
     *,
     out: str | Path | None = None,
-    seed: int = 0,
-    general: Sequence[str] = (),
-    train: Mapping[str, Any] | None = None,
-    score: Mapping[str, Any] | None = None,
     device: str = "auto",
     console: Console | None = None,
+    **keys: Any,
 ) -> Run:
-    """One model on one text by one method: a recipe of one cell, run. Values are those of the recipe's keys."""
+    """One model on one text by one method: a recipe, run. `keys` are others of the recipe, e.g. seeds, general, train.
+
+    Their values are those of the recipe: `train={"budget": "200 steps"}, score={"context": 256}, seeds=[0, 1]`.
+    """
     import yaml
 
-    content: dict[str, Any] = {
-        "version": 1,
-        "name": f"adapt-{Path(str(domain)).name or 'text'}"[:64],
-        "seeds": [seed],
-        "model": model,
-        "domains": [domain],
-        "general": list(general),
-        "methods": [dict(method) if isinstance(method, Mapping) else {"method": method}],
-        "train": dict(train or {}),
-        "score": dict(score or {}),
-    }
-    text = yaml.safe_dump({key: value for key, value in content.items() if value not in ([], {})}, sort_keys=False)
+    keys.setdefault("name", f"adapt-{Path(str(domain)).name or 'text'}"[:64])
+    methods = [dict(method) if isinstance(method, Mapping) else {"method": method}]
+    content = dict(version=1, model=model, domains=[domain], methods=methods, **keys)
+    text = yaml.safe_dump(content, sort_keys=False)
     return run(load_recipe(text, where="adapt"), out, device=device, console=console)
 
 

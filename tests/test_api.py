@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 import peftodyssey
-from peftodyssey.errors import InputError
+from peftodyssey.errors import InputError, RecipeError
 
 
 def test_public_names_are_frozen() -> None:
@@ -53,3 +53,24 @@ def test_adapt_is_a_run_of_one_cell(tmp_path: Path) -> None:
         run.nll(no_such_column=3)
     assert len(repr(run).splitlines()) < 8
     assert "1 done" in repr(run)
+
+
+def test_adapt_takes_other_keys_of_a_recipe_and_no_key_twice(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="trian"):
+        peftodyssey.adapt("bundled/odyssey-3m", "bundled/arxiv_cs.CL", out=tmp_path, trian={})
+    with pytest.raises(TypeError, match="domains"):
+        peftodyssey.adapt("bundled/odyssey-3m", "bundled/arxiv_cs.CL", out=tmp_path, domains=["bundled/synthetic"])
+
+
+def test_score_takes_the_fields_of_its_request(tmp_path: Path) -> None:
+    quiet = Console(quiet=True)
+    scored = peftodyssey.score(
+        "bundled/odyssey-3m", "bundled/arxiv_cs.CL", out=tmp_path, console=quiet, split="valid", context=64, tokens="2k"
+    )
+    assert scored.context == 64
+    assert 0 < scored.tokens < 10_000  # 2,000, up to the end of a document
+    assert [row.name for row in scored.rows] == ["bundled/odyssey-3m"]
+    with pytest.raises(TypeError, match="windows"):
+        peftodyssey.score("bundled/odyssey-3m", "bundled/arxiv_cs.CL", windows=64)
+    with pytest.raises(InputError, match="bos, skip"):
+        peftodyssey.score("bundled/odyssey-3m", "bundled/arxiv_cs.CL", first_token="eos")

@@ -30,26 +30,23 @@ def score(
     from peftodyssey import api
     from peftodyssey.report import console_output
 
-    settings = {
-        "context": context,
-        "stride": stride,
-        "tokens": tokens,
-        "first_token": first_token,
-        "mode": mode,
-        "field": field,
-    }
     starting(f"Scoring {model} on {corpus}")
     scored = api.score(
         model,
         corpus,
         adapter or (),
-        revision=revision,
-        split=split,
         out=out,
         device=device,
-        quant=quant,
-        settings=settings,
         console=console(stderr=True),
+        revision=revision,
+        split=split,
+        quant=quant,
+        context=context,
+        stride=stride,
+        tokens=tokens,
+        first_token=first_token,
+        mode=mode,
+        field=field,
     )
     for part in console_output.scored(scored):
         console().print(part)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from peftodyssey.stats.bootstrap import Interval, paired_bootstrap
 from peftodyssey.store import layout, manifest, parquet
 
 DEFAULT_CONTEXT = 1024
-DEFAULT_TOKENS = "50k"  # `all` scores everything
 SUFFIXES = (".gz", ".zst", ".tar", ".txt", ".md", ".json", ".jsonl", ".parquet")  # not part of a text's name
 
 
@@ -71,93 +70,111 @@ class Scored:
     token: np.ndarray  # int32 [tokens of the index]
 
 
-def score_model(
-    model: str,
-    corpus: str,
-    adapters: Sequence[Path],
-    *,
-    revision: str | None,
-    split: str,
-    out: Path | None,
-    device: Device,
-    quant: str | None,
-    settings: Mapping[str, Any],
-    console: Console | None,
-) -> Scored:
-    """Score `model`, then `model` with each adapter, on one split of `corpus`; columns are kept in `out` if given."""
-    source = model_source.resolve(model, revision)
-    point = _settings(settings, source.config.get("max_position_embeddings") or source.config.get("n_positions"))
-    found = corpus_source.resolve(CorpusSpec(name=_name(corpus), source=corpus, field=settings.get("field")))
+@dataclass(frozen=True)
+class ScoreRequest:
+    """What to score and how. Context None: 1024 tokens, or as many as the model has; stride None: half the context."""
+
+    model: str
+    corpus: str
+    adapters: Sequence[Path] = ()
+    _: KW_ONLY
+    revision: str | None = None  # of the model
+    split: str = "test"  # train, valid, test or all
+    quant: str | None = None  # nf4, fp4 or int8
+    context: int | None = None
+    stride: int | None = None
+    tokens: str | int = "50k"  # at most so many, by whole documents; `all` scores everything
+    first_token: str = "bos"  # bos or skip
+    mode: str = "documents"  # documents or stream
+    field: str | None = None  # of rows, that holds the text
+
+
+def score_model(request: ScoreRequest, *, device: Device, out: Path | None, console: Console | None) -> Scored:
+    """Score the model alone and with each adapter on one split of the text; columns are kept in `out` if given."""
+    source = model_source.resolve(request.model, request.revision)
+    corpus = corpus_source.resolve(CorpusSpec(name=_name(request.corpus), source=request.corpus, field=request.field))
+    spec = _score_spec(request, source.config.get("max_position_embeddings") or source.config.get("n_positions"))
     precision = "fp32" if device.kind == "cpu" else "bf16" if device.bf16 else "fp16"
-    key = BaseModelKey(source, precision, _quant(quant))
+    base = BaseModelKey(source, precision, _quant(request.quant))
     stop = interrupt.Stop()
-    narrator = ProgressReporter(console or Console(stderr=True), stop)
-    bases = LoadedModels(device.kind, device.budget_bytes)
-    with _folder(out) as root, interrupt.listening(stop, narrator.say), quiet(), narrator.showing(2 + len(adapters)):
-        chat = chat_of(found, None, source, bases.tokenizer(key))
-        point = replace(point, first_token="skip") if chat else point  # the template writes what stands first
-        told = chat_identity(chat) | {
-            "text": found.fingerprint,
-            "split": split,
-            "tokenizer": bases.tokenizer(key).fingerprint,
-            "max_tokens": point.tokens,
+    progress = ProgressReporter(console or Console(stderr=True), stop)
+    models = LoadedModels(device.kind, device.budget_bytes)
+    with (
+        _folder(out) as root,
+        interrupt.listening(stop, progress.say),
+        quiet(),
+        progress.showing(2 + len(request.adapters)),
+    ):
+        tokenizer = models.tokenizer(base)
+        chat = chat_of(corpus, None, source, tokenizer)
+        spec = replace(spec, first_token="skip") if chat else spec  # the template writes what stands first
+        index_identity = chat_identity(chat) | {
+            "text": corpus.fingerprint,
+            "split": request.split,
+            "tokenizer": tokenizer.fingerprint,
+            "max_tokens": spec.tokens,
         }
-        name = layout.folder_name(f"{found.name}-{split}", identity.digest(told))
-        task = IndexTask(f"{layout.CORPORA}/{name}", found, split, source, point.tokens, "keep", "text", told, chat)
-        if manifest.read(root / task.folder) is None:
-            narrator.task(f"tokenise {found.name}")
-            index_job.index(task, root, bases.tokenizer(key))
-        narrator.finished(found.name, "done")
+        name = layout.folder_name(f"{corpus.name}-{request.split}", identity.digest(index_identity))
+        folder = f"{layout.CORPORA}/{name}"
+        task = IndexTask(folder, corpus, request.split, source, spec.tokens, "keep", "text", index_identity, chat)
+        if manifest.read(root / folder) is None:
+            progress.task(f"tokenise {corpus.name}")
+            index_job.index(task, root, tokenizer)
+        progress.finished(corpus.name, "done")
         options = JobOptions(device.kind, checkpoint_every_s=0.0, keep="adapters", memory_bytes=None)
-        context = JobContext(root, options, narrator)
-        columns = {model: _column(task, key, point, bases, None, context, narrator)}
-        for adapter in adapters:
-            columns[str(adapter)] = _column(task, key, point, bases, adapter, context, narrator)
-        index = index_job.opened(root / task.folder)
-        rows = tuple(_row(name, column, columns[model], index) for name, column in columns.items())
-        scored = int((~np.isnan(columns[model])).sum())
+        scorer = _Scorer(task, base, spec, models, JobContext(root, options, progress), progress)
+        columns = {request.model: scorer.column(None)}
+        columns |= {str(adapter): scorer.column(adapter) for adapter in request.adapters}
+        index = index_job.opened(root / folder)
+        rows = tuple(_row(name, column, columns[request.model], index) for name, column in columns.items())
+        tokens = int((~np.isnan(columns[request.model])).sum())
         documents = len(np.unique(index.document))
-        return Scored(found.name, documents, scored, point.context, rows, columns, index.document, index.token)
+        return Scored(corpus.name, documents, tokens, spec.context, rows, columns, index.document, index.token)
 
 
-def _column(
-    task: IndexTask,
-    key: BaseModelKey,
-    point: ScoreSpec,
-    bases: LoadedModels,
-    adapter: Path | None,
-    context: JobContext,
-    narrator: ProgressReporter,
-) -> np.ndarray:
-    told = {
-        "index": task.identity,
-        "model": key.source.fingerprint,
-        "precision": key.precision,
-        "quant": [key.quant.kind, key.quant.double_quant] if key.quant else None,
-        "adapter": _fingerprint(adapter) if adapter else None,
-        "context": point.context,
-        "stride": point.stride,
-        "first_token": point.first_token,
-        "mode": point.mode,
-    }
-    name = f"{task.corpus.name}-{adapter.name if adapter else 'base'}"
-    folder = f"{layout.SCORES}/{layout.folder_name(name, identity.digest(told))}"
-    score = ScoreTask(folder, task.folder, key, point, None, told)
-    if manifest.read(context.root / folder) is None:
-        narrator.task(f"score {name}")
-        base, prefix = bases.get(key), bases.tokenizer(key).prefix_id
+@dataclass(frozen=True)
+class _Scorer:
+    """Scores one text with one base model, alone or with an adapter."""
+
+    index: IndexTask
+    base: BaseModelKey
+    spec: ScoreSpec
+    models: LoadedModels
+    context: JobContext
+    progress: ProgressReporter
+
+    def column(self, adapter: Path | None) -> np.ndarray:
+        """The column of the base with `adapter`, read where it is complete, else scored first."""
+        score_identity = {
+            "index": self.index.identity,
+            "model": self.base.source.fingerprint,
+            "precision": self.base.precision,
+            "quant": [self.base.quant.kind, self.base.quant.double_quant] if self.base.quant else None,
+            "adapter": _fingerprint(adapter) if adapter else None,
+            "context": self.spec.context,
+            "stride": self.spec.stride,
+            "first_token": self.spec.first_token,
+            "mode": self.spec.mode,
+        }
+        name = f"{self.index.corpus.name}-{adapter.name if adapter else 'base'}"
+        folder = f"{layout.SCORES}/{layout.folder_name(name, identity.digest(score_identity))}"
+        if manifest.read(self.context.root / folder) is None:
+            self.progress.task(f"score {name}")
+            self._score(ScoreTask(folder, self.index.folder, self.base, self.spec, None, score_identity), adapter)
+        self.progress.finished(name, "done")
+        return parquet.read_nll(self.context.root / folder)[0]
+
+    def _score(self, task: ScoreTask, adapter: Path | None) -> None:
+        model, prefix = self.models.get(self.base), self.models.tokenizer(self.base).prefix_id
         if adapter is None:
-            score_job.score_and_write(score, base, prefix, context)
-        else:
-            attached = METHODS["saved"].load(
-                base, adapter, MethodSpec("saved", adapter.name, options={"path": str(adapter)})
-            )
-            try:
-                score_job.score_and_write(score, attached.model, prefix, context)
-            finally:
-                METHODS["saved"].detach(attached)
-    narrator.finished(name, "done")
-    return parquet.read_nll(context.root / folder)[0]
+            score_job.score_and_write(task, model, prefix, self.context)
+            return
+        spec = MethodSpec("saved", adapter.name, options={"path": str(adapter)})
+        attached = METHODS["saved"].load(model, adapter, spec)
+        try:
+            score_job.score_and_write(task, attached.model, prefix, self.context)
+        finally:
+            METHODS["saved"].detach(attached)
 
 
 def _row(name: str, column: np.ndarray, base: np.ndarray, index: Any) -> Row:
@@ -171,10 +188,9 @@ def _row(name: str, column: np.ndarray, base: np.ndarray, index: Any) -> Row:
     return Row(name, mean, math.exp(mean), bits, change.estimate, change.lower, change.upper, change.note)
 
 
-def _settings(settings: Mapping[str, Any], positions: int | None) -> ScoreSpec:
-    context = settings.get("context") or min(DEFAULT_CONTEXT, positions or DEFAULT_CONTEXT)
-    mode = settings.get("mode") or "documents"
-    stride = settings.get("stride") or (context if mode == "stream" else max(1, context // 2))
+def _score_spec(request: ScoreRequest, positions: int | None) -> ScoreSpec:
+    context = request.context or min(DEFAULT_CONTEXT, positions or DEFAULT_CONTEXT)
+    stride = request.stride or (context if request.mode == "stream" else max(1, context // 2))
     if positions and context > positions:
         raise InputError(
             f"--context {context} is longer than the model's {positions} positions", f"use at most {positions}"
@@ -182,11 +198,9 @@ def _settings(settings: Mapping[str, Any], positions: int | None) -> ScoreSpec:
     if not 0 < stride <= context:
         raise InputError(f"--stride {stride} must lie between 1 and the context, {context}", "leave it out for half")
     for option, allowed in (("first_token", ("bos", "skip")), ("mode", ("documents", "stream"))):
-        if (settings.get(option) or allowed[0]) not in allowed:
-            raise InputError(f"--{option.replace('_', '-')} {settings[option]}: allowed are {', '.join(allowed)}")
-    return ScoreSpec(
-        context, stride, _tokens(settings.get("tokens") or DEFAULT_TOKENS), settings.get("first_token") or "bos", mode
-    )
+        if (value := getattr(request, option)) not in allowed:
+            raise InputError(f"--{option.replace('_', '-')} {value}: allowed are {', '.join(allowed)}")
+    return ScoreSpec(context, stride, _tokens(request.tokens), request.first_token, request.mode)
 
 
 def _tokens(value: object) -> int | None:
