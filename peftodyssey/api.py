@@ -92,12 +92,12 @@ def probe(
     """
     from rich.console import Console
 
-    from peftodyssey.execution.launch import cap_card
+    from peftodyssey.execution.launch import cap_gpu
     from peftodyssey.execution.probe import probe_all, probe_multi_lora_groups
 
     first = plan(recipe, device=device, memory=memory)
     prepare_allocator()
-    cap_card(first, size_bytes(memory))
+    cap_gpu(first, size_bytes(memory))
     console = console or Console(stderr=True)
     tried = probe_all(first, console)
     multi_lora_groups = probe_multi_lora_groups(first, console)
@@ -121,14 +121,16 @@ def run(
     from peftodyssey.execution.launch import Options
 
     options = options or Options(memory_bytes=size_bytes(memory))
-    made, outcome, folder = run_plan(plan(recipe, device=device, memory=memory), out, options=options, console=console)
+    opened, outcome, folder = run_plan(
+        plan(recipe, device=device, memory=memory), out, options=options, console=console
+    )
     if outcome.interrupted:
         raise Interrupted(outcome.interrupted)
-    return made if made is not None else open(folder)
+    return opened if opened is not None else open(folder)
 
 
 def run_plan(
-    asked: Plan, out: str | Path | None = None, *, options: Options | None = None, console: Console | None = None
+    planned: Plan, out: str | Path | None = None, *, options: Options | None = None, console: Console | None = None
 ) -> tuple[Run | None, Outcome, Path]:
     """`run` for a plan in hand: the opened run (None where it was interrupted), what was done, and where."""
     from rich.console import Console as RichConsole
@@ -138,15 +140,15 @@ def run_plan(
 
     prepare_allocator()
     options = options or Options()
-    root = Path(out) if out is not None else DEFAULT_ROOT / asked.recipe.name
-    outcome = start(asked, root, options, console or RichConsole(stderr=True))
+    root = Path(out) if out is not None else DEFAULT_ROOT / planned.recipe.name
+    outcome = start(planned, root, options, console or RichConsole(stderr=True))
     if outcome.interrupted:
         return None, outcome, root
     if outcome.worked or not _reported(root):
         report([root])
     opened = open(root)
     if options.keep == "best":
-        prune_weights.prune(root, asked.cells, opened.results.to_pylist())
+        prune_weights.prune(root, planned.cells, opened.results.to_pylist())
     return opened, outcome, root
 
 
@@ -159,7 +161,7 @@ def plan_ladder(recipe: str | Path, overrides: Sequence[str] = (), *, device: st
 
 
 def train_ladder(
-    asked: LadderPlan,
+    planned: LadderPlan,
     out: str | Path | None = None,
     *,
     stop_after_s: float | None = None,
@@ -172,9 +174,9 @@ def train_ladder(
     from peftodyssey.execution.pretraining import train
 
     prepare_allocator()
-    root = Path(out) if out is not None else LADDERS_ROOT / asked.recipe.name
+    root = Path(out) if out is not None else LADDERS_ROOT / planned.recipe.name
     return train(
-        asked,
+        planned,
         root,
         console or RichConsole(stderr=True),
         stop_after_s=stop_after_s,

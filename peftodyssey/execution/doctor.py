@@ -33,11 +33,11 @@ def examine() -> Iterator[str]:
     yield from filter(None, (_import_problem(name) for name in NEEDED if name in installed))
 
 
-def _version_problem(name: str, least: str, found: str | None) -> str:
-    if found is None:
+def _version_problem(name: str, least: str, installed: str | None) -> str:
+    if installed is None:
         return f"{PROBLEM}: {name} is not installed: pip install '{name}>={least}'"
-    if _parts(found) < _parts(least):
-        return f"{PROBLEM}: {name} {found} is older than {least}: pip install -U '{name}>={least}'"
+    if _parts(installed) < _parts(least):
+        return f"{PROBLEM}: {name} {installed} is older than {least}: pip install -U '{name}>={least}'"
     return ""
 
 

@@ -30,13 +30,13 @@ def export_cell(folder: Path, cell: str, *, to: Path | None, merge: bool, push: 
     target = to or folder / "export" / entry["slug"]
     if target.exists() and any(target.iterdir()):
         raise InputError(f"{target} is not empty", "choose another folder with --to")
-    kept = _weights(folder, entry)
+    weights = _weights(folder, entry)
     facts: dict[str, Any] = {}
     with atomic.io_errors_as_store_error(target), quiet():
-        if merge and kept.name == layout.ADAPTER:
-            facts = _merge(row, kept, target)
+        if merge and weights.name == layout.ADAPTER:
+            facts = _merge(row, weights, target)
         else:
-            shutil.copytree(kept, target, dirs_exist_ok=True)
+            shutil.copytree(weights, target, dirs_exist_ok=True)
     atomic.write_text(target / "README.md", card(row, merged=merge, drift=facts))
     if push:
         _push(target, push)
@@ -67,7 +67,7 @@ def _find(folder: Path, cell: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
 
 def _best(folder: Path, rows: list[dict[str, Any]]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """The cell with the largest fall of validation loss among those with weights, and what was better without."""
-    with_weights = {entry["cell"] for entry in plans.cells(folder) if _kept(folder, entry)}
+    with_weights = {entry["cell"] for entry in plans.cells(folder) if _weights_folder(folder, entry)}
     ranked = sorted((row for row in rows if row["selected"] and row["engine"] != "none"), key=_valid)
     best = next((row for row in ranked if row["cell"] in with_weights), None)
     if best is None:
@@ -87,15 +87,15 @@ def _valid(row: Mapping[str, Any]) -> float:
     return row["valid_nll_after"] - row["valid_nll_before"]
 
 
-def _kept(folder: Path, entry: Mapping[str, Any]) -> Path | None:
+def _weights_folder(folder: Path, entry: Mapping[str, Any]) -> Path | None:
     """Where the weights of a cell lie, None where they were deleted."""
-    places = (folder / entry["folder"] / name for name in (layout.ADAPTER, layout.WEIGHTS))
-    return next((place for place in places if place.is_dir()), None)
+    candidates = (folder / entry["folder"] / name for name in (layout.ADAPTER, layout.WEIGHTS))
+    return next((path for path in candidates if path.is_dir()), None)
 
 
 def _weights(folder: Path, entry: Mapping[str, Any]) -> Path:
-    if (kept := _kept(folder, entry)) is not None:
-        return kept
+    if (weights := _weights_folder(folder, entry)) is not None:
+        return weights
     written = manifest.read(folder / entry["folder"]) or {}
     dropped = written.get("facts", {}).get("weights") == "dropped"
     raise StoreError(

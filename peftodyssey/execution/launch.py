@@ -34,7 +34,7 @@ class Options:
     checkpoint_every_s: float = 600.0
     refresh: bool = False  # do again what other library versions did
     allow_oom: bool = False  # start although the plan says that it does not fit
-    memory_bytes: int | None = None  # the user's --memory; caps a card
+    memory_bytes: int | None = None  # the user's --memory; caps the GPU
     checkpoint_disk_bytes: int | None = None  # disk that downloaded models share
 
 
@@ -43,31 +43,31 @@ def start(plan: Plan, root: Path, options: Options, console: Console) -> Outcome
 
     Raises InputError where `--only` names no cell, DoesNotFit before anything starts that cannot finish.
     """
-    wanted = [task for task in plan.cells if matches(task, options.only)]
-    if not wanted:
+    cells = [task for task in plan.cells if matches(task, options.only)]
+    if not cells:
         raise nothing_matches(plan, options.only)
     if not options.allow_oom:
-        refuse_too_large([task for task in wanted if not task.fits(plan.budget_bytes)], plan)
-        refuse_without_room(plan, root, wanted, options)
+        refuse_too_large([task for task in cells if not task.fits(plan.budget_bytes)], plan)
+        refuse_without_room(plan, root, cells, options)
     stop = interrupt.Stop(options.stop_after_s)
     job_options = JobOptions(
         plan.device.kind, options.checkpoint_every_s, options.keep, options.memory_bytes, options.checkpoint_disk_bytes
     )
-    narrator = ProgressReporter(console, stop)
+    progress = ProgressReporter(console, stop)
     with lock.exclusive(root):
         record(plan, root)
-        cap_card(plan, options.memory_bytes)
-        with interrupt.listening(stop, narrator.say), quiet():
-            return execute(plan, JobContext(root, job_options, narrator), narrator, options.only, options.refresh)
+        cap_gpu(plan, options.memory_bytes)
+        with interrupt.listening(stop, progress.say), quiet():
+            return execute(plan, JobContext(root, job_options, progress), progress, options.only, options.refresh)
 
 
 def nothing_matches(plan: Plan, only: Mapping[str, str]) -> InputError:
     """The error where `--only` names no cell, with the values that each of its columns has."""
     coordinates = [task.entry["coordinates"] for task in plan.cells]
     values = {key: sorted({str(c[key]) for c in coordinates if c.get(key) is not None}) for key in only}
-    have = "; ".join(f"{key}: {', '.join(found) or 'not set before a run'}" for key, found in values.items())
-    wanted = ",".join(f"{key}={value}" for key, value in only.items())
-    return InputError(f"--only {wanted} matches none of the {len(plan.cells)} cells", f"values there are: {have}")
+    listed = "; ".join(f"{key}: {', '.join(known) or 'not set before a run'}" for key, known in values.items())
+    filters = ",".join(f"{key}={value}" for key, value in only.items())
+    return InputError(f"--only {filters} matches none of the {len(plan.cells)} cells", f"values there are: {listed}")
 
 
 def refuse_too_large(tasks: list[CellTask], plan: Plan) -> None:
@@ -75,7 +75,7 @@ def refuse_too_large(tasks: list[CellTask], plan: Plan) -> None:
     if not tasks:
         return
     worst = max(tasks, key=lambda task: max(task.memory.device_bytes, task.scoring_bytes))
-    train_gib, score_gib, have = (
+    train_gib, score_gib, budget_gib = (
         n / 2**30 for n in (worst.memory.device_bytes, worst.scoring_bytes, plan.budget_bytes)
     )
     if score_gib > train_gib:
@@ -84,7 +84,7 @@ def refuse_too_large(tasks: list[CellTask], plan: Plan) -> None:
         needs = f"needs {train_gib:.2f} GiB even with one sequence and full gradient checkpointing"
     raise DoesNotFit(
         f"{len(tasks)} of {len(plan.cells)} cells do not fit: {worst.cell.method.label} on {worst.cell.model.name} "
-        f"{needs}, the budget is {have:.2f} GiB",
+        f"{needs}, the budget is {budget_gib:.2f} GiB",
         "use qlora, a shorter train.seq_len or score.context, or a larger --memory; `peftodyssey plan` shows the terms;"
         " --allow-oom starts anyway",
     )
@@ -92,9 +92,9 @@ def refuse_too_large(tasks: list[CellTask], plan: Plan) -> None:
 
 def refuse_without_room(plan: Plan, root: Path, tasks: list[CellTask], options: Options) -> None:
     """DoesNotFit where the host's free memory or the disk cannot hold what `tasks` take of them."""
-    if found := host_and_disk.problems(plan, root, tasks, options.keep, options.checkpoint_disk_bytes):
+    if problems := host_and_disk.problems(plan, root, tasks, options.keep, options.checkpoint_disk_bytes):
         raise DoesNotFit(
-            "; ".join(found),
+            "; ".join(problems),
             "close other programs, free the disk or give another --out; `peftodyssey check` shows the terms; "
             "--allow-oom starts anyway",
         )
@@ -126,7 +126,7 @@ def resolved(plan: Plan) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def cap_card(plan: Plan, memory_bytes: int | None) -> None:
+def cap_gpu(plan: Plan, memory_bytes: int | None) -> None:
     """Keep PyTorch's allocator within the budget, so that an overflow raises: Windows and WSL would spill into host
     memory.
     """

@@ -27,8 +27,8 @@ def finished(task: CellTask, root: Path) -> bool:
     folders = [task.folder, *(folder for folder in required_folders(task))]
     if any(manifest.read(root / folder) is None for folder in folders):
         return False
-    left = geometry_job.is_missing(task, root) or perturb_job.missing_updates(task, root)
-    return not left or cell_inputs.weights_of(task, root) is None  # nothing is left to measure them from
+    missing = geometry_job.is_missing(task, root) or perturb_job.missing_updates(task, root)
+    return not missing or cell_inputs.weights_of(task, root) is None  # nothing is left to measure them from
 
 
 def required_folders(task: CellTask) -> Iterator[str]:
@@ -36,8 +36,8 @@ def required_folders(task: CellTask) -> Iterator[str]:
     scores = task.entry["scores"]
     for text in (scores["test"], scores["valid"], *scores["general"], *task.entry.get("transfer", ())):
         yield from (text[name] for name in ("index", "before", "quantised", "after") if text[name])
-    for asked in task.entry.get("tasks", ()):
-        yield from (asked[name] for name in ("before", "quantised", "after") if asked[name])
+    for questions in task.entry.get("tasks", ()):
+        yield from (questions[name] for name in ("before", "quantised", "after") if questions[name])
     for share in task.entry.get("wise", ()):
         yield from (share["test"], share["valid"], *share["general"])
 
@@ -52,8 +52,8 @@ def forget_stale(cells: list[CellTask], root: Path) -> None:
     """Remove the manifests of cells that other library versions made, so that they are done again."""
     now = versions()
     for task in cells:
-        made = (manifest.read(root / task.folder) or {}).get("facts", {}).get("versions")
-        if made is not None and any(made.get(name) != now.get(name) for name in REFRESHED_BY):
+        recorded = (manifest.read(root / task.folder) or {}).get("facts", {}).get("versions")
+        if recorded is not None and any(recorded.get(name) != now.get(name) for name in REFRESHED_BY):
             manifest.prepare_dir(root / task.folder)
             columns: tuple[ScoreTask | ChoiceTask, ...] = (
                 *task.columns,

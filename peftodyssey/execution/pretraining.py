@@ -31,15 +31,15 @@ def train(
 ) -> Trained:
     """Train what of the ladder is missing below `root`."""
     stop = interrupt.Stop(stop_after_s)
-    narrator = ProgressReporter(console, stop)
-    context = JobContext(root, JobOptions(plan.device.kind, checkpoint_every_s, "all", None), narrator)
-    with lock.exclusive(root), interrupt.listening(stop, narrator.say), narrator.showing(1):
-        narrator.task(plan.recipe.name)
+    progress = ProgressReporter(console, stop)
+    context = JobContext(root, JobOptions(plan.device.kind, checkpoint_every_s, "all", None), progress)
+    with lock.exclusive(root), interrupt.listening(stop, progress.say), progress.showing(1):
+        progress.task(plan.recipe.name)
         try:
             done = pretrain(plan, context)
         except Interrupted as stopped:
             return Trained(0, None, str(stopped))
-        narrator.finished(plan.recipe.name, "done")
+        progress.finished(plan.recipe.name, "done")
     steady = done[READ_EVERY:]
     seconds = sum(record.seconds for record in steady)
     rate = len(steady) * plan.recipe.train.batch_tokens / seconds if steady and seconds else None

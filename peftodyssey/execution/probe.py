@@ -24,50 +24,50 @@ def probe_all(plan: Plan, console: Console, again: bool = False) -> list[ProbeRe
         key = probe_results.key_of(task, plan.device)
         shapes.setdefault(key, []).append(task)
     order = plan.base_order
-    held, found = LoadedModels(plan.device.kind, plan.budget_bytes), []
+    models, results = LoadedModels(plan.device.kind, plan.budget_bytes), []
     with quiet():
         for key, tasks in sorted(shapes.items(), key=lambda item: order[item[1][0].base.identifier]):
             known = None if again else probes.load(key, probes.Probe)
             if known is None:
                 console.print(f"trying {tasks[0].cell.model.name}, {tasks[0].cell.method.label} ...", markup=False)
-                found.append(_tried(key, tasks, held, plan))
+                results.append(_tried(key, tasks, models, plan))
             else:
-                found.append(ProbeResult(tasks[0], len(tasks), known, "", True))
-    held.drop()
-    return found
+                results.append(ProbeResult(tasks[0], len(tasks), known, "", True))
+    models.drop()
+    return results
 
 
 def probe_multi_lora_groups(plan: Plan, console: Console) -> list[MultiLoraProbeResult]:
     """A probe of each distinct multi-LoRA group; those measured on this machine before are not repeated."""
-    held, found = LoadedModels(plan.device.kind, plan.budget_bytes), []
+    models, results = LoadedModels(plan.device.kind, plan.budget_bytes), []
     with quiet():
         for key, groups in probe_results.groups_by_key(plan).items():
-            made, reason = probes.load(key, MultiLoraProbe), ""
-            if made is None:
+            measured, reason = probes.load(key, MultiLoraProbe), ""
+            if measured is None:
                 tasks = groups[0]
                 console.print(f"trying {len(tasks)} {tasks[0].cell.method.method} cells together ...", markup=False)
                 try:
-                    made = probe_multi_lora(
-                        tasks, joint_micro_batch(plan, tasks), held.get(tasks[0].base), plan.device.kind
+                    measured = probe_multi_lora(
+                        tasks, joint_micro_batch(plan, tasks), models.get(tasks[0].base), plan.device.kind
                     )
-                    probes.save(key, made)
+                    probes.save(key, measured)
                 except OdysseyError as error:
-                    held.drop()
+                    models.drop()
                     reason = str(error)
-            found.append(probe_results.multi_lora_result(made, groups, plan.device, reason))
-    held.drop()
-    return found
+            results.append(probe_results.multi_lora_result(measured, groups, plan.device, reason))
+    models.drop()
+    return results
 
 
-def _tried(key: str, tasks: list[CellTask], held: LoadedModels, plan: Plan) -> ProbeResult:
+def _tried(key: str, tasks: list[CellTask], models: LoadedModels, plan: Plan) -> ProbeResult:
     task = tasks[0]
     try:
-        begun = time.perf_counter()
-        base = held.get(task.base)
-        load_seconds = time.perf_counter() - begun
-        made = probe(task, base, load_seconds, plan.device.kind, held.tokenizer(task.base).prefix_id)
+        started = time.perf_counter()
+        base = models.get(task.base)
+        load_seconds = time.perf_counter() - started
+        measured = probe(task, base, load_seconds, plan.device.kind, models.tokenizer(task.base).prefix_id)
     except OdysseyError as error:
-        held.drop()  # what went wrong may have left the base changed
+        models.drop()  # what went wrong may have left the base changed
         return ProbeResult(task, len(tasks), None, str(error), False)
-    probes.save(key, made)
-    return ProbeResult(task, len(tasks), made, "", False)
+    probes.save(key, measured)
+    return ProbeResult(task, len(tasks), measured, "", False)

@@ -92,8 +92,8 @@ class ProgressReporter:
         step_tokens = max(0, gained) if self._tokens_done else record.tokens / record.step
         rate = step_tokens / record.seconds if record.seconds else 0.0
         self._tokens_done = record.tokens
-        left = (steps - record.step) * record.seconds
-        info = f"loss {record.loss_nats:.3f}{self._valid}  {rate:,.0f} tok/s  {_span(left)} left"
+        seconds_left = (steps - record.step) * record.seconds
+        info = f"loss {record.loss_nats:.3f}{self._valid}  {rate:,.0f} tok/s  {_span(seconds_left)} left"
         self._advance(record.step, steps, info, "step")
 
     def scored(self, name: str, done: int, total: int) -> None:
@@ -129,8 +129,8 @@ class ProgressReporter:
 
 def _short(name: str) -> str:
     """The telling end of a folder's name, without its hash, so that a line of the terminal holds it and more."""
-    bare = re.sub(r"-[0-9a-f]{8}$", "", name.rsplit("/", 1)[-1])
-    return bare if len(bare) <= SHORT else "…" + bare[1 - SHORT :]
+    short = re.sub(r"-[0-9a-f]{8}$", "", name.rsplit("/", 1)[-1])
+    return short if len(short) <= SHORT else "…" + short[1 - SHORT :]
 
 
 def _span(seconds: float) -> str:

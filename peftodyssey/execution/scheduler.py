@@ -40,26 +40,26 @@ from peftodyssey.plan.tasks import (
 )
 from peftodyssey.store import manifest
 
-StandaloneMeasurement = NoiseTask | HiddenStatesTask  # what the report wants and no cell stands on
+StandaloneMeasurement = NoiseTask | HiddenStatesTask  # inputs of the report, of no cell
 
 
 def execute(
-    plan: Plan, context: JobContext, narrator: ProgressReporter, only: Mapping[str, str], refresh: bool
+    plan: Plan, context: JobContext, progress: ProgressReporter, only: Mapping[str, str], refresh: bool
 ) -> Outcome:
-    """Does what of `plan` is missing; StoreError ends the run, every other error only a cell."""
+    """Execute what is missing of `plan`; StoreError ends the run, every other error only a cell."""
     root = context.root
     cells = [task for task in plan.cells if matches(task, only)]
     if refresh:
         forget_stale(cells, root)
     todo = [task for task in cells if not finished(task, root) and halving.stopped(task, root) is None]
     outcome = Outcome(skipped=len(cells) - len(todo))
-    beside: list[StandaloneMeasurement] = [*states_job.missing(plan, cells, root)]
-    beside += perturb_job.missing(plan, cells, root)
-    walk = _Runner(plan, context, narrator, outcome, beside)
+    standalone: list[StandaloneMeasurement] = [*states_job.missing(plan, cells, root)]
+    standalone += perturb_job.missing(plan, cells, root)
+    runner = _Runner(plan, context, progress, outcome, standalone)
     try:
-        with narrator.showing(walk.count(todo)):
-            walk.indexes(todo)
-            walk.bases(cells, todo)
+        with progress.showing(runner.count(todo)):
+            runner.indexes(todo)
+            runner.bases(cells, todo)
     except Interrupted as stop:
         outcome.interrupted = str(stop)
     return outcome
@@ -72,24 +72,25 @@ class _Runner:
         self,
         plan: Plan,
         context: JobContext,
-        narrator: ProgressReporter,
+        progress: ProgressReporter,
         outcome: Outcome,
-        beside: Sequence[StandaloneMeasurement],
+        standalone: Sequence[StandaloneMeasurement],
     ) -> None:
-        self.plan, self.context, self.narrator, self.outcome, self.beside = plan, context, narrator, outcome, beside
+        self.plan, self.context, self.progress, self.outcome = plan, context, progress, outcome
+        self.standalone = standalone
         self.root = context.root
         self.models = LoadedModels(context.options.device, plan.budget_bytes, self._free_disk)
         self.failures: dict[str, str] = {}  # folder of an index or a column -> why it could not be made
 
     def _free_disk(self, coming: ModelSource) -> None:
-        """Before a model is downloaded: with --checkpoint-disk, those that are done with make room for it."""
+        """Before a model is downloaded, with --checkpoint-disk: delete models that no task needs any more."""
         if self.context.options.checkpoint_disk_bytes is not None:
             for name in make_room(self.root, coming, self.context.options.checkpoint_disk_bytes):
-                self.narrator.note(f"{name} is done with and dropped from the disk (--checkpoint-disk)")
+                self.progress.note(f"{name} is not needed any more and was deleted from the disk (--checkpoint-disk)")
 
     def count(self, todo: list[CellTask]) -> int:
         """How many tasks are to be done."""
-        return len(self._missing_indexes(todo)) + len(self._missing_columns(todo)) + len(self.beside) + len(todo)
+        return len(self._missing_indexes(todo)) + len(self._missing_columns(todo)) + len(self.standalone) + len(todo)
 
     def indexes(self, todo: list[CellTask]) -> None:
         """Tokenise what is not."""
@@ -100,21 +101,16 @@ class _Runner:
     def bases(self, cells: list[CellTask], todo: list[CellTask]) -> None:
         """Base by base: its own columns, then its cells."""
         columns, order = self._missing_columns(todo), self.plan.base_order
-        for base in sorted({task.base.identifier for task in [*columns, *self.beside, *todo]}, key=order.__getitem__):
+        for base in sorted(
+            {task.base.identifier for task in [*columns, *self.standalone, *todo]}, key=order.__getitem__
+        ):
             for column in columns:
                 if column.base.identifier == base:
                     self._prepare_input(column.folder, partial(self._column, column))
-            self._run_standalone_measurements([task for task in self.beside if task.base.identifier == base])
-            self._run_halving_rounds([task for task in cells if task.base.identifier == base])
-            self._cells(
-                [
-                    t
-                    for t in cells
-                    if t.base.identifier == base
-                    and not finished(t, self.root)
-                    and halving.stopped(t, self.root) is None
-                ]
-            )
+            self._run_standalone_measurements([task for task in self.standalone if task.base.identifier == base])
+            of_base = [task for task in cells if task.base.identifier == base]
+            self._run_halving_rounds(of_base)
+            self._cells([t for t in of_base if not finished(t, self.root) and halving.stopped(t, self.root) is None])
         self.models.drop()
 
     def _cells(self, tasks: list[CellTask]) -> None:
@@ -129,42 +125,40 @@ class _Runner:
             self._cell(task)
 
     def _run_halving_rounds(self, cells: list[CellTask]) -> None:
-        """Cells of which some are stopped early, up to the last point at which they are compared."""
-        left = [
-            c
-            for c in halving.tuning_groups(cells)
-            if any(not finished(t, self.root) and not halving.stopped(t, self.root) for t in c)
+        """Cells of which some are stopped early, up to the last evaluation at which they are compared."""
+        unfinished = [
+            group
+            for group in halving.tuning_groups(cells)
+            if any(not finished(task, self.root) and not halving.stopped(task, self.root) for task in group)
         ]
         by_shares: dict[tuple[float, ...], list[halving.TuningGroup]] = {}
-        for contest in left:
-            by_shares.setdefault(halving.shares(contest), []).append(contest)
-        for shares, competing in by_shares.items():
-            for point, share in enumerate(shares):
-                racing = [task for contest in competing for task in halving.still_active(contest, point, self.root)]
-                self._advance(racing, point, share)
-                before = {task.folder for contest in competing for task in contest if halving.stopped(task, self.root)}
-                for task in (
-                    task for contest in competing for task in halving.prune_trailing(contest, point, self.root)
-                ):
+        for group in unfinished:
+            by_shares.setdefault(halving.shares(group), []).append(group)
+        for shares, groups in by_shares.items():
+            for eval_index, share in enumerate(shares):
+                active = [task for group in groups for task in halving.still_active(group, eval_index, self.root)]
+                self._advance(active, eval_index, share)
+                before = {task.folder for group in groups for task in group if halving.stopped(task, self.root)}
+                for task in (task for group in groups for task in halving.prune_trailing(group, eval_index, self.root)):
                     if task.folder not in before:
                         self.outcome.stopped += 1
-                        self.narrator.finished(task.folder.split("/", 1)[1], "stopped")
+                        self.progress.finished(task.folder.split("/", 1)[1], "stopped")
 
-    def _advance(self, racing: list[CellTask], point: int, share: float) -> None:
+    def _advance(self, active: list[CellTask], eval_index: int, share: float) -> None:
         """Train cells up to an evaluation, by multi-LoRA where that is possible."""
 
         def behind() -> list[CellTask]:
             return [
                 task
-                for task in racing
-                if halving.not_reached(task, point, self.root) and not self._failed_dependency(task)
+                for task in active
+                if halving.not_reached(task, eval_index, self.root) and not self._failed_dependency(task)
             ]
 
         for group in group_cells(self.plan, behind()):
             self._train_group(group, share)
         for task in behind():
             self._stop_if_asked()
-            self.narrator.task(f"{task.folder.split('/', 1)[1]} to {share:.0%}")
+            self.progress.task(f"{task.folder.split('/', 1)[1]} to {share:.0%}")
             if why := self._error_of(partial(self._train_until, task, share)):
                 self.failures[task.folder] = why
                 self.models.drop()
@@ -177,8 +171,10 @@ class _Runner:
         training = [task for task in todo if task.train_index and manifest.read(self.root / task.folder) is None]
         wanted = {folder for task in training for folder in training_inputs(task)}
         wanted |= {folder for task in todo for folder in required_folders(task) if folder.startswith("corpora/")}
-        wanted |= {task.index for task in (*self.beside, *(update for cell in todo for update in cell.update_noise))}
-        samples = (task.entry.get("sample_index") for task in self.plan.cells)  # no cell stands on it, the report does
+        wanted |= {
+            task.index for task in (*self.standalone, *(update for cell in todo for update in cell.update_noise))
+        }
+        samples = (task.entry.get("sample_index") for task in self.plan.cells)  # an input of the report, of no cell
         wanted |= {folder for folder in samples if folder is not None}
         return [
             index.folder
@@ -195,15 +191,15 @@ class _Runner:
         return manifest.read(self.root / folder) is not None
 
     def _prepare_input(self, folder: str, act: Callable[[], None]) -> None:
-        """Something that cells stand on: if it fails, they fail with its reason."""
+        """Make an input of cells: if that fails, they fail with its reason."""
         self._stop_if_asked()
-        self.narrator.task(folder)
+        self.progress.task(folder)
         why = self._error_of(act)
         if why:
             self.failures[folder] = why
         else:
             self.outcome.inputs += 1
-        self.narrator.finished(folder, "failed" if why else "done")
+        self.progress.finished(folder, "failed" if why else "done")
 
     def _index(self, task: IndexTask) -> None:
         tokenizer = self.models.tokenizer(BaseModelKey(task.tokenizer_source, "fp32", None))
@@ -224,7 +220,7 @@ class _Runner:
             self._prepare_input(folder := task.folder, partial(self._measure, task))
             if folder in self.failures:
                 self.outcome.failed[folder] = self.failures[folder]
-                self.narrator.say(f"  {self.failures[folder]}")
+                self.progress.say(f"  {self.failures[folder]}")
                 self.models.drop()
 
     def _measure(self, task: StandaloneMeasurement) -> None:
@@ -238,51 +234,45 @@ class _Runner:
     def _train_group(self, group: Sequence[CellTask], share: float = 1.0) -> None:
         """Train some cells together; if that is not possible, each continues alone from its own state."""
         self._stop_if_asked()
-        sound = [task for task in group if not self._failed_dependency(task)]
-        if len(sound) < 2:
+        members = [task for task in group if not self._failed_dependency(task)]
+        if len(members) < 2:
             return
-        self.narrator.multi_lora(len(sound), sound[0].cell.method.method, share)
-        base, tokenizer = self.models.get(sound[0].base), self.models.tokenizer(sound[0].base)
-        micro_batch_size = joint_micro_batch(self.plan, sound)
+        self.progress.multi_lora(len(members), members[0].cell.method.method, share)
+        base, tokenizer = self.models.get(members[0].base), self.models.tokenizer(members[0].base)
+        micro_batch_size = joint_micro_batch(self.plan, members)
         failed: dict[str, str] = {}
         why = self._error_of(
             lambda: failed.update(
-                multi_lora_job.train_multi_lora(sound, micro_batch_size, share, base, tokenizer, self.context)
+                multi_lora_job.train_multi_lora(members, micro_batch_size, share, base, tokenizer, self.context)
             )
         )
         if why:
-            self.narrator.say(f"  these {len(sound)} cells cannot train together and continue one by one: {why}")
+            self.progress.say(f"  these {len(members)} cells cannot train together and continue one by one: {why}")
             self.models.drop()
         self.failures |= failed
 
     def _failed_dependency(self, task: CellTask) -> str:
         """The error of a cell's inputs, or of its training with others; "" where nothing failed."""
-        return next(
-            (
-                self.failures[folder]
-                for folder in (task.folder, *training_inputs(task), *required_folders(task))
-                if folder in self.failures
-            ),
-            "",
-        )
+        folders = (task.folder, *training_inputs(task), *required_folders(task))
+        return next((self.failures[folder] for folder in folders if folder in self.failures), "")
 
     def _cell(self, task: CellTask) -> None:
         self._stop_if_asked()
-        self.narrator.task(task.folder.split("/", 1)[1])
-        whole = self._is_complete(task.folder)
+        self.progress.task(task.folder.split("/", 1)[1])
+        was_complete = self._is_complete(task.folder)
         why = self._failed_dependency(task) or self._error_of(lambda: self._adapt(task))
         if why:
-            if not whole or not self._is_complete(
-                task.folder
-            ):  # a cell that was finished keeps its weights where a column fails
+            if not (
+                was_complete and self._is_complete(task.folder)
+            ):  # a trained cell keeps its weights if a column fails
                 manifest.prepare_dir(self.root / task.folder)
                 manifest.fail(self.root / task.folder, why, task.folder)
             self.outcome.failed[task.folder] = why
-            self.narrator.say(f"  {why}")
+            self.progress.say(f"  {why}")
             self.models.drop()  # whatever went wrong may have left the base changed
         else:
             self.outcome.done += 1
-        self.narrator.finished(task.folder.split("/", 1)[1], "failed" if why else "done")
+        self.progress.finished(task.folder.split("/", 1)[1], "failed" if why else "done")
 
     def _adapt(self, task: CellTask) -> None:
         base, tokenizer = self.models.get(task.base), self.models.tokenizer(task.base)
@@ -291,18 +281,18 @@ class _Runner:
         job(task, base, tokenizer, self.context)
 
     def _error_of(self, act: Callable[[], None]) -> str:
-        """ "" where `act` worked, else why not; a broken store and the user's wish to stop end the run."""
+        """ "" where `act` worked, else why not; a broken store and a request to stop end the run."""
         try:
             act()
         except (Interrupted, StoreError, KeyboardInterrupt):
             raise
         except OdysseyError as error:
             return str(error)
-        except Exception as error:  # one cell's failure, whatever it is, must not cost the night: it is recorded
+        except Exception as error:  # one cell's failure, whatever it is, must not end the run: it is recorded
             place = traceback.extract_tb(error.__traceback__)[-1]
             return f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
         return ""
 
     def _stop_if_asked(self) -> None:
-        if self.narrator.should_stop():
+        if self.progress.should_stop():
             raise Interrupted("stopped between tasks", "start the same command again: it resumes")

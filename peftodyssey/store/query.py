@@ -156,7 +156,7 @@ def texts(cell: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
     domain = cell["coordinates"]["domain"]
     own = [(split, domain, scores[split]) for split in ("test", "valid") if scores.get(split)]
     others = {"general": scores.get("general") or (), "transfer": cell.get("transfer") or ()}
-    return own + [(split, score["name"], score) for split, found in others.items() for score in found]
+    return own + [(split, score["name"], score) for split, scores in others.items() for score in scores]
 
 
 def token_pieces(index_folder: Path) -> pa.Table:
