@@ -76,13 +76,13 @@ OPTIONS = {
 
 
 def commands(group: object, prefix: str = "") -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
+    options: dict[str, set[str]] = {}
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
-            found |= commands(command, f"{prefix}{name} ")
+            options |= commands(command, f"{prefix}{name} ")
         else:
-            found[prefix + name] = {o for p in command.params for o in p.opts if o.startswith("--")} - {"--help"}
-    return found
+            options[prefix + name] = {o for p in command.params for o in p.opts if o.startswith("--")} - {"--help"}
+    return options
 
 
 def test_verbs_and_options_are_the_promised_ones() -> None:

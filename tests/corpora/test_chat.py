@@ -42,9 +42,9 @@ def test_text_is_transformers_own_and_every_answer_is_a_span(template):
     assert text == rendered[0]
     if "generation" in template.replace("add_generation_prompt", ""):
         assert list(spans) == marks[0]
-    said = [text[start:end] for start, end in spans]
+    answers = [text[start:end] for start, end in spans]
     end = "<|im_end|>\n" if template is CHATML else "<|endoftext|>"
-    assert said == ["Hello!" + end, "It\nis 4 🎉." + end]
+    assert answers == ["Hello!" + end, "It\nis 4 🎉." + end]
 
 
 @pytest.mark.parametrize("template", [MARKED, PLAIN_TEMPLATE], ids=["marked", "plain"])
@@ -72,9 +72,9 @@ def test_answers_stay_answers_under_every_newline_policy(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": TALK}) + "\n")
     [document] = documents(resolve(CorpusSpec("x", str(tmp_path / "a.jsonl"))), "all", Chat(MARKED, SPECIAL))
     for policy, words in (("keep", "It\nis 4 🎉."), ("strip", "Itis 4 🎉."), ("collapse", "It\nis 4 🎉.")):
-        made = with_newlines(document, policy)
-        assert [made.text[a:b] for a, b in made.answers] == ["Hello!<|endoftext|>", words + "<|endoftext|>"]
-    assert "Hi\nthere" in made.text
+        changed = with_newlines(document, policy)
+        assert [changed.text[a:b] for a, b in changed.answers] == ["Hello!<|endoftext|>", words + "<|endoftext|>"]
+    assert "Hi\nthere" in changed.text
 
 
 def test_prompts_and_completions_may_be_messages_themselves(tmp_path):

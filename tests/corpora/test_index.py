@@ -83,9 +83,9 @@ def test_byte_positions_are_those_of_the_encoder(text):
 def test_every_token_of_any_text_has_a_class(make, text):
     encoding = make().backend.encode(text, add_special_tokens=False)
     offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
-    found = token_classes.classify(text, offsets[:, 0], offsets[:, 1])
-    assert len(found) == len(encoding.ids)
-    assert set(found.tolist()) <= set(range(len(token_classes.TOKEN_CLASSES)))
+    classes = token_classes.classify(text, offsets[:, 0], offsets[:, 1])
+    assert len(classes) == len(encoding.ids)
+    assert set(classes.tolist()) <= set(range(len(token_classes.TOKEN_CLASSES)))
 
 
 def test_shared_characters_and_gaps_by_hand():
@@ -128,8 +128,8 @@ def test_class_does_not_depend_on_whether_the_space_is_in_the_offsets():
 
 
 def test_byte_tokens_of_one_character_go_on_with_its_word():
-    found = token_classes.classify("é", np.array([0, 0]), np.array([1, 1]))
-    assert [token_classes.TOKEN_CLASSES[i] for i in found] == ["word_start", "continuation"]
+    classes = token_classes.classify("é", np.array([0, 0]), np.array([1, 1]))
+    assert [token_classes.TOKEN_CLASSES[i] for i in classes] == ["word_start", "continuation"]
 
 
 def build(tmp_path, texts, tokenizer=None, **options):
@@ -211,9 +211,9 @@ def test_cap_holds_little_text_while_it_looks(monkeypatch):
 def test_shuffle_moves_documents_and_keeps_them_all(tmp_path):
     texts = [f"document {i}" for i in range(50)]
     _, read = build(tmp_path, texts, shuffle_seed=3)
-    found = read.documents["text"].to_pylist()
-    assert found != texts
-    assert sorted(found) == sorted(texts)
+    stored = read.documents["text"].to_pylist()
+    assert stored != texts
+    assert sorted(stored) == sorted(texts)
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["a"]])

@@ -34,10 +34,10 @@ def tokenizer():
     ("name", "examples", "choices"), [("arxiv_field", 500, 10), ("boolq", 300, 2), ("arc_easy", 500, None)]
 )
 def test_bundled_tasks_are_whole(name, examples, choices):
-    found = questions(resolve(TaskSpec(name, f"bundled/{name}")))
-    assert len(found) == examples
-    assert all(choices in (None, len(q.choices)) for q in found)
-    assert len({q.answer for q in found}) > 1
+    loaded = questions(resolve(TaskSpec(name, f"bundled/{name}")))
+    assert len(loaded) == examples
+    assert all(choices in (None, len(q.choices)) for q in loaded)
+    assert len({q.answer for q in loaded}) > 1
 
 
 def test_an_own_file_is_read_and_a_choice_stands_behind_a_space(tmp_path):
@@ -110,6 +110,6 @@ def test_requests_are_cut_as_lm_eval_cuts_them(tokenizer, tmp_path):
         {**GOOD, "prompt": "def f(x):\n    return", "choices": ["x", "xx", " x y"]},
     ]
     for question in questions(task(written(tmp_path / "q.jsonl", *rows))):
-        made = requests(question, tokenizer)
+        ours = requests(question, tokenizer)
         theirs = [TemplateLM._encode_pair(Encodes(), question.prompt, choice) for choice in question.choices]
-        assert [(r.context, r.choice) for r in made] == theirs
+        assert [(r.context, r.choice) for r in ours] == theirs

@@ -56,13 +56,13 @@ def forms(tmp_path):
 
 
 def test_every_form_gives_the_same_documents_in_the_same_splits(tmp_path):
-    found = [
+    splits = [
         {split: texts(resolve(point(path)), split) for split in ("train", "valid", "test")} for path in forms(tmp_path)
     ]
-    assert found[0] == found[1] == found[2] == found[3]
-    assert sorted(text for split in found[0].values() for text in split) == sorted(row["text"] for row in ROWS)
-    assert 5 <= len(found[0]["valid"]) <= 45
-    assert 20 <= len(found[0]["test"]) <= 65
+    assert splits[0] == splits[1] == splits[2] == splits[3]
+    assert sorted(text for split in splits[0].values() for text in split) == sorted(row["text"] for row in ROWS)
+    assert 5 <= len(splits[0]["valid"]) <= 45
+    assert 20 <= len(splits[0]["test"]) <= 65
 
 
 def test_zst_of_several_frames_is_read_to_the_end(tmp_path):
@@ -140,9 +140,9 @@ def test_one_text_file_is_cut_at_paragraphs_and_loses_nothing(tmp_path):
 
 
 def test_pieces_without_blank_lines_end_at_lines():
-    made = list(cut_at_paragraphs(["x" * 99 + "\n"] * 1000))
-    assert "".join(made) == ("x" * 99 + "\n") * 1000
-    assert {len(p) for p in made[:-1]} == {8000}
+    pieces = list(cut_at_paragraphs(["x" * 99 + "\n"] * 1000))
+    assert "".join(pieces) == ("x" * 99 + "\n") * 1000
+    assert {len(p) for p in pieces[:-1]} == {8000}
 
 
 def test_fingerprint_follows_content_and_field_not_place(tmp_path):
@@ -209,8 +209,8 @@ def test_prompts_need_the_objective_and_say_which_line(tmp_path):
     with pytest.raises(CorpusError, match=r"train: \{objective: sft\}"):
         check_objective(corpus, "text")
     check_objective(corpus, "sft")
-    made = {d.text: d.prompt_chars for s in corpus.splits for d in documents(corpus, s)}
-    assert made == {f"Q{i}? A{i}.": len(f"Q{i}?") for i in range(50)}
+    prompt_chars = {d.text: d.prompt_chars for s in corpus.splits for d in documents(corpus, s)}
+    assert prompt_chars == {f"Q{i}? A{i}.": len(f"Q{i}?") for i in range(50)}
     plain = resolve(point(written(tmp_path / "b.jsonl", jsonl(ROWS))))
     check_objective(plain, "text")
     with pytest.raises(CorpusError, match="neither prompt and completion nor messages"):
@@ -238,9 +238,9 @@ def test_m2d2_rows_are_stripped_lines_joined_by_newlines(tmp_path, monkeypatch):
     corpus = resolve(point("m2d2/cs.XX"))
     assert (corpus.kind, corpus.unit, corpus.splits) == ("m2d2", "block", ("train", "valid", "test"))
     for split in corpus.splits:
-        made = texts(corpus, split)
-        assert "".join(made) == "\n".join(line.strip() for line in (M2D2_LINES + split).splitlines())
-        assert all(8000 <= len(text) < 8400 for text in made[:-1])
+        pieces = texts(corpus, split)
+        assert "".join(pieces) == "\n".join(line.strip() for line in (M2D2_LINES + split).splitlines())
+        assert all(8000 <= len(text) < 8400 for text in pieces[:-1])
     assert texts(resolve(point(path)), "test") == texts(corpus, "test")
     assert sorted(os.listdir(tmp_path)) == ["cs.XX.tar.gz"]
 

@@ -40,9 +40,9 @@ def test_the_bundled_tokenizer_has_nothing_to_warn_of(bundled):
     ],
 )
 def test_missing_and_shared_frames_are_said(bundled, change, expected):
-    found = audit(replace(bundled, **change))
-    assert len(found) == 1
-    assert expected in found[0]
+    warnings = audit(replace(bundled, **change))
+    assert len(warnings) == 1
+    assert expected in warnings[0]
 
 
 def test_a_tokenizer_that_frames_or_changes_text_is_said(bundled):

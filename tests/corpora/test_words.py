@@ -14,8 +14,8 @@ def spans(*ends):
 
 
 def test_words_are_runs_of_letters_digits_and_inner_apostrophes():
-    found = words.counts(["The king's army, the KING’s\narmies of 1848 and C3PO; 'quoted' naïve."])
-    assert found == {
+    counted = words.counts(["The king's army, the KING’s\narmies of 1848 and C3PO; 'quoted' naïve."])
+    assert counted == {
         "the": 2,
         "king's": 1,
         "army": 1,
@@ -57,6 +57,6 @@ def test_any_two_tokenizers_agree_on_the_words(text, random):
         return
     starts, ends = spans(*cuts)
     one_each = words.of_tokens(text, *spans(*range(1, len(text) + 1)))
-    found = {word for word in words.of_tokens(text, starts, ends) if word}
-    assert found <= {word for word in one_each if word} == set(words.counts([text]))
+    unique = {word for word in words.of_tokens(text, starts, ends) if word}
+    assert unique <= {word for word in one_each if word} == set(words.counts([text]))
     assert len(whole) <= sum(words.counts([text]).values())

@@ -28,11 +28,11 @@ def test_a_rate_far_too_high_is_found_and_one_of_nothing_is_not(tmp_path: Path) 
     run = api.run(load_recipe(bundled.read("smoke"), CONTROLS), tmp_path / "out", console=Console(quiet=True))
     rows = run.results.to_pylist()
     assert len(rows) == 8
-    said = (tmp_path / "out/report/summary.md").read_text(encoding="utf-8")
+    summary = (tmp_path / "out/report/summary.md").read_text(encoding="utf-8")
     for row in rows:
         sentence = next(
             line
-            for line in said.splitlines()
+            for line in summary.splitlines()
             if line.startswith(f"- {method_name(row)} changed") and f" on {row['domain']} by" in line
         )
         if row["lr"] == 1e-9:

@@ -52,11 +52,11 @@ def test_asked_for_afterwards_adapters_are_measured_and_nothing_is_trained_again
     assert first is not None
     assert all(row["update_norm_relative"] is None for row in first.results.to_pylist())
     manifests = {path: path.read_bytes() for path in root.glob("cells/*/manifest.json")}
-    made, outcome, _ = go(tmp_path, ASKED, "out")
-    assert made is not None
+    run, outcome, _ = go(tmp_path, ASKED, "out")
+    assert run is not None
     assert (outcome.done, outcome.skipped) == (1, 1)
     assert {path: path.read_bytes() for path in root.glob("cells/*/manifest.json")} == manifests
-    later = {row["method"]: row for row in made.results.to_pylist()}
+    later = {row["method"]: row for row in run.results.to_pylist()}
     assert later["full"]["update_norm_relative"] is None  # its weights were dropped
     assert go(tmp_path, ASKED, "out")[1].worked is False
     fresh, _, _ = go(tmp_path, ASKED, "anew")
@@ -79,14 +79,14 @@ def test_intruders_are_those_that_peft_would_reduce(base) -> None:
         for name, parameter in attached.trainable.items():
             if "lora_B" in name:
                 parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator))
-    said: list[str] = []
+    messages: list[str] = []
     ours = {update.name: job._row(update, True)["intruders"] for update in iter_updates(attached)}
-    reduce_intruder_dimension(attached.model, logging_sink=said.append)
+    reduce_intruder_dimension(attached.model, logging_sink=messages.append)
     theirs = {
         line.split(":")[0].removeprefix("base_model.model.") + ".weight": 0
         if "No intruders" in line
         else int(line.rsplit(" ", 1)[1])
-        for line in said
+        for line in messages
         if "ntruders" in line
     }
     attached.model.delete_adapter("intruder_reduced")
@@ -130,16 +130,16 @@ def test_a_card_without_room_leaves_it_to_the_cpu(base) -> None:
     attached = METHODS["lora"].attach(base, MethodSpec("lora", "lora", rank=2, alpha=4.0, targets=("q_proj",)), 0)
     update = next(iter(iter_updates(attached)))
     METHODS["lora"].detach(attached)
-    asked = []
+    devices = []
 
     def act(device: str):
-        asked.append(device)
+        devices.append(device)
         if not device:
             raise torch.OutOfMemoryError
         return {"matrix": update.to(device).name}
 
     assert job._with_cpu_fallback(act) == {"matrix": update.name}
-    assert asked == ["", "cpu"]
+    assert devices == ["", "cpu"]
 
 
 def test_the_folder_is_committed_with_its_rule_and_holds_what_a_dense_decomposition_finds(tmp_path: Path) -> None:
@@ -163,13 +163,13 @@ def _agree_with_dense(root: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     weight = weights[row["matrix"]].float().double().numpy()
     values = np.linalg.svd(change, compute_uv=False)[:2]
-    left, tuned = (np.linalg.svd(matrix)[0] for matrix in (weight, weight + change))
+    before, tuned = (np.linalg.svd(matrix)[0] for matrix in (weight, weight + change))
     shares = values / values.sum()
     assert row["update_norm"] == pytest.approx(np.linalg.norm(change), rel=1e-6)
     assert row["relative_norm"] == pytest.approx(np.linalg.norm(change) / np.linalg.norm(weight), rel=1e-6)
     assert row["spectral_norm"] == pytest.approx(values[0], rel=1e-6)
     assert row["stable_rank"] == pytest.approx((values**2).sum() / values[0] ** 2, rel=1e-6)
     assert row["effective_rank"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-6)
-    assert row["intruders"] == (np.abs(left.T @ tuned[:, :10]).max(axis=0) < 0.5).sum()
-    angles = np.degrees(np.arccos(np.clip(np.linalg.svd(left[:, :10].T @ tuned[:, :10], compute_uv=False), 0, 1)))
+    assert row["intruders"] == (np.abs(before.T @ tuned[:, :10]).max(axis=0) < 0.5).sum()
+    angles = np.degrees(np.arccos(np.clip(np.linalg.svd(before[:, :10].T @ tuned[:, :10], compute_uv=False), 0, 1)))
     assert row["angle_largest_degrees"] == pytest.approx(angles.max(), rel=1e-3, abs=1e-3)

@@ -34,9 +34,11 @@ SAME = ("cell", "status", "nll_after", "valid_nll_after", "steps", "tokens", "se
 
 
 def run(folder: Path, out: str, *settings: str) -> tuple[dict[tuple[str, float], dict], str]:
-    told = io.StringIO()
-    api.run(api.load(micro.write(folder, RECIPE), list(settings)), folder / out, console=Console(file=told, width=200))
-    return {(row["label"], row["lr"]): row for row in api.open(folder / out).results.to_pylist()}, told.getvalue()
+    printed = io.StringIO()
+    api.run(
+        api.load(micro.write(folder, RECIPE), list(settings)), folder / out, console=Console(file=printed, width=200)
+    )
+    return {(row["label"], row["lr"]): row for row in api.open(folder / out).results.to_pylist()}, printed.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def halved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, str]:
 
 
 def test_who_trails_is_stopped_and_says_when_and_why(halved: tuple[Path, dict, str]) -> None:
-    folder, rows, told = halved
+    folder, rows, printed = halved
     stopped = {key: row for key, row in rows.items() if row["status"] == "stopped"}
     assert len(stopped) == 3  # of 3 learning rates 2 go on, of these 1; of the other 2 one
     assert ("lora r=2", 1e-5) in stopped
@@ -54,7 +56,7 @@ def test_who_trails_is_stopped_and_says_when_and_why(halved: tuple[Path, dict, s
     assert "stopped at 50% of its budget" in stopped["lora r=2", 1e-5]["reason"]
     assert stopped["lora r=2", 1e-5]["nll_after"] is None
     assert rows["fixed", 1e-2]["status"] == "done"
-    assert told.count("stopped:") == 3
+    assert printed.count("stopped:") == 3
     assert "3 of 6 cells were stopped early" in (folder / "out/report/summary.md").read_text()
     assert {cell.state for cell in status(folder / "out")} == {"done", "stopped"}
 
@@ -79,12 +81,12 @@ def test_survivors_end_where_they_end_without_halving(halved: tuple[Path, dict, 
 
 def test_the_same_again_does_nothing_and_without_select_the_stopped_go_on(halved: tuple[Path, dict, str]) -> None:
     folder, rows, _ = halved
-    again, told = run(folder, "out")
-    assert "[" not in told
+    again, printed = run(folder, "out")
+    assert "[" not in printed
     assert {k: r["status"] for k, r in again.items()} == {k: r["status"] for k, r in rows.items()}
-    full, told = run(folder, "out", "train.select=null")
+    full, printed = run(folder, "out", "train.select=null")
     assert {row["status"] for row in full.values()} == {"done"}
-    assert "training 2 lora cells" in told
+    assert "training 2 lora cells" in printed
     for key, row in rows.items():
         if row["status"] == "done":
             assert full[key]["nll_after"] == row["nll_after"]
@@ -96,11 +98,11 @@ def test_a_longer_grid_is_judged_anew(tmp_path: Path) -> None:
     assert {key[1]: row["status"] for key, row in first.items()} == {1e-5: "stopped", 1e-4: "done"}
     (survivor,) = (folder for folder in (tmp_path / "out/cells").iterdir() if "lr0.0001" in folder.name)
     (survivor / "manifest.json").unlink()
-    again, told = run(tmp_path, "out", "methods=[{method: full, lr: {tune: [1e-5, 1e-4]}}]")
+    again, printed = run(tmp_path, "out", "methods=[{method: full, lr: {tune: [1e-5, 1e-4]}}]")
     assert {key[1]: row["status"] for key, row in again.items()} == {1e-5: "stopped", 1e-4: "done"}
-    assert "stopped:" not in told  # it was before
-    second, told = run(tmp_path, "out", "methods=[{method: full, lr: {tune: [1e-5, 1e-4, 1e-7, 1e-8]}}]")
-    assert told.count("stopped:") == 3
+    assert "stopped:" not in printed  # it was before
+    second, printed = run(tmp_path, "out", "methods=[{method: full, lr: {tune: [1e-5, 1e-4, 1e-7, 1e-8]}}]")
+    assert printed.count("stopped:") == 3
     states = {key[1]: row["status"] for key, row in second.items()}
     assert states[1e-7] == states[1e-8] == "stopped"
     assert states[1e-4] == "done"
@@ -112,9 +114,9 @@ def plan(folder: Path, *settings: str) -> Plan:
 
 
 def test_only_tuned_groups_compete(tmp_path: Path) -> None:
-    found = halving.tuning_groups(plan(tmp_path).cells)
-    assert sorted(len(contest) for contest in found) == [2, 3]
-    assert {halving.shares(contest) for contest in found} == {(0.5, 0.75)}
+    groups = halving.tuning_groups(plan(tmp_path).cells)
+    assert sorted(len(group) for group in groups) == [2, 3]
+    assert {halving.shares(group) for group in groups} == {(0.5, 0.75)}
     assert halving.tuning_groups(plan(tmp_path, "train.select=null").cells) == []
 
 

@@ -80,8 +80,12 @@ def weights(root: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def same_bits(one: Path, other: Path) -> bool:
-    left, right = weights(one), weights(other)
-    return all(torch.equal(left[rung][key], right[rung][key]) for rung in RUNGS for key in left[rung])
+    first_weights, second_weights = weights(one), weights(other)
+    return all(
+        torch.equal(first_weights[rung][key], second_weights[rung][key])
+        for rung in RUNGS
+        for key in first_weights[rung]
+    )
 
 
 def test_every_rung_is_there_and_another(whole):
@@ -103,8 +107,8 @@ def test_every_rung_is_there_and_another(whole):
     assert pretrain(plan, JobContext(root, OPTIONS, Quiet())) == []  # nothing is done twice
 
 
-def same_bits_of(found, one, other):
-    return all(torch.equal(found[one][key], found[other][key]) for key in found[one])
+def same_bits_of(tensors, one, other):
+    return all(torch.equal(tensors[one][key], tensors[other][key]) for key in tensors[one])
 
 
 @pytest.mark.parametrize("broken_at", [[1], [9], [10, 1], [11, 3, 5], [4, 4, 4, 4, 4]])
@@ -192,10 +196,10 @@ def test_a_trained_ladder_is_an_axis_of_a_recipe(whole):
     assert (source.pretrain_tokens, source.arm) == (640, "trunk")
     line = f"{{name: {root}, revisions: {{tokens: [640, 1280], arm: annealed}}}}"
     text = micro.RECIPE.replace("{name: bundled/odyssey-3m, revisions: [annealed-64M]}", line)
-    made = build(
+    plan = build(
         load_recipe(text, ["train.seq_len=32", "train.batch_tokens=64", "score.context=32", "score.stride=32"]), CPU
     )
-    assert {t.cell.model.revision for t in made.cells} == {"annealed-640", "annealed-1280"}
+    assert {t.cell.model.revision for t in plan.cells} == {"annealed-640", "annealed-1280"}
 
 
 def test_another_recipe_does_not_write_into_a_ladder(whole, tmp_path):

@@ -39,8 +39,8 @@ score: {context: 64, stride: 32, tokens: 2k}
 """
 BALLAST = """\
 import sys
-held = bytearray(256 << 20)
-held[:: 4096] = b"1" * len(held[:: 4096])
+buffer = bytearray(256 << 20)
+buffer[:: 4096] = b"1" * len(buffer[:: 4096])
 from peftodyssey.cli.main import main
 main()
 """  # a process that holds 256 MiB of which no plan knows
@@ -88,9 +88,9 @@ def test_a_cpu_budget_that_the_first_micro_batch_exceeds(tmp_path: Path) -> None
     )
     assert tight.returncode == 0, tight.stderr
     done = facts(tmp_path / "tight", "lora")
-    said = done["out_of_memory"][0]
-    assert re.fullmatch(r"step 1: one micro-batch of 32 sequences .* 2 x 16", said)
-    assert f"note: {said}" in tight.stderr
+    sentence = done["out_of_memory"][0]
+    assert re.fullmatch(r"step 1: one micro-batch of 32 sequences .* 2 x 16", sentence)
+    assert f"note: {sentence}" in tight.stderr
     assert all(
         sentence.startswith("step 1: ") for sentence in done["out_of_memory"]
     )  # one overshoot condemns no later step
@@ -121,15 +121,15 @@ def test_a_cell_that_cannot_fit_fails_alone_and_the_exit_code_says_so(
 
 def test_the_reduced_way_is_in_the_manifest_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     too_large(monkeypatch, lambda blocks, _: blocks > 1)
-    said = Console(record=True, width=200, file=io.StringIO())
+    console = Console(record=True, width=200, file=io.StringIO())
     api.run_plan(
-        api.plan(micro.write(tmp_path)), tmp_path / "out", options=Options(only={"method": "lora"}), console=said
+        api.plan(micro.write(tmp_path)), tmp_path / "out", options=Options(only={"method": "lora"}), console=console
     )
-    found = facts(tmp_path / "out", "lora")
-    assert (found["micro_batch_size"], found["gradient_checkpointing"]) == (1, "none")
-    assert [sentence.split("continues with ")[1] for sentence in found["out_of_memory"]] == ["2 x 2", "4 x 1"]
-    told = said.export_text()
-    assert all(f"note: {sentence}" in told for sentence in found["out_of_memory"])
+    recorded = facts(tmp_path / "out", "lora")
+    assert (recorded["micro_batch_size"], recorded["gradient_checkpointing"]) == (1, "none")
+    assert [sentence.split("continues with ")[1] for sentence in recorded["out_of_memory"]] == ["2 x 2", "4 x 1"]
+    printed = console.export_text()
+    assert all(f"note: {sentence}" in printed for sentence in recorded["out_of_memory"])
 
 
 def test_scoring_is_planned_from_the_budget_and_no_result_depends_on_it(tmp_path: Path) -> None:

@@ -37,18 +37,18 @@ CLOSE = ("nll_before", "nll_after", "valid_nll_after", "general_nll_after", "del
 
 
 def run(folder: Path, out: str, *settings: str, text: str = RECIPE) -> tuple[Path, str]:
-    told = io.StringIO()
-    api.run(api.load(micro.write(folder, text), list(settings)), folder / out, console=Console(file=told, width=200))
-    return folder / out, told.getvalue()
+    printed = io.StringIO()
+    api.run(api.load(micro.write(folder, text), list(settings)), folder / out, console=Console(file=printed, width=200))
+    return folder / out, printed.getvalue()
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run with multi-LoRA, and a copy of it in which the cells that trained together have trained alone."""
     folder = tmp_path_factory.mktemp("grid")
-    together, told = run(folder, "together")
-    assert "4 lora cells" in told
-    assert "2 qlora cells" in told
+    together, printed = run(folder, "together")
+    assert "4 lora cells" in printed
+    assert "2 qlora cells" in printed
     alone = folder / "alone"
     shutil.copytree(together, alone)
     grouped = {row["cell"] for row in rows_of(together) if row["multi_lora_size"] > 1}
@@ -128,11 +128,11 @@ def test_one_cell_deleted_is_the_only_one_trained_again(both: tuple[Path, Path],
 @pytest.mark.slow
 def test_a_member_that_diverges_fails_alone(tmp_path: Path) -> None:
     text = RECIPE.replace("tune: [1e-3, 1e-2]", "tune: [1e-3, 1e30]").replace("qlora, rank: [2, 4]", "qlora, rank: 4")
-    out, told = run(tmp_path, "out", "train.warmup=0", text=text)
+    out, printed = run(tmp_path, "out", "train.warmup=0", text=text)
     rows = rows_of(out)
     assert {row["status"] for row in rows if row["lr"] == 1e30} == {"failed"}
     assert {row["status"] for row in rows if row["lr"] != 1e30} == {"done"}
-    assert "learning rate" in told
+    assert "learning rate" in printed
 
 
 def test_who_trains_alone_and_why(tmp_path: Path) -> None:
@@ -141,10 +141,10 @@ def test_who_trains_alone_and_why(tmp_path: Path) -> None:
     assert reasons["full"] == "full is not LoRA"
     assert reasons["dora"].startswith("DoRA")
     assert [len(group) for group in group_cells(plan, plan.cells)] == [4, 2]
-    told = list(group_lines(plan))
-    assert re.findall(r"(\d+) (q?lora) cells", told[0]) == [("4", "lora"), ("2", "qlora")]
-    assert len(told) == 2
-    assert "dora" in told[1]
+    lines = list(group_lines(plan))
+    assert re.findall(r"(\d+) (q?lora) cells", lines[0]) == [("4", "lora"), ("2", "qlora")]
+    assert len(lines) == 2
+    assert "dora" in lines[1]
     off = api.plan(api.load(micro.write(tmp_path, RECIPE), ["train.multi_lora=off"]), device="cpu")
     assert group_cells(off, off.cells) == []
     two = api.plan(api.load(micro.write(tmp_path, RECIPE), ["train.multi_lora=2"]), device="cpu")

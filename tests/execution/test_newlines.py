@@ -33,7 +33,7 @@ def test_a_mismatch_raises_newlines_and_hardly_anything_else(tmp_path: Path) -> 
     newline, rest = (after["mismatch", place] - after["keep", place] for place in (1, 0))
     assert newline > 1
     assert abs(rest) < 0.05
-    said = (tmp_path / "out/report/summary.md").read_text(encoding="utf-8")
-    found = re.search(r"Against that training a newline \([\d.]+ % of the tokens\) costs (\+\d\.\d+) nats", said)
-    assert found
-    assert float(found[1]) == pytest.approx(newline, abs=1e-3)
+    summary = (tmp_path / "out/report/summary.md").read_text(encoding="utf-8")
+    match = re.search(r"Against that training a newline \([\d.]+ % of the tokens\) costs (\+\d\.\d+) nats", summary)
+    assert match
+    assert float(match[1]) == pytest.approx(newline, abs=1e-3)

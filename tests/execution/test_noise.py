@@ -62,8 +62,8 @@ def ladder(folder: Path, rungs: tuple[str, ...]) -> Path:
     one = tiny("llama", folder / "one")
     for name in rungs:
         shutil.copytree(one, folder / "ladder" / name)
-    told = [{"name": name, "tokens": 10 ** (6 + place), "arm": "trunk"} for place, name in enumerate(rungs)]
-    (folder / "ladder" / "ladder.json").write_text(json.dumps({"rungs": told}))
+    ladder = [{"name": name, "tokens": 10 ** (6 + index), "arm": "trunk"} for index, name in enumerate(rungs)]
+    (folder / "ladder" / "ladder.json").write_text(json.dumps({"rungs": ladder}))
     return folder / "ladder"
 
 
@@ -142,8 +142,8 @@ def test_a_second_run_does_nothing_and_a_stopped_task_goes_on(copies: Path, tmp_
         path.unlink()
     with pytest.raises(Interrupted):
         weight_noise.perturb(task, LoadedModels("cpu", 1 << 32), JobContext(copies, OPTIONS, Quiet(5)))
-    kept = json.loads((copies / task.score.folder / weight_noise.PARTIAL_FILE).read_text())
-    assert 0 < len(kept) < len({(r["kind"], r["gamma"], r["rank"], r["pair"], r["sign"]) for r in before})
+    saved = json.loads((copies / task.score.folder / weight_noise.PARTIAL_FILE).read_text())
+    assert 0 < len(saved) < len({(r["kind"], r["gamma"], r["rank"], r["pair"], r["sign"]) for r in before})
     weight_noise.perturb(task, LoadedModels("cpu", 1 << 32), JobContext(copies, OPTIONS, Quiet()))
     assert parquet.read(copies / task.score.folder / layout.SHIFTS).to_pylist() == before
     assert manifest.read(copies / task.score.folder) is not None
@@ -197,7 +197,7 @@ def by_hand(rung: str, texts: list[str], gamma: float, pairs: int, context: int)
             nll += (-logits.log_softmax(-1)[torch.arange(len(ids)), torch.tensor(ids)]).tolist()
         return float(np.mean(nll))
 
-    found = {("base", None, None): loss()}
+    losses = {("base", None, None): loss()}
     matrices = {name: p for name, p in model.named_parameters() if ".layers." in name and p.ndim == 2}
     for pair in range(pairs):
         for sign in (1, -1):
@@ -205,7 +205,7 @@ def by_hand(rung: str, texts: list[str], gamma: float, pairs: int, context: int)
             for name, p in matrices.items():
                 seed = int.from_bytes(hashlib.sha256(f"{pair}/{name}".encode()).digest()[:7], "little")
                 p += sign * gamma * 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(seed))
-            found["gaussian", pair, sign] = loss()
+            losses["gaussian", pair, sign] = loss()
             for name, p in matrices.items():
                 p.copy_(before[name])
-    return found
+    return losses

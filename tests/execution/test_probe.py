@@ -44,8 +44,8 @@ def test_a_probe_tries_each_shape_once_and_corrects_the_plan(tmp_path: Path) -> 
         known = probe_results.load(task, after.device)
         assert task.memory.peak_reserved_bytes == known.peak_reserved_bytes
         assert sum(term.size_bytes for term in task.memory.terms) == task.memory.device_bytes
-    found = estimate_time(after)
-    assert 0 < found.low_seconds < found.seconds < found.high_seconds
+    estimate = estimate_time(after)
+    assert 0 < estimate.low_seconds < estimate.seconds < estimate.high_seconds
 
     _, again, _ = api.probe(recipe, console=quiet())
     assert all(one.cached for one in again)
@@ -65,9 +65,9 @@ def test_multi_lora_is_probed_beside_its_members_alone(tmp_path: Path) -> None:
     )
     assert multi_lora.speedup == pytest.approx(alone / multi_lora.probe.step_seconds[-1])
     assert probe_results.multi_lora_results(plan) == [multi_lora]
-    told = list(group_lines(plan))[1]
-    assert "3 lora cells on bundled/odyssey-3m" in told
-    assert f"({multi_lora.speedup:.2f} times the speed)" in told
+    line = list(group_lines(plan))[1]
+    assert "3 lora cells on bundled/odyssey-3m" in line
+    assert f"({multi_lora.speedup:.2f} times the speed)" in line
 
 
 def test_a_probe_says_what_would_fail_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

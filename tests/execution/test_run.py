@@ -68,14 +68,25 @@ def test_every_cell_is_done_and_every_promised_column_filled(done: Path) -> None
     rows = api.open(done).results.to_pylist()
     assert [row["status"] for row in rows] == ["done"] * micro.CELLS
     ends = {f"{stem}_{end}" for stem in ("delta", "forgetting") for end in ("lo", "hi")}  # 16 documents: no interval
-    moves = {"update_norm_relative", "effective_rank_mean", "intruder_dimensions", "decomposed_layers"}  # not asked for
-    held = {"l2_sp", "norm_ball", "replay", "early_stop", "stopped_at_step"}  # constraints that no cell has
+    geometry_columns = {
+        "update_norm_relative",
+        "effective_rank_mean",
+        "intruder_dimensions",
+        "decomposed_layers",
+    }  # not asked for
+    constraint_columns = {
+        "l2_sp",
+        "norm_ball",
+        "replay",
+        "early_stop",
+        "stopped_at_step",
+    }  # constraints that no cell has
     optional = (
         {"rank", "alpha", "targets", "quant", "nll_quantised", "lr_edge"}
         | ends
         | set(collect_tasks.RESULT_COLUMNS)
-        | moves
-        | held
+        | geometry_columns
+        | constraint_columns
     )
     for row in rows:
         empty = {name for name, value in row.items() if value is None}
@@ -107,10 +118,10 @@ def test_points_hold_the_way_and_the_end(done: Path) -> None:
 
 def test_again_does_nothing(done: Path, tmp_path: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in done.rglob("manifest.json")}
-    made, outcome, _ = api.run_plan(api.plan(micro.write(tmp_path)), done, console=quiet())
+    run, outcome, _ = api.run_plan(api.plan(micro.write(tmp_path)), done, console=quiet())
     assert (outcome.done, outcome.skipped, outcome.failed) == (0, micro.CELLS, {})
     assert {p: p.stat().st_mtime_ns for p in done.rglob("manifest.json")} == before
-    assert made is not None
+    assert run is not None
 
 
 def test_manifests_name_their_files_and_weights_were_dropped(done: Path) -> None:
@@ -178,10 +189,10 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(done: Path, tmp_path: P
 def test_keep_best_keeps_the_selected_full_weights_alone(full_alone: Path) -> None:
     run = api.open(full_alone)
     rows = {row["cell"]: row for row in run.results.to_pylist()}
-    kept = {entry["cell"]: (full_alone / entry["folder"] / layout.WEIGHTS).is_dir() for entry in run.cells}
+    has_weights = {entry["cell"]: (full_alone / entry["folder"] / layout.WEIGHTS).is_dir() for entry in run.cells}
     finished = {cell for cell, row in rows.items() if row["status"] == "done"}
     assert len(finished) == 2
-    assert {cell: kept[cell] for cell in finished} == {cell: rows[cell]["selected"] for cell in finished}
+    assert {cell: has_weights[cell] for cell in finished} == {cell: rows[cell]["selected"] for cell in finished}
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -57,10 +57,10 @@ def test_no_interval_of_a_shipped_recipe_is_missing_for_want_of_documents(name: 
 
 def test_check_says_before_a_run_which_texts_are_too_small() -> None:
     """The estimate against the counts of the indexes themselves, which `smoke` makes small on purpose."""
-    said = list(sample_size.too_small(build(load_recipe("smoke"), detect("cpu"))))
-    assert [line.split(",")[0] for line in said] == ["arxiv_cs.CL", "wiki_general"]
-    assert all("score.tokens, 4,000" in line for line in said)
-    assert "about 8 effective documents" in said[1]
+    warnings = list(sample_size.too_small(build(load_recipe("smoke"), detect("cpu"))))
+    assert [line.split(",")[0] for line in warnings] == ["arxiv_cs.CL", "wiki_general"]
+    assert all("score.tokens, 4,000" in line for line in warnings)
+    assert "about 8 effective documents" in warnings[1]
 
 
 @pytest.mark.parametrize("cap", [None, 9_000])

@@ -41,17 +41,17 @@ ASKED = (
 )
 
 
-def made(folder: Path, *overrides: str):
+def planned(folder: Path, *overrides: str):
     return build(load_recipe(str(micro.write(folder)), [METHOD, "score.tokens=2k", *overrides]), detect())
 
 
 @pytest.mark.slow
 def test_a_finished_run_gains_it_without_training_again_and_once(tmp_path: Path) -> None:
     out, quiet = tmp_path / "out", Console(quiet=True)
-    api.run_plan(made(tmp_path, "measure=[degradation]"), out, console=quiet)
+    api.run_plan(planned(tmp_path, "measure=[degradation]"), out, console=quiet)
     assert "has no `similarity`" in (out / "report/summary.md").read_text(encoding="utf-8")
     before = {path: path.stat().st_mtime_ns for path in (out / "cells").rglob(layout.MANIFEST)}
-    run, outcome, _ = api.run_plan(made(tmp_path, *ASKED), out, console=quiet)
+    run, outcome, _ = api.run_plan(planned(tmp_path, *ASKED), out, console=quiet)
     assert (outcome.done, outcome.skipped, outcome.inputs) == (0, 1, 3), "the sample's index, and the states of both"
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert run is not None
@@ -75,18 +75,18 @@ def test_a_finished_run_gains_it_without_training_again_and_once(tmp_path: Path)
         if r["scope"] == "pooled"
     }
     assert row == (1, "too few points (1)")
-    assert api.run_plan(made(tmp_path, *ASKED), out, console=quiet)[1].worked is False
+    assert api.run_plan(planned(tmp_path, *ASKED), out, console=quiet)[1].worked is False
 
 
 class Silent:
     """Callbacks that nobody listens to."""
 
     def __getattr__(self, name: str):
-        return lambda *told: False
+        return lambda *arguments: False
 
 
 def test_a_text_without_chunks_says_what_to_do_and_what_is_read_is_read_again_the_same(tmp_path: Path) -> None:
-    plan = made(tmp_path, ASKED[0], "measure=[degradation, {similarity: {chunks: 12, chunk_tokens: 32}}]")
+    plan = planned(tmp_path, ASKED[0], "measure=[degradation, {similarity: {chunks: 12, chunk_tokens: 32}}]")
     bases = LoadedModels("cpu", plan.budget_bytes)
     context = JobContext(tmp_path, JobOptions("cpu", 0.0, "adapters", None), Silent())
     text = plan.hidden_states[0]
@@ -120,9 +120,9 @@ def test_the_order_of_kinds_of_text_is_that_of_every_draw(tmp_path: Path) -> Non
         build_index(documents(corpus, split), tokenizer, tmp_path / name, max_tokens=60_000)
         indexes[name] = read_index(tmp_path / name)
 
-    def sample(name: str, seed: int, kept: np.ndarray | None = None) -> Sample:
+    def sample(name: str, seed: int, subset: np.ndarray | None = None) -> Sample:
         index = indexes[name]
-        row = chunk_sampling.sample_chunks(index.starts, 64, 80, seed, kept)
+        row = chunk_sampling.sample_chunks(index.starts, 64, 80, seed, subset)
         token = chunk_sampling.chunk_ids(index.token, row, 64)
         return Sample(
             mean_states(model, token, ScoreSettings(), layer=-1, prefix=tokenizer.prefix_id), token, index.document[row]
@@ -131,15 +131,16 @@ def test_the_order_of_kinds_of_text_is_that_of_every_draw(tmp_path: Path) -> Non
     for seed in range(3):
         index = indexes["pretrain_sample"]
         half = chunk_sampling.random_half(index.starts, seed)
-        held = reference(sample("pretrain_sample", seed, half), sample("pretrain_sample", seed, ~half))
+        reference_sample = reference(sample("pretrain_sample", seed, half), sample("pretrain_sample", seed, ~half))
         grams = overlap.ngrams(index.token, index.starts, half)
-        found = []
+        rows = []
         for name in ORDERED:
             text = sample(name, seed)
-            found.append(
-                state_distances(text, held, permutations=99) | token_overlap(text.token, held.sample.token, grams)
+            rows.append(
+                state_distances(text, reference_sample, permutations=99)
+                | token_overlap(text.token, reference_sample.sample.token, grams)
             )
         for measure in ("mmd2", "frechet", "js_bits"):  # so few n-grams are shared that their order is that of the draw
-            values = [row[measure] for row in found]
+            values = [row[measure] for row in rows]
             assert values == sorted(values), (seed, measure, values)
-        assert found[-1]["mmd_p"] == pytest.approx(0.01)
+        assert rows[-1]["mmd_p"] == pytest.approx(0.01)

@@ -37,10 +37,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes
     (folder / "colours.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     api.run(micro.write(folder, RECIPE), folder / "out", console=Console(quiet=True))
     before = {path.parent.name: path.read_bytes() for path in (folder / "out" / layout.CELLS).glob("*/manifest.json")}
-    made = api.run(
+    run = api.run(
         micro.write(folder, RECIPE + "tasks: [{path: colours.jsonl}]\n"), folder / "out", console=Console(quiet=True)
     )
-    return folder / "out", before, made
+    return folder / "out", before, run
 
 
 def test_a_task_asked_for_later_trains_nothing_again(ran) -> None:
@@ -51,16 +51,16 @@ def test_a_task_asked_for_later_trains_nothing_again(ran) -> None:
 
 def test_the_base_answers_once_and_every_cell_after_training(ran) -> None:
     out, _, _ = ran
-    found = [manifest.read(path.parent) for path in (out / layout.SCORES).glob(f"*/{layout.CHOICES}")]
-    kinds = sorted((m["identity"]["cell"] is not None, m["identity"]["quant"] is not None) for m in found)
+    manifests = [manifest.read(path.parent) for path in (out / layout.SCORES).glob(f"*/{layout.CHOICES}")]
+    kinds = sorted((m["identity"]["cell"] is not None, m["identity"]["quant"] is not None) for m in manifests)
     assert kinds == [(False, False), (False, True), (True, False), (True, True)]
-    assert all(m["facts"]["examples"] == 40 and m["kind"] == "choices" for m in found)
+    assert all(m["facts"]["examples"] == 40 and m["kind"] == "choices" for m in manifests)
 
 
 def test_the_table_is_what_a_loop_over_the_choices_counts(ran) -> None:
-    out, _, made = ran
+    out, _, run = ran
     table = parquet.read(out / layout.TASKS).to_pylist()
-    cells = {cell["cell"]: cell["tasks"][0] for cell in made.cells}
+    cells = {cell["cell"]: cell["tasks"][0] for cell in run.cells}
     assert [row["task"] for row in table] == ["colours", "colours"]
     for row in table:
         for end in ("before", "after"):
@@ -75,20 +75,20 @@ def test_the_table_is_what_a_loop_over_the_choices_counts(ran) -> None:
             assert row[f"acc_norm_{end}"] == pytest.approx(norm / 40)
         assert row["acc_lo"] <= row["acc_delta"] <= row["acc_hi"]
         assert row["chance"] == pytest.approx(np.mean([1 / (2 + n % 3) for n in range(40)]))
-    results = made.results.to_pylist()
+    results = run.results.to_pylist()
     assert {(r["cell"], r["acc_after"]) for r in results} == {(r["cell"], r["acc_after"]) for r in table}
     assert next(r for r in table if r["acc_quantised"] is not None)
 
 
 def test_page_summary_and_query_tell_of_it(ran) -> None:
-    out, _, made = ran
+    out, _, run = ran
     summary = (out / layout.REPORT / "summary.md").read_text()
     assert "## Did the skill change?" in summary
     assert "changed accuracy on colours from" in summary
     page = (out / layout.REPORT / "index.html").read_text()
     assert "Did the skill change?" in page
     assert (out / layout.REPORT / "figures" / "tasks.png").is_file()
-    assert made.query("select count(*) as n from tasks").to_pylist() == [{"n": 2}]
+    assert run.query("select count(*) as n from tasks").to_pylist() == [{"n": 2}]
 
 
 def test_a_task_that_cannot_be_read_is_told_before_anything_is_done(ran, tmp_path: Path) -> None:

@@ -29,10 +29,12 @@ score: {context: 64, tokens: 4k}
 
 
 def test_a_card_without_bf16_trains_in_fp16_over_fp32_weights() -> None:
-    told = {task.cell.method.method: task.auto_values for task in build(load_recipe(RECIPE), card(8, bf16=False)).cells}
-    assert {auto_values["precision"] for auto_values in told.values()} == {"fp16"}
-    assert {auto_values["master_weights"] for auto_values in told.values()} == {"fp32"}
-    assert told["qlora"]["compute_dtype"] == "fp16"
+    auto_values_of = {
+        task.cell.method.method: task.auto_values for task in build(load_recipe(RECIPE), card(8, bf16=False)).cells
+    }
+    assert {auto_values["precision"] for auto_values in auto_values_of.values()} == {"fp16"}
+    assert {auto_values["master_weights"] for auto_values in auto_values_of.values()} == {"fp32"}
+    assert auto_values_of["qlora"]["compute_dtype"] == "fp16"
     ampere = build(load_recipe(RECIPE), card(8)).cells
     assert {task.auto_values["precision"] for task in ampere} == {"bf16"}
 
@@ -78,8 +80,10 @@ def test_the_allocator_is_capped_with_and_without_a_memory_option(monkeypatch: p
 
 
 def test_only_hopper_and_its_successor_take_the_large_workspace() -> None:
-    found = {c: replace(card(8), capability=c).is_hopper for c in ((7, 5), (8, 0), (8, 9), (9, 0), (10, 0), (12, 0))}
-    assert [c for c, large in found.items() if large] == [(9, 0), (10, 0)]
+    is_hopper = {
+        c: replace(card(8), capability=c).is_hopper for c in ((7, 5), (8, 0), (8, 9), (9, 0), (10, 0), (12, 0))
+    }
+    assert [c for c, large in is_hopper.items() if large] == [(9, 0), (10, 0)]
 
 
 @pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])

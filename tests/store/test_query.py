@@ -48,12 +48,12 @@ def test_every_view_has_its_columns(run, view):
 
 
 def test_results_and_cells(run):
-    found = query(
+    answer = query(
         [run],
         "select r.delta_nll, c.manifest->>'$.facts.steps' as steps "
         "from results r join cells c using (cell) where r.status = 'done'",
     )
-    assert found.to_pylist() == [{"delta_nll": pytest.approx(-0.25, abs=1e-5), "steps": "16"}]
+    assert answer.to_pylist() == [{"delta_nll": pytest.approx(-0.25, abs=1e-5), "steps": "16"}]
     assert query([run], "select status from cells order by status")["status"].to_pylist() == [
         "done",
         "failed",
@@ -61,12 +61,12 @@ def test_results_and_cells(run):
 
 
 def test_tokens_carry_their_text_and_their_change(run):
-    found = query(
+    answer = query(
         [run],
         "select avg(delta) as d, string_agg(text, '' order by position) as t from tokens "
         "where split = 'test' and \"document\" = 0",
     )
-    assert found["t"][0].as_py() == texts("notestest", 35)[0]
+    assert answer["t"][0].as_py() == texts("notestest", 35)[0]
     whole = query([run], "select split, domain, avg(delta) as d from TOKENS group by all order by split").to_pylist()
     assert [(row["split"], row["domain"]) for row in whole] == [
         ("general", "wiki_general"),
@@ -128,9 +128,9 @@ def test_an_opened_run_gives_tables_cells_and_evidence(run):
     assert opened.learning_curves.num_rows == 3
     assert sorted(cell["status"] for cell in opened.cells) == ["done", "failed"]
     done = next(cell["cell"] for cell in opened.cells if cell["status"] == "done")
-    found = opened.nll(done[:8])
-    assert np.mean(found["after"].astype(float) - found["before"]) == pytest.approx(-0.25, abs=1e-5)
-    assert len(found["before"]) == len(found["document"]) == len(found["token"])
+    answer = opened.nll(done[:8])
+    assert np.mean(answer["after"].astype(float) - answer["before"]) == pytest.approx(-0.25, abs=1e-5)
+    assert len(answer["before"]) == len(answer["document"]) == len(answer["token"])
     assert len(opened.nll(done, "general", "wiki_general")["after"]) == len(opened.nll(done, "general")["after"])
 
 
