@@ -49,7 +49,7 @@ def trained(family: str, name: str):
 def test_base_and_update_add_up_to_the_merged_model_and_nothing_is_changed(family: str, name: str) -> None:
     method, attached = trained(family, name)
     before, digest, out = matrices(tiny_model(family)), frozen_digest(attached.model), logits(attached.model)
-    found = {update.name: update for update in iter_updates(attached)}
+    updates = {update.name: update for update in iter_updates(attached)}
     assert frozen_digest(attached.model) == digest
     assert torch.equal(logits(attached.model), out)
     assert base_norm(attached) == pytest.approx(
@@ -63,15 +63,15 @@ def test_base_and_update_add_up_to_the_merged_model_and_nothing_is_changed(famil
     assert stored or name not in ("full", "lora")
     assert not stored or name not in ("pissa", "rslora-dora", "ia3", "bitfit")
     after = matrices(merged)
-    assert set(found) <= set(before)
+    assert set(updates) <= set(before)
     for key, weight in after.items():
         moved = weight - before[key]
-        if key in found:
-            torch.testing.assert_close(found[key].base, before[key])
-            torch.testing.assert_close(found[key].dense, moved, atol=2e-6, rtol=1e-4)
+        if key in updates:
+            torch.testing.assert_close(updates[key].base, before[key])
+            torch.testing.assert_close(updates[key].dense, moved, atol=2e-6, rtol=1e-4)
         else:
             assert not moved.any()
-    assert max(float(update.dense.norm()) for update in found.values()) > 1e-3
+    assert max(float(update.dense.norm()) for update in updates.values()) > 1e-3
     method.detach(attached)
 
 
@@ -113,9 +113,9 @@ def test_on_a_quantised_base_the_update_is_the_adapters_alone(family: str, optio
     train(attached)
     digest = frozen_digest(attached.model)
     factors = get_peft_model_state_dict(attached.model)
-    found = {update.name: update for update in iter_updates(attached)}
-    assert set(found) == set(stored)
-    for key, update in found.items():
+    updates = {update.name: update for update in iter_updates(attached)}
+    assert set(updates) == set(stored)
+    for key, update in updates.items():
         torch.testing.assert_close(update.base, stored[key])
         stem = "base_model.model." + key.removesuffix(".weight")
         product = 2.0 * factors[f"{stem}.lora_B.weight"] @ factors[f"{stem}.lora_A.weight"]  # alpha over rank is 2

@@ -47,7 +47,7 @@ def adapted(folder, name):
 @pytest.mark.parametrize("name", SPECS)
 def test_the_ends_are_the_base_and_the_adapted_model_and_the_bits_come_back(folder, name):
     before, attached = adapted(folder, name)
-    after, kept = logits(attached.model), {n: p.clone() for n, p in attached.trainable.items()}
+    after, trained = logits(attached.model), {n: p.clone() for n, p in attached.trainable.items()}
     assert (after - before).abs().max() > 0.01
     with scaled_update(attached) as to_share:
         to_share(0.0)
@@ -57,7 +57,7 @@ def test_the_ends_are_the_base_and_the_adapted_model_and_the_bits_come_back(fold
         to_share(1.0)
         assert (logits(attached.model) - after).abs().max() < 1e-6
         to_share(0.5)
-    assert all(torch.equal(kept[n], p) for n, p in attached.trainable.items())
+    assert all(torch.equal(trained[n], p) for n, p in attached.trainable.items())
     assert torch.equal(logits(attached.model), after)
 
 
@@ -69,10 +69,10 @@ def test_a_share_is_a_share_of_the_merged_matrix(folder, name):
     _, attached = adapted(folder, name)
     with scaled_update(attached) as to_share:
         to_share(0.25)
-        found = logits(attached.model)
+        scaled = logits(attached.model)
     merged, _ = METHODS[name].merge(attached)
     mixed = AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.no_grad():
         for (_, own), (_, other) in zip(mixed.named_parameters(), merged.named_parameters(), strict=True):
             own.mul_(0.75).add_(other, alpha=0.25)
-    assert (logits(mixed) - found).abs().max() < 1e-5
+    assert (logits(mixed) - scaled).abs().max() < 1e-5

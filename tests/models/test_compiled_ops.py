@@ -52,12 +52,12 @@ def value_and_gradients(form, kind):
 @pytest.mark.parametrize(("form", "kind"), CASES)
 def test_compiled_is_what_the_chunks_give(form, kind, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = value_and_gradients(form, kind)
-    asked: list[int] = []
-    monkeypatch.setattr(compiled_ops, "should_compile", lambda rows: asked.append(1) or True)
-    found = value_and_gradients(form, kind)
-    assert len(asked) == 2
+    calls: list[int] = []
+    monkeypatch.setattr(compiled_ops, "should_compile", lambda rows: calls.append(1) or True)
+    compiled = value_and_gradients(form, kind)
+    assert len(calls) == 2
     assert compiled_ops._broken == set()
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(compiled, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
@@ -78,6 +78,6 @@ def test_where_nothing_can_be_compiled_the_chunks_do_it(monkeypatch: pytest.Monk
         compiled_ops, "rms_norm_backward", compiled_ops._compiled(compiled_ops.rms_norm_backward.__wrapped__)
     )
     with pytest.warns(UserWarning, match="no compiler"):
-        found = value_and_gradients(norm, False)
-    for one, other in zip(found, expected, strict=True):
+        fallback = value_and_gradients(norm, False)
+    for one, other in zip(fallback, expected, strict=True):
         assert torch.equal(one, other)

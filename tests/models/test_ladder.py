@@ -31,8 +31,8 @@ CPU = Device("cpu", "CPU", 16 << 30, 8 << 30, False)
 
 
 def of(repository: str, names: list[str]) -> Ladder:
-    found, _ = parse_rungs(repository, names)
-    return Ladder(repository, tuple(found), tuple(token_problems(repository, found)))
+    rungs, _ = parse_rungs(repository, names)
+    return Ladder(repository, tuple(rungs), tuple(token_problems(repository, rungs)))
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_rungs_are_sorted_by_stage_and_step_and_others_are_listed():
         "stage1-step2000-tokens5B",
         "stage1-step2000-tokens5B",
     ]
-    found, others = parse_rungs("allenai/OLMo-2-0425-1B", names)
-    assert [rung.step for rung in found] == [2000, 10000, 1000]
+    rungs, others = parse_rungs("allenai/OLMo-2-0425-1B", names)
+    assert [rung.step for rung in rungs] == [2000, 10000, 1000]
     assert others == ["main"]
 
 
@@ -125,24 +125,24 @@ def test_a_budget_without_a_near_rung_is_left_out_with_a_warning():
 
 
 def test_rungs_are_chosen_in_each_arm():
-    found = find_ladder("bundled/odyssey-3m")
-    assert choose_rungs(found, Rungs(tokens=["64M", "256M"], arm="trunk")).names == ("trunk-64M", "trunk-256M")
-    both = choose_rungs(found, Rungs(tokens=["16M", "1024M"]))
+    ladder = find_ladder("bundled/odyssey-3m")
+    assert choose_rungs(ladder, Rungs(tokens=["64M", "256M"], arm="trunk")).names == ("trunk-64M", "trunk-256M")
+    both = choose_rungs(ladder, Rungs(tokens=["16M", "1024M"]))
     assert both.names == ("annealed-16M", "annealed-1024M", "trunk-1024M")
     assert both.warnings == ()  # without `arm`, an arm that has no such rung gives no warning
-    one = choose_rungs(found, Rungs(tokens=["16M", "1024M"], arm=["annealed", "trunk"]))
+    one = choose_rungs(ladder, Rungs(tokens=["16M", "1024M"], arm=["annealed", "trunk"]))
     assert "of arm trunk near 16M" in one.warnings[0]
     with pytest.raises(ModelError, match="anealed"):
-        choose_rungs(found, Rungs(tokens=["16M"], arm="anealed"))
+        choose_rungs(ladder, Rungs(tokens=["16M"], arm="anealed"))
     with pytest.raises(ModelError, match="no rung near"):
-        choose_rungs(found, Rungs(tokens=["500M"]))
+        choose_rungs(ladder, Rungs(tokens=["500M"]))
 
 
 def test_smollm2_has_a_constant_arm_and_a_decaying_one():
     name = "HuggingFaceTB/SmolLM2-135M-intermediate-checkpoints"
-    found = of(name, [f"step-{n}" for n in range(240_000, 2_000_000, 240_000)])
-    assert choose_rungs(found, Rungs(every="250B", arm="trunk")).names[-1] == "step-1440000"
-    assert choose_rungs(found, Rungs(every="250B", arm="decay", to="2T", start="1.75T")).names == (
+    ladder = of(name, [f"step-{n}" for n in range(240_000, 2_000_000, 240_000)])
+    assert choose_rungs(ladder, Rungs(every="250B", arm="trunk")).names[-1] == "step-1440000"
+    assert choose_rungs(ladder, Rungs(every="250B", arm="decay", to="2T", start="1.75T")).names == (
         "step-1680000",
         "step-1920000",
     )
@@ -276,10 +276,10 @@ def test_shards_of_pickles_are_one_model(pickled, models, monkeypatch, tmp_path)
     state = load_model(models[0]).state_dict()
     names = sorted(state)
     halves = {"pytorch_model-00001-of-00002.bin": names[::2], "pytorch_model-00002-of-00002.bin": names[1::2]}
-    for file, kept in halves.items():
-        torch.save({name: state[name] for name in kept}, pickled / file)
+    for file, keys in halves.items():
+        torch.save({name: state[name] for name in keys}, pickled / file)
     (pickled / "pytorch_model.bin").unlink()
-    index = {"weight_map": {name: file for file, kept in halves.items() for name in kept}}
+    index = {"weight_map": {name: file for file, keys in halves.items() for name in keys}}
     (pickled / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     ours = load_model(weights_folder(resolve(str(pickled), weights="bin"))).state_dict()
     assert all(torch.equal(state[name], ours[name]) for name in state)

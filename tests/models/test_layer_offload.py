@@ -15,15 +15,15 @@ GIB = 1 << 30
 
 @pytest.mark.parametrize("shape", ["tiny-llama", "tiny-gpt2", "tiny-gpt_neox"])
 def test_the_logits_are_those_of_the_whole_model(shape: str) -> None:
-    found = source.resolve(f"random/{shape}")
+    model_source = source.resolve(f"random/{shape}")
     ids_bt = torch.arange(24).reshape(2, 12)
-    whole = models.load(found, precision="fp32")
+    whole = models.load(model_source, precision="fp32")
     expected = whole(input_ids=ids_bt).logits
-    for staying in (0, 1, shape_from_config(found.config).layers):
-        parted = offload_layers(models.load(found, precision="fp32"), staying, torch.device("cpu"))
+    for staying in (0, 1, shape_from_config(model_source.config).layers):
+        parted = offload_layers(models.load(model_source, precision="fp32"), staying, torch.device("cpu"))
         waiting = {name for name, p in parted.named_parameters() if p.device.type == "meta"}
         layers = {int(next(part for part in name.split(".") if part.isdigit())) for name in waiting}
-        assert layers == set(range(staying, shape_from_config(found.config).layers))
+        assert layers == set(range(staying, shape_from_config(model_source.config).layers))
         with torch.no_grad():
             for _ in range(2):
                 assert torch.equal(parted(input_ids=ids_bt).logits, expected)

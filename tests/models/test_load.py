@@ -52,8 +52,8 @@ def test_quantised_layers_are_near_the_full_ones(folder, quant):
         stored, full = model.get_submodule(name), plain.get_submodule(name)
         assert type(stored).__name__ == ("Linear8bitLt" if quant.kind == "int8" else "Linear4bit")
         x = torch.randn(8, stored.in_features, generator=torch.Generator().manual_seed(0))
-        wanted, bound = full(x), 0.03 if quant.kind == "int8" else 0.2
-        assert (stored(x) - wanted).norm() / wanted.norm() < bound, name
+        expected, bound = full(x), 0.03 if quant.kind == "int8" else 0.2
+        assert (stored(x) - expected).norm() / expected.norm() < bound, name
 
 
 def adapted(folder, quant):
@@ -112,9 +112,9 @@ def test_random_models_repeat_and_have_the_initial_spread(shape, quant):
 def test_random_quantised_keeps_the_buffers_of_the_full_model():
     full = load(resolve("random/tiny-gemma3_text"), precision="fp32")
     stored = load(resolve("random/tiny-gemma3_text"), precision="fp32", quant=NF4)
-    wanted, got = dict(full.named_buffers()), dict(stored.named_buffers())
-    assert wanted.keys() == got.keys()
-    assert all(torch.equal(wanted[name], got[name]) for name in wanted)
+    expected, actual = dict(full.named_buffers()), dict(stored.named_buffers())
+    assert expected.keys() == actual.keys()
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
     assert stored.get_output_embeddings().weight is stored.get_input_embeddings().weight
 
 
@@ -124,17 +124,17 @@ def lengths_to_rows(rows):
     return torch.tensor(positions), torch.tensor(segments)
 
 
-@pytest.mark.parametrize("told", ["ends", "positions", "mask"])
+@pytest.mark.parametrize("how", ["ends", "positions", "mask"])
 @pytest.mark.parametrize("rows", [[[60, 1, 35]], [[60, 1, 35], [96], [5, 40, 51]]])
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_packed_segments_equal_separate_documents(folder, rows, mode, told, monkeypatch):
+def test_packed_segments_equal_separate_documents(folder, rows, mode, how, monkeypatch):
     monkeypatch.setattr(varlen_attention, "MIN_VARLEN_TOKENS_CPU", 1)
     model = load(resolve(str(folder)), precision="fp32").train(mode == "train")
     eager = model.config._attn_implementation == "eager"
     assert eager == ("gemma2" in folder.name)
-    if told != "ends" and not eager:
+    if how != "ends" and not eager:
         model.config._attn_implementation = "sdpa"
-    if told == "mask":
+    if how == "mask":
         monkeypatch.setattr(varlen_attention, "FAMILIES", frozenset())
     positions, segments = lengths_to_rows(rows)
     packed = ids(len(rows), 96)
@@ -142,7 +142,7 @@ def test_packed_segments_equal_separate_documents(folder, rows, mode, told, monk
     given = inputs.get("attention_mask")
     dtypes = {"ends": torch.int32, "positions": None, "mask": torch.bool}
     if not eager:
-        assert getattr(next(iter(given.values())) if isinstance(given, dict) else given, "dtype", None) == dtypes[told]
+        assert getattr(next(iter(given.values())) if isinstance(given, dict) else given, "dtype", None) == dtypes[how]
     with torch.no_grad():
         together = model(**inputs).logits
         for row, lengths in enumerate(rows):
@@ -182,10 +182,10 @@ def test_head_split_sees_adapters(quant, tmp_path):
     assert modes == [m.training for m in model.modules()]
     set_scoring_mode(model)
     with torch.no_grad():
-        wanted = model(ids()).logits
-        assert torch.equal(linear(backbone(input_ids=ids()).last_hidden_state), wanted)
+        expected = model(ids()).logits
+        assert torch.equal(linear(backbone(input_ids=ids()).last_hidden_state), expected)
         with model.disable_adapter():
-            assert not torch.equal(model(ids()).logits, wanted)
+            assert not torch.equal(model(ids()).logits, expected)
 
 
 def test_dropout_in_a_config_is_switched_off(tmp_path):

@@ -85,10 +85,10 @@ def test_keys_that_a_config_leaves_out_take_the_familys_default(family, key):
 
 def test_an_unlisted_family_is_counted_on_the_meta_device():
     config = {"model_type": "opt", "hidden_size": 64, "word_embed_proj_dim": 64, "num_hidden_layers": 2, "ffn_dim": 128}
-    found = shape_from_config({**config, "num_attention_heads": 4, "vocab_size": 512, "max_position_embeddings": 64})
-    assert found.layers == 2
-    assert {m.leaf for m in found.linears} == {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}
-    assert found.parameters == sum(
+    shape = shape_from_config({**config, "num_attention_heads": 4, "vocab_size": 512, "max_position_embeddings": 64})
+    assert shape.layers == 2
+    assert {m.leaf for m in shape.linears} == {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}
+    assert shape.parameters == sum(
         p.numel()
         for p in meta_model(
             {**config, "num_attention_heads": 4, "vocab_size": 512, "max_position_embeddings": 64}

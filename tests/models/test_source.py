@@ -61,12 +61,12 @@ def test_fingerprint_is_of_the_content(copy, llama):
     assert resolve(str(copy)).fingerprint != resolve(str(llama)).fingerprint
 
 
-@pytest.mark.parametrize("kept", [4, 100, 0.5, -1])
-def test_truncated_weights_are_refused(copy, kept):
+@pytest.mark.parametrize("size_left", [4, 100, 0.5, -1])
+def test_truncated_weights_are_refused(copy, size_left):
     weights = copy / "model.safetensors"
     size = weights.stat().st_size
     with weights.open("r+b") as stream:
-        stream.truncate(int(size * kept) if isinstance(kept, float) else kept % size)
+        stream.truncate(int(size * size_left) if isinstance(size_left, float) else size_left % size)
     with pytest.raises(ModelError, match="truncated"):
         resolve(str(copy))
 

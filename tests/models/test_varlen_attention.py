@@ -37,14 +37,14 @@ def batches(draw: st.DrawFn) -> list[list[int]]:
 
 @given(batches())
 def test_ends_give_every_document_its_length(rows: list[list[int]]) -> None:
-    found = varlen_attention.cu_seqlens(segments_of(rows))
-    assert found.dtype == np.int32
-    assert found.shape[:3] == (1, 1, 1)
-    size = found.shape[3]
+    ends = varlen_attention.cu_seqlens(segments_of(rows))
+    assert ends.dtype == np.int32
+    assert ends.shape[:3] == (1, 1, 1)
+    size = ends.shape[3]
     assert size & (size - 1) == 0
-    lengths = np.diff(found.ravel())
+    lengths = np.diff(ends.ravel())
     assert lengths[lengths > 0].tolist() == [length for row in rows for length in row]
-    assert found.ravel()[-1] == sum(map(sum, rows))
+    assert ends.ravel()[-1] == sum(map(sum, rows))
 
 
 def drawn(*shape: int, seed: int) -> torch.Tensor:
@@ -63,7 +63,7 @@ def test_bucketed_sdpa_is_what_a_mask_gives(
     segments = segments_of(rows)
     shapes = [(2, heads, 12, 5) for heads in (4, kv_heads, kv_heads)]
     inputs = [drawn(*shape, seed=n).requires_grad_() for n, shape in enumerate(shapes)]
-    found, _ = varlen_attention.varlen_attention_forward(
+    actual, _ = varlen_attention.varlen_attention_forward(
         torch.nn.Module(),
         *inputs,
         torch.from_numpy(varlen_attention.cu_seqlens(segments)),
@@ -82,10 +82,10 @@ def test_bucketed_sdpa_is_what_a_mask_gives(
     scores = (0.3 * query @ key.transpose(2, 3)).masked_fill(~allowed, -torch.inf)
     expected = (scores.softmax(-1) @ value).transpose(1, 2)
 
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
     grad = drawn(*expected.shape, seed=9)
     for one, other in zip(
-        *(torch.autograd.grad(out, inputs, grad, retain_graph=True) for out in (found, expected)), strict=True
+        *(torch.autograd.grad(out, inputs, grad, retain_graph=True) for out in (actual, expected)), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
 
@@ -100,10 +100,10 @@ def test_a_window_reaches_as_far_as_under_a_mask(family: str, tmp_path, monkeypa
     ids = np.random.default_rng(0).integers(0, 30, (2, 40))
     logits = []
     with torch.no_grad():
-        for attention, told in ((varlen_attention.NAME, torch.int32), ("sdpa", None)):
+        for attention, dtype in ((varlen_attention.NAME, torch.int32), ("sdpa", None)):
             model.config._attn_implementation = attention
             inputs = packing.packed_inputs(model, ids, positions, segments)
-            assert getattr(inputs.get("attention_mask"), "dtype", None) == told
+            assert getattr(inputs.get("attention_mask"), "dtype", None) == dtype
             logits.append(model(**inputs).logits)
         wide = {name: value for name, value in vars(model.config).items() if "sliding_window" in name}
         assert 7 in wide.values()
@@ -114,9 +114,9 @@ def test_without_ends_it_is_transformers_own(tmp_path) -> None:
     """A padded batch with a mask of two dimensions, and one without a mask."""
     model = load(resolve(str(tiny("llama", tmp_path))), precision="fp32")
     ids = torch.arange(20).view(2, 10)
-    left = torch.ones(2, 10, dtype=torch.long)
-    left[0, :4] = 0
-    for mask in (None, left):
+    padded = torch.ones(2, 10, dtype=torch.long)
+    padded[0, :4] = 0
+    for mask in (None, padded):
         logits = []
         for attention in (varlen_attention.NAME, "sdpa"):
             model.config._attn_implementation = attention

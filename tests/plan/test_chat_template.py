@@ -52,9 +52,12 @@ def test_the_template_is_part_of_the_cell_and_of_the_text(tmp_path: Path) -> Non
 
 
 def test_a_task_changes_no_cell_and_shares_the_base(tmp_path: Path) -> None:
-    plain, asked = plan(tmp_path, RECIPE), plan(tmp_path, RECIPE + "tasks: [{source: bundled/boolq, examples: 5}]\n")
-    assert [task.hash for task in plain.cells] == [task.hash for task in asked.cells]
-    assert [task.folder for task in plain.cells] == [task.folder for task in asked.cells]
-    assert len(asked.base_choices) == 2  # the base, and the quantised one
-    assert len({task.choices[0].folder for task in asked.cells}) == len(asked.cells)
-    assert "tasks" not in plain.cells[0].entry
+    without, with_task = (
+        plan(tmp_path, RECIPE),
+        plan(tmp_path, RECIPE + "tasks: [{source: bundled/boolq, examples: 5}]\n"),
+    )
+    assert [task.hash for task in without.cells] == [task.hash for task in with_task.cells]
+    assert [task.folder for task in without.cells] == [task.folder for task in with_task.cells]
+    assert len(with_task.base_choices) == 2  # the base, and the quantised one
+    assert len({task.choices[0].folder for task in with_task.cells}) == len(with_task.cells)
+    assert "tasks" not in without.cells[0].entry

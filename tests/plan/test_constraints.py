@@ -46,22 +46,22 @@ def test_the_start_of_the_weights_is_a_term_of_full_and_none_of_lora():
 
 
 def test_weights_that_are_kept_are_terms_of_the_host():
-    made = plan(
+    planned = plan(
         "{method: full}",
         "{method: full, early_stop: {}}",
         "{method: full, l2_sp: 1, early_stop: {}, wise_ft: 0.5}",
         "{method: lora, wise_ft: 0.5}",
     )
-    kept = [terms(cell_host_plan(made, task))["kept weights"] for task in made.cells]
-    size = 4 * made.cells[0].trainable
-    assert kept == [0, size, 2 * size, 0]
+    kept_weights = [terms(cell_host_plan(planned, task))["kept weights"] for task in planned.cells]
+    size = 4 * planned.cells[0].trainable
+    assert kept_weights == [0, size, 2 * size, 0]
 
 
 def test_replay_trains_on_a_train_part_and_an_early_stop_looks_at_a_validation_part():
     (task,) = plan("{method: full, replay: 10%, early_stop: {}}").cells
-    made = {index.folder: index for index in plan("{method: full, replay: 10%, early_stop: {}}").indexes}
-    assert (made[task.replay_index].corpus.name, made[task.replay_index].split) == ("pretrain_sample", "train")
-    assert (made[task.early_stop_eval.index].corpus.name, made[task.early_stop_eval.index].split) == (
+    indexes = {index.folder: index for index in plan("{method: full, replay: 10%, early_stop: {}}").indexes}
+    assert (indexes[task.replay_index].corpus.name, indexes[task.replay_index].split) == ("pretrain_sample", "train")
+    assert (indexes[task.early_stop_eval.index].corpus.name, indexes[task.early_stop_eval.index].split) == (
         "wiki_general",
         "valid",
     )
@@ -81,11 +81,11 @@ def test_text_that_is_reported_is_not_trained_on(tmp_path):
 
 @pytest.mark.parametrize("constraint", ["l2_sp: 1", "norm_ball: 0.1", "replay: 10%", "early_stop: {}"])
 def test_a_held_adapter_trains_alone_and_a_scored_share_does_not(constraint):
-    made = plan(f"{{method: lora, rank: [2, 4], {constraint}}}", "{method: lora, rank: [2, 4], wise_ft: 0.5}")
-    alone = [task.cell.method.label for task in made.cells if why_not_batched(task)]
-    assert len(alone) == 2
-    assert all(constraint.split(":")[0] in label for label in alone)
-    assert [len(group) for group in group_cells(made, made.cells)] == [2]
+    planned = plan(f"{{method: lora, rank: [2, 4], {constraint}}}", "{method: lora, rank: [2, 4], wise_ft: 0.5}")
+    not_batched = [task.cell.method.label for task in planned.cells if why_not_batched(task)]
+    assert len(not_batched) == 2
+    assert all(constraint.split(":")[0] in label for label in not_batched)
+    assert [len(group) for group in group_cells(planned, planned.cells)] == [2]
 
 
 def test_each_share_has_columns_of_its_own_on_every_text():

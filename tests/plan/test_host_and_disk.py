@@ -44,17 +44,17 @@ FULL = StepSpec(
 )
 
 
-def terms(found: host_and_disk.HostPlan | host_and_disk.DiskPlan) -> dict[str, int]:
-    return {term.name: term.size_bytes for term in found.terms if term.size_bytes}
+def terms(amounts: host_and_disk.HostPlan | host_and_disk.DiskPlan) -> dict[str, int]:
+    return {term.name: term.size_bytes for term in amounts.terms if term.size_bytes}
 
 
 def test_llama_in_full_fits_a_host_of_48_gib() -> None:
     n = SIZES.parameters
-    found = terms(host_and_disk.host_plan(FULL, SIZES, LLAMA))
-    assert found["gradients"] == 2 * n
-    assert found["optimiser states"] == pytest.approx(2 * (1 + 4 / 256) * n, abs=16)
-    assert found["writing weights"] == 2 * n
-    assert "copy of the base" not in found  # in a file
+    amounts = terms(host_and_disk.host_plan(FULL, SIZES, LLAMA))
+    assert amounts["gradients"] == 2 * n
+    assert amounts["optimiser states"] == pytest.approx(2 * (1 + 4 / 256) * n, abs=16)
+    assert amounts["writing weights"] == 2 * n
+    assert "copy of the base" not in amounts  # in a file
     assert host_and_disk.base_copy_bytes(FULL, SIZES) == 2 * n > mmap_copy.MAPPED_COPY_BYTES
     assert 38 * GIB < host_and_disk.host_plan(FULL, SIZES, LLAMA).peak_bytes < 40 * GIB
     states = terms(host_and_disk.host_plan(replace(FULL, optimizer="adamw"), SIZES, LLAMA))["optimiser states"]
@@ -81,28 +81,28 @@ def test_loading_a_7b_base_needs_a_few_tensors_of_the_host() -> None:
     with torch.device("meta"):
         whole = LlamaForCausalLM(LlamaConfig(**LLAMA.config))
     largest_bytes = max(2 * parameter.numel() for parameter in whole.parameters())
-    found = host_and_disk.host_plan(lora, SIZES, stored)
-    assert terms(found)["loading"] % largest_bytes == 0
-    assert 2 * largest_bytes <= terms(found)["loading"] <= 6 * largest_bytes
-    assert found.peak_bytes < 3 * GIB
+    needs = host_and_disk.host_plan(lora, SIZES, stored)
+    assert terms(needs)["loading"] % largest_bytes == 0
+    assert 2 * largest_bytes <= terms(needs)["loading"] <= 6 * largest_bytes
+    assert needs.peak_bytes < 3 * GIB
 
 
 def test_a_cell_on_the_cpu_takes_its_step_and_a_copy_of_what_is_trained() -> None:
     plan = api.plan(micro.RECIPE, device="cpu")
     full = next(task for task in plan.cells if task.cell.method.method == "full")
-    found = terms(host_and_disk.cell_host_plan(plan, full))
-    assert found["step"] == full.memory.device_bytes
-    assert found["copy of the base"] == 4 * full.trainable
-    assert 0 < found["texts"] < 2 * GIB
+    amounts = terms(host_and_disk.cell_host_plan(plan, full))
+    assert amounts["step"] == full.memory.device_bytes
+    assert amounts["copy of the base"] == 4 * full.trainable
+    assert 0 < amounts["texts"] < 2 * GIB
 
 
 def test_disk_counts_columns_adapters_and_two_checkpoints() -> None:
     plan = api.plan(micro.RECIPE, device="cpu")
-    found = host_and_disk.disk_plan(plan)
+    needs = host_and_disk.disk_plan(plan)
     size = {task.cell.method.method: task.trainable for task in plan.cells}
-    assert terms(found)["largest cell while it trains"] == 2 * 12 * size["full"]
-    assert terms(found)["adapters"] == 4 * (size["lora"] + size["qlora"])
-    assert found.download_bytes == 0
+    assert terms(needs)["largest cell while it trains"] == 2 * 12 * size["full"]
+    assert terms(needs)["adapters"] == 4 * (size["lora"] + size["qlora"])
+    assert needs.download_bytes == 0
     assert terms(host_and_disk.disk_plan(plan, "all"))["models kept"] == 2 * 4 * size["full"]
     assert terms(host_and_disk.disk_plan(plan, "best"))["models kept"] == 4 * size["full"]
 
@@ -143,25 +143,25 @@ def test_downloads_need_room_in_the_cache(tmp_path: Path, monkeypatch: pytest.Mo
     plan = api.plan(micro.RECIPE, device="cpu")
     hub = replace(plan.cells[0].base.source, kind="hub", folder=tmp_path, weight_bytes_on_disk=30 * GIB)
     cells = tuple(replace(task, base=replace(task.base, source=hub)) for task in plan.cells)
-    told = replace(plan, cells=cells)
-    assert host_and_disk.disk_plan(told).download_bytes == 30 * GIB
+    downloading = replace(plan, cells=cells)
+    assert host_and_disk.disk_plan(downloading).download_bytes == 30 * GIB
     free = host_and_disk.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(host_and_disk.shutil, "disk_usage", lambda place: free._replace(free=20 * GIB))
-    assert any("have to be downloaded" in problem for problem in host_and_disk.problems(told, tmp_path))
+    assert any("have to be downloaded" in problem for problem in host_and_disk.problems(downloading, tmp_path))
 
 
 def test_a_spilled_copy_has_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEFTODYSSEY_CACHE", str(tmp_path))
     shapes = {"a": (3, 5), "empty": (0, 4), "b": (7,), "c": ()}
-    found = {
+    parameters = {
         name: torch.nn.Parameter(torch.randn(shape).to(dtype), requires_grad=False)
         for (name, shape), dtype in zip(
             shapes.items(), (torch.bfloat16, torch.float32, torch.float32, torch.float16), strict=True
         )
     }
-    copies = mmap_copy.mmap_copy(found)
+    copies = mmap_copy.mmap_copy(parameters)
     assert list(tmp_path.iterdir()) == []  # no name: nothing is left behind
-    for name, parameter in found.items():
+    for name, parameter in parameters.items():
         assert copies[name].dtype == parameter.dtype
         assert torch.equal(copies[name], parameter)
         parameter.data.add_(1)
@@ -169,7 +169,7 @@ def test_a_spilled_copy_has_the_same_bits(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PEFTODYSSEY_CACHE", str(tmp_path / "file"))
     with pytest.raises(StoreError, match="PEFTODYSSEY_CACHE"):
-        mmap_copy.mmap_copy(found)
+        mmap_copy.mmap_copy(parameters)
 
 
 def test_detach_restores_the_base_from_a_mapped_copy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,13 +16,13 @@ POLICIES = "{source: bundled/arxiv_cs.CL, newline: [keep, strip, mismatch]}"
 
 def test_a_mismatch_trains_on_the_stripped_text_and_is_scored_as_keep_is(tmp_path: Path) -> None:
     recipe = load_recipe(str(micro.write(tmp_path)), [f"domains={POLICIES}", "methods=[{method: full, lr: 1e-3}]"])
-    made = build(recipe, detect())
-    tasks = {task.cell.domain.newline: task for task in made.cells}
+    planned = build(recipe, detect())
+    tasks = {task.cell.domain.newline: task for task in planned.cells}
     scored = {name: task.entry["scores"]["test"] for name, task in tasks.items()}
     assert tasks["mismatch"].train_index == tasks["strip"].train_index != tasks["keep"].train_index
     assert scored["mismatch"]["index"] == scored["keep"]["index"] != scored["strip"]["index"]
     assert scored["mismatch"]["before"] == scored["keep"]["before"] != scored["strip"]["before"]
-    assert len({task.hash for task in made.cells}) == 3
+    assert len({task.hash for task in planned.cells}) == 3
     assert "-mismatch-" in tasks["mismatch"].folder
 
 

@@ -17,12 +17,12 @@ from peftodyssey.store import manifest
 SAMPLE = "pretraining_text=bundled/wiki_history_events"
 
 
-def made(folder: Path, *overrides: str):
+def planned(folder: Path, *overrides: str):
     return build(load_recipe(str(micro.write(folder)), ["methods=[{method: full, lr: 1e-3}]", *overrides]), detect())
 
 
 def test_it_is_one_index_and_changes_no_cell(tmp_path: Path) -> None:
-    without, with_it = made(tmp_path), made(tmp_path, SAMPLE)
+    without, with_it = planned(tmp_path), planned(tmp_path, SAMPLE)
     [index] = [index for index in with_it.indexes if index.corpus.name == "wiki_history_events"]
     assert (index.split, index.folder) == ("all", with_it.cells[0].entry["sample_index"])
     assert len(with_it.indexes) == len(without.indexes) + 1
@@ -31,17 +31,17 @@ def test_it_is_one_index_and_changes_no_cell(tmp_path: Path) -> None:
 
 
 def test_without_tokens_it_is_not_read(tmp_path: Path) -> None:
-    assert "sample_index" not in made(tmp_path, SAMPLE, "measure=degradation").cells[0].entry
+    assert "sample_index" not in planned(tmp_path, SAMPLE, "measure=degradation").cells[0].entry
 
 
 def test_a_finished_run_gains_the_factor_without_training_again(tmp_path: Path) -> None:
     out, quiet = tmp_path / "out", Console(quiet=True)
-    api.run_plan(made(tmp_path), out, console=quiet)
+    api.run_plan(planned(tmp_path), out, console=quiet)
     assert "Frequency in the pretraining text was not measured" in (out / "report/summary.md").read_text(
         encoding="utf-8"
     )
     before = {path: path.stat().st_mtime_ns for path in (out / "cells").rglob(manifest.layout.MANIFEST)}
-    run, outcome, _ = api.run_plan(made(tmp_path, SAMPLE), out, console=quiet)
+    run, outcome, _ = api.run_plan(planned(tmp_path, SAMPLE), out, console=quiet)
     assert (outcome.done, outcome.skipped, outcome.inputs) == (0, 1, 1)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert run is not None

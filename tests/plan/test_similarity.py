@@ -17,53 +17,53 @@ from peftodyssey.recipe.load import load_recipe
 SAMPLE = "pretraining_text=bundled/pretrain_sample"
 
 
-def made(folder: Path, *overrides: str):
+def planned(folder: Path, *overrides: str):
     return build(load_recipe(str(micro.write(folder)), overrides), detect())
 
 
 def test_each_base_and_text_is_read_once_and_no_cell_changes(tmp_path: Path) -> None:
-    plain, plan = made(tmp_path), made(tmp_path, SAMPLE, "measure=[degradation, forgetting, similarity]")
+    plain, plan = planned(tmp_path), planned(tmp_path, SAMPLE, "measure=[degradation, forgetting, similarity]")
     assert [task.hash for task in plan.cells] == [task.hash for task in plain.cells]
     assert (len(plan.hidden_states), len(plain.hidden_states)) == (2, 0)
     text, sample = plan.hidden_states
     assert (text.halves, sample.halves) == (False, True)
     assert (text.layer, text.chunks, text.chunk_tokens) == (-1, 200, 64)
-    asked = [cell.entry["similarity"] for cell in plan.cells]
-    assert {(one["text"], one["reference"]) for one in asked} == {(text.folder, sample.folder)}, (
+    entries = [cell.entry["similarity"] for cell in plan.cells]
+    assert {(entry["text"], entry["reference"]) for entry in entries} == {(text.folder, sample.folder)}, (
         "a quantised base is read unquantised"
     )
     assert all(
-        one["index"] == cell.entry["scores"]["test"]["index"] for one, cell in zip(asked, plan.cells, strict=True)
+        entry["index"] == cell.entry["scores"]["test"]["index"] for entry, cell in zip(entries, plan.cells, strict=True)
     )
     assert "similarity" not in plain.cells[0].entry
 
 
 def test_options_are_part_of_what_is_read(tmp_path: Path) -> None:
     def folders(options: str) -> set[str]:
-        plan = made(tmp_path, SAMPLE, f"measure=[degradation, {{similarity: {{{options}}}}}]")
+        plan = planned(tmp_path, SAMPLE, f"measure=[degradation, {{similarity: {{{options}}}}}]")
         return {task.folder for task in plan.hidden_states}
 
     every = [folders(options) for options in ("layer: -1", "layer: 1", "chunks: 100", "chunk_tokens: 32")]
     assert not set.intersection(*every)
     assert len(set.union(*every)) == 8
-    layers = made(tmp_path).cells[0].shape.layers
+    layers = planned(tmp_path).cells[0].shape.layers
     assert folders(f"layer: {layers}") == every[0], "two names of the last layer"
     assert folders("layer: 0") == folders(f"layer: {-layers - 1}"), "and of the embeddings"
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [("layer: 99", "no layer 99"), ("chunk_tokens: 2k", "positions"), ("chunk_tokens: 8", "16 tokens or more")],
 )
-def test_what_cannot_be_is_said_with_its_place(tmp_path: Path, options: str, said: str) -> None:
-    with pytest.raises(RecipeError, match=said) as caught:
-        made(tmp_path, SAMPLE, f"measure=[degradation, {{similarity: {{{options}}}}}]")
+def test_what_cannot_be_is_said_with_its_place(tmp_path: Path, options: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        planned(tmp_path, SAMPLE, f"measure=[degradation, {{similarity: {{{options}}}}}]")
     assert "measure" in str(caught.value)
 
 
 def test_without_a_pretraining_text_the_next_step_is_told(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="add pretraining_text"):
-        made(tmp_path, "measure=[similarity]")
+        planned(tmp_path, "measure=[similarity]")
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,12 @@ THREE = [
 ]
 
 
-def made(folder: Path, *overrides: str):
+def planned(folder: Path, *overrides: str):
     return build(load_recipe(str(micro.write(folder)), list(overrides)), detect())
 
 
 def test_it_adds_columns_and_changes_no_cell_and_no_row(tmp_path: Path) -> None:
-    without, with_it = made(tmp_path, *TWO, "measure=degradation"), made(tmp_path, *TWO, ASKED)
+    without, with_it = planned(tmp_path, *TWO, "measure=degradation"), planned(tmp_path, *TWO, ASKED)
     assert [task.hash for task in with_it.cells] == [task.hash for task in without.cells]
     assert [task.entry["scores"] for task in with_it.cells] == [task.entry["scores"] for task in without.cells]
     for kind in ("indexes", "base_scores"):
@@ -49,7 +49,7 @@ def test_it_adds_columns_and_changes_no_cell_and_no_row(tmp_path: Path) -> None:
 def test_a_text_that_is_scored_alike_under_two_policies_is_scored_once(tmp_path: Path) -> None:
     names = {
         task.cell.domain.display_name: [text["name"] for text in task.entry["transfer"]]
-        for task in made(tmp_path, *THREE, ASKED).cells
+        for task in planned(tmp_path, *THREE, ASKED).cells
     }
     assert names == {
         "arxiv_cs.CL": ["wiki_history_events", "wiki_history_events, strip"],
@@ -70,9 +70,9 @@ def test_one_text_alone_is_pointed_out(tmp_path: Path) -> None:
 def test_a_finished_run_gains_it_from_the_weights_that_it_kept(tmp_path: Path) -> None:
     out, quiet = tmp_path / "out", Console(quiet=True)
     settings = [*TWO, "train.eval_at=100%", "score={context: 256, stride: 128, tokens: 2k}"]
-    api.run_plan(made(tmp_path, *settings, "measure=degradation"), out, console=quiet)
+    api.run_plan(planned(tmp_path, *settings, "measure=degradation"), out, console=quiet)
     before = {path: path.read_bytes() for path in (out / "cells").rglob("*") if path.is_file()}
-    plan = made(tmp_path, *settings, ASKED)
+    plan = planned(tmp_path, *settings, ASKED)
     run, outcome, _ = api.run_plan(plan, out, console=quiet)
     assert (outcome.done, outcome.skipped, outcome.failed) == (2, 0, {})
     assert {path: path.read_bytes() for path in before} == before
@@ -114,8 +114,8 @@ def _as_plain_peft_says(out: Path, task) -> None:
     prefix = (manifest.read(out / column.folder) or {})["facts"]["prefix"]
     ids = torch.tensor([[prefix, *index["token"].to_numpy()[rows]]])
     with torch.no_grad():
-        told = torch.nn.functional.cross_entropy(model(ids[:, :-1]).logits[0], ids[0, 1:], reduction="none")
+        expected = torch.nn.functional.cross_entropy(model(ids[:, :-1]).logits[0], ids[0, 1:], reduction="none")
         with model.disable_adapter():
             untouched = torch.nn.functional.cross_entropy(model(ids[:, :-1]).logits[0], ids[0, 1:], reduction="none")
-    assert np.abs(nll[rows] - told.numpy()).max() < 1e-4
+    assert np.abs(nll[rows] - expected.numpy()).max() < 1e-4
     assert np.abs(nll[rows] - untouched.numpy()).max() > 1e-2

@@ -41,10 +41,10 @@ def plain(model, request, prefix):
 @pytest.mark.parametrize("prefix", [PREFIX, None])
 def test_sums_are_those_of_transformers_alone(family, prefix):
     model = tiny_model(family).eval()
-    found = score_choices(model, drawn(), ScoreSettings(batch_tokens=64), prefix=prefix)
-    assert found.loglik_nats == pytest.approx([plain(model, request, prefix) for request in drawn()], rel=1e-5)
-    assert found.tokens.tolist() == [len(request.choice) for request in drawn()]
-    assert found.facts["truncated"] == 0
+    scores = score_choices(model, drawn(), ScoreSettings(batch_tokens=64), prefix=prefix)
+    assert scores.loglik_nats == pytest.approx([plain(model, request, prefix) for request in drawn()], rel=1e-5)
+    assert scores.tokens.tolist() == [len(request.choice) for request in drawn()]
+    assert scores.facts["truncated"] == 0
 
 
 def test_neither_batch_nor_neighbours_matter():
@@ -60,9 +60,11 @@ def test_neither_batch_nor_neighbours_matter():
 def test_a_prompt_longer_than_the_model_loses_its_beginning_and_is_counted():
     model = tiny_model("llama", max_position_embeddings=16).eval()
     long = Request(list(range(1, 40)), [50, 51])
-    found = score_choices(model, [long, Request([1], [2])], ScoreSettings(), prefix=PREFIX)
-    assert found.facts["truncated"] == 1
-    assert found.loglik_nats[0] == pytest.approx(plain(model, Request(long.context[-15:], long.choice), None), rel=1e-5)
+    scores = score_choices(model, [long, Request([1], [2])], ScoreSettings(), prefix=PREFIX)
+    assert scores.facts["truncated"] == 1
+    assert scores.loglik_nats[0] == pytest.approx(
+        plain(model, Request(long.context[-15:], long.choice), None), rel=1e-5
+    )
     with pytest.raises(InputError, match="nothing before it within 16 positions"):
         score_choices(model, [Request([1], list(range(1, 30)))], ScoreSettings(), prefix=PREFIX)
     with pytest.raises(InputError, match="first_token: bos"):
@@ -78,8 +80,8 @@ def test_accuracies_are_lm_evals_own(name, tmp_path):
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-    asked = questions(resolve(TaskSpec(name, f"bundled/{name}", examples=30)))
-    rows = [{"prompt": q.prompt, "choices": [c.strip() for c in q.choices], "answer": q.answer} for q in asked]
+    examples = questions(resolve(TaskSpec(name, f"bundled/{name}", examples=30)))
+    rows = [{"prompt": q.prompt, "choices": [c.strip() for c in q.choices], "answer": q.answer} for q in examples]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = str(assets.model_files("odyssey-3m") / "tokenizer.json")
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=path, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
@@ -107,17 +109,19 @@ def test_accuracies_are_lm_evals_own(name, tmp_path):
     out = evaluate(lm=harness, task_dict={name: task}, bootstrap_iters=0, log_samples=True)
     theirs = out["results"][name]
 
-    made = [requests(question, tokenizer.backend_tokenizer) for question in asked]
-    found = score_choices(model.eval(), [r for of_one in made for r in of_one], ScoreSettings(), prefix=None)
+    requests_of = [requests(question, tokenizer.backend_tokenizer) for question in examples]
+    scores = score_choices(
+        model.eval(), [r for of_example in requests_of for r in of_example], ScoreSettings(), prefix=None
+    )
     samples = sorted(out["samples"][name], key=lambda sample: sample["doc_id"])
-    assert found.loglik_nats == pytest.approx([r[0] for sample in samples for r in sample["filtered_resps"]], rel=1e-4)
-    example = np.repeat(np.arange(len(asked)), [len(q.choices) for q in asked])
-    answer = np.array([place == q.answer for q in asked for place in range(len(q.choices))])
-    length = np.array([n for q in asked for n in q.choice_bytes])
-    right = measured.correct_answers(found.loglik_nats, example, answer)
-    normed = measured.correct_answers(measured.per_byte(found.loglik_nats, length), example, answer)
+    assert scores.loglik_nats == pytest.approx([r[0] for sample in samples for r in sample["filtered_resps"]], rel=1e-4)
+    example = np.repeat(np.arange(len(examples)), [len(q.choices) for q in examples])
+    answer = np.array([number == q.answer for q in examples for number in range(len(q.choices))])
+    length = np.array([n for q in examples for n in q.choice_bytes])
+    right = measured.correct_answers(scores.loglik_nats, example, answer)
+    normed = measured.correct_answers(measured.per_byte(scores.loglik_nats, length), example, answer)
     assert right.mean() == pytest.approx(theirs["acc,none"])
     assert normed.mean() == pytest.approx(theirs["acc_bytes,none"])
-    if all(c.isascii() for q in asked for c in q.choices):
+    if all(c.isascii() for q in examples for c in q.choices):
         assert normed.mean() == pytest.approx(theirs["acc_norm,none"])
     assert not math.isclose(right.mean(), 0)

@@ -27,9 +27,9 @@ def theirs(model, chunk: np.ndarray, layer: int, prefix: int | None) -> np.ndarr
 def test_they_are_those_of_transformers(tmp_path: Path, family: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny(family, tmp_path)).train()
     for layer, prefix in ((-1, 1), (2, None), (0, 1), (1, 1)):
-        found = hidden_states.mean_states(model, TOKENS, ScoreSettings(), layer=layer, prefix=prefix)
+        states = hidden_states.mean_states(model, TOKENS, ScoreSettings(), layer=layer, prefix=prefix)
         expected = np.stack([theirs(model.eval(), chunk, layer, prefix) for chunk in TOKENS])
-        assert found == pytest.approx(expected, abs=2e-5)
+        assert states == pytest.approx(expected, abs=2e-5)
         model.train()
     assert model.training, "the mode is as it was"
 
@@ -46,11 +46,11 @@ def test_batches_and_shortage_of_memory_change_nothing(tmp_path: Path, monkeypat
         return forward(model, ids_bt, layer)
 
     monkeypatch.setattr(hidden_states, "_states", short)
-    seen: list[tuple[int, int]] = []
-    found = hidden_states.mean_states(
-        model, TOKENS, ScoreSettings(), layer=-1, prefix=1, on_progress=lambda *done: seen.append(done)
+    progress: list[tuple[int, int]] = []
+    states = hidden_states.mean_states(
+        model, TOKENS, ScoreSettings(), layer=-1, prefix=1, on_progress=lambda *done: progress.append(done)
     )
-    assert found == pytest.approx(whole, abs=1e-6)
+    assert states == pytest.approx(whole, abs=1e-6)
     assert sizes[0] == 7
     assert max(sizes[-3:]) <= 2
-    assert seen[-1] == (7, 7)
+    assert progress[-1] == (7, 7)

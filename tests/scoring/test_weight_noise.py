@@ -58,14 +58,14 @@ def test_the_weights_come_back_bit_for_bit_even_after_a_mistake(kind, dtype):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_blocks_are_the_matrices_of_the_layers_and_the_ends_are_named(family):
     model, tensors, _, _ = setting(family)
-    wanted = {
+    expected = {
         name for name, p in model.named_parameters() if p.ndim == 2 and any(part.isdigit() for part in name.split("."))
     }
-    assert set(tensors) == wanted
+    assert set(tensors) == expected
     ends = set(weight_noise.matrices(model, ("embeddings", "head")))
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert len(ends) == (1 if tied else 2)
-    assert not ends & wanted
+    assert not ends & expected
 
 
 def test_gaussian_noise_has_its_standard_deviation_and_its_seed():
@@ -174,10 +174,10 @@ def test_a_pair_cancels_what_is_linear():
 
 def test_the_critical_step_of_a_parabola_and_what_it_costs():
     for start in (1e-4, 0.1, 3.0, 50.0):
-        found = critical_step(lambda step: (step - 1.5) ** 2, start)
-        assert found.lo <= 3.0 <= found.hi
-        assert found.hi / found.lo <= MAX_RATIO
-        assert found.passes <= 24
+        critical = critical_step(lambda step: (step - 1.5) ** 2, start)
+        assert critical.lo <= 3.0 <= critical.hi
+        assert critical.hi / critical.lo <= MAX_RATIO
+        assert critical.passes <= 24
     assert critical_step(lambda step: step, 1.0).step is None  # rises at once
     assert critical_step(lambda step: -step, 1.0).step is None  # never rises
 

@@ -72,25 +72,25 @@ def test_rectangles_hold_every_prediction_once_with_its_own_document_before_it(
     table = corpus_windows(token, starts, point, 7)
     texts = starts if mode == "documents" else np.array([0, len(token)])
     rows = rows_of_windows(table, layout)
-    seen = []
+    scored = []
     while rows:
         count = num_rows_that_fit(table, rows, batch_tokens)
-        made = batch(table, rows[:count])
-        assert count == 1 or made.input_ids_bt.size <= batch_tokens
-        _check_rectangle(made, token, texts, context)
-        seen += made.index_row.tolist()
+        rectangle = batch(table, rows[:count])
+        assert count == 1 or rectangle.input_ids_bt.size <= batch_tokens
+        _check_rectangle(rectangle, token, texts, context)
+        scored += rectangle.index_row.tolist()
         rows = rows[count:]
     skipped = {int(a) for a, b in itertools.pairwise(texts) if b > a} if first_token == "skip" else set()
-    assert sorted(seen) == [row for row in range(len(token)) if row not in skipped]
+    assert sorted(scored) == [row for row in range(len(token)) if row not in skipped]
 
 
-def _check_rectangle(made, token, texts, context):
-    flat = made.input_ids_bt.ravel()
-    for place, target, row in zip(made.position, made.target, made.index_row, strict=True):
+def _check_rectangle(rectangle, token, texts, context):
+    flat = rectangle.input_ids_bt.ravel()
+    for at_flat, target, row in zip(rectangle.position, rectangle.target, rectangle.index_row, strict=True):
         assert target == token[row]
-        at = int(made.position_ids_bt.ravel()[place])
+        at = int(rectangle.position_ids_bt.ravel()[at_flat])
         assert at < context
         text = texts[np.searchsorted(texts, row, side="right") - 1]
         before = [7, *token[text:row]] if row - at == text else token[row - at - 1 : row]
-        assert flat[place - at : place + 1].tolist() == list(before)
-        assert len(set(made.segment_ids_bt.ravel()[place - at : place + 1])) == 1
+        assert flat[at_flat - at : at_flat + 1].tolist() == list(before)
+        assert len(set(rectangle.segment_ids_bt.ravel()[at_flat - at : at_flat + 1])) == 1

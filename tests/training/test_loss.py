@@ -86,12 +86,14 @@ def test_equals_the_models_own_loss_and_gradients(family, tied):
     )
     labels = torch.cat([ids[:, 1:], torch.full((2, 1), -100)], 1)
     labels[0, 4:9] = -100
-    kept = (labels.reshape(-1) != -100).nonzero()[:, 0]
+    trained_rows = (labels.reshape(-1) != -100).nonzero()[:, 0]
 
     (ours,) = token_nll_sums(
-        model, split_lm_head(model), packed_inputs(model, ids, positions, segments), [labels], [kept]
+        model, split_lm_head(model), packed_inputs(model, ids, positions, segments), [labels], [trained_rows]
     )
-    theirs = oracle(input_ids=ids, labels=torch.cat([torch.full((2, 1), -100), labels[:, :-1]], 1)).loss * len(kept)
+    theirs = oracle(input_ids=ids, labels=torch.cat([torch.full((2, 1), -100), labels[:, :-1]], 1)).loss * len(
+        trained_rows
+    )
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)  # transformers computes its loss in float32
     ours.backward()
     theirs.backward()

@@ -121,8 +121,8 @@ def test_offloaded_it_has_the_same_bits(optimizer, lora):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_interrupted_and_resumed_it_has_the_same_bits(tmp_path, variant):
     whole = run(**VARIANTS[variant])
-    asked = iter(range(10))
-    broken, _ = run(**VARIANTS[variant], folder=tmp_path, should_stop=lambda: next(asked) >= 2)
+    calls = iter(range(10))
+    broken, _ = run(**VARIANTS[variant], folder=tmp_path, should_stop=lambda: next(calls) >= 2)
     assert broken.interrupted
     again = run(**VARIANTS[variant], folder=tmp_path)
     assert again[0].resumed_from == 2

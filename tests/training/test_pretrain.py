@@ -83,10 +83,10 @@ def test_initial_weights_depend_on_the_seed_alone():
 
 
 def test_phases_by_hand():
-    found = phases(
+    schedule = phases(
         {"trunk-10": 10, "trunk-40": 40}, {"annealed-10": 10, "annealed-40": 40}, warmup_steps=2, decay_share=0.15
     )
-    assert found == [
+    assert schedule == [
         Phase(TRUNK, 0, 8),
         Phase(ANNEALED, 8, 10, "annealed-10"),  # 15 % of 10 steps, rounded up, is 2
         Phase(TRUNK, 8, 10, "trunk-10"),
@@ -111,13 +111,13 @@ def test_rates_by_hand():
     st.floats(0.01, 0.6),
 )
 def test_phases_join(trunk, annealed, share):
-    found = phases({f"t{n}": n for n in trunk}, {f"a{n}": n for n in annealed}, warmup_steps=3, decay_share=share)
+    schedule = phases({f"t{n}": n for n in trunk}, {f"a{n}": n for n in annealed}, warmup_steps=3, decay_share=share)
     at = 0
-    for phase in found:
+    for phase in schedule:
         assert phase.start == at
         assert phase.stop > phase.start
         at = phase.stop if phase.arm == TRUNK else at
-    assert {phase.rung for phase in found} - {""} == {f"t{n}" for n in trunk} | {f"a{n}" for n in annealed}
+    assert {phase.rung for phase in schedule} - {""} == {f"t{n}" for n in trunk} | {f"a{n}" for n in annealed}
 
 
 def test_an_epoch_visits_every_sequence_once():
@@ -200,10 +200,10 @@ def test_a_loss_that_is_not_finite_ends_it():
 def test_held_out_loss_is_the_mean_over_sequences():
     model = init_model(config(), seed=1)
     other = {name: p.detach() * 0.5 for name, p in model.named_parameters()}
-    found = pretrain.mean_nats(model, other, TOKENS, 16, "fp32")
+    nats = pretrain.mean_nats(model, other, TOKENS, 16, "fp32")
     with torch.no_grad():
         for p in model.parameters():
             p *= 0.5
         rows = torch.stack([TOKENS[b * 16 : b * 16 + 17] for b in range(11)]).long()
         expected = torch.nn.functional.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
-    assert found == pytest.approx(expected.item(), rel=1e-6)
+    assert nats == pytest.approx(expected.item(), rel=1e-6)

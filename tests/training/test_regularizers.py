@@ -130,8 +130,8 @@ def test_replay_leaves_the_target_sequences_and_their_order_and_adds_its_share(b
         assert np.array_equal(row[:batch_size], replay.batch_indices(sequences(num_sequences=own), plain, step))
         assert all(own <= sequence < own + general for sequence in row[batch_size:])
     extra = np.concatenate([row[batch_size:] for row in rows])
-    wanted = steps * batch_size * share / (1 - share)
-    assert wanted - 1 < len(extra) <= wanted + 1e-6
+    expected = steps * batch_size * share / (1 - share)
+    assert expected - 1 < len(extra) <= expected + 1e-6
     counts = np.bincount(extra - own, minlength=general)
     assert counts.max() - counts.min() <= 1  # one epoch of it after the other
 

@@ -231,7 +231,7 @@ def test_the_fallbacks_in_their_order():
     )
 
 
-def held(size_bytes: int) -> torch.Tensor:
+def filled(size_bytes: int) -> torch.Tensor:
     return torch.ones(size_bytes // 4)
 
 
@@ -248,20 +248,20 @@ def test_the_highest_resident_size_is_seen_and_forgotten(how_measured):
     with host_memory.peak_rss() as peak_bytes:
         before = peak_bytes()
         for size in (128 << 20, 512 << 20, 0):
-            held(size).exp_()
+            filled(size).exp_()
             assert peak_bytes() - before == pytest.approx(size, abs=32 << 20)
 
 
 def test_freed_pieces_of_the_heap_are_given_back():
     """Tensors of a few MiB lie in glibc's heap and stay resident behind one that lives: until they are given back."""
-    pieces = [held(2 << 20) for _ in range(200)]
-    kept = pieces[::20]
+    pieces = [filled(2 << 20) for _ in range(200)]
+    every_20th = pieces[::20]
     gc.collect()
     full = host_memory.resident_bytes()
     del pieces
     host_memory.release_memory(torch.device("cpu"))
     assert full - host_memory.resident_bytes() > 300 << 20
-    assert len(kept) == 10
+    assert len(every_20th) == 10
 
 
 def test_a_stated_budget_is_held_on_the_cpu_for_real():

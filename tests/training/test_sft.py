@@ -47,13 +47,13 @@ def rows(kind):
     """Real prompts and completions; as conversations of two answers each."""
     name = "python_functions" if kind == "python_functions" else "gsm8k"
     with assets.open_corpus(name, "train") as stream:
-        found = [json.loads(line) for line, _ in zip(stream, range(40), strict=False)]
-    found = sorted(found, key=lambda row: len(row["text"]))[:EXAMPLES]
+        examples = [json.loads(line) for line, _ in zip(stream, range(40), strict=False)]
+    examples = sorted(examples, key=lambda row: len(row["text"]))[:EXAMPLES]
     if kind != "chat":
-        return [{key: row[key] for key in ("prompt", "completion")} for row in found]
+        return [{key: row[key] for key in ("prompt", "completion")} for row in examples]
     pairs = [
         ({"role": "user", "content": r["prompt"]}, {"role": "assistant", "content": r["completion"].strip()})
-        for r in found
+        for r in examples
     ]
     return [{"messages": [*pairs[i], *pairs[i - 1]]} for i in range(EXAMPLES)]
 
@@ -78,8 +78,8 @@ def by_hand(kind):
     total, count = 0.0, 0
     for row in rows(kind):
         if kind == "chat":
-            told = stock.apply_chat_template(row["messages"], return_dict=True, return_assistant_tokens_mask=True)
-            ids, learnt = told["input_ids"], told["assistant_masks"]
+            encoded = stock.apply_chat_template(row["messages"], return_dict=True, return_assistant_tokens_mask=True)
+            ids, learnt = encoded["input_ids"], encoded["assistant_masks"]
         else:
             prompt = stock(END + row["prompt"])["input_ids"]
             ids = stock(END + row["prompt"] + row["completion"] + END)["input_ids"]
