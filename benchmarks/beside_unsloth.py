@@ -3,7 +3,7 @@
 
     python benchmarks/beside_unsloth.py '{"folder": ..., "adapter": ..., "quant": "nf4", "rank": 16, ...}'
 
-Prints one line of JSON: seconds, peak_bytes, loss_nats, grad_norm. Needs a card and an installed unsloth.
+Prints one line of JSON: seconds, peak_bytes, loss_nats, grad_norm. Needs a GPU and an installed unsloth.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 model.
 
     python benchmarks/full_precision.py                 60 steps of 16 x 128 tokens, on the CPU some minutes
-    python benchmarks/full_precision.py --device cuda   the same on a card
+    python benchmarks/full_precision.py --device cuda   the same on a GPU
     python benchmarks/full_precision.py --json out.json also as JSON, with versions and hardware
 
 Every way sees the same batches at the same learning rate. The column `noise` is what another order of the same text

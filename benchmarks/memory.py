@@ -130,7 +130,7 @@ def every_case() -> Iterator[Case]:
 
 
 def step_of(case: Case, shape: ModelShape, large_cublas_workspace: bool = False) -> StepSpec:
-    """The case as the plan's step, on a card."""
+    """The case as the plan's step, on a GPU."""
     quant = QuantSpec("nf4", True) if case.method == "qlora" else None
     full = case.method == "full"
     point = MethodSpec(
@@ -156,7 +156,7 @@ def step_of(case: Case, shape: ModelShape, large_cublas_workspace: bool = False)
 
 
 def traced(case: Case) -> dict[str, float]:
-    """Planned and traced bytes of the case, without a card."""
+    """Planned and traced bytes of the case, without a GPU."""
     from tracing import traced_step
 
     from peftodyssey.models.load import _config
@@ -175,7 +175,7 @@ def traced(case: Case) -> dict[str, float]:
 
 
 def measured(case: Case) -> dict[str, float]:
-    """Planned and measured bytes of the case, in a fresh process on the card."""
+    """Planned and measured bytes of the case, in a fresh process on the GPU."""
     environment = {
         **os.environ,
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True" if case.engine == "native" else "",
@@ -189,7 +189,7 @@ def measured(case: Case) -> dict[str, float]:
     return json.loads(ended.stdout.strip().splitlines()[-1])
 
 
-def one_on_the_card(case: Case) -> dict[str, float]:
+def one_on_the_gpu(case: Case) -> dict[str, float]:
     """What `measured` runs: the real step, three times."""
     import torch
     from steps import own_step, stock_step
@@ -293,7 +293,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(width=150)
     if options.one:
-        print(json.dumps(one_on_the_card(Case(**json.loads(options.one)))))
+        print(json.dumps(one_on_the_gpu(Case(**json.loads(options.one)))))
         return
     if options.longest:
         for model in ("random/llama-7b", "random/llama-3-8b"):
@@ -301,7 +301,7 @@ def main() -> None:
         return
     import torch
 
-    on_card = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+    on_gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
     cases = {"quick": QUICK, "7b": SEVEN_B, "all": tuple(every_case())}[options.cases]
     if options.random:
         cases = tuple(random.Random(options.seed).sample(list(every_case()), options.random))
@@ -309,16 +309,16 @@ def main() -> None:
     for case in cases:
         begun = time.perf_counter()
         try:
-            rows.append({"case": case.name, **(measured if on_card else traced)(case)})
+            rows.append({"case": case.name, **(measured if on_gpu else traced)(case)})
         except RuntimeError as error:
             rows.append({"case": case.name, "failed": str(error)})
         console.print(f"{case.name}: {time.perf_counter() - begun:.1f} s", style="dim")
-    console.print(table_of(rows, "measured" if on_card else "traced"))
+    console.print(table_of(rows, "measured" if on_gpu else "traced"))
     console.print(summary(rows))
     if options.json:
         from peftodyssey.store.versions import versions
 
-        hardware = torch.cuda.get_device_name() if on_card else "traced, no card"
+        hardware = torch.cuda.get_device_name() if on_gpu else "traced, no GPU"
         content = {"hardware": hardware, "versions": versions(), "summary": summary(rows), "rows": rows}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -4,11 +4,11 @@ lm-eval.
     python benchmarks/score.py                     the bundled model and general text
     python benchmarks/score.py --tokens 40000 --context 256 --json out.json
     python benchmarks/score.py --model random/llama-7b --quant nf4 --context 2048 --tokens 131072 --batch-tokens 8192
-      on a card
+      on a GPU
 
 All score every token once in windows without overlap; the sums beside the speeds must agree. The ways take turns, and
 the best of their repeats counts; the clock is the process's own on a CPU, so that other work on the machine does not
-enter, and the wall's on a card. The last column is the time over that of ours without ranks: ranks and the ledger are
+enter, and the wall's on a GPU. The last column is the time over that of ours without ranks: ranks and the ledger are
 held to 1.3 of it. A model of random weights reads random tokens, in documents of one context each; beside it stands
 transformers with whole logits, in the same batches.
 """
@@ -242,7 +242,7 @@ def main() -> None:
 def measured(
     ways: dict[str, Callable[[], float]], tokens: int, repeats: int, device: str, agree: float
 ) -> dict[str, dict[str, float]]:
-    """Speed, summed NLL, relative time and, on a card, reserved bytes of each way: the best of `repeats` rounds of
+    """Speed, summed NLL, relative time and, on a GPU, reserved bytes of each way: the best of `repeats` rounds of
     turns.
     """
     clock = time.perf_counter if device == "cuda" else time.process_time

@@ -4,7 +4,7 @@ bound.
     python benchmarks/step.py                                          the bundled model, on a CPU in some minutes
     python benchmarks/step.py --model random/llama-7b --quant nf4 --shapes 1x512 8x512 1x2048 4x2048
       --gradient-checkpointing full
-    python benchmarks/step.py --model random/gpt2 --shapes 4x512       on a card: bf16 and random weights
+    python benchmarks/step.py --model random/gpt2 --shapes 4x512       on a GPU: bf16 and random weights
     python benchmarks/step.py --model random/llama-7b --quant nf4 --shapes 1x512 4x2048 --gradient-checkpointing full
       --offload-activations
     python benchmarks/step.py --json out.json                          also as JSON, with versions and hardware
@@ -66,7 +66,7 @@ def bound_seconds(setting: Setting, flops: float) -> float:
 def measured(setting: Setting, members: int, micro_batch_size: int, console: Console) -> dict[str, Any]:
     """Every way of one shape."""
     base = trainings.base_of(setting)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     ways = {
         "stock": lambda: trainings.stock(base, setting),
         "TRL": lambda: trainings.trl(base, setting),
@@ -78,25 +78,25 @@ def measured(setting: Setting, members: int, micro_batch_size: int, console: Con
     for name, run in ways.items():
         alone += trainings.base_only(base, setting, members) if "together" in name else []
         try:
-            found[name] = run()
+            results[name] = run()
         except (RuntimeError, torch.OutOfMemoryError) as error:
-            found[name] = str(error).splitlines()[0]
+            results[name] = str(error).splitlines()[0]
         console.print(f"{setting.blocks} x {setting.seq_len}, {name}: done", style="dim")
-    found["base alone"] = statistics.median(alone + trainings.base_only(base, setting, members))
-    return found
+    results["base alone"] = statistics.median(alone + trainings.base_only(base, setting, members))
+    return results
 
 
-def table_of(setting: Setting, found: dict[str, Any], members: int, flops: float) -> Table:
+def table_of(setting: Setting, results: dict[str, Any], members: int, flops: float) -> Table:
     """One line a way."""
     what = f"{setting.model.removeprefix('random/')} {setting.quant or setting.precision} r={setting.rank}"
-    kept = f"gradient checkpointing {setting.gradient_checkpointing}" + (
+    memory_settings = f"gradient checkpointing {setting.gradient_checkpointing}" + (
         ", ours with activations on the host" if setting.offload_activations else ""
     )
-    table = Table(title=f"{what}, {setting.blocks} x {setting.seq_len} tokens, {kept}", title_justify="left")
+    table = Table(title=f"{what}, {setting.blocks} x {setting.seq_len} tokens, {memory_settings}", title_justify="left")
     for column in ("", "s/step", "tokens/s", "times stock", "reserved", f"loss after {setting.steps}", "gradient norm"):
         table.add_column(column, justify="right" if column else "left")
-    stock = found["stock"].seconds if isinstance(found["stock"], Timed) else None
-    for name, timed in found.items():
+    stock = results["stock"].seconds if isinstance(results["stock"], Timed) else None
+    for name, timed in results.items():
         if isinstance(timed, str):
             table.add_row(name, timed)
         elif isinstance(timed, Timed):
@@ -113,7 +113,7 @@ def table_of(setting: Setting, found: dict[str, Any], members: int, flops: float
                 f"{timed.loss_nats:.4f}",
                 f"{timed.grad_norm:.3f}",
             )
-    alone, bound = found["base alone"], bound_seconds(setting, flops)
+    alone, bound = results["base alone"], bound_seconds(setting, flops)
     table.add_row(f"base alone, tokens of {members}", f"{alone:.4f}", f"{members * setting.tokens / alone:,.0f}")
     table.add_row("bound", f"{bound:.4f}", f"{setting.tokens / bound:,.0f}")
     return table
@@ -131,7 +131,7 @@ def main() -> None:
     )
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--members", type=int, default=8)
-    parser.add_argument("--micro-blocks", type=int, default=1, help="blocks of each member in one joint pass")
+    parser.add_argument("--micro-batch-size", type=int, default=1, help="sequences of each member in one joint pass")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path)
@@ -155,9 +155,9 @@ def main() -> None:
             options.device,
             options.offload_activations,
         )
-        found = measured(setting, options.members, min(options.micro_batch_size, blocks), console)
-        console.print(table_of(setting, found, options.members, flops))
-        rows.append({**vars(setting), **{name: vars(v) if isinstance(v, Timed) else v for name, v in found.items()}})
+        results = measured(setting, options.members, min(options.micro_batch_size, blocks), console)
+        console.print(table_of(setting, results, options.members, flops))
+        rows.append({**vars(setting), **{name: vars(v) if isinstance(v, Timed) else v for name, v in results.items()}})
     if options.json:
         from peftodyssey.store.versions import versions
 

@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--gradient-checkpointing", choices=("none", "selective", "full"), default="none")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--members", type=int, nargs="+", default=[8, 16])
-    parser.add_argument("--micro-blocks", type=int, default=1, help="blocks of each member in one joint pass")
+    parser.add_argument("--micro-batch-size", type=int, default=1, help="sequences of each member in one joint pass")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path)

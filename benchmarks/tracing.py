@@ -1,4 +1,4 @@
-"""Memory of a training step without a card: the real step under torch's fake tensors, every allocation counted.
+"""Memory of a training step without a GPU: the real step under torch's fake tensors, every allocation counted.
 
 Fake tensors have shapes, types and lifetimes but no storage, so a 7B model's step runs on any machine in seconds. What
 is alive is counted as CUDA's caching allocator counts it, in multiples of 512 bytes. What kernels allocate inside
@@ -236,7 +236,7 @@ class Traced:
 
 
 def traced_step(config: Any, step: StepSpec, keep_peak: bool = False) -> Traced:
-    """Two training steps of `step` on the model of `config`, as they would be on a card."""
+    """Two training steps of `step` on the model of `config`, as they would be on a GPU."""
     with tracing(keep_peak) as ledger:
         model = fake_model(
             config, DTYPES["fp32" if step.full and step.master == "fp32" else step.precision], step.quant
@@ -268,7 +268,7 @@ def _answers() -> Iterator[None]:
         mock.patch.object(lm_head, "_gives_logits", return_value=True),
         mock.patch.object(
             varlen_attention, "_bucketed_sdpa", varlen_attention._flash_varlen
-        ),  # what a card would do; fake weights lie on no card
+        ),  # what a GPU would do; fake weights lie on no GPU
     ):
         yield
 

@@ -175,38 +175,38 @@ def unsloth(base: Any, setting: Setting) -> Timed | str:
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    found = source.resolve(setting.model)
+    model_source = source.resolve(setting.model)
     with tempfile.TemporaryDirectory() as folder:
-        models.load(found, precision="bf16", device="cpu").save_pretrained(folder)
+        models.load(model_source, precision="bf16", device="cpu").save_pretrained(folder)
         for name in ("tokenizer.json", "tokenizer_config.json"):
-            if found.tokenizer_folder and (file := found.tokenizer_folder / name).is_file():
+            if model_source.tokenizer_folder and (file := model_source.tokenizer_folder / name).is_file():
                 shutil.copy(file, folder)
         with adapted(base, setting) as (model, _):
             save_file(
                 {name: value.contiguous().cpu() for name, value in get_peft_model_state_dict(model).items()},
                 f"{folder}.adapter",
             )
-        asked = {**vars(setting), "folder": folder, "adapter": f"{folder}.adapter"}
+        request = {**vars(setting), "folder": folder, "adapter": f"{folder}.adapter"}
         try:
             done = subprocess.run(
-                [sys.executable, BESIDE, json.dumps(asked)], capture_output=True, text=True, check=False
+                [sys.executable, BESIDE, json.dumps(request)], capture_output=True, text=True, check=False
             )
         finally:
             Path(f"{folder}.adapter").unlink()
     if done.returncode:
         return (done.stderr.strip().splitlines() or ["ended without a word"])[-1]
-    told = json.loads(done.stdout.strip().splitlines()[-1])
-    return Timed.of(told["seconds"], told["peak_bytes"], told["loss_nats"], told["grad_norm"])
+    measured = json.loads(done.stdout.strip().splitlines()[-1])
+    return Timed.of(measured["seconds"], measured["peak_bytes"], measured["loss_nats"], measured["grad_norm"])
 
 
-def multi_lora(base: Any, setting: Setting, members: int, micro_batch_size: int) -> Timed:
+def multi_lora(base: Any, setting: Setting, num_members: int, micro_batch_size: int) -> Timed:
     """So many adapters together; seconds are those of the joint step, loss and norm of the member that the others train
     alone.
     """
     blocks = random_blocks(setting.blocks * 2, setting.seq_len, base.config.vocab_size)
     members = []
     with tempfile.TemporaryDirectory() as folder, peak(setting.device) as peak_bytes:
-        for number in range(members):
+        for number in range(num_members):
             settings = setting.train_settings(seed=number)
             settings = TrainSettings(**{**vars(settings), "micro_batch_size": micro_batch_size})
             with adapted(base, setting, seed=number) as (model, trainable):
@@ -214,7 +214,7 @@ def multi_lora(base: Any, setting: Setting, members: int, micro_batch_size: int)
                 members.append(Member(settings, blocks, adapter_of(model), Path(folder) / str(number), owner))
         train_adapters(base, members, device=setting.device)
         log = members[0].log
-        return Timed.of([r.seconds * members for r in log], peak_bytes(), log[-1].loss_nats, log[-1].grad_norm)
+        return Timed.of([r.seconds * num_members for r in log], peak_bytes(), log[-1].loss_nats, log[-1].grad_norm)
 
 
 def base_only(base: Any, setting: Setting, passes: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""Everything on a card: `make test-gpu`. Skipped with a sentence where there is none."""
+"""Everything on a GPU: `make test-gpu`. Skipped with a sentence where there is none."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(autouse=True)
-def card() -> None:
+def gpu() -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device: these tests run with `make test-gpu` on a machine that has one")
 
 
-def test_the_driver_and_torch_see_the_same_card() -> None:
+def test_the_driver_and_torch_see_the_same_gpu() -> None:
     import torch
 
     device = detect("cuda")
@@ -34,18 +34,18 @@ def test_the_driver_and_torch_see_the_same_card() -> None:
     assert device.bf16 == (torch.cuda.get_device_capability(0)[0] >= 8)
 
 
-def test_a_run_on_the_card_is_near_the_run_on_the_cpu(tmp_path: Path) -> None:
+def test_a_run_on_the_gpu_is_near_the_run_on_the_cpu(tmp_path: Path) -> None:
     quiet = Console(quiet=True)
     text = micro.RECIPE.replace("eval_at", "precision: fp32, eval_at")
-    on_card = api.run(micro.write(tmp_path, text), tmp_path / "card", device="cuda", console=quiet).results.to_pylist()
+    on_gpu = api.run(micro.write(tmp_path, text), tmp_path / "gpu", device="cuda", console=quiet).results.to_pylist()
     on_cpu = api.run(micro.write(tmp_path, text), tmp_path / "cpu", device="cpu", console=quiet).results.to_pylist()
-    assert [row["status"] for row in on_card] == ["done"] * micro.CELLS
-    for one, other in zip(on_card, on_cpu, strict=True):
+    assert [row["status"] for row in on_gpu] == ["done"] * micro.CELLS
+    for one, other in zip(on_gpu, on_cpu, strict=True):
         assert one["nll_before"] == pytest.approx(other["nll_before"], abs=2e-3)
         assert one["nll_after"] == pytest.approx(other["nll_after"], abs=2e-2)
 
 
-def test_bf16_is_the_default_and_memory_is_measured_on_the_card(tmp_path: Path) -> None:
+def test_bf16_is_the_default_and_memory_is_measured_on_the_gpu(tmp_path: Path) -> None:
     rows = api.run(
         micro.write(tmp_path), tmp_path / "out", device="cuda", memory="4GiB", console=Console(quiet=True)
     ).results
@@ -55,7 +55,7 @@ def test_bf16_is_the_default_and_memory_is_measured_on_the_card(tmp_path: Path) 
 
 
 def test_a_run_whose_first_micro_batch_does_not_fit_ends_like_one_that_does(tmp_path: Path) -> None:
-    """The plan believes in all of the card; the allocator is capped at a quarter GiB."""
+    """The plan believes in all of the GPU; the allocator is capped at a quarter GiB."""
     import torch
 
     text = micro.RECIPE.replace("eval_at", "precision: fp32, eval_at").replace(
@@ -127,7 +127,7 @@ def test_a_step_captured_as_a_graph_ends_where_its_launches_end(
         assert one["nll_after"] == pytest.approx(other["nll_after"], abs=5e-3)
 
 
-def test_a_ladder_trained_on_the_card_is_near_the_one_of_the_cpu(tmp_path: Path) -> None:
+def test_a_ladder_trained_on_the_gpu_is_near_the_one_of_the_cpu(tmp_path: Path) -> None:
     """Compiled, in bf16 over fp32 weights: held-out losses within 2 % of fp32's on a CPU."""
     losses = {}
     for device in ("cuda", "cpu"):
@@ -170,7 +170,7 @@ def test_documents_told_by_their_ends_are_those_told_by_masks(family: str, tmp_p
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
-def test_lean_forms_on_the_card_score_what_the_cpu_scores(layout: str, tmp_path: Path) -> None:
+def test_lean_forms_on_the_gpu_score_what_the_cpu_scores(layout: str, tmp_path: Path) -> None:
     import numpy as np
 
     from peftodyssey.models.load import load

@@ -69,7 +69,7 @@ def host_plan(
     kept = Term("kept weights", step.kept_copies * step.trainable * _trained_width(step))
     if step.device == "cpu":
         return HostPlan((Term("step", (memory or estimate(shape, step)).device_bytes), base_copy, initial, kept, texts))
-    training = (*_pinned(step, shape), base_copy, initial, kept, Term("writing weights", _written_from_card(step)))
+    training = (*_pinned(step, shape), base_copy, initial, kept, Term("writing weights", _written_from_gpu(step)))
     loading = (Term("loading", _loading_bytes(step, shape, source)),)
     larger = max(training, loading, key=lambda terms: sum(term.size_bytes for term in terms))
     return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), *larger, texts))
@@ -113,8 +113,8 @@ def _trained_width(step: StepSpec) -> int:
     return BYTES[step.precision] if step.full and step.master == "bf16" else 4
 
 
-def _written_from_card(step: StepSpec) -> int:
-    """What a checkpoint copies from the card at once: trained weights, and states where they are on the card."""
+def _written_from_gpu(step: StepSpec) -> int:
+    """What a checkpoint copies from the GPU at once: trained weights, and states where they are on the GPU."""
     width = _trained_width(step)
     return step.trainable * width + (0 if step.offload_optimizer else _state_bytes(step, width))
 
@@ -197,13 +197,13 @@ def largest_host_plan(plan: Plan, cells: Sequence[CellTask] | None = None) -> Ho
 
 
 def _offloaded_base(plan: Plan, task: CellTask) -> HostPlan:
-    """Scoring the unquantised base of a cell with a quantised one, where it is larger than the card."""
+    """Scoring the unquantised base of a cell with a quantised one, where it is larger than the GPU."""
     width = BYTES[task.base.precision]
-    on_card = layers_on_gpu(task.shape, width, plan.budget_bytes)
-    if plan.device.kind == "cpu" or not task.base.quant or on_card == task.shape.layers:
+    on_gpu = layers_on_gpu(task.shape, width, plan.budget_bytes)
+    if plan.device.kind == "cpu" or not task.base.quant or on_gpu == task.shape.layers:
         return HostPlan(())
-    # the whole base model is loaded before its first layers move to the card
-    base = Term("base beside the card", width * task.shape.parameters)
+    # the whole base model is loaded before its first layers move to the GPU
+    base = Term("base, before its layers move to the GPU", width * task.shape.parameters)
     return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), base))
 
 

@@ -28,7 +28,7 @@ from peftodyssey.training.wsd_phases import ANNEALED, TRUNK, Phase, phases
 TEXT_BYTES_PER_TOKEN = 4  # of English, about
 MIN_VOCABULARY = 257  # every byte, and the end of text
 PASS_BYTES_CPU = 256 << 20  # of activations in one pass
-PASS_SHARE_CUDA = 0.5  # of the card, the same
+PASS_SHARE_CUDA = 0.5  # of the GPU, the same
 # Saved for backward, per token: elements per unit of width and of feed-forward width in a layer; bytes per logit.
 WIDTH_ELEMENTS, FEED_FORWARD_ELEMENTS, LOGIT_BYTES = 24, 6, 10
 

@@ -126,7 +126,7 @@ def test_a_large_model_is_sampled_by_layers_and_says_which() -> None:
     assert names == {f"layers.{layer}.up.weight" for layer in layers}
 
 
-def test_a_card_without_room_leaves_it_to_the_cpu(base) -> None:
+def test_a_gpu_without_room_leaves_it_to_the_cpu(base) -> None:
     attached = METHODS["lora"].attach(base, MethodSpec("lora", "lora", rank=2, alpha=4.0, targets=("q_proj",)), 0)
     update = next(iter(iter_updates(attached)))
     METHODS["lora"].detach(attached)

@@ -53,7 +53,7 @@ def facts(root: Path, method: str) -> dict[str, Any]:
 
 
 def too_large(monkeypatch: pytest.MonkeyPatch, what: Any) -> None:
-    """A card that runs out of memory where `what(blocks, model)` says so."""
+    """A GPU that runs out of memory where `what(blocks, model)` says so."""
     original = grad_accumulation.token_nll_sums
 
     def token_nll_sums(model: Any, backbone_and_head: Any, inputs: Any, labels: Any, *rest: Any) -> Any:

@@ -53,7 +53,7 @@ def shape_of(name: str) -> ModelShape:
 
 
 @pytest.mark.parametrize(("blocks", "seq_len", "gradient_checkpointing"), MEASURED_STOCK)
-def test_the_stock_stack_reserves_what_was_measured_on_a_card(
+def test_the_stock_stack_reserves_what_was_measured_on_a_gpu(
     blocks: int, seq_len: int, gradient_checkpointing: str
 ) -> None:
     """4.5 %: fragmentation in the allocator at the smallest shape; the tests below check the terms themselves."""
@@ -156,7 +156,7 @@ def test_weights_are_what_four_bits_and_their_constants_take() -> None:
 
 @pytest.mark.parametrize(
     ("seq_len", "gib"), [(512, 4.6), (2048, 5.0), (4096, 6.3)]
-)  # what a 6 GB card, and an 8 GB card with a desktop, leave to the allocator
+)  # what a 6 GB GPU, and an 8 GB GPU with a desktop, leave to the allocator
 def test_a_7b_model_fits_small_cards(seq_len: int, gib: float) -> None:
     shape = shape_of("random/llama-7b")
     step = step_spec(shape, "qlora", 16, 1, seq_len, "none", engine="native", large_cublas_workspace=True)

@@ -1,4 +1,4 @@
-"""The kernels that torch compiles for a card, compiled for this processor: the values and gradients of the chunks."""
+"""The kernels that torch compiles for a GPU, compiled for this processor: the values and gradients of the chunks."""
 
 from __future__ import annotations
 

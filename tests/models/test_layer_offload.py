@@ -1,4 +1,4 @@
-"""A base that is larger than the card gives the same numbers: its last layers pass through."""
+"""A base that is larger than the GPU gives the same numbers: its last layers pass through."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_logits_are_those_of_the_whole_model(shape: str) -> None:
                 assert torch.equal(parted(input_ids=ids_bt).logits, expected)
 
 
-def test_as_many_layers_stay_as_the_card_has_room_for() -> None:
+def test_as_many_layers_stay_as_the_gpu_has_room_for() -> None:
     sizes = shape_from_config(source.resolve("random/llama-7b").config)
     counts = [layers_on_gpu(sizes, 2, gib * GIB) for gib in (1, 7, 11, 14, 22)]
     assert counts == sorted(counts)

@@ -133,7 +133,7 @@ def test_the_name_stays_out_of_a_saved_configuration(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("kv_heads", "window"), [(4, None), (2, None), (4, 16)])
-def test_the_kernel_of_a_card_takes_what_it_is_given(kv_heads: int, window: int | None) -> None:
+def test_the_kernel_of_a_gpu_takes_what_it_is_given(kv_heads: int, window: int | None) -> None:
     """torch's own shapes and types of `varlen_attn`, forwards and backwards, on tensors without numbers."""
     inputs = [
         torch.empty(128, heads, 32, dtype=torch.float32, device="meta", requires_grad=True)
@@ -146,7 +146,7 @@ def test_the_kernel_of_a_card_takes_what_it_is_given(kv_heads: int, window: int 
 
 
 def test_a_kernel_that_gives_something_else_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trial before first use, with a stand-in for the card's kernel that is right, and with one that leaks."""
+    """The trial before first use, with a stand-in for the GPU's kernel that is right, and with one that leaks."""
     ends = torch.tensor([0, 5, 6, 40, 40, 40], dtype=torch.int32)
     monkeypatch.setattr(varlen_attention, "_flash_varlen", varlen_attention._bucketed_sdpa)
     assert varlen_attention._matches_sdpa(ends, 2, None)
@@ -160,8 +160,8 @@ def test_a_kernel_that_gives_something_else_is_not_taken(monkeypatch: pytest.Mon
     assert not varlen_attention._matches_sdpa(ends, 4, None)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
-def test_without_a_card_its_kernel_is_not_asked(tmp_path) -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_its_kernel_is_not_asked(tmp_path) -> None:
     model = load(resolve(str(tiny("llama", tmp_path))), precision="bf16")
     assert varlen_attention.supports_varlen(model, CPU, 512)
     assert not varlen_attention.supports_varlen(model, CPU, 256)

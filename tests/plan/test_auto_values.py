@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.cards import card
+from support.gpus import gpu
 
 from peftodyssey.errors import InputError
 from peftodyssey.memory.device import detect
@@ -24,6 +24,6 @@ def test_bf16_weights_are_refused_where_the_computation_is_fp32() -> None:
 
 def test_bf16_weights_are_kept_where_the_computation_is_bf16() -> None:
     (cell,) = cells(load_recipe(BF16_WEIGHTS))
-    assert resolve_auto(cell, card(24))["master_weights"] == "bf16"
+    assert resolve_auto(cell, gpu(24))["master_weights"] == "bf16"
     (cell,) = cells(load_recipe(BF16_WEIGHTS, ["train.precision=bf16"]))
     assert resolve_auto(cell, detect("cpu"))["master_weights"] == "bf16"

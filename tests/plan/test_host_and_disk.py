@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from support import micro
 from support.adapted_models import frozen_digest
-from support.cards import GIB, card
+from support.gpus import GIB, gpu
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from peftodyssey import api
@@ -108,16 +108,16 @@ def test_disk_counts_columns_adapters_and_two_checkpoints() -> None:
 
 
 def test_a_small_host_is_refused_by_check_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = build(load_recipe(micro.RECIPE), card(8, host_gib=0.25))
+    plan = build(load_recipe(micro.RECIPE), gpu(8, host_gib=0.25))
     assert not plan.too_large
     with pytest.raises(DoesNotFit, match=r"host memory are needed and 0\.25 GiB are free") as caught:
         api.run_plan(plan, tmp_path / "out", console=Console(quiet=True))
     assert caught.value.exit_code == 3
     assert not (tmp_path / "out").exists()
     assert any("does not fit" in str(part) for part in console_output.check(plan, tmp_path))
-    assert host_and_disk.problems(build(load_recipe(micro.RECIPE), card(8, host_gib=16)), tmp_path) == []
+    assert host_and_disk.problems(build(load_recipe(micro.RECIPE), gpu(8, host_gib=16)), tmp_path) == []
     assert (
-        host_and_disk.problems(build(load_recipe(micro.RECIPE), card(8)), tmp_path) == []
+        host_and_disk.problems(build(load_recipe(micro.RECIPE), gpu(8)), tmp_path) == []
     )  # not known: not held against it
 
 
@@ -125,7 +125,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = micro.RECIPE.replace("{name: bundled/odyssey-3m, revisions: [annealed-64M]}", "random/llama-3.2-1b")
-    plan = build(load_recipe(text), card(80, host_gib=256))
+    plan = build(load_recipe(text), gpu(80, host_gib=256))
     free = host_and_disk.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(host_and_disk.shutil, "disk_usage", lambda place: free._replace(free=20 * GIB))
     with pytest.raises(DoesNotFit, match=r"are written below .* and 20\.00 GiB are free"):

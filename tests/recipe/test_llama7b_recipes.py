@@ -1,4 +1,4 @@
-"""The recipes for a 7B model fit the cards that they are named after, and run as they stand on a smaller shape."""
+"""The recipes for a 7B model fit the GPUs that they are named after, and run as they stand on a smaller shape."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from support.cards import GIB, card
+from support.gpus import GIB, gpu
 
 from peftodyssey import api
 from peftodyssey.plan import host_and_disk
@@ -26,19 +26,17 @@ def memory_gib(name: str) -> int:
     return int(size.group(1))
 
 
-def test_there_is_one_for_every_way_and_card() -> None:
+def test_there_is_one_for_every_way_and_gpu() -> None:
     assert {"llama7b-qlora-24gb", "llama7b-qlora-8gb", "llama7b-lora-24gb", "llama7b-compare-24gb"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_fits_its_card_whole_and_beside_a_desktop(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_fits_its_gpu_whole_and_beside_a_desktop(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = host_and_disk.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(host_and_disk.shutil, "disk_usage", lambda place: disk._replace(free=128 * GIB))
     size = memory_gib(name)
     for budget in (size * GIB, int(re.findall(r"--memory (\d+)GiB", bundled.read(name))[0]) * GIB):
-        plan = build(load_recipe(name), card(size, host_gib=HOST_GIB.get(name, 16)), budget)
+        plan = build(load_recipe(name), gpu(size, host_gib=HOST_GIB.get(name, 16)), budget)
         assert plan.cells
         assert plan.too_large == ()
         assert host_and_disk.problems(plan, tmp_path) == []
@@ -58,7 +56,7 @@ def test_it_says_how_to_give_the_real_model(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_longer_blocks_can_be_rehearsed(name: str) -> None:
     longer = ["model.max_position_embeddings=8192", "train.seq_len=8192"]
-    plan = build(load_recipe(name, longer), card(80, host_gib=128))
+    plan = build(load_recipe(name, longer), gpu(80, host_gib=128))
     assert {(task.shape.positions, task.step.seq_len) for task in plan.cells} == {(8192, 8192)}
 
 

@@ -1,4 +1,4 @@
-"""The recipes of the paper's experiment: within an epoch, marked line by line, within their cards, and they run in
+"""The recipes of the paper's experiment: within an epoch, marked line by line, within their GPUs, and they run in
 small.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from support.cards import GIB, card
+from support.gpus import GIB, gpu
 
 from peftodyssey import api, assets
 from peftodyssey.corpora import m2d2
@@ -100,7 +100,7 @@ def test_it_passes_check_where_its_models_and_texts_are_at_hand(name: str, texts
 @pytest.mark.parametrize("name", HUB)
 def test_it_fits_24_gb(name: str, texts: Path, tmp_path: Path) -> None:
     for budget in (22, 24):
-        plan = build(load_recipe(name, HUB[name]), card(24, host_gib=48), budget * GIB)
+        plan = build(load_recipe(name, HUB[name]), gpu(24, host_gib=48), budget * GIB)
         assert plan.too_large == ()
         assert host_and_disk.problems(plan, tmp_path) == []
 

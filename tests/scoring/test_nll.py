@@ -105,12 +105,12 @@ def test_a_batch_that_does_not_fit_is_halved_and_recorded(monkeypatch):
     model, texts = tiny_model("llama"), index(*LENGTHS)
     whole, real = _score(model, texts), scoring._score_batch
 
-    def small_card(model, parts, current, *rest):
+    def small_gpu(model, parts, current, *rest):
         if current.input_ids_bt.size > 200:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(model, parts, current, *rest)
 
-    monkeypatch.setattr(scoring, "_score_batch", small_card)
+    monkeypatch.setattr(scoring, "_score_batch", small_gpu)
     got = _score(model, texts, batch_tokens=1000)
     assert np.abs(got.nll_nats - whole.nll_nats).max() < 2e-5
     assert got.facts["out_of_memory"] >= 3

@@ -76,7 +76,7 @@ def test_sequences_that_differ_in_form_are_not_captured(monkeypatch: pytest.Monk
     assert straight.passes == 0
 
 
-def test_only_a_card_and_known_families_are_captured() -> None:
+def test_only_a_gpu_and_known_families_are_captured() -> None:
     notes: list[str] = []
     model = random_model("llama")
     cuda = torch.device("cuda")

@@ -1,11 +1,11 @@
 """Every target of multi-LoRA and of the native step on a GPU, in one command: measured beside target.
 
-    python benchmarks/card.py --out card/             on a card: 7B in NF4 and 124M in bf16, random weights
-    python benchmarks/card.py --out card/ --rehearse  the same runs on tiny models, on whatever there is; no bar is
-      judged
+    python benchmarks/gpu_targets.py --out gpu/             on a GPU: 7B in NF4 and 124M in bf16, random weights
+    python benchmarks/gpu_targets.py --out gpu/ --rehearse  the same runs on tiny models, on any machine; compared with
+      no target
 
-Each run is `step.py` or `scoring.py` in a process of its own, so that one that does not fit ends alone; their tables
-stand in `out` as JSON and as text. The bars are for one H200 and are read beside the stock stack's figures of the same
+Each run is `step.py` or `score.py` in a process of its own, so that one that does not fit ends alone; their tables
+are in `out` as JSON and as text. The targets are for one H200; compare them with the stock stack's figures of the same
 run.
 """
 
@@ -35,59 +35,67 @@ LARGE, SMALL, TINY = (
 
 
 @dataclass(frozen=True)
-class Bar:
+class Target:
     """One figure of a run and what it is held to."""
 
     what: str
     of: Callable[[Any], float]  # the run's JSON -> the figure
     holds: Callable[[float, float], bool]
-    bar: float
+    value: float
     unit: str
 
 
 @dataclass(frozen=True)
 class Run:
-    """One process: a script with its options, and the bars that its figures meet."""
+    """One process: a script with its options, and the targets that its figures meet."""
 
     name: str
     script: str
     options: list[str]
     rehearsal: list[str]
-    bars: tuple[Bar, ...]
+    targets: tuple[Target, ...]
 
 
-def speed(bar: float, way: str = "ours", row: int = 0) -> Bar:
+def speed(target: float, way: str = "ours", row: int = 0) -> Target:
     """Tokens a second of one way of a shape."""
-    return Bar(
-        f"{way}, tokens/s", lambda found: _tokens(found, row) / found["rows"][row][way]["seconds"], operator.ge, bar, ""
+    return Target(
+        f"{way}, tokens/s",
+        lambda result: _tokens(result, row) / result["rows"][row][way]["seconds"],
+        operator.ge,
+        target,
+        "",
     )
 
 
-def memory(bar_gib: float, row: int = 0) -> Bar:
+def memory(target_gib: float, row: int = 0) -> Target:
     """Reserved memory of ours."""
-    return Bar(
+    return Target(
         "ours, reserved",
-        lambda found: (found["rows"][row]["ours"]["peak_bytes"] or 0) / GIB,
+        lambda result: (result["rows"][row]["ours"]["peak_bytes"] or 0) / GIB,
         operator.le,
-        bar_gib,
+        target_gib,
         " GiB",
     )
 
 
-def joint(bar_s: float) -> Bar:
+def joint(target_s: float) -> Target:
     """Seconds of one step of all members together."""
     together = f"ours, {MEMBERS} together"
-    return Bar(
-        f"{MEMBERS} together, s/step", lambda found: found["rows"][0][together]["seconds"], operator.le, bar_s, " s"
+    return Target(
+        f"{MEMBERS} together, s/step",
+        lambda result: result["rows"][0][together]["seconds"],
+        operator.le,
+        target_s,
+        " s",
     )
 
 
-def _tokens(found: Any, row: int) -> int:
-    return int(found["rows"][row]["blocks"]) * int(found["rows"][row]["seq_len"])
+def _tokens(result: Any, row: int) -> int:
+    return int(result["rows"][row]["blocks"]) * int(result["rows"][row]["seq_len"])
 
 
 def steps(
-    name: str, model: list[str], shape: str, gradient_checkpointing: str, bars: tuple[Bar, ...], *more: str
+    name: str, model: list[str], shape: str, gradient_checkpointing: str, targets: tuple[Target, ...], *more: str
 ) -> Run:
     """A run of `step.py`."""
     options = [
@@ -116,7 +124,7 @@ def steps(
             "4",
             *more,
         ],
-        bars,
+        targets,
     )
 
 
@@ -131,23 +139,23 @@ RUNS = (
     steps(
         "7B NF4, 4 x 2048, least memory", LARGE, "4x2048", "full", (speed(11_953), memory(6.5)), "--offload-activations"
     ),
-    steps("124M bf16, 4 x 512", SMALL, "4x512", "none", (joint(0.036),), "--micro-blocks", "4"),
+    steps("124M bf16, 4 x 512", SMALL, "4x512", "none", (joint(0.036),), "--micro-batch-size", "4"),
     Run(
         "7B NF4, scoring 4 x 2048",
-        "scoring.py",
+        "score.py",
         [*LARGE, "--context", "2048", "--tokens", "131072", "--batch-tokens", "8192"],
         [*TINY, "--context", "64", "--tokens", "2048", "--batch-tokens", "256", "--repeats", "1"],
         (
-            Bar(
+            Target(
                 "ours, tokens/s",
-                lambda found: found["results"]["ours, with ranks"]["tokens_per_second"],
+                lambda result: result["results"]["ours, with ranks"]["tokens_per_second"],
                 operator.ge,
                 50_000,
                 "",
             ),
-            Bar(
+            Target(
                 "ours, reserved",
-                lambda found: found["results"]["ours, with ranks"]["peak_bytes"] / GIB,
+                lambda result: result["results"]["ours, with ranks"]["peak_bytes"] / GIB,
                 operator.le,
                 5,
                 " GiB",
@@ -161,25 +169,29 @@ def main() -> None:
     """Run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--rehearse", action="store_true", help="tiny models; no bar is judged")
+    parser.add_argument("--rehearse", action="store_true", help="tiny models; compared with no target")
     parser.add_argument("--only", default="", help="runs whose name contains this")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    table = Table(title="bars" + (", rehearsed" if options.rehearse else ""), title_justify="left")
-    for column in ("run", "figure", "measured", "bar", ""):
-        table.add_column(column, justify="right" if column in ("measured", "bar") else "left")
+    table = Table(title="targets" + (", rehearsed" if options.rehearse else ""), title_justify="left")
+    for column in ("run", "figure", "measured", "target", ""):
+        table.add_column(column, justify="right" if column in ("measured", "target") else "left")
     for number, run in enumerate(RUNS):
         if options.only in run.name:
-            found, ended = measured(run, options.out / f"{number}", options.rehearse)
-            for bar in run.bars:
+            result, ended = measured(run, options.out / f"{number}", options.rehearse)
+            for target in run.targets:
                 table.add_row(
                     run.name,
-                    bar.what,
-                    *(judged(bar, found, options.rehearse) if found else (ended, f"{bar.bar:,g}{bar.unit}", "")),
+                    target.what,
+                    *(
+                        judged(target, result, options.rehearse)
+                        if result
+                        else (ended, f"{target.value:,g}{target.unit}", "")
+                    ),
                 )
     console = Console(width=130, record=True)
     console.print(table)
-    (options.out / "bars.txt").write_text(console.export_text())
+    (options.out / "targets.txt").write_text(console.export_text())
 
 
 def measured(run: Run, stem: Path, rehearse: bool) -> tuple[Any, str]:
@@ -199,16 +211,16 @@ def measured(run: Run, stem: Path, rehearse: bool) -> tuple[Any, str]:
     return (json.loads(written.read_text()) if code == 0 else None), f"ended with {code}"
 
 
-def judged(bar: Bar, found: Any, rehearse: bool) -> tuple[str, str, str]:
-    """The figure, its bar and whether it holds, in words."""
+def judged(target: Target, result: Any, rehearse: bool) -> tuple[str, str, str]:
+    """The figure, its target and whether it holds, in words."""
     try:
-        figure = bar.of(found)
+        figure = target.of(result)
     except TypeError:  # the way did not run: its place holds the reason
-        return "did not run", f"{bar.bar:,g}{bar.unit}", ""
-    verdict = "" if rehearse else "holds" if bar.holds(figure, bar.bar) else "MISSED"
+        return "did not run", f"{target.value:,g}{target.unit}", ""
+    verdict = "" if rehearse else "holds" if target.holds(figure, target.value) else "MISSED"
     return (
-        f"{figure:,.4g}{bar.unit}" if figure < 1000 else f"{figure:,.0f}{bar.unit}",
-        f"{bar.bar:,g}{bar.unit}",
+        f"{figure:,.4g}{target.unit}" if figure < 1000 else f"{figure:,.0f}{target.unit}",
+        f"{target.value:,g}{target.unit}",
         verdict,
     )
 
