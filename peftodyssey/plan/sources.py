@@ -72,8 +72,8 @@ def resolve_sources(recipe: Recipe, cells: list[Cell], problems: list[Problem]) 
             corpus_source.check_objective(corpus, cell.train.objective)
             sources.corpora[cell.domain.name] = corpus
     others = [("general", spec) for spec in {spec.name: spec for cell in cells for spec in cell.general}.values()]
-    beside = {spec.name: spec for cell in cells for spec in (cell.replay, cell.early_stop_text) if spec}
-    others += [("methods", spec) for spec in beside.values()]
+    method_texts = {spec.name: spec for cell in cells for spec in (cell.replay, cell.early_stop_text) if spec}
+    others += [("methods", spec) for spec in method_texts.values()]
     if sample := grid.pretraining_text_spec(recipe):
         others.append(("pretraining_text", sample))
     for key, spec in others:
