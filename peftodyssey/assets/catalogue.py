@@ -21,7 +21,7 @@ def checksums() -> dict[str, Any]:
 
 
 def data_file(*parts: str) -> Traversable:
-    """A file of the package's data folder, which may lie in a zip file."""
+    """A file of the package's data folder, which may be in a zip file."""
     return files(__package__).joinpath("data", *parts)
 
 

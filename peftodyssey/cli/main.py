@@ -152,7 +152,7 @@ app.command()(plan)
 
 @app.command()
 def status(folder: DirArg) -> None:
-    """Where a run stands."""
+    """The state of every cell of a run: done, failed, stopped, started or pending."""
     from peftodyssey.execution.status import status as read
     from peftodyssey.report import console_output
 

@@ -18,7 +18,7 @@ from peftodyssey.corpora.source import Corpus
 from peftodyssey.corpora.splits import shares_of, split_of_key
 from peftodyssey.errors import CorpusError
 
-# Text without document marks is cut into pieces that stand in for documents.
+# Text without document marks is cut into pieces, which are used as documents.
 MIN_PIECE_CHARACTERS = 2_000  # a piece ends at the first blank line after these
 MAX_PIECE_CHARACTERS = 8_000  # about 2k tokens: without a blank line it ends at the first line end after these
 # Splits of the Hub and of M2D2 may be larger than any disk: no more of one is read (about 50M tokens).

@@ -90,7 +90,7 @@ def check_objective(corpus: Corpus, objective: str) -> None:
 
 
 def text_group(spec: CorpusSpec) -> str:
-    """The group of texts within which a correlation over texts is also measured, because texts of one kind are alike.
+    """The group of texts within which a correlation over texts is also measured, because texts of one kind are similar.
 
     The first part of the text's name, up to `_`, `-` or a dot; of M2D2's configs wikipedia or s2orc.
     """

@@ -88,7 +88,7 @@ def _valid(row: Mapping[str, Any]) -> float:
 
 
 def _weights_folder(folder: Path, entry: Mapping[str, Any]) -> Path | None:
-    """Where the weights of a cell lie, None where they were deleted."""
+    """The folder of a cell's weights, None where they were deleted."""
     candidates = (folder / entry["folder"] / name for name in (layout.ADAPTER, layout.WEIGHTS))
     return next((path for path in candidates if path.is_dir()), None)
 

@@ -1,4 +1,4 @@
-"""Ctrl-C as a wish: the first finishes the step, saves and ends cleanly; the second ends at once."""
+"""Ctrl-C: the first one finishes the step, saves and ends cleanly; the second one ends at once."""
 
 from __future__ import annotations
 

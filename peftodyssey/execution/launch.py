@@ -139,6 +139,6 @@ def cap_gpu(plan: Plan, memory_bytes: int | None) -> None:
 
 
 def allocator_bytes(plan: Plan, memory_bytes: int | None) -> int:
-    """What the allocator may hold: --memory or the budget, less the CUDA context, which lies outside of it."""
+    """Bytes that the allocator may reserve: --memory or the budget, less the CUDA context."""
     budget = plan.budget_bytes if memory_bytes is None else memory_bytes
     return max(0, budget - CUDA_CONTEXT_BYTES)

@@ -13,7 +13,7 @@ class Outcome:
 
     done: int = 0
     skipped: int = 0
-    inputs: int = 0  # texts and columns that were made
+    inputs: int = 0  # texts and columns that were computed
     stopped: int = 0  # by successive halving, in this run
     failed: dict[str, str] = field(default_factory=dict)
     interrupted: str = ""
@@ -25,4 +25,4 @@ class Outcome:
 
 
 class DependencyFailed(OdysseyError):
-    """A task cannot be done because what it stands on could not; the message is the first reason."""
+    """A task cannot be done because one of its inputs failed; the message is the reason of the first that did."""

@@ -23,7 +23,7 @@ def matches(task: CellTask, only: Mapping[str, str]) -> bool:
 
 
 def finished(task: CellTask, root: Path) -> bool:
-    """Whether the cell, every column that its row is made of, and what can be measured along its update are whole."""
+    """Whether the cell, the columns that its row is computed from, and measurements of its update are complete."""
     folders = [task.folder, *(folder for folder in required_folders(task))]
     if any(manifest.read(root / folder) is None for folder in folders):
         return False
@@ -32,7 +32,7 @@ def finished(task: CellTask, root: Path) -> bool:
 
 
 def required_folders(task: CellTask) -> Iterator[str]:
-    """The folders of texts and columns that a cell's row is made of."""
+    """The folders of the texts and columns that a cell's row is computed from."""
     scores = task.entry["scores"]
     for text in (scores["test"], scores["valid"], *scores["general"], *task.entry.get("transfer", ())):
         yield from (text[name] for name in ("index", "before", "quantised", "after") if text[name])
@@ -43,13 +43,13 @@ def required_folders(task: CellTask) -> Iterator[str]:
 
 
 def training_inputs(task: CellTask) -> list[str]:
-    """The indexes that a training reads, beside those of its columns."""
+    """The indexes that a training reads, other than those of its columns."""
     folders = (task.train_index, task.replay_index, task.early_stop_eval.index if task.early_stop_eval else None)
     return [folder for folder in folders if folder]
 
 
 def forget_stale(cells: list[CellTask], root: Path) -> None:
-    """Remove the manifests of cells that other library versions made, so that they are done again."""
+    """Remove the manifests of cells that other library versions computed, so that they are computed again."""
     now = versions()
     for task in cells:
         recorded = (manifest.read(root / task.folder) or {}).get("facts", {}).get("versions")

@@ -1,4 +1,4 @@
-"""What a run shows while it works: bars on a terminal, plain lines elsewhere. These are the `JobCallbacks` of a run."""
+"""Progress of a run: bars on a terminal, plain lines elsewhere. These are the `JobCallbacks` of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHORT = 30  # characters of a name beside a bar
 
 
 class ProgressReporter:
-    """Tells of tasks, steps and scores on `console`; also answers a job's `should_stop`."""
+    """Prints tasks, steps and scores to `console`; also answers a job's `should_stop`."""
 
     def __init__(self, console: Console, stop: Stop) -> None:
         self.console = console
@@ -128,13 +128,13 @@ class ProgressReporter:
 
 
 def _short(name: str) -> str:
-    """The telling end of a folder's name, without its hash, so that a line of the terminal holds it and more."""
+    """The last part of a folder's name without its hash, at most SHORT characters."""
     short = re.sub(r"-[0-9a-f]{8}$", "", name.rsplit("/", 1)[-1])
     return short if len(short) <= SHORT else "…" + short[1 - SHORT :]
 
 
 def _span(seconds: float) -> str:
-    """Seconds as people say them: 40 s, 3 min, 2.5 h."""
+    """Seconds as text: 40 s, 3 min, 2.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

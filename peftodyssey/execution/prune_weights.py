@@ -1,4 +1,4 @@
-"""What of the full-size weights stays once everything is scored: with `--keep best`, those of selected cells alone."""
+"""Deletes full-size weights once everything is scored: `--keep best` keeps those of selected cells only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peftodyssey.store import layout, manifest
 
 
 def prune(root: Path, cells: Iterable[CellTask], rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Drop the full-size weights of cells that validation did not choose; returns the folders that lost them."""
+    """Delete the full-size weights of cells that validation did not select; returns the folders of these cells."""
     chosen = {row["cell"] for row in rows if row["selected"]}
     dropped = []
     for task in cells:

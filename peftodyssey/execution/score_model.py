@@ -107,7 +107,7 @@ def score_model(request: ScoreRequest, *, device: Device, out: Path | None, cons
     ):
         tokenizer = models.tokenizer(base)
         chat = chat_of(corpus, None, source, tokenizer)
-        spec = replace(spec, first_token="skip") if chat else spec  # the template writes what stands first
+        spec = replace(spec, first_token="skip") if chat else spec  # the template writes the first token
         index_identity = chat_identity(chat) | {
             "text": corpus.fingerprint,
             "split": request.split,
@@ -235,7 +235,7 @@ def _fingerprint(adapter: Path) -> str:
 
 @contextlib.contextmanager
 def _folder(out: Path | None) -> Iterator[Path]:
-    """`out`, or a folder that goes when the work is done."""
+    """`out`, or a temporary folder, which is deleted afterwards."""
     if out is not None:
         yield out
         return

@@ -25,7 +25,7 @@ def check_corpora(recipe: Recipe) -> Iterator[Problem]:
 
 
 def corpus_problems(document: RecipeDocument, texts: Mapping[str, Sequence[Corpus]]) -> Iterator[Problem]:
-    """What is wrong with texts, by the key that they stand under; only those of `domains` have an axis of newlines."""
+    """Problems of texts, by the key that they are listed under; only those of `domains` have an axis of newlines."""
     seen: dict[str, tuple[Path, Corpus]] = {}
     for key, corpora in texts.items():
         for index, corpus in enumerate(corpora):

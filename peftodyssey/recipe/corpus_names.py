@@ -1,4 +1,4 @@
-"""The source of a text or task of a recipe, and the short name that it goes by."""
+"""The source of a text or task of a recipe, and its short name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def corpus_source(corpus: Corpus | Task) -> str:
 
 
 def is_path(corpus: Corpus | Task) -> bool:
-    """Whether the text lies in files rather than under a name."""
+    """Whether the source is a file or folder rather than a name."""
     return corpus.source is None or not corpus.source.startswith(PREFIXES)
 
 

@@ -24,7 +24,7 @@ class RecipeDocument(RecipeSection):
 
     @property
     def where(self) -> str:
-        """The file's name, or what stands in for it."""
+        """The file's name, or a name for text without a file."""
         return self._tree.where
 
     @property

@@ -108,7 +108,7 @@ def _local(model: str, folder: Path) -> str:
 
 
 def _relative(text: str, folder: Path) -> str:
-    """The path relative to the recipe's folder; absolute where it lies outside of it."""
+    """The path relative to the recipe's folder; absolute where it is outside of it."""
     path = Path(os.path.abspath(Path(text).expanduser()))
     return "./" + path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
 

@@ -27,7 +27,7 @@ _MAPPING_TAG, _SEQUENCE_TAG, _MERGE_TAG = (f"tag:yaml.org,2002:{kind}" for kind 
 
 @dataclass(frozen=True)
 class SourceLocation:
-    """Where a key or value stands; lines and columns count from 1, 0 where there is none (an override)."""
+    """The place of a key or value; lines and columns count from 1, 0 where there is none (an override)."""
 
     where: str
     line: int
@@ -40,14 +40,14 @@ class Tree:
 
     data: Any = None
     text: str = ""
-    where: str = "recipe"  # the file's name, or what stands in for it
+    where: str = "recipe"  # the file's name, or a name for text without a file
     folder: str = "."  # absolute folder that relative paths start from
     keys: dict[Path, SourceLocation] = field(default_factory=dict)
     values: dict[Path, SourceLocation] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def place(self, path: Path, prefer_key: bool = False) -> SourceLocation:
-        """The place of `path`, or of its nearest ancestor that stands in the text."""
+        """The place of `path`, or of its nearest ancestor that is written in the text."""
         first, second = (self.keys, self.values) if prefer_key else (self.values, self.keys)
         for end in range(len(path), -1, -1):
             if location := first.get(path[:end]) or second.get(path[:end]):
@@ -55,7 +55,7 @@ class Tree:
         return SourceLocation("recipe", 0, 0)
 
     def written(self, path: Path) -> Path:
-        """The part of `path` that stands in the text: places in a list that was written as one value are left out."""
+        """The part of `path` that is written in the text: without indices into a list that was written as one value."""
         written: list[Any] = []
         node = self.data
         for step in path:
@@ -150,14 +150,14 @@ def _syntax_problem(error: yaml.MarkedYAMLError, where: str) -> Problem:
 
 
 class _Reader:
-    """Makes plain values of YAML nodes and notes in `tree` where each stands and what is wrong."""
+    """Converts YAML nodes to plain values and records in `tree` the place of each and every problem."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree, self.nodes = tree, 0
         self.loader = yaml.SafeLoader(tree.text)
 
     def value(self, node: yaml.Node, path: Path, ancestors: tuple[int, ...]) -> Any:
-        """The value of `node`; `ancestors` are the ids of the nodes that it lies in."""
+        """The value of `node`; `ancestors` are the ids of the nodes around it."""
         self.tree.values[path] = self.place(node)
         self.nodes += 1
         if id(node) in ancestors or self.nodes > MAX_NODES:

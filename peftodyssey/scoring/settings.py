@@ -12,7 +12,7 @@ class ScoreSettings:
     """How forward passes are run. Which tokens are scored is `recipe.cell.ScoreSpec`.
 
     Under `precision` bf16 or fp16 products are computed in it whatever the weights' type, so that a base and a model
-    trained from it in float32 are compared alike.
+    trained from it in float32 are compared in the same way.
     """
 
     device: str = "cpu"

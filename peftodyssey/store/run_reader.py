@@ -119,7 +119,7 @@ def is_value(value: object, wanted: object) -> bool:
 
 
 def describe_cells(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Cells by what tells them apart, with their hash; at most a dozen."""
+    """Cells by the coordinates that distinguish them, with their hash; at most a dozen."""
     rows = list(rows)
     keys = [
         key for key in ("label", "domain", "model", "revision", "lr", "seed") if len({str(r[key]) for r in rows}) > 1

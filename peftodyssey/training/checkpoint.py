@@ -38,7 +38,7 @@ class CheckpointSettings:
 
 @dataclass(frozen=True)
 class SavedState:
-    """A training after `step` steps. `tensors` lie on the CPU."""
+    """A training after `step` steps. `tensors` are on the CPU."""
 
     step: int
     memory_settings: MemorySettings  # of its last step

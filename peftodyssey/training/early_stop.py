@@ -25,7 +25,7 @@ class EarlyStopping:
 
     settings: EarlyStopSettings
     eval_steps: frozenset[int]
-    general_nll: Callable[[], float]  # of the model as it stands, nats per token
+    general_nll: Callable[[], float]  # of the current model, nats per token
     evals: list[tuple[int, float]] = field(default_factory=list)  # step, NLL in nats per token
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 

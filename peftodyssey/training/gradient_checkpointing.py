@@ -23,7 +23,7 @@ FEED_FORWARD = "mlp"  # the name of the feed-forward in a decoder layer, in ever
 def checkpointed_model(model: nn.Module, gradient_checkpointing: str, *, offload: bool = False) -> Iterator[None]:
     """The model in training mode; `gradient_checkpointing` is none, selective (feed-forwards) or full (decoder layers).
 
-    With `offload` the inputs of recomputed modules wait in pinned host memory where the model lies on a CUDA device. A
+    With `offload` the inputs of recomputed modules wait in pinned host memory where the model is on a CUDA device. A
     model without feed-forward modules takes `full` for `selective`.
     """
     model.train()

@@ -28,7 +28,7 @@ DROPPED_BITS = 16  # of a float32 that is cut to a bfloat16
 
 
 class LowMemoryAdamW(torch.optim.Optimizer):
-    """AdamW whose moments lie on the parameters' device, or in host memory with `settings.offload_optimizer`."""
+    """AdamW with its moments on the parameters' device, or in host memory with `settings.offload_optimizer`."""
 
     def __init__(
         self, groups: Iterable[dict[str, Any]], names: Mapping[nn.Parameter, str], settings: TrainSettings

@@ -1,4 +1,4 @@
-"""Pretraining from random weights: steps over a stream of tokens that lies on the device.
+"""Pretraining from random weights: steps over a stream of tokens on the device.
 
 Weights and AdamW's moments are float32, bf16 is autocast. Losses and gradient norms stay on the device until
 `READ_EVERY` steps are done; until then the host does not wait. The data order is a function of seed and step, so a

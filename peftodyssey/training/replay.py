@@ -1,4 +1,4 @@
-"""Replay: sequences of general text beside the sequences of the target text, in every step.
+"""Replay: every step trains on sequences of general text together with sequences of the target text.
 
 A step has the target sequences that it would have without replay, in the same order, and as many general sequences as
 make up the share `settings.replay` of all (over the steps; in each step the number is whole). Steps, learning rates and
