@@ -161,10 +161,10 @@ def traced(case: Case) -> dict[str, float]:
 
     from peftodyssey.models.load import _config
 
-    found = source.resolve(case.model)
-    shape = shape_from_config(found.config)
+    model_source = source.resolve(case.model)
+    shape = shape_from_config(model_source.config)
     step = step_of(case, shape)
-    tape, seen = simulate_step(shape, step, kernel_workspace=False), traced_step(_config(found, "sdpa"), step)
+    tape, seen = simulate_step(shape, step, kernel_workspace=False), traced_step(_config(model_source, "sdpa"), step)
     assert tape.allocator is not None
     return {
         "planned_allocated_bytes": tape.peak_bytes,
@@ -196,11 +196,11 @@ def one_on_the_gpu(case: Case) -> dict[str, float]:
 
     from peftodyssey.models.load import load
 
-    found = source.resolve(case.model)
-    shape = shape_from_config(found.config)
+    model_source = source.resolve(case.model)
+    shape = shape_from_config(model_source.config)
     step = step_of(case, shape, large_cublas_workspace=torch.cuda.get_device_capability()[0] >= 9)
     plan = estimate(shape, step)
-    model = load(found, precision="bf16", quant=step.quant, device="cuda")
+    model = load(model_source, precision="bf16", quant=step.quant, device="cuda")
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     (own_step if case.engine == "native" else stock_step)(model, step)
@@ -275,8 +275,8 @@ def summary(rows: list[dict[str, object]]) -> dict[str, float]:
         "cases": len(good),
         "failed": len(rows) - len(good),
         "false_fits": false_fits,
-        **{f"worst_{kind}": max(map(abs, found), default=0.0) for kind, found in errors.items()},
-        **{f"within_3_percent_{kind}": sum(abs(e) <= 0.03 for e in found) for kind, found in errors.items()},
+        **{f"worst_{kind}": max(map(abs, values), default=0.0) for kind, values in errors.items()},
+        **{f"within_3_percent_{kind}": sum(abs(e) <= 0.03 for e in values) for kind, values in errors.items()},
     }
 
 

@@ -157,11 +157,11 @@ def main() -> None:
     parser.add_argument("--without-lm-eval", action="store_true", help="where it is not installed")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    found, bundled = source.resolve(options.model), options.model == MODEL
+    model_source, bundled = source.resolve(options.model), options.model == MODEL
     precision = "bf16" if options.device == "cuda" and not bundled else "fp32"
     quant = QuantSpec(options.quant, True) if options.quant else None
-    model = models.load(found, precision=precision, quant=quant, device=options.device)
-    tokenizer = load_tokenizer(found) if bundled else None
+    model = models.load(model_source, precision=precision, quant=quant, device=options.device)
+    tokenizer = load_tokenizer(model_source) if bundled else None
     if tokenizer is None:
         index = random_index(model.config.vocab_size, options.tokens, options.context)
     else:
@@ -183,15 +183,15 @@ def main() -> None:
     set_scoring_mode(model)
 
     def ours() -> float:
-        found = nll.score_index(
+        nll_nats = nll.score_index(
             model,
             index,
             point,
             ScoreSettings(options.device, options.batch_tokens, precision=precision),
             prefix=prefix,
         ).nll_nats.astype(np.float64)
-        columns.append(found)
-        return float(np.nansum(found))
+        columns.append(nll_nats)
+        return float(np.nansum(nll_nats))
 
     def bare() -> float:
         with without_ranks():
@@ -222,10 +222,10 @@ def main() -> None:
     table = Table(title=f"{what}, context {options.context}", title_justify="left")
     for column in ("", "tokens/s", "NLL, nats", "time", "reserved"):
         table.add_column(column, justify="right" if column else "left")
-    for name, found in results.items():
-        peak = f"{found['peak_bytes'] / (1 << 30):.2f} GiB" if found["peak_bytes"] else "-"
+    for name, result in results.items():
+        peak = f"{result['peak_bytes'] / (1 << 30):.2f} GiB" if result["peak_bytes"] else "-"
         table.add_row(
-            name, f"{found['tokens_per_second']:,.0f}", f"{found['nll_nats']:,.2f}", f"{found['ratio']:.2f}", peak
+            name, f"{result['tokens_per_second']:,.0f}", f"{result['nll_nats']:,.2f}", f"{result['ratio']:.2f}", peak
         )
     Console(width=110).print(table)
     if options.json:
@@ -260,7 +260,7 @@ def measured(
             peaks[name] = torch.cuda.max_memory_reserved() if device == "cuda" else 0
     sums = list(nats.values())
     assert np.allclose(sums, sums[0], rtol=agree), f"not the same sum: {nats}"
-    best = {name: min(found) for name, found in seconds.items()}
+    best = {name: min(measured_seconds) for name, measured_seconds in seconds.items()}
     return {
         name: {
             "tokens_per_second": tokens / best[name],

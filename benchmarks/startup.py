@@ -67,13 +67,13 @@ def main() -> None:
     table.add_column("command")
     for column in ("seconds", "of processor"):
         table.add_column(column, justify="right")
-    found = {name: seconds(command) for name, command in COMMANDS.items()}
-    for name, (wall, processor) in found.items():
+    measured = {name: seconds(command) for name, command in COMMANDS.items()}
+    for name, (wall, processor) in measured.items():
         table.add_row(name, f"{wall:.2f}", f"{processor:.2f}")
     Console(width=100).print(table)
     if len(sys.argv) > 1:
         with open(sys.argv[1], "w", encoding="utf-8") as file:
-            json.dump(found, file, indent=1)
+            json.dump(measured, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -79,12 +79,12 @@ def rises(rung: Rung, target: np.ndarray, gamma: float, pairs: int, seed: int = 
     [pairs].
     """
     base = loss(rung.w1, rung.w2, target)
-    found = []
+    rises = []
     for pair in range(pairs):
         draw = np.random.default_rng((seed, pair))
         e1, e2 = gamma * draw.standard_normal((WIDTH, WIDTH)), gamma * draw.standard_normal((WIDTH, WIDTH))
-        found.append(np.mean([loss(rung.w1 + sign * e1, rung.w2 + sign * e2, target) for sign in (1, -1)]) - base)
-    return np.array(found)
+        rises.append(np.mean([loss(rung.w1 + sign * e1, rung.w2 + sign * e2, target) for sign in (1, -1)]) - base)
+    return np.array(rises)
 
 
 def forgetting(

@@ -61,24 +61,24 @@ def test_a_run_whose_first_micro_batch_does_not_fit_ends_like_one_that_does(tmp_
     text = micro.RECIPE.replace("eval_at", "precision: fp32, eval_at").replace(
         "seq_len: 64, batch_tokens: 256", "seq_len: 256, batch_tokens: 16k"
     )
-    made = {}
+    runs = {}
     for name, memory_bytes in (("whole", None), ("small", CUDA_CONTEXT_BYTES + (256 << 20))):
         plan = api.plan(micro.write(tmp_path, text), device="cuda", memory="16GiB")
         options = Options(only={"method": "lora"}, memory_bytes=memory_bytes, allow_oom=True)
         try:
-            made[name] = api.run_plan(plan, tmp_path / name, options=options, console=Console(quiet=True))
+            runs[name] = api.run_plan(plan, tmp_path / name, options=options, console=Console(quiet=True))
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
             torch.cuda.empty_cache()
     facts = {
         name: (manifest.read(next((root / layout.CELLS).glob("*-lora-*"))) or {})["facts"]
-        for name, (_, _, root) in made.items()
+        for name, (_, _, root) in runs.items()
     }
     assert facts["whole"]["out_of_memory"] == []
     assert "did not fit the GPU's memory" in facts["small"]["out_of_memory"][0]
     assert facts["small"]["micro_batch_size"] < facts["whole"]["micro_batch_size"]
     assert facts["small"]["peak_memory_bytes"] <= 256 << 20
-    rows = [next(row for row in run.results.to_pylist() if row["method"] == "lora") for run, _, _ in made.values()]
+    rows = [next(row for row in run.results.to_pylist() if row["method"] == "lora") for run, _, _ in runs.values()]
     assert rows[1]["nll_after"] == pytest.approx(rows[0]["nll_after"], abs=1e-3)
     assert rows[1]["general_nll_after"] == pytest.approx(rows[0]["general_nll_after"], abs=1e-3)
 
@@ -89,13 +89,13 @@ def test_a_7b_shape_trains_in_four_bits(tmp_path: Path) -> None:
         "4 steps", "2 steps"
     )
     plan = api.plan(api.load(micro.write(tmp_path, text)), device="cuda", memory="24GiB")
-    made, outcome, _ = api.run_plan(
+    run, outcome, _ = api.run_plan(
         plan,
         tmp_path / "out",
         options=Options(only={"method": "qlora"}, memory_bytes=24 << 30),
         console=Console(quiet=True),
     )
-    assert made is not None
+    assert run is not None
     assert not outcome.failed
 
 
@@ -112,12 +112,12 @@ def test_a_step_captured_as_a_graph_ends_where_its_launches_end(
     head, _, rest = micro.RECIPE.partition("methods:")
     text = head + methods + rest[rest.index("train:") :]
     text = text.replace("eval_at", f"multi_lora: {multi_lora}, eval_at")
-    told = Console(record=True)
+    console = Console(record=True)
     with_graphs = api.run(
-        micro.write(tmp_path, text), tmp_path / "graphs", device="cuda", console=told
+        micro.write(tmp_path, text), tmp_path / "graphs", device="cuda", console=console
     ).results.to_pylist()
-    assert used, told.export_text()
-    assert "without CUDA graphs" not in told.export_text()
+    assert used, console.export_text()
+    assert "without CUDA graphs" not in console.export_text()
     monkeypatch.setattr(cuda_graphs, "FAMILIES", frozenset())
     monkeypatch.setattr(cuda_graphs, "EAGER_FAMILIES", frozenset({"llama"}))
     without = api.run(
@@ -156,17 +156,17 @@ def test_documents_told_by_their_ends_are_those_told_by_masks(family: str, tmp_p
     positions = np.array([[place for length in row for place in range(length)] for row in lengths])
     segments = np.array([[number for number, length in enumerate(row) for _ in range(length)] for row in lengths])
     ids = np.random.default_rng(0).integers(0, 4096, (2, 96))
-    found = []
+    outputs = []
     for attention in (varlen_attention.NAME, "sdpa"):
         model.config._attn_implementation = attention
         logits = model(**packing.packed_inputs(model, ids, positions, segments, cuda)).logits.float()
         model.zero_grad()
         logits.logsumexp(-1).mean().backward()
-        found.append(
+        outputs.append(
             (logits.detach(), torch.cat([p.grad.float().flatten() for p in model.parameters() if p.grad is not None]))
         )
-    for one, other in zip(*found, strict=True):
-        assert (one - other).norm() < 0.03 * other.norm()
+    for ours, theirs in zip(*outputs, strict=True):
+        assert (ours - theirs).norm() < 0.03 * theirs.norm()
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
@@ -178,14 +178,14 @@ def test_lean_forms_on_the_gpu_score_what_the_cpu_scores(layout: str, tmp_path: 
     from peftodyssey.recipe.cell import ScoreSpec
     from peftodyssey.scoring import nll, settings, windows
 
-    found = resolve("bundled/odyssey-3m")
+    model_source = resolve("bundled/odyssey-3m")
     tokens = np.random.default_rng(0).integers(1, 4096, 3000).astype(np.int32)
     point = ScoreSpec(256, 128, None, "bos", "documents")
     table = windows.corpus_windows(tokens, np.array([0, 700, 701, 3000]), point, 0)
     means = [
         nll.mean_nats(
             nll.score_windows(
-                load(found, precision=precision, device=device),
+                load(model_source, precision=precision, device=device),
                 1,
                 table,
                 3000,

@@ -49,12 +49,12 @@ class Fit:
 
 def texts(name: str, count: int, words: int = 60) -> list[str]:
     rng = np.random.default_rng(int(hashlib.sha256(name.encode()).hexdigest()[:8], 16))
-    made = []
+    documents = []
     for _ in range(count):
-        picked = [WORDS[i] for i in rng.integers(0, len(WORDS), words)]
-        body = " ".join(picked).replace(" is ", ", ").replace(" was ", ".\n")
-        made.append(body + ".")
-    return made
+        chosen = [WORDS[i] for i in rng.integers(0, len(WORDS), words)]
+        body = " ".join(chosen).replace(" is ", ", ").replace(" was ", ".\n")
+        documents.append(body + ".")
+    return documents
 
 
 def own_words(documents: list[str]) -> list[str]:
@@ -63,16 +63,16 @@ def own_words(documents: list[str]) -> list[str]:
 
 
 def token_class(piece: str) -> int:
-    bare = piece.strip()
+    stripped = piece.strip()
     if "\n" in piece:
         return 0
-    if not bare:
+    if not stripped:
         return 1
-    if bare[0].isdigit():
+    if stripped[0].isdigit():
         return 3
-    if not bare[0].isalnum():
+    if not stripped[0].isalnum():
         return 2
-    return 4 if bare in FUNCTION_WORDS else (5 if piece[0] == " " else 6)
+    return 4 if stripped in FUNCTION_WORDS else (5 if piece[0] == " " else 6)
 
 
 def write_corpus(folder: Path, documents: list[str], name: str, split: str) -> None:
