@@ -38,6 +38,8 @@ SHARED = {
 FACADE = "peftodyssey"  # the root: hands out the functions of `api` and is above everything; nothing imports it
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
+MAX_PARAMETERS = 7
+TRANSFORMERS_INTERFACE = "peftodyssey.models.varlen_attention.varlen_attention_forward"  # its parameters are given
 FIGURES = {"duckdb", "altair", "jinja2", "vl_convert"}
 FREE_OF_FIGURES = (
     "recipe",
@@ -241,6 +243,20 @@ def test_functions_are_short() -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno
     }
     assert not {function: count for function, count in lengths.items() if count > MAX_FUNCTION_LINES}
+
+
+def test_functions_have_few_parameters() -> None:
+    counts = {
+        f"{module}.{node.name}": len(names - {"self", "cls"})
+        for module, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for names in [{a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}]
+    }
+    too_many = {function for function, count in counts.items() if count > MAX_PARAMETERS}
+    assert {function for function in too_many if ".cli." not in function} <= {TRANSFORMERS_INTERFACE}, (
+        "a command's options are its parameters; other functions have few"
+    )
 
 
 def test_no_module_is_named_utils() -> None:
