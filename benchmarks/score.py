@@ -38,6 +38,8 @@ from peftodyssey.constants import SCORE_BATCH_TOKENS
 from peftodyssey.corpora import source as corpora
 from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.index import Index, build_index, read_index
+from peftodyssey.measures.tokens import compute as token_breakdown
+from peftodyssey.measures.tokens import groups as token_groups
 from peftodyssey.models import load as models
 from peftodyssey.models import source
 from peftodyssey.models.scoring_mode import set_scoring_mode
@@ -45,7 +47,6 @@ from peftodyssey.models.tokenizer import load_tokenizer
 from peftodyssey.recipe.cell import CorpusSpec, QuantSpec, ScoreSpec
 from peftodyssey.scoring import nll
 from peftodyssey.scoring.settings import ScoreSettings
-from peftodyssey.stats import token_breakdown, token_groups
 
 MODEL, TEXT = "bundled/odyssey-3m", "wiki_general"
 BASE = "ours, without ranks"

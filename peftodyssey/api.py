@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import InputError, StoreError
+from peftodyssey.measures.registry import MEASURES, MEASURES_BY_NAME, SPECS
 from peftodyssey.memory.device import detect, prepare_allocator
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.numbers import parse_bytes, parse_duration
+from peftodyssey.store.views import views_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,8 +46,8 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     text = str(recipe)
     if "\n" not in text and not Path(text).exists() and text in dict(bundled.names()):
-        return load_recipe(bundled.read(text), overrides, where=f"{text}.yaml (shipped)")
-    return load_recipe(recipe, overrides)
+        return load_recipe(bundled.read(text), overrides, f"{text}.yaml (shipped)", measures=SPECS)
+    return load_recipe(recipe, overrides, measures=SPECS)
 
 
 def new_recipe(to: str | Path, model: str, domains: Sequence[str]) -> Path:
@@ -65,7 +67,8 @@ def plan(recipe: str | Path | Recipe, *, device: str = "auto", memory: str | int
     from peftodyssey.plan.build import build
     from peftodyssey.recipe.schema import Recipe
 
-    return build(recipe if isinstance(recipe, Recipe) else load(recipe), detect(device), size_bytes(memory))
+    recipe = recipe if isinstance(recipe, Recipe) else load(recipe)
+    return build(recipe, detect(device), size_bytes(memory), measures=MEASURES)
 
 
 def plan_step(model: str, *, device: str = "auto", memory: str | int | None = None, **settings: Any) -> StepPlan:
@@ -141,7 +144,7 @@ def run_plan(
     prepare_allocator()
     options = options or Options()
     root = Path(out) if out is not None else DEFAULT_ROOT / planned.recipe.name
-    outcome = start(planned, root, options, console or RichConsole(stderr=True))
+    outcome = start(planned, root, options, console or RichConsole(stderr=True), MEASURES_BY_NAME)
     if outcome.interrupted:
         return None, outcome, root
     if outcome.worked or not _reported(root):
@@ -188,14 +191,14 @@ def report(folders: Sequence[str | Path], out: str | Path | None = None) -> Path
     """Rebuild tables, figures and page of one run, or one page that compares several; returns the page's path."""
     from peftodyssey.report.build import build
 
-    return build([Path(folder) for folder in folders], Path(out) if out else None)
+    return build([Path(folder) for folder in folders], Path(out) if out else None, measures=MEASURES)
 
 
 def open(folder: str | Path) -> Run:
     """A finished or half-finished run, for reading: `.results`, `.points`, `.cells`, `.nll(cell)`, `.query(sql)`."""
     from peftodyssey.store.run_reader import open_run
 
-    return open_run(Path(folder))
+    return open_run(Path(folder), views_of(MEASURES))
 
 
 def score(
@@ -239,7 +242,7 @@ def adapt(
     methods = [dict(method) if isinstance(method, Mapping) else {"method": method}]
     content = dict(version=1, model=model, domains=[domain], methods=methods, **keys)
     text = yaml.safe_dump(content, sort_keys=False)
-    return run(load_recipe(text, where="adapt"), out, device=device, console=console)
+    return run(load_recipe(text, where="adapt", measures=SPECS), out, device=device, console=console)
 
 
 def export(

@@ -10,15 +10,15 @@ from typing import get_args
 
 import pytest
 import typer
+from support.plans import load_recipe
 
 from peftodyssey.cli.main import app
+from peftodyssey.measures.registry import SPECS, document
 from peftodyssey.recipe import bundled, reference
 from peftodyssey.recipe.field_types import RecipeSection
-from peftodyssey.recipe.load import load_recipe
-from peftodyssey.recipe.schema import Recipe
+from peftodyssey.recipe.schema import Recipe, recipe_class
 from peftodyssey.recipe.schema_ladder import LadderRecipe
 from peftodyssey.recipe.schema_texts import Corpus, Split
-from peftodyssey.store import tables
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -65,11 +65,11 @@ def parse(line: str) -> None:
 
 
 def test_the_recipe_reference_is_that_of_the_schema() -> None:
-    assert text(DOCS / "recipes.md") == reference.markdown()
+    assert text(DOCS / "recipes.md") == document("recipes")
 
 
 def test_the_table_reference_is_that_of_the_tables() -> None:
-    assert text(DOCS / "tables.md") == tables.markdown()
+    assert text(DOCS / "tables.md") == document("tables")
 
 
 def parts_below(annotation: object) -> set[type[RecipeSection]]:
@@ -81,9 +81,9 @@ def parts_below(annotation: object) -> set[type[RecipeSection]]:
 
 
 def test_the_recipe_reference_has_every_class_and_key() -> None:
-    documented = {part for _, part in reference.SECTIONS}
-    assert parts_below(Recipe) == documented | set(reference.WRITTEN_AS_VALUES)
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.+) \|$", reference.markdown(), re.MULTILINE)
+    documented = {part for _, part in reference.sections(SPECS)}
+    assert parts_below(recipe_class(SPECS)) == documented | set(reference.WRITTEN_AS_VALUES)
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.+) \|$", document("recipes"), re.MULTILINE)
     assert [name for name, _, _ in rows if name in Recipe.model_fields][: len(Recipe.model_fields)] == list(
         Recipe.model_fields
     )
@@ -185,7 +185,7 @@ def test_files_and_make_targets_that_are_named_exist() -> None:
             if target := re.fullmatch(r"make ([a-z-]+)", code):
                 assert target[1] in targets, f"{page.name}: {code}"
             if re.fullmatch(r"[a-z_]+(?:/[a-z_]+)*\.py", code):
-                places = (ROOT, ROOT / "peftodyssey", ROOT / "benchmarks")
+                places = (ROOT, ROOT / "peftodyssey", ROOT / "benchmarks", *(ROOT / "peftodyssey/measures").iterdir())
                 assert any((place / code).exists() for place in places), f"{page.name}: {code}"
 
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from peftodyssey.measures.measure import RESULTS
+from peftodyssey.measures.registry import MEASURES
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "peftodyssey"
 
@@ -20,13 +23,25 @@ FLOORS = (
     ("training", "scoring"),
     ("multi_lora", "memory"),
     ("plan", "stats"),
+    ("display",),
     ("jobs",),
+    ("measures",),
     ("execution", "report"),
     ("api",),
     ("cli",),
     ("__main__",),
 )
 FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
+# The file of a measure may import the packages below this floor, directly or through other files of its folder.
+FILE_FLOOR = {
+    "spec": FLOOR["recipe"] + 1,
+    "table": FLOOR["store"] + 1,
+    "plan": FLOOR["plan"] + 1,
+    "compute": FLOOR["stats"] + 1,
+    "collect": FLOOR["display"] + 1,
+    "job": FLOOR["jobs"] + 1,
+    "section": FLOOR["display"] + 1,
+}
 SHARED = {
     "errors",
     "constants",
@@ -148,6 +163,53 @@ def test_imports_go_down() -> None:
         i for i in all_imports() if ours(i.target) and part(i.target) and not allowed(part(i.module), part(i.target))
     ]
     assert not wrong, "\n".join(map(str, wrong))
+
+
+def slice_of(module: str) -> str:
+    """The measure whose folder a module is in; "" where it is in none."""
+    pieces = module.split(".")
+    return pieces[2] if pieces[:2] == ["peftodyssey", "measures"] and len(pieces) > 3 else ""
+
+
+def reached_in_slice(module: str) -> set[str]:
+    """A module and the modules of its own folder that it imports, directly or not."""
+    reached, todo = set(), [module]
+    while todo:
+        name = todo.pop()
+        if name not in reached:
+            reached.add(name)
+            todo += [i.target for i in all_imports() if i.module == name and slice_of(i.target) == slice_of(module)]
+    return reached
+
+
+@pytest.mark.parametrize("module", sorted(m for m in modules() if slice_of(m) and m.split(".")[-1] in FILE_FLOOR))
+def test_files_of_measures_stand_on_their_floors(module: str) -> None:
+    floor, reached = FILE_FLOOR[module.split(".")[-1]], reached_in_slice(module)
+    own = {
+        i for i in all_imports() if i.module in reached and ours(i.target) and slice_of(i.target) != slice_of(module)
+    }
+    wrong = [
+        i for i in own if part(i.target) not in SHARED and FLOOR[part(i.target)] >= floor and not slice_of(i.target)
+    ]
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+def test_measures_import_only_what_they_read() -> None:
+    reads = {measure.name: {*measure.reads, *measure.shows} for measure in MEASURES}
+    crossing = [i for i in all_imports() if slice_of(i.module) and slice_of(i.target) not in ("", slice_of(i.module))]
+    wrong = [i for i in crossing if slice_of(i.target) not in reads[slice_of(i.module)]]
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+def test_only_the_public_functions_know_the_registry() -> None:
+    users = {part(i.module) for i in all_imports() if i.target == "peftodyssey.measures.registry"}
+    assert users <= {"api", "cli"}
+
+
+def test_every_folder_of_measures_is_one_measure_and_one_line() -> None:
+    folders = {path.name for path in (PACKAGE / "measures").iterdir() if (path / "__init__.py").is_file()}
+    assert folders == {measure.name for measure in MEASURES}
+    assert [name for measure in MEASURES for name in measure.reads if name != RESULTS and name not in folders] == []
 
 
 def test_nothing_imports_the_facade() -> None:

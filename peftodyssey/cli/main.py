@@ -183,19 +183,24 @@ def query(
     ] = None,
 ) -> None:
     """SQL (DuckDB) over results and tokens; without SQL, the views and example queries for this run."""
+    from peftodyssey.measures.registry import MEASURES
     from peftodyssey.report import query_output
     from peftodyssey.store.query import columns_of, overview
     from peftodyssey.store.query import query as ask
+    from peftodyssey.store.views import views_of
 
+    views = views_of(MEASURES)
     last = str(folders[-1])
     sql = (
         last if len(folders) > 1 and not os.path.isdir(last) else None
     )  # Path.is_dir raises where SQL is too long for a name
     if sql is None and columns is None:
-        for part in query_output.views(overview(folders)):
+        for part in query_output.views(overview(folders, views)):
             console().print(part, soft_wrap=True)
         return
-    table = columns_of(columns) if columns is not None else ask(folders[:-1] if sql else folders, str(sql))
+    table = (
+        columns_of(columns, views) if columns is not None else ask(folders[:-1] if sql else folders, str(sql), views)
+    )
     if csv:
         sys.stdout.write(query_output.as_csv(table))
     else:
@@ -228,9 +233,10 @@ def schema() -> None:
     """Print the JSON Schema of recipes, for editors."""
     import json
 
+    from peftodyssey.measures.registry import SPECS
     from peftodyssey.recipe.schema import json_schema
 
-    print(json.dumps(json_schema(), indent=2))
+    print(json.dumps(json_schema(SPECS), indent=2))
 
 
 @app.command()

@@ -16,7 +16,7 @@ from peftodyssey.execution.outcome import Outcome
 from peftodyssey.execution.pending import matches
 from peftodyssey.execution.progress import ProgressReporter
 from peftodyssey.execution.scheduler import execute
-from peftodyssey.jobs.context import JobContext, JobOptions
+from peftodyssey.jobs.context import JobContext, JobOptions, RunMeasure
 from peftodyssey.memory.memory_plan import CUDA_CONTEXT_BYTES
 from peftodyssey.models.log_filters import quiet
 from peftodyssey.plan import host_and_disk
@@ -38,7 +38,7 @@ class Options:
     checkpoint_disk_bytes: int | None = None  # disk that downloaded models share
 
 
-def start(plan: Plan, root: Path, options: Options, console: Console) -> Outcome:
+def start(plan: Plan, root: Path, options: Options, console: Console, measures: Mapping[str, RunMeasure]) -> Outcome:
     """Do what is missing of `plan` below `root`.
 
     Raises InputError where `--only` names no cell, DoesNotFit before anything starts that cannot finish.
@@ -58,7 +58,9 @@ def start(plan: Plan, root: Path, options: Options, console: Console) -> Outcome
         record(plan, root)
         cap_gpu(plan, options.memory_bytes)
         with interrupt.listening(stop, progress.say), quiet():
-            return execute(plan, JobContext(root, job_options, progress), progress, options.only, options.refresh)
+            return execute(
+                plan, JobContext(root, job_options, progress, measures), progress, options.only, options.refresh
+            )
 
 
 def nothing_matches(plan: Plan, only: Mapping[str, str]) -> InputError:
@@ -114,7 +116,7 @@ def record(plan: Plan, root: Path) -> None:
             "created": datetime.datetime.now(datetime.UTC).isoformat(),
             "measure": list(recipe.measured),
             "cells": [task.entry for task in plan.cells],
-            "noise": [task.entry for task in plan.noise],
+            "measures": plan.measure_entries,
         },
     )
 

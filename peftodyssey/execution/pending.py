@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from peftodyssey.jobs import cell_inputs
-from peftodyssey.jobs import geometry as geometry_job
-from peftodyssey.jobs import weight_noise as perturb_job
-from peftodyssey.plan.tasks import CellTask, ChoiceTask, ScoreTask
+from peftodyssey.plan.tasks import CellTask, MeasureTask, Plan
 from peftodyssey.store import manifest
 from peftodyssey.store.run_reader import is_value
 from peftodyssey.store.versions import versions
@@ -23,23 +21,24 @@ def matches(task: CellTask, only: Mapping[str, str]) -> bool:
 
 
 def finished(task: CellTask, root: Path) -> bool:
-    """Whether the cell, the columns that its row is computed from, and measurements of its update are complete."""
-    folders = [task.folder, *(folder for folder in required_folders(task))]
-    if any(manifest.read(root / folder) is None for folder in folders):
+    """Whether the cell and everything that its row is made of are whole, and its measures as far as they can be."""
+    if any(manifest.read(root / folder) is None for folder in (task.folder, *required_folders(task))):
         return False
-    missing = geometry_job.is_missing(task, root) or perturb_job.missing_updates(task, root)
-    return not missing or cell_inputs.weights_of(task, root) is None  # nothing is left to measure them from
+    left = [measure for measure in task.measures if manifest.read(root / measure.folder) is None]
+    return not left or cell_inputs.weights_of(task, root) is None  # nothing is left to measure them from
 
 
 def required_folders(task: CellTask) -> Iterator[str]:
-    """The folders of the texts and columns that a cell's row is computed from."""
-    scores = task.entry["scores"]
-    for text in (scores["test"], scores["valid"], *scores["general"], *task.entry.get("transfer", ())):
-        yield from (text[name] for name in ("index", "before", "quantised", "after") if text[name])
-    for questions in task.entry.get("tasks", ()):
-        yield from (questions[name] for name in ("before", "quantised", "after") if questions[name])
-    for share in task.entry.get("wise", ()):
-        yield from (share["test"], share["valid"], *share["general"])
+    """The folders of texts, columns and tasks that a cell's row is made of."""
+    yield from task.required
+    yield from (column.folder for column in task.columns)
+    yield from (measure.folder for measure in task.measures if measure.retrain)
+
+
+def standalone_measures(plan: Plan, cells: Iterable[CellTask], root: Path) -> list[MeasureTask]:
+    """The tasks on base models that the report reads beside `cells`, finished or not, and that are not there yet."""
+    wanted = {folder for task in cells for folder in task.reads}
+    return [one for one in plan.measures if one.folder in wanted and manifest.read(root / one.folder) is None]
 
 
 def training_inputs(task: CellTask) -> list[str]:
@@ -55,13 +54,6 @@ def forget_stale(cells: list[CellTask], root: Path) -> None:
         recorded = (manifest.read(root / task.folder) or {}).get("facts", {}).get("versions")
         if recorded is not None and any(recorded.get(name) != now.get(name) for name in REFRESHED_BY):
             manifest.prepare_dir(root / task.folder)
-            columns: tuple[ScoreTask | ChoiceTask, ...] = (
-                *task.columns,
-                *task.wise_ft_scores,
-                *task.choices,
-                *(update.score for update in task.update_noise),
-            )
-            for column in columns:
-                manifest.prepare_dir(root / column.folder)
-            if task.geometry_folder:
-                manifest.prepare_dir(root / task.geometry_folder)
+            folders = [column.folder for column in task.columns] + [measure.folder for measure in task.measures]
+            for folder in folders:
+                manifest.prepare_dir(root / folder)

@@ -13,34 +13,28 @@ from pathlib import Path
 from peftodyssey.errors import Interrupted, OdysseyError, StoreError
 from peftodyssey.execution import halving
 from peftodyssey.execution.outcome import DependencyFailed, Outcome
-from peftodyssey.execution.pending import finished, forget_stale, matches, required_folders, training_inputs
+from peftodyssey.execution.pending import (
+    finished,
+    forget_stale,
+    matches,
+    required_folders,
+    standalone_measures,
+    training_inputs,
+)
 from peftodyssey.execution.progress import ProgressReporter
-from peftodyssey.jobs import hidden_states as states_job
 from peftodyssey.jobs import index as index_job
-from peftodyssey.jobs import multiple_choice as choices_job
 from peftodyssey.jobs import score as score_job
 from peftodyssey.jobs import train_cell as train_job
 from peftodyssey.jobs import train_multi_lora as multi_lora_job
-from peftodyssey.jobs import weight_noise as perturb_job
 from peftodyssey.jobs.cell_inputs import weights_of
 from peftodyssey.jobs.context import JobContext
+from peftodyssey.jobs.handle import BaseHandle
 from peftodyssey.jobs.loaded_models import LoadedModels
 from peftodyssey.models.checkpoint_disk import make_room
 from peftodyssey.models.source import ModelSource
 from peftodyssey.plan.multi_lora_groups import group_cells, joint_micro_batch
-from peftodyssey.plan.tasks import (
-    BaseModelKey,
-    CellTask,
-    ChoiceTask,
-    HiddenStatesTask,
-    IndexTask,
-    NoiseTask,
-    Plan,
-    ScoreTask,
-)
+from peftodyssey.plan.tasks import BaseModelKey, CellTask, IndexTask, MeasureTask, Plan, ScoreTask
 from peftodyssey.store import manifest
-
-StandaloneMeasurement = NoiseTask | HiddenStatesTask  # inputs of the report, of no cell
 
 
 def execute(
@@ -53,13 +47,11 @@ def execute(
         forget_stale(cells, root)
     todo = [task for task in cells if not finished(task, root) and halving.stopped(task, root) is None]
     outcome = Outcome(skipped=len(cells) - len(todo))
-    standalone: list[StandaloneMeasurement] = [*states_job.missing(plan, cells, root)]
-    standalone += perturb_job.missing(plan, cells, root)
-    runner = _Runner(plan, context, progress, outcome, standalone)
+    runner = _Runner(plan, cells, context, progress, outcome)
     try:
         with progress.showing(runner.count(todo)):
             runner.indexes(todo)
-            runner.bases(cells, todo)
+            runner.bases(todo)
     except Interrupted as stop:
         outcome.interrupted = str(stop)
     return outcome
@@ -71,16 +63,17 @@ class _Runner:
     def __init__(
         self,
         plan: Plan,
+        cells: Sequence[CellTask],
         context: JobContext,
         progress: ProgressReporter,
         outcome: Outcome,
-        standalone: Sequence[StandaloneMeasurement],
     ) -> None:
-        self.plan, self.context, self.progress, self.outcome = plan, context, progress, outcome
-        self.standalone = standalone
+        self.plan, self.cells, self.context, self.progress, self.outcome = plan, cells, context, progress, outcome
+        self.standalone = standalone_measures(plan, cells, context.root)
         self.root = context.root
         self.models = LoadedModels(context.options.device, plan.budget_bytes, self._free_disk)
         self.failures: dict[str, str] = {}  # folder of an index or a column -> why it could not be made
+        self.trained: dict[str, multi_lora_job.TrainedMember] = {}  # cells that trained together and are not finished
 
     def _free_disk(self, coming: ModelSource) -> None:
         """Before a model is downloaded, with --checkpoint-disk: delete models that no task needs any more."""
@@ -90,7 +83,7 @@ class _Runner:
 
     def count(self, todo: list[CellTask]) -> int:
         """How many tasks are to be done."""
-        return len(self._missing_indexes(todo)) + len(self._missing_columns(todo)) + len(self.standalone) + len(todo)
+        return len(self._missing_indexes(todo)) + len(self._missing_inputs(todo)) + len(self.standalone) + len(todo)
 
     def indexes(self, todo: list[CellTask]) -> None:
         """Tokenise what is not."""
@@ -98,17 +91,17 @@ class _Runner:
             task = next(index for index in self.plan.indexes if index.folder == folder)
             self._prepare_input(folder, partial(self._index, task))
 
-    def bases(self, cells: list[CellTask], todo: list[CellTask]) -> None:
+    def bases(self, todo: list[CellTask]) -> None:
         """Base by base: its own columns, then its cells."""
-        columns, order = self._missing_columns(todo), self.plan.base_order
+        columns, order = self._missing_inputs(todo), self.plan.base_order
         for base in sorted(
             {task.base.identifier for task in [*columns, *self.standalone, *todo]}, key=order.__getitem__
         ):
             for column in columns:
                 if column.base.identifier == base:
-                    self._prepare_input(column.folder, partial(self._column, column))
-            self._run_standalone_measurements([task for task in self.standalone if task.base.identifier == base])
-            of_base = [task for task in cells if task.base.identifier == base]
+                    self._prepare_input(column.folder, partial(self._of_base, column))
+            self._standalone_measures([task for task in self.standalone if task.base.identifier == base])
+            of_base = [task for task in self.cells if task.base.identifier == base]
             self._run_halving_rounds(of_base)
             self._cells([t for t in of_base if not finished(t, self.root) and halving.stopped(t, self.root) is None])
         self.models.drop()
@@ -170,22 +163,22 @@ class _Runner:
     def _missing_indexes(self, todo: list[CellTask]) -> list[str]:
         training = [task for task in todo if task.train_index and manifest.read(self.root / task.folder) is None]
         wanted = {folder for task in training for folder in training_inputs(task)}
-        wanted |= {folder for task in todo for folder in required_folders(task) if folder.startswith("corpora/")}
+        wanted |= {folder for task in todo for folder in required_folders(task)}
         wanted |= {
-            task.index for task in (*self.standalone, *(update for cell in todo for update in cell.update_noise))
+            need for task in (*self.standalone, *(one for cell in todo for one in cell.measures)) for need in task.needs
         }
-        samples = (task.entry.get("sample_index") for task in self.plan.cells)  # an input of the report, of no cell
-        wanted |= {folder for folder in samples if folder is not None}
+        wanted |= {folder for task in self.cells for folder in task.reads}  # no cell needs these, the report does
         return [
             index.folder
             for index in self.plan.indexes
             if index.folder in wanted and not self._is_complete(index.folder)
         ]
 
-    def _missing_columns(self, todo: list[CellTask]) -> list[ScoreTask | ChoiceTask]:
+    def _missing_inputs(self, todo: list[CellTask]) -> list[ScoreTask | MeasureTask]:
+        """What cells need of base models: columns, and tasks of measures."""
         wanted = {folder for task in todo for folder in required_folders(task)}
-        every: tuple[ScoreTask | ChoiceTask, ...] = (*self.plan.base_scores, *self.plan.base_choices)
-        return [column for column in every if column.folder in wanted and not self._is_complete(column.folder)]
+        every: tuple[ScoreTask | MeasureTask, ...] = (*self.plan.base_scores, *self.plan.measures)
+        return [one for one in every if one.folder in wanted and not self._is_complete(one.folder)]
 
     def _is_complete(self, folder: str) -> bool:
         return manifest.read(self.root / folder) is not None
@@ -205,31 +198,25 @@ class _Runner:
         tokenizer = self.models.tokenizer(BaseModelKey(task.tokenizer_source, "fp32", None))
         index_job.index(task, self.root, tokenizer)
 
-    def _column(self, task: ScoreTask | ChoiceTask) -> None:
-        if isinstance(task, ScoreTask) and task.index in self.failures:
-            raise DependencyFailed(self.failures[task.index])
-        model, tokenizer = self.models.get(task.base), self.models.tokenizer(task.base)
-        if isinstance(task, ChoiceTask):
-            choices_job.score_and_write(task, model, tokenizer, self.context)
+    def _of_base(self, task: ScoreTask | MeasureTask) -> None:
+        """A column of a base model, or a task of a measure on it."""
+        needs = (task.index,) if isinstance(task, ScoreTask) else task.needs
+        if failed := [self.failures[folder] for folder in needs if folder in self.failures]:
+            raise DependencyFailed(failed[0])
+        if isinstance(task, MeasureTask):
+            self.context.measures[task.measure].run(task, BaseHandle(task.base, self.models), self.context)
             return
+        model, tokenizer = self.models.get(task.base), self.models.tokenizer(task.base)
         score_job.score_and_write(task, model, tokenizer.prefix_id, self.context)
 
-    def _run_standalone_measurements(self, tasks: Sequence[StandaloneMeasurement]) -> None:
-        """States of texts and noise of a base's weights: where one fails nothing else does, and the run says so."""
+    def _standalone_measures(self, tasks: Sequence[MeasureTask]) -> None:
+        """Tasks on a base model that no cell needs: where one fails nothing else does, and the run says so."""
         for task in tasks:
-            self._prepare_input(folder := task.folder, partial(self._measure, task))
-            if folder in self.failures:
-                self.outcome.failed[folder] = self.failures[folder]
-                self.progress.say(f"  {self.failures[folder]}")
+            self._prepare_input(task.folder, partial(self._of_base, task))
+            if task.folder in self.failures:
+                self.outcome.failed[task.folder] = self.failures[task.folder]
+                self.progress.say(f"  {self.failures[task.folder]}")
                 self.models.drop()
-
-    def _measure(self, task: StandaloneMeasurement) -> None:
-        if task.index in self.failures:
-            raise DependencyFailed(self.failures[task.index])
-        if isinstance(task, HiddenStatesTask):
-            states_job.write_states(task, self.models, self.context)
-            return
-        perturb_job.perturb(task, self.models, self.context)
 
     def _train_group(self, group: Sequence[CellTask], share: float = 1.0) -> None:
         """Train some cells together; if that is not possible, each continues alone from its own state."""
@@ -240,16 +227,19 @@ class _Runner:
         self.progress.multi_lora(len(members), members[0].cell.method.method, share)
         base, tokenizer = self.models.get(members[0].base), self.models.tokenizer(members[0].base)
         micro_batch_size = joint_micro_batch(self.plan, members)
-        failed: dict[str, str] = {}
+        results: list[multi_lora_job.GroupResult] = []
         why = self._error_of(
-            lambda: failed.update(
+            lambda: results.append(
                 multi_lora_job.train_multi_lora(members, micro_batch_size, share, base, tokenizer, self.context)
             )
         )
         if why:
             self.progress.say(f"  these {len(members)} cells cannot train together and continue one by one: {why}")
             self.models.drop()
-        self.failures |= failed
+        for result in results:
+            self.failures |= result.failed
+            if share >= 1:
+                self.trained |= result.trained
 
     def _failed_dependency(self, task: CellTask) -> str:
         """The error of a cell's inputs, or of its training with others; "" where nothing failed."""
@@ -276,8 +266,11 @@ class _Runner:
 
     def _adapt(self, task: CellTask) -> None:
         base, tokenizer = self.models.get(task.base), self.models.tokenizer(task.base)
-        trained = manifest.read(self.root / task.folder) is not None
-        job = train_job.rescore if trained and weights_of(task, self.root) else train_job.train_cell
+        if (member := self.trained.pop(task.folder, None)) is not None:
+            multi_lora_job.finish_member(task, member, base, tokenizer, self.context)
+            return
+        is_finished = manifest.read(self.root / task.folder) is not None
+        job = train_job.rescore if is_finished and weights_of(task, self.root) else train_job.train_cell
         job(task, base, tokenizer, self.context)
 
     def _error_of(self, act: Callable[[], None]) -> str:

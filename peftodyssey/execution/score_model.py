@@ -122,7 +122,8 @@ def score_model(request: ScoreRequest, *, device: Device, out: Path | None, cons
             index_job.index(task, root, tokenizer)
         progress.finished(corpus.name, "done")
         options = JobOptions(device.kind, checkpoint_every_s=0.0, keep="adapters", memory_bytes=None)
-        scorer = _Scorer(task, base, spec, models, JobContext(root, options, progress), progress)
+        context = JobContext(root, options, progress)
+        scorer = _Scorer(task, base, spec, models, context, progress)
         columns = {request.model: scorer.column(None)}
         columns |= {str(adapter): scorer.column(adapter) for adapter in request.adapters}
         index = index_job.opened(root / folder)

@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from peftodyssey.corpora.packing import PackedSequences, SpecialTokens, pack
 from peftodyssey.jobs.index import opened
 from peftodyssey.memory_settings import MemorySettings
-from peftodyssey.methods.attached import AttachedMethod
-from peftodyssey.methods.registry import METHODS
 from peftodyssey.models.tokenizer import TextTokenizer
 from peftodyssey.plan.tasks import CellTask
 from peftodyssey.recipe.cell import TrainSpec
 from peftodyssey.store import layout, manifest
 from peftodyssey.training.replay import concat_replay
 from peftodyssey.training.settings import EarlyStopSettings, TrainSettings
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-
-@contextmanager
-def attached_method(task: CellTask, base: PreTrainedModel, weights: Path | None = None) -> Iterator[AttachedMethod]:
-    """The method on the base, new or from the saved `weights`; removed again at the end."""
-    method, spec = METHODS[task.cell.method.method], task.cell.method
-    attached = method.load(base, weights, spec) if weights else method.attach(base, spec, task.cell.seed)
-    try:
-        yield attached
-    finally:
-        method.detach(attached)
 
 
 def weights_of(task: CellTask, root: Path) -> Path | None:
@@ -74,8 +55,12 @@ def settings_of(task: CellTask, num_sequences: int) -> TrainSettings:
     batch_size = spec.batch_tokens // spec.seq_len
     steps = steps_of(spec, num_sequences, batch_size)
     early_stop = method.options.get("early_stop")
+    memory = MemorySettings.from_settings(step, batch_size)
     return TrainSettings(
-        **vars(MemorySettings.from_settings(step, batch_size)),
+        micro_batch_size=memory.micro_batch_size,
+        gradient_checkpointing=memory.gradient_checkpointing,
+        offload_activations=memory.offload_activations,
+        offload_optimizer=memory.offload_optimizer,
         lr=method.lr,
         steps=steps,
         batch_size=batch_size,

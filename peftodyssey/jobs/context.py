@@ -1,13 +1,15 @@
-"""What every job is given besides its task: the run's folder, its options, and callbacks to whoever started it."""
+"""What every job is given besides its task: the run's folder, options, callbacks and the measures that there are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from peftodyssey.errors import Interrupted
+from peftodyssey.jobs.handle import Handle
+from peftodyssey.plan.tasks import MeasureTask
 from peftodyssey.training.settings import StepRecord
 
 START_AGAIN = "run the same command again to resume"
@@ -48,13 +50,21 @@ class JobOptions:
         return self.memory_bytes if self.device == "cpu" else None
 
 
+class RunMeasure(Protocol):
+    """A measure as jobs see it."""
+
+    def run(self, task: MeasureTask, handle: Handle, context: JobContext) -> None:
+        """Does one task and commits its folder. Raises OdysseyError where it cannot be done."""
+
+
 @dataclass(frozen=True)
 class JobContext:
-    """The folder that tasks' paths are relative to, the options and the callbacks."""
+    """The folder that tasks' paths are relative to, the options, the callbacks, and the measures by name."""
 
     root: Path
     options: JobOptions
     callbacks: JobCallbacks
+    measures: Mapping[str, RunMeasure] = field(default_factory=dict)
 
     def stop_if_asked(self, doing: str) -> None:
         """Raises Interrupted where the user wants to stop; `doing` says during what."""

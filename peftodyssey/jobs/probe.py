@@ -18,7 +18,8 @@ from peftodyssey.constants import SCORE_BATCH_TOKENS
 from peftodyssey.corpora.index import Index
 from peftodyssey.corpora.packing import PackedSequences
 from peftodyssey.errors import TrainingError
-from peftodyssey.jobs.cell_inputs import attached_method, settings_of
+from peftodyssey.jobs.cell_inputs import settings_of
+from peftodyssey.jobs.handle import attached_method
 from peftodyssey.jobs.peak_memory import allocated_bytes, track_peak
 from peftodyssey.memory.probes import Probe
 from peftodyssey.methods.attached import AttachedMethod

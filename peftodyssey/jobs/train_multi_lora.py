@@ -1,22 +1,24 @@
-"""Job: train several cells over one base together, each to its own end, with the checkpoints of separate trainings.
+"""Job: train several cells over one base together, each to its own end.
 
-`train_cell` then resumes every member at its end and does the rest. Killed in between, the next start resumes from each
-member's own checkpoint.
+Every member has the checkpoints of a training of its own, so that killed in between each resumes. What was trained is
+handed over in memory: `finish_member` saves, scores and commits one member.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from peftodyssey.errors import Interrupted
 from peftodyssey.jobs import eval_callback, progress_file, score
-from peftodyssey.jobs.cell_inputs import attached_method, sequences_of, settings_of, truncate
+from peftodyssey.jobs.cell_inputs import sequences_of, settings_of, truncate
 from peftodyssey.jobs.context import START_AGAIN, JobContext
+from peftodyssey.jobs.finish import Trained, finish
+from peftodyssey.jobs.handle import cell_handle
 from peftodyssey.jobs.peak_memory import track_peak
-from peftodyssey.jobs.train_cell import on_step_of
+from peftodyssey.jobs.train_cell import on_step_of, require_weights_changed
 from peftodyssey.models.tokenizer import TextTokenizer
 from peftodyssey.plan.tasks import CellTask, ScoreTask
 from peftodyssey.recipe.cell import ScoreSpec
@@ -26,9 +28,24 @@ from peftodyssey.training.settings import TrainCallbacks
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from peftodyssey.multi_lora.adapters import Adapter
     from peftodyssey.multi_lora.trainer import Member
 
-Finished = Sequence[tuple[CellTask, "Member"]]
+
+@dataclass(frozen=True)
+class TrainedMember:
+    """A member that was trained to its end: its weights, and what a training of it alone would return."""
+
+    adapter: Adapter
+    trained: Trained
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """The members that were trained to their ends, and why the others failed; both by folder."""
+
+    trained: dict[str, TrainedMember] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 def train_multi_lora(
@@ -38,11 +55,11 @@ def train_multi_lora(
     base: PreTrainedModel,
     tokenizer: TextTokenizer,
     context: JobContext,
-) -> dict[str, str]:
+) -> GroupResult:
     """Trains `tasks` together up to a share of their budgets, `micro_batch_size` sequences of each at a time.
 
-    Returns why members failed, by folder. `base` is afterwards what it was before. Raises TrainingError where nothing
-    fits the memory, Interrupted where the user stops.
+    Columns that members have in common are scored together. `base` is afterwards what it was before. Raises
+    TrainingError where nothing fits the memory, Interrupted where the user stops.
     """
     from peftodyssey.multi_lora.trainer import train_adapters
 
@@ -65,27 +82,39 @@ def train_multi_lora(
     if not finished:
         done = min(len(member.log) for member in members)
         raise Interrupted(f"{len(tasks)} cells that train together stopped after step {done}", START_AGAIN)
+    ended = [(task, member) for task, member in zip(tasks, members, strict=True) if not member.failed]
     if share >= 1:
-        trained = [(task, member) for task, member in zip(tasks, members, strict=True) if not member.failed]
-        _score(trained, base, tokenizer, context)
-    return {task.folder: str(member.failed) for task, member in zip(tasks, members, strict=True) if member.failed}
+        _score(ended, base, tokenizer, context)
+    return GroupResult(
+        {t.folder: TrainedMember(m.weights, Trained(m.result(), peak.peak_bytes)) for t, m in ended},
+        {t.folder: str(m.failed) for t, m in zip(tasks, members, strict=True) if m.failed},
+    )
 
 
-def _score(trained: Finished, base: PreTrainedModel, tokenizer: TextTokenizer, context: JobContext) -> None:
+def finish_member(
+    task: CellTask, member: TrainedMember, base: PreTrainedModel, tokenizer: TextTokenizer, context: JobContext
+) -> None:
+    """Saves, scores, measures and commits one member; `base` is afterwards what it was before."""
+    from peftodyssey.multi_lora.adapters import copy_adapter_into
+
+    with cell_handle(task, base, tokenizer) as handle:
+        attached = handle.adapted()
+        copy_adapter_into(member.adapter, attached.model)
+        require_weights_changed(task, attached)
+        finish(task, handle, member.trained, context)
+
+
+def _score(
+    ended: Sequence[tuple[CellTask, Member]], base: PreTrainedModel, tokenizer: TextTokenizer, context: JobContext
+) -> None:
     """Fills the columns of trained members, all of them at a time on each text that they have in common."""
     import torch
 
-    from peftodyssey.multi_lora.adapters import read_state
     from peftodyssey.multi_lora.linear import attach_adapters_for_eval
-    from peftodyssey.training import checkpoint
     from peftodyssey.training.grad_accumulation import AUTOCAST_DTYPES
 
-    adapters = []
-    for _, member in trained:
-        state, _ = checkpoint.read(member.state_folder, member.resume_digest)
-        assert state is not None, member.state_folder
-        adapters.append(read_state(state.tensors, member.start).weights)
-    tasks, device = [task for task, _ in trained], torch.device(context.options.device)
+    adapters = [member.weights for _, member in ended]
+    tasks, device = [task for task, _ in ended], torch.device(context.options.device)
     for columns in _common_columns(tasks, context):
         numbers = sorted(columns)
         compute = AUTOCAST_DTYPES.get(tasks[0].base.precision)
@@ -113,7 +142,7 @@ def _member(
     tokenizer: TextTokenizer,
     context: JobContext,
 ) -> Member:
-    from peftodyssey.multi_lora.adapters import Adapter, adapter_of, copy_adapter_into
+    from peftodyssey.multi_lora.adapters import adapter_of, copy_adapter_into
     from peftodyssey.multi_lora.trainer import Member
     from peftodyssey.training.loop import resume_digest
 
@@ -125,12 +154,14 @@ def _member(
     )
     folder = manifest.prepare_dir(context.root / task.folder, keep=(layout.CHECKPOINT,))
     progress_file.note_repeated_work(folder, context.callbacks)
-    with attached_method(task, base) as attached:
+    with cell_handle(task, base, tokenizer) as handle:
+        attached = handle.adapted()
         start, digest = adapter_of(attached.model), resume_digest(attached.trainable, sequences, settings)
 
     def on_eval(index: int, step: int, tokens: int, adapter: Adapter) -> None:
-        with attached_method(task, base) as attached:
-            copy_adapter_into(adapter, attached.model)
-            eval_callback.EvalCallback(task, attached.model, tokenizer.prefix_id, context)(index, step, tokens)
+        with cell_handle(task, base, tokenizer) as handle:
+            model = handle.adapted().model
+            copy_adapter_into(adapter, model)
+            eval_callback.EvalCallback(task, model, tokenizer.prefix_id, context)(index, step, tokens)
 
     return Member(settings, sequences, start, folder / layout.CHECKPOINT, digest, on_eval=on_eval)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from peftodyssey.errors import TrainingError
+from peftodyssey.memory_settings import MemorySettings
 from peftodyssey.models import lm_head, patching
 from peftodyssey.multi_lora import adamw
 from peftodyssey.multi_lora import state as banks_state
@@ -29,7 +31,7 @@ from peftodyssey.training.dropout import SeededDropout
 from peftodyssey.training.grad_accumulation import AUTOCAST_DTYPES, Batch, GradAccumulator
 from peftodyssey.training.loop import require_finite
 from peftodyssey.training.retry_on_oom import StepRunner
-from peftodyssey.training.settings import NO_CALLBACKS, OnStep, StepRecord, TrainCallbacks, TrainSettings
+from peftodyssey.training.settings import NO_CALLBACKS, OnStep, StepRecord, TrainCallbacks, TrainResult, TrainSettings
 from peftodyssey.training.training_run import preserve_training_state
 
 if TYPE_CHECKING:
@@ -51,11 +53,37 @@ class Member:
     on_eval: OnMemberEval | None = None
     log: list[StepRecord] = field(default_factory=list)
     failed: TrainingError | None = None
+    resumed_from: int = 0
+    memory_settings: MemorySettings | None = None  # of its last step
+    out_of_memory: tuple[str, ...] = ()  # how often memory ran out meanwhile
+    end: Adapter | None = None  # its weights at its end
 
     @property
     def done(self) -> bool:
         """Whether it failed or has no steps left."""
         return self.failed is not None or len(self.log) >= self.settings.last_step
+
+    @property
+    def weights(self) -> Adapter:
+        """The weights of a member that has ended."""
+        assert self.end is not None, "the member has not ended"
+        return self.end
+
+    def result(self) -> TrainResult:
+        """What a training of it alone returns; of a member that has ended."""
+        assert self.memory_settings is not None, "the member has not ended"
+        last = self.log[-1]
+        return TrainResult(
+            steps=last.step,
+            tokens=last.tokens,
+            log=tuple(self.log),
+            final_loss=last.loss_nats,
+            seconds=math.fsum(record.seconds for record in self.log),
+            interrupted=False,
+            resumed_from=self.resumed_from,
+            memory_settings=self.memory_settings,
+            out_of_memory=self.out_of_memory,
+        )
 
 
 def train_adapters(
@@ -126,6 +154,7 @@ class _MultiLoraTrainer:
         if state is None:
             return InitialState(member.start, None)
         member.log[:] = state.log
+        member.resumed_from = len(state.log)
         if state.out_of_memory:
             self.step_runner.resume(state)
         return read_state(state.tensors, member.start)
@@ -206,8 +235,12 @@ class _MultiLoraTrainer:
         """Removes the members that are done and saves those that finished; False where none is left."""
         leaving = [number for number in self.banks.order if self.members[number].done]
         for number in leaving:
-            if not self.members[number].failed:
+            member = self.members[number]
+            if not member.failed:
                 self._save(number)
+                member.end = banks_state.extract_adapter(self.banks, number, member.start)
+                member.memory_settings = self.step_runner.memory_settings
+                member.out_of_memory = tuple(self.step_runner.out_of_memory)
         if leaving:
             self._drop_graphs()
             self.banks = banks_state.drop_members(self.banks, leaving)

@@ -5,33 +5,38 @@ Everything that is wrong with a recipe is raised together, as one RecipeError.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from peftodyssey.errors import Problem, RecipeError
+from peftodyssey.errors import InputError, Problem, RecipeError
 from peftodyssey.memory.device import Device
 from peftodyssey.memory.search import cell_step, scoring_batch
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.models.weight_files import saved_fingerprint
-from peftodyssey.plan import noise, plan_file, similarity
+from peftodyssey.plan import plan_file
 from peftodyssey.plan.auto_values import resolve_auto
 from peftodyssey.plan.chat_template import chat_identity
-from peftodyssey.plan.multiple_choice import ChoiceTasks
+from peftodyssey.plan.measure import MeasurePlan, PlanContext, PlannedMeasure
 from peftodyssey.plan.rungs import resolve_rungs
-from peftodyssey.plan.sources import Sources, resolve_sources
-from peftodyssey.plan.tasks import BaseModelKey, CellTask, IndexTask, Plan
-from peftodyssey.plan.text_tasks import SAMPLE_TOKENS_CAP, TextTasks, TrainedCell, model_slug
+from peftodyssey.plan.sources import Sources, problem_at, resolve_sources
+from peftodyssey.plan.tasks import BaseModelKey, CellTask, IndexTask, Plan, TrainedCell
+from peftodyssey.plan.text_tasks import TextTasks, model_slug
 from peftodyssey.plan.validate import check_cells
 from peftodyssey.recipe import grid, identity
-from peftodyssey.recipe.cell import Cell, CorpusSpec
+from peftodyssey.recipe.cell import Cell
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.store import layout
 
 
-def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Plan:
-    """The plan of `recipe` on `device` within `budget_bytes`; RecipeError with every problem found."""
+def build(
+    recipe: Recipe, device: Device, budget_bytes: int | None = None, *, measures: Sequence[PlannedMeasure]
+) -> Plan:
+    """The plan of `recipe` on `device` within `budget_bytes`; RecipeError with every problem found.
+
+    `measures` are all that there are; those that the recipe asks for plan their tasks in this order.
+    """
     recipe, rung_warnings = resolve_rungs(recipe)
     cells = grid.cells(recipe)
     problems: list[Problem] = []
@@ -39,12 +44,12 @@ def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Pl
     if problems := problems or check_cells(recipe, cells, sources, device):
         raise RecipeError(problems)
     budget_bytes = device.budget_bytes if budget_bytes is None else budget_bytes
-    builder = _Builder(sources, device, budget_bytes, grid.pretraining_text_spec(recipe))
+    builder = _Builder(sources, device, budget_bytes)
     tasks = tuple(builder.cell_task(cell) for cell in cells)
-    if "geometry" in recipe.measured:
-        tasks = tuple(task.with_geometry() for task in tasks)
-    noise_tasks, tasks = noise.planned(recipe.noise, tasks, builder.texts.noise_texts, budget_bytes)
-    hidden_states, tasks = similarity.planned(recipe.similarity, tasks, builder.texts.indexes)
+    sample = grid.pretraining_text_spec(recipe)
+    context = PlanContext(recipe, tasks, builder.texts, sources, device, budget_bytes, sample)
+    planned = _planned(recipe, context, measures)
+    tasks = tuple(_with_measures(task, planned) for task in tasks)
     return Plan(
         recipe=recipe,
         device=device,
@@ -52,11 +57,43 @@ def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Pl
         indexes=tuple(builder.texts.indexes.values()),
         base_scores=tuple(builder.texts.base_scores.values()),
         cells=tasks,
-        noise=noise_tasks,
-        hidden_states=hidden_states,
+        measures=tuple(task for measure in planned.values() for task in measure.base_tasks),
+        measure_entries={name: measure.entry for name, measure in planned.items() if measure.entry},
         warnings=(*rung_warnings, *_tokenizer_warnings(sources)),
         digest=identity.digest({"cells": [task.entry for task in tasks]}),
-        base_choices=tuple(builder.choices.base_choices.values()),
+    )
+
+
+def _planned(recipe: Recipe, context: PlanContext, measures: Sequence[PlannedMeasure]) -> dict[str, MeasurePlan]:
+    """What each measure that the recipe asks for plans, by name; RecipeError with every problem."""
+    planned: dict[str, MeasurePlan] = {}
+    problems: list[Problem] = []
+    for measure in measures:
+        if (options := recipe.options(measure.spec)) is not None:
+            try:
+                planned[measure.spec.name] = measure.plan(options, context)
+            except InputError as error:
+                problems.append(problem_at(recipe, "measure", error))
+    if problems:
+        raise RecipeError(problems)
+    return planned
+
+
+def _with_measures(task: CellTask, planned: Mapping[str, MeasurePlan]) -> CellTask:
+    """The cell with what its measures ask of it."""
+    asked = {name: plan.by_cell[task.folder] for name, plan in planned.items() if task.folder in plan.by_cell}
+    further = [text for measure in asked.values() for text in measure.texts]
+    required = [*task.required, *(folder for text in further for folder in text.required)]
+    required += [folder for measure in asked.values() for folder in measure.required]
+    texts = {name: [text.entry for text in measure.texts] for name, measure in asked.items() if measure.texts}
+    entries = {name: measure.entry for name, measure in asked.items() if measure.entry}
+    return replace(
+        task,
+        columns=tuple({column.folder: column for column in (*task.scores, *(t.after for t in further))}.values()),
+        measures=tuple(one for measure in asked.values() for one in measure.tasks),
+        required=tuple(dict.fromkeys(required)),
+        reads=tuple(dict.fromkeys(folder for measure in asked.values() for folder in measure.reads)),
+        entry={**task.entry, **({"texts": texts} if texts else {}), **({"measures": entries} if entries else {})},
     )
 
 
@@ -72,10 +109,9 @@ def _tokenizer_warnings(sources: Sources) -> list[str]:
 class _Builder:
     """Makes the tasks of a grid's cells, and gathers the indexes and base columns that they share."""
 
-    def __init__(self, sources: Sources, device: Device, budget_bytes: int, sample: CorpusSpec | None) -> None:
-        self.sources, self.device, self.budget_bytes, self.sample = sources, device, budget_bytes, sample
+    def __init__(self, sources: Sources, device: Device, budget_bytes: int) -> None:
+        self.sources, self.device, self.budget_bytes = sources, device, budget_bytes
         self.texts = TextTasks(sources, budget_bytes)
-        self.choices = ChoiceTasks(sources, budget_bytes)
 
     def cell_task(self, cell: Cell) -> CellTask:
         """The task of one cell, with the indexes and base columns that it needs."""
@@ -86,7 +122,6 @@ class _Builder:
         train = texts.train_index(cell, cell.domain) if method.trains else None
         valid, test = texts.valid_index(cell, cell.domain), texts.test_index(cell, cell.domain)
         general = [(spec.name, index) for spec, index in texts.general_indexes(cell)]
-        sample = texts.index(cell, self.sample, "all", SAMPLE_TOKENS_CAP) if self.sample else None
         replay = texts.train_index(cell, cell.replay) if cell.replay else None
         early_stop = texts.valid_index(cell, cell.early_stop_text) if cell.early_stop_text else None
 
@@ -100,9 +135,6 @@ class _Builder:
         trained = TrainedCell(cell, base, cell_hash, step, pass_tokens)
         named_indexes = [("test", test), ("valid", valid), *general]
         columns = [texts.columns(trained, name, index) for name, index in named_indexes]
-        choices = self.choices.columns(trained)
-        wise_ft = texts.wise_ft_scores(trained, [index for _, index in named_indexes])
-        transfer = texts.transfer_columns(trained, test)
         task = CellTask(
             cell=cell,
             hash=cell_hash,
@@ -119,14 +151,13 @@ class _Builder:
             memory=memory,
             scoring_bytes=scoring_bytes,
             auto_values=auto_values,
-            entry=plan_file.optional_entries(sample.folder if sample else None, choices, wise_ft, transfer),
-            choices=tuple(column.after for column in choices),
+            pass_tokens=pass_tokens,
+            entry={},
             replay_index=replay.folder if replay else None,
             early_stop_eval=texts.score(trained, early_stop) if early_stop else None,
-            wise_ft_scores=tuple(score for scores in wise_ft.values() for score in scores),
-            transfer_scores=tuple(text.after for text in transfer),
+            required=tuple(folder for text in columns for folder in text.required),
         )
-        return replace(task, entry=plan_file.entry(task, columns) | task.entry)
+        return replace(task, entry=plan_file.entry(task, columns))
 
     def _facts(self, cell: Cell, auto_values: Mapping[str, Any]) -> dict[str, Any]:
         """What a cell's identity holds beside its own fields: contents, and what `auto` was resolved to."""

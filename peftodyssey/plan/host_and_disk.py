@@ -130,7 +130,7 @@ def disk_plan(plan: Plan, keep: str = "adapters") -> DiskPlan:
     trained = [task for task in plan.cells if task.train_index]
     tokens = {index.folder: index_tokens(index) for index in plan.indexes}
     columns = {score.folder: tokens[score.index] for task in plan.cells for score in task.columns}
-    columns |= {score.folder: tokens[score.index] for task in plan.cells for score in task.wise_ft_scores}
+    columns |= {one.folder: tokens[one.column_of] for task in plan.cells for one in task.measures if one.column_of}
     columns |= {score.folder: tokens[score.index] for score in plan.base_scores}
     models = {task.cell.method.label: _model_bytes(task) for task in trained if task.step.full}
     kept = {
@@ -191,7 +191,7 @@ def largest_host_plan(plan: Plan, cells: Sequence[CellTask] | None = None) -> Ho
     plans = [
         host_plan
         for task in _distinct(plan.cells if cells is None else cells)
-        for host_plan in (cell_host_plan(plan, task), _offloaded_base(plan, task), noise_host_plan(plan, task))
+        for host_plan in (cell_host_plan(plan, task), _offloaded_base(plan, task), *_measure_plans(plan, task))
     ]
     return max(plans, key=lambda host_plan: host_plan.peak_bytes, default=HostPlan(()))
 
@@ -207,18 +207,11 @@ def _offloaded_base(plan: Plan, task: CellTask) -> HostPlan:
     return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), base))
 
 
-def noise_host_plan(plan: Plan, task: CellTask) -> HostPlan:
-    """Noise on the weights of the cell's base: the copy to restore them, and the update or gradient they follow."""
-    noise = plan.recipe.noise
-    if noise is None:
-        return HostPlan(())
-    base_bytes = BYTES[task.base.precision] * task.shape.parameters
-    kept = Term("weights to restore", base_bytes if base_bytes <= MAPPED_COPY_BYTES else 0)
-    direction = Term("update or gradient", 4 * task.shape.parameters if task.update_noise or noise.sharpness else 0)
-    if plan.device.kind == "cuda":
-        return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), kept, direction))
-    gradient = Term("gradient of a batch", 4 * task.shape.parameters if noise.sharpness else 0)
-    return HostPlan((Term("base", base_bytes), Term("scoring", task.scoring_bytes), kept, direction, gradient))
+def _measure_plans(plan: Plan, task: CellTask) -> list[HostPlan]:
+    """The host memory of the measures of a cell and of its base."""
+    own = [one for one in plan.measures if one.base.source.fingerprint == task.base.source.fingerprint]
+    every = (one.host_bytes for one in (*own, *task.measures))
+    return [HostPlan(tuple(Term(name, size) for name, size in terms.items())) for terms in every if terms]
 
 
 def _distinct(cells: Sequence[CellTask]) -> list[CellTask]:

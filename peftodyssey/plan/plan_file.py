@@ -5,12 +5,11 @@ The report reads it back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from peftodyssey.plan.multiple_choice import ChoiceColumns
-from peftodyssey.plan.tasks import CellTask, ScoreTask
+from peftodyssey.plan.tasks import CellTask
 from peftodyssey.plan.text_tasks import TextColumns
 from peftodyssey.recipe import grid
 from peftodyssey.recipe.cell import QuantSpec
@@ -31,32 +30,9 @@ def entry(task: CellTask, texts: Sequence[TextColumns]) -> dict[str, Any]:
         "scores": {
             "test": test.folders,
             "valid": valid.folders,
-            "general": [{"name": text.name, **text.folders} for text in general],
+            "general": [text.entry for text in general],
         },
     }
-
-
-def optional_entries(
-    sample_index: str | None,
-    choices: Sequence[ChoiceColumns],
-    wise_ft: Mapping[float, Sequence[ScoreTask]],
-    transfer: Sequence[TextColumns],
-) -> dict[str, Any]:
-    """The parts of the line that exist only where the recipe asks for them.
-
-    `transfer` is beside `scores`, so that asking for it later makes no new row of results.
-    """
-    shares = [
-        {"share": share, "test": test.folder, "valid": valid.folder, "general": [task.folder for task in general]}
-        for share, (test, valid, *general) in wise_ft.items()
-    ]
-    entries = {
-        "sample_index": sample_index,
-        "tasks": [columns.entry for columns in choices],
-        "wise": shares,
-        "transfer": [{"name": text.name, **text.folders} for text in transfer],
-    }
-    return {key: value for key, value in entries.items() if value}
 
 
 def _coordinates(task: CellTask) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from peftodyssey.corpora.chat import Chat
-from peftodyssey.corpora.multiple_choice import Questions
 from peftodyssey.corpora.source import Corpus
 from peftodyssey.memory.device import Device
 from peftodyssey.memory.memory_plan import MemoryPlan
@@ -15,8 +15,6 @@ from peftodyssey.model_shape import ModelShape
 from peftodyssey.models.source import ModelSource
 from peftodyssey.recipe.cell import Cell, QuantSpec, ScoreSpec
 from peftodyssey.recipe.schema import Recipe
-from peftodyssey.recipe.schema_measures import Noise
-from peftodyssey.store import layout
 
 
 @dataclass(frozen=True)
@@ -60,64 +58,40 @@ class ScoreTask:
     cell: str | None  # hash of the cell whose weights are scored; None: the base model itself
     identity: dict[str, Any]
     batch_tokens: int | None = None  # of one pass, as the memory allows; None: the default of the device
-    share: float = 1.0  # of the cell's update that the scored weights have
 
 
 @dataclass(frozen=True)
-class ChoiceTask:
-    """Likelihoods of the choices of one task under a base model, alone or as a cell changed it."""
+class MeasureTask:
+    """One task of a measure, on a base model alone or on a trained cell."""
 
+    measure: str  # name in the registry
     folder: str
-    task: Questions
-    base: BaseModelKey
-    with_prefix: bool  # every prompt starts with the start token
-    cell: str | None
     identity: dict[str, Any]
-    batch_tokens: int | None = None
+    options: Any  # what the measure's own job has to know, as frozen data
+    base: BaseModelKey
+    cell: str | None = None  # hash of the cell; None: the base model itself
+    needs: tuple[str, ...] = ()  # folders that must be finished before
+    on: Literal["base", "adapted", "update"] = "adapted"  # what a cell's task looks at; `update` runs on the bare base
+    retrain: bool = False  # whether the cell is trained again where this is missing and its weights are gone
+    column_of: str | None = None  # the index of which the task writes a column
+    scored_tokens: int = 0  # that it scores, for the estimate of time
+    host_bytes: Mapping[str, int] = field(default_factory=dict)  # host memory of the process meanwhile, by term
 
 
 @dataclass(frozen=True)
-class NoiseTask:
-    """Shift the weights of one base model, by noise or along one cell's update, and score one text after each shift."""
+class TrainedCell:
+    """A cell as scoring needs it: its base model, its hash, its step, and the tokens of one scoring pass."""
 
-    score: ScoreTask  # the text, the unquantised base, and the folder
-    noise: Noise
-    earliest: BaseModelKey | None  # whose tensors give the scale `earliest_rung`
-    entry: dict[str, Any]  # what the store's plan file says of it
-
-    @property
-    def base(self) -> BaseModelKey:
-        """The base model that is shifted."""
-        return self.score.base
-
-    @property
-    def index(self) -> str:
-        """Folder of the text that is scored."""
-        return self.score.index
-
-    @property
-    def folder(self) -> str:
-        """Where the scores are written."""
-        return self.score.folder
-
-
-@dataclass(frozen=True)
-class HiddenStatesTask:
-    """Mean hidden states of one text's chunks under one unquantised base model."""
-
-    folder: str
-    index: str
+    cell: Cell
     base: BaseModelKey
-    layer: int  # of the decoder, 0 the embeddings; -1 the last
-    chunks: int  # at most; of each half where there are halves
-    chunk_tokens: int
-    halves: bool  # the text is the pretraining sample, split in two by documents at random
-    identity: dict[str, Any]
+    hash: str
+    step: StepSpec
+    pass_tokens: int | None
 
 
 @dataclass(frozen=True)
 class CellTask:
-    """Train one cell (or load a saved one) and score it."""
+    """Train one cell (or load a saved one), score it and measure it."""
 
     cell: Cell
     hash: str  # 64 hex digits
@@ -129,34 +103,29 @@ class CellTask:
     train_index: str | None
     valid_index: str
     general_indexes: tuple[str, ...]
-    scores: tuple[ScoreTask, ...]  # columns after adaptation
+    scores: tuple[ScoreTask, ...]  # columns after adaptation: test, validation, general texts
     step: StepSpec
     memory: MemoryPlan
     scoring_bytes: int  # of the device, while the trained model is scored
+    pass_tokens: int | None  # of one scoring pass
     auto_values: dict[str, Any]
     entry: dict[str, Any]  # what the store's plan file says of it
-    choices: tuple[ChoiceTask, ...] = ()  # tasks after adaptation
     replay_index: str | None = None  # general text that is trained on too
     early_stop_eval: ScoreTask | None = None  # general text whose loss ends the training; never written
-    wise_ft_scores: tuple[ScoreTask, ...] = ()  # columns of shares of the update, by share
-    update_noise: tuple[NoiseTask, ...] = ()  # the base model shifted along the cell's update
-    geometry_folder: str | None = None  # where it is written how far the weights moved; None: not measured
-    transfer_scores: tuple[ScoreTask, ...] = ()  # columns on the other domains of the recipe
-
-    @property
-    def columns(self) -> tuple[ScoreTask, ...]:
-        """Every column of the whole update, each once."""
-        return tuple({column.folder: column for column in (*self.scores, *self.transfer_scores)}.values())
+    columns: tuple[ScoreTask, ...] = ()  # every column of the trained cell, each once, those of measures included
+    measures: tuple[MeasureTask, ...] = ()  # of the trained cell
+    required: tuple[str, ...] = ()  # folders of texts and base models without which its row cannot be made
+    reads: tuple[str, ...] = ()  # folders that the report reads beside these; where one fails the cell does not
 
     @property
     def short_hash(self) -> str:
         """The hash as tables print it."""
         return self.hash[:16]
 
-    def with_geometry(self) -> CellTask:
-        """The same task with the folder, named after the cell, for how far the weights moved."""
-        folder = self.folder.replace(layout.CELLS, layout.GEOMETRY_DIR, 1)
-        return replace(self, geometry_folder=folder, entry={**self.entry, "geometry": folder})
+    @property
+    def trained(self) -> TrainedCell:
+        """What scoring needs of it."""
+        return TrainedCell(self.cell, self.base, self.hash, self.step, self.pass_tokens)
 
     def fits(self, budget_bytes: int) -> bool:
         """Whether training and scoring stay within the budget."""
@@ -173,11 +142,10 @@ class Plan:
     indexes: tuple[IndexTask, ...]
     base_scores: tuple[ScoreTask, ...]
     cells: tuple[CellTask, ...]
+    measures: tuple[MeasureTask, ...]  # of base models
+    measure_entries: dict[str, Any]  # what the store's plan file says of these, by measure
     warnings: tuple[str, ...]
     digest: str
-    base_choices: tuple[ChoiceTask, ...] = ()
-    noise: tuple[NoiseTask, ...] = ()  # base models whose weights are shifted
-    hidden_states: tuple[HiddenStatesTask, ...] = ()  # what similarity to the pretraining text is measured on
 
     @property
     def base_order(self) -> dict[tuple[str, str, str], int]:

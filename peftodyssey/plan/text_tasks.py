@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from peftodyssey.corpora.newlines import policy_of
 from peftodyssey.memory.search import base_only, scoring_batch
-from peftodyssey.memory.step_spec import StepSpec
 from peftodyssey.plan.chat_template import chat_identity
 from peftodyssey.plan.sources import Sources
-from peftodyssey.plan.tasks import BaseModelKey, IndexTask, ScoreTask
+from peftodyssey.plan.tasks import BaseModelKey, IndexTask, ScoreTask, TrainedCell
 from peftodyssey.recipe import identity
 from peftodyssey.recipe.cell import Cell, CorpusSpec, ModelSpec
 from peftodyssey.store import layout
 
 SAMPLE_TOKENS_CAP = 2_000_000  # tokens that are counted of the pretraining text
 TRAIN_TOKENS_CAP = 20_000_000  # tokens indexed of a training split, unless the budget is larger
+
+
+UNCAPPED_TOKENS = 1_000_000  # scored, about, where the recipe sets no cap
+
+
+def scored_tokens(cap: int | None) -> int:
+    """Tokens of a split that are scored at most."""
+    return cap if cap is not None else UNCAPPED_TOKENS
 
 
 def model_slug(model: ModelSpec) -> str:
@@ -36,6 +42,16 @@ class TextColumns:
     after: ScoreTask  # under the trained cell
 
     @property
+    def required(self) -> tuple[str, ...]:
+        """The folders that must be there before the column after adaptation means anything."""
+        return tuple(folder for key in ("index", "before", "quantised") if (folder := self.folders[key]))
+
+    @property
+    def entry(self) -> dict[str, str | None]:
+        """What the plan file says of the text."""
+        return {"name": self.name, **self.folders}
+
+    @property
     def folders(self) -> dict[str, str | None]:
         """The folders of the index and of the columns, as the plan file has them."""
         return {
@@ -44,17 +60,6 @@ class TextColumns:
             "quantised": self.quantised.folder if self.quantised else None,
             "after": self.after.folder,
         }
-
-
-@dataclass(frozen=True)
-class TrainedCell:
-    """A cell as scoring needs it: its base model, its hash, its step, and the tokens of one scoring pass."""
-
-    cell: Cell
-    base: BaseModelKey
-    hash: str
-    step: StepSpec
-    pass_tokens: int | None
 
 
 class TextTasks:
@@ -112,11 +117,6 @@ class TextTasks:
         split_of = self.sources.general_split
         return [(spec, self.index(cell, spec, split_of(spec), cell.score.tokens)) for spec in cell.general]
 
-    def noise_texts(self, cell: Cell) -> list[tuple[str, IndexTask]]:
-        """The texts that the cell's base is scored on with noise: general ones, and the test split of its domain."""
-        texts = [*self.general_indexes(cell), (cell.domain, self.test_index(cell, cell.domain))]
-        return [(spec.display_name, index) for spec, index in texts]
-
     def columns(self, trained: TrainedCell, name: str, index: IndexTask) -> TextColumns:
         """The columns of a text before and after; those of base models are shared between cells."""
         base = trained.base
@@ -124,36 +124,24 @@ class TextTasks:
         quantised = self._base_score(trained, base, index) if base.quant else None
         return TextColumns(name, index, before, quantised, self.score(trained, index))
 
-    def transfer_columns(self, trained: TrainedCell, test: IndexTask) -> list[TextColumns]:
-        """The columns of the other domains; newline policies under which a text is scored alike are one text."""
-        texts: dict[str, tuple[str, IndexTask]] = {}
-        for spec in trained.cell.transfer_texts:
-            scored = replace(spec, newline=policy_of(spec.newline, "test"))
-            index = self.index(trained.cell, scored, "test", trained.cell.score.tokens)
-            if index.folder != test.folder:
-                texts.setdefault(index.folder, (scored.display_name, index))
-        return [self.columns(trained, name, index) for name, index in texts.values()]
-
-    def wise_ft_scores(self, trained: TrainedCell, indexes: Sequence[IndexTask]) -> dict[float, tuple[ScoreTask, ...]]:
-        """The columns of every text at each share of the cell's update that the recipe scores."""
-        shares = trained.cell.method.options.get("wise_ft", ())
-        return {share: tuple(self.score(trained, index, share) for index in indexes) for share in shares}
-
-    def score(self, trained: TrainedCell, index: IndexTask, share: float = 1.0) -> ScoreTask:
-        """A column under a trained cell, or under `share` of its update."""
-        return _score(trained.cell, trained.base, index, trained.hash, trained.pass_tokens, share)
+    def score(self, trained: TrainedCell, index: IndexTask) -> ScoreTask:
+        """A column under a trained cell."""
+        return score_task(trained.cell, trained.base, index, trained.hash, trained.pass_tokens)
 
     def _base_score(self, trained: TrainedCell, base: BaseModelKey, index: IndexTask) -> ScoreTask:
         cell, step = trained.cell, base_only(trained.step, base.quant)
         tokens, _ = scoring_batch(self.sources.shapes[cell.model], step, cell.score.context, self.budget_bytes)
-        task = _score(cell, base, index, None, tokens)
+        task = score_task(cell, base, index, None, tokens)
         return self.base_scores.setdefault(task.folder, task)
 
 
-def _score(
+def score_task(
     cell: Cell, base: BaseModelKey, index: IndexTask, cell_hash: str | None, tokens: int | None, share: float = 1.0
 ) -> ScoreTask:
-    """A column of `index` under a base model alone (`cell_hash` None) or under a cell; `tokens` of one pass."""
+    """A column of `index` under a base model alone (`cell_hash` None) or a cell; `tokens` of one pass.
+
+    `share` of the cell's update is in the scored weights.
+    """
     # a chat template writes the first token itself
     settings = replace(cell.score, first_token="skip") if index.chat else cell.score
     facts: dict[str, Any] = {
@@ -173,4 +161,4 @@ def _score(
     part = None if share == 1 else f"x{share:g}"
     name = layout.slug(index.corpus.name, index.split, model_slug(cell.model), label, part)
     folder = f"{layout.SCORES}/{layout.folder_name(name, identity.digest(facts))}"
-    return ScoreTask(folder, index.folder, base, settings, cell_hash, facts, tokens, share)
+    return ScoreTask(folder, index.folder, base, settings, cell_hash, facts, tokens)

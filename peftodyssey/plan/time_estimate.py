@@ -9,15 +9,13 @@ from peftodyssey.memory import probes
 from peftodyssey.memory.probes import Probe
 from peftodyssey.plan import probe_results
 from peftodyssey.plan.probe_results import MultiLoraProbe
-from peftodyssey.plan.tasks import CellTask, NoiseTask, Plan
+from peftodyssey.plan.tasks import CellTask, Plan
+from peftodyssey.plan.text_tasks import scored_tokens
 
 BAND = 0.15  # relative, at least: clocks, temperatures and lengths of real text differ from a probe's
 EPOCH_BAND = 0.5
 BYTES_PER_TOKEN = 4  # of English text, about
 UNKNOWN_TEXT_BYTES = 4_000_000
-UNCAPPED_TOKENS = 1_000_000  # scored where the recipe sets no cap
-SEARCH_PASSES = 10  # over a text, to find a critical step
-GRADIENT_PASSES = 3  # a gradient takes as long as this many passes
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def estimate_time(plan: Plan) -> TimeEstimate:
         steps, columns = shares.get(task.hash, (1.0, 1.0))
         training *= steps / speedups.get(task.hash, 1.0)
         other = columns * (_scoring(task, probe) + probe.save_seconds)
-        other += sum(map(_noise_tokens, task.update_noise)) / probe.scored_tokens_per_second
+        other += columns * sum(one.scored_tokens for one in task.measures) / probe.scored_tokens_per_second
         if task.base.identifier not in bases:
             bases.add(task.base.identifier)
             other += probe.load_seconds
@@ -52,7 +50,8 @@ def estimate_time(plan: Plan) -> TimeEstimate:
         low += training * (1 - band) + other * (1 - BAND)
         high += training * (1 + band) + other * (1 + BAND)
     rate = min(probe.scored_tokens_per_second for probe in known)
-    base_tokens = sum(_tokens(task.settings.tokens) for task in plan.base_scores) + sum(map(_noise_tokens, plan.noise))
+    base_tokens = sum(scored_tokens(task.settings.tokens) for task in plan.base_scores)
+    base_tokens += sum(task.scored_tokens for task in plan.measures)
     seconds = base_tokens / rate
     return TimeEstimate(middle + seconds, low + seconds * (1 - BAND), high + seconds * (1 + BAND), 0)
 
@@ -82,21 +81,8 @@ def _scoring(task: CellTask, probe: Probe) -> float:
     points = sum(share < 1 for share in task.cell.train.eval_at)
     early_stop = task.cell.method.options.get("early_stop")
     early_stop_columns = early_stop["num_evals"] / 2 if early_stop else 0  # an evaluation scores half the cap
-    columns = len(task.columns) + points + len(task.wise_ft_scores) + early_stop_columns
-    return columns * _tokens(task.cell.score.tokens) / probe.scored_tokens_per_second
-
-
-def _noise_tokens(task: NoiseTask) -> int:
-    """Tokens scored while the weights of one base model are shifted, by noise or along one update."""
-    noise = task.noise
-    if task.score.cell:
-        passes = 1 + len(noise.gammas) + SEARCH_PASSES
-    else:
-        ranks = 1 + len({rank for rank in noise.ranks if rank})
-        passes = 1 + 2 * noise.pairs * len(noise.gammas) * ranks + len(noise.quantisers)
-        passes += (SEARCH_PASSES + GRADIENT_PASSES) * noise.sharpness
-    first_windows = noise.documents * task.score.settings.context
-    return passes * min(first_windows, _tokens(task.score.settings.tokens))
+    columns = len(task.columns) + points + early_stop_columns
+    return columns * scored_tokens(task.cell.score.tokens) / probe.scored_tokens_per_second
 
 
 def _halving_shares(plan: Plan) -> dict[str, tuple[float, float]]:
@@ -124,7 +110,3 @@ def _speedups(plan: Plan) -> dict[str, float]:
         if result.speedup:
             speedups |= {task.hash: result.speedup for group in groups for task in group}
     return speedups
-
-
-def _tokens(cap: int | None) -> int:
-    return cap if cap is not None else UNCAPPED_TOKENS

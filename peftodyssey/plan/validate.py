@@ -8,7 +8,6 @@ from peftodyssey.corpora.source import Corpus
 from peftodyssey.errors import InputError, OdysseyError, Problem
 from peftodyssey.memory.device import Device
 from peftodyssey.methods.registry import METHODS
-from peftodyssey.plan import similarity
 from peftodyssey.plan.auto_values import resolve_auto
 from peftodyssey.plan.sources import Sources, problem_at
 from peftodyssey.recipe.cell import Cell
@@ -21,12 +20,7 @@ def check_cells(recipe: Recipe, cells: Sequence[Cell], sources: Sources, device:
     for cell in cells:
         for key, error in _errors(cell, sources, device):
             first_by_message.setdefault(error.message, problem_at(recipe, key, error))
-    problems = list(first_by_message.values())
-    if recipe.similarity:
-        for model, shape in sources.shapes.items():
-            errors = similarity.problems(recipe.similarity, shape, model.name)
-            problems += [problem_at(recipe, "measure", error) for error in errors]
-    return problems
+    return list(first_by_message.values())
 
 
 def _errors(cell: Cell, sources: Sources, device: Device) -> Iterator[tuple[str, OdysseyError]]:

@@ -131,4 +131,3 @@ class Cell:
     tasks: tuple[TaskSpec, ...] = ()
     replay: CorpusSpec | None = None  # its training split is replayed; None without `replay`
     early_stop_text: CorpusSpec | None = None  # its validation split ends the training; None without `early_stop`
-    transfer_texts: tuple[CorpusSpec, ...] = ()  # every domain of the recipe, where transfer is measured

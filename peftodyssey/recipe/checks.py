@@ -11,11 +11,8 @@ from collections.abc import Callable, Iterator
 from peftodyssey.errors import Problem
 from peftodyssey.recipe.checks_constraints import check_constraints
 from peftodyssey.recipe.checks_names import check_corpora, check_models, check_tasks
-from peftodyssey.recipe.corpus_names import corpus_name
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_methods import Lora, Qlora, Saved
-
-MIN_CHUNK_TOKENS = 16  # of `measure: similarity`
 
 
 def problems(recipe: Recipe) -> Iterator[Problem]:
@@ -143,51 +140,13 @@ def _low_rank(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _measures(recipe: Recipe) -> Iterator[Problem]:
-    if "forgetting" in recipe.measured and not recipe.general:
-        yield recipe.problem(
-            ("general",),
-            "forgetting is measured on general text, and there is none",
-            next_step="add general: [bundled/wiki_general], or remove forgetting from measure",
-            depends_on=(("measure",),),
-        )
-    texts = {
-        (corpus_name(corpus), "keep" if newline == "mismatch" else newline)
-        for corpus in recipe.domains
-        for newline in corpus.newline
-    }
-    if "transfer" in recipe.measured and len(texts) < 2:
-        yield recipe.problem(
-            ("measure",),
-            "transfer is what adapting to one text does to the others, and there is only one text",
-            next_step="add a text to domains, or remove transfer from measure",
-            severity="warning",
-            depends_on=(("domains",),),
-        )
+    for spec in recipe.specs:
+        yield from spec.problems(recipe)
     for key, values in (("measure", list(recipe.measured)), ("seeds", list(recipe.seeds))):
         if len(set(values)) < len(values):
             yield recipe.problem(
                 (key,), "a value is there twice", got=str(values), next_step="remove one", severity="warning"
             )
-
-
-def _similarity(recipe: Recipe) -> Iterator[Problem]:
-    similarity, depends_on = recipe.similarity, (("pretraining_text",),)
-    if similarity and recipe.pretraining_text is None:
-        yield recipe.problem(
-            ("measure",),
-            "similarity is measured against the pretraining text, and there is none",
-            next_step="add pretraining_text: a sample of what the base was pretrained on (bundled/pretrain_sample for "
-            "bundled/odyssey-3m), or remove similarity from measure",
-            depends_on=depends_on,
-        )
-    if similarity and similarity.chunk_tokens < MIN_CHUNK_TOKENS:
-        yield recipe.problem(
-            ("measure",),
-            "chunks are too short to tell texts apart",
-            got=f"chunk_tokens: {similarity.chunk_tokens}",
-            allowed=f"{MIN_CHUNK_TOKENS} tokens or more",
-            depends_on=depends_on,
-        )
 
 
 def _saved_only(recipe: Recipe) -> Iterator[Problem]:
@@ -268,7 +227,6 @@ CHECKS: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     check_tasks,
     check_models,
     _measures,
-    _similarity,
     _saved_only,
     _master_weights,
     _engine,

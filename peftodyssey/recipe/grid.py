@@ -52,12 +52,11 @@ def cells(recipe: Recipe) -> list[Cell]:
     as they stand in the recipe, the others by size.
     """
     train, score, tasks = train_spec(recipe), score_spec(recipe), task_specs(recipe)
-    needs_general = {"forgetting", "noise"} & {*recipe.measured}
+    needs_general = any(spec.needs_general for spec in recipe.asked)
     general = tuple(spec for text in recipe.general if needs_general for spec in corpus_specs(text, recipe))
-    domains = [spec for text in recipe.domains for spec in corpus_specs(text, recipe)]
+    domains = domain_specs(recipe)
     methods = method_specs(recipe)
     names = [method.method for method in methods]
-    transfer_texts = tuple(domains) if "transfer" in recipe.measured else ()
     replay, early_stop_text = replay_spec(recipe), early_stop_spec(recipe)
     by_content: dict[str, tuple[tuple[Any, ...], Cell]] = {}
     for (m, model), (d, domain), (k, method), seed in product(
@@ -75,7 +74,6 @@ def cells(recipe: Recipe) -> list[Cell]:
             tasks,
             replay=replay if method.options.get("replay") else None,
             early_stop_text=early_stop_text if method.options.get("early_stop") else None,
-            transfer_texts=transfer_texts,
         )
         rate = k if method.lr is None else method.lr
         order = (m, _quant_order(method.quant), d, names.index(method.method), method.rank or 0, rate, seed)
@@ -166,9 +164,14 @@ def task_specs(recipe: Recipe) -> tuple[TaskSpec, ...]:
     )
 
 
+def domain_specs(recipe: Recipe) -> list[CorpusSpec]:
+    """The texts to adapt to, one for each newline policy."""
+    return [spec for text in recipe.domains for spec in corpus_specs(text, recipe)]
+
+
 def pretraining_text_spec(recipe: Recipe) -> CorpusSpec | None:
     """The sample of pretraining text; None where no measure needs it."""
-    if recipe.pretraining_text is None or not {"tokens", "similarity"} & {*recipe.measured}:
+    if recipe.pretraining_text is None or not any(spec.needs_pretraining_text for spec in recipe.asked):
         return None
     return next(corpus_specs(recipe.pretraining_text, recipe))
 
@@ -228,14 +231,14 @@ def _expand(method: AnyMethod, folder: str) -> Iterator[MethodSpec]:
     if isinstance(method, Saved):
         yield MethodSpec("saved", method.label or "", options={"path": absolute(method.path, folder)})
         return
-    for values, constraints in product(AXES[type(method)](method), constraint_grid(method)):
+    for spec, constraints in product(AXES[type(method)](method), constraint_grid(method)):
         for rate in method.lr.tune or method.lr.fixed or ():
-            fields = {"method": method.method, **values, "options": {**values.get("options", {}), **constraints}}
             tuned = len(set(method.lr.tune or ())) > 1
-            yield MethodSpec(label=method.label or "", lr=rate, tuned=tuned, **fields)
+            options = {**spec.options, **constraints}
+            yield replace(spec, label=method.label or "", lr=rate, tuned=tuned, options=options)
 
 
-def _low_rank_axes(method: Lora | Qlora) -> Iterator[dict[str, Any]]:
+def _low_rank_axes(method: Lora | Qlora) -> Iterator[MethodSpec]:
     for quant, double, rank, alpha, targets, dropout, rslora, dora, init in product(
         method.quant or (None,),
         method.double_quant,
@@ -248,23 +251,25 @@ def _low_rank_axes(method: Lora | Qlora) -> Iterator[dict[str, Any]]:
         method.init,
     ):
         four_bits = quant in ("nf4", "fp4")
-        yield {
-            "method": "qlora" if four_bits else "lora",
-            "quant": QuantSpec(quant, double if four_bits else False) if quant else None,
-            "rank": rank,
-            "alpha": parse_alpha(alpha, rank),
-            "targets": targets,
-            "dropout": dropout,
-            "options": {"rslora": rslora, "dora": dora, "init": init},
-        }
+        yield MethodSpec(
+            method="qlora" if four_bits else "lora",
+            label="",
+            rank=rank,
+            alpha=parse_alpha(alpha, rank),
+            targets=targets,
+            dropout=dropout,
+            quant=QuantSpec(quant, double if four_bits else False) if quant else None,
+            options={"rslora": rslora, "dora": dora, "init": init},
+        )
 
 
-AXES: dict[type[Method], Callable[[Any], Iterator[dict[str, Any]]]] = {
-    Full: lambda m: ({"options": {"master_weights": weights}} for weights in m.master_weights),
+# Each method at each value of its axes, before its label, learning rates and further constraints.
+AXES: dict[type[Method], Callable[[Any], Iterator[MethodSpec]]] = {
+    Full: lambda m: (MethodSpec("full", "", options={"master_weights": weights}) for weights in m.master_weights),
     Lora: _low_rank_axes,
     Qlora: _low_rank_axes,
-    Bitfit: lambda m: iter([{}]),
-    LastLayers: lambda m: ({"options": {"layers": layers}} for layers in m.layers),
-    Ia3: lambda m: ({"targets": targets} for targets in m.targets or (None,)),
-    Peft: lambda m: iter([{"options": {"peft_type": m.peft_type, "config": m.config}}]),
+    Bitfit: lambda m: iter([MethodSpec("bitfit", "")]),
+    LastLayers: lambda m: (MethodSpec("last_layers", "", options={"layers": layers}) for layers in m.layers),
+    Ia3: lambda m: (MethodSpec("ia3", "", targets=targets) for targets in m.targets or (None,)),
+    Peft: lambda m: iter([MethodSpec("peft", "", options={"peft_type": m.peft_type, "config": m.config})]),
 }

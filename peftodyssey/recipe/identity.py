@@ -26,7 +26,7 @@ from peftodyssey.recipe.cell import (
 # Fields that say how, where or under what name; every other field of these classes is hashed.
 EXCLUDED_FIELDS: dict[type, frozenset[str]] = {
     # what is scored, and how, is in the identity of each column; facts hold the content of the texts
-    Cell: frozenset({"recipe", "general", "score", "tasks", "replay", "early_stop_text", "transfer_texts"}),
+    Cell: frozenset({"recipe", "general", "score", "tasks", "replay", "early_stop_text"}),
     ModelSpec: frozenset({"name", "revision", "weights"}),  # facts["model"] is their content
     CorpusSpec: frozenset({"name", "source", "revision"}),  # facts["domain"] is their content
     MethodSpec: frozenset({"label", "tuned"}),

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from peftodyssey.errors import InputError, Problem, RecipeError
 from peftodyssey.recipe import bundled, checks, validation_errors
 from peftodyssey.recipe.document import RecipeDocument
+from peftodyssey.recipe.measure_spec import MeasureSpec
 from peftodyssey.recipe.overrides import apply as apply_overrides
-from peftodyssey.recipe.schema import Recipe
+from peftodyssey.recipe.schema import Recipe, recipe_class
 from peftodyssey.recipe.schema_texts import NAME
 from peftodyssey.recipe.yaml_tree import Path, Tree, holds, read_tree
 
@@ -32,17 +33,24 @@ PLACEHOLDERS: dict[tuple[str, str], Any] = {  # for required values, so that the
 ITEM_PLACEHOLDERS = {"methods": "full", "model": "gpt2", "domains": "text-{}", "general": "general-{}"}
 
 
-def load_recipe(path_or_text: str | FilePath, overrides: Sequence[str] = (), where: str | None = None) -> Recipe:
+def load_recipe(
+    path_or_text: str | FilePath,
+    overrides: Sequence[str] = (),
+    where: str | None = None,
+    *,
+    measures: tuple[MeasureSpec, ...],
+) -> Recipe:
     """The recipe in a file, in a text, or bundled under a name, with `--set` overrides applied.
 
-    Raises RecipeError with every problem, each with its place; InputError where the file cannot be read.
+    `measures` are those that it may ask for. Raises RecipeError with every problem, each with its place; InputError
+    where the file cannot be read.
     """
     tree = read_document(path_or_text, where, Recipe)
     if tree.data.get("kind") == "ladder":
         raise InputError(
             f"{tree.where} is the recipe of a ladder, not of a study", f"peftodyssey ladder train {path_or_text}"
         )
-    return check_document(tree, Recipe, overrides, checks.problems)
+    return check_document(tree, recipe_class(measures), overrides, checks.problems)
 
 
 def read_document(path_or_text: str | FilePath, where: str | None, root: type[RecipeDocument]) -> Tree:

@@ -1,7 +1,4 @@
-"""Every key of a recipe as Markdown, from the classes of the schema, for `docs/recipes.md`:
-
-python -m peftodyssey.recipe.reference > docs/recipes.md
-"""
+"""Every key of a recipe as Markdown, from the classes of the schema, for `docs/recipes.md`."""
 
 from __future__ import annotations
 
@@ -14,17 +11,17 @@ from pydantic.fields import FieldInfo
 from peftodyssey.recipe.field_syntax import LearningRateSpec
 from peftodyssey.recipe.field_types import RecipeSection
 from peftodyssey.recipe.foreign_names import FOREIGN_NAMES
-from peftodyssey.recipe.schema import Recipe
+from peftodyssey.recipe.measure_spec import MeasureSpec, NoOptions
+from peftodyssey.recipe.schema import recipe_class
 from peftodyssey.recipe.schema_constraints import EarlyStop
 from peftodyssey.recipe.schema_ladder import LadderModel, LadderRecipe, LadderRungs, LadderTrain
-from peftodyssey.recipe.schema_measures import MeasureOptions, Noise, Similarity
+from peftodyssey.recipe.schema_measures import options_class
 from peftodyssey.recipe.schema_methods import METHOD_CLASSES
 from peftodyssey.recipe.schema_rungs import Rungs
 from peftodyssey.recipe.schema_texts import Corpus, Model, Split, Task
 from peftodyssey.recipe.schema_training import Budget, Score, Select, Train
 
 SECTIONS: tuple[tuple[str, type[RecipeSection]], ...] = (
-    ("The recipe", Recipe),
     ("`model`", Model),
     ("`revisions` of a model, by tokens", Rungs),
     ("`domains`, `general` and `pretraining_text`", Corpus),
@@ -35,9 +32,6 @@ SECTIONS: tuple[tuple[str, type[RecipeSection]], ...] = (
     ("`select` of `train`", Select),
     ("`score`", Score),
     ("`tasks`", Task),
-    ("`measure`", MeasureOptions),
-    ("`measure`: `noise`", Noise),
-    ("`measure`: `similarity`", Similarity),
 )
 LADDER_SECTIONS: tuple[tuple[str, type[RecipeSection]], ...] = (
     ("The recipe of a ladder", LadderRecipe),
@@ -55,7 +49,7 @@ WRITTEN_AS_VALUES = (Budget, LearningRateSpec)  # written as one value, as OPENI
 OPENING = """\
 # Recipes
 
-Generated from the classes of the schema by `python -m peftodyssey.recipe.reference > docs/recipes.md`.
+Generated from the classes of the schema by `python -m peftodyssey.measures.registry recipes > docs/recipes.md`.
 
 A recipe is one YAML file with all datasets and hyperparameters of a study. `model`, `domains` and `methods` are
 required, everything else has a default. Keys that are not below are errors, and the message suggests the right one,
@@ -89,11 +83,22 @@ FOREIGN_OPENING = """\
 """
 
 
-def markdown() -> str:
+def markdown(measures: tuple[MeasureSpec, ...]) -> str:
     """The reference: how values are written, a table for each part of a recipe and of a ladder's, and foreign names."""
-    studies = (line for title, part in SECTIONS for line in _section(title, part))
+    studies = (line for title, part in sections(measures) for line in _section(title, part))
     ladders = (line for title, part in LADDER_SECTIONS for line in _section(title, part))
     return "\n".join([OPENING, *studies, LADDER_OPENING, *ladders, FOREIGN_OPENING + _foreign_names()])
+
+
+def sections(measures: tuple[MeasureSpec, ...]) -> list[tuple[str, type[RecipeSection]]]:
+    """The classes of a study's recipe with their titles, those of the options of `measures` last."""
+    options = [spec for spec in measures if spec.is_word and spec.options is not NoOptions]
+    return [
+        ("The recipe", recipe_class(measures)),
+        *SECTIONS,
+        ("`measure`", options_class(measures)),
+        *((f"`measure`: `{spec.name}`", spec.options) for spec in options),
+    ]
 
 
 def _foreign_names() -> str:
@@ -154,7 +159,3 @@ def _written(value: Any) -> str:
     if isinstance(value, tuple):
         return _written(value[0]) if len(value) == 1 else f"[{', '.join(map(_written, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")

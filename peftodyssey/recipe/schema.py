@@ -5,14 +5,16 @@ The classes say what one value may be; `recipe.checks` says what several may be 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import functools
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from peftodyssey.recipe.document import RecipeDocument
 from peftodyssey.recipe.field_syntax import OrList, Shorthand
-from peftodyssey.recipe.field_types import NonNegativeInt
-from peftodyssey.recipe.schema_measures import Measure, MeasureOptions, Noise, Similarity
+from peftodyssey.recipe.field_types import NonNegativeInt, RecipeSection
+from peftodyssey.recipe.measure_spec import MeasureSpec
+from peftodyssey.recipe.schema_measures import MeasureOptions, item_type, options_class
 from peftodyssey.recipe.schema_methods import AnyMethod
 from peftodyssey.recipe.schema_texts import Corpora, Corpus, Model, Name, Task
 from peftodyssey.recipe.schema_training import Score, Train
@@ -20,6 +22,8 @@ from peftodyssey.recipe.schema_training import Score, Train
 
 class Recipe(RecipeDocument):
     """The recipe of a study: models, texts, methods, and how they are trained and scored."""
+
+    specs: ClassVar[tuple[MeasureSpec, ...]] = ()  # of the measures that it may ask for; see `recipe_class`
 
     version: Literal[1] = Field(default=1, description="Version of the recipe's language; 1.")
     name: Name = Field(
@@ -51,7 +55,7 @@ class Recipe(RecipeDocument):
     score: Score = Field(
         default=Score(), description="How held-out text is scored: context, stride, number of tokens; a mapping."
     )
-    measure: Annotated[tuple[Measure, ...], OrList()] = Field(
+    measure: Annotated[tuple[str | MeasureOptions, ...], OrList()] = Field(
         default=("degradation", "forgetting", "tokens"),
         description="What is measured and reported; a list of words, or of words with options such as {noise: {pairs: "
         "5}}.",
@@ -64,24 +68,40 @@ class Recipe(RecipeDocument):
     @property
     def measured(self) -> tuple[str, ...]:
         """The words of `measure`, without their options."""
-        return tuple(item.word if isinstance(item, MeasureOptions) else item for item in self.measure)
+        return tuple(item if isinstance(item, str) else item.word for item in self.measure)
 
     @property
-    def noise(self) -> Noise | None:
-        """The options of `measure: noise`, None where it is not measured."""
-        options = (item.noise for item in self.measure if isinstance(item, MeasureOptions))
-        return next(filter(None, options), Noise() if "noise" in self.measure else None)
+    def asked(self) -> tuple[MeasureSpec, ...]:
+        """The measures that the recipe asks for, by their word or by other keys."""
+        return tuple(
+            spec for spec in self.specs if (spec.asked_by(self) if spec.asked_by else spec.name in self.measured)
+        )
 
-    @property
-    def similarity(self) -> Similarity | None:
-        """The options of `measure: similarity`, None where it is not measured."""
-        options = (item.similarity for item in self.measure if isinstance(item, MeasureOptions))
-        return next(filter(None, options), Similarity() if "similarity" in self.measure else None)
+    def options(self, spec: MeasureSpec) -> RecipeSection | None:
+        """The options of a measure, its defaults where none are written; None where it is not asked for."""
+        written = (
+            getattr(item, spec.name) for item in self.measure if not isinstance(item, str) and item.word == spec.name
+        )
+        return next(written, spec.options()) if spec in self.asked else None
 
 
-def json_schema() -> dict[str, Any]:
+@functools.cache
+def recipe_class(specs: tuple[MeasureSpec, ...]) -> type[Recipe]:
+    """`Recipe` with the words and options of these measures under `measure`."""
+    field = Recipe.model_fields["measure"]
+    item: Any = item_type(specs, options_class(specs))
+    described: Any = (
+        Annotated[tuple[item, ...], OrList()],
+        Field(default=field.default, description=field.description),
+    )
+    recipe = create_model("Recipe", __base__=Recipe, __doc__=Recipe.__doc__, measure=described)
+    recipe.specs = specs
+    return recipe
+
+
+def json_schema(specs: tuple[MeasureSpec, ...]) -> dict[str, Any]:
     """The JSON Schema that editors check recipes with, from the classes above."""
-    schema = Recipe.model_json_schema(mode="validation")
+    schema = recipe_class(specs).model_json_schema(mode="validation")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "peftodyssey recipe",

@@ -1,114 +1,24 @@
-"""What a recipe measures, as pydantic classes: words, or one-key mappings of a word and its options.
+"""`measure` of a recipe as pydantic classes: words, or one-key mappings of a word and its options.
 
-A new measure with options is one class and one field of `MeasureOptions`.
+The words and the classes of their options are those of the measures that the caller hands down.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    StrictInt,
-    Tag,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import ConfigDict, Discriminator, Field, Tag, create_model, model_validator
 
-from peftodyssey.recipe.field_syntax import OrList
-from peftodyssey.recipe.field_types import Flag, Positive, PositiveInt, RecipeSection, refuse
-
-Word = Literal["degradation", "forgetting", "tokens", "transfer", "noise", "geometry", "similarity"]
-
-
-def _rank(value: Any) -> Any:
-    return None if value == "full" else value
-
-
-RankOrFull = Annotated[
-    PositiveInt | None,
-    BeforeValidator(_rank),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "enum": ["full"]}]}),
-]
-
-
-class Noise(RecipeSection):
-    """Weight noise: how much the loss rises when noise of a given size is added to the base's weights."""
-
-    gammas: Annotated[tuple[Positive, ...], OrList()] = Field(
-        default=(0.05, 0.1, 0.2, 0.4),
-        description="Sizes of the noise: its standard deviation in units of `scale`; a list of numbers.",
-    )
-    pairs: PositiveInt = Field(
-        default=5,
-        description="Antithetic pairs (+eps and -eps) of each size; their numbers are the seeds. An interval needs 2; "
-        "5 give a good one.",
-    )
-    scale: Literal["initializer", "fan_in", "earliest_rung", "relative"] = Field(
-        default="initializer",
-        description="Standard deviation that gamma multiplies: the config's initializer_range, 1/sqrt(fan_in), or the "
-        "root mean square of the tensor, on the earliest rung of the recipe or (relative) on the base itself, which "
-        "ignores the growth of the weights over pretraining; a word.",
-    )
-    ranks: Annotated[tuple[RankOrFull, ...], OrList(empty=True)] = Field(
-        default=(),
-        description="Ranks of low-rank noise with the Frobenius norm of the Gaussian noise, tensor by tensor; `full` "
-        "is the Gaussian noise, which is always measured; a list.",
-    )
-    updates: Flag = Field(
-        default=False,
-        description="Whether the updates of the recipe's full and LoRA cells are measured too: rescaled to the norm "
-        "of the noise, and the smallest step along them that raises the loss; true or false.",
-    )
-    tensors: Annotated[tuple[Literal["blocks", "embeddings", "head"], ...], OrList()] = Field(
-        default=("blocks",),
-        description="Tensors to which noise is added: matrices of the decoder layers, embeddings, head; a list of "
-        "words. Norms and biases stay as they are.",
-    )
-    quantisers: Annotated[tuple[Literal["nf4", "fp4", "int8"], ...], OrList(empty=True)] = Field(
-        default=(),
-        description="Quantisations of the same tensors, measured like noise: nf4, fp4, int8; a list of words.",
-    )
-    sharpness: Flag = Field(
-        default=False,
-        description="Critical sharpness: whether the smallest step against the base's own gradient that raises the "
-        "loss is looked for; needs memory for that gradient; true or false.",
-    )
-    documents: PositiveInt = Field(
-        default=48,
-        description="Documents of each text that are scored, in their first window; an interval needs 30 or more.",
-    )
-
-
-class Similarity(RecipeSection):
-    """Similarity to the pretraining text: distances of each domain's test split from `pretraining_text`."""
-
-    layer: StrictInt = Field(
-        default=-1,
-        description="Decoder layer whose hidden states are averaged over each chunk: 0 the embeddings, 1 the first, "
-        "-1 the last; a whole number.",
-    )
-    chunks: PositiveInt = Field(
-        default=200,
-        description="Chunks of each text and of each half of the sample; all have as few as the text with the fewest.",
-    )
-    chunk_tokens: PositiveInt = Field(
-        default=64, description="Tokens of a chunk, at least 16; a chunk lies within one document."
-    )
+from peftodyssey.recipe.field_types import RecipeSection, refuse
+from peftodyssey.recipe.measure_spec import MeasureSpec, NoOptions
 
 
 class MeasureOptions(RecipeSection):
     """A measure with options: a mapping with the measure's word as its only key."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
-
-    noise: Noise | None = Field(default=None, description="Sensitivity of the base to weight noise; a mapping.")
-    similarity: Similarity | None = Field(
-        default=None, description="Similarity of each domain to the pretraining text; a mapping."
-    )
 
     @model_validator(mode="after")
     def _one(self) -> MeasureOptions:
@@ -124,8 +34,27 @@ class MeasureOptions(RecipeSection):
         return next(iter(self.model_fields_set))
 
 
+@functools.cache
+def options_class(specs: tuple[MeasureSpec, ...]) -> type[MeasureOptions]:
+    """`MeasureOptions` with a field for each measure that has options."""
+    fields: dict[str, Any] = {
+        spec.name: (spec.options | None, Field(default=None, description=_sentence(spec.options)))
+        for spec in specs
+        if spec.is_word and spec.options is not NoOptions
+    }
+    return create_model("MeasureOptions", __base__=MeasureOptions, __doc__=MeasureOptions.__doc__, **fields)
+
+
+def item_type(specs: tuple[MeasureSpec, ...], options: type[MeasureOptions]) -> Any:
+    """The type of one item of `measure`: a word, or a word with its options."""
+    word: Any = Literal[tuple(spec.name for spec in specs if spec.is_word)]
+    return Annotated[Annotated[word, Tag("word")] | Annotated[options, Tag("options")], Discriminator(_kind)]
+
+
+def _sentence(options: type[RecipeSection]) -> str:
+    """The first clause of a class's docstring, as the description of its key."""
+    return (inspect.getdoc(options) or "").split(":")[0] + "; a mapping."
+
+
 def _kind(value: Any) -> str:
     return "options" if isinstance(value, (dict, MeasureOptions)) else "word"
-
-
-Measure = Annotated[Annotated[Word, Tag("word")] | Annotated[MeasureOptions, Tag("options")], Discriminator(_kind)]

@@ -104,7 +104,7 @@ def _unknown_key(path: Path, tree: Tree, root: type[BaseModel]) -> Problem:
     owner, key = path[:-1], str(path[-1])
     known = keys_at(tree, owner, root)
     method = tree.at(owner).get("method")
-    counterpart = (FOREIGN_NAMES if root is Recipe else LADDER_NAMES).get(key)
+    counterpart = (FOREIGN_NAMES if issubclass(root, Recipe) else LADDER_NAMES).get(key)
     own_name = counterpart.key.rsplit(".", 1)[-1] if counterpart else key
     what = "no such key"
     if isinstance(method, str) and (method, own_name) in MISPLACED:
@@ -151,7 +151,7 @@ def _where_it_belongs(key: str, root: type[BaseModel]) -> str:
             return f"did you mean {section}.{key}?"
     if key in root.model_fields:
         return f"did you mean {key}, at the top of the recipe?"
-    is_method_key = root is Recipe and any(key in kind.model_fields for kind in METHOD_CLASSES.values())
+    is_method_key = issubclass(root, Recipe) and any(key in kind.model_fields for kind in METHOD_CLASSES.values())
     return _methods_with(key) if is_method_key else ""
 
 

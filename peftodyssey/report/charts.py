@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from peftodyssey.report.chart_style import (
+from peftodyssey.display.chart_style import (
     COLOURS,
     GREY,
     RULE,
@@ -17,7 +17,7 @@ from peftodyssey.report.chart_style import (
     chart_of_cells,
     colour_of_method,
     dashed_zero_lines,
-    interval_bars,
+    frontier_bars,
     lane_height,
     panels,
     points,
@@ -26,7 +26,7 @@ from peftodyssey.report.chart_style import (
     y_methods,
     zero_line,
 )
-from peftodyssey.report.result_text import DELTA, FORGETTING, base_name, selected_cells, text_name
+from peftodyssey.display.result_text import DELTA, FORGETTING, base_name, selected_cells, text_name
 
 STAGES = {
     "nll_before": ("base", GREY),
@@ -134,14 +134,6 @@ def _frontier(cells: Rows, rows: Rows) -> alt.TopLevelMixin:
         chart.mark_point(filled=True, opacity=1).encode(x=x, y=y, color=colour, shape=shape_of_base(cells), size=size),
     ]
     return panels(layers, cells, (270, 230), wide=True, independent="x")
-
-
-def frontier_bars(chart: alt.Chart, x: alt.X, y: alt.Y, colour: alt.Color) -> list[alt.Chart]:
-    """Intervals of both changes of a point."""
-    return [
-        interval_bars(chart, "delta_lo", x="delta_lo:Q", x2="delta_hi:Q", y=y, color=colour),
-        interval_bars(chart, "forgetting_lo", x=x, y="forgetting_lo:Q", y2="forgetting_hi:Q", color=colour),
-    ]
 
 
 def _validation_curves(cells: Rows, curves: Rows) -> list[dict[str, Any]]:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from peftodyssey.display.result_text import format_count, format_lr
 from peftodyssey.plan import host_and_disk
 from peftodyssey.plan.tasks import CellTask, Plan
 from peftodyssey.report import sample_size
 from peftodyssey.report.multi_lora_output import group_lines
-from peftodyssey.report.result_text import format_count, format_lr
 
 if TYPE_CHECKING:
     from peftodyssey.memory.step_estimate import StepPlan

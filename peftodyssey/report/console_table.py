@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.report import result_text
+from peftodyssey.display import result_text
 
 if TYPE_CHECKING:
     from rich.table import Table

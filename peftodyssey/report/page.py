@@ -9,21 +9,15 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from peftodyssey.report import noise, result_text, token_sentences
-from peftodyssey.report.chart_style import Figure, unique
-from peftodyssey.report.result_text import DELTA, NO_NUMBER, Row, amount, interval
-from peftodyssey.report.section import Section
-from peftodyssey.report.token_evidence import Evidence
-from peftodyssey.report.token_sentences import PART, RECALL, TokenTables
-from peftodyssey.report.token_text import visible
+from peftodyssey.display import result_text
+from peftodyssey.display.chart_style import Figure, unique
+from peftodyssey.display.result_text import DELTA, NO_NUMBER, Row
+from peftodyssey.display.section import Section
 from peftodyssey.store import atomic
 
 TEMPLATE = "page.html.j2"
-FACTORS = {
-    "position": "position in the document",
-    "frequency": "occurrences of the token in the pretraining sample",
-    "surprisal": "decile of the base's NLL (regression to the mean makes hard tokens fall and easy ones rise)",
-}
+PART = "section.html.j2"  # of a section that has templates of its own
+NLL_IS_NO_TASK = "NLL says how well text is predicted, not how well a task is solved."
 
 
 @dataclass(frozen=True)
@@ -32,12 +26,14 @@ class ReportData:
 
     rows: Sequence[Row]  # of results.parquet
     sections: Sequence[Section]
-    figures: Sequence[Figure]
-    tables: TokenTables
-    evidence: Sequence[Evidence]
-    token_figures: Sequence[Figure]
-    has_noise: bool
+    figures: Sequence[Figure]  # those of no section
     drawn: dict[str, str] = field(default_factory=dict)  # figure name -> SVG
+
+    @property
+    def shown(self) -> list[Section]:
+        """The sections that say something, in the order of the page."""
+        shown = [section for section in self.sections if section.is_shown]
+        return sorted(shown, key=lambda section: section.place == "end")
 
     @property
     def recipes(self) -> list[str]:
@@ -59,26 +55,26 @@ def write(data: ReportData, path: Path) -> Path:
 def html(data: ReportData) -> str:
     """The page's text. Every word that comes from a recipe, a document or a token is escaped."""
     return (
-        _environment()
+        _environment(data.shown)
         .get_template(TEMPLATE)
         .render(
             data=data,
             statements=result_text.statements(data.rows),
             caveats=result_text.caveats(data.rows),
-            unmeasured=unmeasured(data),
-            tokens=token_sentences.statements(data.rows, data.tables),
-            tokens_unmeasured=token_sentences.unmeasured(data.rows, data.tables),
+            notes=notes(data),
+            opening=[section for section in data.shown if section.place == "start"],
+            closing=[section for section in data.shown if section.place == "end"],
+            part=PART,
             drawn={name: Markup(svg) for name, svg in data.drawn.items()},  # drawn by Vega, which escapes its text
             several_runs=any(row.get("run") for row in data.rows),
         )
     )
 
 
-def unmeasured(data: ReportData) -> list[str]:
-    """What a reader may look for and not find, and why."""
+def notes(data: ReportData) -> list[str]:
+    """What a reader may look for and not find, and why: of the cells, of the sections, and of those not shown."""
     done = [row for row in data.rows if row["status"] == "done"]
-    factors = {entry["factor"] for entries in data.tables.breakdown.values() for entry in entries}
-    notes = {
+    missing = {
         "Forgetting was not measured: the recipe names no `general` text.": not any(
             row.get("forgetting") is not None for row in done
         ),
@@ -86,17 +82,20 @@ def unmeasured(data: ReportData) -> list[str]:
             row.get("valid_nll_after") is not None for row in done
         ),
         "Peak memory is missing where nothing was trained.": any(row.get("peak_memory_bytes") is None for row in done),
-        "Frequency in the pretraining text was not measured: the recipe names no `pretraining_text`.": bool(factors)
-        and "frequency" not in factors,
-        "NLL says how well text is predicted, not how well a task is solved.": True,
-        noise.UNMEASURED: not data.has_noise,
     }
-    return [note for note, applies in notes.items() if applies]
+    return [
+        *(note for note, applies in missing.items() if applies),
+        *(note for section in data.shown for note in section.notes),
+        NLL_IS_NO_TASK,
+        *(note for section in data.sections if not section.is_shown for note in section.notes),
+    ]
 
 
-def _environment() -> jinja2.Environment:
+def _environment(sections: Sequence[Section]) -> jinja2.Environment:
+    """The page's template, those of `sections` under their names, and the functions that all of them call."""
+    own = {section.name: jinja2.PackageLoader(section.templates) for section in sections if section.templates}
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("peftodyssey.report", "templates"),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader("peftodyssey.report"), jinja2.PrefixLoader(own)]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -113,13 +112,7 @@ def _environment() -> jinja2.Environment:
         format_bytes=result_text.format_bytes,
         format_count=result_text.format_count,
         format_lr=result_text.format_lr,
-        visible=visible,
         fixed=_fixed,
-        percent=token_sentences.percent,
-        class_names=token_sentences.CLASS_NAMES,
-        factors=FACTORS,
-        part=_part,
-        recall_points=_recall_points,
         duration=_duration,
         outcome=_outcome,
     )
@@ -135,15 +128,6 @@ def _duration(seconds: float | None) -> str:
         return NO_NUMBER
     size, unit = (1, "s") if seconds < 120 else (60, "min") if seconds < 7200 else (3600, "h")
     return f"{seconds / size:.1f} {unit}"
-
-
-def _part(entry: Row) -> str:
-    return interval(entry, PART)
-
-
-def _recall_points(entry: Row) -> str:
-    """The change of recall at 10 in percentage points, with its interval."""
-    return amount([entry], RECALL, "", 1, 100)
 
 
 def _outcome(row: Row) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from peftodyssey.report import console_table, result_text, token_sentences
-from peftodyssey.report.page import ReportData, unmeasured
+from peftodyssey.display import result_text
+from peftodyssey.report import console_table
+from peftodyssey.report.page import ReportData, notes
 from peftodyssey.store import atomic
 
 
@@ -19,19 +20,15 @@ def write(data: ReportData, path: Path) -> Path:
 def markdown(data: ReportData) -> str:
     """The summary's text; numbers that differ between two runs of one recipe (time, memory) are only in the table."""
     statements = result_text.statements(data.rows) or ["No cell is finished yet."]
-    missing = token_sentences.unmeasured(data.rows, data.tables)
-    tokens = [*token_sentences.statements(data.rows, data.tables), *filter(None, [missing])]
     headings, lines = console_table.cells(data.rows)
     parts = [
         f"# {_text(', '.join(data.recipes))}",
         f"Base: {_text(', '.join(data.models))}. Changes are after minus before: negative is better. 95 % intervals.",
         _list(statements),
         _table(headings, lines) if lines else "",
-        *(part for section in data.sections for part in (f"## {section.title}", _list(section.statements))),
-        "## Which tokens does the change come from?",
-        _list(tokens or ["No cell is finished yet."]),
+        *(part for section in data.shown for part in (f"## {section.title}", _list(section.statements))),
         "## Limits",
-        _list([*result_text.caveats(data.rows), *unmeasured(data)]),
+        _list([*result_text.caveats(data.rows), *notes(data)]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -6,6 +6,8 @@ Positive differences are worse. Tokens that either column does not score are lef
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,14 +15,30 @@ import numpy as np
 from peftodyssey.stats.bootstrap import paired_bootstrap
 
 
+@dataclass(frozen=True)
+class TextChange:
+    """A text before and after; what is not finite is None."""
+
+    nll_before: float | None  # nats per token
+    nll_after: float | None
+    ppl_before: float | None
+    ppl_after: float | None
+    delta_nll: float | None  # nll_after - nll_before; positive: worse
+    delta_lo: float | None  # ends of its 95 % interval over documents
+    delta_hi: float | None
+    bpb_before: float | None  # bits per byte of the scored tokens
+    bpb_after: float | None
+    documents: int
+    tokens: int
+    note: str  # why there is no interval, or ""
+
+
 def compare(
     before_nats: np.ndarray, after_nats: np.ndarray, document: np.ndarray, token_bytes: np.ndarray
-) -> dict[str, Any]:
-    """NLL, perplexity and bits per byte of both columns, and their difference with its 95 % interval.
+) -> TextChange:
+    """Both columns and their difference.
 
-    Columns are float [n] nats per token, `document` int [n], `token_bytes` int [n] (UTF-8 bytes of each token). Returns
-    nll_before, nll_after, delta_nll, delta_lo, delta_hi (nats per token), ppl_before, ppl_after, bpb_before, bpb_after
-    (bits per byte of the scored tokens), documents, tokens, note (why there is no interval). NaN if nothing is scored.
+    Columns are float [n] nats per token, `document` int [n], `token_bytes` int [n] (UTF-8 bytes of each token).
     """
     assert before_nats.shape == after_nats.shape == document.shape == token_bytes.shape
     scored = ~(np.isnan(before_nats) | np.isnan(after_nats))
@@ -28,20 +46,35 @@ def compare(
     n_bytes = int(token_bytes[scored].sum(dtype=np.int64))
     change = paired_bootstrap(after - before, document[scored])
     nll_before, nll_after = mean_nats(before), mean_nats(after)
-    return {
-        "nll_before": nll_before,
-        "nll_after": nll_after,
-        "ppl_before": perplexity(nll_before),
-        "ppl_after": perplexity(nll_after),
-        "delta_nll": change.estimate,
-        "delta_lo": change.lower,
-        "delta_hi": change.upper,
-        "bpb_before": bits_per_byte(before, n_bytes),
-        "bpb_after": bits_per_byte(after, n_bytes),
-        "documents": change.n_documents,
-        "tokens": len(before),
-        "note": change.note,
-    }
+    return TextChange(
+        nll_before=finite(nll_before),
+        nll_after=finite(nll_after),
+        ppl_before=finite(perplexity(nll_before)),
+        ppl_after=finite(perplexity(nll_after)),
+        delta_nll=finite(change.estimate),
+        delta_lo=change.lower,
+        delta_hi=change.upper,
+        bpb_before=finite(bits_per_byte(before, n_bytes)),
+        bpb_after=finite(bits_per_byte(after, n_bytes)),
+        documents=change.n_documents,
+        tokens=len(before),
+        note=change.note,
+    )
+
+
+def compare_texts(texts: Sequence[Mapping[str, Any]], read: Callable[[str, str], np.ndarray]) -> TextChange:
+    """`compare` over pooled texts, whose documents stay distinct.
+
+    Each text names the folders of its `index`, `before` and `after`; `read` gives a column of a folder.
+    """
+    documents, first = [], 0
+    for text in texts:
+        numbers = read(text["index"], "document").astype(np.int64) + first
+        documents.append(numbers)
+        first = int(numbers.max(initial=first - 1)) + 1
+    before, after = (np.concatenate([read(text[stage], "nll_nats") for text in texts]) for stage in ("before", "after"))
+    token_bytes = np.concatenate([read(text["index"], "bytes") for text in texts])
+    return compare(before, after, np.concatenate(documents), token_bytes)
 
 
 def mean_nats(nll_nats: np.ndarray) -> float:

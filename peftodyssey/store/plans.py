@@ -33,7 +33,7 @@ def cells(folder: Path) -> list[dict[str, Any]]:
     """The cells of every plan, each once per way of scoring; the newest recipe that has a cell gives it its name.
 
     Cells of an earlier version of a recipe are included only if they are done. `recipe` and `measure` of a cell are
-    those of its plan; its tasks are those of all plans.
+    those of its plan; what several plans say of it for a measure as a list (such as its tasks) is that of all plans.
     """
     plans = read_all(folder)
     newest = {plan["recipe"]: number for number, plan in enumerate(plans)}
@@ -43,17 +43,18 @@ def cells(folder: Path) -> list[dict[str, Any]]:
             if newest[plan["recipe"]] != number and manifest.read(folder / cell["folder"]) is None:
                 continue
             key = cell["cell"], json.dumps(cell["scores"], sort_keys=True)
-            tasks = {task["after"]: task for task in (*by_key.get(key, {}).get("tasks", ()), *cell.get("tasks", ()))}
+            measures = _united(by_key.get(key, {}).get("measures", {}), cell.get("measures", {}))
             by_key[key] = {**cell, "recipe": plan["recipe"], "measure": plan["measure"]}
-            if tasks:
-                by_key[key]["tasks"] = list(tasks.values())
+            if measures:
+                by_key[key]["measures"] = measures
     return list(by_key.values())
 
 
-def noise(folder: Path) -> list[dict[str, Any]]:
-    """The noise tasks of every plan, on bases and along cells' updates, each folder once, with its recipe."""
-    by_folder: dict[str, dict[str, Any]] = {}
-    for plan in read_all(folder):
-        for entry in (*plan.get("noise", ()), *(entry for cell in plan["cells"] for entry in cell.get("updates", ()))):
-            by_folder[entry["folder"]] = {**entry, "recipe": plan["recipe"]}
-    return list(by_folder.values())
+def _united(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """What a later plan says of a cell, and the lists of an earlier one with what is not in the later one."""
+    united = dict(later)
+    for name, entries in earlier.items():
+        if isinstance(entries, list):
+            own = united.get(name, [])
+            united[name] = [*(entry for entry in entries if entry not in own), *own]
+    return united

@@ -14,32 +14,36 @@ from typing import TYPE_CHECKING, Any
 from peftodyssey.constants import TOKEN_CLASSES
 from peftodyssey.errors import InputError, StoreError
 from peftodyssey.store import layout, manifest, parquet, plans, tables
-from peftodyssey.store.views import CELLS, EXAMPLES, N_EXAMPLES, SENTENCES, TOKENS, VIEWS
+from peftodyssey.store.views import CELLS, N_EXAMPLES, RUN_COLUMN, TOKENS, View, Views
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
 
-def overview(folders: Sequence[Path]) -> tuple[list[tuple[str, str]], list[str]]:
+def overview(folders: Sequence[Path], views: Views) -> tuple[list[tuple[str, str]], list[str]]:
     """The views that have rows in these runs, each with a sentence, and ten queries that can be run on them."""
-    sizes = {view: 1 if view in ("tokens", "cells") else _LOADERS[view](folders).num_rows for view in VIEWS}
-    filled = [(view, SENTENCES[view]) for view, n_rows in sizes.items() if n_rows]
+    filled = [
+        (name, view.sentence)
+        for name, view in views.by_name.items()
+        if view.file is None or _load(name, view, folders).num_rows
+    ]
     names = {view for view, _ in filled}
-    return filled, [sql for sql in EXAMPLES if set(_named(sql)) <= names][:N_EXAMPLES]
+    return filled, [sql for sql in views.examples if set(_named(sql, views)) <= names][:N_EXAMPLES]
 
 
-def columns_of(view: str) -> pa.Table:
+def columns_of(view: str, views: Views) -> pa.Table:
     """The columns of a view with type and sentence; InputError where there is no such view."""
     import pyarrow as pa
 
-    if view not in VIEWS:
-        raise InputError(f"there is no view {view!r}", f"views: {', '.join(VIEWS)}")
-    rows = [{"column": name, "type": kind, "what it is": text} for name, (kind, text) in VIEWS[view].items()]
+    if view not in views.by_name:
+        raise InputError(f"there is no view {view!r}", f"views: {', '.join(views.by_name)}")
+    columns = views.by_name[view].columns
+    rows = [{"column": name, "type": kind, "what it is": text} for name, (kind, text) in columns.items()]
     return pa.Table.from_pylist(rows)
 
 
-def query(folders: Sequence[Path], sql: str) -> pa.Table:
+def query(folders: Sequence[Path], sql: str, views: Views) -> pa.Table:
     """The answer to one SELECT over the runs in `folders`.
 
     Raises InputError with DuckDB's message where the SQL is wrong, StoreError where a folder holds no run.
@@ -47,8 +51,8 @@ def query(folders: Sequence[Path], sql: str) -> pa.Table:
     import duckdb
 
     with _sealed() as connection:
-        for name in _named(sql):
-            connection.register(name, _LOADERS[name](folders))
+        for name in _named(sql, views):
+            connection.register(name, _load(name, views.by_name[name], folders))
         try:
             return _answer(connection, sql)
         except duckdb.Error as error:
@@ -76,7 +80,7 @@ def _answer(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
     return relation.to_arrow_table() if relation is not None else pa.table({})
 
 
-def _named(sql: str) -> list[str]:
+def _named(sql: str, views: Views) -> list[str]:
     """The views that `sql` reads; all of them where DuckDB cannot tell, so that its own message is the answer."""
     import duckdb
 
@@ -86,8 +90,8 @@ def _named(sql: str) -> list[str]:
         except duckdb.ParserException:
             return []
         except duckdb.Error:
-            named = {view for view in VIEWS if view in sql.lower()}
-    return [view for view in VIEWS if view in named]
+            named = {view for view in views.by_name if view in sql.lower()}
+    return [view for view in views.by_name if view in named]
 
 
 def _with_run(folder: Path, table: pa.Table) -> pa.Table:
@@ -102,13 +106,18 @@ def _concatenated(folders: Sequence[Path], read: Callable[[Path], pa.Table]) -> 
     return pa.concat_tables([_with_run(folder, read(folder)) for folder in folders])
 
 
-def _collected(name: str, columns: tables.Columns) -> Callable[[Sequence[Path]], pa.Table]:
-    def read(folder: Path) -> pa.Table:
-        if not (folder / name).is_file():
-            raise StoreError(f"{folder} holds no {name}", f"run `peftodyssey report {folder}` first")
-        return parquet.read(folder / name).select(list(columns))
+def _load(name: str, view: View, folders: Sequence[Path]) -> pa.Table:
+    """The rows of a view of several runs."""
+    if view.file is None:
+        return _cells(folders) if name == "cells" else _tokens(folders)
+    file, columns = view.file, [column for column in view.columns if column not in RUN_COLUMN]
 
-    return lambda folders: _concatenated(folders, read)
+    def read(folder: Path) -> pa.Table:
+        if not (folder / file).is_file():
+            raise StoreError(f"{folder} holds no {file}", f"run `peftodyssey report {folder}` first")
+        return parquet.read(folder / file).select(columns)
+
+    return _concatenated(folders, read)
 
 
 def _cells(folders: Sequence[Path]) -> pa.Table:
@@ -155,8 +164,8 @@ def texts(cell: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
     scores = cell["scores"]
     domain = cell["coordinates"]["domain"]
     own = [(split, domain, scores[split]) for split in ("test", "valid") if scores.get(split)]
-    others = {"general": scores.get("general") or (), "transfer": cell.get("transfer") or ()}
-    return own + [(split, score["name"], score) for split, scores in others.items() for score in scores]
+    others = {"general": scores.get("general") or (), **cell.get("texts", {})}
+    return own + [(split, score["name"], score) for split, found in others.items() for score in found]
 
 
 def token_pieces(index_folder: Path) -> pa.Table:
@@ -188,25 +197,3 @@ def _scored(
     ]
     columns = [*constants, *pieces.columns, before, after, after - before, rank_before, rank_after]
     return pa.table(columns, schema=schema)
-
-
-_LOADERS: dict[str, Callable[[Sequence[Path]], pa.Table]] = {
-    "results": _collected(layout.RESULTS, tables.RESULTS),
-    "learning_curves": _collected(layout.LEARNING_CURVES, tables.LEARNING_CURVES),
-    "token_breakdown": _collected(layout.TOKEN_BREAKDOWN, tables.TOKEN_BREAKDOWN),
-    "concentration": _collected(layout.CONCENTRATION, tables.CONCENTRATION),
-    "terms": _collected(layout.TERMS, tables.TERMS),
-    "token_ranks": _collected(layout.TOKEN_RANKS, tables.TOKEN_RANKS),
-    "transfer": _collected(layout.TRANSFER, tables.TRANSFER),
-    "tasks": _collected(layout.TASKS, tables.TASKS),
-    "wise_ft": _collected(layout.WISE_FT, tables.WISE_FT),
-    "noise": _collected(layout.NOISE_TABLE, tables.NOISE),
-    "sensitivity": _collected(layout.SENSITIVITY, tables.SENSITIVITY),
-    "annealing": _collected(layout.ANNEALING, tables.ANNEALING),
-    "sharpness": _collected(layout.SHARPNESS, tables.SHARPNESS),
-    "geometry": _collected(layout.GEOMETRY, tables.GEOMETRY),
-    "similarity": _collected(layout.SIMILARITY, tables.SIMILARITY),
-    "correlation": _collected(layout.CORRELATION, tables.CORRELATION),
-    "cells": _cells,
-    "tokens": _tokens,
-}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from peftodyssey.errors import InputError, StoreError
 from peftodyssey.store import layout, manifest, parquet, plans
 from peftodyssey.store.query import query, texts
+from peftodyssey.store.views import Views
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +26,7 @@ class Run:
 
     folder: Path
     cells: tuple[dict[str, Any], ...]
+    views: Views  # that `query` offers
 
     def __repr__(self) -> str:
         """A few lines: where the run is, how far it is, and what can be called."""
@@ -49,7 +51,7 @@ class Run:
 
     def query(self, sql: str) -> pa.Table:
         """The answer to one SELECT over this run."""
-        return query([self.folder], sql)
+        return query([self.folder], sql, self.views)
 
     def nll(
         self, cell: str | None = None, split: str = "test", corpus: str | None = None, **coordinates: Any
@@ -130,7 +132,7 @@ def describe_cells(rows: Iterable[Mapping[str, Any]]) -> str:
     return "; ".join(cells[:SHOWN_CELLS]) + more
 
 
-def open_run(folder: str | Path) -> Run:
+def open_run(folder: str | Path, views: Views) -> Run:
     """The run in `folder`; StoreError where there is no run."""
     folder = Path(folder)
     return Run(
@@ -139,6 +141,7 @@ def open_run(folder: str | Path) -> Run:
             {**cell, "status": manifest.status_record(folder / cell["folder"])["status"]}
             for cell in plans.cells(folder)
         ),
+        views,
     )
 
 

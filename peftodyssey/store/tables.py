@@ -1,4 +1,4 @@
-"""Every table that is written, defined once: name, type and a sentence per column; docs/tables.md is generated from it.
+"""The tables of a run, defined once: name, type and a sentence per column. Measures define their own beside them.
 
 NLL is in nats per token, differences are after - before (positive: worse), `_lo` and `_hi` are the ends of 95 %
 intervals from a paired bootstrap over documents.
@@ -6,17 +6,15 @@ intervals from a paired bootstrap over documents.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
-from peftodyssey.store.columns import ARM, CELL, MODEL, PRETRAIN_TOKENS, RECIPE, Columns, interval
-from peftodyssey.store.tables_noise import ANNEALING, NOISE, SENSITIVITY, SHARPNESS, SHIFTS
-from peftodyssey.store.tables_similarity import CORRELATION, SIMILARITY
-from peftodyssey.store.tables_tokens import CONCENTRATION, TERMS, TOKEN_BREAKDOWN, TOKEN_RANKS
+from peftodyssey.store.columns import ARM, CELL, MODEL, PRETRAIN_TOKENS, RECIPE, Columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RESULTS: Columns = {
+RESULTS: Columns = {  # of every cell; measures add their own
     **CELL,
     "label": ("string", "the method with the options that distinguish it from the others of its recipe"),
     **RECIPE,
@@ -41,21 +39,6 @@ RESULTS: Columns = {
     "trainable_params": ("int64", "number of trainable parameters"),
     "context": ("int32", "tokens of a scoring window"),
     "selected": ("bool", "whether this learning rate is the best on validation within its group"),
-    "nll_before": ("float64", "test NLL of the unquantised base, nats per token"),
-    "nll_quantised": ("float64", "test NLL of the quantised base where there is one, nats per token"),
-    "nll_after": ("float64", "test NLL after adaptation, nats per token"),
-    "valid_nll_before": ("float64", "validation NLL of the unquantised base, nats per token"),
-    "valid_nll_after": ("float64", "validation NLL after adaptation, nats per token"),
-    "ppl_before": ("float64", "exp(nll_before)"),
-    "ppl_after": ("float64", "exp(nll_after)"),
-    "delta_nll": ("float64", "nll_after - nll_before on test; positive: worse"),
-    **interval("delta", "delta_nll"),
-    "bpb_before": ("float64", "test bits per byte of the unquantised base"),
-    "bpb_after": ("float64", "test bits per byte after adaptation"),
-    "general_nll_before": ("float64", "NLL of the unquantised base on the general text, nats per token"),
-    "general_nll_after": ("float64", "NLL after adaptation on the general text, nats per token"),
-    "forgetting": ("float64", "general_nll_after - general_nll_before; positive: worse"),
-    **interval("forgetting"),
     "engine": ("string", "native, trl, or none where nothing was trained"),
     "multi_lora_size": ("int32", "cells that were trained together"),
     "seconds": ("float64", "wall time of training without scoring"),
@@ -65,20 +48,7 @@ RESULTS: Columns = {
     "status": ("string", "done, failed, stopped (early, by successive halving), pending"),
     "reason": ("string", "why it failed, or a warning such as too few documents"),
     "lr_edge": ("string", "low or high where the selected learning rate is at that end of its grid"),
-    "test_tokens": ("int64", "tokens scored on test"),
-    "test_documents": ("int64", "documents scored on test"),
-    "general_documents": ("int64", "documents scored on the general text"),
     "versions": ("string", "library versions with which the cell was trained"),
-    "task": (
-        "string",
-        "the multiple-choice task of the next columns, where the recipe has one; several are in tasks.parquet",
-    ),
-    "acc_before": ("float64", "share of the task's prompts whose most likely choice is right, unquantised base"),
-    "acc_after": ("float64", "the same after adaptation"),
-    "acc_delta": ("float64", "acc_after - acc_before; positive: better"),
-    **interval("acc", "acc_delta"),
-    "acc_norm_before": ("float64", "accuracy with likelihoods per byte of the choice, unquantised base"),
-    "acc_norm_after": ("float64", "the same after adaptation"),
     "l2_sp": ("float64", "L2-SP coefficient that pulls weights to their start, where there is one"),
     "norm_ball": ("float64", "largest change of a matrix relative to its norm, where it is bounded"),
     "replay": (
@@ -93,19 +63,6 @@ RESULTS: Columns = {
         "int64",
         "step at which that bound was exceeded; steps and tokens are those of the weights kept",
     ),
-    "update_norm_relative": (
-        "float64",
-        "Frobenius norm of the update over that of all weights of the base, where geometry was measured",
-    ),
-    "effective_rank_mean": ("float64", "mean effective rank of the updates of the decomposed matrices"),
-    "intruder_dimensions": (
-        "float64",
-        "intruder dimensions among the 10 strongest of a tuned matrix, mean over the decomposed matrices",
-    ),
-    "decomposed_layers": (
-        "string",
-        "number of decoder layers whose matrices were decomposed, of all: of a large model only a sample",
-    ),
 }
 
 LEARNING_CURVES: Columns = {
@@ -116,22 +73,6 @@ LEARNING_CURVES: Columns = {
     "split": ("string", "valid or test"),
     "nll_nats": ("float64", "mean NLL there, nats per token"),
     "tokens": ("int64", "tokens scored"),
-}
-
-WISE_FT: Columns = {
-    **CELL,
-    **RECIPE,
-    "share": (
-        "float64",
-        "share of the trained update in the scored weights: 0 is the base, 1 the adapted model (WiSE-FT)",
-    ),
-    "nll": ("float64", "test NLL, nats per token"),
-    "valid_nll": ("float64", "validation NLL, nats per token"),
-    "delta_nll": ("float64", "nll - that of the unquantised base; positive: worse"),
-    **interval("delta", "delta_nll"),
-    "general_nll": ("float64", "NLL on the general text, nats per token"),
-    "forgetting": ("float64", "general_nll - that of the unquantised base; positive: worse"),
-    **interval("forgetting"),
 }
 
 LOG: Columns = {
@@ -148,102 +89,61 @@ NLL: Columns = {
     "rank": ("int32", "rank of the true token among the vocabulary, from 1; -1 where not scored"),
 }
 
-CHOICES: Columns = {
-    "example": ("int32", "number of the prompt, from 0"),
-    "choice": ("int32", "number of the choice, from 0"),
-    "loglik_nats": ("float64", "log-likelihood of the choice given its prompt, nats, summed over its tokens"),
-    "tokens": ("int32", "tokens of the choice"),
-    "bytes": ("int32", "UTF-8 bytes of the choice without the white space around it"),
-    "is_answer": ("bool", "whether it is the right choice of its prompt"),
-}
-
-TASKS: Columns = {
-    **CELL,
-    **RECIPE,
-    "task": ("string", "name of the task"),
-    "examples": ("int64", "number of prompts"),
-    "chance": ("float64", "accuracy of random guessing"),
-    "acc_before": ("float64", "share of the prompts whose most likely choice is right, unquantised base"),
-    **interval("acc_before", "acc_before (Wilson)"),
-    "acc_quantised": ("float64", "the same under the quantised base where there is one"),
-    "acc_after": ("float64", "the same after adaptation"),
-    **interval("acc_after", "acc_after (Wilson)"),
-    "acc_delta": ("float64", "acc_after - acc_before; positive: better"),
-    **interval("acc", "acc_delta, paired by prompt (Tango)"),
-    "acc_won": ("int64", "prompts answered right only after adaptation"),
-    "acc_lost": ("int64", "prompts answered right only by the base"),
-    "acc_p": ("float64", "exact p-value of McNemar's test"),
-    "acc_norm_before": ("float64", "accuracy with likelihoods per byte of the choice, unquantised base"),
-    "acc_norm_after": ("float64", "the same after adaptation"),
-    "acc_norm_delta": ("float64", "acc_norm_after - acc_norm_before; positive: better"),
-    **interval("acc_norm", "acc_norm_delta, paired by prompt (Tango)"),
-    "truncated": ("int64", "choices whose prompt was truncated at its beginning to the model's positions"),
-}
-
-GEOMETRY: Columns = {
-    **CELL,
-    "recipe": ("string", "name of the recipe that asked for the row; empty in the cell's own table"),
-    "matrix": ("string", "name of the weight in the base; weights that did not change have no row"),
-    "rows": ("int64", "outputs of a matrix, length of a vector"),
-    "columns": ("int64", "inputs of a matrix; empty for a vector"),
-    "update_norm": ("float64", "Frobenius norm of the update"),
-    "base_norm": ("float64", "Frobenius norm of the base's weight, dequantised where it is quantised"),
-    "relative_norm": ("float64", "update_norm / base_norm"),
-    "spectral_norm": (
-        "float64",
-        "largest singular value of the update; this and the next columns only for linear layers of decoder layers",
-    ),
-    "stable_rank": ("float64", "squared Frobenius norm of the update divided by its squared spectral norm"),
-    "effective_rank": ("float64", "exponential of the entropy of the update's singular values, normalised to sum 1"),
-    "angle_mean_degrees": (
-        "float64",
-        "mean principal angle between the spans of the 10 strongest left singular vectors, base and tuned",
-    ),
-    "angle_largest_degrees": ("float64", "largest of these angles"),
-    "intruders": (
-        "int32",
-        "of the tuned matrix's 10 strongest left singular vectors, those with |cosine| < 0.5 to each one of the base's",
-    ),
-}
-
-TRANSFER: Columns = {
-    **CELL,
-    "recipe": ("string", "name of the recipe that measures transfer"),
-    "trained_on": ("string", "the text adapted to, with its newline policy where that is not keep"),
-    "scored_on": ("string", "the text whose test split is scored, with the newline policy of the scoring"),
-    "in_domain": ("bool", "whether that is the text adapted to"),
-    "tokens": ("int64", "tokens scored"),
-    "nll_before": ("float64", "NLL of the unquantised base there, nats per token"),
-    "nll_after": ("float64", "NLL there after adaptation, nats per token"),
-    "delta_nll": ("float64", "nll_after - nll_before; positive: worse"),
-    **interval("delta", "delta_nll"),
-}
-
 # Columns in which two runs of the same recipe on the same machine may differ.
 MEASURED = ("seconds", "tokens_per_second", "peak_memory_bytes")
 
-TABLES: dict[str, Columns] = {
-    "results.parquet": RESULTS,
-    "learning_curves.parquet": LEARNING_CURVES,
-    "token_breakdown.parquet": TOKEN_BREAKDOWN,
-    "concentration.parquet": CONCENTRATION,
-    "terms.parquet": TERMS,
-    "token_ranks.parquet": TOKEN_RANKS,
-    "tasks.parquet": TASKS,
-    "wise_ft.parquet": WISE_FT,
-    "similarity.parquet": SIMILARITY,
-    "correlation.parquet": CORRELATION,
-    "noise.parquet": NOISE,
-    "sensitivity.parquet": SENSITIVITY,
-    "annealing.parquet": ANNEALING,
-    "sharpness.parquet": SHARPNESS,
-    "shifts.parquet": SHIFTS,
-    "geometry.parquet": GEOMETRY,
-    "transfer.parquet": TRANSFER,
-    "log.parquet": LOG,
-    "nll.parquet": NLL,
-    "choices.parquet": CHOICES,
-}
+SORT_COLUMNS = (
+    "model",
+    "domain",
+    "newline",
+    "pretrain_tokens",
+    "revision",
+    "method",
+    "rank",
+    "label",
+    "lr",
+    "seed",
+    "recipe",
+    "cell",
+)
+
+
+class HasTables(Protocol):
+    """A measure as the store sees it."""
+
+    @property
+    def tables(self) -> Mapping[str, Columns]:
+        """Its tables in the output directory, by file name."""
+
+    @property
+    def files(self) -> Mapping[str, Columns]:
+        """Its tables in the folders of tasks, by file name."""
+
+    @property
+    def columns(self) -> Columns:
+        """What it adds to the results."""
+
+
+def tables_of(measures: Iterable[HasTables]) -> dict[str, Columns]:
+    """The tables of an output directory by file name: the results with the columns of all measures, then theirs."""
+    measures = tuple(measures)
+    results = {name: column for measure in measures for name, column in measure.columns.items()}
+    own = {name: columns for measure in measures for name, columns in measure.tables.items()}
+    return {"results.parquet": {**RESULTS, **results}, **own}
+
+
+def every_table(measures: Iterable[HasTables]) -> dict[str, Columns]:
+    """`tables_of`, and the tables in the folders of cells, columns and tasks."""
+    measures = tuple(measures)
+    files = {name: columns for measure in measures for name, columns in measure.files.items()}
+    return {**tables_of(measures), **files, "log.parquet": LOG, "nll.parquet": NLL}
+
+
+def sort_key(row: Mapping[str, Any]) -> tuple[tuple[bool, Any], ...]:
+    """Order of the rows of results; missing values come first."""
+    return tuple(
+        (row.get(name) is not None, row.get(name) if row.get(name) is not None else 0) for name in SORT_COLUMNS
+    )
 
 
 def schema(columns: Columns) -> pa.Schema:
@@ -261,10 +161,14 @@ def schema(columns: Columns) -> pa.Schema:
     return pa.schema([pa.field(name, types[kind], metadata={"doc": text}) for name, (kind, text) in columns.items()])
 
 
-def markdown() -> str:
+def markdown(tables: Mapping[str, Columns]) -> str:
     """The tables as Markdown, for `docs/tables.md`."""
-    lines = ["# Tables", "", "Generated from `peftodyssey/store/tables.py`."]
-    for name, columns in TABLES.items():
+    lines = [
+        "# Tables",
+        "",
+        "Generated by `python -m peftodyssey.measures.registry tables > docs/tables.md`.",
+    ]
+    for name, columns in tables.items():
         lines += ["", f"## `{name}`", "", "| column | type | what it is |", "|---|---|---|"]
         lines += [f"| `{column}` | {kind} | {text} |" for column, (kind, text) in columns.items()]
     return "\n".join(lines) + "\n"

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Protocol
+
 from peftodyssey.constants import TOKEN_CLASSES
-from peftodyssey.store import tables
+from peftodyssey.store import layout, tables
 
 RUN_COLUMN = {"run": ("string", "name of the output directory")}
 CELLS: tables.Columns = {
@@ -34,49 +39,8 @@ TOKENS: tables.Columns = {
     ),
     "rank_after": ("int32", "its rank after adaptation"),
 }
-VIEWS: dict[str, tables.Columns] = {
-    "results": {**RUN_COLUMN, **tables.RESULTS},
-    "learning_curves": {**RUN_COLUMN, **tables.LEARNING_CURVES},
-    "token_breakdown": {**RUN_COLUMN, **tables.TOKEN_BREAKDOWN},
-    "concentration": {**RUN_COLUMN, **tables.CONCENTRATION},
-    "terms": {**RUN_COLUMN, **tables.TERMS},
-    "token_ranks": {**RUN_COLUMN, **tables.TOKEN_RANKS},
-    "transfer": {**RUN_COLUMN, **tables.TRANSFER},
-    "tasks": {**RUN_COLUMN, **tables.TASKS},
-    "wise_ft": {**RUN_COLUMN, **tables.WISE_FT},
-    "noise": {**RUN_COLUMN, **tables.NOISE},
-    "sensitivity": {**RUN_COLUMN, **tables.SENSITIVITY},
-    "annealing": {**RUN_COLUMN, **tables.ANNEALING},
-    "sharpness": {**RUN_COLUMN, **tables.SHARPNESS},
-    "geometry": {**RUN_COLUMN, **tables.GEOMETRY},
-    "similarity": {**RUN_COLUMN, **tables.SIMILARITY},
-    "correlation": {**RUN_COLUMN, **tables.CORRELATION},
-    "cells": {**RUN_COLUMN, **CELLS},
-    "tokens": {**RUN_COLUMN, **TOKENS},
-}
-
-
-SENTENCES = {
-    "results": "one row per cell: coordinates, losses, changes with intervals, cost",
-    "learning_curves": "losses on held-out text during training",
-    "token_breakdown": "the change of each cell by class, position, frequency, surprisal and token type",
-    "concentration": "how few tokens carry the rise",
-    "terms": "domain terms",
-    "token_ranks": "rank of the true token, before and after",
-    "transfer": "every cell on every domain",
-    "tasks": "accuracy on multiple-choice tasks, before and after",
-    "wise_ft": "shares of the finished update",
-    "noise": "loss under weight noise",
-    "sensitivity": "slopes along a ladder of pretraining checkpoints",
-    "annealing": "differences between arms of a ladder",
-    "sharpness": "critical steps",
-    "geometry": "norm, rank and angles of the update of every weight",
-    "similarity": "similarity of each text to the pretraining text",
-    "correlation": "correlation of the change with similarity",
-    "cells": "state and manifest of every cell",
-    "tokens": "one row per scored token of every cell: text, loss and rank before and after",
-}
-# Examples in the order in which they are offered; each is shown where the views that it reads have rows.
+N_EXAMPLES = 10
+# Queries that are offered where their views have rows: first these, then those of measures, then the others.
 EXAMPLES = (
     "select label, domain, lr, delta_nll, delta_lo, delta_hi, forgetting from results where selected order by all",
     "select label, domain, seed, seconds, tokens_per_second, peak_memory_bytes from results",
@@ -84,15 +48,55 @@ EXAMPLES = (
     "select text, sum(delta) as nats from tokens where split = 'test' group by text order by nats desc limit 20",
     "select label, text, nll_before, nll_after from tokens where split = 'test' order by delta desc limit 20",
     "select label, document, avg(delta) as d from tokens where split = 'general' group by all order by d desc limit 20",
-    "select cell, name, tokens, part, part_lo, part_hi from token_breakdown where factor = 'class' order by part",
-    "select cell, step, corpus, split, nll_nats from learning_curves order by cell, step",
+)
+MORE_EXAMPLES = (
     "select label, lr, nll_after, valid_nll_after from results order by valid_nll_after",
     "select folder, status from cells",
     "select label, nll_quantised - nll_before as storage_cost from results where nll_quantised is not null",
     "select rank, lr, avg(delta_nll) as change from results where rank is not null group by all order by rank, lr",
-    "select cell, positions, median_before, median_after from token_ranks",
-    "select trained_on, scored_on, avg(delta_nll) as change from transfer group by all",
-    "select kind, gamma, avg(rise_nats) as rise from noise group by all order by kind, gamma",
-    "select cell, matrix, relative_norm, effective_rank from geometry order by relative_norm desc limit 20",
 )
-N_EXAMPLES = 10
+
+
+class HasViews(tables.HasTables, Protocol):
+    """A measure as SQL sees it."""
+
+    @property
+    def views(self) -> Mapping[str, str]:
+        """A sentence for each of its tables."""
+
+    @property
+    def examples(self) -> Sequence[str]:
+        """Queries that are offered."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One view; `file` is the table in the output directory that it shows, None for `cells` and `tokens`."""
+
+    columns: tables.Columns
+    sentence: str
+    file: str | None = None
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views by name, and the example queries in the order in which they are offered."""
+
+    by_name: Mapping[str, View]
+    examples: Sequence[str]
+
+
+def views_of(measures: Iterable[HasViews]) -> Views:
+    """A view for each table, named as its file, then `cells` and `tokens`."""
+    measures = tuple(measures)
+    sentences = {layout.RESULTS: "one row per cell: coordinates, losses, changes with intervals, cost"}
+    sentences |= {name: text for measure in measures for name, text in measure.views.items()}
+    by_name = {
+        PurePath(file).stem: View({**RUN_COLUMN, **columns}, sentences[file], file)
+        for file, columns in tables.tables_of(measures).items()
+    }
+    by_name["cells"] = View({**RUN_COLUMN, **CELLS}, "state and manifest of every cell")
+    by_name["tokens"] = View(
+        {**RUN_COLUMN, **TOKENS}, "one row per scored token of every cell: text, loss and rank before and after"
+    )
+    return Views(by_name, (*EXAMPLES, *(sql for measure in measures for sql in measure.examples), *MORE_EXAMPLES))

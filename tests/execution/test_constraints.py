@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from support import micro
+from support.plans import load_recipe
 
 from peftodyssey import api
-from peftodyssey.recipe.load import load_recipe
-from peftodyssey.store import layout, manifest, parquet
+from peftodyssey.store import manifest, parquet
 
 METHODS = """
 pretraining_text: bundled/pretrain_sample
@@ -37,7 +37,7 @@ def test_each_constraint_from_the_recipe_to_its_row(tmp_path: Path) -> None:
     )
     rows = {row["label"]: row for row in run.results.to_pylist()}
     assert {row["status"] for row in rows.values()} == {"done"}
-    points = parquet.read(tmp_path / "out" / layout.WISE_FT).to_pylist()
+    points = parquet.read(tmp_path / "out" / "wise_ft.parquet").to_pylist()
     row, curve = rows["full"], {point["share"]: point for point in points}
     assert list(curve) == [0.0, 0.5, 1.0]
     assert curve[0.0]["nll"] == pytest.approx(row["nll_before"], abs=1e-6)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support.plans import load_recipe
 
 from peftodyssey import api
+from peftodyssey.display.result_text import method_name
 from peftodyssey.recipe import bundled
-from peftodyssey.recipe.load import load_recipe
-from peftodyssey.report.result_text import method_name
 
 CONTROLS = [
     "model.revisions=annealed-1024M",

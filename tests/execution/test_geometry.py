@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from support import micro
 
 from peftodyssey import api, assets
-from peftodyssey.jobs import geometry as job
+from peftodyssey.measures.geometry import job
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.methods.weight_updates import iter_updates
 from peftodyssey.models.load import load
@@ -144,18 +144,18 @@ def test_a_gpu_without_room_leaves_it_to_the_cpu(base) -> None:
 
 def test_the_folder_is_committed_with_its_rule_and_holds_what_a_dense_decomposition_finds(tmp_path: Path) -> None:
     _, _, root = go(tmp_path, ASKED.replace("{method: full, lr: 1e-3}, ", ""), "out")
-    (folder,) = (root / layout.GEOMETRY_DIR).iterdir()
+    (folder,) = (root / "geometry").iterdir()
     written = manifest.read(folder)
     assert written is not None
     assert (written["facts"]["top"], written["facts"]["cosine"], written["facts"]["refused"]) == (10, 0.5, {})
-    assert list(written["files"]) == [layout.GEOMETRY]
+    assert list(written["files"]) == ["geometry.parquet"]
     _agree_with_dense(root)
 
 
 def _agree_with_dense(root: Path) -> None:
     """Every number of the LoRA cell's first matrix, from the stored adapter and the stored base by numpy alone."""
     entry = next(folder for folder in (root / layout.CELLS).iterdir() if "-lora-" in folder.name)
-    row = parquet.read(root / layout.GEOMETRY_DIR / entry.name / layout.GEOMETRY).to_pylist()[0]
+    row = parquet.read(root / "geometry" / entry.name / "geometry.parquet").to_pylist()[0]
     stem = "base_model.model." + row["matrix"].removesuffix(".weight")
     adapter = load_file(entry / layout.ADAPTER / "adapter_model.safetensors")
     change = 2.0 * (adapter[f"{stem}.lora_B.weight"].double() @ adapter[f"{stem}.lora_A.weight"].double()).numpy()

@@ -53,7 +53,7 @@ PHASES = {
     "column of a cell": ("peftodyssey.store.parquet:write_nll", "after", 6),
     "manifest, before its rename": ("peftodyssey.store.manifest:to_json", "after", 9),
     "manifest, after its rename": ("peftodyssey.store.manifest:commit", "after", 8),
-    "collecting": ("peftodyssey.report.collect:_learning_curves", "before", 1),
+    "collecting": ("peftodyssey.report.collect:_with_selection", "before", 1),
     "report": ("peftodyssey.report.summary:write", "before", 1),
 }
 

@@ -182,9 +182,7 @@ def test_transformers_loads_a_rung_with_equal_logits(whole):
 
 def test_a_trained_ladder_is_an_axis_of_a_recipe(whole):
     from support import micro
-
-    from peftodyssey.plan.build import build
-    from peftodyssey.recipe.load import load_recipe
+    from support.plans import build, load_recipe
 
     _, root, _ = whole
     assert [rung.name for rung in find_ladder(str(root)).rungs if rung.arm == "annealed"] == [

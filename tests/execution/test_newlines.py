@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support.plans import load_recipe
 
 from peftodyssey import api
 from peftodyssey.recipe import bundled
-from peftodyssey.recipe.load import load_recipe
 
 SMALL = [
     "domains=[{source: bundled/wiki_history_events, newline: [keep, mismatch]}]",

@@ -13,17 +13,19 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from support.plans import build, load_recipe
 from support.tiny import tiny
 
 from peftodyssey import api, assets
 from peftodyssey.errors import Interrupted
-from peftodyssey.jobs import weight_noise
 from peftodyssey.jobs.context import JobContext, JobOptions
+from peftodyssey.jobs.handle import BaseHandle
 from peftodyssey.jobs.loaded_models import LoadedModels
+from peftodyssey.measures.noise import job as weight_noise
+from peftodyssey.measures.noise.table import SHIFTS_FILE
 from peftodyssey.memory.device import detect
 from peftodyssey.models.tokenizer import load_tokenizer
-from peftodyssey.plan.build import build
-from peftodyssey.recipe.load import load_recipe
+from peftodyssey.plan.tasks import MeasureTask
 from peftodyssey.store import layout, manifest, parquet
 
 RECIPE = """\
@@ -73,6 +75,12 @@ def short(path: Path, seed: int) -> Path:
     draw = np.random.default_rng(seed)
     path.write_text("".join(json.dumps({"text": " ".join(draw.choice(words, 12))}) + "\n" for _ in range(70)))
     return path
+
+
+def perturb(task: MeasureTask, root: Path, callbacks: Quiet | None = None) -> None:
+    """The job of one base's noise."""
+    handle = BaseHandle(task.base, LoadedModels("cpu", 1 << 32))
+    weight_noise.run(task, handle, JobContext(root, OPTIONS, callbacks or Quiet(), {}))
 
 
 @pytest.fixture(scope="module")
@@ -135,19 +143,37 @@ def test_rows_say_what_was_shifted_and_by_how_much(copies: Path) -> None:
 def test_a_second_run_does_nothing_and_a_stopped_task_goes_on(copies: Path, tmp_path: Path) -> None:
     text = (copies / "recipe.yaml").read_text()
     plan = build(load_recipe(text), detect("cpu"))
-    task = plan.noise[0]
-    before = parquet.read(copies / task.score.folder / layout.SHIFTS).to_pylist()
-    (copies / task.score.folder / layout.MANIFEST).unlink()
-    for path in (copies / task.score.folder).iterdir():
+    task = next(one for one in plan.measures if one.measure == "noise")
+    before = parquet.read(copies / task.folder / SHIFTS_FILE).to_pylist()
+    (copies / task.folder / layout.MANIFEST).unlink()
+    for path in (copies / task.folder).iterdir():
         path.unlink()
     with pytest.raises(Interrupted):
-        weight_noise.perturb(task, LoadedModels("cpu", 1 << 32), JobContext(copies, OPTIONS, Quiet(5)))
-    saved = json.loads((copies / task.score.folder / weight_noise.PARTIAL_FILE).read_text())
+        perturb(task, copies, Quiet(5))
+    saved = json.loads((copies / task.folder / weight_noise.PARTIAL_FILE).read_text())
     assert 0 < len(saved) < len({(r["kind"], r["gamma"], r["rank"], r["pair"], r["sign"]) for r in before})
-    weight_noise.perturb(task, LoadedModels("cpu", 1 << 32), JobContext(copies, OPTIONS, Quiet()))
-    assert parquet.read(copies / task.score.folder / layout.SHIFTS).to_pylist() == before
-    assert manifest.read(copies / task.score.folder) is not None
+    perturb(task, copies)
+    assert parquet.read(copies / task.folder / SHIFTS_FILE).to_pylist() == before
+    assert manifest.read(copies / task.folder) is not None
     _, outcome, _ = api.run_plan(plan, copies, console=Console(quiet=True))
+    assert not outcome.worked
+
+
+@pytest.mark.slow
+def test_an_update_elsewhere_gives_no_rows_and_finishes_its_cell(tmp_path: Path) -> None:
+    """LoRA leaves the embeddings as they are, so there is no direction; the second run has nothing to do."""
+    text = RECIPE % (
+        ladder(tmp_path, ("a",)),
+        "a",
+        f"{{name: one, path: {short(tmp_path / 'one.jsonl', 0)}, split: {{valid: 10%, test: 60%}}}}",
+        f"{{name: other, path: {short(tmp_path / 'other.jsonl', 1)}}}",
+        "gammas: [1], pairs: 1, tensors: [embeddings], updates: true, documents: 5",
+    )
+    api.run(text, tmp_path / "out", device="cpu", console=Console(quiet=True))
+    rows = parquet.read(tmp_path / "out/noise.parquet").to_pylist()
+    assert {(row["kind"], row["label"]) for row in rows} == {("gaussian", None), ("update", "full")}
+    plan = build(load_recipe(text), detect("cpu"))
+    _, outcome, _ = api.run_plan(plan, tmp_path / "out", console=Console(quiet=True))
     assert not outcome.worked
 
 
@@ -163,13 +189,13 @@ def test_the_bundled_ladder_agrees_with_a_script_of_its_own(rung: str, tmp_path:
     )
     plan = build(load_recipe(text), detect("cpu"))
     bases = LoadedModels("cpu", 1 << 32)
-    for task in plan.noise:
-        index = next(index for index in plan.indexes if index.folder == task.score.index)
+    for task in plan.measures:
+        index = next(index for index in plan.indexes if index.folder == task.needs[0])
         from peftodyssey.jobs.index import index as make
 
         make(index, tmp_path, bases.tokenizer(task.base))
-        weight_noise.perturb(task, bases, JobContext(tmp_path, OPTIONS, Quiet()))
-        rows = parquet.read(tmp_path / task.score.folder / layout.SHIFTS).to_pylist()
+        perturb(task, tmp_path)
+        rows = parquet.read(tmp_path / task.folder / SHIFTS_FILE).to_pylist()
         texts = parquet.read(tmp_path / index.folder / layout.DOCUMENTS)["text"].to_pylist()
         mean = {
             key: sum(r["nll_sum_nats"] for r in rows if (r["kind"], r["pair"], r["sign"]) == key)

@@ -17,7 +17,7 @@ from peftodyssey import api
 from peftodyssey.errors import DoesNotFit, InputError, StoreError
 from peftodyssey.execution.launch import Options
 from peftodyssey.execution.outcome import Outcome
-from peftodyssey.report import collect_tasks
+from peftodyssey.measures.multiple_choice import collect as collect_tasks
 from peftodyssey.store import layout, lock, manifest, parquet, tables
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.plans import build, load_recipe
 
 from peftodyssey.corpora import source
 from peftodyssey.corpora.documents import documents
@@ -14,10 +15,8 @@ from peftodyssey.jobs.loaded_models import LoadedModels
 from peftodyssey.memory.device import detect
 from peftodyssey.models.source import resolve
 from peftodyssey.models.tokenizer import load_tokenizer
-from peftodyssey.plan.build import build
 from peftodyssey.recipe import bundled
 from peftodyssey.recipe.cell import CorpusSpec
-from peftodyssey.recipe.load import load_recipe
 from peftodyssey.report import sample_size
 from peftodyssey.stats.bootstrap import too_few
 from peftodyssey.store import layout, manifest, parquet

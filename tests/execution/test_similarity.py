@@ -11,28 +11,28 @@ import numpy as np
 import pytest
 from rich.console import Console
 from support import micro
+from support.plans import build, load_recipe
 
 from peftodyssey import api
 from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.index import build_index, read_index
 from peftodyssey.corpora.source import resolve
 from peftodyssey.errors import CorpusError
-from peftodyssey.jobs import hidden_states as states_job
 from peftodyssey.jobs import index as index_job
 from peftodyssey.jobs.context import JobContext, JobOptions
+from peftodyssey.jobs.handle import BaseHandle
 from peftodyssey.jobs.loaded_models import LoadedModels
+from peftodyssey.measures.similarity import chunk_sampling, overlap, states
+from peftodyssey.measures.similarity import job as states_job
+from peftodyssey.measures.similarity.compute import Sample, reference, state_distances, token_overlap
+from peftodyssey.measures.similarity.hidden_states import mean_states
 from peftodyssey.memory.device import detect
 from peftodyssey.models import source as model_source
 from peftodyssey.models.load import load
 from peftodyssey.models.tokenizer import load_tokenizer
-from peftodyssey.plan.build import build
 from peftodyssey.recipe.cell import CorpusSpec
-from peftodyssey.recipe.load import load_recipe
-from peftodyssey.scoring.hidden_states import mean_states
 from peftodyssey.scoring.settings import ScoreSettings
-from peftodyssey.stats import chunk_sampling, overlap
-from peftodyssey.stats.similarity import Sample, reference, state_distances, token_overlap
-from peftodyssey.store import layout, states
+from peftodyssey.store import layout
 
 METHOD = "methods=[{method: full, lr: 1e-3}]"
 ASKED = (
@@ -88,14 +88,14 @@ class Silent:
 def test_a_text_without_chunks_says_what_to_do_and_what_is_read_is_read_again_the_same(tmp_path: Path) -> None:
     plan = planned(tmp_path, ASKED[0], "measure=[degradation, {similarity: {chunks: 12, chunk_tokens: 32}}]")
     bases = LoadedModels("cpu", plan.budget_bytes)
-    context = JobContext(tmp_path, JobOptions("cpu", 0.0, "adapters", None), Silent())
-    text = plan.hidden_states[0]
-    [index] = [index for index in plan.indexes if index.folder == text.index]
+    context = JobContext(tmp_path, JobOptions("cpu", 0.0, "adapters", None), Silent(), {})
+    text = plan.measures[0]
+    handle = BaseHandle(text.base, bases)
+    [index] = [index for index in plan.indexes if index.folder == text.options.index]
     index_job.index(index, tmp_path, bases.tokenizer(text.base))
-    states_job.write_states(text, bases, context)
+    states_job.write_states(text, handle, context)
     first = states.read(tmp_path / text.folder)
-    assert states_job.missing(plan, plan.cells, tmp_path) == [plan.hidden_states[1]]
-    states_job.write_states(text, bases, context)
+    states_job.write_states(text, handle, context)
     assert all((a == b).all() for a, b in zip(first, states.read(tmp_path / text.folder), strict=True))
     assert (first[0].shape, first[1].shape, first[2].tolist()) == (
         (12, bases.get(text.base).config.hidden_size),
@@ -103,7 +103,7 @@ def test_a_text_without_chunks_says_what_to_do_and_what_is_read_is_read_again_th
         [0] * 12,
     )
     with pytest.raises(CorpusError, match="chunks of 1500 tokens"):
-        states_job.write_states(replace(text, chunk_tokens=1500), bases, context)
+        states_job.write_states(replace(text, options=replace(text.options, chunk_tokens=1500)), handle, context)
 
 
 ORDERED = ("wiki_general", "arxiv_cs.CL", "code_python_stdlib")

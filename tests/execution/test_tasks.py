@@ -51,7 +51,7 @@ def test_a_task_asked_for_later_trains_nothing_again(ran) -> None:
 
 def test_the_base_answers_once_and_every_cell_after_training(ran) -> None:
     out, _, _ = ran
-    manifests = [manifest.read(path.parent) for path in (out / layout.SCORES).glob(f"*/{layout.CHOICES}")]
+    manifests = [manifest.read(path.parent) for path in (out / layout.SCORES).glob("*/choices.parquet")]
     kinds = sorted((m["identity"]["cell"] is not None, m["identity"]["quant"] is not None) for m in manifests)
     assert kinds == [(False, False), (False, True), (True, False), (True, True)]
     assert all(m["facts"]["examples"] == 40 and m["kind"] == "choices" for m in manifests)
@@ -59,12 +59,12 @@ def test_the_base_answers_once_and_every_cell_after_training(ran) -> None:
 
 def test_the_table_is_what_a_loop_over_the_choices_counts(ran) -> None:
     out, _, run = ran
-    table = parquet.read(out / layout.TASKS).to_pylist()
+    table = parquet.read(out / "tasks.parquet").to_pylist()
     cells = {cell["cell"]: cell["tasks"][0] for cell in run.cells}
     assert [row["task"] for row in table] == ["colours", "colours"]
     for row in table:
         for end in ("before", "after"):
-            rows = parquet.read(out / cells[row["cell"]][end] / layout.CHOICES).to_pylist()
+            rows = parquet.read(out / cells[row["cell"]][end] / "choices.parquet").to_pylist()
             right = norm = 0
             for n in range(40):
                 own = [r for r in rows if r["example"] == n]

@@ -9,13 +9,12 @@ from dataclasses import replace
 import pytest
 import torch
 from support.gpus import GIB, gpu
+from support.plans import build, load_recipe
 
 from peftodyssey import api
 from peftodyssey.errors import RecipeError
 from peftodyssey.execution import launch
 from peftodyssey.memory.device import detect, prepare_allocator
-from peftodyssey.plan.build import build
-from peftodyssey.recipe.load import load_recipe
 
 RECIPE = """\
 version: 1

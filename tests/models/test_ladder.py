@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import micro
+from support.plans import build, load_recipe
 from support.tiny import tiny
 
 from peftodyssey.errors import ModelError, RecipeError
@@ -19,8 +20,6 @@ from peftodyssey.models.published_schedules import learning_rate_at_step, publis
 from peftodyssey.models.rung_choice import choose_rungs
 from peftodyssey.models.rung_names import format_tokens, parse_rung, parse_rungs, token_problems
 from peftodyssey.models.source import resolve, weights_folder
-from peftodyssey.plan.build import build
-from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.schema_rungs import Rungs
 
 OLMO_1B = [

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from support.gpus import gpu
+from support.plans import load_recipe
 
 from peftodyssey.errors import InputError
 from peftodyssey.memory.device import detect
 from peftodyssey.plan.auto_values import resolve_auto
 from peftodyssey.recipe.grid import cells
-from peftodyssey.recipe.load import load_recipe
 
 BF16_WEIGHTS = "model: gpt2\ndomains: [hub:a/b]\nmethods: [{method: full, master_weights: bf16}]\n"
 

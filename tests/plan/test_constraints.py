@@ -5,15 +5,14 @@ are.
 from __future__ import annotations
 
 import pytest
+from support.plans import build, load_recipe
 
 from peftodyssey.errors import RecipeError
 from peftodyssey.memory.device import detect
 from peftodyssey.models import source
 from peftodyssey.models.shape_from_config import shape_from_config
-from peftodyssey.plan.build import build
 from peftodyssey.plan.host_and_disk import cell_host_plan
 from peftodyssey.plan.multi_lora_groups import group_cells, why_not_batched
-from peftodyssey.recipe.load import load_recipe
 
 HEAD = """
 model: {name: bundled/odyssey-3m, revisions: annealed-64M}
@@ -90,8 +89,8 @@ def test_a_held_adapter_trains_alone_and_a_scored_share_does_not(constraint):
 
 def test_each_share_has_columns_of_its_own_on_every_text():
     (task,) = plan("{method: full, wise_ft: [0, 0.5, 1]}").cells
-    assert [column.share for column in task.wise_ft_scores] == [0.0] * 3 + [0.5] * 3 + [1.0] * 3
+    assert [one.options.share for one in task.measures] == [0.0] * 3 + [0.5] * 3 + [1.0] * 3
     after = {column.folder for column in task.scores}
-    assert {column.folder for column in task.wise_ft_scores if column.share == 1} == after
-    assert len({column.folder for column in task.wise_ft_scores} - after) == 6
+    assert {one.folder for one in task.measures if one.options.share == 1} == after
+    assert len({one.folder for one in task.measures} - after) == 6
     assert task.hash == plan("{method: full}").cells[0].hash

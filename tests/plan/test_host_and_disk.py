@@ -11,6 +11,7 @@ from rich.console import Console
 from support import micro
 from support.adapted_models import frozen_digest
 from support.gpus import GIB, gpu
+from support.plans import build, load_recipe
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from peftodyssey import api
@@ -21,8 +22,6 @@ from peftodyssey.methods import mmap_copy
 from peftodyssey.models.shape_from_config import shape_from_config
 from peftodyssey.models.source import resolve
 from peftodyssey.plan import host_and_disk
-from peftodyssey.plan.build import build
-from peftodyssey.recipe.load import load_recipe
 from peftodyssey.report import console_output
 
 LLAMA = resolve("random/llama-7b")

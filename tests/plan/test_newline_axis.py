@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from support import micro
+from support.plans import build, load_recipe
 
 from peftodyssey.memory.device import detect
-from peftodyssey.plan.build import build
-from peftodyssey.recipe.load import load_recipe
 from peftodyssey.report.console_output import documents
 
 POLICIES = "{source: bundled/arxiv_cs.CL, newline: [keep, strip, mismatch]}"

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from support import micro
+from support.plans import build, load_recipe
 
 from peftodyssey import api
 from peftodyssey.memory.device import detect
-from peftodyssey.plan.build import build
-from peftodyssey.recipe.load import load_recipe
 from peftodyssey.store import manifest
 
 SAMPLE = "pretraining_text=bundled/wiki_history_events"
@@ -24,14 +23,16 @@ def planned(folder: Path, *overrides: str):
 def test_it_is_one_index_and_changes_no_cell(tmp_path: Path) -> None:
     without, with_it = planned(tmp_path), planned(tmp_path, SAMPLE)
     [index] = [index for index in with_it.indexes if index.corpus.name == "wiki_history_events"]
-    assert (index.split, index.folder) == ("all", with_it.cells[0].entry["sample_index"])
+    assert (index.split, index.folder) == ("all", with_it.cells[0].entry["measures"]["tokens"]["sample_index"])
     assert len(with_it.indexes) == len(without.indexes) + 1
     assert [task.hash for task in with_it.cells] == [task.hash for task in without.cells]
-    assert "sample_index" not in without.cells[0].entry
+    assert "tokens" not in without.cells[0].entry.get("measures", {})
 
 
 def test_without_tokens_it_is_not_read(tmp_path: Path) -> None:
-    assert "sample_index" not in planned(tmp_path, SAMPLE, "measure=degradation").cells[0].entry
+    plan = planned(tmp_path, SAMPLE, "measure=degradation")
+    assert "wiki_history_events" not in {index.corpus.name for index in plan.indexes}
+    assert plan.cells[0].reads == ()
 
 
 def test_a_finished_run_gains_the_factor_without_training_again(tmp_path: Path) -> None:

@@ -50,7 +50,9 @@ def test_shifts_of_the_weights_are_scored_so_often(tmp_path: Path) -> None:
     noise = "{gammas: [0.1, 0.2], pairs: 3, ranks: [1], quantisers: [nf4], documents: 4}"
     plan = planned(tmp_path, f"measure=[degradation, {{noise: {noise}}}]")
     passes = 1 + 2 * 3 * 2 * 2 + 1
-    tokens = [min(4 * task.score.settings.context, task.score.settings.tokens) for task in plan.noise]
+    tokens = [
+        min(4 * cell.cell.score.context, cell.cell.score.tokens) for cell in plan.cells[:1] for _ in plan.measures
+    ]
     assert tokens
     assert estimate_time(plan).seconds - plain == pytest.approx(passes * sum(tokens) / RATE, rel=1e-6)
 

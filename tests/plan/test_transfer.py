@@ -9,11 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 from support import micro
+from support.plans import build, load_recipe
 
 from peftodyssey import api, assets
 from peftodyssey.memory.device import detect
-from peftodyssey.plan.build import build
-from peftodyssey.recipe.load import load_recipe
 from peftodyssey.store import manifest, parquet
 
 ASKED = "measure=[degradation, transfer]"
@@ -38,17 +37,17 @@ def test_it_adds_columns_and_changes_no_cell_and_no_row(tmp_path: Path) -> None:
     assert [task.entry["scores"] for task in with_it.cells] == [task.entry["scores"] for task in without.cells]
     for kind in ("indexes", "base_scores"):
         assert {task.folder for task in getattr(with_it, kind)} == {task.folder for task in getattr(without, kind)}
-    assert not any("transfer" in task.entry or task.transfer_scores for task in without.cells)
+    assert not any("texts" in task.entry or task.columns != task.scores for task in without.cells)
     one, other = with_it.cells
-    assert [text["name"] for text in one.entry["transfer"]] == [other.cell.domain.name]
-    assert one.entry["transfer"][0]["before"] == other.entry["scores"]["test"]["before"]
-    assert one.transfer_scores[0].index == other.entry["scores"]["test"]["index"]
-    assert one.transfer_scores[0].folder not in {column.folder for task in with_it.cells for column in task.scores}
+    assert [text["name"] for text in one.entry["texts"]["transfer"]] == [other.cell.domain.name]
+    assert one.entry["texts"]["transfer"][0]["before"] == other.entry["scores"]["test"]["before"]
+    assert one.columns[-1].index == other.entry["scores"]["test"]["index"]
+    assert one.columns[-1].folder not in {column.folder for task in with_it.cells for column in task.scores}
 
 
 def test_a_text_that_is_scored_alike_under_two_policies_is_scored_once(tmp_path: Path) -> None:
     names = {
-        task.cell.domain.display_name: [text["name"] for text in task.entry["transfer"]]
+        task.cell.domain.display_name: [text["name"] for text in task.entry["texts"]["transfer"]]
         for task in planned(tmp_path, *THREE, ASKED).cells
     }
     assert names == {
@@ -106,7 +105,7 @@ def _as_plain_peft_says(out: Path, task) -> None:
 
     base = AutoModelForCausalLM.from_pretrained(assets.unpack_model("odyssey-3m", "annealed-64M"), dtype=torch.float32)
     model = PeftModel.from_pretrained(base, out / task.folder / "adapter").eval()
-    [column] = task.transfer_scores
+    [column] = [column for column in task.columns if column not in task.scores]
     index = parquet.read(out / column.index / manifest.layout.INDEX)
     nll = parquet.read_nll(out / column.folder)[0]
     document = index["document"].to_numpy()

@@ -5,10 +5,10 @@ import json
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.plans import load_recipe
 
 from peftodyssey.errors import RecipeError
 from peftodyssey.recipe.grid import cells
-from peftodyssey.recipe.load import load_recipe
 
 BASE = {
     "name": "x",

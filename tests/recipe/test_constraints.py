@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from support.plans import load_recipe
 from support.recipes import FACTS, short
 
 from peftodyssey.errors import RecipeError
 from peftodyssey.recipe.grid import cells
-from peftodyssey.recipe.load import load_recipe
 
 HEAD = "model: gpt2\ndomains: [hub:a/b]\n"
 

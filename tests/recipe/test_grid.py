@@ -6,13 +6,15 @@ from itertools import groupby
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.plans import load_recipe
 from support.recipes import GOOD, MINIMAL
 
+from peftodyssey.measures.noise.spec import Noise
+from peftodyssey.measures.registry import SPECS
+from peftodyssey.measures.similarity.spec import Similarity
 from peftodyssey.recipe.cell import QuantSpec
 from peftodyssey.recipe.grid import cells, tune_group
-from peftodyssey.recipe.load import load_recipe
-from peftodyssey.recipe.schema import Recipe
-from peftodyssey.recipe.schema_measures import Noise, Similarity
+from peftodyssey.recipe.schema import recipe_class
 from peftodyssey.recipe.schema_methods import METHOD_CLASSES
 from peftodyssey.recipe.validation_errors import section_classes
 
@@ -309,7 +311,10 @@ OTHER = {
 NEEDED = {"peft": {"peft_type": "VERA"}, "saved": {"path": "here"}}
 
 
-def schema_fields(kind=Recipe, seen=None):
+RECIPE = recipe_class(SPECS)
+
+
+def schema_fields(kind=RECIPE, seen=None):
     seen = set() if seen is None else seen
     if kind in seen:
         return

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.plans import load_recipe
 from support.recipes import FACTS, MINIMAL, short
 
 from peftodyssey.recipe import identity as module
@@ -24,7 +25,6 @@ from peftodyssey.recipe.cell import (
 )
 from peftodyssey.recipe.grid import cells
 from peftodyssey.recipe.identity import canonical, digest
-from peftodyssey.recipe.load import load_recipe
 
 # First 16 digits of the hash of each cell, in grid order, with FACTS. A recipe whose numbers change on purpose gets a
 # new list; any other change would separate every stored result from its cell.
@@ -42,7 +42,7 @@ def test_hashes_do_not_depend_on_the_process():
     code = """
 from support.recipes import short
 from peftodyssey.recipe.grid import cells
-from peftodyssey.recipe.load import load_recipe
+from support.plans import load_recipe
 print([short(cell) for cell in cells(load_recipe("your-text"))])
 """
     outputs = {
@@ -71,7 +71,6 @@ ANOTHER = {
         "tasks": (TaskSpec("t", "bundled/boolq"),),
         "replay": CorpusSpec("a", "b"),
         "early_stop_text": CorpusSpec("a", "b"),
-        "transfer_texts": (CorpusSpec("a", "b"),),
     },
     ModelSpec: {"name": "other", "revision": "r", "max_position_embeddings": 9, "weights": "bin"},
     CorpusSpec: {

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from support.plans import load_recipe
 
 from peftodyssey.errors import InputError, RecipeError
 from peftodyssey.recipe import bundled
-from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.load_ladder import is_ladder, load_ladder, rung_label
 from peftodyssey.recipe.schema_ladder import LadderRecipe
 from peftodyssey.recipe.validation_errors import section_classes

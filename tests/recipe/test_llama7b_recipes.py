@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from support.gpus import GIB, gpu
+from support.plans import build, load_recipe
 
 from peftodyssey import api
 from peftodyssey.plan import host_and_disk
-from peftodyssey.plan.build import build
 from peftodyssey.recipe import bundled
-from peftodyssey.recipe.load import load_recipe
 
 NAMES = [name for name, _ in bundled.names() if name.startswith("llama7b-")]
 HOST_GIB = {"llama7b-full-24gb": 48.0}  # else 16

@@ -5,12 +5,12 @@ import subprocess
 import sys
 
 import pytest
+from support.plans import load_recipe
 from support.recipes import GOOD, MINIMAL, only, problems
 
 from peftodyssey.errors import InputError, RecipeError
 from peftodyssey.recipe import bundled
 from peftodyssey.recipe.grid import cells
-from peftodyssey.recipe.load import load_recipe
 
 TEN_MISTAKES = """\
 version: 1
@@ -308,9 +308,10 @@ def test_a_wrong_override_is_reported_under_its_own_text(text, key, words):
 def test_loading_imports_no_heavy_library():
     code = f"""
 import sys, json
+from peftodyssey.measures.registry import SPECS
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.grid import cells
-cells(load_recipe({str(bundled.path("quickstart"))!r}))
+cells(load_recipe({str(bundled.path("quickstart"))!r}, measures=SPECS))
 heavy = sorted(set(sys.modules) & {{"torch", "transformers", "numpy", "datasets", "peft", "pyarrow", "bitsandbytes"}})
 print(json.dumps(heavy))
 """

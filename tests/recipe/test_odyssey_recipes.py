@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from support.gpus import GIB, gpu
+from support.plans import build, load_recipe
 
 from peftodyssey import api, assets
 from peftodyssey.corpora import m2d2
@@ -20,10 +21,8 @@ from peftodyssey.memory.device import detect
 from peftodyssey.models import source
 from peftodyssey.models.tokenizer import load_tokenizer
 from peftodyssey.plan import host_and_disk
-from peftodyssey.plan.build import build
 from peftodyssey.recipe import bundled
 from peftodyssey.recipe.grid import cells
-from peftodyssey.recipe.load import load_recipe
 
 HUB = {
     "odyssey-gpt2": ["model=[random/gpt2, random/gpt2-large, random/gpt2-xl]"],
@@ -93,7 +92,7 @@ def test_every_setting_says_whose_it_is(name: str) -> None:
 def test_it_passes_check_where_its_models_and_texts_are_at_hand(name: str, texts: Path) -> None:
     plan = build(load_recipe(name, HUB.get(name, [])), detect())
     assert plan.cells
-    assert all(task.transfer_scores for task in plan.cells)
+    assert all(task.entry["texts"]["transfer"] for task in plan.cells)
     assert {"degradation", "forgetting", "tokens", "transfer"} <= set(load_recipe(name).measured)
 
 

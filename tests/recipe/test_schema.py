@@ -5,14 +5,15 @@ import json
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from support.plans import load_recipe
 from support.recipes import GOOD, MINIMAL
 
 from peftodyssey.errors import RecipeError
+from peftodyssey.measures.registry import SPECS
 from peftodyssey.recipe import bundled
-from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.schema import json_schema
 
-VALIDATOR = Draft202012Validator(json_schema())
+VALIDATOR = Draft202012Validator(json_schema(SPECS))
 
 GOOD_ONES = [
     GOOD,
@@ -51,8 +52,8 @@ BAD_ONES = [
 
 
 def test_it_is_a_json_schema():
-    Draft202012Validator.check_schema(json_schema())
-    assert json.loads(json.dumps(json_schema())) == json_schema()
+    Draft202012Validator.check_schema(json_schema(SPECS))
+    assert json.loads(json.dumps(json_schema(SPECS))) == json_schema(SPECS)
 
 
 @pytest.mark.parametrize("name", [name for name, _ in bundled.names()])
@@ -74,7 +75,7 @@ def test_what_does_not_load_is_not_valid(text):
 
 
 def test_every_property_has_a_description():
-    schema = json_schema()
+    schema = json_schema(SPECS)
     for owner in (schema, *schema["$defs"].values()):
         for name, field in owner.get("properties", {}).items():
             assert field.get("description"), (owner["title"], name)

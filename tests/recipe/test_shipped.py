@@ -4,12 +4,13 @@ import gzip
 import json
 
 import pytest
+from support.plans import load_recipe
 
 from peftodyssey import api
 from peftodyssey.errors import InputError
+from peftodyssey.measures.registry import SPECS
 from peftodyssey.recipe import bundled
 from peftodyssey.recipe.grid import cells
-from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.schema import json_schema
 
 
@@ -33,7 +34,7 @@ def test_the_quickstart_compares_three_methods_on_two_texts_and_two_rungs():
 
 
 def test_the_template_shows_every_key_that_can_be_set():
-    text, schema = bundled.read("your-text"), json_schema()
+    text, schema = bundled.read("your-text"), json_schema(SPECS)
     keys = {*schema["properties"]}
     for owner in (
         "Model",

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from support.demo_store import Fit, write_run
+from support.plans import collect
 
-from peftodyssey.report import annealing
-from peftodyssey.report.collect import collect
-from peftodyssey.store import layout, manifest, parquet, plans, tables
+from peftodyssey.measures.noise.table import SHIFTS, SHIFTS_FILE
+from peftodyssey.measures.sensitivity import annealing
+from peftodyssey.measures.sensitivity.table import ANNEALING_TABLE
+from peftodyssey.store import manifest, parquet, plans
 
 
 def fits(domain: str, rung: int) -> list[Fit]:
@@ -67,7 +69,7 @@ def write_noise(folder: Path, arm: str, tokens: int, cost: float) -> dict[str, A
         "tensors": "blocks",
     }
     place = manifest.prepare_dir(folder / entry["folder"])
-    parquet.write_rows(place / layout.SHIFTS, rows, tables.SHIFTS)
+    parquet.write_rows(place / SHIFTS_FILE, rows, SHIFTS)
     manifest.commit(place, {"kind": "noise", "facts": {"sigma": 0.02}})
     return entry
 
@@ -85,10 +87,16 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
         folder,
         "demo",
         "1" * 8,
-        {"recipe": "demo", "created": "2026-01-02T00:00:00", "measure": [], "cells": [], "noise": entries},
+        {
+            "recipe": "demo",
+            "created": "2026-01-02T00:00:00",
+            "measure": [],
+            "cells": [],
+            "measures": {"noise": entries},
+        },
     )
     collect(folder)
-    return parquet.read(folder / layout.ANNEALING).to_pylist()
+    return parquet.read(folder / ANNEALING_TABLE).to_pylist()
 
 
 def test_the_same_method_on_the_same_pretraining_is_compared_between_arms(rows: list[dict]) -> None:

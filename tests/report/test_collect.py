@@ -8,9 +8,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from support.demo_store import Fit, write_run
+from support.plans import collect
 
-from peftodyssey.report.collect import collect
+from peftodyssey.measures.registry import MEASURES
 from peftodyssey.store import manifest, parquet, plans, tables
+
+RESULTS = tables.tables_of(MEASURES)["results.parquet"]
 
 
 def fits(domain: str, rung: int) -> list[Fit]:
@@ -32,12 +35,12 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(run):
-    return {(row["label"], row["lr"]): row for row in collect(run).to_pylist()}
+    return {(row["label"], row["lr"]): row for row in collect(run)}
 
 
 def test_every_column_of_a_finished_cell_is_filled(rows):
     row = rows["qlora r=8", 1e-3]
-    empty = {name for name in tables.RESULTS if row[name] is None}
+    empty = {name for name in RESULTS if row[name] is None}
     moves = {
         "update_norm_relative",
         "effective_rank_mean",
@@ -45,7 +48,7 @@ def test_every_column_of_a_finished_cell_is_filled(rows):
         "decomposed_layers",
     }  # in test_report_geometry
     of_constraints = {"l2_sp", "norm_ball", "replay", "early_stop", "stopped_at_step"}  # this cell has none
-    of_tasks = {name for name in tables.RESULTS if name == "task" or name.startswith("acc_")}  # its recipe has none
+    of_tasks = {name for name in RESULTS if name == "task" or name.startswith("acc_")}  # its recipe has none
     assert empty == {"targets", "reason", "lr_edge"} | of_constraints | of_tasks | moves
 
 
@@ -100,9 +103,9 @@ def test_a_cell_whose_column_is_missing_is_not_done(tmp_path):
     run = write_run(tmp_path, fits=lambda d, r: [Fit("full", "full", 1e-3, -0.1, 0.0)], domains=("notes",), rungs=(64,))
     after = run / plans.cells(run)[0]["scores"]["test"]["after"]
     (after / "manifest.json").unlink()
-    assert collect(run).to_pylist()[0]["status"] == "pending"
+    assert collect(run)[0]["status"] == "pending"
     manifest.fail(after, "the disk was full", "score")
-    row = collect(run).to_pylist()[0]
+    row = collect(run)[0]
     assert (row["status"], row["reason"]) == ("failed", "the disk was full (score)")
 
 
@@ -114,7 +117,7 @@ def test_too_few_documents_give_a_note_and_no_interval(tmp_path):
         rungs=(64,),
         documents=12,
     )
-    row = collect(run).to_pylist()[0]
+    row = collect(run)[0]
     assert row["delta_nll"] == pytest.approx(-0.1, abs=1e-5)
     assert row["delta_lo"] is None
     assert row["delta_hi"] is None
@@ -135,7 +138,7 @@ def test_rows_that_are_not_scored_count_nowhere(tmp_path):
         nll, rank = (column.copy() for column in parquet.read_nll(run / test[key]))
         nll[::50], rank[::50] = np.nan, -1
         parquet.write_nll(run / test[key], nll, rank)
-    row = collect(run).to_pylist()[0]
+    row = collect(run)[0]
     after = parquet.read_nll(run / test["after"])[0].astype(float)
     assert row["nll_after"] == pytest.approx(np.nanmean(after), rel=1e-12)
     assert row["test_tokens"] == int((~np.isnan(after)).sum()) < len(after)

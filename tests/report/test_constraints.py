@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftodyssey.report import constraints
+from peftodyssey.measures.wise_ft import section as constraints
 from peftodyssey.stats.frontier import forgetting_at_change
 
 

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 from support.demo_store import Fit, write_run
+from support.plans import collect
 
-from peftodyssey.report import geometry, ranks
+from peftodyssey.measures.geometry import section as geometry
+from peftodyssey.measures.geometry.table import GEOMETRY
+from peftodyssey.measures.lora_ranks import section as ranks
+from peftodyssey.measures.registry import MEASURES
 from peftodyssey.report.build import build
-from peftodyssey.report.collect import collect
-from peftodyssey.store import manifest, parquet, plans, tables
+from peftodyssey.store import manifest, parquet, plans
 
 
 def row(label: str, seed: int = 0, **more: object) -> dict:
@@ -137,11 +140,11 @@ def measured_run(folder: Path, refused: dict[str, str]) -> Path:
     )
     plan = plans.read_all(folder)[0]
     for cell in plan["cells"]:
-        cell["geometry"] = cell["folder"].replace("cells/", "geometry/")
+        cell["measures"] = {"geometry": cell["folder"].replace("cells/", "geometry/")}
     plans.write(folder, plan["recipe"], "0" * 8, {**plan, "measure": [*plan["measure"], "geometry"]})
     first = plan["cells"][0]
-    made = manifest.prepare_dir(folder / first["geometry"])
-    parquet.write_rows(made / "geometry.parquet", [{"cell": first["cell"], **one} for one in MATRICES], tables.GEOMETRY)
+    made = manifest.prepare_dir(folder / first["measures"]["geometry"])
+    parquet.write_rows(made / "geometry.parquet", [{"cell": first["cell"], **one} for one in MATRICES], GEOMETRY)
     manifest.commit(
         made, {"kind": "geometry", "facts": {"base_norm": 50.0, "layers": [0], "layers_of": 1, "refused": refused}}
     )
@@ -150,7 +153,7 @@ def measured_run(folder: Path, refused: dict[str, str]) -> Path:
 
 def test_tables_are_made_of_the_cells_own(tmp_path: Path) -> None:
     folder = measured_run(tmp_path / "run", {})
-    found = {row["label"]: row for row in collect(folder).to_pylist()}
+    found = {row["label"]: row for row in collect(folder)}
     assert found["full"]["update_norm_relative"] == pytest.approx(math.hypot(3, 4) / 50)
     assert (
         found["full"]["effective_rank_mean"],
@@ -164,12 +167,12 @@ def test_tables_are_made_of_the_cells_own(tmp_path: Path) -> None:
 
 def test_a_weight_that_could_not_be_read_leaves_the_whole_unmeasured(tmp_path: Path) -> None:
     folder = measured_run(tmp_path / "run", {"c": "no form"})
-    assert all(row["update_norm_relative"] is None for row in collect(folder).to_pylist())
+    assert all(row["update_norm_relative"] is None for row in collect(folder))
     assert parquet.read(folder / "geometry.parquet").num_rows == 2
 
 
 def test_page_and_summary_have_the_section(tmp_path: Path) -> None:
-    page = build(measured_run(tmp_path / "run", {}))
+    page = build(measured_run(tmp_path / "run", {}), measures=MEASURES)
     text, summary = page.read_text(encoding="utf-8"), (page.parent / "summary.md").read_text(encoding="utf-8")
     for shown in (text, summary):
         assert "How far did the weights move?" in shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from peftodyssey.report import matched_learning
+from peftodyssey.measures.matched_learning import section as matched_learning
 
 BEFORE = {"valid_nll_before": 3.0, "general_nll_before": 2.0}
 

@@ -9,6 +9,7 @@ import re
 import numpy as np
 from support.demo_store import Fit, write_run, write_score
 
+from peftodyssey.measures.registry import MEASURES
 from peftodyssey.report.build import build
 from peftodyssey.store import parquet, plans
 
@@ -26,7 +27,7 @@ def planted(folder, fits):
         write_score(folder / test["before"], before)
         cost = 2 * (kind == 0) if cell["coordinates"]["newline"] == "mismatch" else 0
         write_score(folder / test["after"], before - 0.25 + cost)
-    build(folder)
+    build(folder, measures=MEASURES)
     return (folder / "report/summary.md").read_text(encoding="utf-8")
 
 

@@ -10,10 +10,13 @@ from html.parser import HTMLParser
 import pytest
 from support.demo_store import Fit, demo_fits, texts, write_run
 
-from peftodyssey.report import console_table, result_text
+from peftodyssey.display import result_text
+from peftodyssey.display.chart_style import inline
+from peftodyssey.display.section import Section
+from peftodyssey.display.token_text import visible
+from peftodyssey.measures.registry import MEASURES
+from peftodyssey.report import console_table, page, summary
 from peftodyssey.report.build import build
-from peftodyssey.report.chart_style import inline
-from peftodyssey.report.token_text import visible
 from peftodyssey.store import parquet
 
 NASTY = '<script>alert("x")</script> &amp; <img src=x onerror=alert(1)> '
@@ -60,7 +63,7 @@ def run(tmp_path_factory):
         documents=35,
         test_texts={"notes<i>": nasty},
     )
-    build(folder)
+    build(folder, measures=MEASURES)
     return folder
 
 
@@ -134,7 +137,7 @@ def test_deleting_the_report_breaks_nothing(run):
     before = {name: (run / "report" / name).read_bytes() for name in ("summary.md", "index.html", "figures/change.svg")}
     results = (run / "results.parquet").read_bytes()
     shutil.rmtree(run / "report")
-    build(run)
+    build(run, measures=MEASURES)
     assert {name: (run / "report" / name).read_bytes() for name in before} == before
     assert (run / "results.parquet").read_bytes() == results
 
@@ -241,7 +244,7 @@ def test_runs_are_compared_in_one_page(run, tmp_path):
         domains=("arxiv_cs.CL",),
         rungs=(64,),
     )
-    page = build([run, other], tmp_path / "both")
+    page = build([run, other], tmp_path / "both", measures=MEASURES)
     text = "".join(parse(page).text)
     assert page == tmp_path / "both/index.html"
     assert "runs compared" in text
@@ -255,8 +258,26 @@ def test_a_run_without_finished_cells_has_a_page(tmp_path):
         domains=("notes",),
         rungs=(64,),
     )
-    text = "".join(parse(build(run)).text)
+    text = "".join(parse(build(run, measures=MEASURES)).text)
     assert "No cell is finished yet" in text
+
+
+def test_notes_and_places_of_sections(rows):
+    """Sections at the end follow the tables of cells; of one that says nothing only the notes are shown."""
+    late = Section("late", "Late?", ["said late"], notes=["a note of late"], place="end", link="Short")
+    sections = [
+        late,
+        Section("empty", "Empty?", [], notes=["a note of empty"]),
+        Section("early", "Early?", ["said early"]),
+    ]
+    data = page.ReportData(rows, sections, [])
+    text, said = page.html(data), summary.markdown(data)
+    marks = ('<section id="early"', '<section id="cells"', '<section id="cost"', '<section id="late"', "a note of late")
+    places = [text.index(mark) for mark in (*marks, page.NLL_IS_NO_TASK, "a note of empty")]
+    assert places == sorted(places)
+    assert said.index("said early") < said.index("said late") < said.index("a note of empty")
+    assert '<a href="#late">Short</a>' in text
+    assert "Empty?" not in text + said
 
 
 def test_ids_of_a_drawing_carry_its_name():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peftodyssey.report import ranks
+from peftodyssey.measures.lora_ranks import section as ranks
 
 
 def row(rank: int, seed: int, change: float, alpha: float, **more: object) -> dict:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from peftodyssey.report import collect_correlation, similarity
-from peftodyssey.stats.similarity import MEASURES
-from peftodyssey.store import layout, parquet
+from peftodyssey.measures.similarity import collect_correlation
+from peftodyssey.measures.similarity import section as similarity
+from peftodyssey.measures.similarity.compute import MEASURES
 
 TEXTS = [f"{kind}_{n}" for kind, count in (("wiki", 4), ("arxiv", 3), ("code", 1)) for n in range(count)]
 BASE = {"recipe": "r", "model": "m", "revision": "v", "newline": "keep"}
@@ -75,11 +74,6 @@ DISTANCE = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.9]
 FALLING = [result(name, 0.5 - d) for name, d in zip(TEXTS, DISTANCE, strict=True)]
 
 
-def correlated(folder: Path, rows: list[dict], similar: list[dict]) -> list[dict]:
-    collect_correlation.write(folder, rows, similar)
-    return parquet.read(folder / layout.CORRELATION).to_pylist()
-
-
 def of(rows: list[dict], measure: str, statistic: str, scope: str, label: str = "lora r=4") -> dict:
     [found] = [
         r for r in rows if (r["measure"], r["statistic"], r["scope"], r["label"]) == (measure, statistic, scope, label)
@@ -87,8 +81,8 @@ def of(rows: list[dict], measure: str, statistic: str, scope: str, label: str = 
     return found
 
 
-def test_a_planted_relation_is_found_with_its_sign_and_held_against_its_family(tmp_path: Path) -> None:
-    found = correlated(tmp_path, FALLING, similar_rows(DISTANCE))
+def test_a_planted_relation_is_found_with_its_sign_and_held_against_its_family() -> None:
+    found = collect_correlation.rows(FALLING, similar_rows(DISTANCE))
     assert len(found) == 4 * len(MEASURES)
     pooled, within = (of(found, "mmd2", "pearson", scope) for scope in ("pooled", "within"))
     assert (pooled["r"], pooled["domains"], pooled["groups"]) == (pytest.approx(-1), 8, 1)
@@ -102,9 +96,9 @@ def test_a_planted_relation_is_found_with_its_sign_and_held_against_its_family(t
     assert pooled["p_holm"] == pytest.approx(5 * pooled["p"]), "the measure that does not vary is not of the family"
 
 
-def test_sentences_say_what_the_numbers_do(tmp_path: Path) -> None:
+def test_sentences_say_what_the_numbers_do() -> None:
     similar = similar_rows(DISTANCE)
-    alike, grows = similarity.sections(similar, correlated(tmp_path, FALLING, similar), FALLING)
+    alike, grows = similarity.sections(similar, collect_correlation.rows(FALLING, similar), FALLING)
     [said] = alike.statements
     assert "wiki_0 (MMD² 0.1000, p = 0.001) and the least similar is code_0" in said
     assert "differ by 0.0001 (p = 0.400)" in said
@@ -121,18 +115,18 @@ def test_sentences_say_what_the_numbers_do(tmp_path: Path) -> None:
     rising = [result(name, d) for name, d in zip(TEXTS, DISTANCE, strict=True)]
     assert (
         "degradation falls with similarity."
-        in similarity.sections(similar, correlated(tmp_path, rising, similar), rising)[1].statements[0]
+        in similarity.sections(similar, collect_correlation.rows(rising, similar), rising)[1].statements[0]
     )
     mixed = [result(name, d) for name, d in zip(TEXTS, [3, 1, 4, 1, 5, 9, 2, 6], strict=True)]
     assert (
         "no significant relation."
-        in similarity.sections(similar, correlated(tmp_path, mixed, similar), mixed)[1].statements[0]
+        in similarity.sections(similar, collect_correlation.rows(mixed, similar), mixed)[1].statements[0]
     )
-    few = similarity.sections(similar, correlated(tmp_path, FALLING[:3], similar), FALLING[:3])[1].statements[0]
+    few = similarity.sections(similar, collect_correlation.rows(FALLING[:3], similar), FALLING[:3])[1].statements[0]
     assert "too few texts (3)" in few
 
 
-def test_seeds_are_one_point_and_methods_rates_and_bases_are_kept_apart(tmp_path: Path) -> None:
+def test_seeds_are_one_point_and_methods_rates_and_bases_are_kept_apart() -> None:
     seeds = [
         result(name, change + s * 0.01, seed=s) for name, change in zip(TEXTS, range(8), strict=True) for s in (0, 1)
     ]
@@ -146,8 +140,8 @@ def test_seeds_are_one_point_and_methods_rates_and_bases_are_kept_apart(tmp_path
         for n, (name, change) in enumerate(zip(TEXTS, range(8), strict=True))
     ]
     other = [result(name, -1.0, revision="w") for name in TEXTS]
-    found = correlated(
-        tmp_path, [*seeds, *rates, *tuned, *other, result("wiki_0", 9.0, selected=False)], similar_rows(DISTANCE)
+    found = collect_correlation.rows(
+        [*seeds, *rates, *tuned, *other, result("wiki_0", 9.0, selected=False)], similar_rows(DISTANCE)
     )
     assert {(row["label"], row["revision"]) for row in found} == {
         (label, "v") for label in ("lora r=4", "full lr=1e0", "full lr=-1e0", "qlora")
@@ -173,7 +167,7 @@ def test_figures_hold_a_panel_a_measure_a_point_a_text_and_lines_within_groups()
 
 
 def similarity_lines() -> list[dict]:
-    from peftodyssey.report import similarity_chart
+    from peftodyssey.measures.similarity import chart as similarity_chart
 
     [points] = collect_correlation.families(FALLING, similar_rows(DISTANCE)).values()
     return similarity_chart.line_ends("mmd2", points)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peftodyssey.report import tasks
+from peftodyssey.measures.multiple_choice import section as tasks
 
 
 def row(seed: int = 0, **more: object) -> dict:

@@ -8,16 +8,28 @@ import re
 import numpy as np
 import pytest
 from support.demo_store import Fit, write_run, write_score
+from support.plans import collect
 
-from peftodyssey.report import token_sentences
-from peftodyssey.report.build import TOKEN_TABLES, build
-from peftodyssey.report.collect import collect
+from peftodyssey.measures.registry import MEASURES
+from peftodyssey.measures.tokens import sentences
+from peftodyssey.measures.tokens.table import BREAKDOWN_TABLE, CONCENTRATION_TABLE, RANKS_TABLE, TERMS_TABLE
+from peftodyssey.report.build import build
 from peftodyssey.store import parquet, plans
 from peftodyssey.store.query import query
+from peftodyssey.store.views import views_of
+
+TABLES = (BREAKDOWN_TABLE, CONCENTRATION_TABLE, RANKS_TABLE, TERMS_TABLE)
+
+
+def ask(folder, sql):
+    return query([folder], sql, views_of(MEASURES))
 
 
 def read(folder):
-    return [parquet.read(folder / name).to_pylist() for name in TOKEN_TABLES]
+    return [
+        parquet.read(folder / name).to_pylist()
+        for name in (BREAKDOWN_TABLE, CONCENTRATION_TABLE, RANKS_TABLE, TERMS_TABLE)
+    ]
 
 
 def one(domain: str, rung: int) -> list[Fit]:
@@ -33,7 +45,7 @@ def run(tmp_path_factory):
     before = np.round(parquet.read_nll(folder / test["before"])[0] * 1024) / 1024  # so that adding 1 does not round
     write_score(folder / test["before"], before)
     write_score(folder / test["after"], before + (kind == 0))
-    build(folder)
+    build(folder, measures=MEASURES)
     return folder
 
 
@@ -91,30 +103,26 @@ def test_the_section_has_sentence_figures_and_table_in_this_order(run):
 
 
 def test_ledger_concentration_and_ranks_answer_to_sql(run):
-    found = query(
-        [run], "select sum(part) as d, max(part) as m from token_breakdown where factor = 'class'"
-    ).to_pylist()[0]
+    found = ask(run, "select sum(part) as d, max(part) as m from token_breakdown where factor = 'class'").to_pylist()[0]
     assert found["d"] == found["m"] > 0
-    assert query([run], "select unit from concentration order by unit")["unit"].to_pylist() == ["tokens", "types"]
-    assert query([run], "select min(rank_before) as r from tokens where split = 'test'")["r"].to_pylist()[0] >= 1
+    assert ask(run, "select unit from concentration order by unit")["unit"].to_pylist() == ["tokens", "types"]
+    assert ask(run, "select min(rank_before) as r from tokens where split = 'test'")["r"].to_pylist()[0] >= 1
 
 
 def test_terms_are_those_that_the_training_text_has_more_of(run, ledger):
-    assert query([run], "select word from terms order by place")["word"].to_pylist() == ["adapter", "empire"]
+    assert ask(run, "select word from terms order by place")["word"].to_pylist() == ["adapter", "empire"]
     [entry] = [entry for entry in ledger if entry["name"] == "domain_term"]
-    counted = query(
-        [run], "select count(*) as n from tokens where split = 'test' and trim(text) in ('adapter', 'empire')"
-    )
+    counted = ask(run, "select count(*) as n from tokens where split = 'test' and trim(text) in ('adapter', 'empire')")
     assert entry["tokens"] == counted["n"].to_pylist()[0] > 0
 
 
 def test_ranks_are_those_of_the_columns(run):
     where = "split = 'test' and trim(text) in ('adapter', 'empire')"
-    [wanted] = query(
-        [run],
+    [wanted] = ask(
+        run,
         f"select count(*) as n, median(rank_before) as m, avg((rank_after <= 100)::int) as r from tokens where {where}",
     ).to_pylist()
-    [found] = query([run], "select * from token_ranks where positions = 'domain_term'").to_pylist()
+    [found] = ask(run, "select * from token_ranks where positions = 'domain_term'").to_pylist()
     assert (found["tokens"], found["median_before"], found["recall_100_after"]) == (
         wanted["n"],
         wanted["m"],
@@ -128,7 +136,7 @@ def test_ranks_are_those_of_the_columns(run):
 
 def test_without_general_text_there_are_no_terms(tmp_path):
     folder = write_run(tmp_path, fits=one, domains=("notes",), rungs=(64,), general=())
-    page = build(folder).read_text(encoding="utf-8")
+    page = build(folder, measures=MEASURES).read_text(encoding="utf-8")
     assert parquet.read(folder / "terms.parquet").num_rows == 0
     assert "the recipe has no general text to compare with" in page
     assert "At domain terms" not in page
@@ -136,7 +144,7 @@ def test_without_general_text_there_are_no_terms(tmp_path):
 
 def test_what_a_recipe_did_not_ask_for_is_not_measured(tmp_path):
     folder = write_run(tmp_path, fits=one, domains=("notes",), rungs=(64,), measure=("degradation", "forgetting"))
-    page = build(folder).read_text(encoding="utf-8")
+    page = build(folder, measures=MEASURES).read_text(encoding="utf-8")
     assert parquet.read(folder / "token_breakdown.parquet").num_rows == 0
     assert "Not measured for 1 cell: `measure` of demo does not contain `tokens`." in page
     assert "Token by token" not in page
@@ -148,22 +156,22 @@ def test_where_nothing_rose_the_sentence_says_so(tmp_path):
     test = plans.cells(folder)[0]["scores"]["test"]
     before = parquet.read_nll(folder / test["before"])[0]
     write_score(folder / test["after"], before - np.float32(0.5))
-    rows = collect(folder).to_pylist()
-    [said] = token_sentences.statements(rows, token_sentences.token_tables(*read(folder)))
+    rows = collect(folder)
+    [said] = sentences.statements(rows, sentences.token_tables(*read(folder)))
     assert "no class of tokens clearly adds loss (the highest: " in said
     assert "Most is gained on " in said
     assert "No token type rose." in said
-    build(folder)
+    build(folder, measures=MEASURES)
     assert not (folder / "report/figures/concentration.png").exists()
 
 
 def test_seeds_are_stated_as_their_mean_and_range(tmp_path):
     folder = write_run(tmp_path, fits=one, domains=("notes",), rungs=(64,))
-    rows = collect(folder).to_pylist()
+    rows = collect(folder)
     other = {"cell": "other", "seed": 1}
     tables = [[*found, *({**entry, "cell": "other"} for entry in found)] for found in read(folder)]
     for entry in tables[0][len(tables[0]) // 2 :]:
         entry["part"] += 0.01
-    [said] = token_sentences.statements([*rows, {**rows[0], **other}], token_sentences.token_tables(*tables))
+    [said] = sentences.statements([*rows, {**rows[0], **other}], sentences.token_tables(*tables))
     assert re.search(r"nats/token \(mean of 2 seeds, \+0\.\d{3} to \+0\.\d{3}\)", said)
     assert "points (mean of 2 seeds, " in said

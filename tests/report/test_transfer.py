@@ -9,10 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from support.demo_store import Fit, base_column, changed, write_run, write_score
+from support.plans import collect
 
-from peftodyssey.report import result_text, transfer
+from peftodyssey.display import result_text
+from peftodyssey.measures.registry import MEASURES
+from peftodyssey.measures.transfer import section as transfer
+from peftodyssey.measures.transfer.table import TABLE
 from peftodyssey.report.build import build
-from peftodyssey.report.collect import collect
 from peftodyssey.store import layout, plans
 
 DOMAINS = ("arxiv_cs.CL", "notes", "wiki_history")
@@ -60,13 +63,13 @@ def _crossed(folder: Path, cell: dict, domains: tuple[str, ...], lost: str) -> d
                 amount = PLANTED[trained][other] + 0.01 * seed
                 write_score(folder / paths["after"], changed(before, folder / index, amount, spread=0.01, seed=seed))
             made.append({"name": other, **paths})
-    return {**cell, "transfer": made}
+    return {**cell, "texts": {"transfer": made}}
 
 
 def found(folder: Path) -> list[transfer.TransferMatrix]:
-    rows = collect(folder).to_pylist()
+    rows = collect(folder)
     cells = {(cell["cell"], cell["recipe"]): cell for cell in plans.cells(folder)}
-    return transfer.matrices(folder, rows, pq.read_table(folder / layout.TRANSFER).to_pylist(), cells)
+    return transfer.matrices(folder, rows, pq.read_table(folder / TABLE).to_pylist(), cells)
 
 
 def test_what_was_planted_is_in_the_table_and_in_the_sentence(tmp_path: Path) -> None:
@@ -112,7 +115,7 @@ def test_a_column_that_is_not_there_yet_is_left_out(tmp_path: Path) -> None:
 
 
 def test_the_page_shows_it_and_says_where_it_was_not_measured(tmp_path: Path) -> None:
-    build(store(tmp_path / "a"))
+    build(store(tmp_path / "a"), measures=MEASURES)
     page, summary = (
         (tmp_path / "a/report" / name).read_text(encoding="utf-8") for name in ("index.html", "summary.md")
     )
@@ -120,7 +123,7 @@ def test_the_page_shows_it_and_says_where_it_was_not_measured(tmp_path: Path) ->
     assert page.count(">worse<") == 4
     assert "adapting to one text changed the others by" in summary
     assert (tmp_path / "a/report/figures/transfer.png").is_file()
-    build(write_run(tmp_path / "b", rungs=(64,)))
+    build(write_run(tmp_path / "b", rungs=(64,)), measures=MEASURES)
     assert "Not measured: `measure` of the recipe does not contain `transfer`" in (
         tmp_path / "b/report/summary.md"
     ).read_text(encoding="utf-8")

@@ -13,10 +13,10 @@ from support.scorings import PREFIX, tiny_model
 from peftodyssey import assets
 from peftodyssey.corpora.multiple_choice import Request, questions, requests, resolve
 from peftodyssey.errors import InputError
+from peftodyssey.measures.multiple_choice import compute as measured
+from peftodyssey.measures.multiple_choice.likelihoods import score_choices
 from peftodyssey.recipe.cell import TaskSpec
-from peftodyssey.scoring.choices import score_choices
 from peftodyssey.scoring.settings import ScoreSettings
-from peftodyssey.stats import accuracy as measured
 
 
 def drawn(seed=0, count=12):

@@ -10,7 +10,7 @@ import torch
 from support.tiny import tiny
 from transformers import AutoModelForCausalLM
 
-from peftodyssey.scoring import hidden_states
+from peftodyssey.measures.similarity import hidden_states
 from peftodyssey.scoring.settings import ScoreSettings
 
 TOKENS = np.random.default_rng(0).integers(5, 900, (7, 20))

@@ -9,10 +9,11 @@ from support.scorings import PREFIX, index, point, tiny_model
 
 from peftodyssey.corpora.index import Index, first_windows
 from peftodyssey.errors import ModelError
+from peftodyssey.measures.noise import perturbation as weight_noise
+from peftodyssey.measures.noise.critical_step import MAX_RATIO, critical_step
+from peftodyssey.measures.noise.descent_direction import negative_gradient
 from peftodyssey.methods.weights import snapshot
-from peftodyssey.scoring import weight_noise
-from peftodyssey.scoring.critical_sharpness import MAX_RATIO, critical_step
-from peftodyssey.scoring.descent_direction import negative_gradient
+from peftodyssey.models.weight_matrices import weight_matrices
 from peftodyssey.scoring.nll import mean_nats, score_index
 from peftodyssey.scoring.settings import ScoreSettings
 
@@ -21,7 +22,7 @@ FAMILIES = ("llama", "gpt2")  # linear maps stored out x in, and in x out with a
 
 def setting(family="llama", parts=("blocks",), scale="initializer"):
     model = tiny_model(family).requires_grad_(False)
-    tensors = weight_noise.matrices(model, parts)
+    tensors = weight_matrices(model, parts)
     return model, tensors, snapshot(tensors), weight_noise.sigmas(model, tensors, scale)
 
 
@@ -40,7 +41,7 @@ def change_of(kind, sigma, update=None):
 @pytest.mark.parametrize("kind", ["gaussian", "low_rank", "nf4", "int8"])
 def test_the_weights_come_back_bit_for_bit_even_after_a_mistake(kind, dtype):
     model, _, _, sigma = setting(parts=("blocks", "embeddings", "head"))
-    tensors = weight_noise.matrices(model.to(dtype), ("blocks", "embeddings", "head"))
+    tensors = weight_matrices(model.to(dtype), ("blocks", "embeddings", "head"))
     originals, before = snapshot(tensors), {name: p.clone() for name, p in model.named_parameters()}
 
     def midway():
@@ -62,7 +63,7 @@ def test_blocks_are_the_matrices_of_the_layers_and_the_ends_are_named(family):
         name for name, p in model.named_parameters() if p.ndim == 2 and any(part.isdigit() for part in name.split("."))
     }
     assert set(tensors) == expected
-    ends = set(weight_noise.matrices(model, ("embeddings", "head")))
+    ends = set(weight_matrices(model, ("embeddings", "head")))
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert len(ends) == (1 if tied else 2)
     assert not ends & expected
@@ -117,7 +118,7 @@ def test_the_scales_are_what_they_are_called():
     assert set(sigma.values()) == {model.config.initializer_range}
     fan_in = weight_noise.sigmas(model, tensors, "fan_in")
     gpt2 = tiny_model("gpt2")
-    names = weight_noise.matrices(gpt2, ("blocks",))
+    names = weight_matrices(gpt2, ("blocks",))
     down = next(name for name in names if name.endswith("mlp.c_proj.weight"))  # Conv1D: stored in x out
     assert weight_noise.sigmas(gpt2, names, "fan_in")[down] == pytest.approx(names[down].shape[0] ** -0.5)
     assert all(fan_in[name] == pytest.approx(weight.shape[1] ** -0.5) for name, weight in tensors.items())

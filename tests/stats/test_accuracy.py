@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from peftodyssey.stats import accuracy
+from peftodyssey.measures.multiple_choice import compute as accuracy
 
 
 def test_right_answers_by_hand_with_ties_and_unequal_numbers_of_choices():

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from peftodyssey.stats.correlation import correlation, holm_adjusted, ranks
+from peftodyssey.measures.similarity.correlation import correlation, holm_adjusted, ranks
 
 COLUMNS = st.lists(st.tuples(*[st.floats(-1e3, 1e3).map(lambda v: round(v, 2))] * 2), min_size=5, max_size=20)
 

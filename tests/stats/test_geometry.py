@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftodyssey.stats import geometry
+from peftodyssey.measures.geometry import compute as geometry
 
 
 def orthonormal(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:

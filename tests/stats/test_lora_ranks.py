@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from peftodyssey.stats.lora_ranks import Trial, rank_trend
+from peftodyssey.measures.lora_ranks.compute import Trial, rank_trend
 
 
 def trials(values: dict[int, list[float]], unresolved: tuple[int, ...] = ()) -> list[Trial]:

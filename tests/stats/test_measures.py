@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from peftodyssey.measures.tokens.compute import by_group, by_token
+from peftodyssey.measures.tokens.passages import worst_passages
 from peftodyssey.stats.degradation import bits_per_byte, compare, perplexity
 from peftodyssey.stats.lr_selection import Candidate, Choice, select
-from peftodyssey.stats.passages import worst_passages
-from peftodyssey.stats.token_breakdown import by_group, by_token
 
 CLASSES = ("newline", "space", "digit", "word")
 NATS = st.one_of(st.floats(-20, 20, width=32), st.just(float("nan")))
@@ -27,13 +27,13 @@ def _columns(n=400, documents=40, seed=0):
 def test_compare_states_the_means_of_both_columns():
     before, after, document, token_bytes = _columns()
     got = compare(before, after, document, token_bytes)
-    assert got["nll_before"] == pytest.approx(before.mean(dtype=np.float64), rel=1e-12)
-    assert got["ppl_after"] == pytest.approx(np.exp(after.mean(dtype=np.float64)), rel=1e-12)
-    assert got["delta_nll"] == pytest.approx(0.25, abs=1e-6)
-    assert got["delta_nll"] == pytest.approx(got["nll_after"] - got["nll_before"], abs=1e-12)
-    assert got["delta_lo"] <= got["delta_nll"] <= got["delta_hi"] < 0.2501
-    assert got["bpb_before"] == pytest.approx(before.sum(dtype=np.float64) / math.log(2) / token_bytes.sum(), rel=1e-12)
-    assert (got["documents"], got["tokens"], got["note"]) == (40, 400, "")
+    assert got.nll_before == pytest.approx(before.mean(dtype=np.float64), rel=1e-12)
+    assert got.ppl_after == pytest.approx(np.exp(after.mean(dtype=np.float64)), rel=1e-12)
+    assert got.delta_nll == pytest.approx(0.25, abs=1e-6)
+    assert got.delta_nll == pytest.approx(got.nll_after - got.nll_before, abs=1e-12)
+    assert got.delta_lo <= got.delta_nll <= got.delta_hi < 0.2501
+    assert got.bpb_before == pytest.approx(before.sum(dtype=np.float64) / math.log(2) / token_bytes.sum(), rel=1e-12)
+    assert (got.documents, got.tokens, got.note) == (40, 400, "")
 
 
 def test_compare_leaves_unscored_rows_out_of_both_columns():
@@ -43,10 +43,10 @@ def test_compare_leaves_unscored_rows_out_of_both_columns():
     kept = ~np.isnan(holes)
     got = compare(holes, after, document, token_bytes)
     assert got == compare(before[kept], after[kept], document[kept], token_bytes[kept])
-    assert got["tokens"] == 360
+    assert got.tokens == 360
     nothing = compare(np.full(400, np.nan), after, document, token_bytes)
-    assert math.isnan(nothing["nll_before"])
-    assert (nothing["delta_lo"], nothing["tokens"], nothing["note"]) == (None, 0, "no tokens scored")
+    assert nothing.nll_before is None
+    assert (nothing.delta_lo, nothing.tokens, nothing.note) == (None, 0, "no tokens scored")
 
 
 def test_perplexity_and_bits_per_byte_at_their_limits():

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from peftodyssey.stats.sensitivity import contrast, slope, slope_difference, slope_weights, turning_point
+from peftodyssey.measures.sensitivity.compute import contrast, slope, slope_difference, slope_weights, turning_point
 
 TOKENS = (16_000_000, 64_000_000, 256_000_000, 1_024_000_000)
 

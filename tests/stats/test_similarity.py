@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg, spatial, stats
 
-from peftodyssey.stats import chunk_sampling, overlap
-from peftodyssey.stats.frechet import frechet, shrinkage
-from peftodyssey.stats.mmd import median_distance, mmd, squared_distances
-from peftodyssey.stats.similarity import Sample, reference, state_distances, token_overlap
+from peftodyssey.measures.similarity import chunk_sampling, overlap
+from peftodyssey.measures.similarity.compute import Sample, reference, state_distances, token_overlap
+from peftodyssey.measures.similarity.frechet import frechet, shrinkage
+from peftodyssey.measures.similarity.mmd import median_distance, mmd, squared_distances
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 

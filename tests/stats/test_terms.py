@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from peftodyssey.stats import terms
+from peftodyssey.measures.tokens import terms
 
 
 def test_log_odds_are_those_of_the_paper():

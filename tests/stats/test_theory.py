@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.theory import VALUES, WIDTH, descend, forgetting, learned, loss, pretrain, rises, task
-from peftodyssey.stats.sensitivity import slope, slope_difference, turning_point
+from peftodyssey.measures.sensitivity.compute import slope, slope_difference, turning_point
 
 STEPS = (200, 400, 800, 1600, 3200, 6400)
 TARGET, OTHER = task(VALUES, 1), task(VALUES, 2)

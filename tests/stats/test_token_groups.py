@@ -11,8 +11,10 @@ from hypothesis.extra import numpy as hnp
 
 from peftodyssey.constants import TOKEN_CLASSES
 from peftodyssey.corpora import token_classes as index_classes
-from peftodyssey.stats import bootstrap, token_breakdown, token_groups
-from peftodyssey.stats.concentration import concentration, lorenz, without_worst
+from peftodyssey.measures.tokens import compute as token_breakdown
+from peftodyssey.measures.tokens import groups as token_groups
+from peftodyssey.measures.tokens.concentration import concentration, lorenz, without_worst
+from peftodyssey.stats import bootstrap
 
 NATS = st.one_of(st.floats(-20, 20, width=32), st.just(float("nan")))
 COLUMN = hnp.arrays(np.float32, st.integers(1, 200), elements=NATS)

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from peftodyssey.errors import StoreError
+from peftodyssey.measures.registry import MEASURES
 from peftodyssey.store import atomic, layout, lock, manifest, parquet, plans, tables
 
 
@@ -55,7 +56,7 @@ def test_prepare_dir_empties_a_folder_except_what_is_kept(tmp_path):
 
 
 def test_tables_have_the_defined_columns_and_refuse_others(tmp_path):
-    parquet.write_rows(tmp_path / "t.parquet", [{"cell": "a", "nll_before": 1.0}], tables.RESULTS)
+    parquet.write_rows(tmp_path / "t.parquet", [{"cell": "a", "lr": 1.0}], tables.RESULTS)
     assert pq.read_schema(tmp_path / "t.parquet").names == list(tables.RESULTS)
     with pytest.raises(AssertionError, match="nonsense"):
         parquet.write_rows(tmp_path / "t.parquet", [{"nonsense": 1}], tables.RESULTS)
@@ -91,5 +92,6 @@ def test_slugs_are_safe_names(parts, slug):
 
 
 def test_documentation_has_every_column():
-    text = tables.markdown()
-    assert all(f"`{name}`" in text for columns in tables.TABLES.values() for name in columns)
+    every = tables.every_table(MEASURES)
+    text = tables.markdown(every)
+    assert all(f"`{name}`" in text for columns in every.values() for name in columns)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from support.demo_store import Fit, texts, write_run
+from support.plans import collect
 
 from peftodyssey.errors import InputError, StoreError
-from peftodyssey.report.collect import collect
-from peftodyssey.store.query import SENTENCES, VIEWS, columns_of, overview, query
+from peftodyssey.measures.registry import MEASURES
+from peftodyssey.store import query as store_query
 from peftodyssey.store.run_reader import open_run
+from peftodyssey.store.views import views_of
+
+VIEWS = views_of(MEASURES)
+overview = functools.partial(store_query.overview, views=VIEWS)
+columns_of = functools.partial(store_query.columns_of, views=VIEWS)
+query = functools.partial(store_query.query, views=VIEWS)
 
 
 @pytest.fixture(scope="module")
@@ -23,18 +32,20 @@ def run(tmp_path_factory):
 
 def test_the_overview_names_views_and_ten_queries_that_run(run):
     views, examples = overview([run])
-    assert {name for name, _ in views} == {view for view in VIEWS if query([run], f"from {view} limit 1").num_rows}
+    assert {name for name, _ in views} == {
+        view for view in VIEWS.by_name if query([run], f"from {view} limit 1").num_rows
+    }
     assert all(sentence for _, sentence in views)
     assert len(examples) == len(set(examples)) == 10
     assert all(query([run], sql).num_rows for sql in examples if "delta_lo" not in sql)
 
 
-@pytest.mark.parametrize("view", sorted(VIEWS))
+@pytest.mark.parametrize("view", sorted(VIEWS.by_name))
 def test_every_column_of_a_view_has_a_sentence(view):
     listed = columns_of(view).to_pylist()
-    assert [row["column"] for row in listed] == list(VIEWS[view])
+    assert [row["column"] for row in listed] == list(VIEWS.by_name[view].columns)
     assert all(row["what it is"] for row in listed)
-    assert view in SENTENCES
+    assert VIEWS.by_name[view].sentence
 
 
 def test_an_unknown_view_lists_those_there_are():
@@ -42,9 +53,9 @@ def test_an_unknown_view_lists_those_there_are():
         columns_of("nothing")
 
 
-@pytest.mark.parametrize("view", sorted(VIEWS))
+@pytest.mark.parametrize("view", sorted(VIEWS.by_name))
 def test_every_view_has_its_columns(run, view):
-    assert query([run], f"select * from {view} limit 1").column_names == list(VIEWS[view])
+    assert query([run], f"select * from {view} limit 1").column_names == list(VIEWS.by_name[view].columns)
 
 
 def test_results_and_cells(run):
@@ -123,7 +134,7 @@ def test_sql_touches_no_file(run, tmp_path, sql):
 
 
 def test_an_opened_run_gives_tables_cells_and_evidence(run):
-    opened = open_run(run)
+    opened = open_run(run, VIEWS)
     assert opened.results.num_rows == 2
     assert opened.learning_curves.num_rows == 3
     assert sorted(cell["status"] for cell in opened.cells) == ["done", "failed"]
@@ -135,7 +146,7 @@ def test_an_opened_run_gives_tables_cells_and_evidence(run):
 
 
 def test_wrong_names_are_input_errors_that_list_the_right_ones(run):
-    opened = open_run(run)
+    opened = open_run(run, VIEWS)
     done = next(cell["cell"] for cell in opened.cells if cell["status"] == "done")
     failed = next(cell["cell"] for cell in opened.cells if cell["status"] == "failed")
     with pytest.raises(InputError, match=done):
@@ -148,6 +159,6 @@ def test_wrong_names_are_input_errors_that_list_the_right_ones(run):
 
 def test_a_folder_without_a_run_is_a_store_error(tmp_path):
     with pytest.raises(StoreError, match="holds no results"):
-        open_run(tmp_path)
+        open_run(tmp_path, VIEWS)
     with pytest.raises(StoreError, match="holds no results"):
         query([tmp_path], "select * from cells")

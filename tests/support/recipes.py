@@ -1,10 +1,10 @@
 """A small good recipe, and how to ask for the problems of a bad one."""
 
 import pytest
+from support.plans import load_recipe
 
 from peftodyssey.errors import RecipeError
 from peftodyssey.recipe.identity import digest, identity
-from peftodyssey.recipe.load import load_recipe
 
 GOOD = """\
 name: demo

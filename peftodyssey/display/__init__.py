@@ -1,0 +1,1 @@
+"""How numbers, texts, tokens and charts are shown: what the sections of measures and the report share."""

@@ -1,0 +1,36 @@
+"""A section of the report: one question with its statements, figures and table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from peftodyssey.display.chart_style import Figure
+
+
+@dataclass(frozen=True)
+class Section:
+    """One question of the page and the summary; each row of `table` has as many cells as `headings`.
+
+    One that says nothing is not shown, and only its notes are. One that has more to show than a table names a package
+    with `templates/section.html.j2`, which renders all of it below its title from `section.view`.
+    """
+
+    name: str  # also the anchor on the page
+    title: str
+    statements: Sequence[str]  # each a sentence with its number and interval, or why there is none
+    figures: Sequence[Figure] = ()
+    headings: Sequence[str] = ()
+    table: Sequence[Sequence[str]] = ()
+    caption: str = ""  # of the table
+    notes: Sequence[str] = ()  # what a reader may look for and not find, and why; shown at the end
+    place: Literal["start", "end"] = "start"  # of the page: before the tables of all cells, or after them
+    link: str = ""  # its name in the page's navigation; empty: the title
+    templates: str = ""  # package of its own template
+    view: Any = None  # what that template shows
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it says anything but notes."""
+        return bool(self.statements or self.figures or self.table)

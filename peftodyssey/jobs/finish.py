@@ -1,0 +1,115 @@
+"""The end of a cell, however it was trained: export, columns, measures, learning curve, manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftodyssey.jobs import eval_callback, progress_file, score
+from peftodyssey.jobs.context import JobContext
+from peftodyssey.jobs.handle import CellHandle
+from peftodyssey.methods.registry import METHODS
+from peftodyssey.models import bin_conversion
+from peftodyssey.plan.tasks import CellTask, MeasureTask
+from peftodyssey.store import layout, manifest, parquet, tables
+from peftodyssey.store.versions import versions
+from peftodyssey.training.settings import TrainResult
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The result of a training and its peak memory; the weights are on the model."""
+
+    result: TrainResult
+    peak_bytes: int
+
+
+def finish(task: CellTask, handle: CellHandle, trained: Trained | None, context: JobContext) -> None:
+    """Saves, scores, measures and commits a cell whose trained weights are on the model of `handle`.
+
+    `trained` is None where nothing was trained (method `saved`).
+    """
+    folder = context.root / task.folder
+    facts = _facts(task, trained, context.options.device) | _multi_lora_facts(folder / layout.CHECKPOINT)
+    if trained:
+        attached = handle.adapted()
+        name = layout.ADAPTER if attached.is_adapter else layout.WEIGHTS
+        METHODS[task.cell.method.method].export(attached, folder / name, task.cell.model.name)
+        parquet.write_rows(folder / layout.LOG, [vars(record) for record in trained.result.log], tables.LOG)
+    measure_missing(task, handle, context)
+    eval_callback.write(folder, task, context.root, trained.result if trained else None)
+    _commit(task, folder, facts, context.options.keep)
+
+
+def measure_missing(task: CellTask, handle: CellHandle, context: JobContext) -> None:
+    """Fills the columns and measures that a cell lacks; those that move the bare base come last."""
+    for column in task.columns:
+        if manifest.read(context.root / column.folder) is None:
+            score.score_and_write(column, handle.adapted().model, handle.tokenizer.prefix_id, context)
+    missing = [one for one in task.measures if manifest.read(context.root / one.folder) is None]
+    for one in _adapted_first(missing):
+        context.measures[one.measure].run(one, handle, context)
+
+
+def _adapted_first(tasks: Iterable[MeasureTask]) -> list[MeasureTask]:
+    return sorted(tasks, key=lambda task: task.on == "update")
+
+
+def _facts(task: CellTask, trained: Trained | None, device: str) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "trainable_params": task.trainable,
+        "planned_memory_bytes": task.memory.peak_reserved_bytes,
+        "multi_lora_size": 1,
+        "engine": task.cell.train.engine if trained else "none",
+        "device": device,
+        "versions": versions(),
+        **task.auto_values,
+        **({"base_weights": bin_conversion.CONVERSION_NOTE} if task.base.source.pickled else {}),
+    }
+    if trained is None:
+        return {**facts, "steps": 0, "tokens": 0, "seconds": 0.0, "tokens_per_second": None, "peak_memory_bytes": None}
+    result = trained.result
+    return {
+        **facts,
+        "steps": result.steps,
+        "tokens": result.tokens,
+        "seconds": result.seconds,
+        "tokens_per_second": result.log[-1].tokens / result.seconds if result.seconds else None,
+        "peak_memory_bytes": trained.peak_bytes,
+        "final_loss_nats": result.final_loss if result.steps else None,
+        "micro_batch_size": result.memory_settings.micro_batch_size,
+        "gradient_checkpointing": result.memory_settings.gradient_checkpointing,
+        "offload_activations": result.memory_settings.offload_activations,
+        "out_of_memory": result.out_of_memory,
+        "resumed_from": result.resumed_from,
+        "stopped_at_step": result.stopped_at_step,
+        "general_rises_nats": [list(evaluation) for evaluation in result.general_rises_nats],
+    }
+
+
+def _multi_lora_facts(checkpoint: Path) -> dict[str, Any]:
+    """With which cells a cell trained together: its time is a share of theirs, its peak memory is that of all."""
+    path = checkpoint / layout.MULTI_LORA_FILE
+    if not path.is_file():
+        return {}
+    group = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        "multi_lora_size": len(group["members"]),
+        "multi_lora": group["members"],
+        "peak_memory_bytes": group["peak_memory_bytes"],
+    }
+
+
+def _commit(task: CellTask, folder: Path, facts: dict[str, Any], keep: str) -> None:
+    """Commits the cell; full-size weights that are not kept go before, so that the manifest lists what is there."""
+    drop = (folder / layout.WEIGHTS).is_dir() and keep == "adapters"
+    if drop:
+        manifest.remove(folder / layout.WEIGHTS)
+    facts["weights"] = "dropped" if drop else "kept"
+    payload = {"kind": "cell", "hash": task.hash, "identity": task.identity, "status": "done", "facts": facts}
+    manifest.commit(folder, payload, leave_out=(layout.CHECKPOINT,))
+    manifest.remove(folder / layout.CHECKPOINT)
+    progress_file.remove(folder)

@@ -1,0 +1,1 @@
+"""What is measured: one folder a measure. `registry` lists them; `measure` says what a measure is."""

@@ -1,0 +1,39 @@
+"""Collects the change on the text adapted to: columns of the rows of results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peftodyssey.stats.degradation import compare_texts, finite, mean_nats
+from peftodyssey.store.stored_run import Cell, StoredRun
+
+
+def columns(run: StoredRun) -> dict[int, dict[str, Any]]:
+    """NLL, perplexity and change on test, and NLL on validation, of every finished cell."""
+    return {cell["number"]: _of_cell(cell, run) for cell in run.done}
+
+
+def _of_cell(cell: Cell, run: StoredRun) -> dict[str, Any]:
+    test, valid = cell["scores"]["test"], cell["scores"].get("valid")
+    change = compare_texts([test], run.read)
+    return {
+        "nll_before": change.nll_before,
+        "nll_quantised": _mean(test["quantised"], run) if test.get("quantised") else None,
+        "nll_after": change.nll_after,
+        "valid_nll_before": _mean(valid["before"], run) if valid else None,
+        "valid_nll_after": _mean(valid["after"], run) if valid else None,
+        "ppl_before": change.ppl_before,
+        "ppl_after": change.ppl_after,
+        "delta_nll": change.delta_nll,
+        "delta_lo": change.delta_lo,
+        "delta_hi": change.delta_hi,
+        "bpb_before": change.bpb_before,
+        "bpb_after": change.bpb_after,
+        "test_tokens": change.tokens,
+        "test_documents": change.documents,
+        "reason": change.note,
+    }
+
+
+def _mean(name: str, run: StoredRun) -> float | None:
+    return finite(mean_nats(run.read(name, "nll_nats")))

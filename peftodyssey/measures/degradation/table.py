@@ -1,0 +1,21 @@
+"""What the change on the text adapted to adds to the results."""
+
+from __future__ import annotations
+
+from peftodyssey.store.columns import Columns, interval
+
+RESULTS: Columns = {
+    "nll_before": ("float64", "test NLL of the unquantised base, nats per token"),
+    "nll_quantised": ("float64", "test NLL of the quantised base where there is one, nats per token"),
+    "nll_after": ("float64", "test NLL after adaptation, nats per token"),
+    "valid_nll_before": ("float64", "validation NLL of the unquantised base, nats per token"),
+    "valid_nll_after": ("float64", "validation NLL after adaptation, nats per token"),
+    "ppl_before": ("float64", "exp(nll_before)"),
+    "ppl_after": ("float64", "exp(nll_after)"),
+    "delta_nll": ("float64", "nll_after - nll_before on test; positive: worse"),
+    **interval("delta", "delta_nll"),
+    "bpb_before": ("float64", "test bits per byte of the unquantised base"),
+    "bpb_after": ("float64", "test bits per byte after adaptation"),
+    "test_tokens": ("int64", "tokens scored on test"),
+    "test_documents": ("int64", "documents scored on test"),
+}

@@ -1,0 +1,13 @@
+"""What the change on general text adds to the results."""
+
+from __future__ import annotations
+
+from peftodyssey.store.columns import Columns, interval
+
+RESULTS: Columns = {
+    "general_nll_before": ("float64", "NLL of the unquantised base on the general text, nats per token"),
+    "general_nll_after": ("float64", "NLL after adaptation on the general text, nats per token"),
+    "forgetting": ("float64", "general_nll_after - general_nll_before; positive: worse"),
+    **interval("forgetting"),
+    "general_documents": ("int64", "documents scored on the general text"),
+}

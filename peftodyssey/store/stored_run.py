@@ -1,0 +1,65 @@
+"""An output directory as the measures read it: the cells of its plans, and columns of indexes and scores."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peftodyssey.store import layout, manifest, parquet, plans
+
+# The cell's line of a plan file with `recipe` and `measure` of its plan, and its `number` among the cells of the run.
+Cell = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """The cells of the newest plans; `done` are those whose own columns are complete."""
+
+    folder: Path
+    cells: tuple[Cell, ...]
+    done: tuple[Cell, ...]
+    read: Callable[[str, str], np.ndarray]  # (folder of an index or a score, column) -> its values
+
+    def entries(self, measure: str) -> list[tuple[Cell, Any]]:
+        """The cells of which the plan says something for a measure, and what it says."""
+        return _entries(self.cells, measure)
+
+    def done_entries(self, measure: str) -> list[tuple[Cell, Any]]:
+        """The same of the cells that are done."""
+        return _entries(self.done, measure)
+
+    def done_with(self, measure: str) -> list[Cell]:
+        """The cells that are done and whose recipe names a measure."""
+        return [cell for cell in self.done if measure in cell["measure"]]
+
+    def is_complete(self, name: str) -> bool:
+        """Whether a folder below the run is whole."""
+        return manifest.read(self.folder / name) is not None
+
+
+def stored_run(folder: Path, is_done: Callable[[Cell], bool]) -> StoredRun:
+    """The run in `folder`, each column read once; StoreError where it is no output directory."""
+    cells = tuple({**cell, "number": number} for number, cell in enumerate(plans.cells(folder)))
+    done = tuple(cell for cell in cells if is_done(cell))
+    return StoredRun(folder, cells, done, functools.cache(functools.partial(_column, folder)))
+
+
+def _entries(cells: tuple[Cell, ...], measure: str) -> list[tuple[Cell, Any]]:
+    return [(cell, cell["measures"][measure]) for cell in cells if measure in cell.get("measures", {})]
+
+
+def _column(folder: Path, name: str, column: str) -> np.ndarray:
+    """`nll_nats` of a score as float64, or a column of an index."""
+    if column == "nll_nats":
+        return nll_column(folder / name)
+    return parquet.read(folder / name / layout.INDEX)[column].to_numpy()
+
+
+def nll_column(folder: Path) -> np.ndarray:
+    """The NLL of one scored column, float64 [rows] nats; NaN where not scored."""
+    return parquet.read_nll(folder)[0].astype(np.float64)
