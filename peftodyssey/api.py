@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from peftodyssey.plan.tasks import Plan
     from peftodyssey.recipe.schema import Recipe
     from peftodyssey.store.run_reader import Run
+    from peftodyssey.store.views import Views
 
 DEFAULT_ROOT, LADDERS_ROOT = Path("runs"), Path("ladders")
 LEAST_MEMORY_BYTES = 1 << 20
@@ -187,18 +188,38 @@ def train_ladder(
     )
 
 
-def report(folders: Sequence[str | Path], out: str | Path | None = None) -> Path:
-    """Rebuild tables, figures and page of one run, or one page that compares several; returns the page's path."""
+def report(folders: Sequence[str | Path], out: str | Path | None = None, *, scoring: str | None = None) -> Path:
+    """Rebuild tables, figures and page of one run, or one page that compares several; returns the page's path.
+
+    Runs are shown in their newest way of scoring, or in the one whose name begins with `scoring`.
+    """
     from peftodyssey.report.build import build
 
-    return build([Path(folder) for folder in folders], Path(out) if out else None, measures=MEASURES)
+    paths = [Path(folder) for folder in folders]
+    return build(paths, Path(out) if out else None, measures=MEASURES, scoring=scoring)
 
 
-def open(folder: str | Path) -> Run:
-    """A finished or half-finished run, for reading: `.results`, `.points`, `.cells`, `.nll(cell)`, `.query(sql)`."""
+def open(folder: str | Path, *, scoring: str | None = None) -> Run:
+    """A finished or half-finished run, for reading: `.results`, `.cells`, `.nll(cell)`, `.query(sql)`, `.scorings`.
+
+    It is shown in its newest way of scoring, or in the one whose name begins with `scoring`.
+    """
     from peftodyssey.store.run_reader import open_run
 
-    return open_run(Path(folder), views_of(MEASURES))
+    return open_run(Path(folder), views(folder, scoring))
+
+
+def views(folder: str | Path, scoring: str | None = None) -> Views:
+    """What SQL sees of a run, as `open` shows it; the tables of another way of scoring are collected where need be."""
+    from peftodyssey.report.collect import collect
+    from peftodyssey.store import layout, plans
+
+    if scoring is None:
+        return views_of(MEASURES)
+    name = plans.scoring_name(Path(folder), scoring)
+    if not (layout.tables_folder(Path(folder), name) / layout.RESULTS).is_file():
+        collect(Path(folder), MEASURES, name)
+    return views_of(MEASURES, name)
 
 
 def score(
@@ -246,12 +267,22 @@ def adapt(
 
 
 def export(
-    folder: str | Path, cell: str, *, to: str | Path | None = None, merge: bool = False, push: str | None = None
+    folder: str | Path,
+    cell: str,
+    *,
+    to: str | Path | None = None,
+    merge: bool = False,
+    push: str | None = None,
+    scoring: str | None = None,
 ) -> Exported:
-    """A PEFT adapter (or a merged model) of one cell with a model card, and which cell it is."""
+    """A PEFT adapter (or a merged model) of one cell with a model card, and which cell it is.
+
+    The card has the results of the newest way of scoring, or of the one whose name begins with `scoring`.
+    """
     from peftodyssey.execution.export import export_cell
 
-    return export_cell(Path(folder), cell, to=Path(to) if to else None, merge=merge, push=push)
+    run = open(folder, scoring=scoring)
+    return export_cell(run, cell, to=Path(to) if to else None, merge=merge, push=push)
 
 
 def seconds(text: str | None) -> float | None:

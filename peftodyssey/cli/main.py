@@ -15,6 +15,7 @@ from peftodyssey.cli.options import (
     DirArg,
     MemoryOpt,
     RecipeArg,
+    ScoringOpt,
     SetOpt,
     console,
     one_of,
@@ -166,12 +167,13 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", help="Where the page goes; default: the first directory.")
     ] = None,
+    scoring: ScoringOpt = None,
 ) -> None:
     """Rebuild tables, figures and the page; several directories are compared on one page."""
     from peftodyssey import api
 
     starting(f"Collecting {', '.join(map(str, folders))}")
-    say(f"Report: {api.report(folders, out)}")
+    say(f"Report: {api.report(folders, out, scoring=scoring)}")
 
 
 @app.command()
@@ -181,15 +183,14 @@ def query(
     columns: Annotated[
         str | None, typer.Option("--columns", metavar="VIEW", help="List the columns of a view.")
     ] = None,
+    scoring: ScoringOpt = None,
 ) -> None:
     """SQL (DuckDB) over results and tokens; without SQL, the views and example queries for this run."""
-    from peftodyssey.measures.registry import MEASURES
     from peftodyssey.report import query_output
     from peftodyssey.store.query import columns_of, overview
     from peftodyssey.store.query import query as ask
-    from peftodyssey.store.views import views_of
 
-    views = views_of(MEASURES)
+    views = api.views(folders[0], scoring)
     last = str(folders[-1])
     sql = (
         last if len(folders) > 1 and not os.path.isdir(last) else None
@@ -217,12 +218,13 @@ def export(
     to: Annotated[Path | None, typer.Option("--to", help="Folder to write; default: DIR/export/<cell>.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Merge the adapter into full-precision weights.")] = False,
     push: Annotated[str | None, typer.Option("--push", help="Also upload to this Hub repository.")] = None,
+    scoring: ScoringOpt = None,
 ) -> None:
     """A PEFT adapter (or merged model) that plain peft loads, with a card of its measured results."""
     from peftodyssey import api
 
     starting(f"Exporting {cell} of {folder}")
-    exported = api.export(folder, cell, to=to, merge=merge, push=push)
+    exported = api.export(folder, cell, to=to, merge=merge, push=push, scoring=scoring)
     say(f"Exported: {exported.folder}\nCell: {exported.cell}")
     for note in exported.notes:
         say(f"note: {note}")

@@ -26,6 +26,10 @@ SetOpt = Annotated[
 ]
 MemoryOpt = Annotated[str | None, typer.Option("--memory", help="Budget such as 22GiB; default: what is free.")]
 DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+ScoringOpt = Annotated[
+    str | None,
+    typer.Option("--scoring", metavar="NAME", help="Another way of scoring than the newest; the report names them."),
+]
 DirArg = Annotated[Path, typer.Argument(metavar="DIR", help="The directory that `run` wrote.")]
 
 

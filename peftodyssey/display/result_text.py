@@ -24,7 +24,7 @@ METHODS = {
     "last_layers": "Training the last layers",
 }
 # Rows that agree in these columns and in their label differ in learning rate or seed only.
-SETTING = ("run", "model", "revision", "domain", "newline", "objective", "context")
+SETTING = ("run", "model", "revision", "domain", "newline", "objective", "context", "score_tokens")
 # Columns of an estimate and the ends of its interval.
 DELTA = ("delta_nll", "delta_lo", "delta_hi")
 FORGETTING = ("forgetting", "forgetting_lo", "forgetting_hi")
@@ -78,13 +78,14 @@ def selected_cells(rows: Iterable[Row]) -> list[Row]:
 
 def seed_groups(rows: Iterable[Row]) -> list[list[Row]]:
     """Selected cells that differ in their seed only, in the order of the rows."""
-    return list(grouped(selected_cells(rows), lambda row: (*setting(row), row["label"])).values())
+    return list(grouped(selected_cells(rows), lambda row: (*setting(row), row["label"], row.get("setting"))).values())
 
 
 def is_tuned(row: Row, rows: Iterable[Row]) -> bool:
     """Whether the recipe has several learning rates for this cell."""
-    key = (*setting(row), row["label"], row["seed"])
-    return len({other["lr"] for other in rows if (*setting(other), other["label"], other["seed"]) == key}) > 1
+    key = (*setting(row), row["label"], row["seed"], row.get("setting"))
+    same = [r["lr"] for r in rows if (*setting(r), r["label"], r["seed"], r.get("setting")) == key]
+    return len(set(same)) > 1
 
 
 def signed(value: float | None, digits: int = 3) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 from peftodyssey.errors import InputError, StoreError
 from peftodyssey.models.log_filters import quiet
-from peftodyssey.store import atomic, layout, manifest, parquet, plans
-from peftodyssey.store.run_reader import describe_cells, one_row
+from peftodyssey.store import atomic, layout, manifest
+from peftodyssey.store.run_reader import Run, describe_cells, one_row
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,11 @@ class Exported:
     notes: tuple[str, ...] = ()
 
 
-def export_cell(folder: Path, cell: str, *, to: Path | None, merge: bool, push: str | None) -> Exported:
+def export_cell(run: Run, cell: str, *, to: Path | None, merge: bool, push: str | None) -> Exported:
     """Write the weights of one cell and its card to `to`; InputError where the name fits no cell, or several."""
-    row, notes = _find(folder, cell)
-    entry = next(entry for entry in plans.cells(folder) if entry["cell"] == row["cell"])
+    folder = run.folder
+    row, notes = _find(run, cell)
+    entry = next(entry for entry in run.cells if (entry["cell"], entry["recipe"]) == (row["cell"], row["recipe"]))
     target = to or folder / "export" / entry["slug"]
     if target.exists() and any(target.iterdir()):
         raise InputError(f"{target} is not empty", "choose another folder with --to")
@@ -50,11 +51,11 @@ def _results_of(row: Mapping[str, Any]) -> str:
     return f"{row['label']} on {row['domain']}{rate}: test {_change(row, 'delta_nll', 'delta')} nats/token{forgetting}"
 
 
-def _find(folder: Path, cell: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+def _find(run: Run, cell: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """The row that a hash, `best` or `column=value,...` names, and remarks on better cells without weights."""
-    rows = [row for row in parquet.read(folder / layout.RESULTS).to_pylist() if row["status"] == "done"]
+    rows = [row for row in run.results.to_pylist() if row["status"] == "done"]
     if cell == "best":
-        return _best(folder, rows)
+        return _best(run, rows)
     if "=" in cell:
         return one_row(rows, dict(part.split("=", 1) for part in cell.split(",") if "=" in part)), ()
     matching = [row for row in rows if row["cell"].startswith(cell)]
@@ -65,9 +66,9 @@ def _find(folder: Path, cell: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     return matching[0], ()
 
 
-def _best(folder: Path, rows: list[dict[str, Any]]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+def _best(run: Run, rows: list[dict[str, Any]]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """The cell with the largest fall of validation loss among those with weights, and what was better without."""
-    with_weights = {entry["cell"] for entry in plans.cells(folder) if _weights_folder(folder, entry)}
+    with_weights = {entry["cell"] for entry in run.cells if _weights_folder(run.folder, entry)}
     ranked = sorted((row for row in rows if row["selected"] and row["engine"] != "none"), key=_valid)
     best = next((row for row in ranked if row["cell"] in with_weights), None)
     if best is None:

@@ -157,7 +157,7 @@ class _Builder:
             early_stop_eval=texts.score(trained, early_stop) if early_stop else None,
             required=tuple(folder for text in columns for folder in text.required),
         )
-        return replace(task, entry=plan_file.entry(task, columns))
+        return replace(task, entry=plan_file.entry(task, columns, facts))
 
     def _facts(self, cell: Cell, auto_values: Mapping[str, Any]) -> dict[str, Any]:
         """What a cell's identity holds beside its own fields: contents, and what `auto` was resolved to."""

@@ -5,26 +5,32 @@ The report reads it back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from peftodyssey.plan.tasks import CellTask
 from peftodyssey.plan.text_tasks import TextColumns
 from peftodyssey.recipe import grid
-from peftodyssey.recipe.cell import QuantSpec
-from peftodyssey.recipe.identity import digest
+from peftodyssey.recipe.cell import Cell, QuantSpec
+from peftodyssey.recipe.identity import digest, identity
 
 
-def entry(task: CellTask, texts: Sequence[TextColumns]) -> dict[str, Any]:
-    """The cell's line of the plan file, of plain JSON values. `texts`: test, validation, then the general texts."""
+def entry(task: CellTask, texts: Sequence[TextColumns], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The cell's line of the plan file, of plain JSON values. `texts`: test, validation, then the general texts.
+
+    `facts` are those of the cell's identity.
+    """
     test, valid, *general = texts
     cell = task.cell
+    scoring = digest({"score": asdict(cell.score), "general": [text.index.identity for text in general]})[:8]
     return {
         "cell": task.short_hash,
         "slug": task.folder.split("/", 1)[1],
         "folder": task.folder,
         "group": f"{grid.tune_group(cell)}-{digest({'score': asdict(cell.score)})[:8]}",
+        "scoring": scoring,
+        "setting": _setting(cell, facts, scoring),
         "coordinates": _coordinates(task),
         "train_index": task.train_index,
         "scores": {
@@ -33,6 +39,12 @@ def entry(task: CellTask, texts: Sequence[TextColumns]) -> dict[str, Any]:
             "general": [text.entry for text in general],
         },
     }
+
+
+def _setting(cell: Cell, facts: Mapping[str, Any], scoring: str) -> str:
+    """What cells share that differ in nothing but their seed, and a tuned learning rate; 16 hex digits."""
+    method = replace(cell.method, lr=None) if cell.method.tuned else cell.method
+    return digest({**identity(replace(cell, seed=0, method=method), facts), "scoring": scoring})[:16]
 
 
 def _coordinates(task: CellTask) -> dict[str, Any]:
@@ -63,6 +75,8 @@ def _coordinates(task: CellTask) -> dict[str, Any]:
         "early_stop": (method.options.get("early_stop") or {}).get("general"),
         "trainable_params": task.trainable,
         "context": cell.score.context,
+        "stride": cell.score.stride,
+        "score_tokens": cell.score.tokens,
         "planned_memory_bytes": task.memory.peak_reserved_bytes,
     }
 

@@ -13,7 +13,7 @@ from peftodyssey.display.section import Section
 from peftodyssey.display.sources import ReportSources
 from peftodyssey.report import charts, page, summary
 from peftodyssey.report.collect import CollectMeasure, collect
-from peftodyssey.store import layout
+from peftodyssey.store import layout, plans
 
 PAGE = "index.html"
 SUMMARY = "summary.md"
@@ -27,18 +27,27 @@ class ReportMeasure(CollectMeasure, Protocol):
         """Its sections, from collected tables."""
 
 
-def build(folders: Path | Sequence[Path], out: Path | None = None, *, measures: Sequence[ReportMeasure]) -> Path:
+def build(
+    folders: Path | Sequence[Path],
+    out: Path | None = None,
+    *,
+    measures: Sequence[ReportMeasure],
+    scoring: str | None = None,
+) -> Path:
     """Collect every run in `folders` and write tables, figures, summary and page; returns the page's path.
 
-    Several runs are compared in one page, in `out` or in the first one's report; their rows have a column `run`.
+    Several runs are compared in one page, in `out` or in the first one's report; their rows have a column `run`. They
+    are shown in their newest way of scoring, or in the one that `scoring` names.
     """
     folders = [folders] if isinstance(folders, Path) else list(folders)
-    report = out or folders[0] / layout.REPORT
+    scoring = plans.scoring_name(folders[0], scoring) if scoring else None
+    report = out or layout.tables_folder(folders[0], scoring) / layout.REPORT
     for folder in folders:
-        collect(folder, measures)
-    sources = ReportSources.of(folders)
+        collect(folder, measures, scoring)
+    sources = ReportSources.of(folders, scoring)
     sections = [section for measure in measures for section in measure.sections(sources)]
-    data = page.ReportData(sources.rows, sections, charts.figures(sources.rows, sources.table(layout.LEARNING_CURVES)))
+    drawn = charts.figures(sources.rows, sources.table(layout.LEARNING_CURVES))
+    data = page.ReportData(sources.rows, sections, drawn, sources.other_scorings())
     figures = [*data.figures, *(figure for section in sections for figure in section.figures)]
     data.drawn.update(chart_style.save(figures, report / FIGURES))
     _remove_other_figures(report / FIGURES, {figure.name for figure in figures})

@@ -55,12 +55,14 @@ FACTS = (
 COLUMN_FOLDERS = ("index", "before", "quantised", "after")
 
 
-def collect(folder: Path, measures: Sequence[CollectMeasure]) -> list[Row]:
+def collect(folder: Path, measures: Sequence[CollectMeasure], scoring: str | None = None) -> list[Row]:
     """Write the tables of the run in `folder`; returns the results, one row per cell of its plans.
 
-    Measures that read the results come after those that only add columns to them.
+    The tables of the newest scoring are in the folder itself, those of another `scoring` in a folder of that name below
+    it. Measures that read the results come after those that only add columns to them.
     """
-    run = stored_run(folder, lambda cell: _is_done(folder, cell))
+    run = stored_run(folder, lambda cell: _is_done(folder, cell), scoring)
+    out = layout.tables_folder(folder, scoring)
     done = {cell["number"] for cell in run.done}
     rows = [_row(folder, cell, cell["number"] in done) for cell in run.cells]
     collected: dict[str, Sequence[Mapping[str, Any]]] = {}
@@ -75,7 +77,7 @@ def collect(folder: Path, measures: Sequence[CollectMeasure]) -> list[Row]:
     rows = sorted(rows, key=tables.sort_key)
     collected[layout.RESULTS] = rows
     written = {
-        name: parquet.write_rows(folder / name, collected.get(name, ()), columns)
+        name: parquet.write_rows(out / name, collected.get(name, ()), columns)
         for name, columns in tables.tables_of(measures).items()
     }
     return written[layout.RESULTS].to_pylist()
@@ -97,6 +99,7 @@ def _row(folder: Path, cell: Cell, is_done: bool) -> Row:
     row = {name: value for name, value in cell["coordinates"].items() if name in tables.RESULTS}
     row |= {name: facts[name] for name in FACTS if facts.get(name) is not None}
     row |= {"cell": cell["cell"], "recipe": cell["recipe"], "versions": _versions(facts.get("versions"))}
+    row |= {"scoring": cell.get("scoring"), "setting": cell.get("setting")}
     return {**row, **({"status": "done"} if is_done else _why_not_done(folder, cell))}
 
 

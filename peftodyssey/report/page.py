@@ -27,6 +27,7 @@ class ReportData:
     rows: Sequence[Row]  # of results.parquet
     sections: Sequence[Section]
     figures: Sequence[Figure]  # those of no section
+    limits: Sequence[str] = ()  # sentences beside those that the rows give
     drawn: dict[str, str] = field(default_factory=dict)  # figure name -> SVG
 
     @property
@@ -60,7 +61,7 @@ def html(data: ReportData) -> str:
         .render(
             data=data,
             statements=result_text.statements(data.rows),
-            caveats=result_text.caveats(data.rows),
+            caveats=[*data.limits, *result_text.caveats(data.rows)],
             notes=notes(data),
             opening=[section for section in data.shown if section.place == "start"],
             closing=[section for section in data.shown if section.place == "end"],

@@ -28,7 +28,7 @@ def markdown(data: ReportData) -> str:
         _table(headings, lines) if lines else "",
         *(part for section in data.shown for part in (f"## {section.title}", _list(section.statements))),
         "## Limits",
-        _list([*result_text.caveats(data.rows), *notes(data)]),
+        _list([*data.limits, *result_text.caveats(data.rows), *notes(data)]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -16,6 +16,7 @@ CELLS = "cells"
 SCORES = "scores"
 CORPORA = "corpora"
 REPORT = "report"
+SCORINGS = "scorings"  # tables and report of other ways of scoring than the newest
 LOCK = ".lock"
 
 MANIFEST = "manifest.json"
@@ -42,6 +43,11 @@ def slug(*parts: object) -> str:
 def folder_name(name: str, digest: str) -> str:
     """`<slug>-<hash8>`: a readable name, made unique by the first eight hex digits of the identity."""
     return f"{slug(name)}-{digest[:8]}"
+
+
+def tables_folder(folder: Path, scoring: str | None) -> Path:
+    """Where the tables of a scoring lie: in the output directory itself for the newest (None)."""
+    return folder if scoring is None else folder / SCORINGS / scoring
 
 
 def is_store(folder: Path) -> bool:

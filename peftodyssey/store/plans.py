@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peftodyssey.errors import StoreError
+from peftodyssey.errors import InputError, StoreError
 from peftodyssey.store import atomic, layout, manifest
+
+# Cells of one recipe that agree in these are the same line of it, whatever it said of their training and scoring.
+WRITTEN_ALIKE = ("label", "method", "model", "revision", "domain", "newline", "objective", "lr", "seed")
 
 
 def write(folder: Path, name: str, digest: str, plan: Mapping[str, Any]) -> Path:
@@ -29,25 +32,75 @@ def read_all(folder: Path) -> list[dict[str, Any]]:
     return sorted(plans, key=lambda plan: plan["created"])
 
 
-def cells(folder: Path) -> list[dict[str, Any]]:
-    """The cells of every plan, each once per way of scoring; the newest recipe that has a cell gives it its name.
+def of_scoring(folder: Path, scoring: str | None = None) -> list[dict[str, Any]]:
+    """The plans of the directory, the oldest first; with `scoring` those of its cells that are scored so.
 
-    Cells of an earlier version of a recipe are included only if they are done. `recipe` and `measure` of a cell are
-    those of its plan; what several plans say of it for a measure as a list (such as its tasks) is that of all plans.
+    `scoring` is a name or its beginning. Raises InputError where no cell is scored so, or several names begin with it.
     """
     plans = read_all(folder)
+    if scoring is None:
+        return plans
+    name = scoring_name(folder, scoring)
+    kept = ({**plan, "cells": [cell for cell in plan["cells"] if cell.get("scoring") == name]} for plan in plans)
+    return [plan for plan in kept if plan["cells"]]
+
+
+def scoring_name(folder: Path, scoring: str) -> str:
+    """The whole name of a way of scoring that `scoring` begins; InputError with those that there are."""
+    known = scorings(folder)
+    matching = [name for name in known if name.startswith(scoring)]
+    if len(matching) != 1:
+        there = "; ".join(f"{name}: {text}" for name, text in known.items())
+        raise InputError(f"{len(matching)} ways of scoring of {folder} begin with {scoring!r}", f"there are: {there}")
+    return matching[0]
+
+
+def scorings(folder: Path) -> dict[str, str]:
+    """The ways in which the cells of the directory are scored, the newest first: name -> what it is in words."""
+    found: dict[str, str] = {}
+    for plan in reversed(read_all(folder)):
+        for cell in plan["cells"]:
+            if (name := cell.get("scoring")) is not None:
+                found.setdefault(name, _in_words(cell))
+    return found
+
+
+def _in_words(cell: Mapping[str, Any]) -> str:
+    score, general = cell["coordinates"], ", ".join(text["name"] for text in cell["scores"]["general"])
+    cap = "all tokens" if score.get("score_tokens") is None else f"{score['score_tokens']:,} tokens"
+    return (
+        f"{cap} of a split, context {score['context']}, stride {score.get('stride')}, general text {general or 'none'}"
+    )
+
+
+def cells(folder: Path, scoring: str | None = None) -> list[dict[str, Any]]:
+    """The cells of every plan, each once, as the newest plan that has it scores it, or as `scoring` does.
+
+    A recipe that was changed gives a cell that is written alike (label, text, base, learning rate, seed) its newest
+    training and scoring; other cells of its earlier versions are there if they are done. A cell that two recipes score
+    alike has the name of the newer one. `recipe` and `measure` of a cell are those of its plan; what several plans say
+    of it for a measure as a list (such as its tasks) is that of all plans.
+    """
+    plans = of_scoring(folder, scoring)
     newest = {plan["recipe"]: number for number, plan in enumerate(plans)}
-    by_key: dict[tuple[str, str], dict[str, Any]] = {}
+    by_key: dict[tuple[str, ...], dict[str, Any]] = {}
     for number, plan in enumerate(plans):
         for cell in plan["cells"]:
             if newest[plan["recipe"]] != number and manifest.read(folder / cell["folder"]) is None:
                 continue
-            key = cell["cell"], json.dumps(cell["scores"], sort_keys=True)
-            measures = _united(by_key.get(key, {}).get("measures", {}), cell.get("measures", {}))
+            key = (plan["recipe"], *(str(cell["coordinates"].get(name)) for name in WRITTEN_ALIKE))
+            earlier = by_key.pop(key, {})
+            same = earlier.get("scores") == cell["scores"] and earlier.get("cell") == cell["cell"]
+            measures = _united(earlier.get("measures", {}) if same else {}, cell.get("measures", {}))
             by_key[key] = {**cell, "recipe": plan["recipe"], "measure": plan["measure"]}
             if measures:
                 by_key[key]["measures"] = measures
-    return list(by_key.values())
+    once: dict[tuple[str, str], dict[str, Any]] = {}
+    for cell in by_key.values():  # of recipes that share a cell the newest is the last
+        shared = cell["cell"], json.dumps(cell["scores"], sort_keys=True)
+        measures = _united(once.get(shared, {}).get("measures", {}), cell.get("measures", {}))
+        once[shared] = {**cell, "measures": measures} if measures else cell
+    return list(once.values())
 
 
 def _united(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from peftodyssey.constants import TOKEN_CLASSES
 from peftodyssey.errors import InputError, StoreError
 from peftodyssey.store import layout, manifest, parquet, plans, tables
-from peftodyssey.store.views import CELLS, N_EXAMPLES, RUN_COLUMN, TOKENS, View, Views
+from peftodyssey.store.views import CELLS, N_EXAMPLES, RUN_COLUMN, TOKENS, Views
 
 if TYPE_CHECKING:
     import duckdb
@@ -26,7 +26,7 @@ def overview(folders: Sequence[Path], views: Views) -> tuple[list[tuple[str, str
     filled = [
         (name, view.sentence)
         for name, view in views.by_name.items()
-        if view.file is None or _load(name, view, folders).num_rows
+        if view.file is None or _load(name, views, folders).num_rows
     ]
     names = {view for view, _ in filled}
     return filled, [sql for sql in views.examples if set(_named(sql, views)) <= names][:N_EXAMPLES]
@@ -52,7 +52,7 @@ def query(folders: Sequence[Path], sql: str, views: Views) -> pa.Table:
 
     with _sealed() as connection:
         for name in _named(sql, views):
-            connection.register(name, _load(name, views.by_name[name], folders))
+            connection.register(name, _load(name, views, folders))
         try:
             return _answer(connection, sql)
         except duckdb.Error as error:
@@ -106,29 +106,34 @@ def _concatenated(folders: Sequence[Path], read: Callable[[Path], pa.Table]) -> 
     return pa.concat_tables([_with_run(folder, read(folder)) for folder in folders])
 
 
-def _load(name: str, view: View, folders: Sequence[Path]) -> pa.Table:
+def _load(name: str, views: Views, folders: Sequence[Path]) -> pa.Table:
     """The rows of a view of several runs."""
+    view, scoring = views.by_name[name], views.scoring
     if view.file is None:
-        return _cells(folders) if name == "cells" else _tokens(folders)
+        return _cells(folders, scoring) if name == "cells" else _tokens(folders, scoring)
     file, columns = view.file, [column for column in view.columns if column not in RUN_COLUMN]
+    again = "" if scoring is None else f" --scoring {scoring}"
 
     def read(folder: Path) -> pa.Table:
-        if not (folder / file).is_file():
-            raise StoreError(f"{folder} holds no {file}", f"run `peftodyssey report {folder}` first")
-        return parquet.read(folder / file).select(columns)
+        path = layout.tables_folder(folder, scoring) / file
+        if not path.is_file():
+            raise StoreError(f"{folder} holds no {file}", f"run `peftodyssey report {folder}{again}` first")
+        return parquet.read(path).select(columns)
 
     return _concatenated(folders, read)
 
 
-def _cells(folders: Sequence[Path]) -> pa.Table:
+def _cells(folders: Sequence[Path], scoring: str | None) -> pa.Table:
     import pyarrow as pa
 
-    return _concatenated(folders, lambda folder: pa.Table.from_pylist(_cell_rows(folder), schema=tables.schema(CELLS)))
+    return _concatenated(
+        folders, lambda folder: pa.Table.from_pylist(_cell_rows(folder, scoring), schema=tables.schema(CELLS))
+    )
 
 
-def _cell_rows(folder: Path) -> list[dict[str, Any]]:
+def _cell_rows(folder: Path, scoring: str | None) -> list[dict[str, Any]]:
     rows = []
-    for cell in plans.cells(folder):
+    for cell in plans.cells(folder, scoring):
         content = manifest.status_record(folder / cell["folder"])
         rows.append(
             {
@@ -141,16 +146,16 @@ def _cell_rows(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _tokens(folders: Sequence[Path]) -> pa.Table:
-    return _concatenated(folders, _token_rows)
+def _tokens(folders: Sequence[Path], scoring: str | None) -> pa.Table:
+    return _concatenated(folders, lambda folder: _token_rows(folder, scoring))
 
 
-def _token_rows(folder: Path) -> pa.Table:
+def _token_rows(folder: Path, scoring: str | None) -> pa.Table:
     import pyarrow as pa
 
     pieces: dict[str, pa.Table] = {}
     parts = [tables.schema(TOKENS).empty_table()]
-    for cell in plans.cells(folder):
+    for cell in plans.cells(folder, scoring):
         for split, name, score in texts(cell):
             if all(manifest.read(folder / score[key]) for key in ("index", "before", "after")):
                 if score["index"] not in pieces:

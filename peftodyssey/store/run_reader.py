@@ -42,12 +42,25 @@ class Run:
     @property
     def results(self) -> pa.Table:
         """One row per cell; the columns are those of `results.parquet`."""
-        return _collected(self.folder, layout.RESULTS)
+        return self._collected(layout.RESULTS)
 
     @property
     def learning_curves(self) -> pa.Table:
         """Losses during training: one row per cell, evaluation, corpus and split."""
-        return _collected(self.folder, layout.LEARNING_CURVES)
+        return self._collected(layout.LEARNING_CURVES)
+
+    @property
+    def scorings(self) -> dict[str, str]:
+        """The ways in which cells are scored, the newest first; `open(folder, scoring=NAME)` opens another one."""
+        return plans.scorings(self.folder)
+
+    def _collected(self, name: str) -> pa.Table:
+        scoring = self.views.scoring
+        path = layout.tables_folder(self.folder, scoring) / name
+        if not path.is_file():
+            again = "" if scoring is None else f" --scoring {scoring}"
+            raise StoreError(f"{self.folder} holds no {name}", f"run `peftodyssey report {self.folder}{again}` first")
+        return parquet.read(path)
 
     def query(self, sql: str) -> pa.Table:
         """The answer to one SELECT over this run."""
@@ -139,13 +152,7 @@ def open_run(folder: str | Path, views: Views) -> Run:
         folder,
         tuple(
             {**cell, "status": manifest.status_record(folder / cell["folder"])["status"]}
-            for cell in plans.cells(folder)
+            for cell in plans.cells(folder, views.scoring)
         ),
         views,
     )
-
-
-def _collected(folder: Path, name: str) -> pa.Table:
-    if not (folder / name).is_file():
-        raise StoreError(f"{folder} holds no {name}", f"run `peftodyssey report {folder}` first")
-    return parquet.read(folder / name)

@@ -21,6 +21,7 @@ class StoredRun:
     """The cells of the newest plans; `done` are those whose own columns are complete."""
 
     folder: Path
+    scoring: str | None  # None: the newest
     cells: tuple[Cell, ...]
     done: tuple[Cell, ...]
     read: Callable[[str, str], np.ndarray]  # (folder of an index or a score, column) -> its values
@@ -42,11 +43,11 @@ class StoredRun:
         return manifest.read(self.folder / name) is not None
 
 
-def stored_run(folder: Path, is_done: Callable[[Cell], bool]) -> StoredRun:
-    """The run in `folder`, each column read once; StoreError where it is no output directory."""
-    cells = tuple({**cell, "number": number} for number, cell in enumerate(plans.cells(folder)))
+def stored_run(folder: Path, is_done: Callable[[Cell], bool], scoring: str | None = None) -> StoredRun:
+    """The run in `folder`, each column read once; StoreError where it is no output directory, or has no `scoring`."""
+    cells = tuple({**cell, "number": number} for number, cell in enumerate(plans.cells(folder, scoring)))
     done = tuple(cell for cell in cells if is_done(cell))
-    return StoredRun(folder, cells, done, functools.cache(functools.partial(_column, folder)))
+    return StoredRun(folder, scoring, cells, done, functools.cache(functools.partial(_column, folder)))
 
 
 def _entries(cells: tuple[Cell, ...], measure: str) -> list[tuple[Cell, Any]]:

@@ -84,10 +84,11 @@ class Views:
 
     by_name: Mapping[str, View]
     examples: Sequence[str]
+    scoring: str | None = None  # the way of scoring whose tables they show; None: the newest
 
 
-def views_of(measures: Iterable[HasViews]) -> Views:
-    """A view for each table, named as its file, then `cells` and `tokens`."""
+def views_of(measures: Iterable[HasViews], scoring: str | None = None) -> Views:
+    """A view for each table, named as its file, then `cells` and `tokens`; `scoring` as in `Views`."""
     measures = tuple(measures)
     sentences = {layout.RESULTS: "one row per cell: coordinates, losses, changes with intervals, cost"}
     sentences |= {name: text for measure in measures for name, text in measure.views.items()}
@@ -99,4 +100,6 @@ def views_of(measures: Iterable[HasViews]) -> Views:
     by_name["tokens"] = View(
         {**RUN_COLUMN, **TOKENS}, "one row per scored token of every cell: text, loss and rank before and after"
     )
-    return Views(by_name, (*EXAMPLES, *(sql for measure in measures for sql in measure.examples), *MORE_EXAMPLES))
+    return Views(
+        by_name, (*EXAMPLES, *(sql for measure in measures for sql in measure.examples), *MORE_EXAMPLES), scoring
+    )

@@ -81,9 +81,14 @@ def test_the_newest_recipe_names_a_shared_cell(tmp_path):
             tmp_path,
             name,
             "1" * 8,
-            {"recipe": name, "created": created, "measure": [], "cells": [{"cell": "x", "scores": {}}]},
+            {
+                "recipe": name,
+                "created": created,
+                "measure": [],
+                "cells": [{"cell": "x", "scores": {}, "coordinates": {}}],
+            },
         )
-    assert plans.cells(tmp_path) == [{"cell": "x", "scores": {}, "recipe": "a", "measure": []}]
+    assert plans.cells(tmp_path) == [{"cell": "x", "scores": {}, "coordinates": {}, "recipe": "a", "measure": []}]
 
 
 @pytest.mark.parametrize(("parts", "slug"), [(("a/b", None, "r=8"), "a-b-r-8"), (("..", "x"), "x"), (("é" * 3,), "")])

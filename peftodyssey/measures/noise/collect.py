@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,7 @@ def results(run: StoredRun) -> list[NoiseResult]:
         return str(entry["model"]), str(entry["arm"]), entry["pretrain_tokens"] or 0, entry["corpus"]
 
     found = []
-    for entry in sorted(_entries(run.folder), key=order):
+    for entry in sorted(_entries(run), key=order):
         folder = run.folder / entry["folder"]
         # a task along an update that changed none of the tensors has no rows
         if (finished := manifest.read(folder)) and (rows := parquet.read(folder / SHIFTS_FILE).to_pylist()):
@@ -51,10 +50,11 @@ def results(run: StoredRun) -> list[NoiseResult]:
     return found
 
 
-def _entries(folder: Path) -> list[dict[str, Any]]:
-    """The tasks of every plan, on bases and along cells' updates, each folder once, with its recipe."""
+def _entries(run: StoredRun) -> list[dict[str, Any]]:
+    """The tasks of each recipe's newest plan that has any, on bases and along updates, each folder once."""
     by_folder: dict[str, dict[str, Any]] = {}
-    for plan in plans.read_all(folder):
+    asked = [plan for plan in plans.of_scoring(run.folder, run.scoring) if plan.get("measures", {}).get(SPEC.name)]
+    for plan in {plan["recipe"]: plan for plan in asked}.values():
         for said in (plan, *plan["cells"]):  # of base models, then of each cell's update
             for entry in said.get("measures", {}).get(SPEC.name) or ():
                 by_folder[entry["folder"]] = {**entry, "recipe": plan["recipe"]}
