@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.errors import InputError, StoreError
+from peftodyssey.errors import StoreError
 from peftodyssey.measures.registry import MEASURES, MEASURES_BY_NAME, SPECS
 from peftodyssey.memory.device import detect, prepare_allocator
 from peftodyssey.recipe.load import load_recipe
-from peftodyssey.recipe.numbers import parse_bytes, parse_duration
+from peftodyssey.recipe.option_values import size_bytes
 from peftodyssey.store.views import views_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from peftodyssey.store.views import Views
 
 DEFAULT_ROOT, LADDERS_ROOT = Path("runs"), Path("ladders")
-LEAST_MEMORY_BYTES = 1 << 20
 
 
 def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -283,29 +282,6 @@ def export(
 
     run = open(folder, scoring=scoring)
     return export_cell(run, cell, to=Path(to) if to else None, merge=merge, push=push)
-
-
-def seconds(text: str | None) -> float | None:
-    """Seconds of a duration such as `10m` or `8h`; InputError where it is none."""
-    if text is None:
-        return None
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise InputError(f"{text!r} is no duration: {error}", "write 30s, 10m or 8h") from error
-
-
-def size_bytes(memory: str | int | None, option: str = "--memory") -> int | None:
-    """Bytes of a size such as `22GiB`, given as `option`; InputError where it is none, or too small to be meant."""
-    if memory is None:
-        return None
-    try:
-        size = parse_bytes(memory)
-    except ValueError as error:
-        raise InputError(f"{option} {memory} is no size: {error}", "write 8GiB, 22GiB or 24GB") from error
-    if size < LEAST_MEMORY_BYTES:
-        raise InputError(f"{option} {memory} is {size:,} bytes, which hold no model", "write 8GiB, 22GiB or 24GB")
-    return size
 
 
 def _reported(root: Path) -> bool:

@@ -35,6 +35,7 @@ from peftodyssey.errors import (
     OdysseyError,
     RecipeError,
 )
+from peftodyssey.recipe.option_values import seconds, size_bytes
 
 app = typer.Typer(
     name="peftodyssey",
@@ -75,7 +76,7 @@ def run(
         str | None, typer.Option("--refresh", help="stale: redo what other library versions did.")
     ] = None,
     checkpoint_every: Annotated[str, typer.Option("--checkpoint-every", help="Time between checkpoints.")] = "10m",
-    rung_disk: Annotated[
+    checkpoint_disk: Annotated[
         str | None,
         typer.Option(
             "--checkpoint-disk", help="Disk for downloaded models: those done with go when the next needs it."
@@ -93,12 +94,12 @@ def run(
     options = Options(
         only=pairs(only),
         keep=one_of("--keep", keep, ("adapters", "best", "all")),
-        stop_after_s=api.seconds(stop_after),
-        checkpoint_every_s=api.seconds(checkpoint_every) or 0.0,
+        stop_after_s=seconds(stop_after),
+        checkpoint_every_s=seconds(checkpoint_every) or 0.0,
         refresh=one_of("--refresh", refresh, ("stale",)) == "stale" if refresh else False,
         allow_oom=allow_oom,
-        memory_bytes=api.size_bytes(memory),
-        checkpoint_disk_bytes=api.size_bytes(rung_disk, "--checkpoint-disk"),
+        memory_bytes=size_bytes(memory),
+        checkpoint_disk_bytes=size_bytes(checkpoint_disk, "--checkpoint-disk"),
     )
     plan = api.plan(api.load(recipe, set_ or ()), device=device, memory=memory)
     for warning in plan.warnings:
@@ -186,6 +187,7 @@ def query(
     scoring: ScoringOpt = None,
 ) -> None:
     """SQL (DuckDB) over results and tokens; without SQL, the views and example queries for this run."""
+    from peftodyssey import api
     from peftodyssey.report import query_output
     from peftodyssey.store.query import columns_of, overview
     from peftodyssey.store.query import query as ask

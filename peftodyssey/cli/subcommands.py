@@ -9,6 +9,7 @@ import typer
 
 from peftodyssey.cli.options import DeviceOpt, SetOpt, console, say
 from peftodyssey.errors import EXIT_INTERRUPTED
+from peftodyssey.recipe.option_values import seconds
 
 recipes_app = typer.Typer(
     help="Shipped recipes, and a commented new one for your model and text.", no_args_is_help=True
@@ -51,8 +52,8 @@ def ladder_train(
     trained = api.train_ladder(
         plan,
         root,
-        stop_after_s=api.seconds(stop_after),
-        checkpoint_every_s=api.seconds(checkpoint_every) or 0.0,
+        stop_after_s=seconds(stop_after),
+        checkpoint_every_s=seconds(checkpoint_every) or 0.0,
         console=console(stderr=True),
     )
     if trained.interrupted:
