@@ -67,7 +67,7 @@ class _Runner:
     ) -> None:
         self.plan, self.context, self.narrator, self.outcome, self.beside = plan, context, narrator, outcome, beside
         self.root = context.root
-        self.models = LoadedModels(context.options.device, plan.budget_bytes, self._free_disk)
+        self.models = LoadedModels(context.options.device, plan.budget_bytes, self._free_disk, narrator.note)
         self.failures: dict[str, str] = {}  # folder of an index or a column -> why it could not be made
 
     def _free_disk(self, coming: ModelSource) -> None:

@@ -92,8 +92,10 @@ def score_model(
     key = BaseModelKey(source, precision, _quant(quant))
     stop = interrupt.Stop()
     narrator = ProgressReporter(console or Console(stderr=True), stop)
-    bases = LoadedModels(device.kind, device.budget_bytes)
+    bases = LoadedModels(device.kind, device.budget_bytes, on_note=narrator.note)
     with _folder(out) as root, interrupt.listening(stop, narrator.say), quiet(), narrator.showing(2 + len(adapters)):
+        for note in source.notes:
+            narrator.note(f"{source.name}: {note}")
         chat = chat_of(found, None, source, bases.tokenizer(key))
         point = replace(point, first_token="skip") if chat else point  # the template writes what stands first
         told = chat_identity(chat) | {

@@ -31,6 +31,8 @@ def commit(task: ScoreTask, root: Path, prefix: int | None, result: ScoreResult)
     folder = manifest.prepare_dir(root / task.folder)
     parquet.write_nll(folder, result.nll_nats, result.rank)
     facts = {"nll_nats_mean": mean_nats(result.nll_nats), "prefix": prefix, **result.facts}
+    if task.base.source.notes:
+        facts["base_notes"] = list(task.base.source.notes)
     if task.base.source.pickled:
         facts["base_weights"] = bin_conversion.CONVERSION_NOTE
     manifest.commit(folder, {"kind": "score", "identity": task.identity, "status": "done", "facts": facts})

@@ -15,7 +15,7 @@ from typing import Any
 
 from peftodyssey import assets
 from peftodyssey.errors import ModelError
-from peftodyssey.models import bin_conversion, hub, hub_refs, local_model, shapes, weight_files
+from peftodyssey.models import bin_conversion, hub, hub_refs, local_model, shapes, stored_tensors, weight_files
 from peftodyssey.models.ladder_file import LADDER_FILE, read_rungs
 from peftodyssey.models.rung_names import parse_rung
 
@@ -40,6 +40,7 @@ class ModelSource:
     weight_bytes_on_disk: int  # bytes of the weight files (to download, unpack or read); 0 for random
     pickled: bool = False  # the weights are .bin files, which `weights_folder` converts to safetensors
     weight_file: Path | None = None  # <rung>.safetensors, where the ladder's folder has one file for each rung
+    notes: tuple[str, ...] = ()  # what is known before loading and must be said: renamed tensors, an adapter beside
 
 
 def resolve(
@@ -162,6 +163,8 @@ def _local(name: str, revision: str | None, weights: str) -> ModelSource:
     rung_file = root / f"{revision}.safetensors" if revision and folder == root else None
     bins = bin_conversion.bin_files(folder) if weights == "bin" and not any(folder.glob("*.safetensors")) else []
     files = bins or ([rung_file] if rung_file else weight_files.check_weights(folder))
+    headers = {} if bins else stored_tensors.tensors(files)
+    stored_tensors.check_stored_numbers(name, config, headers)
     return ModelSource(
         name=name,
         revision=revision,
@@ -176,7 +179,15 @@ def _local(name: str, revision: str | None, weights: str) -> ModelSource:
         weight_bytes_on_disk=sum(file.stat().st_size for file in files),
         pickled=bool(bins),
         weight_file=rung_file,
+        notes=(*adapter_notes(folder), *stored_tensors.key_mapping(headers, stored_tensors.is_text(config))[1]),
     )
+
+
+def adapter_notes(folder: Path) -> list[str]:
+    """A note where an adapter lies beside the weights, which are loaded without it."""
+    if not (folder / local_model.ADAPTER_FILE).is_file():
+        return []
+    return [f"an adapter lies in {folder} beside the base and is not used: --adapter or `method: saved` scores it"]
 
 
 def _config_dtype(config: Mapping[str, Any]) -> str:
@@ -212,7 +223,7 @@ def _check_causal(name: str, config: Mapping[str, Any]) -> None:
             f"{name} is not a causal language model (architectures: {', '.join(heads) or config.get('model_type')})",
             "choose a decoder that predicts the next token: Llama, GPT-2, GPT-NeoX, OLMo, Qwen, Gemma, ...",
         )
-    if "quantization_config" in config:
+    if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "an unknown method")
         raise ModelError(
             f"{name} is stored quantised ({method}); its unquantised losses cannot be measured",

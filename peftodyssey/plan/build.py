@@ -54,10 +54,15 @@ def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Pl
         cells=tasks,
         noise=noise_tasks,
         hidden_states=hidden_states,
-        warnings=(*rung_warnings, *_tokenizer_warnings(sources)),
+        warnings=(*rung_warnings, *_model_warnings(sources), *_tokenizer_warnings(sources)),
         digest=identity.digest({"cells": [task.entry for task in tasks]}),
         base_choices=tuple(builder.choices.base_choices.values()),
     )
+
+
+def _model_warnings(sources: Sources) -> list[str]:
+    """What is known of the models before they are loaded and must be said."""
+    return list(dict.fromkeys(f"{source.name}: {note}" for source in sources.models.values() for note in source.notes))
 
 
 def _tokenizer_warnings(sources: Sources) -> list[str]:
