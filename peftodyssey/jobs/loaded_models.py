@@ -49,7 +49,7 @@ class LoadedModels:
 
     def _load(self, key: BaseModelKey) -> PreTrainedModel:
         """The base on the device; the last layers of an unquantized one larger than the GPU stay in host memory."""
-        if self.device == "cpu" or key.quant:
+        if self.device == "cpu" or key.quant or key.source.stored_quant:
             return self._read(key, self.device)
         shape = shape_from_config(key.source.config)
         on_gpu = layers_on_gpu(shape, BYTES[key.precision], self.budget_bytes)

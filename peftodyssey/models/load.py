@@ -13,9 +13,10 @@ from peftodyssey.models import varlen_attention
 from peftodyssey.models.loading_report import check_loading, forget_key_mapping
 from peftodyssey.models.local_model import ADAPTER_FILE, link_without_adapter
 from peftodyssey.models.log_filters import quiet
-from peftodyssey.models.quantised import bnb_config, init_quantised
+from peftodyssey.models.quantised import bnb_config, init_quantised, stored_bnb_config
 from peftodyssey.models.shape_from_meta_model import is_linear, layer_index
 from peftodyssey.models.source import RANDOM_SEED, ModelSource, adapter_notes, weights_folder
+from peftodyssey.models.stored_quant import check_parts
 from peftodyssey.models.stored_tensors import check_stored_numbers, is_text, key_mapping, rename, tensors
 from peftodyssey.models.transformers_config import config_error, first_line, transformers_config
 from peftodyssey.models.weight_files import check_weights
@@ -44,6 +45,11 @@ def load(
     over or of another shape, for pickled or truncated files, and where bitsandbytes cannot do `quant`.
     """
     dtype, device = DTYPES[precision], torch.device(device)
+    if quant and source.stored_quant:
+        raise ModelError(
+            f"{source.name} is stored as {source.stored_quant.kind} already and cannot be quantised to {quant.kind}",
+            "leave the quantisation out: `method: lora` trains an adapter on it as it stands",
+        )
     with quiet():
         config = transformers_config(source, attn)
         if source.kind == "random":
@@ -76,11 +82,16 @@ def _pretrained(
     folder = weights_folder(source)
     headers = tensors(check_weights(folder))
     check_stored_numbers(source.name, source.config, headers)
+    check_parts(source.name, headers)
     mapping, renamed = key_mapping(headers, is_text(source.config))
     notes = [*adapter_notes(folder), *renamed]
     if (folder / ADAPTER_FILE).is_file():  # transformers would put it on the base
         folder = link_without_adapter(folder, source.fingerprint)
-    options: dict[str, Any] = {"quantization_config": bnb_config(quant, dtype)} if quant else {}
+    options: dict[str, Any] = {}
+    if source.stored_quant:
+        config.quantization_config = stored_bnb_config(source.config, source.stored_quant, dtype)
+    elif quant:
+        options["quantization_config"] = bnb_config(quant, dtype)
     loaded: Any  # with output_loading_info: (model, info), which transformers does not declare
     try:
         loaded = AutoModelForCausalLM.from_pretrained(

@@ -86,7 +86,9 @@ class _Builder:
         """The task of one cell, with the indexes and base columns that it needs."""
         texts, method = self.texts, METHODS[cell.method.method]
         shape = self.sources.shapes[cell.model]
-        auto_values = resolve_auto(cell, self.device)
+        stored = self.sources.models[cell.model].stored_quant
+        as_stored = replace(cell, method=replace(cell.method, quant=stored)) if stored else cell  # what memory it takes
+        auto_values = resolve_auto(as_stored, self.device)
         base = BaseModelKey(self.sources.models[cell.model], str(auto_values["precision"]), cell.method.quant)
         train = texts.train_index(cell, cell.domain) if method.trains else None
         valid, test = texts.valid_index(cell, cell.domain), texts.test_index(cell, cell.domain)
@@ -100,7 +102,7 @@ class _Builder:
         cell_hash = identity.digest(cell_identity)
         trainable = method.count(cell.method, shape)
         fingerprint = base.source.fingerprint
-        step, memory = cell_step(cell, shape, trainable, auto_values, fingerprint, self.device, self.budget_bytes)
+        step, memory = cell_step(as_stored, shape, trainable, auto_values, fingerprint, self.device, self.budget_bytes)
         pass_tokens, scoring_bytes = scoring_batch(shape, step, cell.score.context, self.budget_bytes)
         trained = TrainedCell(cell, base, cell_hash, step, pass_tokens)
         named_indexes = [("test", test), ("valid", valid), *general]
