@@ -203,7 +203,7 @@ class _Runner:
         if isinstance(task, ChoiceTask):
             choices_job.score_and_write(task, model, tokenizer, self.context)
             return
-        score_job.score_and_write(task, model, tokenizer.prefix_id, self.context)
+        score_job.score_base_and_write(task, model, tokenizer.prefix_id, self.context)
 
     def _run_standalone_measurements(self, tasks: Sequence[StandaloneMeasurement]) -> None:
         """States of texts and noise of a base's weights: where one fails nothing else does, and the run says so."""

@@ -149,7 +149,7 @@ def _column(
         narrator.task(f"score {name}")
         base, prefix = bases.get(key), bases.tokenizer(key).prefix_id
         if adapter is None:
-            score_job.score_and_write(score, base, prefix, context)
+            score_job.score_base_and_write(score, base, prefix, context)
         else:
             attached = METHODS["saved"].load(
                 base, adapter, MethodSpec("saved", adapter.name, options={"path": str(adapter)})

@@ -12,6 +12,7 @@ from peftodyssey.jobs.index import opened
 from peftodyssey.models import bin_conversion
 from peftodyssey.plan.tasks import ScoreTask
 from peftodyssey.scoring.nll import ScoreResult, mean_nats, score_adapters
+from peftodyssey.scoring.sense import NONSENSE, sense
 from peftodyssey.scoring.settings import ScoreSettings
 from peftodyssey.store import manifest, parquet
 
@@ -24,6 +25,29 @@ if TYPE_CHECKING:
 def score_and_write(task: ScoreTask, model: nn.Module, prefix: int | None, context: JobContext) -> None:
     """Writes `nll.parquet` of `task`, row for row with its index."""
     commit(task, context.root, prefix, scored(task, model, prefix, context))
+
+
+def score_base_and_write(task: ScoreTask, model: nn.Module, prefix: int | None, context: JobContext) -> None:
+    """`score_and_write` of a base as it was loaded, with a note where it predicts no better than its own average."""
+    result = scored(task, model, prefix, context)
+    commit(task, context.root, prefix, result._replace(facts={**result.facts, **_sense(task, model, prefix, context)}))
+
+
+def _sense(task: ScoreTask, model: nn.Module, prefix: int | None, context: JobContext) -> dict[str, object]:
+    """Facts for the manifest: the comparison with the model's own average, or why it was not made."""
+    source = task.base.source
+    if source.kind == "random" or source.pretrain_tokens == 0:
+        return {"sense": "not asked of initial weights"}
+    if task.base.quant:
+        return {"sense": "asked of the unquantised base"}
+    settings = ScoreSettings(context.options.device, precision=task.base.precision)
+    found = sense(model, opened(context.root / task.index), settings, prefix)
+    if not found.makes_sense:
+        context.callbacks.note(
+            f"{source.name} on {Path(task.index).name}: {NONSENSE} ({found.nll_nats:.3f} nats per token, its average "
+            f"{found.average_nll_nats:.3f}, on {found.tokens} tokens)"
+        )
+    return {"sense": {**found._asdict(), "makes_sense": found.makes_sense}}
 
 
 def commit(task: ScoreTask, root: Path, prefix: int | None, result: ScoreResult) -> None:
