@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 from peftodyssey import assets
 from peftodyssey.errors import ModelError
 from peftodyssey.models.ladder_file import LADDER_FILE, Rung, read_rungs
+from peftodyssey.models.rung_names import parse_rung
 from peftodyssey.models.weight_files import SAFETENSORS, check_weights, read_header
 
 CONFIG_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"
@@ -26,7 +28,7 @@ def looks_local(name: str) -> bool:
 def find_rung_folder(root: Path, revision: str | None) -> tuple[Path, Rung | None]:
     """The folder with the config.json to use, and its rung where `root` is a ladder.
 
-    A ladder has a subfolder or a file `<rung>.safetensors` for each rung.
+    A ladder has a subfolder or a file `<rung>.safetensors` for each rung, and names them in ladder.json or by steps.
     """
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
@@ -36,7 +38,8 @@ def find_rung_folder(root: Path, revision: str | None) -> tuple[Path, Rung | Non
         )
     if revision is None:
         return root, None
-    rungs = {rung.name: rung for rung in read_rungs(root / LADDER_FILE)} if (root / LADDER_FILE).is_file() else {}
+    has_file = (root / LADDER_FILE).is_file()
+    rungs = {rung.name: rung for rung in read_rungs(root / LADDER_FILE)} if has_file else rung_folders(root)
     if revision in rungs and (root / f"{revision}.safetensors").is_file():
         read_header(root / f"{revision}.safetensors")
         return root, rungs[revision]
@@ -47,6 +50,29 @@ def find_rung_folder(root: Path, revision: str | None) -> tuple[Path, Rung | Non
             f"rungs: {', '.join(present)}" if present else "remove the revision: this folder holds one model",
         )
     return root / revision, rungs.get(revision)
+
+
+def rung_folders(root: Path) -> dict[str, Rung]:
+    """{folder: rung} of the folders below `root` whose names state a step, such as `step1000` or `checkpoint-500`.
+
+    Tokens are those of the name, else those that Trainer's state in the folder counts.
+    """
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    parsed = {path.name: parse_rung(root.name, path.name) for path in folders}
+    return {
+        name: rung if rung.tokens is not None else dataclasses.replace(rung, tokens=_tokens_seen(root / name))
+        for name, rung in parsed.items()
+        if rung is not None
+    }
+
+
+def _tokens_seen(folder: Path) -> int | None:
+    """The tokens that transformers' Trainer counted (`num_input_tokens_seen`); None where it did not count them."""
+    try:
+        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        return int(state["num_input_tokens_seen"]) or None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class ModelSource:
     weight_bytes_on_disk: int  # bytes of the weight files (to download, unpack or read); 0 for random
     pickled: bool = False  # the weights are .bin files, which `weights_folder` converts to safetensors
     weight_file: Path | None = None  # <rung>.safetensors, where the ladder's folder has one file for each rung
+    weight_sha256: tuple[tuple[str, str], ...] = ()  # (weight file, hash) as the Hub states them; else empty
     notes: tuple[str, ...] = ()  # what is known before loading and must be said: renamed tensors, an adapter beside
 
     @property
@@ -228,6 +229,7 @@ def _hub(name: str, revision: str | None, weights: str) -> ModelSource:
         default_dtype=_config_dtype(config),
         weight_bytes_on_disk=commit.weight_bytes,
         pickled=commit.pickled,
+        weight_sha256=commit.weight_sha256,
     )
 
 

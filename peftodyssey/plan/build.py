@@ -36,6 +36,7 @@ def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Pl
     cells = grid.cells(recipe)
     problems: list[Problem] = []
     sources = resolve_sources(recipe, cells, problems)
+    cells = [cell for cell in cells if cell.model not in sources.left_out]
     if problems := problems or check_cells(recipe, cells, sources, device):
         raise RecipeError(problems)
     budget_bytes = device.budget_bytes if budget_bytes is None else budget_bytes
@@ -54,7 +55,7 @@ def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Pl
         cells=tasks,
         noise=noise_tasks,
         hidden_states=hidden_states,
-        warnings=(*rung_warnings, *_model_warnings(sources), *_tokenizer_warnings(sources)),
+        warnings=(*rung_warnings, *sources.warnings, *_model_warnings(sources), *_tokenizer_warnings(sources)),
         digest=identity.digest({"cells": [task.entry for task in tasks]}),
         base_choices=tuple(builder.choices.base_choices.values()),
     )

@@ -214,6 +214,7 @@ OTHER = {
     "Model.name": (FULL, ["model={name: x/y}"]),
     "Model.revisions": (FULL, ["model.revisions=[a]"]),
     "Model.weights": (FULL, ["model={name: x/y, weights: bin}"]),
+    "Model.equal_rungs": None,  # read by the plan: tests/models/test_equal_rungs.py
     "Rungs.tokens": (FULL, ["model.revisions={tokens: 1B}"]),
     "Rungs.every": (FULL, ["model.revisions={every: 1B}"]),
     "Rungs.start": (FULL, ["model.revisions={every: 1B, from: 2B}"]),
