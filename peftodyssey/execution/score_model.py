@@ -154,6 +154,8 @@ def _column(
             attached = METHODS["saved"].load(
                 base, adapter, MethodSpec("saved", adapter.name, options={"path": str(adapter)})
             )
+            for note in attached.notes:
+                narrator.note(f"{adapter}: {note}")
             try:
                 score_job.score_and_write(score, attached.model, prefix, context)
             finally:

@@ -41,7 +41,18 @@ def check_loading(
     ]
     if problems := [problem for problem in problems if problem]:
         raise ModelError(f"the weights of {name} are not those of its config.json: {'; '.join(problems)}", NEXT)
-    return _ignored_notes(model, info, stored)
+    return [*_ignored_notes(model, info, stored), *_parted_notes(model)]
+
+
+def _parted_notes(model: PreTrainedModel) -> list[str]:
+    """A note where the head is a matrix of its own though config.json ties it to the embeddings."""
+    head, inputs = model.get_output_embeddings(), model.get_input_embeddings()
+    if not model.config.get_text_config().tie_word_embeddings or head is None or head.weight is inputs.weight:
+        return []
+    return [
+        "config.json ties the head to the embeddings (tie_word_embeddings), but the weights hold two different "
+        "matrices: they are kept apart"
+    ]
 
 
 def forget_key_mapping(model: Any, mapping: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from peftodyssey.errors import Problem, RecipeError
 from peftodyssey.memory.device import Device
 from peftodyssey.memory.search import cell_step, scoring_batch
+from peftodyssey.methods import saved
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.models.weight_files import saved_fingerprint
 from peftodyssey.plan import noise, plan_file, similarity
@@ -55,15 +56,18 @@ def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Pl
         cells=tasks,
         noise=noise_tasks,
         hidden_states=hidden_states,
-        warnings=(*rung_warnings, *sources.warnings, *_model_warnings(sources), *_tokenizer_warnings(sources)),
+        warnings=(*rung_warnings, *sources.warnings, *_model_warnings(sources, cells), *_tokenizer_warnings(sources)),
         digest=identity.digest({"cells": [task.entry for task in tasks]}),
         base_choices=tuple(builder.choices.base_choices.values()),
     )
 
 
-def _model_warnings(sources: Sources) -> list[str]:
-    """What is known of the models before they are loaded and must be said."""
-    return list(dict.fromkeys(f"{source.name}: {note}" for source in sources.models.values() for note in source.notes))
+def _model_warnings(sources: Sources, cells: list[Cell]) -> list[str]:
+    """What is known of the models and of saved adapters before they are loaded and must be said."""
+    warnings = [f"{source.name}: {note}" for source in sources.models.values() for note in source.notes]
+    paths = dict.fromkeys(Path(c.method.options["path"]) for c in cells if c.method.method == "saved")
+    warnings += [f"{path}: {note}" for path in paths for note in saved.notes(path)]
+    return list(dict.fromkeys(warnings))
 
 
 def _tokenizer_warnings(sources: Sources) -> list[str]:
