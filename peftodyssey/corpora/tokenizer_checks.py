@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from peftodyssey.corpora.chat import Chat
+from peftodyssey.corpora.control_tokens import control_tokens_parsed
 from peftodyssey.corpora.documents import Document, documents
 from peftodyssey.corpora.index import trained_tokens
 from peftodyssey.corpora.newlines import policy_of, with_newlines
@@ -73,12 +74,10 @@ def preview(
     The pieces of a document without bos and eos are its text, character for character. A conversation has only the
     special tokens that its template writes.
     """
-    policy = policy_of(corpus.spec.newline, split)
+    policy, is_chat = policy_of(corpus.spec.newline, split), corpus.row_schema.is_chat
     first = islice(documents(corpus, split, chat), count)
-    return [
-        _pieces(tokenizer, with_newlines(document, policy), objective, not corpus.row_schema.is_chat)
-        for document in first
-    ]
+    with control_tokens_parsed(tokenizer.backend, is_chat or corpus.spec.special_tokens == "parse"):
+        return [_pieces(tokenizer, with_newlines(document, policy), objective, not is_chat) for document in first]
 
 
 def answers(corpus: Corpus, tokenizer: SpecialTokenIds, seq_len: int, too_long: str, chat: Chat | None = None) -> str:

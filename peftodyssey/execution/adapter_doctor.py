@@ -125,7 +125,7 @@ def _nearest(module: str, modules: Mapping[str, nn.Module]) -> str:
 
 
 def _norms(attached: AttachedMethod) -> Iterator[str]:
-    """Frobenius norms of A, B and their scaled product by decoder layer, and its share of the weights it is added to."""
+    """Frobenius norms of A, B and their scaled product by decoder layer, and its share of the base weights."""
     import torch
     from peft.tuners.lora import LoraLayer
 

@@ -148,6 +148,7 @@ def corpus_specs(corpus: Corpus, recipe: RecipeDocument) -> Iterator[CorpusSpec]
             split=split,
             newline=newline,
             revision=corpus.revision,
+            special_tokens=corpus.special_tokens,
         )
 
 

@@ -113,6 +113,11 @@ class Corpus(RecipeSection):
         description="Line breaks: keep, strip, collapse runs to one, or mismatch (stripped in training, kept in "
         "scoring); a word; axis of a domain.",
     )
+    special_tokens: Literal["text", "parse"] = Field(
+        default="text",
+        description="Control tokens that the text spells out, such as <|endoftext|>: text encodes their characters, "
+        "parse reads them as control tokens; a word. Chat templates are always parsed.",
+    )
     config: NonEmptyStr | None = Field(default=None, description="Configuration of a Hub dataset; a word.")
     revision: NonEmptyStr | None = Field(
         default=None, description="Revision of a Hub dataset: a branch, tag or commit; text."

@@ -228,6 +228,7 @@ OTHER = {
     "Corpus.split": (FULL, ["domains[0].split={test: 5%}"]),
     "Corpus.newline": (FULL, ["domains[0].newline=strip"]),
     "Corpus.config": (FULL, ["domains[0].config=en"]),
+    "Corpus.special_tokens": (FULL, ["domains[0].special_tokens=parse"]),
     "Corpus.revision": (FULL, ["domains[0].revision=v1"]),
     "Split.train": (FULL, ["domains[0].split={train: a}"]),
     "Split.valid": (FULL, ["domains[0].split={valid: a}"]),
