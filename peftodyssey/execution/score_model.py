@@ -25,13 +25,14 @@ from peftodyssey.memory.device import Device
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.models import source as model_source
 from peftodyssey.models.log_filters import quiet
+from peftodyssey.models.training_length import too_long_note, training_length
 from peftodyssey.plan.chat_template import chat_identity, chat_of
 from peftodyssey.plan.tasks import BaseModelKey, IndexTask, ScoreTask
 from peftodyssey.recipe import identity
 from peftodyssey.recipe.cell import CorpusSpec, MethodSpec, QuantSpec, ScoreSpec
 from peftodyssey.recipe.numbers import parse_count
 from peftodyssey.stats.bootstrap import Interval, paired_bootstrap
-from peftodyssey.store import layout, manifest, parquet
+from peftodyssey.store import layout, manifest, parquet, plans
 
 DEFAULT_CONTEXT = 1024
 DEFAULT_TOKENS = "50k"  # `all` scores everything
@@ -86,7 +87,10 @@ def score_model(
 ) -> Scored:
     """Score `model`, then `model` with each adapter, on one split of `corpus`; columns are kept in `out` if given."""
     source = model_source.resolve(model, revision)
-    point = _settings(settings, source.config.get("max_position_embeddings") or source.config.get("n_positions"))
+    trained = training_length(source)
+    default_context = min(DEFAULT_CONTEXT, _context_of(adapters) or (trained.tokens if trained else DEFAULT_CONTEXT))
+    positions = source.config.get("max_position_embeddings") or source.config.get("n_positions")
+    point = _settings(settings, positions, default_context)
     found = corpus_source.resolve(CorpusSpec(name=_name(corpus), source=corpus, field=settings.get("field")))
     precision = "fp32" if device.kind == "cpu" else "bf16" if device.bf16 else "fp16"
     key = BaseModelKey(source, precision, _quant(quant))
@@ -96,6 +100,8 @@ def score_model(
     with _folder(out) as root, interrupt.listening(stop, narrator.say), quiet(), narrator.showing(2 + len(adapters)):
         for note in source.notes:
             narrator.note(f"{source.name}: {note}")
+        if trained and point.context > trained.tokens:
+            narrator.note(too_long_note(source.name, trained, point.context))
         chat = chat_of(found, None, source, bases.tokenizer(key))
         point = replace(point, first_token="skip") if chat else point  # the template writes what stands first
         told = chat_identity(chat) | {
@@ -175,8 +181,20 @@ def _row(name: str, column: np.ndarray, base: np.ndarray, index: Any) -> Row:
     return Row(name, mean, math.exp(mean), bits, change.estimate, change.lower, change.upper, change.note)
 
 
-def _settings(settings: Mapping[str, Any], positions: int | None) -> ScoreSpec:
-    context = settings.get("context") or min(DEFAULT_CONTEXT, positions or DEFAULT_CONTEXT)
+def _context_of(adapters: Sequence[Path]) -> int | None:
+    """The context that the cells of these adapters were scored with, where they lie in a directory of results."""
+    for adapter in adapters:
+        root = adapter.absolute().parent.parent.parent
+        if layout.is_store(root):
+            folder = adapter.absolute().parent.relative_to(root).as_posix()
+            contexts = [entry["coordinates"]["context"] for entry in plans.cells(root) if entry["folder"] == folder]
+            if contexts:
+                return int(contexts[-1])
+    return None
+
+
+def _settings(settings: Mapping[str, Any], positions: int | None, default_context: int) -> ScoreSpec:
+    context = settings.get("context") or min(default_context, positions or default_context)
     mode = settings.get("mode") or "documents"
     stride = settings.get("stride") or (context if mode == "stream" else max(1, context // 2))
     if positions and context > positions:

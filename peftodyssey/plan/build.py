@@ -15,6 +15,7 @@ from peftodyssey.memory.device import Device
 from peftodyssey.memory.search import cell_step, scoring_batch
 from peftodyssey.methods import saved
 from peftodyssey.methods.registry import METHODS
+from peftodyssey.models.training_length import too_long_note, training_length
 from peftodyssey.models.weight_files import saved_fingerprint
 from peftodyssey.plan import noise, plan_file, similarity
 from peftodyssey.plan.auto_values import resolve_auto
@@ -65,6 +66,10 @@ def build(recipe: Recipe, device: Device, budget_bytes: int | None = None) -> Pl
 def _model_warnings(sources: Sources, cells: list[Cell]) -> list[str]:
     """What is known of the models and of saved adapters before they are loaded and must be said."""
     warnings = [f"{source.name}: {note}" for source in sources.models.values() for note in source.notes]
+    for cell in cells:
+        trained = training_length(sources.models[cell.model])
+        if trained and cell.score.context > trained.tokens:
+            warnings.append(too_long_note(cell.model.name, trained, cell.score.context))
     paths = dict.fromkeys(Path(c.method.options["path"]) for c in cells if c.method.method == "saved")
     warnings += [f"{path}: {note}" for path in paths for note in saved.notes(path)]
     return list(dict.fromkeys(warnings))
