@@ -14,6 +14,7 @@ from peftodyssey.plan.tasks import ScoreTask
 from peftodyssey.scoring.nll import ScoreResult, mean_nats, score_adapters
 from peftodyssey.scoring.sense import NONSENSE, sense
 from peftodyssey.scoring.settings import ScoreSettings
+from peftodyssey.scoring.untrained_rows import untrained_rows
 from peftodyssey.store import manifest, parquet
 
 if TYPE_CHECKING:
@@ -41,13 +42,20 @@ def _sense(task: ScoreTask, model: nn.Module, prefix: int | None, context: JobCo
     if task.base.quant:
         return {"sense": "asked of the unquantised base"}
     settings = ScoreSettings(context.options.device, precision=task.base.precision)
-    found = sense(model, opened(context.root / task.index), settings, prefix)
+    index = opened(context.root / task.index)
+    found, untrained = sense(model, index, settings, prefix), untrained_rows(model, index)
+    if untrained.places:
+        context.callbacks.note(
+            f"{source.name} on {Path(task.index).name}: {untrained.places:,} tokens of the text have an embedding that "
+            f"looks untrained (its norm is far from the others'): ids {', '.join(map(str, untrained.tokens[:5]))}"
+        )
     if not found.makes_sense:
         context.callbacks.note(
             f"{source.name} on {Path(task.index).name}: {NONSENSE} ({found.nll_nats:.3f} nats per token, its average "
             f"{found.average_nll_nats:.3f}, on {found.tokens} tokens)"
         )
-    return {"sense": {**found._asdict(), "makes_sense": found.makes_sense}}
+    facts: dict[str, object] = {"sense": {**found._asdict(), "makes_sense": found.makes_sense}}
+    return {**facts, "untrained_tokens": untrained.places} if untrained.places else facts
 
 
 def commit(task: ScoreTask, root: Path, prefix: int | None, result: ScoreResult) -> None:
