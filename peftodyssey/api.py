@@ -53,13 +53,13 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def new_recipe(to: str | Path, model: str, domains: Sequence[str]) -> Path:
     """Write a commented recipe for `model` and the texts `domains`, which passes `check` as it is; returns its path."""
     from peftodyssey.corpora import local, readers
+    from peftodyssey.plan.model_facts import model_facts
     from peftodyssey.recipe import bundled
 
     def first_row(file: Path) -> dict[str, Any] | None:
-        """The first row of a file of rows, None for plain text."""
         return None if readers.format_of(file) == "txt" else next(iter(local.rows(file)))[1]
 
-    return bundled.new(to, model, list(domains), first_row)
+    return bundled.new(to, model, list(domains), first_row, model_facts(model))
 
 
 def plan(recipe: str | Path | Recipe, *, device: str = "auto", memory: str | int | None = None) -> Plan:

@@ -44,6 +44,10 @@ class ModelError(InputError):
     """A model cannot be found, read or used: missing config, pickled weights, truncated file, unknown family."""
 
 
+class MissingWeights(ModelError):
+    """A model has a place but no weight files there, or not all of them; other rungs of its ladder may have theirs."""
+
+
 class CorpusError(InputError):
     """A corpus cannot be found, read or used: empty, not UTF-8, smaller than one sequence, field missing."""
 

@@ -23,6 +23,7 @@ from peftodyssey.cli.options import (
     prepare_process,
     say,
     starting,
+    usage,
 )
 from peftodyssey.cli.plan import plan
 from peftodyssey.cli.score import score
@@ -244,15 +245,28 @@ def schema() -> None:
 
 
 @app.command()
-def doctor() -> None:
-    """Environment, versions, GPU; what will not work and why."""
+def doctor(
+    adapter: Annotated[Path | None, typer.Option("--adapter", help="Examine this adapter folder; with --base.")] = None,
+    base: Annotated[str | None, typer.Option("--base", help="The base of the adapter, as `score` takes it.")] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Revision of the base.")] = None,
+    device: DeviceOpt = "auto",
+) -> None:
+    """Environment, versions, GPU, and what will not work; or whether an adapter belongs to a base and what it does."""
     from peftodyssey.execution.doctor import PROBLEM, examine
 
+    if (adapter is None) != (base is None):
+        raise usage("--adapter and --base belong together")
+    lines, all_well = examine(), "everything needed is there"
+    if adapter is not None and base is not None:
+        from peftodyssey.execution.adapter_doctor import examine_adapter
+
+        starting(f"Examining {adapter} on {base}")
+        lines, all_well = examine_adapter(adapter, base, revision, device), "the adapter belongs to this base"
     n_problems = 0
-    for line in examine():
+    for line in lines:
         n_problems += line.startswith(PROBLEM)
         say(line)
-    say(f"{n_problems} problems" if n_problems else "everything needed is there")
+    say(f"{n_problems} problem{'s' * (n_problems > 1)}" if n_problems else all_well)
     raise typer.Exit(EXIT_USER if n_problems else 0)
 
 

@@ -17,8 +17,13 @@ def score(
     out: Annotated[Path | None, typer.Option("--out", help="Keep index and columns here.")] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Revision of the model.")] = None,
     split: Annotated[str, typer.Option("--split", help="train, valid, test or all.")] = "test",
-    context: Annotated[int | None, typer.Option("--context", help="Tokens of a window.")] = None,
-    stride: Annotated[int | None, typer.Option("--stride", help="Tokens newly scored by a window.")] = None,
+    context: Annotated[
+        int | None,
+        typer.Option("--context", help="Tokens of a window; default: what the base was trained on, at most 1024."),
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option("--stride", help="Tokens newly scored by a window; default: half of it.")
+    ] = None,
     tokens: Annotated[str, typer.Option("--tokens", help="Cap, by whole documents; or all.")] = "50k",
     first_token: Annotated[str, typer.Option("--first-token", help="bos or skip.")] = "bos",
     mode: Annotated[str, typer.Option("--mode", help="documents or stream.")] = "documents",

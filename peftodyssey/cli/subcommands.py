@@ -19,13 +19,14 @@ ladder_app = typer.Typer(help="Rungs of a pretraining ladder: list them, or trai
 
 @ladder_app.command("list")
 def ladder_list(
-    model: Annotated[str, typer.Argument(help="bundled/<model>, a Hub id, or a folder with ladder.json.")],
+    model: Annotated[str, typer.Argument(help="bundled/<model>, a Hub id, or a folder of rungs.")],
 ) -> None:
-    """Rungs of a ladder: name, tokens, tokens per parameter, learning rate, arm."""
+    """Rungs of a ladder: name, tokens, tokens per parameter, learning rate, arm; and those that are the same bytes."""
+    from peftodyssey.models.equal_rungs import examined
     from peftodyssey.models.ladder import find_ladder
     from peftodyssey.report import ladder_output
 
-    for part in ladder_output.ladder(find_ladder(model)):
+    for part in ladder_output.ladder(examined(find_ladder(model))):
         console().print(part)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from peftodyssey.constants import DOCUMENTS_FILE, INDEX_FILE
 from peftodyssey.corpora.choose import BATCH_DOCUMENTS, TokenizedDocument, choose_documents
+from peftodyssey.corpora.control_tokens import control_token_pattern, control_tokens_parsed, count_places
 from peftodyssey.corpora.documents import Document
 from peftodyssey.corpora.newlines import with_newlines
 from peftodyssey.corpora.token_classes import classify, code_points, effective_spans
@@ -84,20 +85,25 @@ def build_index(
     newline: str = "keep",
     shuffle_seed: int | None = None,
     name: str = "the corpus",
+    parse_special: bool = False,
 ) -> dict[str, Any]:
     """Write index.parquet and documents.parquet into `folder`; returns counts: documents, tokens, bytes, truncated,
-    dropped.
+    dropped, control_tokens (places in the text that spell one, read as such with `parse_special`).
 
     With `max_tokens`, whole documents are taken in the order of their hash until it is reached (the last may exceed
     it), so the choice is the same for every recipe; rows keep the order of the source unless `shuffle_seed` is given.
     Documents without a token are dropped and counted. `newline` is keep, strip or collapse (`policy_of`). Raises
     CorpusError where fewer than two tokens are left.
     """
-    counts = {"documents": 0, "tokens": 0, "bytes": 0, "truncated": False, "dropped": 0}
+    counts = {"documents": 0, "tokens": 0, "bytes": 0, "truncated": False, "dropped": 0, "control_tokens": 0}
+    pattern = None if parse_special else control_token_pattern(tokenizer.backend)
     prepared = (with_newlines(document, newline) for document in documents)
 
     def tokenize(batch: Sequence[Document]) -> list[TokenizedDocument]:
-        encodings = tokenizer.backend.encode_batch([document.text for document in batch], add_special_tokens=False)
+        texts = [document.text for document in batch]
+        counts["control_tokens"] += count_places(pattern, texts)
+        with control_tokens_parsed(tokenizer.backend, parse_special):
+            encodings = tokenizer.backend.encode_batch(texts, add_special_tokens=False)
         return [
             TokenizedDocument(
                 document, np.array(e.ids, dtype=np.int32), np.array(e.offsets, dtype=np.int32).reshape(-1, 2)

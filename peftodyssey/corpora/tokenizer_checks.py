@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from peftodyssey.corpora.chat import Chat
+from peftodyssey.corpora.control_tokens import control_tokens_parsed
 from peftodyssey.corpora.documents import Document, documents
 from peftodyssey.corpora.index import trained_tokens
 from peftodyssey.corpora.newlines import policy_of, with_newlines
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SUMMARISED_EXAMPLES = 200  # examples from which `check` computes how much is trained
+CHAT_MARKERS = re.compile(
+    r"im_start|im_end|header_id|start_of_turn|end_of_turn|turn_end|\bINST\b|<\|?(user|assistant|system|human|bot|role)\b"
+    r"|eot_id|end_of_msg|start_of_role",
+    re.IGNORECASE,
+)
 SAMPLE_TEXT = "A line.\n\n  Two  spaces,\ttab; café 世界 🎉"
 
 
@@ -38,6 +45,7 @@ def audit(tokenizer: SpecialTokenIds) -> list[str]:
     backend, bos, eos = tokenizer.backend, tokenizer.bos_id, tokenizer.eos_id
     with_special, plain = (backend.encode("a", add_special_tokens=special).ids for special in (True, False))
     decoded = backend.decode(backend.encode(SAMPLE_TEXT, add_special_tokens=False).ids, skip_special_tokens=False)
+    marker = chat_marker(tokenizer)
     warnings = {
         "the tokenizer has neither bos nor eos: no token separates documents, first tokens cannot be scored": (
             bos is None and eos is None
@@ -46,6 +54,8 @@ def audit(tokenizer: SpecialTokenIds) -> list[str]:
             bos is not None and eos is None
         ),
         "the tokenizer has no bos: eos is put before the first token of a document": bos is None and eos is not None,
+        f"the token put before a text, {marker}, is a chat marker and never stood there in training: first tokens get "
+        "losses worse than guessing; set `score: {first_token: skip}`": bool(marker),
         "pad is eos: no eos is masked here, but a trainer that masks padding would not train it": (
             tokenizer.pad_id is not None and tokenizer.pad_id == eos != bos
         ),
@@ -58,6 +68,13 @@ def audit(tokenizer: SpecialTokenIds) -> list[str]:
         "the tokenizer drops line breaks: newline policies make no difference": "\n" not in decoded,
     }
     return [warning for warning, applies in warnings.items() if applies]
+
+
+def chat_marker(tokenizer: SpecialTokenIds) -> str | None:
+    """The token that is put before a text (bos, else eos) where it marks turns of a chat; else None."""
+    start = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
+    name = None if start is None else tokenizer.backend.id_to_token(start)
+    return name if name and CHAT_MARKERS.search(name) else None
 
 
 def preview(
@@ -73,12 +90,10 @@ def preview(
     The pieces of a document without bos and eos are its text, character for character. A conversation has only the
     special tokens that its template writes.
     """
-    policy = policy_of(corpus.spec.newline, split)
+    policy, is_chat = policy_of(corpus.spec.newline, split), corpus.row_schema.is_chat
     first = islice(documents(corpus, split, chat), count)
-    return [
-        _pieces(tokenizer, with_newlines(document, policy), objective, not corpus.row_schema.is_chat)
-        for document in first
-    ]
+    with control_tokens_parsed(tokenizer.backend, is_chat or corpus.spec.special_tokens == "parse"):
+        return [_pieces(tokenizer, with_newlines(document, policy), objective, not is_chat) for document in first]
 
 
 def answers(corpus: Corpus, tokenizer: SpecialTokenIds, seq_len: int, too_long: str, chat: Chat | None = None) -> str:

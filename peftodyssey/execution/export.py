@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from peftodyssey.errors import InputError, StoreError
+from peftodyssey.methods import saved
 from peftodyssey.models.log_filters import quiet
 from peftodyssey.store import atomic, layout, manifest
 from peftodyssey.store.run_reader import Run, describe_cells, one_row
@@ -41,7 +42,7 @@ def export_cell(run: Run, cell: str, *, to: Path | None, merge: bool, push: str 
     atomic.write_text(target / "README.md", card(row, merged=merge, drift=facts))
     if push:
         _push(target, push)
-    return Exported(target, _results_of(row), notes)
+    return Exported(target, _results_of(row), (*notes, *saved.notes(weights)))
 
 
 def _results_of(row: Mapping[str, Any]) -> str:

@@ -71,7 +71,7 @@ class _Runner:
         self.plan, self.cells, self.context, self.progress, self.outcome = plan, cells, context, progress, outcome
         self.standalone = standalone_measures(plan, cells, context.root)
         self.root = context.root
-        self.models = LoadedModels(context.options.device, plan.budget_bytes, self._free_disk)
+        self.models = LoadedModels(context.options.device, plan.budget_bytes, self._free_disk, progress.note)
         self.failures: dict[str, str] = {}  # folder of an index or a column -> why it could not be made
         self.trained: dict[str, multi_lora_job.TrainedMember] = {}  # cells that trained together and are not finished
 
@@ -207,7 +207,7 @@ class _Runner:
             self.context.measures[task.measure].run(task, BaseHandle(task.base, self.models), self.context)
             return
         model, tokenizer = self.models.get(task.base), self.models.tokenizer(task.base)
-        score_job.score_and_write(task, model, tokenizer.prefix_id, self.context)
+        score_job.score_base_and_write(task, model, tokenizer.prefix_id, self.context)
 
     def _standalone_measures(self, tasks: Sequence[MeasureTask]) -> None:
         """Tasks on a base model that no cell needs: where one fails nothing else does, and the run says so."""

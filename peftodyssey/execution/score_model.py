@@ -25,13 +25,15 @@ from peftodyssey.memory.device import Device
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.models import source as model_source
 from peftodyssey.models.log_filters import quiet
+from peftodyssey.models.source import ModelSource
+from peftodyssey.models.training_length import TrainingLength, too_long_note, training_length
 from peftodyssey.plan.chat_template import chat_identity, chat_of
 from peftodyssey.plan.tasks import BaseModelKey, IndexTask, ScoreTask
 from peftodyssey.recipe import identity
 from peftodyssey.recipe.cell import CorpusSpec, MethodSpec, QuantSpec, ScoreSpec
 from peftodyssey.recipe.numbers import parse_count
 from peftodyssey.stats.bootstrap import Interval, paired_bootstrap
-from peftodyssey.store import layout, manifest, parquet
+from peftodyssey.store import layout, manifest, parquet, plans
 
 DEFAULT_CONTEXT = 1024
 SUFFIXES = (".gz", ".zst", ".tar", ".txt", ".md", ".json", ".jsonl", ".parquet")  # not part of a text's name
@@ -72,7 +74,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """What to score and how. Context None: 1024 tokens, or as many as the model has; stride None: half the context."""
+    """What to score and how. Context None: the length that the base was trained on; stride None: half of it."""
 
     model: str
     corpus: str
@@ -92,19 +94,24 @@ class ScoreRequest:
 def score_model(request: ScoreRequest, *, device: Device, out: Path | None, console: Console | None) -> Scored:
     """Score the model alone and with each adapter on one split of the text; columns are kept in `out` if given."""
     source = model_source.resolve(request.model, request.revision)
+    trained = training_length(source)
     corpus = corpus_source.resolve(CorpusSpec(name=_name(request.corpus), source=request.corpus, field=request.field))
-    spec = _score_spec(request, source.config.get("max_position_embeddings") or source.config.get("n_positions"))
+    spec = _score_spec(request, source, trained)
     precision = "fp32" if device.kind == "cpu" else "bf16" if device.bf16 else "fp16"
     base = BaseModelKey(source, precision, _quant(request.quant))
     stop = interrupt.Stop()
     progress = ProgressReporter(console or Console(stderr=True), stop)
-    models = LoadedModels(device.kind, device.budget_bytes)
+    models = LoadedModels(device.kind, device.budget_bytes, on_note=progress.note)
     with (
         _folder(out) as root,
         interrupt.listening(stop, progress.say),
         quiet(),
         progress.showing(2 + len(request.adapters)),
     ):
+        for note in source.notes:
+            progress.note(f"{source.name}: {note}")
+        if trained and spec.context > trained.tokens:
+            progress.note(too_long_note(source.name, trained, spec.context))
         tokenizer = models.tokenizer(base)
         chat = chat_of(corpus, None, source, tokenizer)
         spec = replace(spec, first_token="skip") if chat else spec  # the template writes the first token
@@ -168,10 +175,12 @@ class _Scorer:
     def _score(self, task: ScoreTask, adapter: Path | None) -> None:
         model, prefix = self.models.get(self.base), self.models.tokenizer(self.base).prefix_id
         if adapter is None:
-            score_job.score_and_write(task, model, prefix, self.context)
+            score_job.score_base_and_write(task, model, prefix, self.context)
             return
         spec = MethodSpec("saved", adapter.name, options={"path": str(adapter)})
         attached = METHODS["saved"].load(model, adapter, spec)
+        for note in attached.notes:
+            self.progress.note(f"{adapter}: {note}")
         try:
             score_job.score_and_write(task, attached.model, prefix, self.context)
         finally:
@@ -189,8 +198,22 @@ def _row(name: str, column: np.ndarray, base: np.ndarray, index: Any) -> Row:
     return Row(name, mean, math.exp(mean), bits, change.estimate, change.lower, change.upper, change.note)
 
 
-def _score_spec(request: ScoreRequest, positions: int | None) -> ScoreSpec:
-    context = request.context or min(DEFAULT_CONTEXT, positions or DEFAULT_CONTEXT)
+def _context_of(adapters: Sequence[Path]) -> int | None:
+    """The context that the cells of these adapters were scored with, where they lie in a directory of results."""
+    for adapter in adapters:
+        root = adapter.absolute().parent.parent.parent
+        if layout.is_store(root):
+            folder = adapter.absolute().parent.relative_to(root).as_posix()
+            contexts = [entry["coordinates"]["context"] for entry in plans.cells(root) if entry["folder"] == folder]
+            if contexts:
+                return int(contexts[-1])
+    return None
+
+
+def _score_spec(request: ScoreRequest, source: ModelSource, trained: TrainingLength | None) -> ScoreSpec:
+    positions = source.config.get("max_position_embeddings") or source.config.get("n_positions") or DEFAULT_CONTEXT
+    default = min(DEFAULT_CONTEXT, _context_of(request.adapters) or (trained.tokens if trained else DEFAULT_CONTEXT))
+    context = request.context or min(default, positions)
     stride = request.stride or (context if request.mode == "stream" else max(1, context // 2))
     if positions and context > positions:
         raise InputError(

@@ -34,8 +34,9 @@ def finish(task: CellTask, handle: CellHandle, trained: Trained | None, context:
     """
     folder = context.root / task.folder
     facts = _facts(task, trained, context.options.device) | _multi_lora_facts(folder / layout.CHECKPOINT)
+    attached = handle.adapted()
+    facts |= {"method_notes": list(attached.notes)} if attached.notes else {}
     if trained:
-        attached = handle.adapted()
         name = layout.ADAPTER if attached.is_adapter else layout.WEIGHTS
         METHODS[task.cell.method.method].export(attached, folder / name, task.cell.model.name)
         parquet.write_rows(folder / layout.LOG, [vars(record) for record in trained.result.log], tables.LOG)

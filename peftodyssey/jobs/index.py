@@ -22,6 +22,7 @@ def index(task: IndexTask, root: Path, tokenizer: TextTokenizer) -> None:
         max_tokens=task.max_tokens,
         newline=task.newline,
         name=f"{task.corpus.name} ({task.split})",
+        parse_special=task.chat is not None or task.corpus.spec.special_tokens == "parse",
     )
     facts = {
         **counts,

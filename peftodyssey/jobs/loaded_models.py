@@ -21,11 +21,18 @@ if TYPE_CHECKING:
 class LoadedModels:
     """Holds at most one base on `device`; on a GPU `budget_bytes` of it may be used.
 
-    `free_disk` is called with a model before it is loaded, which downloads it where need be.
+    `free_disk` is called with a model before it is loaded, which downloads it where need be; `on_note` is told what
+    loading a base found.
     """
 
-    def __init__(self, device: str, budget_bytes: int, free_disk: Callable[[ModelSource], None] | None = None) -> None:
-        self.device, self.budget_bytes, self.free_disk = device, budget_bytes, free_disk
+    def __init__(
+        self,
+        device: str,
+        budget_bytes: int,
+        free_disk: Callable[[ModelSource], None] | None = None,
+        on_note: Callable[[str], None] = lambda note: None,
+    ) -> None:
+        self.device, self.budget_bytes, self.free_disk, self.on_note = device, budget_bytes, free_disk, on_note
         self._key: BaseModelKey | None = None
         self._model: PreTrainedModel | None = None
         self._tokenizers: dict[str, TextTokenizer] = {}
@@ -42,15 +49,18 @@ class LoadedModels:
 
     def _load(self, key: BaseModelKey) -> PreTrainedModel:
         """The base on the device; the last layers of an unquantized one larger than the GPU stay in host memory."""
-        if self.device == "cpu" or key.quant:
-            return load(key.source, precision=key.precision, quant=key.quant, device=self.device)
+        if self.device == "cpu" or key.quant or key.source.stored_quant:
+            return self._read(key, self.device)
         shape = shape_from_config(key.source.config)
         on_gpu = layers_on_gpu(shape, BYTES[key.precision], self.budget_bytes)
         if on_gpu == shape.layers:
-            return load(key.source, precision=key.precision, device=self.device)
+            return self._read(key, self.device)
         import torch
 
-        return offload_layers(load(key.source, precision=key.precision), on_gpu, torch.device(self.device))
+        return offload_layers(self._read(key, "cpu"), on_gpu, torch.device(self.device))
+
+    def _read(self, key: BaseModelKey, device: str) -> PreTrainedModel:
+        return load(key.source, precision=key.precision, quant=key.quant, device=device, on_note=self.on_note)
 
     def tokenizer(self, key: BaseModelKey) -> TextTokenizer:
         """The tokenizer of the base, without loading the base."""

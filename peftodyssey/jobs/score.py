@@ -12,7 +12,9 @@ from peftodyssey.jobs.index import opened
 from peftodyssey.models import bin_conversion
 from peftodyssey.plan.tasks import ScoreTask
 from peftodyssey.scoring.nll import ScoreResult, mean_nats, score_adapters
+from peftodyssey.scoring.sense import NONSENSE, sense
 from peftodyssey.scoring.settings import ScoreSettings
+from peftodyssey.scoring.untrained_rows import untrained_rows
 from peftodyssey.store import manifest, parquet
 
 if TYPE_CHECKING:
@@ -26,11 +28,43 @@ def score_and_write(task: ScoreTask, model: nn.Module, prefix: int | None, conte
     commit(task, context.root, prefix, scored(task, model, prefix, context))
 
 
+def score_base_and_write(task: ScoreTask, model: nn.Module, prefix: int | None, context: JobContext) -> None:
+    """`score_and_write` of a base as it was loaded, with a note where it predicts no better than its own average."""
+    result = scored(task, model, prefix, context)
+    commit(task, context.root, prefix, result._replace(facts={**result.facts, **_sense(task, model, prefix, context)}))
+
+
+def _sense(task: ScoreTask, model: nn.Module, prefix: int | None, context: JobContext) -> dict[str, object]:
+    """Facts for the manifest: the comparison with the model's own average, or why it was not made."""
+    source = task.base.source
+    if source.kind == "random" or source.pretrain_tokens == 0:
+        return {"sense": "not asked of initial weights"}
+    if task.base.quant:
+        return {"sense": "asked of the unquantised base"}
+    settings = ScoreSettings(context.options.device, precision=task.base.precision)
+    index = opened(context.root / task.index)
+    found, untrained = sense(model, index, settings, prefix), untrained_rows(model, index)
+    if untrained.places:
+        context.callbacks.note(
+            f"{source.name} on {Path(task.index).name}: {untrained.places:,} tokens of the text have an embedding that "
+            f"looks untrained (its norm is far from the others'): ids {', '.join(map(str, untrained.tokens[:5]))}"
+        )
+    if not found.makes_sense:
+        context.callbacks.note(
+            f"{source.name} on {Path(task.index).name}: {NONSENSE} ({found.nll_nats:.3f} nats per token, its average "
+            f"{found.average_nll_nats:.3f}, on {found.tokens} tokens)"
+        )
+    facts: dict[str, object] = {"sense": {**found._asdict(), "makes_sense": found.makes_sense}}
+    return {**facts, "untrained_tokens": untrained.places} if untrained.places else facts
+
+
 def commit(task: ScoreTask, root: Path, prefix: int | None, result: ScoreResult) -> None:
     """Writes a scored column."""
     folder = manifest.prepare_dir(root / task.folder)
     parquet.write_nll(folder, result.nll_nats, result.rank)
     facts = {"nll_nats_mean": mean_nats(result.nll_nats), "prefix": prefix, **result.facts}
+    if task.base.source.notes:
+        facts["base_notes"] = list(task.base.source.notes)
     if task.base.source.pickled:
         facts["base_weights"] = bin_conversion.CONVERSION_NOTE
     manifest.commit(folder, {"kind": "score", "identity": task.identity, "status": "done", "facts": facts})

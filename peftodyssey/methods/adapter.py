@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import MethodError
+from peftodyssey.methods.adapter_files import CONFIG, WEIGHTS, read_adapter
+from peftodyssey.methods.adapter_files import notes as adapter_notes
+from peftodyssey.methods.adapter_layouts import as_peft_reads_it
 from peftodyssey.methods.attached import AttachedMethod
 from peftodyssey.methods.modules import linear_modules
 from peftodyssey.methods.weights import snapshot, stored_as
@@ -25,8 +28,6 @@ if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel
 
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 ADAPTER_NAME = "default"  # PEFT's
 BASE_MODIFYING_INITS = ("pissa", "olora", "corda", "loftq")
 
@@ -143,16 +144,16 @@ def load_adapter_folder(model: PreTrainedModel, folder: Path, spec: MethodSpec) 
     from safetensors import SafetensorError
 
     folder = Path(folder)
-    _check_files(folder)
+    readable, notes = as_peft_reads_it(folder, [name for name, _ in model.named_modules()])
     try:
-        config = PeftConfig.from_pretrained(str(folder))
+        config = PeftConfig.from_pretrained(str(readable))
         config.inference_mode = True
         reject_prompt_learning(config, folder)
         base_weights = _weights_to_restore(model, config)
         with seeded(model, 0), preserve_training_flags(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             wrapped: Any = get_peft_model(model, config)
-            result = wrapped.load_adapter(str(folder), ADAPTER_NAME, is_trainable=False)
+            result = wrapped.load_adapter(str(readable), ADAPTER_NAME, is_trainable=False)
     except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()
         raise MethodError(
@@ -161,7 +162,8 @@ def load_adapter_folder(model: PreTrainedModel, folder: Path, spec: MethodSpec) 
         ) from error
     _check_keys(folder, wrapped, result)
     wrapped.requires_grad_(False)
-    return AttachedMethod(spec.method, spec, wrapped, model, {}, True, {}, base_weights)
+    said = (*adapter_notes(read_adapter(folder)), *notes)
+    return AttachedMethod(spec.method, spec, wrapped, model, {}, True, {}, base_weights, said)
 
 
 def changes_base_weights(config: PeftConfig) -> bool:
@@ -179,13 +181,6 @@ def _weights_to_restore(model: PreTrainedModel, config: PeftConfig) -> dict[str,
     return snapshot(
         {f"{name}.weight": module.get_parameter("weight") for name, module in linear_modules(model).items()}
     )
-
-
-def _check_files(folder: Path) -> None:
-    for name, fix in ((CONFIG, "give the folder that holds it"), (WEIGHTS, "save it with safe_serialization=True")):
-        if not (folder / name).exists():
-            pickled = " (pickled weights are not read)" if (folder / "adapter_model.bin").exists() else ""
-            raise MethodError(f"{folder} has no {name}{pickled}", fix)
 
 
 def reject_prompt_learning(config: PeftConfig, where: Any) -> None:

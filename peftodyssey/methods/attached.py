@@ -24,3 +24,4 @@ class AttachedMethod:
     is_adapter: bool  # exported as a PEFT adapter; otherwise as a whole model
     initial_weights: dict[str, torch.Tensor] = field(default_factory=dict)  # `trainable` before training, on the CPU
     base_weights: dict[str, torch.Tensor] = field(default_factory=dict)  # weights of `base` to restore, on the CPU
+    notes: tuple[str, ...] = ()  # what must be said of an adapter that was loaded: that it changes nothing, ...

@@ -47,7 +47,7 @@ class Method:
         """
         folder = Path(folder)
         spec = spec or MethodSpec("saved", folder.name, options={"path": str(folder)})
-        if (folder / adapter.CONFIG).exists() or (folder / adapter.WEIGHTS).exists():
+        if (folder / adapter.CONFIG).exists() or not (folder / "config.json").exists():
             return adapter.load_adapter_folder(model, folder, spec)
         return weights.load_model_folder(model, folder, spec)
 

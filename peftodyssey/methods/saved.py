@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftodyssey.errors import MethodError
-from peftodyssey.methods.adapter import CONFIG, WEIGHTS
+from peftodyssey.methods.adapter_files import CONFIG, read_adapter
+from peftodyssey.methods.adapter_files import notes as adapter_notes
 from peftodyssey.methods.attached import AttachedMethod
 from peftodyssey.methods.method import Method
 from peftodyssey.model_shape import ModelShape
@@ -25,7 +26,11 @@ def check(spec: MethodSpec, shape: ModelShape) -> list[str]:
     if not folder.is_dir():
         return [f"there is no folder {folder}"]
     if (folder / CONFIG).exists():
-        return [] if (folder / WEIGHTS).exists() else [f"{folder} has no {WEIGHTS}; pickled weights are not read"]
+        try:
+            read_adapter(folder)
+        except MethodError as error:
+            return [f"{error.message} ({error.next_step})"]
+        return []
     return _model_problems(folder, spec, shape)
 
 
@@ -43,6 +48,11 @@ def _model_problems(folder: Path, spec: MethodSpec, shape: ModelShape) -> list[s
     if spec.quant:
         problems.append(f"{folder} holds a whole model, which cannot be put on a base stored as {spec.quant.kind}")
     return problems
+
+
+def notes(folder: Path) -> list[str]:
+    """What must be said of an adapter wherever it is used, such as that it changes nothing; none of a whole model."""
+    return adapter_notes(read_adapter(folder)) if (folder / CONFIG).exists() else []
 
 
 def count(spec: MethodSpec, shape: ModelShape) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
-from peftodyssey.errors import ModelError
+from peftodyssey.errors import MissingWeights, ModelError
 from peftodyssey.models.bin_conversion import BIN_PATTERNS
 from peftodyssey.models.weight_files import BIN_HINT, check_weights
 
@@ -36,6 +36,7 @@ class HubModel:
     commit: str  # sha of the commit
     weight_bytes: int  # of all weight files; 0 where offline and not downloaded
     pickled: bool = False  # there are no safetensors, and pickles were allowed
+    weight_sha256: tuple[tuple[str, str], ...] = ()  # (file, sha256) as the Hub states them; empty while offline
 
 
 def find_commit(name: str, revision: str | None, weights: str = "safetensors") -> HubModel:
@@ -46,7 +47,9 @@ def find_commit(name: str, revision: str | None, weights: str = "safetensors") -
     """
     folder = download_config(name, revision)
     commit = folder.name
-    sizes = _file_sizes(name, commit)
+    sizes, sha256 = _list_files(name, commit)
+    if sizes and not any(file.endswith((".safetensors", ".bin")) for file in sizes):
+        raise MissingWeights(f"{name} at {revision or 'main'} has no weights on the Hub", "choose another revision")
     pickled = bool(sizes) and not any(file.endswith(".safetensors") for file in sizes)
     if pickled and (weights != "bin" or not any(file.endswith(".bin") for file in sizes)):
         raise ModelError(
@@ -55,7 +58,9 @@ def find_commit(name: str, revision: str | None, weights: str = "safetensors") -
         )
     ending = ".bin" if pickled else ".safetensors"
     hub_call(name, commit, lambda: _snapshot(name, commit, SMALL_FILES))
-    return HubModel(folder, commit, sum(size for file, size in sizes.items() if file.endswith(ending)), pickled)
+    weight_bytes = sum(size for file, size in sizes.items() if file.endswith(ending))
+    hashes = tuple(sorted((file, digest) for file, digest in sha256.items() if file.endswith(ending)))
+    return HubModel(folder, commit, weight_bytes, pickled, hashes)
 
 
 def download_config(name: str, revision: str | None) -> Path:
@@ -85,11 +90,11 @@ def _snapshot(name: str, commit: str, patterns: list[str]) -> str:
         return str(snapshot_download(name, revision=commit, allow_patterns=patterns))
     except errors.HfHubHTTPError:  # the Hub answered
         raise
-    except _connection_errors():
+    except connection_errors():
         return str(snapshot_download(name, revision=commit, allow_patterns=patterns, local_files_only=True))
 
 
-def _connection_errors() -> tuple[type[Exception], ...]:
+def connection_errors() -> tuple[type[Exception], ...]:
     """What is raised where the Hub cannot be reached. HfHubHTTPError's first base is the HTTPError of the HTTP client
     that huggingface_hub uses (httpx, later httpx2).
     """
@@ -98,28 +103,29 @@ def _connection_errors() -> tuple[type[Exception], ...]:
     return OfflineModeIsEnabled, ConnectionError, cast("type[Exception]", HfHubHTTPError.__bases__[0])
 
 
-def _file_sizes(name: str, commit: str) -> dict[str, int]:
-    """Bytes of every file of a commit, from the Hub; offline only of the weight files in the cache."""
+def _list_files(name: str, commit: str) -> tuple[dict[str, int], dict[str, str]]:
+    """(bytes, SHA-256) of the files of a commit, from the Hub; offline the bytes of cached weight files, no hashes."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 
-    unreachable: tuple[type[Exception], ...] = (OSError, *_connection_errors())
+    unreachable: tuple[type[Exception], ...] = (OSError, *connection_errors())
     try:
         info = HfApi().model_info(name, revision=commit, files_metadata=True, timeout=10)
-        return {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
+        listed = info.siblings or []
+        sha256 = {entry.rfilename: entry.lfs.sha256 for entry in listed if entry.lfs}
+        return {entry.rfilename: entry.size or 0 for entry in listed}, sha256
     except unreachable:
         config = try_to_load_from_cache(name, "config.json", revision=commit)
         assert isinstance(config, str), "download_config ran before"
         cached = Path(config).parent
-        return {
-            path.name: path.stat().st_size for pattern in ("*.safetensors", "*.bin") for path in cached.glob(pattern)
-        }
+        paths = [path for pattern in ("*.safetensors", "*.bin") for path in cached.glob(pattern)]
+        return {path.name: path.stat().st_size for path in paths}, {}
 
 
 def hub_call(name: str, revision: str | None, call: Callable[[], T]) -> T:
     """The result of `call`; the errors of huggingface_hub become ModelErrors that say what to do."""
     from huggingface_hub import errors
 
-    not_found: tuple[type[Exception], ...] = (errors.EntryNotFoundError, *_connection_errors())
+    not_found: tuple[type[Exception], ...] = (errors.EntryNotFoundError, *connection_errors())
     try:
         return call()
     except errors.HFValidationError as error:

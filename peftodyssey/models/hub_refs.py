@@ -60,3 +60,14 @@ def list_revisions(repository: str) -> tuple[list[str], str]:
             raise
         return cached_revisions(folder), f"only the revisions in the local cache are listed: {error.message}"
     return [ref.name for ref in (*refs.branches, *refs.tags)], ""
+
+
+def commits(repository: str) -> dict[str, str]:
+    """{branch or tag: commit} of a Hub repository; empty without a connection."""
+    from huggingface_hub import HfApi
+
+    try:
+        refs = hub_call(repository, None, lambda: HfApi().list_repo_refs(repository, repo_type="model"))
+    except ModelError:
+        return {}
+    return {ref.name: ref.target_commit for ref in (*refs.tags, *refs.branches)}

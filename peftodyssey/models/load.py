@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from peftodyssey.errors import ModelError
-from peftodyssey.models import varlen_attention
+from peftodyssey.models import base_dropout, varlen_attention
+from peftodyssey.models.loading_report import check_loading, forget_key_mapping
+from peftodyssey.models.local_model import ADAPTER_FILE, link_without_adapter
 from peftodyssey.models.log_filters import quiet
-from peftodyssey.models.quantised import bnb_config, init_quantised
+from peftodyssey.models.quantised import bnb_config, init_quantised, stored_bnb_config
 from peftodyssey.models.shape_from_meta_model import is_linear, layer_index
-from peftodyssey.models.source import RANDOM_SEED, ModelSource, weights_folder
+from peftodyssey.models.source import RANDOM_SEED, ModelSource, adapter_notes, weights_folder
+from peftodyssey.models.stored_quant import check_parts
+from peftodyssey.models.stored_tensors import check_stored_numbers, is_text, key_mapping, rename, tensors
+from peftodyssey.models.transformers_config import config_error, first_line, transformers_config
+from peftodyssey.models.weight_files import check_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -29,20 +36,29 @@ def load(
     quant: QuantSpec | None = None,
     device: str | torch.device = "cpu",
     attn: str = "sdpa",
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> PreTrainedModel:
     """The base of `source`, frozen, dropout 0, no cache, in training mode (4-bit modules on a CPU must stay in it).
 
-    `precision` (fp32 | bf16 | fp16) is the dtype of all weights that are not quantised, and of 4-bit arithmetic. Raises
-    ModelError for weights that are missing, pickled or truncated, and where bitsandbytes cannot do `quant`.
+    `precision` (fp32 | bf16 | fp16) is the dtype of all weights that are not quantised, and of 4-bit arithmetic;
+    `on_note` is told in a sentence what was renamed or not read. Raises ModelError for tensors that are missing, left
+    over or of another shape, for pickled or truncated files, and where bitsandbytes cannot do `quant`.
     """
     dtype, device = DTYPES[precision], torch.device(device)
+    if quant and source.stored_quant:
+        raise ModelError(
+            f"{source.name} is stored as {source.stored_quant.kind} already and cannot be quantised to {quant.kind}",
+            "leave the quantisation out: `method: lora` trains an adapter on it as it stands",
+        )
     with quiet():
-        config = _config(source, attn)
+        config = transformers_config(source, attn)
+        dropout = base_dropout.take_out(config)  # a base is scored in training mode and must not vary
         if source.kind == "random":
             model = _random(config, dtype, quant, device)
         else:
-            model = _pretrained(source, config, dtype, quant, device)
+            model = _pretrained(source, config, dtype, quant, device, on_note)
     varlen_attention.install(model)
+    base_dropout.remember(model, dropout)
     model.requires_grad_(False)
     model.config.use_cache = False
     return model.train()
@@ -53,57 +69,62 @@ def linear_names(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if is_linear(module) and layer_index(name) is not None]
 
 
-def _config(source: ModelSource, attn: str) -> PreTrainedConfig:
-    """transformers' config of the source, every dropout 0: a base is scored in training mode and must not vary."""
-    from transformers import AutoConfig
-
-    try:
-        if source.folder is None:
-            config = AutoConfig.for_model(**source.config)
-        else:
-            config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-    except (ValueError, KeyError, OSError) as error:
-        raise ModelError(
-            f"transformers does not know the model family {source.config.get('model_type')!r} of {source.name}: "
-            f"{str(error).splitlines()[0]}",
-            "upgrade transformers; families that need code from the repository are not supported",
-        ) from error
-    text_config = config.get_text_config()
-    softcapped = getattr(text_config, "attn_logit_softcapping", None) is not None  # Gemma 2; sdpa ignores it
-    if attn != "sdpa" or softcapped:  # otherwise transformers takes sdpa where the family has it
-        config._attn_implementation = "eager" if softcapped else attn
-    for part in (config, text_config):
-        for key, value in part.to_dict().items():
-            if isinstance(value, float | int) and not isinstance(value, bool) and ("dropout" in key or "pdrop" in key):
-                setattr(part, key, 0.0)
-    return config
-
-
 def _pretrained(
-    source: ModelSource, config: PreTrainedConfig, dtype: torch.dtype, quant: QuantSpec | None, device: torch.device
+    source: ModelSource,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    quant: QuantSpec | None,
+    device: torch.device,
+    on_note: Callable[[str], None],
 ) -> PreTrainedModel:
+    """The base with the weights of its files, each checked to be a tensor of the model."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    options: dict[str, Any] = {"quantization_config": bnb_config(quant, dtype)} if quant else {}
+    folder = weights_folder(source)
+    headers = tensors(check_weights(folder))
+    check_stored_numbers(source.name, source.config, headers)
+    check_parts(source.name, headers)
+    mapping, renamed = key_mapping(headers, is_text(source.config))
+    notes = [*adapter_notes(folder), *renamed]
+    if (folder / ADAPTER_FILE).is_file():  # transformers would put it on the base
+        folder = link_without_adapter(folder, source.fingerprint)
+    options: dict[str, Any] = {}
+    if source.stored_quant:
+        config.quantization_config = stored_bnb_config(source.config, source.stored_quant, dtype)
+    elif quant:
+        options["quantization_config"] = bnb_config(quant, dtype)
+    loaded: Any  # with output_loading_info: (model, info), which transformers does not declare
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            weights_folder(source),
+        loaded = AutoModelForCausalLM.from_pretrained(
+            folder,
             config=config,
             dtype=dtype,
             device_map={"": device},
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            key_mapping=mapping or None,
+            ignore_mismatched_sizes=True,  # `check_loading` refuses them, with their names
+            output_loading_info=True,
             **options,
         )
     except SafetensorError as error:
         raise ModelError(f"the weights of {source.name} are damaged: {error}", "download or copy them again") from error
-    except (ValueError, OSError, ImportError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
+        raise config_error(source.name, source.config, error) from error
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         raise ModelError(
-            f"{source.name} cannot be loaded as a causal language model: {str(error).splitlines()[0]}",
+            f"{source.name} cannot be loaded as a causal language model: {first_line(error)}",
             "check that config.json and the weights belong together (`peftodyssey doctor` shows versions)",
         ) from error
+    model, info = loaded
+    notes += check_loading(source.name, model, info, rename(headers, mapping), is_text(source.config))
+    for note in notes:
+        if note not in source.notes:  # those are said where the source is named
+            on_note(f"{source.name}: {note}")
+    forget_key_mapping(model, mapping)
+    return model
 
 
 def _random(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from peftodyssey import assets
 from peftodyssey.errors import ModelError
 from peftodyssey.models.ladder_file import LADDER_FILE, Rung, read_rungs
-from peftodyssey.models.weight_files import SAFETENSORS, read_header
+from peftodyssey.models.rung_names import parse_rung
+from peftodyssey.models.weight_files import SAFETENSORS, check_weights, read_header
 
+CONFIG_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
@@ -24,7 +28,7 @@ def looks_local(name: str) -> bool:
 def find_rung_folder(root: Path, revision: str | None) -> tuple[Path, Rung | None]:
     """The folder with the config.json to use, and its rung where `root` is a ladder.
 
-    A ladder has a subfolder or a file `<rung>.safetensors` for each rung.
+    A ladder has a subfolder or a file `<rung>.safetensors` for each rung, and names them in ladder.json or by steps.
     """
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
@@ -34,7 +38,8 @@ def find_rung_folder(root: Path, revision: str | None) -> tuple[Path, Rung | Non
         )
     if revision is None:
         return root, None
-    rungs = {rung.name: rung for rung in read_rungs(root / LADDER_FILE)} if (root / LADDER_FILE).is_file() else {}
+    has_file = (root / LADDER_FILE).is_file()
+    rungs = {rung.name: rung for rung in read_rungs(root / LADDER_FILE)} if has_file else rung_folders(root)
     if revision in rungs and (root / f"{revision}.safetensors").is_file():
         read_header(root / f"{revision}.safetensors")
         return root, rungs[revision]
@@ -47,9 +52,32 @@ def find_rung_folder(root: Path, revision: str | None) -> tuple[Path, Rung | Non
     return root / revision, rungs.get(revision)
 
 
+def rung_folders(root: Path) -> dict[str, Rung]:
+    """{folder: rung} of the folders below `root` whose names state a step, such as `step1000` or `checkpoint-500`.
+
+    Tokens are those of the name, else those that Trainer's state in the folder counts.
+    """
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    parsed = {path.name: parse_rung(root.name, path.name) for path in folders}
+    return {
+        name: rung if rung.tokens is not None else dataclasses.replace(rung, tokens=_tokens_seen(root / name))
+        for name, rung in parsed.items()
+        if rung is not None
+    }
+
+
+def _tokens_seen(folder: Path) -> int | None:
+    """The tokens that transformers' Trainer counted (`num_input_tokens_seen`); None where it did not count them."""
+    try:
+        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        return int(state["num_input_tokens_seen"]) or None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json as a dict. Raises ModelError if it is missing, not JSON, or names no model type."""
-    path = folder / "config.json"
+    path = folder / CONFIG_FILE
     if not path.is_file():
         raise ModelError(f"{folder} holds no config.json", _hint(folder))
     try:
@@ -62,7 +90,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _hint(folder: Path) -> str:
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_FILE).is_file():
         return "this is an adapter: give its base as the model, and it as `method: saved` or with --adapter"
     if (folder / LADDER_FILE).is_file():
         return "this is a ladder: name one of its rungs as the revision"
@@ -78,9 +106,21 @@ def find_tokenizer_folder(folder: Path, root: Path) -> Path:
 
 def link_as_model_folder(folder: Path, weights: Path, fingerprint: str) -> Path:
     """A folder in the cache in which `weights`, one file of a ladder, has the name that transformers expects."""
+    return _link({folder / CONFIG_FILE: CONFIG_FILE, weights: SAFETENSORS[0]}, fingerprint)
+
+
+def link_without_adapter(folder: Path, fingerprint: str) -> Path:
+    """A folder in the cache with config and weights of `folder` and without the adapter beside them."""
+    names = [name for name in (CONFIG_FILE, SAFETENSORS[1]) if (folder / name).is_file()]
+    files = {path: path.name for path in (*(folder / name for name in names), *check_weights(folder))}
+    return _link(files, fingerprint)
+
+
+def _link(files: Mapping[Path, str], fingerprint: str) -> Path:
+    """A folder in the cache that holds `files`, each under its new name, as links where the file system has them."""
     target = assets.cache_folder() / "rungs" / fingerprint[:32]
     target.mkdir(parents=True, exist_ok=True)
-    for source, name in ((folder / "config.json", "config.json"), (weights, SAFETENSORS[0])):
+    for source, name in files.items():
         temporary = target / f".{name}.{os.getpid()}"
         try:
             temporary.symlink_to(source.absolute())

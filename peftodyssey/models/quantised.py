@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +32,14 @@ def bnb_config(quant: QuantSpec, dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=quant.double_quant,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+def stored_bnb_config(config: Mapping[str, Any], quant: QuantSpec, dtype: torch.dtype) -> dict[str, Any]:
+    """The `quantization_config` that a checkpoint states, with arithmetic in `dtype`. Raises ModelError without
+    bitsandbytes.
+    """
+    arithmetic = bnb_config(quant, dtype).to_dict()["bnb_4bit_compute_dtype"]
+    return {**config["quantization_config"], "bnb_4bit_compute_dtype": arithmetic}
 
 
 def init_quantised(

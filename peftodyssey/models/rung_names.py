@@ -1,7 +1,8 @@
 """Rungs read from the names of a Hub repository's revisions: step, tokens, stage.
 
 The schemes: OLMo `step1000-tokens4B`; OLMo-2 `stage1-step10000-tokens21B` and
-`stage2-ingredient1-step11931-tokens50B`; Amber `ckpt_000`; Pythia `step143000`; SmolLM2 `step-240000`.
+`stage2-ingredient1-step11931-tokens50B`; Amber `ckpt_000`; Pythia `step143000`; SmolLM2 `step-240000`;
+transformers' Trainer `checkpoint-500`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from peftodyssey.models.published_schedules import (
 )
 
 STEPS = re.compile(r"(?:stage(\d+)-(?:ingredient(\d+)-)?)?step-?(\d+)(?:-tokens(\d+(?:\.\d+)?)([BMT]))?")
+TRAINER_STEPS = re.compile(r"checkpoint-(\d+)")
 CHUNKS = re.compile(r"ckpt_(\d+)")
 UNIT_TOKENS = {"M": 10**6, "B": 10**9, "T": 10**12}
 LABEL_ERROR_TOKENS, LABEL_ERROR_SHARE = 2 * 10**9, 0.02  # labels are rounded to billions, and drift by one
@@ -29,6 +31,8 @@ def parse_rung(repository: str, revision: str) -> Rung | None:
     schedule = published_schedule(repository)
     if match := CHUNKS.fullmatch(revision):
         return _stage1_rung(revision, int(match[1]) + 1, None, schedule)
+    if match := TRAINER_STEPS.fullmatch(revision):
+        return _stage1_rung(revision, int(match[1]), None, schedule)
     if not (match := STEPS.fullmatch(revision)):
         return None
     stage, ingredient, step, amount, unit = match.groups()

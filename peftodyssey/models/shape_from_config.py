@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from peftodyssey.errors import ModelError
 from peftodyssey.model_shape import LinearShape, ModelShape
 
 # One decoder layer: (name inside the layer, out_features, in_features, bias), in module order.
@@ -67,6 +68,7 @@ def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
 def _sizes(config: Mapping[str, Any], family: _Family) -> _Sizes | None:
     """None where config.json leaves a size to transformers' default."""
     hidden, heads = _first(config, "hidden_size", "n_embd"), _first(config, "num_attention_heads", "n_head")
+    _check_sizes(config)
     if None in (hidden, heads, _num_layers(config), _positions(config), config.get("vocab_size")):
         return None
     if config.get("num_key_value_heads") is None and config["model_type"] not in _UNGROUPED:
@@ -83,6 +85,17 @@ def _sizes(config: Mapping[str, Any], family: _Family) -> _Sizes | None:
         intermediate=intermediate,
         config=config,
     )
+
+
+def _check_sizes(config: Mapping[str, Any]) -> None:
+    """Raises ModelError for a size that is stated and is not a whole number above 0."""
+    for key in SIZE_KEYS:
+        value = config.get(key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ModelError(
+                f"config.json has {key}: {value!r}, which must be a whole number above 0",
+                f"correct {key} in config.json, or download it again",
+            )
 
 
 def _first(config: Mapping[str, Any], *keys: str) -> Any:
@@ -202,6 +215,10 @@ def _stablelm_norms(s: _Sizes) -> tuple[int, int]:
     return blocks * s.hidden + per_head, 2 * s.hidden
 
 
+SIZE_KEYS = (
+    *("hidden_size", "n_embd", "num_attention_heads", "n_head", "num_hidden_layers", "n_layer", "vocab_size"),
+    *("max_position_embeddings", "n_positions", "num_key_value_heads", "head_dim", "intermediate_size", "n_inner"),
+)
 _UNGROUPED = ("llama", "olmo", "olmo2", "phi", "phi3", "gpt2", "gpt_neox")  # num_key_value_heads is optional: all heads
 
 FAMILIES: dict[str, _Family] = {

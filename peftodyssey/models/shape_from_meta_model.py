@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.errors import ModelError
 from peftodyssey.model_shape import LinearShape, ModelShape
+from peftodyssey.models.transformers_config import config_error
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,11 +22,8 @@ def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
         settings = AutoConfig.for_model(**config)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(settings, trust_remote_code=False)
-    except (ValueError, KeyError) as error:
-        raise ModelError(
-            f"transformers has no causal language model of family {config.get('model_type')!r}",
-            "upgrade transformers; families that need code from the repository are not supported",
-        ) from error
+    except Exception as error:  # its validation raises many kinds, which differ between versions
+        raise config_error("the model", config, error) from error
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -15,9 +15,12 @@ from typing import Any
 
 from peftodyssey import assets
 from peftodyssey.errors import ModelError
-from peftodyssey.models import bin_conversion, hub, hub_refs, local_model, shapes, weight_files
+from peftodyssey.models import bin_conversion, hub, hub_refs, local_model, shapes, stored_tensors, weight_files
 from peftodyssey.models.ladder_file import LADDER_FILE, read_rungs
 from peftodyssey.models.rung_names import parse_rung
+from peftodyssey.models.stored_quant import check_parts, stored_quant
+from peftodyssey.models.stored_quant import note as quantised_note
+from peftodyssey.recipe.cell import QuantSpec
 
 BUNDLED_TOKENIZER = "odyssey-3m"
 RANDOM_SEED = 0
@@ -40,6 +43,13 @@ class ModelSource:
     weight_bytes_on_disk: int  # bytes of the weight files (to download, unpack or read); 0 for random
     pickled: bool = False  # the weights are .bin files, which `weights_folder` converts to safetensors
     weight_file: Path | None = None  # <rung>.safetensors, where the ladder's folder has one file for each rung
+    weight_sha256: tuple[tuple[str, str], ...] = ()  # (weight file, hash) as the Hub states them; else empty
+    notes: tuple[str, ...] = ()  # what is known before loading and must be said: renamed tensors, an adapter beside
+
+    @property
+    def stored_quant(self) -> QuantSpec | None:
+        """How bitsandbytes quantised the stored weights; None where they are not quantised."""
+        return stored_quant(self.name, self.config)
 
 
 def resolve(
@@ -65,7 +75,14 @@ def resolve(
     else:
         source = _hub(name, revision, weights)
     _check_causal(source.name, source.config)
-    return source
+    return source if source.stored_quant is None else _quantised_base(source, source.stored_quant)
+
+
+def _quantised_base(source: ModelSource, quant: QuantSpec) -> ModelSource:
+    """A base that is stored quantised, with its note; most of its bytes do not tell the type of its other weights."""
+    return dataclasses.replace(
+        source, notes=(*source.notes, quantised_note(quant)), default_dtype=_config_dtype(source.config)
+    )
 
 
 def read_rung_config(name: str, revision: str) -> dict[str, Any]:
@@ -162,6 +179,9 @@ def _local(name: str, revision: str | None, weights: str) -> ModelSource:
     rung_file = root / f"{revision}.safetensors" if revision and folder == root else None
     bins = bin_conversion.bin_files(folder) if weights == "bin" and not any(folder.glob("*.safetensors")) else []
     files = bins or ([rung_file] if rung_file else weight_files.check_weights(folder))
+    headers = {} if bins else stored_tensors.tensors(files)
+    stored_tensors.check_stored_numbers(name, config, headers)
+    check_parts(name, headers)
     return ModelSource(
         name=name,
         revision=revision,
@@ -176,7 +196,15 @@ def _local(name: str, revision: str | None, weights: str) -> ModelSource:
         weight_bytes_on_disk=sum(file.stat().st_size for file in files),
         pickled=bool(bins),
         weight_file=rung_file,
+        notes=(*adapter_notes(folder), *stored_tensors.key_mapping(headers, stored_tensors.is_text(config))[1]),
     )
+
+
+def adapter_notes(folder: Path) -> list[str]:
+    """A note where an adapter lies beside the weights, which are loaded without it."""
+    if not (folder / local_model.ADAPTER_FILE).is_file():
+        return []
+    return [f"an adapter lies in {folder} beside the base and is not used: --adapter or `method: saved` scores it"]
 
 
 def _config_dtype(config: Mapping[str, Any]) -> str:
@@ -201,23 +229,19 @@ def _hub(name: str, revision: str | None, weights: str) -> ModelSource:
         default_dtype=_config_dtype(config),
         weight_bytes_on_disk=commit.weight_bytes,
         pickled=commit.pickled,
+        weight_sha256=commit.weight_sha256,
     )
 
 
 def _check_causal(name: str, config: Mapping[str, Any]) -> None:
-    """Raises ModelError for encoders, encoder-decoders and models stored quantised, as config.json says."""
+    """Raises ModelError for encoders, encoder-decoders and unknown quantised formats, as config.json says."""
     heads = config.get("architectures") or []
     if config.get("is_encoder_decoder") or any(head.endswith("MaskedLM") for head in heads):
         raise ModelError(
             f"{name} is not a causal language model (architectures: {', '.join(heads) or config.get('model_type')})",
             "choose a decoder that predicts the next token: Llama, GPT-2, GPT-NeoX, OLMo, Qwen, Gemma, ...",
         )
-    if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "an unknown method")
-        raise ModelError(
-            f"{name} is stored quantised ({method}); its unquantised losses cannot be measured",
-            "give the full-precision model and let `quant: nf4` quantise it when it is loaded",
-        )
+    stored_quant(name, config)
 
 
 def did_you_mean(got: str, allowed: Iterable[str], what: str) -> str:

@@ -43,7 +43,7 @@ class TextTokenizer:
         return self.bos_id if self.bos_id is not None else self.eos_id
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and (start, end) character offsets of `text`, no special tokens added."""
+        """Ids and (start, end) character offsets of `text`: special tokens are not added, spelt ones are characters."""
         encoding = self.backend.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
@@ -74,6 +74,7 @@ def tokenizer_from_folder(folder: Path, name: str, config: dict[str, Any]) -> Te
     backend, content = _backend(folder, name)
     backend.no_truncation()
     backend.no_padding()
+    backend.encode_special_tokens = True  # control tokens that a text spells out are text
     ids = {key: _special_id(key, folder, config, backend) for key in ("bos", "eos", "pad")}
     fingerprint = hashlib.sha256(content + json.dumps(ids, sort_keys=True).encode()).hexdigest()
     return TextTokenizer(backend, ids["bos"], ids["eos"], ids["pad"], fingerprint)

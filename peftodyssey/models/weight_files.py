@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peftodyssey.errors import ModelError
+from peftodyssey.errors import MissingWeights, ModelError
 
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")  # one file, or the index of shards
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -38,7 +38,7 @@ def list_shards(folder: Path, single: str, index: str) -> list[Path]:
     except (ValueError, KeyError, AttributeError) as error:
         raise ModelError(f"{folder / index} is not an index of shards: {error}", "download it again") from error
     if missing := [name for name in names if not (folder / name).is_file()]:
-        raise ModelError(
+        raise MissingWeights(
             f"{folder} lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:3])}",
             "download the missing files, then run the same command again",
         )
@@ -68,7 +68,7 @@ def _no_weights(folder: Path) -> ModelError:
         )
     if any(folder.glob("*.gguf")):
         return ModelError(f"{folder} holds GGUF weights only", "give the original repository with *.safetensors")
-    return ModelError(f"{folder} holds no {' or '.join(SAFETENSORS)}", "copy the weights beside config.json")
+    return MissingWeights(f"{folder} holds no {' or '.join(SAFETENSORS)}", "copy the weights beside config.json")
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -118,6 +118,13 @@ def fingerprint(config: Mapping[str, Any], files: Sequence[Path]) -> str:
         if file.suffix == ".safetensors":
             digest.update(json.dumps(read_header(file), sort_keys=True).encode())
         _hash_samples(file, digest)
+    return digest.hexdigest()
+
+
+def sampled_sha256(path: Path) -> str:
+    """SHA-256 of a file's size and of evenly spaced samples of its bytes; of all of them up to 64 MiB."""
+    digest = hashlib.sha256(str(path.stat().st_size).encode())
+    _hash_samples(path, digest)
     return digest.hexdigest()
 
 

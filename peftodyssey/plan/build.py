@@ -13,7 +13,9 @@ from typing import Any
 from peftodyssey.errors import InputError, Problem, RecipeError
 from peftodyssey.memory.device import Device
 from peftodyssey.memory.search import cell_step, scoring_batch
+from peftodyssey.methods import saved
 from peftodyssey.methods.registry import METHODS
+from peftodyssey.models.training_length import too_long_note, training_length
 from peftodyssey.models.weight_files import saved_fingerprint
 from peftodyssey.plan import plan_file
 from peftodyssey.plan.auto_values import resolve_auto
@@ -41,6 +43,7 @@ def build(
     cells = grid.cells(recipe)
     problems: list[Problem] = []
     sources = resolve_sources(recipe, cells, problems)
+    cells = [cell for cell in cells if cell.model not in sources.left_out]
     if problems := problems or check_cells(recipe, cells, sources, device):
         raise RecipeError(problems)
     budget_bytes = device.budget_bytes if budget_bytes is None else budget_bytes
@@ -59,7 +62,7 @@ def build(
         cells=tasks,
         measures=tuple(task for measure in planned.values() for task in measure.base_tasks),
         measure_entries={name: measure.entry for name, measure in planned.items() if measure.entry},
-        warnings=(*rung_warnings, *_tokenizer_warnings(sources)),
+        warnings=(*rung_warnings, *sources.warnings, *_model_warnings(sources, cells), *_tokenizer_warnings(sources)),
         digest=identity.digest({"cells": [task.entry for task in tasks]}),
     )
 
@@ -97,6 +100,18 @@ def _with_measures(task: CellTask, planned: Mapping[str, MeasurePlan]) -> CellTa
     )
 
 
+def _model_warnings(sources: Sources, cells: list[Cell]) -> list[str]:
+    """What is known of the models and of saved adapters before they are loaded and must be said."""
+    warnings = [f"{source.name}: {note}" for source in sources.models.values() for note in source.notes]
+    for cell in cells:
+        trained = training_length(sources.models[cell.model])
+        if trained and cell.score.context > trained.tokens:
+            warnings.append(too_long_note(cell.model.name, trained, cell.score.context))
+    paths = dict.fromkeys(Path(c.method.options["path"]) for c in cells if c.method.method == "saved")
+    warnings += [f"{path}: {note}" for path in paths for note in saved.notes(path)]
+    return list(dict.fromkeys(warnings))
+
+
 def _tokenizer_warnings(sources: Sources) -> list[str]:
     from peftodyssey.corpora.tokenizer_checks import audit
 
@@ -117,7 +132,9 @@ class _Builder:
         """The task of one cell, with the indexes and base columns that it needs."""
         texts, method = self.texts, METHODS[cell.method.method]
         shape = self.sources.shapes[cell.model]
-        auto_values = resolve_auto(cell, self.device)
+        stored = self.sources.models[cell.model].stored_quant
+        as_stored = replace(cell, method=replace(cell.method, quant=stored)) if stored else cell  # what memory it takes
+        auto_values = resolve_auto(as_stored, self.device)
         base = BaseModelKey(self.sources.models[cell.model], str(auto_values["precision"]), cell.method.quant)
         train = texts.train_index(cell, cell.domain) if method.trains else None
         valid, test = texts.valid_index(cell, cell.domain), texts.test_index(cell, cell.domain)
@@ -130,7 +147,7 @@ class _Builder:
         cell_hash = identity.digest(cell_identity)
         trainable = method.count(cell.method, shape)
         fingerprint = base.source.fingerprint
-        step, memory = cell_step(cell, shape, trainable, auto_values, fingerprint, self.device, self.budget_bytes)
+        step, memory = cell_step(as_stored, shape, trainable, auto_values, fingerprint, self.device, self.budget_bytes)
         pass_tokens, scoring_bytes = scoring_batch(shape, step, cell.score.context, self.budget_bytes)
         trained = TrainedCell(cell, base, cell_hash, step, pass_tokens)
         named_indexes = [("test", test), ("valid", valid), *general]

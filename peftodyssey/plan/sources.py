@@ -11,15 +11,17 @@ from peftodyssey.corpora.chat import Chat
 from peftodyssey.corpora.multiple_choice import Questions
 from peftodyssey.corpora.multiple_choice import resolve as resolve_questions
 from peftodyssey.corpora.source import Corpus
-from peftodyssey.errors import OdysseyError, Problem
+from peftodyssey.errors import MissingWeights, OdysseyError, Problem
 from peftodyssey.model_shape import ModelShape
 from peftodyssey.models import source as model_source
 from peftodyssey.models.shape_from_config import shape_from_config
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.tokenizer import TextTokenizer, load_tokenizer
 from peftodyssey.plan.chat_template import chat_of
+from peftodyssey.plan.ladder_rungs import is_one_of_several, without_equal_tokens
 from peftodyssey.recipe import grid
 from peftodyssey.recipe.cell import Cell, CorpusSpec, ModelSpec, TaskSpec
+from peftodyssey.recipe.grid import model_name
 from peftodyssey.recipe.schema import Recipe
 
 
@@ -32,6 +34,8 @@ class Sources:
     tokenizers: dict[ModelSpec, TextTokenizer] = field(default_factory=dict)
     corpora: dict[str, Corpus] = field(default_factory=dict)  # by CorpusSpec.name
     questions: dict[TaskSpec, Questions] = field(default_factory=dict)
+    left_out: dict[ModelSpec, str] = field(default_factory=dict)  # rungs without weights, each with the reason
+    warnings: list[str] = field(default_factory=list)
 
     def chat(self, cell: Cell, corpus: Corpus) -> Chat | None:
         """The chat template that `cell` reads `corpus` with; None where its rows are not conversations."""
@@ -57,15 +61,36 @@ def problem_at(recipe: Recipe, key: str, error: OdysseyError) -> Problem:
     return Problem(recipe.where, line, column, key, error.message, next_step=error.next_step)
 
 
-def resolve_sources(recipe: Recipe, cells: list[Cell], problems: list[Problem]) -> Sources:
-    """Everything that `cells` name; what cannot be found or read is added to `problems`."""
-    sources = Sources()
-    for model in dict.fromkeys(cell.model for cell in cells):
+def _resolve_models(recipe: Recipe, models: dict[ModelSpec, None], sources: Sources, problems: list[Problem]) -> None:
+    """Adds `models` to `sources`; of several rungs those without weights are left out, and said."""
+    missing: list[MissingWeights] = []
+    for model in models:
         with collect_problem(recipe, "model", problems):
-            source = model_source.resolve(model.name, model.revision, model.max_position_embeddings, model.weights)
+            try:
+                source = model_source.resolve(model.name, model.revision, model.max_position_embeddings, model.weights)
+            except MissingWeights as error:
+                if not is_one_of_several(model, models):
+                    raise
+                missing.append(error)
+                sources.left_out[model] = error.message
+                continue
             sources.models[model] = source
             sources.shapes[model] = shape_from_config(source.config)
             sources.tokenizers[model] = load_tokenizer(source)
+    if missing and not sources.models:
+        problems.append(problem_at(recipe, "model", missing[0]))
+    sources.warnings += [
+        f"{model.name} at {model.revision} is left out: {message}" for model, message in sources.left_out.items()
+    ]
+    keep = {model_name(model.name, recipe.folder) for model in recipe.model if model.equal_rungs == "keep"}
+    sources.models, warnings = without_equal_tokens(sources.models, frozenset(keep))
+    sources.warnings += warnings
+
+
+def resolve_sources(recipe: Recipe, cells: list[Cell], problems: list[Problem]) -> Sources:
+    """Everything that `cells` name; what cannot be found or read is added to `problems`."""
+    sources = Sources()
+    _resolve_models(recipe, dict.fromkeys(cell.model for cell in cells), sources, problems)
     for cell in {cell.domain.name: cell for cell in cells}.values():
         with collect_problem(recipe, "domains", problems):
             corpus = corpus_source.resolve(cell.domain)

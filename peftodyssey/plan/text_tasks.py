@@ -83,6 +83,7 @@ class TextTasks:
             "tokenizer": self.sources.tokenizers[cell.model].fingerprint,
             "max_tokens": max_tokens,
             "objective": cell.train.objective,
+            **({"special_tokens": "parse"} if spec.special_tokens == "parse" else {}),
             **chat_identity(chat),
         }
         folder = f"{layout.CORPORA}/{layout.folder_name(f'{spec.name}-{split}', identity.digest(facts))}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from peftodyssey.corpora.source import Corpus
 from peftodyssey.errors import InputError, OdysseyError, Problem
@@ -20,13 +21,28 @@ def check_cells(recipe: Recipe, cells: Sequence[Cell], sources: Sources, device:
     for cell in cells:
         for key, error in _errors(cell, sources, device):
             first_by_message.setdefault(error.message, problem_at(recipe, key, error))
-    return list(first_by_message.values())
+    problems = list(first_by_message.values())
+    unquantised = [spec.name for spec in recipe.asked if spec.needs_unquantised_base]
+    for source in sources.models.values():
+        if source.stored_quant and unquantised:
+            error = InputError(
+                f"{source.name} is stored as {source.stored_quant.kind}, and {unquantised[0]} changes or compares "
+                "unquantised weights",
+                f"remove {unquantised[0]} from `measure`",
+            )
+            problems.append(problem_at(recipe, "measure", error))
+    return problems
 
 
 def _errors(cell: Cell, sources: Sources, device: Device) -> Iterator[tuple[str, OdysseyError]]:
     """(key of the recipe, error) for everything that is wrong with one cell."""
     shape, name = sources.shapes[cell.model], cell.model.name
-    for message in METHODS[cell.method.method].check(cell.method, shape):
+    stored = sources.models[cell.model].stored_quant
+    if stored and cell.method.quant:
+        message = f"{cell.method.label} on {name}: its weights are stored as {stored.kind} already"
+        yield "methods", InputError(message, "use `method: lora`, which trains an adapter on them as they stand")
+    method = replace(cell.method, quant=stored or cell.method.quant)  # as far as the stored weights decide
+    for message in METHODS[cell.method.method].check(method, shape):
         yield "methods", InputError(f"{cell.method.label} on {name}: {message}")
     for error in _text_errors(cell, sources.corpora):
         yield "methods", error

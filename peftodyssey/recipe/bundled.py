@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import InputError
+
+if TYPE_CHECKING:
+    from peftodyssey.recipe.template import ModelFacts
 
 
 def folder() -> Path:
@@ -79,12 +82,18 @@ def _write(target: Path, text: str) -> Path:
     return target
 
 
-def new(to: str | Path, model: str, domains: list[str], first_row: Callable[[Path], dict[str, Any] | None]) -> Path:
+def new(
+    to: str | Path,
+    model: str,
+    domains: list[str],
+    first_row: Callable[[Path], dict[str, Any] | None],
+    facts: ModelFacts | None = None,
+) -> Path:
     """Write a commented recipe for `model` and the texts `domains` that loads as it is.
 
-    `first_row` gives the first row of a file, None for plain text.
+    `first_row` gives the first row of a file, None for plain text; `facts` is what is known of the model.
     """
-    from peftodyssey.recipe.template import recipe_text
+    from peftodyssey.recipe.template import ModelFacts, recipe_text
 
     target = Path(to).expanduser()
-    return _write(target, recipe_text(target, model, domains, first_row))
+    return _write(target, recipe_text(target, model, domains, first_row, facts or ModelFacts()))

@@ -32,6 +32,7 @@ class CorpusSpec:
     split: dict[str, Any] = dataclasses.field(default_factory=dict)
     newline: str = "keep"  # keep | strip | collapse | mismatch (train stripped, score kept)
     revision: str | None = None  # revision of a Hub dataset
+    special_tokens: str = "text"  # text | parse: how control tokens that the text spells out are read
 
     @property
     def display_name(self) -> str:

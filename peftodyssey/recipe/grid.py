@@ -146,6 +146,7 @@ def corpus_specs(corpus: Corpus, recipe: RecipeDocument) -> Iterator[CorpusSpec]
             split=split,
             newline=newline,
             revision=corpus.revision,
+            special_tokens=corpus.special_tokens,
         )
 
 
@@ -265,7 +266,10 @@ def _low_rank_axes(method: Lora | Qlora) -> Iterator[MethodSpec]:
 
 # Each method at each value of its axes, before its label, learning rates and further constraints.
 AXES: dict[type[Method], Callable[[Any], Iterator[MethodSpec]]] = {
-    Full: lambda m: (MethodSpec("full", "", options={"master_weights": weights}) for weights in m.master_weights),
+    Full: lambda m: (
+        MethodSpec("full", "", options={"master_weights": weights, "dropout": dropout})
+        for weights, dropout in product(m.master_weights, m.dropout)
+    ),
     Lora: _low_rank_axes,
     Qlora: _low_rank_axes,
     Bitfit: lambda m: iter([MethodSpec("bitfit", "")]),

@@ -39,7 +39,7 @@ EXCLUDED_OPTIONS = frozenset({"path", "wise_ft"})  # facts["saved"] is the conte
 DEFAULTS: dict[type, dict[str, Any]] = {
     Cell: {},
     ModelSpec: {"max_position_embeddings": None},
-    CorpusSpec: {"field": None, "config": None, "split": {}, "newline": "keep"},
+    CorpusSpec: {"field": None, "config": None, "split": {}, "newline": "keep", "special_tokens": "text"},
     MethodSpec: {
         "lr": None,
         "rank": None,
@@ -68,6 +68,7 @@ OPTION_DEFAULTS = {
     "dora": False,
     "init": "default",
     "master_weights": "fp32",
+    "dropout": "none",
     "config": {},
     "l2_sp": 0.0,
     "replay": 0.0,

@@ -30,6 +30,7 @@ class MeasureSpec:
     options: type[RecipeSection] = NoOptions
     needs_general: bool = False  # scores the general text
     needs_pretraining_text: bool = False  # reads the sample of pretraining text, where the recipe names one
+    needs_unquantised_base: bool = False  # changes or compares weights of the base that are not quantised
     asked_by: Callable[[Any], bool] | None = None  # of a Recipe; None: the word `name` in `measure`
     problems: Callable[[Any], Iterator[Problem]] = _no_problems  # of a Recipe
 

@@ -43,6 +43,11 @@ class Model(RecipeSection):
         description="bin allows revisions that exist as pickled .bin files only; they are read as tensors alone and "
         "converted once; a word.",
     )
+    equal_rungs: Literal["leave_out", "keep"] = Field(
+        default="leave_out",
+        description="Rungs that hold the same bytes: leave_out keeps them out of what depends on pretraining tokens, "
+        "because at most one of them is what its name says; a word.",
+    )
     max_position_embeddings: PositiveInt | None = Field(
         default=None, description="Longest sequence of a random/ shape, in place of its own, in tokens."
     )
@@ -107,6 +112,11 @@ class Corpus(RecipeSection):
         default=("keep",),
         description="Line breaks: keep, strip, collapse runs to one, or mismatch (stripped in training, kept in "
         "scoring); a word; axis of a domain.",
+    )
+    special_tokens: Literal["text", "parse"] = Field(
+        default="text",
+        description="Control tokens that the text spells out, such as <|endoftext|>: text encodes their characters, "
+        "parse reads them as control tokens; a word. Chat templates are always parsed.",
     )
     config: NonEmptyStr | None = Field(default=None, description="Configuration of a Hub dataset; a word.")
     revision: NonEmptyStr | None = Field(

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from peftodyssey.recipe.schema_texts import NAME, Corpus
 FirstRow = Callable[[Path], dict[str, Any] | None]
 TEXT_FIELDS = ("text", "content", "document", "article", "body", "code", "abstract")
 
+SKIP_FIRST = "  first_token: skip         # the start token {marker} marks turns of a chat, not the start of a text\n"
 TEMPLATE = """\
 # What does fine-tuning {model} on {names} gain, and what does it forget, by full fine-tuning, LoRA and QLoRA?
 # Check before you run:  peftodyssey check {file}      then:  peftodyssey run {file}
@@ -46,13 +48,21 @@ train:
 
 score:
   context: {seq_len}              # tokens of a window
-  tokens: 50k               # of each split at most this many, by whole documents
+{first_token}  tokens: 50k               # of each split at most this many, by whole documents
 
 measure: [degradation, forgetting, tokens]
 """
 
 
-def recipe_text(target: Path, model: str, domains: list[str], first_row: FirstRow) -> str:
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a new recipe heeds of the model; unknown where the model cannot be looked at."""
+
+    training_length: int | None = None  # tokens that it was trained on at once
+    chat_marker: str | None = None  # its start token, where that marks turns of a chat
+
+
+def recipe_text(target: Path, model: str, domains: list[str], first_row: FirstRow, facts: ModelFacts) -> str:
     """The recipe's text; raises InputError where a path does not exist or no text is given."""
     if not domains:
         raise InputError(
@@ -74,8 +84,9 @@ def recipe_text(target: Path, model: str, domains: list[str], first_row: FirstRo
         file=target.name,
         name=_quoted(stem if re.match(NAME, stem) else "my-recipe"),
         domains="\n".join(lines),
-        seq_len=256 if small else 512,
+        seq_len=min(256 if small else 512, facts.training_length or 512),
         batch="4k" if small else "16k",
+        first_token=SKIP_FIRST.format(marker=facts.chat_marker) if facts.chat_marker else "",
         objective="sft" if sft[0] else "text",
     )
 

@@ -34,6 +34,7 @@ def check(plan: Plan, root: Path) -> Iterator[Any]:
     yield _host(plan)
     yield _disk(plan)
     yield from map(Text, _answers(plan))
+    yield from map(Text, _control_tokens(plan))
     for warning in (*(str(problem) for problem in plan.recipe.warnings), *plan.warnings):
         yield Text(f"warning: {warning}")
     yield from (Text(f"warning: {warning}") for warning in sample_size.too_small(plan))
@@ -123,6 +124,18 @@ def _answers(plan: Plan) -> Iterator[str]:
         index = next(index for index in plan.indexes if index.folder == task.valid_index)
         corpus, train = replace(index.corpus, spec=task.cell.domain), task.cell.train
         yield answers(corpus, load_tokenizer(task.base.source), train.seq_len, str(train.too_long), index.chat)
+
+
+def _control_tokens(plan: Plan) -> Iterator[str]:
+    """How many places of every text spell a control token, and how they are read."""
+    from peftodyssey.corpora.control_tokens import control_token_note
+    from peftodyssey.models.tokenizer import load_tokenizer
+
+    first = {(t.cell.domain.name, t.cell.model.name): t for t in reversed(plan.cells)}
+    for task in reversed(first.values()):
+        index = next(index for index in plan.indexes if index.folder == task.valid_index)
+        if note := control_token_note(index.corpus, load_tokenizer(task.base.source).backend):
+            yield note
 
 
 def _coloured(pieces: Sequence[tuple[str, bool]]) -> Text:

@@ -65,7 +65,7 @@ OPTIONS = {
     },
     "export": {"--to", "--merge", "--push", "--scoring"},
     "schema": set(),
-    "doctor": set(),
+    "doctor": {"--adapter", "--base", "--revision", "--device"},
     "ladder list": set(),
     "ladder train": {"--out", "--set", "--stop-after", "--checkpoint-every", "--device"},
     "recipes list": set(),

@@ -61,7 +61,7 @@ def test_trained_tokens_are_transformers_mask_of_the_assistants(template, tmp_pa
 
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": TALK}) + "\n")
     corpus = resolve(CorpusSpec("x", str(tmp_path / "a.jsonl")))
-    build_index(documents(corpus, "all", Chat(template, SPECIAL)), Ours(), tmp_path / "index")
+    build_index(documents(corpus, "all", Chat(template, SPECIAL)), Ours(), tmp_path / "index", parse_special=True)
     index = read_index(tmp_path / "index")
     assert index.token.tolist() == theirs["input_ids"]
     assert index.trained.astype(int).tolist() == theirs["assistant_masks"]

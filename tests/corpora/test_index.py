@@ -140,7 +140,7 @@ def build(tmp_path, texts, tokenizer=None, **options):
 
 def test_rows_describe_their_documents(tmp_path):
     texts = ["The cat sat.", "", "héllo 🎉 世界\n", "<|end|> x"]
-    counts, read = build(tmp_path, texts)
+    counts, read = build(tmp_path, texts, parse_special=True)
     assert counts["documents"] == 3
     assert counts["dropped"] == 1
     assert counts["bytes"] == sum(len(t.encode()) for t in texts) == read.bytes.sum()

@@ -142,7 +142,7 @@ def test_adapter_with_a_missing_or_a_foreign_weight_is_refused(adapter):
 def test_damaged_and_pickled_adapters_are_refused(adapter):
     file = adapter / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(MethodError, match="cannot be put on this model"):
+    with pytest.raises(MethodError, match="truncated"):
         METHODS["saved"].load(tiny_model("llama"), adapter)
     file.unlink()
     torch.save({}, adapter / "adapter_model.bin")

@@ -81,6 +81,7 @@ ANOTHER = {
         "config": "c",
         "split": {"test": 0.1},
         "newline": "strip",
+        "special_tokens": "parse",
     },
     MethodSpec: {
         "method": "lora",

@@ -67,7 +67,7 @@ def ours(kind, folder):
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(kind)))
     corpus = resolve(CorpusSpec("x", str(folder / "rows.jsonl")))
     chat = Chat(TEMPLATE, {"bos_token": END, "eos_token": END})
-    build_index(documents(corpus, "all", chat), Held(), folder / "index")
+    build_index(documents(corpus, "all", chat), Held(), folder / "index", parse_special=True)
     special = SpecialTokens(None, None, from_template=True) if kind == "chat" else SpecialTokens(0, 0)
     return pack(read_index(folder / "index"), special, seq_len=1024, seed=0, objective="sft")
 

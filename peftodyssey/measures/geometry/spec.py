@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from peftodyssey.recipe.measure_spec import MeasureSpec
 
-SPEC = MeasureSpec("geometry")
+SPEC = MeasureSpec("geometry", needs_unquantised_base=True)
