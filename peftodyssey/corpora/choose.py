@@ -35,24 +35,18 @@ def choose_documents(
     documents: Iterable[Document],
     tokenize: Tokenize,
     max_tokens: int | None,
-    shuffle_seed: int | None,
     counts: dict[str, Any],
 ) -> Iterator[TokenizedDocument]:
-    """The documents of an index, tokenised, in source order or shuffled; adds `dropped`, sets `truncated` in `counts`.
+    """The documents of an index, tokenised, in source order; adds `dropped`, sets `truncated` in `counts`.
 
-    Without a cap and a seed they pass through one batch at a time. With a cap, no more text is kept in memory than
+    Without a cap they pass through one batch at a time. With a cap, no more text is kept in memory than
     `MAX_CHARACTERS_PER_TOKEN` times the cap and one document.
     """
     if max_tokens is None:
-        tokenized = _tokenized(documents, tokenize, counts)
-    else:
-        candidates = _smallest(documents, max_tokens, counts)
-        chosen = sorted(_until(candidates, tokenize, max_tokens, counts), key=lambda pair: pair[0])
-        tokenized = (document for _, document in chosen)
-    if shuffle_seed is None:
-        return tokenized
-    in_order = list(tokenized)
-    return (in_order[i] for i in np.random.default_rng(shuffle_seed).permutation(len(in_order)))
+        return _tokenized(documents, tokenize, counts)
+    candidates = _smallest(documents, max_tokens, counts)
+    chosen = sorted(_until(candidates, tokenize, max_tokens, counts), key=lambda pair: pair[0])
+    return (document for _, document in chosen)
 
 
 def _tokenized(

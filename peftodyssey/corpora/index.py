@@ -83,7 +83,6 @@ def build_index(
     *,
     max_tokens: int | None = None,
     newline: str = "keep",
-    shuffle_seed: int | None = None,
     name: str = "the corpus",
     parse_special: bool = False,
 ) -> dict[str, Any]:
@@ -91,8 +90,8 @@ def build_index(
     dropped, control_tokens (places in the text that spell one, read as such with `parse_special`).
 
     With `max_tokens`, whole documents are taken in the order of their hash until it is reached (the last may exceed
-    it), so the choice is the same for every recipe; rows keep the order of the source unless `shuffle_seed` is given.
-    Documents without a token are dropped and counted. `newline` is keep, strip or collapse (`policy_of`). Raises
+    it), so the choice is the same for every recipe; rows keep the order of the source. Documents
+    without a token are dropped and counted. `newline` is keep, strip or collapse (`policy_of`). Raises
     CorpusError where fewer than two tokens are left.
     """
     counts = {"documents": 0, "tokens": 0, "bytes": 0, "truncated": False, "dropped": 0, "control_tokens": 0}
@@ -113,7 +112,7 @@ def build_index(
 
     added_tokens = tokenizer.backend.get_added_tokens_decoder().items()
     special = np.array([i for i, token in added_tokens if token.special], dtype=np.int32)
-    _write(folder, choose_documents(prepared, tokenize, max_tokens, shuffle_seed, counts), special, counts)
+    _write(folder, choose_documents(prepared, tokenize, max_tokens, counts), special, counts)
     if counts["tokens"] < 2:
         raise CorpusError(
             f"{name} gives {counts['tokens']} token{'s' * (counts['tokens'] != 1)} in {counts['documents']} documents:"
@@ -144,7 +143,7 @@ def estimate_token_counts(
         ]
 
     counts = {"dropped": 0, "truncated": False}
-    return [len(d.ids) for d in choose_documents(chain(first, remaining), estimate, max_tokens, None, counts)]
+    return [len(d.ids) for d in choose_documents(chain(first, remaining), estimate, max_tokens, counts)]
 
 
 def read_index(folder: Path) -> Index:

@@ -208,14 +208,6 @@ def test_cap_holds_little_text_while_it_looks(monkeypatch):
     assert {d.key for _, d in candidates} == set(sorted(t.key for t in texts)[: len(candidates)])
 
 
-def test_shuffle_moves_documents_and_keeps_them_all(tmp_path):
-    texts = [f"document {i}" for i in range(50)]
-    _, read = build(tmp_path, texts, shuffle_seed=3)
-    stored = read.documents["text"].to_pylist()
-    assert stored != texts
-    assert sorted(stored) == sorted(texts)
-
-
 @pytest.mark.parametrize("texts", [[], [""], ["a"]])
 def test_a_text_without_two_tokens_is_an_error(tmp_path, texts):
     with pytest.raises(CorpusError, match="nothing can be predicted"):

@@ -64,7 +64,7 @@ def test_ladders_state_their_sequence_length(tmp_path, llama):
 
 def test_score_takes_the_length_by_default_and_warns_beyond_it():
     options = {"tokens": "4k"}
-    taken = api.score("bundled/odyssey-3m", "bundled/wiki_general", settings=options, device="cpu")
+    taken = api.score("bundled/odyssey-3m", "bundled/wiki_general", **options, device="cpu")
     assert taken.context == 512
     printed = micro.invoke(
         *("score", "bundled/odyssey-3m", "bundled/wiki_general", "--tokens", "1k", "--context", 1024, "--device", "cpu")
@@ -85,7 +85,7 @@ def test_an_adapter_of_a_run_is_scored_as_its_run_was(tmp_path):
         "bundled/arxiv_cs.CL",
         [adapter],
         revision="annealed-64M",
-        settings={"tokens": "500"},
+        tokens="500",
         device="cpu",
     )
     assert scored.context == 64
