@@ -32,3 +32,5 @@ SCORE_MIN_CHUNK_ROWS = 64  # with fewer rows, reading the head's weights takes l
 # What `models` does in its forward pass and `memory` reckons with.
 CHUNK_BYTES = 16 << 20  # float32 temporaries of one chunk of rows in RMSNorm and the gated product
 MIN_VARLEN_TOKENS_CPU = 512  # tokens of a row from which documents attend without a mask on a CPU
+CONFIG_DROPOUT = "_odyssey_config_dropout"  # of a loaded model: {key of its config: dropout probability above 0}
+SEEDED_DROPOUT = "_odyssey_seeded_dropout"  # of a Dropout module: its masks depend on seed, sequence and module alone

@@ -51,6 +51,7 @@ def train_cell(task: CellTask, base: PreTrainedModel, tokenizer: TextTokenizer, 
     with attached_method(task, base) as attached:
         trained = _train(task, attached, tokenizer, context) if task.train_index else None
         facts = _facts(task, trained, context.options.device) | _multi_lora_facts(folder / layout.CHECKPOINT)
+        facts |= {"method_notes": list(attached.notes)} if attached.notes else {}
         if trained:
             name = layout.ADAPTER if attached.is_adapter else layout.WEIGHTS
             METHODS[task.cell.method.method].export(attached, folder / name, task.cell.model.name)

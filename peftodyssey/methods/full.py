@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from peftodyssey.errors import MethodError
+from peftodyssey.methods import base_dropout
 from peftodyssey.methods.attached import AttachedMethod
 from peftodyssey.methods.method import Method
 from peftodyssey.methods.weights import attach_weights
@@ -32,10 +34,20 @@ def count(spec: MethodSpec, shape: ModelShape) -> int:
 
 
 def attach(model: PreTrainedModel, spec: MethodSpec, seed: int) -> AttachedMethod:
-    """All parameters trainable, in float32 unless `master_weights: bf16`; nothing is drawn, so `seed` is not used."""
+    """All parameters trainable, in float32 unless `master_weights: bf16`; nothing is drawn, so `seed` is not used.
+
+    `dropout: config` switches on the dropout of the base's config.
+    """
     if getattr(model, "is_quantized", False):
         raise MethodError("full trains the weights themselves, which a quantised base does not allow", "use qlora")
-    return attach_weights(model, {name for name, _ in model.named_parameters()}, spec)
+    attached = attach_weights(model, {name for name, _ in model.named_parameters()}, spec)
+    if spec.options.get("dropout") != "config":
+        return attached
+    if not (applied := base_dropout.switch_on(model)):
+        raise MethodError(
+            f"{spec.label}: the config of the base states no dropout of hidden states", "remove `dropout: config`"
+        )
+    return replace(attached, notes=(base_dropout.note(model, applied),))
 
 
 FULL = Method("full", "every weight of the model is trained", check, count, attach)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import MethodError
+from peftodyssey.methods import base_dropout
 from peftodyssey.methods.attached import AttachedMethod
 from peftodyssey.methods.mmap_copy import MAPPED_COPY_BYTES, mmap_copy
 from peftodyssey.recipe.cell import MethodSpec
@@ -48,12 +50,18 @@ def detach_weights(attached: AttachedMethod) -> PreTrainedModel:
         parameters[name].data = stored.to(parameters[name].device, copy=True)
         parameters[name].grad = None
     attached.base.requires_grad_(False)
+    base_dropout.switch_off(attached.base)
     return attached.base
 
 
 def export_model(attached: AttachedMethod, folder: Path) -> None:
-    """Writes the whole model as transformers loads it: config.json and safetensors, in the dtype it was trained in."""
+    """Writes the whole model as transformers loads it: config.json with the base's dropout, and safetensors in the
+    dtype it was trained in.
+    """
     attached.base.save_pretrained(folder, safe_serialization=True)
+    if stated := base_dropout.config_dropout(attached.base):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (folder / "config.json").write_text(json.dumps(config | stated, indent=2) + "\n", encoding="utf-8")
 
 
 def merge_weights(attached: AttachedMethod) -> tuple[PreTrainedModel, dict[str, Any]]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from peftodyssey.errors import ModelError
-from peftodyssey.models import varlen_attention
+from peftodyssey.models import base_dropout, varlen_attention
 from peftodyssey.models.loading_report import check_loading, forget_key_mapping
 from peftodyssey.models.local_model import ADAPTER_FILE, link_without_adapter
 from peftodyssey.models.log_filters import quiet
@@ -52,11 +52,13 @@ def load(
         )
     with quiet():
         config = transformers_config(source, attn)
+        dropout = base_dropout.take_out(config)  # a base is scored in training mode and must not vary
         if source.kind == "random":
             model = _random(config, dtype, quant, device)
         else:
             model = _pretrained(source, config, dtype, quant, device, on_note)
     varlen_attention.install(model)
+    base_dropout.remember(model, dropout)
     model.requires_grad_(False)
     model.config.use_cache = False
     return model.train()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peftodyssey.constants import SEEDED_DROPOUT
 from peftodyssey.models import autograd_functions
 from peftodyssey.models.autograd_functions import ACTIVATIONS, FrozenLinear
 from peftodyssey.models.fused_rope_attention import fused_forward
@@ -80,6 +81,8 @@ class _Patcher:
         """The new forward of a module; None where it keeps its own."""
         if hasattr(module, "lora_A"):
             return self.lora(name.removeprefix(PEFT_PREFIX), module)
+        if vars(module).get(SEEDED_DROPOUT) and self.lora_dropout is not None:
+            return self.seeded_dropout(name, module)
         if type(module) is nn.Linear or hasattr(module, "nf"):
             return _trained_linear(module, self.compute)
         kind = type(module).__name__
@@ -132,6 +135,16 @@ class _Patcher:
             out: Tensor = base_layer(x)
             x_low_rank = F.linear(x if x_dropped is None else x_dropped, lora_A.to(x.dtype))
             return out + F.linear(x_low_rank, lora_B.to(x.dtype)).to(out.dtype) * scaling
+
+        return forward
+
+    def seeded_dropout(self, name: str, module: Any) -> Callable[[Tensor], Tensor]:
+        """Dropout of the base's own module with the masks of `lora_dropout`."""
+        drop = self.lora_dropout
+        assert drop is not None, "forward_of asks for it"
+
+        def forward(x: Tensor) -> Tensor:
+            return drop(x, name, module.p) if module.training else x
 
         return forward
 

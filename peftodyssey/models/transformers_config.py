@@ -18,7 +18,7 @@ ROPE_KEYS = ("rope_parameters", "rope_scaling")
 
 
 def transformers_config(source: ModelSource, attn: str) -> PreTrainedConfig:
-    """transformers' config of the source, every dropout 0: a base is scored in training mode and must not vary.
+    """transformers' config of the source, as its config.json states it.
 
     Raises ModelError for an unknown family and for a key of config.json that cannot be used.
     """
@@ -36,10 +36,6 @@ def transformers_config(source: ModelSource, attn: str) -> PreTrainedConfig:
     if attn != "sdpa" or softcapped:  # otherwise transformers takes sdpa where the family has it
         config._attn_implementation = "eager" if softcapped else attn
     for part in (config, text_config):
-        for key, value in part.to_dict().items():
-            is_number = isinstance(value, float | int) and not isinstance(value, bool)
-            if (value is None or is_number) and ("dropout" in key or "pdrop" in key):
-                setattr(part, key, 0.0)
         if getattr(part, "quantization_config", True) is None:  # null means that it is not quantised
             del part.quantization_config
     return config

@@ -261,7 +261,10 @@ def _low_rank_axes(method: Lora | Qlora) -> Iterator[dict[str, Any]]:
 
 
 AXES: dict[type[Method], Callable[[Any], Iterator[dict[str, Any]]]] = {
-    Full: lambda m: ({"options": {"master_weights": weights}} for weights in m.master_weights),
+    Full: lambda m: (
+        {"options": {"master_weights": weights, "dropout": dropout}}
+        for weights, dropout in product(m.master_weights, m.dropout)
+    ),
     Lora: _low_rank_axes,
     Qlora: _low_rank_axes,
     Bitfit: lambda m: iter([{}]),

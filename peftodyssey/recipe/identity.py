@@ -68,6 +68,7 @@ OPTION_DEFAULTS = {
     "dora": False,
     "init": "default",
     "master_weights": "fp32",
+    "dropout": "none",
     "config": {},
     "l2_sp": 0.0,
     "replay": 0.0,

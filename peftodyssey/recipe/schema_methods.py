@@ -77,6 +77,11 @@ class Full(Regularized):
         default=("fp32",),
         description="Data type of the trained weights: fp32, or bf16 where train.precision is bf16; axis, a word.",
     )
+    dropout: Annotated[tuple[Literal["none", "config"], ...], OrList()] = Field(
+        default=("none",),
+        description="Dropout in training: none, or config, that of hidden states in the base's config (0.1 in GPT-2); "
+        "axis, a word.",
+    )
 
 
 class _LowRank(Regularized):

@@ -301,6 +301,7 @@ OTHER = {
     "EarlyStop.general": (FULL, ["methods[0].early_stop.general=0.5"]),
     "EarlyStop.patience": (FULL, ["methods[0].early_stop.patience=7"]),
     "EarlyStop.num_evals": (FULL, ["methods[0].early_stop.num_evals=7"]),
+    "Full.dropout": (FULL, ["methods[0].dropout=config"]),
     "Full.master_weights": (FULL, ["methods[0].master_weights=bf16"]),
     "LastLayers.layers": ("last_layers", ["methods[0].layers=2"]),
     "Ia3.targets": ("ia3", ["methods[0].targets=all-linear"]),
