@@ -30,6 +30,7 @@ WORDS = (  # noqa: SIM905
     "corpus layer weights 1848 1914 0.3 12"
 ).split()
 FUNCTION_WORDS = set(WORDS[:15])
+MEASURED = ("degradation", "forgetting", "tokens")  # what the recipe of a demo run measures
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def write_run(
     recipe: str = "demo",
     test_texts: dict[str, list[str]] | None = None,
     seed: int = 0,
-    measure: tuple[str, ...] = ("degradation", "forgetting", "tokens"),
+    measure: tuple[str, ...] = MEASURED,
 ) -> Path:
     """Write plan, corpora, scores and cells; returns `folder`."""
     cells = []
