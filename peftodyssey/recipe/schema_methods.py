@@ -8,7 +8,7 @@ A list on a field marked "axis" makes one cell per value. Default learning rates
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
@@ -195,18 +195,6 @@ class Saved(Method):
     path: NonEmptyStr = Field(description="Folder of the adapter or model, relative to the recipe's folder; a path.")
 
 
-METHOD_CLASSES: dict[str, type[Method]] = {
-    "full": Full,
-    "lora": Lora,
-    "qlora": Qlora,
-    "bitfit": Bitfit,
-    "last_layers": LastLayers,
-    "ia3": Ia3,
-    "peft": Peft,
-    "saved": Saved,
-}
-
-
 def _which(value: Any) -> str | None:
     name = value.get("method") if isinstance(value, dict) else getattr(value, "method", None)
     return name if isinstance(name, str) else None
@@ -223,3 +211,6 @@ AnyMethod = Annotated[
     | Annotated[Saved, Tag("saved")],
     Discriminator(_which),
 ]
+METHOD_CLASSES: dict[str, type[Method]] = {
+    tag.tag: kind for kind, tag in map(get_args, get_args(get_args(AnyMethod)[0]))
+}
