@@ -11,7 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.trainings import FAMILIES, all_trainable, random_model, sequences, with_lora
+from support.tiny import FAMILIES
+from support.trainings import all_trainable, random_model, sequences, with_lora
 
 from peftodyssey.corpora.packing import epoch_permutation
 from peftodyssey.errors import TrainingError

@@ -6,7 +6,8 @@ import copy
 
 import pytest
 import torch
-from support.trainings import FAMILIES, VOCABULARY, all_trainable, random_model, sequences
+from support.tiny import FAMILIES
+from support.trainings import VOCABULARY, all_trainable, random_model, sequences
 
 from peftodyssey.models.lm_head import split_lm_head
 from peftodyssey.models.packing import packed_inputs
