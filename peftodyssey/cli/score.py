@@ -26,7 +26,7 @@ def score(
     field: Annotated[str | None, typer.Option("--field", help="Text field of jsonl, csv, parquet or Hub rows.")] = None,
     device: DeviceOpt = "auto",
 ) -> None:
-    """Per-token NLL of anything on anything, before and after, with intervals."""
+    """Per-token NLL and perplexity of a model, and of adapters on it, on a text; default: test split, 50k tokens."""
     from peftodyssey import api
     from peftodyssey.report import console_output
 
