@@ -4,6 +4,19 @@ from __future__ import annotations
 
 SPLITS = ("train", "valid", "test")
 
+# Files of text: the endings that are read, and their formats. Each may be compressed as well.
+TEXT_FORMATS = {
+    ".txt": "txt",
+    ".md": "txt",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+TEXT_COMPRESSION = (".gz", ".zst")
+
 # Files of a token index: written by `corpora`, found by `store`.
 INDEX_FILE = "index.parquet"
 DOCUMENTS_FILE = "documents.parquet"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from peftodyssey.measures.measure import RESULTS
 from peftodyssey.measures.registry import MEASURES
+from peftodyssey.store.collected import RESULTS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "peftodyssey"

@@ -74,13 +74,14 @@ def run(
     stop_after: Annotated[str | None, typer.Option("--stop-after", help="End cleanly after, e.g. 8h.")] = None,
     keep: Annotated[str, typer.Option("--keep", help="Weights to keep: adapters, best or all.")] = "adapters",
     refresh: Annotated[
-        str | None, typer.Option("--refresh", help="stale: redo what other library versions did.")
+        str | None, typer.Option("--refresh", help="`stale`: recompute results made with other library versions.")
     ] = None,
     checkpoint_every: Annotated[str, typer.Option("--checkpoint-every", help="Time between checkpoints.")] = "10m",
     checkpoint_disk: Annotated[
         str | None,
         typer.Option(
-            "--checkpoint-disk", help="Disk for downloaded models: those done with go when the next needs it."
+            "--checkpoint-disk",
+            help="Limit for downloaded models, e.g. 50GB; finished ones are deleted to make room.",
         ),
     ] = None,
     device: DeviceOpt = "auto",
@@ -217,7 +218,13 @@ app.command()(score)
 @app.command()
 def export(
     folder: DirArg,
-    cell: Annotated[str, typer.Argument(metavar="CELL", help="A hash, `best`, or method=lora,rank=8.")],
+    cell: Annotated[
+        str,
+        typer.Argument(
+            metavar="CELL",
+            help="A hash, method=lora,rank=8, or `best`: of those with weights, the largest fall of validation loss.",
+        ),
+    ],
     to: Annotated[Path | None, typer.Option("--to", help="Folder to write; default: DIR/export/<cell>.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Merge the adapter into full-precision weights.")] = False,
     push: Annotated[str | None, typer.Option("--push", help="Also upload to this Hub repository.")] = None,

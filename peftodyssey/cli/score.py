@@ -28,10 +28,10 @@ def score(
     first_token: Annotated[str, typer.Option("--first-token", help="bos or skip.")] = "bos",
     mode: Annotated[str, typer.Option("--mode", help="documents or stream.")] = "documents",
     quant: Annotated[str | None, typer.Option("--quant", help="nf4, fp4 or int8.")] = None,
-    field: Annotated[str | None, typer.Option("--field", help="Text field of jsonl, parquet or Hub rows.")] = None,
+    field: Annotated[str | None, typer.Option("--field", help="Text field of jsonl, csv, parquet or Hub rows.")] = None,
     device: DeviceOpt = "auto",
 ) -> None:
-    """Per-token NLL of anything on anything, before and after, with intervals."""
+    """Per-token NLL and perplexity of a model, and of adapters on it, on a text; default: test split, 50k tokens."""
     from peftodyssey import api
     from peftodyssey.report import console_output
 

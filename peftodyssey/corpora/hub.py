@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from peftodyssey.constants import TEXT_COMPRESSION, TEXT_FORMATS
 from peftodyssey.corpora import fingerprint
 from peftodyssey.corpora.row_schema import RowSchema, infer_schema
 from peftodyssey.corpora.splits import match_splits
 from peftodyssey.errors import CorpusError
 from peftodyssey.recipe.cell import CorpusSpec
 
-DATA_ENDINGS = (".parquet", ".jsonl", ".json", ".txt", ".csv", ".gz", ".zst", ".arrow")
+DATA_ENDINGS = (*(TEXT_FORMATS.keys() - {".md"}), *TEXT_COMPRESSION, ".arrow")  # a .md describes the dataset
 
 
 @contextmanager

@@ -7,14 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from peftodyssey.constants import TEXT_FORMATS
 from peftodyssey.corpora import fingerprint
-from peftodyssey.corpora.readers import FORMATS, bare, format_of, json_rows, lines, open_bytes, parquet_rows
+from peftodyssey.corpora.readers import (
+    SEPARATORS,
+    bare,
+    csv_rows,
+    format_of,
+    json_rows,
+    lines,
+    open_bytes,
+    parquet_rows,
+)
 from peftodyssey.corpora.row_schema import RowSchema, infer_schema
 from peftodyssey.corpora.splits import did_you_mean, named_splits, refuse_shares, split_of_name
 from peftodyssey.errors import CorpusError
 
 CHECKED_CHARACTERS = 64_000_000  # of each text file, decoded when the recipe is checked; the rest when it is used
-ENDINGS = f"{', '.join(FORMATS)}, plain or .gz or .zst"
+ENDINGS = f"{', '.join(TEXT_FORMATS)}, plain or .gz or .zst"
 Files = dict[str, list[Path]]  # by split
 
 
@@ -23,7 +33,7 @@ def find_splits(source: str, split: dict[str, Any]) -> Files:
 
     A single file is train, and the other splits are cut from it. In a folder (searched recursively) or a pattern,
     files or folders named train, valid (validation, val, dev) or test, or as the recipe's `split` says, are these
-    splits; every other file is train. Where there are rows (jsonl, parquet), plain text beside them is not read.
+    splits; every other file is train. One kind of file is read: `_of_one_kind`.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -61,9 +71,12 @@ def content_hashes(files: Files) -> dict[str, list[str]]:
 
 
 def rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, row) pairs of a jsonl or parquet file; of parquet only `columns` are read."""
-    if format_of(path) == "parquet":
+    """(place, row) pairs of a jsonl, csv, tsv or parquet file; of parquet only `columns` are read."""
+    kind = format_of(path)
+    if kind == "parquet":
         return parquet_rows(path, columns)
+    if kind in SEPARATORS:
+        return csv_rows(open_bytes(path), str(path), SEPARATORS[kind])
     return json_rows(open_bytes(path), str(path))
 
 
@@ -83,7 +96,19 @@ def _find_files(path: Path) -> tuple[list[Path], Path]:
     files = sorted(p for p in entries if p.is_file() and format_of(p))
     if not files:
         raise CorpusError(f"{path} holds no text files", f"put {ENDINGS} there")
-    return [p for p in files if format_of(p) != "txt"] or files, root
+    return _of_one_kind(files), root
+
+
+def _of_one_kind(files: list[Path]) -> list[Path]:
+    """The jsonl and parquet files, else the plain text, else the CSV and TSV files.
+
+    A CSV beside plain text often describes it (metadata.csv), and a readme beside CSV describes that.
+    """
+    tables = [path for path in files if format_of(path) in SEPARATORS]
+    plain = [path for path in files if format_of(path) == "txt"]
+    if tables:
+        plain = [path for path in plain if bare(path).stem.lower() != "readme"]
+    return [path for path in files if format_of(path) in ("json", "parquet")] or plain or tables
 
 
 def _split_of_file(relative: Path, named: dict[str, str]) -> str:

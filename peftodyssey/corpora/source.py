@@ -1,7 +1,8 @@
 """What a recipe names as a text: found, inspected and given a fingerprint, before any of it is read.
 
-`bundled/<name>` (shipped), `m2d2/<config>`, `hub:<dataset>`, or a path: a file, folder or pattern of txt, md, jsonl or
-parquet, plain, .gz or .zst, or a tarball `<config>.tar.gz` laid out like M2D2's. Nothing large is downloaded here.
+`bundled/<name>` (shipped), `m2d2/<config>`, `hub:<dataset>`, or a path: a file, folder or pattern of txt, md, jsonl,
+csv, tsv or parquet, plain, .gz or .zst, or a tarball `<config>.tar.gz` laid out like M2D2's. Nothing large is
+downloaded here.
 """
 
 from __future__ import annotations

@@ -55,6 +55,11 @@ def method_name(row: Row) -> str:
     return label
 
 
+def percent(share: float | None) -> str:
+    """A share with two significant digits: 0.081 %, 1.9 %, 45 %."""
+    return NO_NUMBER if share is None else f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
+
+
 def text_name(row: Row) -> str:
     """The text adapted to, with its newline policy unless that is `keep`."""
     return str(row["domain"]) if row.get("newline") in (None, "keep") else f"{row['domain']}, {row['newline']}"

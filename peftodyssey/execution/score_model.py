@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from peftodyssey.constants import TEXT_COMPRESSION, TEXT_FORMATS
 from peftodyssey.corpora import source as corpus_source
 from peftodyssey.errors import InputError
 from peftodyssey.execution import interrupt
@@ -36,7 +37,7 @@ from peftodyssey.stats.bootstrap import Interval, paired_bootstrap
 from peftodyssey.store import layout, manifest, parquet, plans
 
 DEFAULT_CONTEXT = 1024
-SUFFIXES = (".gz", ".zst", ".tar", ".txt", ".md", ".json", ".jsonl", ".parquet")  # not part of a text's name
+SUFFIXES = (*TEXT_COMPRESSION, ".tar", *TEXT_FORMATS)  # not part of a text's name
 
 
 @dataclass(frozen=True)

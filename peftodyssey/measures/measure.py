@@ -17,10 +17,10 @@ A measure is one folder of `measures` and one line in `registry`. Its files stan
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftodyssey.recipe.measure_spec import MeasureSpec
+from peftodyssey.store.collected import Collected, Row
 from peftodyssey.store.columns import Columns
 
 if TYPE_CHECKING:
@@ -32,26 +32,12 @@ if TYPE_CHECKING:
     from peftodyssey.plan.tasks import MeasureTask
     from peftodyssey.store.stored_run import StoredRun
 
-Row = Mapping[str, Any]
-RESULTS = "results"  # what `reads` names where a measure needs the rows of results with their selected learning rates
-
-
-@dataclass(frozen=True)
-class Collected:
-    """The rows of a measure's tables by file name, and its columns of the results by the number of the cell.
-
-    A `reason` among these columns is added to that of the other measures.
-    """
-
-    tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
-    columns: Mapping[int, Row] = field(default_factory=dict)
-
 
 class Measure:
     """One measure; a subclass names its parts and overrides what it does."""
 
     spec: ClassVar[MeasureSpec]
-    reads: ClassVar[tuple[str, ...]] = ()  # measures whose tables `collect` is given, and RESULTS
+    reads: ClassVar[tuple[str, ...]] = ()  # measures whose tables `collect` is given, and `store.collected.RESULTS`
     shows: ClassVar[tuple[str, ...]] = ()  # further measures whose tables its sections show
     tables: ClassVar[Mapping[str, Columns]] = {}  # in the output directory, by file name
     files: ClassVar[Mapping[str, Columns]] = {}  # in the folders of its tasks, by file name

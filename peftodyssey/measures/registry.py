@@ -1,6 +1,7 @@
 """Every measure, one line each, in the order of planning, of collecting and of the report's sections.
 
-A measure that reads another one stands behind it. The generated pages of the documentation:
+Sections keep that order within each place of the page (`Section.place`). A measure that reads another one stands behind
+it. The generated pages of the documentation:
 
 python -m peftodyssey.measures.registry tables > docs/tables.md
 python -m peftodyssey.measures.registry recipes > docs/recipes.md

@@ -26,7 +26,7 @@ class CorpusSpec:
 
     name: str  # short name, unique in the recipe; names folders and rows
     source: str  # bundled/<name>, m2d2/<config>, hub:<dataset>, or an absolute path
-    field: str | None = None  # text field of jsonl, parquet, Hub rows; None: "text", or the only string field
+    field: str | None = None  # text field of jsonl, csv, parquet, Hub rows; None: "text", or the only string field
     config: str | None = None  # configuration of a Hub dataset
     # {}, shares such as {"valid": 0.05, "test": 0.1}, or names such as {"test": "validation"}
     split: dict[str, Any] = dataclasses.field(default_factory=dict)

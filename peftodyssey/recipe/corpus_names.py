@@ -6,9 +6,12 @@ import os
 import re
 from pathlib import Path
 
+from peftodyssey.constants import TEXT_COMPRESSION, TEXT_FORMATS
 from peftodyssey.recipe.schema_texts import Corpus, Task
 
 PREFIXES = ("bundled/", "m2d2/", "hub:")
+FORMATS, COMPRESSION = ("|".join(map(re.escape, endings)) for endings in (TEXT_FORMATS, TEXT_COMPRESSION))
+TEXT_ENDING = re.compile(f"({FORMATS})({COMPRESSION})?$")
 
 
 def corpus_source(corpus: Corpus | Task) -> str:
@@ -32,7 +35,7 @@ def corpus_name(corpus: Corpus | Task) -> str:
         path = Path(source)
         while path.name and (set(path.name) & set("*?[") or path.name in (".", "..")):
             path = path.parent
-        last = re.sub(r"\.(txt|jsonl|json|parquet|md)(\.(gz|zst|xz))?$", "", path.name)
+        last = TEXT_ENDING.sub("", path.name)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._")[:64] or "text"
 
 

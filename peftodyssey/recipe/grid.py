@@ -34,7 +34,7 @@ from peftodyssey.recipe.schema_methods import (
     Ia3,
     LastLayers,
     Lora,
-    Method,
+    MethodSection,
     Peft,
     Qlora,
     Saved,
@@ -265,7 +265,7 @@ def _low_rank_axes(method: Lora | Qlora) -> Iterator[MethodSpec]:
 
 
 # Each method at each value of its axes, before its label, learning rates and further constraints.
-AXES: dict[type[Method], Callable[[Any], Iterator[MethodSpec]]] = {
+AXES: dict[type[MethodSection], Callable[[Any], Iterator[MethodSpec]]] = {
     Full: lambda m: (
         MethodSpec("full", "", options={"master_weights": weights, "dropout": dropout})
         for weights, dropout in product(m.master_weights, m.dropout)

@@ -8,7 +8,7 @@ A list on a field marked "axis" makes one cell per value. Default learning rates
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
@@ -23,7 +23,7 @@ from peftodyssey.recipe.field_syntax import (
     Targets,
 )
 from peftodyssey.recipe.field_types import NonEmptyStr, refuse
-from peftodyssey.recipe.schema_constraints import Method, Regularized, ReplayAndEarlyStop
+from peftodyssey.recipe.schema_constraints import MethodSection, Regularized, ReplayAndEarlyStop
 
 INITS = ("default", "gaussian", "pissa", "olora", "orthogonal")
 _PEFT_TYPE_NAMES = """
@@ -193,23 +193,11 @@ class Peft(ReplayAndEarlyStop):
     )
 
 
-class Saved(Method):
+class Saved(MethodSection):
     """An adapter or a model that exists already: it is scored, not trained."""
 
     method: Literal["saved"] = Field(description="A saved adapter or model; a word.")
     path: NonEmptyStr = Field(description="Folder of the adapter or model, relative to the recipe's folder; a path.")
-
-
-METHOD_CLASSES: dict[str, type[Method]] = {
-    "full": Full,
-    "lora": Lora,
-    "qlora": Qlora,
-    "bitfit": Bitfit,
-    "last_layers": LastLayers,
-    "ia3": Ia3,
-    "peft": Peft,
-    "saved": Saved,
-}
 
 
 def _which(value: Any) -> str | None:
@@ -228,3 +216,6 @@ AnyMethod = Annotated[
     | Annotated[Saved, Tag("saved")],
     Discriminator(_which),
 ]
+METHOD_CLASSES: dict[str, type[MethodSection]] = {
+    tag.tag: kind for kind, tag in map(get_args, get_args(get_args(AnyMethod)[0]))
+}

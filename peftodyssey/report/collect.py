@@ -12,20 +12,10 @@ from typing import Any, Protocol
 from peftodyssey.recipe.measure_spec import MeasureSpec
 from peftodyssey.stats import lr_selection
 from peftodyssey.store import layout, manifest, parquet, tables
+from peftodyssey.store.collected import RESULTS, Collected
 from peftodyssey.store.stored_run import Cell, StoredRun, stored_run
 
 Row = dict[str, Any]
-RESULTS = "results"  # what a measure reads that needs the rows with their selected learning rates
-
-
-class CollectedRows(Protocol):
-    """What a measure returns: rows by file name, and columns of the results by the number of the cell."""
-
-    @property
-    def tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]: ...
-
-    @property
-    def columns(self) -> Mapping[int, Mapping[str, Any]]: ...
 
 
 class CollectMeasure(tables.HasTables, Protocol):
@@ -37,7 +27,7 @@ class CollectMeasure(tables.HasTables, Protocol):
     @property
     def reads(self) -> Sequence[str]: ...
 
-    def collect(self, run: StoredRun, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> CollectedRows: ...
+    def collect(self, run: StoredRun, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Collected: ...
 
 
 FACTS = (
@@ -67,13 +57,13 @@ def collect(folder: Path, measures: Sequence[CollectMeasure], scoring: str | Non
     rows = [_row(folder, cell, cell["number"] in done) for cell in run.cells]
     collected: dict[str, Sequence[Mapping[str, Any]]] = {}
     for measure in (one for one in measures if RESULTS not in one.reads):
-        found = measure.collect(run, collected)
+        found = _declared(measure, measure.collect(run, collected))
         collected |= found.tables
         rows = [_joined(row, found.columns.get(number, {})) for number, row in enumerate(rows)]
     rows = _with_selection(rows, run.cells)
     collected[layout.RESULTS] = rows
     for measure in (one for one in measures if RESULTS in one.reads):
-        collected |= measure.collect(run, collected).tables
+        collected |= _declared(measure, measure.collect(run, collected)).tables
     rows = sorted(rows, key=tables.sort_key)
     collected[layout.RESULTS] = rows
     written = {
@@ -81,6 +71,17 @@ def collect(folder: Path, measures: Sequence[CollectMeasure], scoring: str | Non
         for name, columns in tables.tables_of(measures).items()
     }
     return written[layout.RESULTS].to_pylist()
+
+
+def _declared(measure: CollectMeasure, found: Collected) -> Collected:
+    """What a measure collected; AssertionError where it did not declare that: it would replace what another returns."""
+    allowed = set() if RESULTS in measure.reads else {*measure.columns, "reason"}
+    columns = {name for row in found.columns.values() for name in row} - allowed
+    tables = set(found.tables) - set(measure.tables)
+    name = measure.spec.name
+    assert not columns, f"measure {name!r} returns columns that it does not declare: {sorted(columns)}"
+    assert not tables, f"measure {name!r} returns tables that it does not declare: {sorted(tables)}"
+    return found
 
 
 def _joined(row: Row, columns: Mapping[str, Any]) -> Row:

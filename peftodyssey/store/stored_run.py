@@ -10,9 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from peftodyssey.store import layout, manifest, parquet, plans
+from peftodyssey.store import layout, manifest, parquet, plans, tables
 
-# The cell's line of a plan file with `recipe` and `measure` of its plan, and its `number` among the cells of the run.
+# The cell's line of a plan file with `recipe` and `measure` of its plan, and its `number` among the cells of the run:
+# 0, 1, ... in the order of `StoredRun.cells`, by which a measure returns its columns.
+# `scores` holds `test`, `valid` (or None) and a list `general`. Each of these texts names the folders `index` (its
+# tokens, in the row order of its columns), `before` (the base), `quantised` (the quantised base without an adapter, or
+# None) and `after` (the trained cell); a general text has its `name` as well.
 Cell = Mapping[str, Any]
 
 
@@ -24,7 +28,7 @@ class StoredRun:
     scoring: str | None  # None: the newest
     cells: tuple[Cell, ...]
     done: tuple[Cell, ...]
-    read: Callable[[str, str], np.ndarray]  # (folder of an index or a score, column) -> its values
+    read: Callable[[str, str], np.ndarray]  # (folder, column) -> its values; a score has nll_nats and rank
 
     def entries(self, measure: str) -> list[tuple[Cell, Any]]:
         """The cells of which the plan says something for a measure, and what it says."""
@@ -55,9 +59,10 @@ def _entries(cells: tuple[Cell, ...], measure: str) -> list[tuple[Cell, Any]]:
 
 
 def _column(folder: Path, name: str, column: str) -> np.ndarray:
-    """`nll_nats` of a score as float64, or a column of an index."""
-    if column == "nll_nats":
-        return nll_column(folder / name)
+    """A column of a score (`nll_nats` as float64), or of an index."""
+    if column in tables.NLL:
+        nll_nats, rank = parquet.read_nll(folder / name)
+        return nll_nats.astype(np.float64) if column == "nll_nats" else rank
     return parquet.read(folder / name / layout.INDEX)[column].to_numpy()
 
 

@@ -1,5 +1,6 @@
 """Sources: what is found, how it is split, and what is said where it cannot be read."""
 
+import csv
 import gzip
 import io
 import json
@@ -15,6 +16,7 @@ import zstandard
 
 from peftodyssey.corpora import m2d2, newlines
 from peftodyssey.corpora.documents import cut_at_paragraphs, documents, text_key
+from peftodyssey.corpora.local import find_splits
 from peftodyssey.corpora.source import check_objective, resolve
 from peftodyssey.errors import CorpusError
 from peftodyssey.recipe.cell import CorpusSpec
@@ -28,6 +30,14 @@ def point(source, **options):
 
 def jsonl(rows):
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def separated(rows, separator=","):
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, list(rows[0]), delimiter=separator)
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue().encode()
 
 
 def written(path, content):
@@ -52,6 +62,8 @@ def forms(tmp_path):
         written(tmp_path / "b.jsonl.gz", gzip.compress(plain)),
         written(tmp_path / "c.jsonl.zst", zstandard.compress(plain)),
         tmp_path / "d.parquet",
+        written(tmp_path / "e.csv", separated(ROWS)),
+        written(tmp_path / "f.tsv.gz", gzip.compress(separated(ROWS, "\t"))),
     ]
 
 
@@ -59,10 +71,34 @@ def test_every_form_gives_the_same_documents_in_the_same_splits(tmp_path):
     splits = [
         {split: texts(resolve(point(path)), split) for split in ("train", "valid", "test")} for path in forms(tmp_path)
     ]
-    assert splits[0] == splits[1] == splits[2] == splits[3]
+    assert all(split == splits[0] for split in splits)
     assert sorted(text for split in splits[0].values() for text in split) == sorted(row["text"] for row in ROWS)
     assert 5 <= len(splits[0]["valid"]) <= 45
     assert 20 <= len(splits[0]["test"]) <= 65
+
+
+@pytest.mark.parametrize(("name", "separator"), [("a.csv", ","), ("a.tsv", "\t")])
+def test_cells_keep_separators_quotes_and_line_breaks(tmp_path, name, separator):
+    long = "word " * 40_000  # more than the 131,072 characters that Python's csv reads by default
+    cells = ['a, b\tc; "d"', "two\nlines\n", " spaces ", "007", "NULL", "caf\u00e9", long]
+    rows = [{"n": str(i), "body": cell} for i, cell in enumerate(cells)]
+    corpus = resolve(point(written(tmp_path / name, b"\xef\xbb\xbf" + separated(rows, separator)), field="body"))
+    assert corpus.fields == ("n", "body")
+    assert sorted(everything(corpus)) == sorted(cells)
+
+
+def test_blank_rows_and_empty_cells_of_csv_are_left_out_and_places_count_lines(tmp_path):
+    content = b'\n,text\n1,"one\n\nmore"\n\n2,\n3,""\n4,four\n'
+    corpus = resolve(point(written(tmp_path / "a.csv", content)))
+    found = {document.id: document.text for document in documents(corpus, "all")}
+    assert found == {"a.csv:3": "one\n\nmore", "a.csv:9": "four"}
+    assert corpus.fields == ("text",)
+
+
+def test_prompts_and_completions_of_csv(tmp_path):
+    corpus = resolve(point(written(tmp_path / "a.csv", b'prompt,completion\n"1, 2?"," 3"\n4?, 5\n')))
+    check_objective(corpus, "sft")
+    assert {d.text: d.prompt_chars for d in documents(corpus, "all")} == {"1, 2? 3": 5, "4? 5": 2}
 
 
 def test_zst_of_several_frames_is_read_to_the_end(tmp_path):
@@ -121,6 +157,24 @@ def test_without_a_train_part_there_is_no_train_split(tmp_path):
         texts(corpus, "train")
 
 
+@pytest.mark.parametrize(
+    ("files", "read"),
+    [
+        ({"a.txt", "metadata.csv"}, {"a.txt"}),
+        ({"a.md.gz", "metadata.tsv"}, {"a.md.gz"}),
+        ({"a.csv", "sub/b.tsv.gz", "README.md"}, {"a.csv", "sub/b.tsv.gz"}),
+        ({"a.txt", "README.md"}, {"a.txt", "README.md"}),
+        ({"README.md"}, {"README.md"}),
+        ({"a.jsonl", "b.txt", "metadata.csv"}, {"a.jsonl"}),
+    ],
+)
+def test_one_kind_of_file_is_read_of_a_folder(tmp_path, files, read):
+    for name in files:
+        written(tmp_path / name, b"")
+    (found,) = find_splits(str(tmp_path), {}).values()
+    assert {str(path.relative_to(tmp_path)) for path in found} == read
+
+
 def test_a_folder_of_text_files_is_one_document_a_file(tmp_path):
     for number in range(60):
         written(tmp_path / f"{number}.txt", f"Text {number}.\n\nMore.\n".encode())
@@ -174,6 +228,21 @@ def test_fingerprint_follows_content_and_field_not_place(tmp_path):
             r"a.jsonl:2: half of a surrogate pair \(\\ud800\) at character 2",
         ),
         ("a.jsonl", b'{"prompt": "a", "completion": " "}\n', r"a.jsonl:1: the completion is empty"),
+        ("a.csv", b"\n \n", "is empty"),
+        ("a.csv", b"text\n", "is empty"),
+        ("a.csv", b"id,text\n1,a\n2,b,c\n", r"a.csv:3: 3 cells, but the header names 2 columns\n.*a comma"),
+        ("a.tsv", b'id\ttext\n1\t"a\nb"\n\n2\n', r"a.tsv:5: 1 cells, but the header names 2 columns\n.*a tab"),
+        ("a.csv", b'id,text\n1,a\n2,"b\n3,c\n', r"a.csv:3: the row that starts here .* unexpected end of data"),
+        ("a.csv", b'id,text\n1,a\n2,"b" c\n', r"a.csv:3: the row that starts here .* expected after"),
+        ("a.csv", b"id,text\r1,a\r", r"a.csv:1: the row that starts here .* new-line character seen in unquoted field"),
+        ("a.csv", b"id;text\n1;a\n", r"a.csv:1: the header is one column, 'id;text'\n.*commas"),
+        ("a.tsv", b"id,text\n1,a\n", r"a.tsv:1: the header is one column, 'id,text'\n.*tabs"),
+        ("a.csv", b"text,text\na,b\n", r"a.csv:1: two columns are called 'text'"),
+        ("a.csv", b"id,body\n1,a\n", r"a.csv:2: no field 'text': the fields are id, body"),
+        ("a.csv", b"id,text\n1,caf\xe9\n", r"a.csv is not UTF-8: byte 0xe9 at offset 13"),
+        ("a.csv", b"prompt,completion\na,b\nc,\n", r"a.csv:3: the completion is empty"),
+        ("a.csv", b"messages\na\n", r"a.csv:2: messages must be a list"),
+        ("a.csv.gz", gzip.compress(b"text\n" + b"word\n" * 10000, mtime=0)[:40], "is damaged"),
         ("a.txt.gz", gzip.compress(b"text " * 10000, mtime=0)[:40], "is damaged"),
         ("a.txt.gz", b"not gzip", "is damaged"),
         ("a.txt.zst", b"not zstd at all", "is damaged"),

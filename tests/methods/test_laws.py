@@ -22,6 +22,13 @@ from transformers import AutoModelForCausalLM
 
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.methods.weights import max_change
+from peftodyssey.recipe.schema_methods import METHOD_CLASSES
+
+
+def test_the_laws_run_over_every_method():
+    others = {"qlora", "saved"}  # qlora: test_qlora.py; saved: attaches what was trained elsewhere
+    assert {spec.method for spec in SPECS.values()} | others == set(METHODS) == set(METHOD_CLASSES)
+    assert {name for _, name in CASES} == set(SPECS)
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)

@@ -6,7 +6,8 @@ import copy
 
 import pytest
 import torch
-from support.trainings import FAMILIES, all_trainable, random_model, with_lora
+from support.tiny import FAMILIES
+from support.trainings import all_trainable, random_model, with_lora
 from torch import nn
 from torch.autograd import gradcheck
 

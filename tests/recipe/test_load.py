@@ -8,9 +8,12 @@ import pytest
 from support.plans import load_recipe
 from support.recipes import GOOD, MINIMAL, only, problems
 
+from peftodyssey.constants import TEXT_COMPRESSION, TEXT_FORMATS
 from peftodyssey.errors import InputError, RecipeError
 from peftodyssey.recipe import bundled
+from peftodyssey.recipe.corpus_names import corpus_name
 from peftodyssey.recipe.grid import cells
+from peftodyssey.recipe.schema_texts import Corpus
 
 TEN_MISTAKES = """\
 version: 1
@@ -317,3 +320,9 @@ print(json.dumps(heavy))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+def test_the_short_name_of_a_file_has_no_ending_that_is_read():
+    names = {corpus_name(Corpus(path=f"data/v1.2{a}{b}")) for a in TEXT_FORMATS for b in ("", *TEXT_COMPRESSION)}
+    assert names == {"v1.2"}
+    assert corpus_name(Corpus(path="data/notes/*.csv")) == "notes"

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support.demo_store import Fit, write_run
+from support.demo_store import MEASURED, Fit, write_run
 from support.plans import collect
 
+from peftodyssey.measures.measure import Measure
 from peftodyssey.measures.registry import MEASURES
+from peftodyssey.recipe.measure_spec import MeasureSpec
+from peftodyssey.report import collect as report_collect
 from peftodyssey.store import manifest, parquet, plans, tables
+from peftodyssey.store.collected import RESULTS as RESULTS_READ
+from peftodyssey.store.collected import Collected
 
 RESULTS = tables.tables_of(MEASURES)["results.parquet"]
 
@@ -41,16 +47,53 @@ def rows(run):
 def test_every_column_of_a_finished_cell_is_filled(rows):
     row = rows["qlora r=8", 1e-3]
     empty = {name for name in RESULTS if row[name] is None}
-    moves = {
-        "update_norm_relative",
-        "effective_rank_mean",
-        "intruder_dimensions",
-        "decomposed_layers",
-    }  # in test_report_geometry
     of_constraints = {"l2_sp", "norm_ball", "replay", "early_stop", "stopped_at_step"}  # this cell has none
-    of_tasks = {name for name in RESULTS if name == "task" or name.startswith("acc_")}  # its recipe has none
+    not_measured = {name for measure in MEASURES if measure.name not in MEASURED for name in measure.columns}
     of_plans = {"stride", "score_tokens", "scoring", "setting"}  # the planted plan has none
-    assert empty == of_plans | {"targets", "reason", "lr_edge"} | of_constraints | of_tasks | moves
+    assert empty == of_plans | {"targets", "reason", "lr_edge"} | of_constraints | not_measured
+
+
+def test_no_two_measures_define_the_same_column_or_table():
+    columns = [*tables.RESULTS, *(name for measure in MEASURES for name in measure.columns)]
+    own = [name for measure in MEASURES for name in (*measure.tables, *measure.files)]
+    files = ["results.parquet", "log.parquet", "nll.parquet", *own]
+    assert sorted(columns) == sorted(set(columns))
+    assert sorted(files) == sorted(set(files))
+
+
+class Intruder(Measure):
+    """A measure that returns more than it declares."""
+
+    spec = MeasureSpec("intruder")
+    tables: ClassVar = {"intruder.parquet": {}}
+    columns: ClassVar = {"intruded": ("int64", "a declared column")}
+
+    def __init__(self, collected: Collected, reads: tuple[str, ...] = ()) -> None:
+        self.collected = collected
+        self.reads = reads
+
+    def collect(self, run, tables):
+        return self.collected
+
+
+@pytest.mark.parametrize(
+    ("collected", "reads", "named"),
+    [
+        (Collected(columns={0: {"intruded": 1, "tokens": 2}}), (), "tokens"),
+        (Collected(columns={0: {"intruded": 1}}), (RESULTS_READ,), "intruded"),
+        (Collected({"transfer.parquet": []}), (), r"transfer\.parquet"),
+        (Collected({"results.parquet": []}), (RESULTS_READ,), r"results\.parquet"),
+    ],
+)
+def test_a_measure_that_returns_what_it_does_not_declare_is_refused(run, collected, reads, named):
+    with pytest.raises(AssertionError, match=f"'intruder'.*{named}"):
+        report_collect.collect(run, (*MEASURES, Intruder(collected, reads)))
+
+
+def test_declared_columns_of_a_measure_reach_the_results(tmp_path):
+    folder = write_run(tmp_path, fits=fits, domains=("notes",), rungs=(64,))
+    found = report_collect.collect(folder, (*MEASURES, Intruder(Collected(columns={1: {"intruded": 7}}))))
+    assert [row["label"] for row in found if row["intruded"] == 7] == ["full"]
 
 
 def test_planted_changes_are_found(rows):

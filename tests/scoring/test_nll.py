@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from support.scorings import PREFIX, index, plain_logits, plain_nll, point, tiny_model
+from support.tiny import FAMILIES
 
 from peftodyssey.errors import DoesNotFit, InputError, TrainingError
 from peftodyssey.models import host_memory
@@ -11,7 +12,6 @@ from peftodyssey.scoring import nll as scoring
 from peftodyssey.scoring.nll import mean_nats, score_index
 from peftodyssey.scoring.settings import ScoreSettings
 
-FAMILIES = ("llama", "gpt2", "gpt_neox", "olmo2", "qwen3", "gemma", "gemma2", "gemma3_text")
 LENGTHS = (70, 1, 33, 3, 130, 32, 17, 64, 5, 90, 2, 31, 48, 7, 23, 11)
 SPEC = point(32, 16)
 

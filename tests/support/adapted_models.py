@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from support.tiny import FAMILIES, WITHOUT_BIASES
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -18,7 +19,6 @@ from peftodyssey.model_shape import LinearShape, ModelShape
 from peftodyssey.models.shapes import named_configs
 from peftodyssey.recipe.cell import MethodSpec
 
-FAMILIES = ("llama", "gpt2", "gpt_neox", "olmo", "olmo2", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 IDS = torch.arange(1, 25).reshape(2, 12)
 
 
@@ -151,7 +151,6 @@ SPECS = {
     "ln_tuning": method_spec("peft", options={"peft_type": "LN_TUNING"}),
 }
 MOVED_STARTS = ("orthogonal", "pissa", "pissa_niter_4-rslora", "olora")  # not exactly zero: 1e-3 by the law
-WITHOUT_BIASES = ("llama", "olmo", "olmo2", "qwen3", "gemma", "gemma2", "gemma3_text")
 CASES = [
     (family, name)
     for family in FAMILIES

@@ -30,6 +30,7 @@ WORDS = (  # noqa: SIM905
     "corpus layer weights 1848 1914 0.3 12"
 ).split()
 FUNCTION_WORDS = set(WORDS[:15])
+MEASURED = ("degradation", "forgetting", "tokens")  # what the recipe of a demo run measures
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,12 @@ def write_corpus(folder: Path, documents: list[str], name: str, split: str) -> N
     manifest.commit(folder, {"kind": "corpus", "facts": facts})
 
 
-def write_score(folder: Path, nll: np.ndarray) -> None:
+def write_score(folder: Path, nll: np.ndarray, rank: np.ndarray | None = None) -> None:
+    """A scored column with these losses and ranks; without `rank` it grows with the loss."""
     manifest.prepare_dir(folder)
-    parquet.write_nll(folder, nll.astype(np.float32), np.maximum(1, nll * 9).astype(np.int32))
-    manifest.commit(folder, {"kind": "score", "facts": {"tokens": len(nll), "nll_nats_mean": float(nll.mean())}})
+    rank = np.maximum(1, nll * 9) if rank is None else rank
+    parquet.write_nll(folder, nll.astype(np.float32), rank.astype(np.int32))
+    manifest.commit(folder, {"kind": "score", "facts": {"tokens": len(nll), "nll_nats_mean": float(np.nanmean(nll))}})
 
 
 def base_column(index: Path, shift: float = 0.0) -> np.ndarray:
@@ -187,7 +190,7 @@ def write_run(
     recipe: str = "demo",
     test_texts: dict[str, list[str]] | None = None,
     seed: int = 0,
-    measure: tuple[str, ...] = ("degradation", "forgetting", "tokens"),
+    measure: tuple[str, ...] = MEASURED,
 ) -> Path:
     """Write plan, corpora, scores and cells; returns `folder`."""
     cells = []

@@ -13,7 +13,9 @@ from typing import Any
 from peftodyssey import assets
 from peftodyssey.models.shapes import named_configs
 
+# Families over which tests run that hold for every one; those without a bias have nothing for BitFit to train.
 FAMILIES = ("llama", "gpt2", "gpt_neox", "olmo", "olmo2", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+WITHOUT_BIASES = ("llama", "olmo", "olmo2", "qwen3", "gemma", "gemma2", "gemma3_text")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 

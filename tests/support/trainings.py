@@ -12,7 +12,6 @@ from peftodyssey.corpora.packing import PackedSequences
 from peftodyssey.models import varlen_attention
 from peftodyssey.models.shapes import named_configs
 
-FAMILIES = ("llama", "gpt2", "gpt_neox", "olmo", "olmo2", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 VOCABULARY = 97
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout")
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from peftodyssey.measures.forgetting import table
 from peftodyssey.measures.forgetting.spec import SPEC
-from peftodyssey.measures.measure import Collected, Measure, Row
+from peftodyssey.measures.measure import Measure
+from peftodyssey.store.collected import Collected, Row
 
 if TYPE_CHECKING:
     from peftodyssey.store.stored_run import StoredRun

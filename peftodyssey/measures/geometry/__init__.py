@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from peftodyssey.measures.geometry import table
 from peftodyssey.measures.geometry.spec import SPEC
-from peftodyssey.measures.measure import Collected, Measure, Row
+from peftodyssey.measures.measure import Measure
+from peftodyssey.store.collected import Collected, Row
 
 if TYPE_CHECKING:
     from peftodyssey.display.section import Section

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from peftodyssey.measures.learning_curves.spec import SPEC
-from peftodyssey.measures.measure import Collected, Measure, Row
+from peftodyssey.measures.measure import Measure
 from peftodyssey.store import layout, tables
+from peftodyssey.store.collected import Collected, Row
 
 if TYPE_CHECKING:
     from peftodyssey.store.stored_run import StoredRun

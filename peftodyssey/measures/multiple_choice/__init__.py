@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.measures.measure import Collected, Measure, Row
+from peftodyssey.measures.measure import Measure
 from peftodyssey.measures.multiple_choice import table
 from peftodyssey.measures.multiple_choice.spec import SPEC
+from peftodyssey.store.collected import Collected, Row
 
 if TYPE_CHECKING:
     from peftodyssey.display.section import Section
@@ -41,8 +42,7 @@ class MultipleChoice(Measure):
     def collect(self, run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
         from peftodyssey.measures.multiple_choice import collect
 
-        by_cell = collect.rows(run)
-        return Collected({table.TABLE: [row for rows in by_cell.values() for row in rows]}, collect.columns(by_cell))
+        return collect.collected(run)
 
     def sections(self, sources: ReportSources) -> Sequence[Section]:
         from peftodyssey.measures.multiple_choice.section import section

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from peftodyssey.measures.multiple_choice import compute as accuracy
-from peftodyssey.measures.multiple_choice.table import CHOICES_FILE
+from peftodyssey.measures.multiple_choice.table import CHOICES_FILE, TABLE
 from peftodyssey.store import manifest, parquet
+from peftodyssey.store.collected import Collected
 from peftodyssey.store.stored_run import StoredRun
 
 Row = dict[str, Any]
@@ -46,7 +47,13 @@ ACCURACY_PER_BYTE = {
 }
 
 
-def rows(run: StoredRun) -> dict[int, list[Row]]:
+def collected(run: StoredRun) -> Collected:
+    """The rows of `tasks.parquet`, and columns of the results."""
+    by_cell = _rows(run)
+    return Collected({TABLE: [row for rows in by_cell.values() for row in rows]}, _columns(by_cell))
+
+
+def _rows(run: StoredRun) -> dict[int, list[Row]]:
     """The rows of `tasks.parquet`, by the number of their cell."""
     read = functools.cache(functools.partial(_read, run.folder))
     return {
@@ -59,7 +66,7 @@ def rows(run: StoredRun) -> dict[int, list[Row]]:
     }
 
 
-def columns(by_cell: Mapping[int, Sequence[Row]]) -> dict[int, Row]:
+def _columns(by_cell: Mapping[int, Sequence[Row]]) -> dict[int, Row]:
     """Columns of the rows of results; cells with several tasks have them in the table only."""
     return {
         number: {name: scored[0][name] for name in RESULT_COLUMNS}

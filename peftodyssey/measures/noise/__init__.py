@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.measures.measure import Collected, Measure, Row
+from peftodyssey.measures.measure import Measure
 from peftodyssey.measures.noise import table
 from peftodyssey.measures.noise.spec import SPEC
+from peftodyssey.store.collected import Collected, Row
 
 if TYPE_CHECKING:
     from peftodyssey.display.section import Section
@@ -42,9 +43,7 @@ class WeightNoise(Measure):
     def collect(self, run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
         from peftodyssey.measures.noise import collect
 
-        results = collect.results(run)
-        rows = {table.TABLE: collect.noise_rows(results), table.SHARPNESS_TABLE: collect.sharpness_rows(results)}
-        return Collected(rows)
+        return collect.collected(run)
 
     def sections(self, sources: ReportSources) -> Sequence[Section]:
         from peftodyssey.measures.noise.section import section

@@ -11,9 +11,10 @@ import numpy as np
 
 from peftodyssey.display.result_text import columns_of, grouped
 from peftodyssey.measures.noise.spec import SPEC
-from peftodyssey.measures.noise.table import SHIFTS_FILE
+from peftodyssey.measures.noise.table import SHARPNESS_TABLE, SHIFTS_FILE, TABLE
 from peftodyssey.stats.two_way_interval import two_way_interval
 from peftodyssey.store import manifest, parquet, plans
+from peftodyssey.store.collected import Collected
 from peftodyssey.store.stored_run import StoredRun
 
 Row = dict[str, Any]
@@ -33,6 +34,17 @@ class NoiseResult:
     base_d: np.ndarray  # nats summed by document, without a shift
     rises: Mapping[Shift, np.ndarray]  # nats summed by noise pair and document, mean of the two signs
     norms: Mapping[Shift, tuple[float, float]]  # mean norm, mean relative norm
+
+
+def collected(run: StoredRun) -> Collected:
+    """The rows of `noise.parquet` (one per shift and text) and of `sharpness.parquet` (one per critical step)."""
+    found = results(run)
+    return Collected(
+        {
+            TABLE: [row for result in found for row in _noise_rows(result)],
+            SHARPNESS_TABLE: [row for result in found for row in _sharpness_rows(result)],
+        }
+    )
 
 
 def results(run: StoredRun) -> list[NoiseResult]:
@@ -59,16 +71,6 @@ def _entries(run: StoredRun) -> list[dict[str, Any]]:
             for entry in said.get("measures", {}).get(SPEC.name) or ():
                 by_folder[entry["folder"]] = {**entry, "recipe": plan["recipe"]}
     return list(by_folder.values())
-
-
-def noise_rows(results: Sequence[NoiseResult]) -> list[Row]:
-    """The rows of `noise.parquet`: one for each shift of a base, or along an update, on one text."""
-    return [row for result in results for row in _noise_rows(result)]
-
-
-def sharpness_rows(results: Sequence[NoiseResult]) -> list[Row]:
-    """The rows of `sharpness.parquet`: one for each critical step."""
-    return [row for result in results for row in _sharpness_rows(result)]
 
 
 def _result(entry: Mapping[str, Any], facts: Mapping[str, Any], rows: Sequence[Row]) -> NoiseResult:

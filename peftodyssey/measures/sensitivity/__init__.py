@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from peftodyssey.measures.measure import RESULTS, Collected, Measure, Row
+from peftodyssey.measures.measure import Measure
 from peftodyssey.measures.sensitivity import table
 from peftodyssey.measures.sensitivity.spec import SPEC
 from peftodyssey.store import layout
+from peftodyssey.store.collected import RESULTS, Collected, Row
 
 if TYPE_CHECKING:
     from peftodyssey.display.section import Section
@@ -30,8 +31,7 @@ class Sensitivity(Measure):
     def collect(self, run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
         from peftodyssey.measures.sensitivity import collect
 
-        slopes, differences = collect.collected(run, tables[layout.RESULTS])
-        return Collected({table.TABLE: slopes, table.ANNEALING_TABLE: differences})
+        return collect.collected(run, tables[layout.RESULTS])
 
     def sections(self, sources: ReportSources) -> Sequence[Section]:
         from peftodyssey.measures.sensitivity import annealing, section

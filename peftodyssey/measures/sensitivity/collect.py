@@ -17,9 +17,10 @@ from peftodyssey.measures.noise import collect as collect_noise
 from peftodyssey.measures.sensitivity import compute as sensitivity
 from peftodyssey.measures.sensitivity.compute import Rungs
 from peftodyssey.measures.sensitivity.noise_lines import LADDER, ShiftLine, shift_lines
-from peftodyssey.measures.sensitivity.table import ANNEALING
+from peftodyssey.measures.sensitivity.table import ANNEALING, ANNEALING_TABLE, TABLE
 from peftodyssey.stats.bootstrap import Interval, document_sums
 from peftodyssey.stats.two_way_interval import two_way_interval
+from peftodyssey.store.collected import Collected
 from peftodyssey.store.stored_run import StoredRun
 
 Row = dict[str, Any]
@@ -54,7 +55,7 @@ class ScoredText:
         return {label: trained for (label, lr), trained in self.methods.items() if lr is None}
 
 
-def collected(run: StoredRun, results: Sequence[Mapping[str, Any]]) -> tuple[list[Row], list[Row]]:
+def collected(run: StoredRun, results: Sequence[Mapping[str, Any]]) -> Collected:
     """The rows of `sensitivity.parquet` and of `annealing.parquet`, from the noise and the finished cells of a run.
 
     `results` are the rows of results in the order of the run's cells.
@@ -62,7 +63,8 @@ def collected(run: StoredRun, results: Sequence[Mapping[str, Any]]) -> tuple[lis
     noise = list(shift_lines(collect_noise.results(run)))
     texts = _scored_texts(results, run.cells, run.read)
     slopes = [*_noise_slopes(noise), *(row for text in texts for row in _text_slopes(text))]
-    return slopes, list(_between_arms([*_noise_lines(noise), *_cell_lines(texts)]))
+    differences = list(_between_arms([*_noise_lines(noise), *_cell_lines(texts)]))
+    return Collected({TABLE: slopes, ANNEALING_TABLE: differences})
 
 
 def _shift_name(shift: Mapping[str, Any]) -> str:

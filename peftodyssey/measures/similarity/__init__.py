@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.measures.measure import RESULTS, Collected, Measure, Row
+from peftodyssey.measures.measure import Measure
 from peftodyssey.measures.similarity import table
 from peftodyssey.measures.similarity.spec import SPEC
 from peftodyssey.store import layout
+from peftodyssey.store.collected import RESULTS, Collected, Row
 
 if TYPE_CHECKING:
     from peftodyssey.display.section import Section

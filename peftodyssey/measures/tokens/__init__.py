@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.measures.measure import Collected, Measure, Row
+from peftodyssey.measures.measure import Measure
 from peftodyssey.measures.tokens import table
 from peftodyssey.measures.tokens.spec import SPEC
+from peftodyssey.store.collected import Collected, Row
 
 if TYPE_CHECKING:
     from peftodyssey.display.section import Section

@@ -64,7 +64,7 @@ def term_rows(terms_of: Mapping[Key, Sequence[Term] | None]) -> list[Row]:
 
 def ranks(run: StoredRun, paths: Mapping[str, Any], text: Text, is_term: np.ndarray | None) -> Iterator[Row]:
     """Rank statistics before and after at domain terms, if these are known, and at all scored tokens."""
-    before, after = (parquet.read_nll(run.folder / paths[stage])[1] for stage in ("before", "after"))
+    before, after = (run.read(paths[stage], "rank") for stage in ("before", "after"))
     scored = (before >= 1) & (after >= 1)
     classes = token_groups.by_class(text.token_class, is_term)
     at_terms = classes.label == classes.names.index("domain_term")

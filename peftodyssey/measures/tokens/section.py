@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from peftodyssey.display import token_text
-from peftodyssey.display.result_text import Row, amount, interval
+from peftodyssey.display.result_text import Row, amount, interval, percent
 from peftodyssey.display.section import Section
 from peftodyssey.display.sources import ReportSources
 from peftodyssey.measures.tokens import charts, sentences
@@ -43,7 +43,7 @@ class TokensView:
     @staticmethod
     def percent(share: float | None) -> str:
         """A share with two significant digits."""
-        return sentences.percent(share)
+        return percent(share)
 
     @staticmethod
     def part(entry: Row) -> str:

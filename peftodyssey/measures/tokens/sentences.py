@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from peftodyssey.display.result_text import (
-    NO_NUMBER,
     NO_VERDICT,
     Row,
     amount,
     coordinates,
     grouped,
     method_name,
+    percent,
     seed_groups,
     signed,
     text_name,
@@ -137,8 +137,3 @@ def _recall(entries: Sequence[Row]) -> str:
         f"of the positions before and {percent(after)} after, {amount(entries, RECALL, ' points', 1, 100)}; its "
         f"median rank is {median_before:g} before and {median_after:g} after."
     )
-
-
-def percent(share: float | None) -> str:
-    """A share with two significant digits: 0.081 %, 1.9 %, 45 %."""
-    return NO_NUMBER if share is None else f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.measures.measure import Collected, Measure, Row
+from peftodyssey.measures.measure import Measure
 from peftodyssey.measures.wise_ft import table
 from peftodyssey.measures.wise_ft.spec import SPEC
+from peftodyssey.store.collected import Collected, Row
 
 if TYPE_CHECKING:
     from peftodyssey.display.section import Section
