@@ -144,8 +144,9 @@ def test_documents_told_by_their_ends_are_those_told_by_masks(family: str, tmp_p
     import torch
     from support.tiny import tiny
 
-    from peftodyssey.models import packing, varlen_attention
+    from peftodyssey.models import varlen_attention
     from peftodyssey.models.load import load
+    from peftodyssey.models.packed_inputs import packed_inputs
     from peftodyssey.models.source import resolve
 
     cuda = torch.device("cuda", 0)
@@ -159,7 +160,7 @@ def test_documents_told_by_their_ends_are_those_told_by_masks(family: str, tmp_p
     outputs = []
     for attention in (varlen_attention.NAME, "sdpa"):
         model.config._attn_implementation = attention
-        logits = model(**packing.packed_inputs(model, ids, positions, segments, cuda)).logits.float()
+        logits = model(**packed_inputs(model, ids, positions, segments, cuda)).logits.float()
         model.zero_grad()
         logits.logsumexp(-1).mean().backward()
         outputs.append(

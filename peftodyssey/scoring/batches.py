@@ -1,7 +1,8 @@
 """Windows laid out in rectangles of token ids for one forward pass each.
 
 "padded": one window a row, filled up on the right, where causal attention cannot see it. "packed": several windows a
-row, each with its own positions from 0 and its own segment number, which `models.packing` keeps from seeing each other.
+row, each with its own positions from 0 and its own segment number, which `models.packed_inputs` keeps from
+seeing each other.
 """
 
 from __future__ import annotations

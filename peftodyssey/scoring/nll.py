@@ -18,7 +18,7 @@ from peftodyssey.constants import SCORE_CHUNK_BYTES, SCORE_MIN_CHUNK_ROWS
 from peftodyssey.errors import DoesNotFit, InputError, TrainingError
 from peftodyssey.models import host_memory
 from peftodyssey.models.lm_head import split_lm_head
-from peftodyssey.models.packing import packed_inputs, to_device
+from peftodyssey.models.packed_inputs import packed_inputs, to_device
 from peftodyssey.models.patching import patch_model_on_cuda
 from peftodyssey.models.scoring_mode import scoring_mode
 from peftodyssey.recipe.cell import ScoreSpec

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from peftodyssey.corpora.packing import IGNORE_INDEX
 from peftodyssey.models import varlen_attention
-from peftodyssey.models.packing import packed_inputs, to_device
+from peftodyssey.models.packed_inputs import packed_inputs, to_device
 from peftodyssey.training import replay, sampler
 from peftodyssey.training.cuda_graphs import MAX_HIDDEN_ELEMENTS, CudaGraphCache
 from peftodyssey.training.dropout import SeededDropout

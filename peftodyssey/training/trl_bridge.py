@@ -21,7 +21,7 @@ from peftodyssey.corpora.packing import IGNORE_INDEX
 from peftodyssey.errors import TrainingError
 from peftodyssey.memory_settings import MemorySettings
 from peftodyssey.models import host_memory
-from peftodyssey.models.packing import packed_inputs
+from peftodyssey.models.packed_inputs import packed_inputs
 from peftodyssey.training import sampler, schedule
 from peftodyssey.training.checkpoint import CheckpointSettings
 from peftodyssey.training.loop import require_finite

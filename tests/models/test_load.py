@@ -8,8 +8,9 @@ from support.tiny import FAMILIES, tiny
 from transformers import AutoModelForCausalLM
 from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
-from peftodyssey.models import lm_head, packing, varlen_attention
+from peftodyssey.models import lm_head, varlen_attention
 from peftodyssey.models.load import linear_names, load
+from peftodyssey.models.packed_inputs import packed_inputs
 from peftodyssey.models.scoring_mode import set_scoring_mode
 from peftodyssey.models.shape_from_config import shape_from_config
 from peftodyssey.models.source import resolve
@@ -138,7 +139,7 @@ def test_packed_segments_equal_separate_documents(folder, rows, mode, how, monke
         monkeypatch.setattr(varlen_attention, "FAMILIES", frozenset())
     positions, segments = lengths_to_rows(rows)
     packed = ids(len(rows), 96)
-    inputs = packing.packed_inputs(model, packed, positions, segments)
+    inputs = packed_inputs(model, packed, positions, segments)
     given = inputs.get("attention_mask")
     dtypes = {"ends": torch.int32, "positions": None, "mask": torch.bool}
     if not eager:
@@ -161,7 +162,7 @@ def test_segments_that_positions_do_not_show_get_a_mask(tmp_path):
     second = first.clone()
     second[0, :4] += 1
     with torch.no_grad():
-        logits = [model(**packing.packed_inputs(model, x % 4096, positions, segments)).logits for x in (first, second)]
+        logits = [model(**packed_inputs(model, x % 4096, positions, segments)).logits for x in (first, second)]
     torch.testing.assert_close(logits[0][0, 4:], logits[1][0, 4:])
 
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.tiny import tiny
 
-from peftodyssey.models import packing, varlen_attention
+from peftodyssey.models import varlen_attention
 from peftodyssey.models.load import load
+from peftodyssey.models.packed_inputs import packed_inputs
 from peftodyssey.models.source import resolve
 
 CPU = torch.device("cpu")
@@ -102,7 +103,7 @@ def test_a_window_reaches_as_far_as_under_a_mask(family: str, tmp_path, monkeypa
     with torch.no_grad():
         for attention, dtype in ((varlen_attention.NAME, torch.int32), ("sdpa", None)):
             model.config._attn_implementation = attention
-            inputs = packing.packed_inputs(model, ids, positions, segments)
+            inputs = packed_inputs(model, ids, positions, segments)
             assert getattr(inputs.get("attention_mask"), "dtype", None) == dtype
             logits.append(model(**inputs).logits)
         wide = {name: value for name, value in vars(model.config).items() if "sliding_window" in name}

@@ -18,7 +18,7 @@ from peftodyssey.corpora.packing import epoch_permutation
 from peftodyssey.errors import TrainingError
 from peftodyssey.models import varlen_attention
 from peftodyssey.models.lm_head import split_lm_head
-from peftodyssey.models.packing import packed_inputs
+from peftodyssey.models.packed_inputs import packed_inputs
 from peftodyssey.training import sampler
 from peftodyssey.training.loop import train
 from peftodyssey.training.settings import TrainCallbacks, TrainSettings

@@ -10,7 +10,7 @@ from support.tiny import FAMILIES
 from support.trainings import VOCABULARY, all_trainable, random_model, sequences
 
 from peftodyssey.models.lm_head import split_lm_head
-from peftodyssey.models.packing import packed_inputs
+from peftodyssey.models.packed_inputs import packed_inputs
 from peftodyssey.training import loss
 from peftodyssey.training.loss import linear_nll_sum, token_nll_sums
 

@@ -56,7 +56,7 @@ def test_l2_sp_with_a_huge_strength_leaves_an_adapter_without_an_update():
 @pytest.mark.parametrize("strength", [0.0, 3.0, 40.0])
 def test_l2_sp_is_a_decoupled_decay_towards_the_start(strength):
     """Oracle: torch.optim.AdamW on the weights, then the pull of the docs, written out."""
-    from peftodyssey.models.packing import packed_inputs
+    from peftodyssey.models.packed_inputs import packed_inputs
     from peftodyssey.training import sampler
 
     data, model = sequences(), random_model(dtype=torch.float64)
@@ -178,7 +178,7 @@ def test_a_bound_that_the_first_evaluation_breaks_returns_the_base():
 
 def loss_on(data):
     """A function of a model: its mean NLL on the sequences, nats per token."""
-    from peftodyssey.models.packing import packed_inputs
+    from peftodyssey.models.packed_inputs import packed_inputs
 
     ids, labels, positions, segments = (torch.from_numpy(getattr(data, name)).long() for name in data.ARRAYS)
 
