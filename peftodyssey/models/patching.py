@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from peftodyssey.models import autograd_functions
 from peftodyssey.models.autograd_functions import ACTIVATIONS, FrozenLinear
 from peftodyssey.models.fused_rope_attention import fused_forward
-from peftodyssey.models.scoring_mode import is_4bit, scoring_mode
+from peftodyssey.models.quantised import dequantized_weight_fn
+from peftodyssey.models.scoring_mode import scoring_mode
 
 LoraDropout = Callable[[Tensor, str, float], Tensor]
 PEFT_PREFIX = "base_model.model."  # of a module's name in PEFT's wrapper, before its name in the base
@@ -204,23 +205,6 @@ class _Patcher:
         x = self.probe_input(64)
         expected = act(x)
         return next((name for name, (value, _) in ACTIVATIONS.items() if _is_close(expected, value(x))), None)
-
-
-def dequantized_weight_fn(base_layer: Any) -> Callable[[], Tensor] | None:
-    """A function that returns the (out, in) weight of a linear map, dequantised at each call; None if not known."""
-    if is_4bit(base_layer):
-        from bitsandbytes.functional import dequantize_4bit
-
-        def dequantized() -> Tensor:
-            weight: Tensor = dequantize_4bit(base_layer.weight.data, base_layer.weight.quant_state)
-            return weight if weight.dtype == base_layer.compute_dtype else weight.to(base_layer.compute_dtype)
-
-        return dequantized
-    if type(base_layer) is nn.Linear:
-        return lambda: base_layer.weight
-    if hasattr(base_layer, "nf"):  # GPT-2's Conv1D is stored (in, out)
-        return lambda: base_layer.weight.T
-    return None
 
 
 def _trained_linear(module: Any, compute: torch.dtype | None) -> Callable[[Tensor], Tensor] | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from peftodyssey.errors import ModelError
+from peftodyssey.models.scoring_mode import is_4bit
 from peftodyssey.models.shape_from_meta_model import is_linear, layer_index
 
 if TYPE_CHECKING:
@@ -56,6 +58,23 @@ def init_quantised(
     model.quantization_method = settings.quant_method
     setattr(model, "is_loaded_in_8bit" if quant.kind == "int8" else "is_loaded_in_4bit", True)
     return model
+
+
+def dequantized_weight_fn(base_layer: Any) -> Callable[[], Tensor] | None:
+    """A function that returns the (out, in) weight of a linear map, dequantised at each call; None if not known."""
+    if is_4bit(base_layer):
+        from bitsandbytes.functional import dequantize_4bit
+
+        def dequantized() -> Tensor:
+            weight: Tensor = dequantize_4bit(base_layer.weight.data, base_layer.weight.quant_state)
+            return weight if weight.dtype == base_layer.compute_dtype else weight.to(base_layer.compute_dtype)
+
+        return dequantized
+    if type(base_layer) is nn.Linear:
+        return lambda: base_layer.weight
+    if hasattr(base_layer, "nf"):  # GPT-2's Conv1D is stored (in, out)
+        return lambda: base_layer.weight.T
+    return None
 
 
 def _quantise_linear(module: Any, quant: QuantSpec, dtype: torch.dtype, device: torch.device) -> nn.Module:

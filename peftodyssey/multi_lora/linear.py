@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from peftodyssey.models.patching import dequantized_weight_fn, patch_model_on_cuda
+from peftodyssey.models.patching import patch_model_on_cuda
+from peftodyssey.models.quantised import dequantized_weight_fn
 from peftodyssey.multi_lora.adapters import Adapter, InitialState
 from peftodyssey.multi_lora.state import LoraBanks, stack_adapters
 from peftodyssey.training.dropout import SeededDropout
