@@ -34,7 +34,7 @@ from peftodyssey.recipe.schema_methods import (
     Ia3,
     LastLayers,
     Lora,
-    Method,
+    MethodSection,
     Peft,
     Qlora,
     Saved,
@@ -264,7 +264,7 @@ def _low_rank_axes(method: Lora | Qlora) -> Iterator[MethodSpec]:
 
 
 # Each method at each value of its axes, before its label, learning rates and further constraints.
-AXES: dict[type[Method], Callable[[Any], Iterator[MethodSpec]]] = {
+AXES: dict[type[MethodSection], Callable[[Any], Iterator[MethodSpec]]] = {
     Full: lambda m: (MethodSpec("full", "", options={"master_weights": weights}) for weights in m.master_weights),
     Lora: _low_rank_axes,
     Qlora: _low_rank_axes,

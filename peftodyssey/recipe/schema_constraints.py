@@ -26,7 +26,7 @@ Fractions = Annotated[tuple[ShareBelowOne, ...], OrList()]
 Shares = Annotated[tuple[Share, ...], OrList(empty=True)]
 
 
-class Method(RecipeSection):
+class MethodSection(RecipeSection):
     """The keys of every method."""
 
     label: NonEmptyStr | None = Field(
@@ -51,7 +51,7 @@ class EarlyStop(RecipeSection):
     )
 
 
-class ReplayAndEarlyStop(Method):
+class ReplayAndEarlyStop(MethodSection):
     """A method that can replay general text and stop early."""
 
     replay: Fractions = Field(
@@ -86,7 +86,7 @@ class Regularized(ReplayAndEarlyStop):
     )
 
 
-def constraint_grid(method: Method) -> tuple[dict[str, Any], ...]:
+def constraint_grid(method: MethodSection) -> tuple[dict[str, Any], ...]:
     """The constraints of a method as options, one mapping for each point of their axes, defaults left out."""
     if not isinstance(method, ReplayAndEarlyStop):
         return ({},)

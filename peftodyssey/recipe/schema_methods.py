@@ -23,7 +23,7 @@ from peftodyssey.recipe.field_syntax import (
     Targets,
 )
 from peftodyssey.recipe.field_types import NonEmptyStr, refuse
-from peftodyssey.recipe.schema_constraints import Method, Regularized, ReplayAndEarlyStop
+from peftodyssey.recipe.schema_constraints import MethodSection, Regularized, ReplayAndEarlyStop
 
 INITS = ("default", "gaussian", "pissa", "olora", "orthogonal")
 _PEFT_TYPE_NAMES = """
@@ -188,7 +188,7 @@ class Peft(ReplayAndEarlyStop):
     )
 
 
-class Saved(Method):
+class Saved(MethodSection):
     """An adapter or a model that exists already: it is scored, not trained."""
 
     method: Literal["saved"] = Field(description="A saved adapter or model; a word.")
@@ -211,6 +211,6 @@ AnyMethod = Annotated[
     | Annotated[Saved, Tag("saved")],
     Discriminator(_which),
 ]
-METHOD_CLASSES: dict[str, type[Method]] = {
+METHOD_CLASSES: dict[str, type[MethodSection]] = {
     tag.tag: kind for kind, tag in map(get_args, get_args(get_args(AnyMethod)[0]))
 }
