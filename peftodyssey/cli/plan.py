@@ -1,4 +1,4 @@
-"""The verb `plan`: will it fit, and for how long will it run. Floor 7, part of `cli`."""
+"""The verb `plan`: will it fit, and for how long will it run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import typer
 
 from peftodyssey.cli.options import DeviceOpt, MemoryOpt, SetOpt, console, one_of, usage
 from peftodyssey.errors import EXIT_DOES_NOT_FIT, EXIT_SOME_FAILED
-
-CHECKPOINTING = ("full", "selective", "none")
+from peftodyssey.memory_settings import GRADIENT_CHECKPOINTING
 
 
 def plan(
@@ -55,7 +54,7 @@ def plan(
             rank=rank,
             seq_len=seq_len,
             micro_batch=micro_batch,
-            gradient_checkpointing=one_of("--gradient-checkpointing", gradient_checkpointing, CHECKPOINTING),
+            gradient_checkpointing=one_of("--gradient-checkpointing", gradient_checkpointing, GRADIENT_CHECKPOINTING),
             optimizer=one_of("--optimizer", optimizer, ("adamw", "adamw8bit")),
             device=device,
             memory=memory,

@@ -20,6 +20,7 @@ from peftodyssey.memory.memory_plan import (
     scoring_tokens,
 )
 from peftodyssey.memory.step_spec import StepSpec
+from peftodyssey.memory_settings import GRADIENT_CHECKPOINTING
 from peftodyssey.methods.targets import target_linears
 from peftodyssey.model_shape import ModelShape
 from peftodyssey.recipe.cell import Cell, QuantSpec
@@ -128,7 +129,7 @@ def candidate_steps(step: StepSpec) -> Iterator[StepSpec]:
     native, on_card = step.engine == "native", step.device == "cuda"
     can_offload_optimizer = step.full and native and on_card and step.precision != "fp16"
     for offload_optimizer in (False, True) if can_offload_optimizer else (False,):
-        for gradient_checkpointing in ("none", "selective", "full") if native else ("none", "full"):
+        for gradient_checkpointing in GRADIENT_CHECKPOINTING if native else ("none", "full"):
             yield replace(step, gradient_checkpointing=gradient_checkpointing, offload_optimizer=offload_optimizer)
         if native and on_card:
             offloaded = replace(
