@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from peftodyssey.constants import MIN_VARLEN_TOKENS_CPU
+from peftodyssey.errors import ModelError
 from peftodyssey.memory.autograd_simulator import SimTensor
 from peftodyssey.memory.linear_memory import linear_layer
 from peftodyssey.memory.op_memory import OpContext
@@ -67,11 +68,21 @@ class LayerLinears:
 
 
 def layer_linears(shape: ModelShape, layer: int, rank: int, targets: tuple[str, ...] | None) -> LayerLinears:
-    """The linear layers of layer `layer`, adapters of `rank` on those whose leaf name is in `targets` (None: all)."""
+    """The linear layers of layer `layer`, adapters of `rank` on those whose leaf name is in `targets` (None: all).
+
+    Raises ModelError for layers that are not attention and one feed-forward: experts, state-space and other mixers.
+    """
     linears = [linear for linear in shape.linears if linear.layer == layer]
     mlp = [linear for linear in linears if ".mlp." in linear.name]
     attention = [linear for linear in linears if ".mlp." not in linear.name]
-    out_proj = next(linear for linear in attention if linear.leaf in OUT_PROJECTIONS)
+    out_proj = next((linear for linear in attention if linear.leaf in OUT_PROJECTIONS), None)
+    if out_proj is None or not mlp:
+        there = ", ".join(dict.fromkeys(linear.leaf for linear in linears)) or "none"
+        raise ModelError(
+            f"the memory of family {shape.family!r} cannot be planned: its decoder layer {layer} is not attention and "
+            f"one feed-forward of linear layers (linear layers there: {there})",
+            "experts, state-space layers and other mixers can be scored (`peftodyssey score`), not trained",
+        )
     ranks = {linear.name: rank for linear in linears if targets is None or linear.leaf in targets}
     qkv = tuple(linear for linear in attention if linear is not out_proj)
     return LayerLinears(qkv, out_proj, tuple(mlp[:-1]), mlp[-1], ranks)

@@ -81,7 +81,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(f"{folder} holds no config.json", _hint(folder))
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"), object_hook=_special_float)
     except ValueError as error:
         raise ModelError(f"{path} is not JSON: {error}", "download or save the model again") from error
     if not isinstance(config, dict) or not config.get("model_type"):
@@ -128,3 +128,8 @@ def _link(files: Mapping[Path, str], fingerprint: str) -> Path:
             shutil.copyfile(source, temporary)
         os.replace(temporary, target / name)
     return target
+
+
+def _special_float(value: dict[str, Any]) -> Any:
+    """transformers writes infinity and NaN as `{"__float__": "Infinity"}`, because JSON has no number for them."""
+    return float(value["__float__"]) if set(value) == {"__float__"} else value

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from peftodyssey.errors import ModelError
 from peftodyssey.model_shape import LinearShape, ModelShape
-from peftodyssey.models.transformers_config import config_error
+from peftodyssey.models.transformers_config import config_error, first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,10 +47,23 @@ def linear_shape(name: str, module: Any) -> LinearShape:
 
 
 def shape_from_meta_model(config: Mapping[str, Any]) -> ModelShape:
-    """The shape of the model of `config`. All that is neither linear map, embedding nor head counts as norm."""
+    """The shape of the model of `config`. All that is neither linear map, embedding nor head counts as norm.
+
+    Raises ModelError if transformers has no such causal model, or if its layers have a form that cannot be described.
+    """
+    model = meta_model(config)
+    try:
+        return _shape_of(model)
+    except Exception as error:  # sizes that differ by layer, families without heads: kinds differ between versions
+        raise ModelError(
+            f"models of the family {config.get('model_type')!r} cannot be planned: {first_line(error)}",
+            "`peftodyssey score` scores them; training needs decoder layers of equal shape with attention heads",
+        ) from error
+
+
+def _shape_of(model: PreTrainedModel) -> ModelShape:
     from torch import nn
 
-    model = meta_model(config)
     text = model.config.get_text_config()
     modules = dict(model.named_modules())
     linears = tuple(
