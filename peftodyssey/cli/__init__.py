@@ -1,1 +1,1 @@
-"""Floor 8: the command line. Each verb parses its options, calls one function of `api` and prints."""
+"""The command line. Each verb parses its options, calls one function of `api` and prints."""

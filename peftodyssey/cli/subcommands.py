@@ -1,4 +1,4 @@
-"""The commands with commands of their own: `recipes ...` and `ladder ...`. Floor 7, part of `cli`."""
+"""The commands with commands of their own: `recipes ...` and `ladder ...`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Floor 1: text to documents, documents to an index of tokens, an index to training blocks."""
+"""Text to documents, documents to an index of tokens, an index to training blocks."""

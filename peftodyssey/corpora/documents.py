@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ MIN_PIECE_CHARACTERS = 2_000  # a piece ends at the first blank line after these
 MAX_PIECE_CHARACTERS = 8_000  # about 2k tokens: without a blank line it ends at the first line end after these
 # Splits of the Hub and of M2D2 may be larger than any disk: no more of one is read (about 50M tokens).
 MAX_STREAMED_CHARACTERS = 200_000_000
+LIKELY = 3  # documents expected in a split with which it is empty in 5 % of all cases: exp(-3)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,31 @@ def documents(corpus: Corpus, split: str, chat: Chat | None = None) -> Iterator[
     for document in read_split(corpus, split if split in available else "train", chat):
         if document.text.strip() and (is_whole or split_of_key(document.key, shares) == split):
             yield document
+
+
+def check_splits(corpus: Corpus, splits: Iterable[str], chat: Chat | None = None) -> None:
+    """Raises CorpusError where some of `splits` would hold no document; reads to the first document of each.
+
+    Either their files have no text, or too few documents stand in train for one to be cut out of it for each.
+    """
+    empty = [split for split in splits if next(documents(corpus, split, chat), None) is None]
+    if not empty:
+        return
+    source = empty[0] if empty[0] in corpus.source_splits else "train"
+    count = sum(1 for document in read_split(corpus, source, chat) if document.text.strip())
+    if count == 0:
+        raise CorpusError(f"{corpus.name}: the {source} split holds no text", "put text into its files")
+    cut = {name: share for name, share in shares_of(corpus.spec.split).items() if name not in corpus.source_splits}
+    cut["train"] = 1 - sum(cut.values())
+    listed = " and ".join(f"{split} ({cut[split]:.0%})" for split in empty)
+    smallest = min(cut[split] for split in empty)
+    enough = f"give it about {math.ceil(LIKELY / smallest):,} or more, " if smallest else ""
+    raise CorpusError(
+        f"{corpus.name}: {listed} would be empty: there {'are' if count != 1 else 'is'} {count:,} "
+        f"document{'s' * (count != 1)}, each drawn into one split by the hash of its text (a document is a row, or a "
+        "piece of some 2,000 characters of a text file)",
+        f"{enough}set larger shares (split: {{valid: 10%, test: 20%}}), or name files train, valid and test",
+    )
 
 
 def read_split(corpus: Corpus, split: str, chat: Chat | None = None) -> Iterator[Document]:

@@ -1,1 +1,1 @@
-"""Floor 5: who does it and when: the scheduler, the local executor, progress."""
+"""Who does it and when: the scheduler, the local executor, progress."""

@@ -1,1 +1,1 @@
-"""Floor 4: one file for each job: index a text, score, train, probe. A job reads inputs, computes and commits."""
+"""One file for each job: index a text, score, train, probe. A job reads inputs, computes and commits."""

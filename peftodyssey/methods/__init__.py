@@ -1,1 +1,1 @@
-"""Floor 1: methods of adapting a model, one file each, listed in `registry`. Checking and counting import no torch."""
+"""Methods of adapting a model, one file each, listed in `registry`. Checking and counting import no torch."""

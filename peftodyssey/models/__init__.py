@@ -1,1 +1,1 @@
-"""Floor 1: base models: where they are, what they are made of, how they are loaded and quantised."""
+"""Base models: where they are, what they are made of, how they are loaded and quantised."""

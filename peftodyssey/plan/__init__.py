@@ -1,1 +1,1 @@
-"""Floor 3: from a recipe to a graph of tasks with memory and disk; starts without torch."""
+"""From a recipe to a graph of tasks with memory and disk; starts without torch."""

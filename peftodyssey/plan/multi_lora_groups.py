@@ -67,6 +67,14 @@ def group_cells(plan: Plan, cells: Sequence[CellTask]) -> list[tuple[CellTask, .
     return result
 
 
+def left_over(cells: Sequence[CellTask], groups: Sequence[Sequence[CellTask]]) -> list[CellTask]:
+    """The cells that could train with those of a group, but are in none: the groups hold as many as they can."""
+    keys, together = {_group_key(group[0]) for group in groups}, {task.folder for group in groups for task in group}
+    return [
+        task for task in cells if task.folder not in together and not why_not_batched(task) and _group_key(task) in keys
+    ]
+
+
 def _group_key(task: CellTask) -> Hashable:
     """What cells that train together have in common."""
     train = task.cell.train

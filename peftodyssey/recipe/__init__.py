@@ -1,1 +1,1 @@
-"""Floor 0: the recipe in words: schema, human numbers, grid, identity. Imports nothing of the package but errors."""
+"""The recipe in words: schema, human numbers, grid, identity. Imports floor 0 of the package alone."""

@@ -1,4 +1,4 @@
-"""Floor 5: what people look at: collected tables, figures, the page, the summary, and output of the command line.
+"""What people look at: collected tables, figures, the page, the summary, and output of the command line.
 
 A report directory can be deleted at any time: `build.build` makes it again from the store.
 """

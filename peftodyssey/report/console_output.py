@@ -17,12 +17,14 @@ from peftodyssey.plan import host_and_disk
 from peftodyssey.plan.tasks import CellTask, Plan
 from peftodyssey.report import sample_size
 from peftodyssey.report.multi_lora_output import group_lines
+from peftodyssey.report.training_length import lengths
 
 if TYPE_CHECKING:
     from peftodyssey.memory.step_estimate import StepPlan
     from peftodyssey.memory.step_spec import StepSpec
 
 GRID_ROWS = 60
+STEP_LEGEND = "step: sequences x tokens of each; by N: micro-batches of N sequences"
 
 
 def check(plan: Plan, root: Path) -> Iterator[Any]:
@@ -30,6 +32,9 @@ def check(plan: Plan, root: Path) -> Iterator[Any]:
     budget = f"{size(plan.budget_bytes)} budget"
     yield f"{plan.recipe.where}: valid, {len(plan.cells)} cells on {plan.device.name} ({budget})"
     yield from _grids(plan.cells)
+    yield STEP_LEGEND
+    lines, short = lengths(plan)
+    yield from map(Text, lines)
     yield from group_lines(plan)
     yield _host(plan)
     yield _disk(plan)
@@ -37,7 +42,7 @@ def check(plan: Plan, root: Path) -> Iterator[Any]:
     yield from map(Text, _control_tokens(plan))
     for warning in (*(str(problem) for problem in plan.recipe.warnings), *plan.warnings):
         yield Text(f"warning: {warning}")
-    yield from (Text(f"warning: {warning}") for warning in sample_size.too_small(plan))
+    yield from (Text(f"warning: {warning}") for warning in (*short, *sample_size.too_small(plan)))
     for task in plan.too_large:
         yield Text(f"does not fit: {task.folder}: {size(task.memory.device_bytes)}")
     for problem in host_and_disk.problems(plan, root):
@@ -47,7 +52,7 @@ def check(plan: Plan, root: Path) -> Iterator[Any]:
 def _grids(cells: Sequence[CellTask]) -> Iterator[Table]:
     """One table a base: a row per text and method, with its learning rates and seeds."""
     for (model, revision), on_base in groupby(cells, key=lambda t: (t.cell.model.name, t.cell.model.revision)):
-        table = plain_table("text", "method", "lr", "seeds", "trained", "step", "memory")
+        table = plain_table("text", "method", "lr", "seeds", "trainable", "step", "memory")
         table.title, table.title_justify = _model(model, revision), "left"
         rows: dict[tuple[str, str], list[CellTask]] = {}
         for task in on_base:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from peftodyssey.plan import probe_results
-from peftodyssey.plan.multi_lora_groups import group_cells, why_not_batched
+from peftodyssey.plan.multi_lora_groups import group_cells, left_over, why_not_batched
 from peftodyssey.plan.probe_results import MultiLoraProbeResult
 from peftodyssey.plan.tasks import Plan
 
@@ -22,7 +22,13 @@ def group_lines(plan: Plan) -> Iterator[str]:
             f"{count} {'group' if count == 1 else 'groups'} of {size} {method} cells"
             for (size, method), count in sizes.items()
         )
-        yield f"multi-LoRA: {listed} train together (train.multi_lora: off trains them one by one, with equal results)"
+        alone = left_over(plan.cells, groups)
+        labels = ", ".join(dict.fromkeys(task.cell.method.label for task in alone))
+        rest = f"; {len(alone)} more train{'s' * (len(alone) == 1)} alone ({labels})" if alone else ""
+        yield (
+            f"multi-LoRA: {listed} train together{rest} "
+            "(train.multi_lora: off trains them one by one, with equal results)"
+        )
         yield from map(speed_line, probe_results.multi_lora_results(plan))
     together = {task.folder for group in groups for task in group}
     reasons = {

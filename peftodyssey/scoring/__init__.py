@@ -1,1 +1,1 @@
-"""Floor 2: per-token negative log-likelihood of any model on any index."""
+"""Per-token negative log-likelihood of any model on any index."""

@@ -1,1 +1,1 @@
-"""Floor 3: statistics as arithmetic on numpy arrays: intervals, breakdowns, selection. No torch, no files."""
+"""Statistics as arithmetic on numpy arrays: intervals, breakdowns, selection. No torch, no files."""

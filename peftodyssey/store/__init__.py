@@ -1,1 +1,1 @@
-"""Floor 1: what is on disk: folders, manifests, tables, and reading them back."""
+"""What is on disk: folders, manifests, tables, and reading them back."""

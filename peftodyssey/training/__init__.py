@@ -1,3 +1,1 @@
-"""Floor 2: one training loop for every method, and the bridge to TRL that is its oracle. May import floors
-0 and 1.
-"""
+"""One training loop for every method, and the bridge to TRL that is its oracle."""

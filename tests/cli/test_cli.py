@@ -204,8 +204,8 @@ def test_wrong_input_is_a_sentence_and_exit_2(case: str, tmp_path: Path) -> None
     [
         ("empty.txt", b"", "empty"),
         ("latin.txt", b"caf\xe9 " * 100, "UTF-8"),
-        ("one.txt", b"a", "token"),
-        ("small.txt", b"Two sentences. Nothing more.\n\nAnd one.", "0 tokens"),
+        ("one.txt", b"a", "1 document"),
+        ("small.txt", b"Two sentences. Nothing more.\n\nAnd one.", "1 document"),
         ("bad.jsonl", b'{"text": "fine"}\n{"text": \n', "bad.jsonl"),
         ("fields.jsonl", b'{"prompt": "2+2?", "completion": "4"}\n' * 50, "sft"),
     ],

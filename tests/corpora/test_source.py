@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from peftodyssey.constants import SPLITS
 from peftodyssey.corpora import m2d2, newlines
-from peftodyssey.corpora.documents import cut_at_paragraphs, documents, text_key
+from peftodyssey.corpora.documents import check_splits, cut_at_paragraphs, documents, text_key
 from peftodyssey.corpora.local import find_splits
 from peftodyssey.corpora.source import check_objective, resolve
 from peftodyssey.errors import CorpusError
@@ -99,6 +100,34 @@ def test_prompts_and_completions_of_csv(tmp_path):
     corpus = resolve(point(written(tmp_path / "a.csv", b'prompt,completion\n"1, 2?"," 3"\n4?, 5\n')))
     check_objective(corpus, "sft")
     assert {d.text: d.prompt_chars for d in documents(corpus, "all")} == {"1, 2? 3": 5, "4? 5": 2}
+
+
+@pytest.mark.parametrize(
+    ("files", "split", "said"),
+    [
+        ({"a.jsonl": 1}, {}, r"a: valid \(5%\) and test \(10%\) would be empty: there is 1 document.*about 60"),
+        ({"a.jsonl": 20}, {"valid": 0.3, "test": 0}, r"test \(0%\) would be empty: there are 20 documents"),
+        (
+            {"a.jsonl": 3},
+            {"valid": 0.49, "test": 0.5},
+            r"train \(1%\) would be empty.* are 3 documents.*about 300",
+        ),
+        ({"train.jsonl": 90, "test.jsonl": 1}, {"valid": 0.01}, r"valid \(1%\) would be empty: there are 90 documents"),
+        ({"train.jsonl": 90, "test.jsonl": 0}, {}, "the test split holds no text"),
+    ],
+)
+def test_splits_without_a_document_are_refused(tmp_path, files, split, said):
+    for name, rows in files.items():
+        written(tmp_path / "a" / name, jsonl(ROWS[:rows] or [{"text": " "}]))
+    corpus = resolve(CorpusSpec("a", str(tmp_path / "a"), split=split))
+    with pytest.raises(CorpusError, match=f"(?s){said}"):
+        check_splits(corpus, SPLITS)
+
+
+def test_splits_with_a_document_each_are_accepted(tmp_path):
+    corpus = resolve(point(written(tmp_path / "a.jsonl", jsonl(ROWS[:80]))))
+    assert all(texts(corpus, split) for split in SPLITS)
+    check_splits(corpus, SPLITS)
 
 
 def test_zst_of_several_frames_is_read_to_the_end(tmp_path):

@@ -13,7 +13,7 @@ from rich.console import Console
 from support import micro
 
 from peftodyssey import api
-from peftodyssey.plan.multi_lora_groups import group_cells, why_not_batched
+from peftodyssey.plan.multi_lora_groups import group_cells, left_over, why_not_batched
 from peftodyssey.report.multi_lora_output import group_lines
 from peftodyssey.store import layout, manifest
 
@@ -150,3 +150,8 @@ def test_who_trains_alone_and_why(tmp_path: Path) -> None:
     two = api.plan(api.load(micro.write(tmp_path, RECIPE), ["train.multi_lora=2"]), device="cpu")
     assert [len(group) for group in group_cells(two, two.cells)] == [2, 2, 2]
     assert [task.hash for task in two.cells] == [task.hash for task in plan.cells]
+    three = api.plan(api.load(micro.write(tmp_path, RECIPE), ["train.multi_lora=3"]), device="cpu")
+    alone = left_over(three.cells, group_cells(three, three.cells))
+    assert [task.cell.method.method for task in alone] == ["lora"]
+    assert f"1 more trains alone ({alone[0].cell.method.label})" in next(group_lines(three))
+    assert left_over(plan.cells, group_cells(plan, plan.cells)) == []
