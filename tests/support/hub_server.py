@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs
 
 LFS_SUFFIXES = (".safetensors", ".bin", ".parquet")
 Repositories = dict[str, dict[str, Path]]  # "models/owner/name" or "datasets/owner/name" -> {revision: folder}
@@ -51,6 +52,20 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        """The entries of some paths, files and folders."""
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        path = self.path.split("?")[0]
+        self.requests_seen.append(f"POST {path}")
+        match = re.fullmatch(r"/api/((?:models|datasets)/[^/]+/[^/]+)/paths-info/(.+)", path)
+        found = self._folder(match[1], match[2]) if match and match[1] in self.repos else None
+        if found is None:
+            self._missing("RepoNotFound")
+            return
+        is_json = "json" in (self.headers.get("Content-Type") or "")
+        asked = json.loads(body).get("paths", []) if is_json else parse_qs(body).get("paths", [])
+        self._json([_any_entry(found[1] / name, found[1]) for name in asked if (found[1] / name).exists()])
+
     def _answer(self) -> None:
         path = self.path.split("?")[0]
         self.requests_seen.append(f"{self.command} {path}")
@@ -82,8 +97,9 @@ class _Handler(BaseHTTPRequestHandler):
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         if kind == "tree":
             below = folder.joinpath(*rest.split("/")[2:])
-            entries = [_entry(path, folder, "path") for path in files if path.is_relative_to(below)]
-            self._json([{"type": "file", "oid": "0" * 40, **entry} for entry in entries])
+            is_recursive = parse_qs(self.path.partition("?")[2]).get("recursive", ["0"])[0].lower() in ("1", "true")
+            within = sorted(below.rglob("*") if is_recursive else below.glob("*"))
+            self._json([_any_entry(path, folder) for path in within])
             return
         self._json(
             {
@@ -141,6 +157,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _etag(path: Path, content: bytes) -> str:
     return hashlib.sha256(content).hexdigest() if path.suffix in LFS_SUFFIXES else hashlib.sha1(content).hexdigest()
+
+
+def _any_entry(path: Path, folder: Path) -> dict[str, object]:
+    """A file or folder as the listing of a tree shows it."""
+    if path.is_dir():
+        return {"type": "directory", "oid": "0" * 40, "size": 0, "path": path.relative_to(folder).as_posix()}
+    return {"type": "file", "oid": "0" * 40, **_entry(path, folder, "path")}
 
 
 def _entry(path: Path, folder: Path, key: str) -> dict[str, object]:
