@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from peftodyssey.store import layout, parquet, plans
+from peftodyssey.store import layout, manifest, parquet, plans
 
 Row = dict[str, Any]
 CellKey = tuple[str, str]  # (cell, recipe)
@@ -53,9 +53,17 @@ class ReportSources:
         """The cells of a run's plans."""
         return {(cell["cell"], cell["recipe"]): cell for cell in plans.cells(folder, self.scoring)}
 
-    def other_scorings(self) -> list[str]:
-        """A sentence for each run that holds other ways of scoring than the one shown."""
-        return [text for folder in self.runs if (text := _other_scorings(folder, self.scoring))]
+    def remarks(self) -> list[str]:
+        """What the store says of the runs beside their tables.
+
+        Other ways of scoring than the one shown; bases that predict no better than their own average; remarks on how
+        adapters were loaded.
+        """
+        found = [text for folder in self.runs if (text := _other_scorings(folder, self.scoring))]
+        for folder in self.runs:
+            for cell in plans.cells(folder, self.scoring):
+                found += [*_senseless_bases(folder, cell), *_method_notes(folder, cell)]
+        return list(dict.fromkeys(found))
 
 
 def _other_scorings(folder: Path, shown: str | None) -> str:
@@ -66,5 +74,24 @@ def _other_scorings(folder: Path, shown: str | None) -> str:
     others = "; ".join(f"{name}: {text}" for name, text in known.items() if name != shown)
     return (
         f"{folder.name} holds {len(known)} ways of scoring; this is {shown} ({known[shown]}). "
-        f"`peftodyssey report {folder} --scoring NAME` shows another one: {others}."
+        f"`peftodyssey report DIR --scoring NAME` shows another one: {others}."
     )
+
+
+def _senseless_bases(folder: Path, cell: Mapping[str, Any]) -> Iterator[str]:
+    """Bases of a cell whose loss on a text was not lower than that of their own average prediction."""
+    base = cell["coordinates"]
+    for text in (cell["scores"]["test"], *cell["scores"]["general"]):
+        sense = ((manifest.read(folder / text["before"]) or {}).get("facts") or {}).get("sense")
+        if isinstance(sense, Mapping) and not sense["makes_sense"]:
+            yield (
+                f"{base['model']} ({base['revision']}) predicts no better than its own average on "
+                f"{text.get('name', base['domain'])} ({sense['nll_nats']:.3f} nats per token, its average "
+                f"{sense['average_nll_nats']:.3f}): are its weights loaded?"
+            )
+
+
+def _method_notes(folder: Path, cell: Mapping[str, Any]) -> Iterator[str]:
+    """Remarks of a cell's manifest on its method, such as an adapter that changes nothing."""
+    for note in ((manifest.read(folder / cell["folder"]) or {}).get("facts") or {}).get("method_notes") or ():
+        yield f"{cell['coordinates']['label']} on {cell['coordinates']['domain']}: {note}."

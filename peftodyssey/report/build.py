@@ -47,7 +47,7 @@ def build(
     sources = ReportSources.of(folders, scoring)
     sections = [section for measure in measures for section in measure.sections(sources)]
     drawn = charts.figures(sources.rows, sources.table(layout.LEARNING_CURVES))
-    data = page.ReportData(sources.rows, sections, drawn, sources.other_scorings())
+    data = page.ReportData(sources.rows, sections, drawn, sources.remarks())
     figures = [*data.figures, *(figure for section in sections for figure in section.figures)]
     data.drawn.update(chart_style.save(figures, report / FIGURES))
     _remove_other_figures(report / FIGURES, {figure.name for figure in figures})
