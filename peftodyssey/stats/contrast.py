@@ -8,8 +8,8 @@ effects; Searle, Casella & McCulloch 1992, ch. 4).
 
 The sum is entered by Student's t at Satterthwaite's (1946) degrees of freedom. Where a variance over 3 seeds came out
 small these are too many, so the square of the half-width is averaged with that of the parts, each with its own
-quantile: Satterthwaite's alone covers 92.5 % at worst and the parts 97.7 %; the mean covers 94.6 to 96.8 % in the simulations of
-tests/stats/test_contrast.py.
+quantile. Satterthwaite's alone covers 92.5 % at worst, that of the parts up to 97.7 %, and their mean 94.6 to 96.8 % in
+the simulations of tests/stats/test_contrast.py.
 
 A difference that is not significant is not called equal: that takes two one-sided tests (Schuirmann 1987).
 """
