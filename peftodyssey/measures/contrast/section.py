@@ -12,6 +12,7 @@ from peftodyssey.display.result_text import (
     coordinates,
     ends,
     format_lr,
+    grouped,
     method_name,
     signed,
     text_name,
@@ -35,7 +36,7 @@ def section(rows: Sequence[Row]) -> Section | None:
         return None
     said = [
         *(_sentence(row, rows) for row in rows if row["at"] == EQUAL_LEARNING and row["level"] is None),
-        *(_sentence(row, rows) for row in rows if row["at"] == OWN_RATE),
+        *_own_rates(rows),
         *_dominance(rows),
     ]
     table = [_line(row, rows) for row in rows]
@@ -65,10 +66,30 @@ def _sentence(row: Row, rows: Sequence[Row]) -> str:
             f"{row['decide']} would decide a difference of this size."
         )
     assert row["verdict"] == NOT_COMPARABLE, row["verdict"]
-    number = "" if row["estimate"] is None else f" Difference without a verdict: {difference}"
-    number += f" {covers}." if row["lo"] is not None else "." if number else ""
-    what = {LEARNING: "learning", FORGETTING: "forgetting"}[row["quantity"]]
-    return f"{start} the {what} of {first} and {second} is not comparable: {row['reason']}.{number}"
+    number = "" if row["estimate"] is None else f" {_without_verdict(row)}."
+    return f"{start} {first} and {second} are not comparable: {row['reason']}.{number}"
+
+
+def _own_rates(rows: Sequence[Row]) -> list[str]:
+    """Learning and forgetting of each pair; one sentence for both where neither can be compared."""
+    pairs = grouped((row for row in rows if row["at"] == OWN_RATE), lambda row: (_place(row, rows), _pair(row)))
+    return [text for pair in pairs.values() for text in _own_rate_sentences(pair, rows)]
+
+
+def _own_rate_sentences(pair: Sequence[Row], rows: Sequence[Row]) -> list[str]:
+    if any(row["verdict"] != NOT_COMPARABLE for row in pair):
+        return [_sentence(row, rows) for row in pair]
+    reasons = "; ".join(dict.fromkeys(reason for row in pair for reason in row["reason"].split("; ")))
+    first, second = _name(pair[0]["method"]), _name(pair[0]["minus"])
+    numbers = ". ".join(_without_verdict(row) for row in pair)
+    start = f"{_place(pair[0], rows)}: at their own best rates"
+    return [f"{start} {first} and {second} are not comparable: {reasons}. {numbers}."]
+
+
+def _without_verdict(row: Row) -> str:
+    covers = f" (over {row['covers']}{' only' if row['covers'] == 'clusters' else ''})" if row["lo"] is not None else ""
+    difference = f"{signed(row['estimate'], DIGITS)} {UNIT} {ends(row['lo'], row['hi'], DIGITS)}"
+    return f"Difference of {row['quantity']} without a verdict: {difference}{covers}"
 
 
 def _dominance(rows: Sequence[Row]) -> list[str]:
@@ -107,6 +128,10 @@ def _line(row: Row, rows: Sequence[Row]) -> list[str]:
         interval,
         str(row["verdict"]),
     ]
+
+
+def _pair(row: Row) -> tuple[str, str]:
+    return str(row["method"]), str(row["minus"])
 
 
 def _place(row: Row, rows: Sequence[Row]) -> str:
