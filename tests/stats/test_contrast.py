@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,3 +185,20 @@ def test_what_would_decide():
     assert contrast.contrasts([more], 0.01)[0].verdict == "more"
     assert contrast.contrasts([fewer], 0.01)[0].verdict == "undecided"
     assert contrast.clusters_to_decide(given, found, 0.01) is None
+
+
+@pytest.mark.parametrize(("split", "difference", "documents"), [("test", -0.0811, 80), ("general", -0.0094, 39)])
+def test_a_known_run(split, difference, documents):
+    """Full fine-tuning at 3e-4 less LoRA r=8 at 3e-3, arXiv, from sums of each document of a run of one seed."""
+    sums = json.loads((Path(__file__).parent / "quickstart_sums.json").read_text())[split]
+    columns = np.stack([np.array(sums[name]) for name in ("before", "full", "lora")], 1)
+    text = ClusterSums(columns, np.array(sums["tokens"], np.float64))
+    assert len(text.tokens) == documents
+    means = resampled_means(text, [0])
+    given = contrast.parts((means[:, 1] - means[:, 2])[:, None], text.effective_clusters)
+    (found,) = contrast.contrasts([given], margin=0.01)
+    assert found.estimate == pytest.approx(difference, abs=5e-5)  # test: learned .0811 more; general: forgot .0094 less
+    assert (found.verdict, found.covers) == ("not comparable", "clusters")
+    assert found.upper < 0
+    again = (columns[:, 1].sum() - columns[:, 2].sum()) / text.tokens.sum()
+    assert found.estimate == pytest.approx(again, abs=1e-12)
