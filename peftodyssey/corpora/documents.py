@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Document:
     prompt_chars: int = 0
     answers: tuple[tuple[int, int], ...] = ()
     key: str = ""  # sha256 hex of the text with its white space normalised: decides split and choice
+    cluster: str = ""  # the file, paper or article that it was cut from; empty: it stands for itself
 
     def __post_init__(self) -> None:
         if not self.key:
@@ -107,7 +108,8 @@ def read_split(corpus: Corpus, split: str, chat: Chat | None = None) -> Iterator
     entries, spec = corpus.source_splits[split], corpus.spec
     if corpus.kind == "bundled":
         stream = assets.open_corpus(spec.source.partition("/")[2], entries[0])
-        return _from_rows(json_rows(stream, f"{spec.source}:{entries[0]}"), corpus.row_schema, chat)
+        rows = json_rows(stream, f"{spec.source}:{entries[0]}")
+        return (replace(d, cluster=source_file(d.id)) for d in _from_rows(rows, corpus.row_schema, chat))
     if corpus.kind == "hub":
         assert corpus.commit is not None, "resolve sets the commit"
         rows = hub.rows(spec, corpus.commit, entries[0], corpus.row_schema.columns)
@@ -117,6 +119,14 @@ def read_split(corpus: Corpus, split: str, chat: Chat | None = None) -> Iterator
         pieces = join_lines(m2d2.rows(config, split, copy, spec.revision))
         return _capped(Document(f"{config}/{split}:{number}", text) for number, text in enumerate(pieces))
     return (document for path in entries for document in _from_file(path, corpus.row_schema, len(entries) == 1, chat))
+
+
+def source_file(document_id: str) -> str:
+    """The file that a bundled document was cut from, by its id (`origin:path#piece`, `origin:path.py:function`)."""
+    if "#" in document_id:
+        return document_id.rpartition("#")[0]
+    before, _, function = document_id.rpartition(".py:")
+    return f"{before}.py" if function and before else ""
 
 
 def cut_at_paragraphs(text_lines: Iterable[str]) -> Iterator[str]:
@@ -165,8 +175,8 @@ def _from_rows(
         text, prompt_chars, answers = document_text(place, row, schema, chat)
         if not text.isascii():
             _refuse_surrogates(place, text)
-        name = row.get("id")
-        yield Document(str(name) if isinstance(name, str | int) else Path(place).name, text, prompt_chars, answers)
+        name, cluster = (str(row[key]) if isinstance(row.get(key), str | int) else "" for key in ("id", "cluster"))
+        yield Document(name or Path(place).name, text, prompt_chars, answers, cluster=cluster)
 
 
 def _refuse_surrogates(place: str, text: str) -> None:

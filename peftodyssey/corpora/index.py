@@ -42,6 +42,7 @@ DOCUMENT_COLUMNS = {
     "text": "string",
     "tokens": "int32",
     "bytes": "int64",
+    "cluster": "string",  # the file, paper or article that it was cut from; else `number:id`, the document itself
 }
 
 
@@ -69,7 +70,7 @@ class Index:
 
     @cached_property
     def documents(self) -> pa.Table:
-        """document, id, sha256, text, tokens, bytes: one row per document, read at first use."""
+        """document, id, sha256, text, tokens, bytes, cluster: one row per document, read at first use."""
         import pyarrow.parquet as pq
 
         assert self.folder is not None, "an index in memory has no documents"
@@ -236,6 +237,7 @@ def _write(folder: Path, chosen: Iterator[TokenizedDocument], special: np.ndarra
                     "text": tokenized.document.text,
                     "tokens": len(tokenized.ids),
                     "bytes": int(columns["bytes"].sum()),
+                    "cluster": tokenized.document.cluster or f"{counts['documents'] + i}:{tokenized.document.id}",
                 }
                 for i, (tokenized, columns) in enumerate(zip(batch, rows, strict=True))
             ]

@@ -35,4 +35,4 @@ def with_newlines(document: Document, policy: str) -> Document:
     pieces = [apply(document.text[begin:end], policy) for begin, end in pairwise(borders)]
     moved = dict(zip(borders, accumulate(map(len, pieces), initial=0), strict=True))
     answers = tuple((moved[start], moved[end]) for start, end in document.answers)
-    return Document(document.id, "".join(pieces), moved[document.prompt_chars], answers, document.key)
+    return Document(document.id, "".join(pieces), moved[document.prompt_chars], answers, document.key, document.cluster)

@@ -29,9 +29,9 @@ class RowSchema:
 
     @property
     def columns(self) -> list[str]:
-        """The fields to read, a document's id included where there is one."""
+        """The fields to read, a document's id and cluster included where there are such."""
         text_fields = {None: (self.field,), "messages": ("messages",)}.get(self.turns, ("prompt", "completion"))
-        return [name for name in (*text_fields, "id") if name in self.fields]
+        return [name for name in (*text_fields, "id", "cluster") if name in self.fields]
 
 
 def infer_schema(row: Mapping[str, Any], field: str | None, where: str) -> RowSchema:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 
+from peftodyssey.measures.contrast import MethodContrast
 from peftodyssey.measures.degradation import Degradation
 from peftodyssey.measures.forgetting import Forgetting
 from peftodyssey.measures.geometry import Geometry
@@ -31,6 +32,7 @@ from peftodyssey.recipe.reference import markdown as recipes
 from peftodyssey.store import tables
 
 MEASURES: tuple[Measure, ...] = (
+    MethodContrast(),
     Degradation(),
     Forgetting(),
     LearningCurves(),

@@ -74,7 +74,9 @@ class Recipe(RecipeDocument):
     def asked(self) -> tuple[MeasureSpec, ...]:
         """The measures that the recipe asks for, by their word or by other keys."""
         return tuple(
-            spec for spec in self.specs if (spec.asked_by(self) if spec.asked_by else spec.name in self.measured)
+            spec
+            for spec in self.specs
+            if spec.name in self.measured or (spec.asked_by is not None and spec.asked_by(self))
         )
 
     def options(self, spec: MeasureSpec) -> RecipeSection | None:

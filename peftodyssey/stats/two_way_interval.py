@@ -12,10 +12,9 @@ import math
 import numpy as np
 
 from peftodyssey.stats.bootstrap import LEVEL, Interval, too_few
-from peftodyssey.stats.t_distribution import t_quantile
+from peftodyssey.stats.t_distribution import MAX_DEGREES_OF_FREEDOM, t_quantile
 
 ONE_REPETITION = "over documents alone"
-MAX_DEGREES_OF_FREEDOM = 500  # beyond, the quantile changes by less than 0.3 %
 
 
 def two_way_interval(sums_rd: np.ndarray, tokens_d: np.ndarray) -> Interval:

@@ -148,6 +148,7 @@ def test_rows_describe_their_documents(tmp_path):
     table = read.documents
     assert table["text"].to_pylist() == [texts[0], texts[2], texts[3]]
     assert table["id"].to_pylist() == ["d0", "d2", "d3"]
+    assert table["cluster"].to_pylist() == ["0:d0", "1:d2", "2:d3"]
     for number, text in enumerate(table["text"].to_pylist()):
         rows = slice(read.starts[number], read.starts[number + 1])
         assert read.token[rows].tolist() == byte_level().backend.encode(text, add_special_tokens=False).ids

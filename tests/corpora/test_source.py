@@ -16,7 +16,7 @@ import zstandard
 
 from peftodyssey.constants import SPLITS
 from peftodyssey.corpora import m2d2, newlines
-from peftodyssey.corpora.documents import check_splits, cut_at_paragraphs, documents, text_key
+from peftodyssey.corpora.documents import Document, check_splits, cut_at_paragraphs, documents, text_key
 from peftodyssey.corpora.local import find_splits
 from peftodyssey.corpora.source import check_objective, resolve
 from peftodyssey.errors import CorpusError
@@ -389,6 +389,29 @@ def test_bundled_text_is_read_by_split_and_named_with_did_you_mean():
     assert len(texts(corpus, "test")) >= 150
     with pytest.raises(CorpusError, match="did you mean wiki_history_events"):
         resolve(point("bundled/wiki_history_event"))
+
+
+def test_pieces_of_one_file_are_one_cluster(tmp_path):
+    code = list(documents(resolve(point("bundled/code_python_stdlib")), "test"))
+    clusters = {document.cluster for document in code}
+    assert len(clusters) < len({document.id for document in code})
+    assert all(document.id.startswith(f"{document.cluster}#") for document in code)
+    functions = next(documents(resolve(point("bundled/python_functions")), "test"))
+    assert functions.cluster.endswith(".py")
+    assert functions.id.startswith(f"{functions.cluster}:")
+    article = next(documents(resolve(point("bundled/wiki_general")), "test"))
+    assert article.cluster == ""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"text {i}", "cluster": i // 2}) + "\n" for i in range(4)))
+    named = documents(resolve(point(rows)), "all")
+    assert [(document.id, document.cluster) for document in named] == [
+        ("rows.jsonl:1", "0"),
+        ("rows.jsonl:2", "0"),
+        ("rows.jsonl:3", "1"),
+        ("rows.jsonl:4", "1"),
+    ]
+    stripped = newlines.with_newlines(Document("a", "x\ny", cluster="c"), "strip")
+    assert (stripped.text, stripped.cluster) == ("xy", "c")
 
 
 def test_newline_policies():

@@ -35,7 +35,7 @@ def store(folder: Path, seeds: tuple[int, ...] = (0,), domains: tuple[str, ...] 
             domains=domains,
             rungs=(64,),
             recipe=f"demo{seed}",
-            seed=seed,
+            seeds=(seed,),
         )
     asked = plans.read_all(folder)
     for plan in (folder / layout.PLANS).glob("*.json"):

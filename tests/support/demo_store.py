@@ -108,6 +108,7 @@ def write_corpus(folder: Path, documents: list[str], name: str, split: str) -> N
                 "text": documents,
                 "tokens": pa.array([t for t, _ in per_document], pa.int32()),
                 "bytes": pa.array([b for _, b in per_document], pa.int64()),
+                "cluster": [f"{i}:{name}/{i}" for i in range(len(documents))],
             }
         ),
         folder / layout.DOCUMENTS,
@@ -189,7 +190,7 @@ def write_run(
     general: tuple[str, ...] = ("wiki_general",),
     recipe: str = "demo",
     test_texts: dict[str, list[str]] | None = None,
-    seed: int = 0,
+    seeds: tuple[int, ...] = (0,),
     measure: tuple[str, ...] = MEASURED,
 ) -> Path:
     """Write plan, corpora, scores and cells; returns `folder`."""
@@ -202,7 +203,8 @@ def write_run(
         write_corpus(folder / f"corpora/{domain}-train", own_words(texts(f"{domain}train", documents)), domain, "train")
         for rung_number, rung in enumerate(rungs):
             for number, fit in enumerate(fits(domain, rung_number)):
-                cells.append(_write_cell(folder, domain, rung, general, fit, recipe, seed, number))
+                for seed in seeds:
+                    cells.append(_write_cell(folder, domain, rung, general, fit, recipe, seed, number))
     plans.write(
         folder,
         recipe,
