@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from support.plans import load_recipe
 from support.recipes import GOOD, MINIMAL
 
+from peftodyssey.measures.contrast.spec import Contrast
 from peftodyssey.measures.noise.spec import Noise
 from peftodyssey.measures.registry import SPECS
 from peftodyssey.measures.similarity.spec import Similarity
@@ -205,6 +206,8 @@ OTHER = {
     **{f"Similarity.{name}": None for name in Similarity.model_fields},  # the same
     "MeasureOptions.noise": None,  # measured on the bases, not on the cells: tests/plan/test_noise_plan.py
     **{f"Noise.{name}": None for name in Noise.model_fields},  # the same
+    "MeasureOptions.contrast": None,  # compares cells, and changes none: tests/report/test_contrast.py
+    **{f"Contrast.{name}": None for name in Contrast.model_fields},  # the same
     "Recipe.tasks": (FULL, ["tasks=[bundled/boolq]"]),
     "Task.name": (FULL, ["tasks=[{name: n, source: hub:x/y}]"]),
     "Task.source": (FULL, ["tasks=[{source: hub:x/y}]"]),

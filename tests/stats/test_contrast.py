@@ -1,4 +1,4 @@
-"""The paired contrast: its interval holds over clusters and seeds, and its verdict needs evidence (law 12)."""
+"""The paired contrast: its interval holds over clusters and seeds, and its verdict needs evidence."""
 
 from __future__ import annotations
 
