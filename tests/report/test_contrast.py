@@ -88,7 +88,7 @@ def row(rows, at, quantity="forgetting", share=None, **where):
     (found,) = (
         one
         for one in rows
-        if (one["at"], one["quantity"], one["share"]) == (at, quantity, share)
+        if (one["compared_at"], one["quantity"], one["share"]) == (at, quantity, share)
         and all(one[key] == value for key, value in where.items())
     )
     return found
@@ -129,7 +129,7 @@ def test_verdicts_of_planted_differences(three_methods):
         60,
     )
     assert equal["lo"] < equal["estimate"] < equal["hi"] < 0
-    dominance = [one for one in rows if one["at"] == "dominance"]
+    dominance = [one for one in rows if one["compared_at"] == "dominance"]
     assert {(one["method_lr"], one["minus_lr"]) for one in dominance} <= {(3e-3, 1e-3), (1e-3, 1e-3)}
     assert all(one["confidence"] == pytest.approx(1 - 0.05 / 18) for one in dominance)
     said = said_of(rows)

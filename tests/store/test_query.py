@@ -49,7 +49,7 @@ def test_every_column_of_a_view_has_a_sentence(view):
 
 
 def test_an_unknown_view_lists_those_there_are():
-    with pytest.raises(InputError, match="results, learning_curves"):
+    with pytest.raises(InputError, match="results, contrast"):
         columns_of("nothing")
 
 

@@ -23,7 +23,7 @@ class MethodContrast(Measure):
     spec = SPEC
     tables = {table.TABLE: table.CONTRAST}
     views = {table.TABLE: "differences between methods, with intervals and verdicts"}
-    examples = ("select method, minus, domain, quantity, at, level, estimate, lo, hi, verdict, reason from contrast",)
+    examples = ("select method, minus, domain, quantity, compared_at, estimate, lo, hi, verdict from contrast",)
 
     def plan(self, options: Any, context: PlanContext) -> MeasurePlan:
         from peftodyssey.measures.contrast.plan import planned

@@ -35,7 +35,7 @@ def section(rows: Sequence[Row]) -> Section | None:
     if not rows:
         return None
     said = [
-        *(_sentence(row, rows) for row in rows if row["at"] == EQUAL_LEARNING and row["level"] is None),
+        *(_sentence(row, rows) for row in rows if row["compared_at"] == EQUAL_LEARNING and row["level"] is None),
         *_own_rates(rows),
         *_dominance(rows),
     ]
@@ -72,7 +72,9 @@ def _sentence(row: Row, rows: Sequence[Row]) -> str:
 
 def _own_rates(rows: Sequence[Row]) -> list[str]:
     """Learning and forgetting of each pair; one sentence for both where neither can be compared."""
-    pairs = grouped((row for row in rows if row["at"] == OWN_RATE), lambda row: (_place(row, rows), _pair(row)))
+    pairs = grouped(
+        (row for row in rows if row["compared_at"] == OWN_RATE), lambda row: (_place(row, rows), _pair(row))
+    )
     return [text for pair in pairs.values() for text in _own_rate_sentences(pair, rows)]
 
 
@@ -96,7 +98,7 @@ def _dominance(rows: Sequence[Row]) -> list[str]:
     """One sentence for each pair of methods of which a cell learned more and forgot less."""
     cells: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in rows:
-        if row["at"] == DOMINANCE:
+        if row["compared_at"] == DOMINANCE:
             key = (_place(row, rows), row["method"], row["minus"], row["method_lr"], row["minus_lr"])
             cells.setdefault(key, {})[row["quantity"]] = row
     said = []
@@ -112,8 +114,8 @@ def _dominance(rows: Sequence[Row]) -> list[str]:
 
 
 def _line(row: Row, rows: Sequence[Row]) -> list[str]:
-    at = str(row["at"])
-    if row["at"] == EQUAL_LEARNING:
+    at = str(row["compared_at"])
+    if row["compared_at"] == EQUAL_LEARNING:
         at += ", mean of levels" if row["level"] is None else f" of {row['level']:.{DIGITS}f}"
     elif row["method_lr"] is not None:
         at += f" ({format_lr(row['method_lr'])}, {format_lr(row['minus_lr'])})"

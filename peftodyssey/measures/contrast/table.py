@@ -24,7 +24,7 @@ CONTRAST: Columns = {
         "string",
         "learning: fall of test NLL from the unquantised base; forgetting: rise of general NLL from it",
     ),
-    "at": (
+    "compared_at": (
         "string",
         "own best rate: each method at the learning rate that is best on validation text, pooled over seeds; equal "
         "learning: where both have learned the same; dominance: two cells of which one learned more and forgot less",

@@ -25,7 +25,7 @@ def row_of(coordinates: Row, difference: Difference, result: ContrastResult | No
     row = {
         **coordinates,
         "quantity": difference.quantity,
-        "at": difference.at,
+        "compared_at": difference.at,
         "level": difference.level,
         "share": difference.share,
         "method_lr": difference.method_lr,
