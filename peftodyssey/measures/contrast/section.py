@@ -47,7 +47,8 @@ def section(rows: Sequence[Row]) -> Section | None:
 def _sentence(row: Row, rows: Sequence[Row]) -> str:
     """One difference in words, with its verdict; without a verdict, what is missing."""
     first, second = _name(row["method"]), _name(row["minus"])
-    start = f"{_place(row, rows)}: at {'equal learning' if row['at'] == EQUAL_LEARNING else 'their own best rates'}"
+    where = "equal learning" if row["compared_at"] == EQUAL_LEARNING else "their own best rates"
+    start = f"{_place(row, rows)}: at {where}"
     verb, plural = VERBS[row["quantity"]]
     covers = f"({row['covers']}{'' if row['covers'] != 'clusters' else ' only'})"
     difference = f"{signed(row['estimate'], DIGITS)} {UNIT} {ends(row['lo'], row['hi'], DIGITS)}"
