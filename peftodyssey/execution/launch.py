@@ -55,12 +55,13 @@ def start(plan: Plan, root: Path, options: Options, console: Console, measures: 
     )
     progress = ProgressReporter(console, stop)
     with lock.exclusive(root):
-        record(plan, root)
+        new_plan = record(plan, root)
         cap_gpu(plan, options.memory_bytes)
+        context = JobContext(root, job_options, progress, measures)
         with interrupt.listening(stop, progress.say), quiet():
-            return execute(
-                plan, JobContext(root, job_options, progress, measures), progress, options.only, options.refresh
-            )
+            outcome = execute(plan, context, progress, options.only, options.refresh)
+    outcome.new_plan = new_plan
+    return outcome
 
 
 def nothing_matches(plan: Plan, only: Mapping[str, str]) -> InputError:
@@ -102,12 +103,12 @@ def refuse_without_room(plan: Plan, root: Path, tasks: list[CellTask], options: 
         )
 
 
-def record(plan: Plan, root: Path) -> None:
-    """Write what was asked and what was understood, before the first task."""
+def record(plan: Plan, root: Path) -> bool:
+    """Write what was asked and what was understood, before the first task; whether the recipe's plan is another one."""
     recipe = plan.recipe
     atomic.write_text(root / layout.RECIPE, recipe.source_text)
     atomic.write_text(root / layout.RESOLVED, resolved(plan))
-    plans.write(
+    return plans.write(
         root,
         recipe.name,
         plan.digest,

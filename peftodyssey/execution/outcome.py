@@ -17,11 +17,12 @@ class Outcome:
     stopped: int = 0  # by successive halving, in this run
     failed: dict[str, str] = field(default_factory=dict)
     interrupted: str = ""
+    new_plan: bool = False  # the recipe's plan is another one than before, so tables are made again
 
     @property
     def worked(self) -> bool:
         """Whether anything on disk changed."""
-        return bool(self.done or self.failed or self.inputs or self.stopped)
+        return bool(self.done or self.failed or self.inputs or self.stopped or self.new_plan)
 
 
 class DependencyFailed(OdysseyError):

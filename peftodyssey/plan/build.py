@@ -63,7 +63,7 @@ def build(
         measures=tuple(task for measure in planned.values() for task in measure.base_tasks),
         measure_entries={name: measure.entry for name, measure in planned.items() if measure.entry},
         warnings=(*rung_warnings, *sources.warnings, *_model_warnings(sources, cells), *_tokenizer_warnings(sources)),
-        digest=identity.digest({"cells": [task.entry for task in tasks]}),
+        digest=identity.digest({"cells": [task.entry for task in tasks], "measure": list(recipe.measured)}),
     )
 
 

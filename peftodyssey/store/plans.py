@@ -17,11 +17,17 @@ from peftodyssey.store import atomic, layout, manifest
 WRITTEN_ALIKE = ("label", "method", "model", "revision", "domain", "newline", "objective", "lr", "seed")
 
 
-def write(folder: Path, name: str, digest: str, plan: Mapping[str, Any]) -> Path:
-    """Write a plan under the recipe's name and the hash of its content."""
+def write(folder: Path, name: str, digest: str, plan: Mapping[str, Any]) -> bool:
+    """Write a plan under the recipe's name and the hash of its content; whether it differs from the recipe's last one.
+
+    Tables are made of the newest plan of each recipe, so they are to be made again where it differs.
+    """
     path = folder / layout.PLANS / f"{layout.folder_name(name, digest)}.json"
+    created = {old: json.loads(old.read_text(encoding="utf-8")) for old in path.parent.glob("*.json")}
+    own = [old for old, content in created.items() if content["recipe"] == name]
+    newest = max(own, key=lambda old: created[old]["created"], default=None)
     atomic.write_text(path, manifest.to_json(plan))
-    return path
+    return newest != path
 
 
 def read_all(folder: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,29 @@ def test_losses_and_card_are_those_of_the_scoring(out: Path, tmp_path: Path) -> 
         assert change == pytest.approx(row["delta_nll"], rel=1e-4)
         exported = api.export(out, "best", to=tmp_path / name, scoring=name)
         assert f"{row['delta_nll']:+.4f}" in exported.cell
+
+
+def test_an_earlier_way_that_is_run_again_is_the_newest(out: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    newest, other = api.open(copy).scorings
+    again = micro.invoke("run", micro.write(tmp_path), "--out", copy, "--set", METHODS)
+    assert again.returncode == 0, again.stderr
+    assert list(api.open(copy).scorings) == [other, newest]
+    [row] = api.open(copy).results.to_pylist()
+    assert (row["scoring"], row["score_tokens"]) == (other, 1000)
+
+
+def test_a_measure_that_is_asked_for_later_is_in_the_tables(out: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    sets = (part for s in (METHODS, *MORE, "measure=[degradation]") for part in ("--set", s))
+    assert micro.invoke("run", micro.write(tmp_path), "--out", copy, *sets).returncode == 0
+    sql = "select count(*) as n from token_breakdown"
+    assert query([copy], sql, views_of(MEASURES)).to_pylist() == [{"n": 0}]
+    sets = (part for s in (METHODS, *MORE) for part in ("--set", s))
+    assert micro.invoke("run", micro.write(tmp_path), "--out", copy, *sets).returncode == 0
+    assert query([copy], sql, views_of(MEASURES)).to_pylist()[0]["n"] > 0
 
 
 def test_nothing_was_trained_again(out: Path) -> None:
