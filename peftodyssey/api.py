@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from peftodyssey.execution.export import Exported
     from peftodyssey.execution.launch import Options
+    from peftodyssey.execution.merge import MergeOptions
     from peftodyssey.execution.outcome import Outcome
     from peftodyssey.execution.pretraining import Trained
     from peftodyssey.execution.score_model import Scored
@@ -270,18 +271,22 @@ def export(
     cell: str,
     *,
     to: str | Path | None = None,
-    merge: bool = False,
+    merge: bool | MergeOptions = False,
     push: str | None = None,
     scoring: str | None = None,
+    device: str = "auto",
 ) -> Exported:
     """A PEFT adapter (or a merged model) of one cell with a model card, and which cell it is.
 
-    The card has the results of the newest way of scoring, or of the one whose name begins with `scoring`.
+    The card has the results of the newest way of scoring, or of the one whose name begins with `scoring`. A merge that
+    raises the NLL of the run's test text by more than `MergeOptions.max_drift` is refused (InputError).
     """
     from peftodyssey.execution.export import export_cell
+    from peftodyssey.execution.merge import MergeOptions
 
-    run = open(folder, scoring=scoring)
-    return export_cell(run, cell, to=Path(to) if to else None, merge=merge, push=push)
+    options = merge if isinstance(merge, MergeOptions) else MergeOptions() if merge else None
+    target = Path(to) if to else None
+    return export_cell(open(folder, scoring=scoring), cell, to=target, merge=options, push=push, device=device)
 
 
 def _reported(root: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from peftodyssey.cli.export import export
 from peftodyssey.cli.options import (
     DeviceOpt,
     DirArg,
@@ -215,29 +216,7 @@ def query(
 app.command()(score)
 
 
-@app.command()
-def export(
-    folder: DirArg,
-    cell: Annotated[
-        str,
-        typer.Argument(
-            metavar="CELL",
-            help="A hash, method=lora,rank=8, or `best`: of those with weights, the largest fall of validation loss.",
-        ),
-    ],
-    to: Annotated[Path | None, typer.Option("--to", help="Folder to write; default: DIR/export/<cell>.")] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Merge the adapter into full-precision weights.")] = False,
-    push: Annotated[str | None, typer.Option("--push", help="Also upload to this Hub repository.")] = None,
-    scoring: ScoringOpt = None,
-) -> None:
-    """A PEFT adapter (or merged model) that plain peft loads, with a card of its measured results."""
-    from peftodyssey import api
-
-    starting(f"Exporting {cell} of {folder}")
-    exported = api.export(folder, cell, to=to, merge=merge, push=push, scoring=scoring)
-    say(f"Exported: {exported.folder}\nCell: {exported.cell}")
-    for note in exported.notes:
-        say(f"note: {note}")
+app.command()(export)
 
 
 @app.command()

@@ -168,7 +168,24 @@ def first_windows(index: Index, documents: int, tokens: int) -> Index:
     tokens. The documents are drawn at random, always the same ones.
     """
     drawn = np.sort(np.random.default_rng(0).permutation(len(index.starts) - 1)[:documents])
-    begins, ends = index.starts[drawn], np.minimum(index.starts[drawn + 1], index.starts[drawn] + tokens)
+    return _beginnings(index, drawn, np.minimum(index.starts[drawn + 1], index.starts[drawn] + tokens))
+
+
+def whole_documents(index: Index, tokens: int) -> Index:
+    """Whole documents until they have `tokens` tokens, in the order of the index; the last one may exceed it, but one
+    that is longer than `tokens` is cut there. The documents are drawn at random, always the same ones.
+    """
+    if index.starts[-1] <= tokens:
+        return index
+    drawn = np.random.default_rng(0).permutation(len(index.starts) - 1)
+    lengths = np.minimum(np.diff(index.starts)[drawn], tokens)
+    taken = np.sort(drawn[: 1 + int(np.searchsorted(np.cumsum(lengths), tokens))])
+    return _beginnings(index, taken, np.minimum(index.starts[taken + 1], index.starts[taken] + tokens))
+
+
+def _beginnings(index: Index, documents: np.ndarray, ends: np.ndarray) -> Index:
+    """These documents of `index`, each up to its row of `ends`."""
+    begins = index.starts[documents]
     rows = np.concatenate([np.arange(begin, end) for begin, end in zip(begins, ends, strict=True)])
     starts = np.concatenate([[0], np.cumsum(ends - begins)]).astype(np.int64)
     names = (name.replace("class", "token_class") for name in COLUMNS)

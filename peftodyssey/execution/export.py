@@ -9,10 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from peftodyssey.errors import InputError, StoreError
+from peftodyssey.execution.export_base import copy_tokenizer, plain_base
+from peftodyssey.execution.export_card import CardFacts, card, change
+from peftodyssey.execution.export_folder import new_folder
+from peftodyssey.execution.merge import Merged, MergeOptions, merge_of
+from peftodyssey.memory.device import detect
 from peftodyssey.methods import saved
+from peftodyssey.methods.adapter_files import CONFIG, MLX_WEIGHTS, WEIGHTS
+from peftodyssey.methods.adapter_layouts import as_peft_reads_it
+from peftodyssey.models.load import load
 from peftodyssey.models.log_filters import quiet
-from peftodyssey.store import atomic, layout, manifest
+from peftodyssey.models.source import ModelSource, resolve
+from peftodyssey.models.weight_files import saved_fingerprint
+from peftodyssey.plan.tasks import BaseModelKey
+from peftodyssey.recipe.cell import QuantSpec
+from peftodyssey.store import layout, manifest
 from peftodyssey.store.run_reader import Run, describe_cells, one_row
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -22,34 +36,87 @@ class Exported:
     folder: Path
     cell: str
     notes: tuple[str, ...] = ()
+    merged: Merged | None = None
 
 
-def export_cell(run: Run, cell: str, *, to: Path | None, merge: bool, push: str | None) -> Exported:
-    """Write the weights of one cell and its card to `to`; InputError where the name fits no cell, or several."""
+def export_cell(
+    run: Run, cell: str, *, to: Path | None, merge: MergeOptions | None, push: str | None, device: str = "auto"
+) -> Exported:
+    """Write the weights of one cell and its card to `to`, complete or not at all.
+
+    Raises InputError where the name fits no cell, or several, and where a merged model differs from its adapter by more
+    than `merge` accepts.
+    """
     folder = run.folder
     row, notes = _find(run, cell)
     entry = next(entry for entry in run.cells if (entry["cell"], entry["recipe"]) == (row["cell"], row["recipe"]))
     target = to or folder / "export" / entry["slug"]
-    if target.exists() and any(target.iterdir()):
-        raise InputError(f"{target} is not empty", "choose another folder with --to")
-    weights = _weights(folder, entry)
-    facts: dict[str, Any] = {}
-    with atomic.io_errors_as_store_error(target), quiet():
-        if merge and weights.name == layout.ADAPTER:
-            facts = _merge(row, weights, target)
+    with new_folder(target) as writing, quiet():
+        weights = _weights(folder, entry)
+        base = BaseModelKey(_source(folder, entry, row), str(row["precision"]), _quant(row["quant"]))
+        is_adapter, merged = (weights / CONFIG).is_file() or (weights / MLX_WEIGHTS).is_file(), None
+        if merge and is_adapter:
+            merged = merge_of(folder, entry, weights, base, detect(device).kind).write(writing, merge)
+            is_adapter = False
         else:
-            shutil.copytree(weights, target, dirs_exist_ok=True)
-    atomic.write_text(target / "README.md", card(row, merged=merge, drift=facts))
+            notes += ("its weights were trained themselves: there is nothing to merge",) if merge else ()
+            _copy(weights, base, writing, is_adapter=is_adapter, is_saved=bool(entry.get("saved")))
+        beside = plain_base(base.source, writing) if is_adapter else None
+        if not is_adapter:
+            copy_tokenizer(base.source, writing)
+        facts = CardFacts(is_adapter, beside, base.quant, merged, base.source.kind == "hub", push)
+        (writing / "README.md").write_text(card(row, facts), encoding="utf-8")
     if push:
         _push(target, push)
-    return Exported(target, _results_of(row), (*notes, *saved.notes(weights)))
+    return Exported(
+        target, _results_of(row), (*notes, *saved.notes(weights), *(merged.notes if merged else ())), merged
+    )
+
+
+def _source(folder: Path, entry: Mapping[str, Any], row: Mapping[str, Any]) -> ModelSource:
+    """The base of a cell; StoreError where its weights are others by now."""
+    written = manifest.read(folder / entry["folder"]) or {}
+    identity: Mapping[str, Any] = written.get("identity", {})
+    positions = identity.get("science", {}).get("model", {}).get("max_position_embeddings")
+    weights = "bin" if "base_weights" in written.get("facts", {}) else "safetensors"
+    source = resolve(row["model"], row["revision"], positions, weights)
+    if source.fingerprint != identity.get("facts", {}).get("model", source.fingerprint):
+        raise StoreError(
+            f"the weights of {source.name} are not those that the cell was made with", "run the recipe again with them"
+        )
+    return source
+
+
+def _quant(name: str | None) -> QuantSpec | None:
+    """The quantisation that a row of results names."""
+    if not name:
+        return None
+    kind, plus, _ = name.partition("+")
+    return QuantSpec(kind, bool(plus))
+
+
+def _copy(weights: Path, base: BaseModelKey, folder: Path, *, is_adapter: bool, is_saved: bool) -> None:
+    """An adapter as PEFT reads it, or a whole model; a saved folder's other files (checkpoints) stay where they are."""
+    if not is_adapter:
+        shutil.copytree(weights, folder, dirs_exist_ok=True, ignore=_not_of_the_model)
+        return
+    if is_saved:  # perhaps as another tool lays it out
+        modules = [name for name, _ in load(base.source, precision=base.precision).named_modules()]
+        weights, _ = as_peft_reads_it(weights, modules)
+    for name in (CONFIG, WEIGHTS):
+        shutil.copyfile(weights / name, folder / name)
+
+
+def _not_of_the_model(folder: str, names: list[str]) -> list[str]:
+    """Folders, hidden files and pickles."""
+    return [name for name in names if name.startswith(".") or Path(folder, name).is_dir() or name.endswith(PICKLES)]
 
 
 def _results_of(row: Mapping[str, Any]) -> str:
     """A cell with its learning rate, seed and measured changes, in one line."""
     rate = "" if row["lr"] is None else f", lr {row['lr']:g}, seed {row['seed']}"
-    forgetting = "" if row["forgetting"] is None else f", forgetting {_change(row, 'forgetting', 'forgetting')}"
-    return f"{row['label']} on {row['domain']}{rate}: test {_change(row, 'delta_nll', 'delta')} nats/token{forgetting}"
+    forgetting = "" if row["forgetting"] is None else f", forgetting {change(row, 'forgetting', 'forgetting')}"
+    return f"{row['label']} on {row['domain']}{rate}: test {change(row, 'delta_nll', 'delta')} nats/token{forgetting}"
 
 
 def _find(run: Run, cell: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
@@ -90,100 +157,28 @@ def _valid(row: Mapping[str, Any]) -> float:
 
 
 def _weights_folder(folder: Path, entry: Mapping[str, Any]) -> Path | None:
-    """The folder of a cell's weights, None where they were deleted."""
+    """The folder of a cell's weights, None where they were deleted, or where a saved adapter is gone."""
+    if path := entry.get("saved"):
+        return Path(path) if Path(path).is_dir() else None
     candidates = (folder / entry["folder"] / name for name in (layout.ADAPTER, layout.WEIGHTS))
     return next((path for path in candidates if path.is_dir()), None)
 
 
 def _weights(folder: Path, entry: Mapping[str, Any]) -> Path:
-    if (weights := _weights_folder(folder, entry)) is not None:
-        return weights
+    weights = _weights_folder(folder, entry)
     written = manifest.read(folder / entry["folder"]) or {}
+    if entry.get("saved"):
+        if weights is None or saved_fingerprint(weights) != written.get("identity", {}).get("facts", {}).get("saved"):
+            raise StoreError(f"{entry['saved']} is not there as it was scored", "run the recipe again: it scores it")
+        return weights
+    if weights is not None:
+        return weights
     dropped = written.get("facts", {}).get("weights") == "dropped"
     raise StoreError(
         f"{entry['slug']} has no weights on disk"
         + (": weights of full fine-tuning are deleted after scoring" if dropped else ""),
         "train it again with `run --keep best` or `--keep all` into another --out",
     )
-
-
-def _merge(row: Mapping[str, Any], adapter: Path, target: Path) -> dict[str, Any]:
-    """Merge into unquantised weights and measure what the merge itself changed."""
-    from peftodyssey.methods.registry import METHODS
-    from peftodyssey.models.load import load
-    from peftodyssey.models.source import resolve
-
-    source = resolve(row["model"], row["revision"])
-    base = load(source, precision=row["precision"])
-    attached = METHODS["saved"].load(base, adapter)
-    before = _logits(attached.model)
-    merged, facts = METHODS["saved"].merge(attached)
-    facts = {**facts, "logit_drift": float((_logits(merged) - before).abs().max())}
-    merged.save_pretrained(target, safe_serialization=True)
-    if source.tokenizer_folder:
-        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-            if (source.tokenizer_folder / name).is_file():
-                shutil.copy(source.tokenizer_folder / name, target / name)
-    return facts
-
-
-def _logits(model: Any) -> Any:
-    """Logits on a fixed short sequence, in float32 on the CPU."""
-    import torch
-
-    ids = torch.arange(1, 65).remainder(model.config.vocab_size)[None]
-    with torch.no_grad():
-        return model(input_ids=ids, use_cache=False).logits.float().cpu()
-
-
-def card(row: Mapping[str, Any], *, merged: bool, drift: Mapping[str, Any]) -> str:
-    """The model card: what it is, what was measured, how to load it."""
-    base = row["model"]
-    lines = [
-        "---",
-        f"base_model: {base}",
-        "library_name: " + ("transformers" if merged or not row["rank"] else "peft"),
-        "tags: [peftodyssey]",
-        "---",
-        "",
-        f"# {row['label']} on {row['domain']}",
-        "",
-        f"Base: `{base}`" + (f", revision `{row['revision']}`" if row["revision"] else "") + ". "
-        f"Trained on {row['tokens']:,} tokens in {row['steps']:,} steps, lr {row['lr']:g}, seed {row['seed']}."
-        if row["lr"]
-        else f"Base: `{base}`.",
-        "",
-        "| measured | before | after | change (95 % interval) |",
-        "|---|---|---|---|",
-        f"| test NLL, nats/token | {row['nll_before']:.4f} | {row['nll_after']:.4f} "
-        f"| {_change(row, 'delta_nll', 'delta')} |",
-        f"| test perplexity | {row['ppl_before']:.2f} | {row['ppl_after']:.2f} | |",
-    ]
-    if row["forgetting"] is not None:
-        lines.append(
-            f"| general NLL, nats/token | {row['general_nll_before']:.4f} | {row['general_nll_after']:.4f} "
-            f"| {_change(row, 'forgetting', 'forgetting')} |"
-        )
-    if row["nll_quantised"] is not None:
-        lines.append(f"| test NLL of the quantised base ({row['quant']}) | {row['nll_quantised']:.4f} | | |")
-    if drift:
-        lines += ["", "The losses above were measured before the merge, with the adapter on its own base."]
-        lines += [
-            "",
-            f"Merged into {drift['stored_as']} weights; the merge moved logits by at most {drift['logit_drift']:.2e}.",
-        ]
-    loader = (
-        "PeftModel.from_pretrained(base, folder)"
-        if row["rank"] and not merged
-        else "AutoModelForCausalLM.from_pretrained(folder)"
-    )
-    return "\n".join([*lines, "", f"Load it with `{loader}`.", ""])
-
-
-def _change(row: Mapping[str, Any], value: str, stem: str) -> str:
-    if row[f"{stem}_lo"] is None:
-        return f"{row[value]:+.4f} (too few documents for an interval)"
-    return f"{row[value]:+.4f} ({row[f'{stem}_lo']:+.4f} to {row[f'{stem}_hi']:+.4f})"
 
 
 def _push(folder: Path, repository: str) -> None:

@@ -20,6 +20,7 @@ from peftodyssey.methods.adapter_files import notes as adapter_notes
 from peftodyssey.methods.adapter_layouts import as_peft_reads_it
 from peftodyssey.methods.attached import AttachedMethod
 from peftodyssey.methods.modules import linear_modules
+from peftodyssey.methods.tied_head import UNTIED, part_head, tie_or_untie
 from peftodyssey.methods.weights import snapshot, stored_as
 from peftodyssey.recipe.cell import MethodSpec
 
@@ -215,8 +216,9 @@ def merge_adapter(
     """A plain model with the adapter in its weights, and the rounding error.
 
     Facts: `matrices` merged, `stored_as` dtype, `rounding_share` = |merged - (weight + update)| / |update| in Frobenius
-    norm over all of them (None where the update is not additive). Merges into `base` where given; otherwise `attached`
-    cannot be used afterwards. Raises MethodError for a quantised base without `base`.
+    norm over all of them (None where the update is not additive), `notes` on a tied head that the merge parted. Merges
+    into `base` where given; otherwise `attached` cannot be used afterwards. Raises MethodError for a quantised base
+    without `base`.
     """
     if base is not None:
         with tempfile.TemporaryDirectory() as scratch:
@@ -224,14 +226,16 @@ def merge_adapter(
             return merge_adapter(load_adapter_folder(base, Path(scratch), attached.spec))
     if getattr(attached.base, "is_quantized", False):
         raise MethodError("an adapter is not merged into quantised weights", "give the unquantised base to merge into")
-    facts = _merge_layers(attached.model)
+    is_tied = part_head(attached.model.get_base_model())
     try:
+        facts = _merge_layers(attached.model)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*already merged.*")
             merged = attached.model.merge_and_unload()
-    except (ValueError, NotImplementedError, AttributeError) as error:
+    except (ValueError, NotImplementedError, AttributeError, RuntimeError) as error:
         raise MethodError(f"{attached.spec.label} cannot be merged: {error}", "export the adapter instead") from error
-    return _clear_peft_attributes(merged), facts
+    notes = (UNTIED,) if is_tied and tie_or_untie(merged) else ()
+    return _clear_peft_attributes(merged), {**facts, "notes": notes}
 
 
 def _merge_layers(wrapped: Any) -> dict[str, Any]:

@@ -67,7 +67,12 @@ def export_model(attached: AttachedMethod, folder: Path) -> None:
 def merge_weights(attached: AttachedMethod) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model itself: its own weights were trained, so nothing is rounded. The facts are those of `merge_adapter`."""
     attached.base.requires_grad_(False)
-    return attached.base, {"matrices": 0, "stored_as": stored_as(attached.base.parameters()), "rounding_share": 0.0}
+    return attached.base, {
+        "matrices": 0,
+        "stored_as": stored_as(attached.base.parameters()),
+        "rounding_share": 0.0,
+        "notes": (),
+    }
 
 
 def stored_as(parameters: Iterable[torch.nn.Parameter]) -> str:

@@ -110,3 +110,43 @@ def _quantise_linear(module: Any, quant: QuantSpec, dtype: torch.dtype, device: 
     quantised.bias = module.bias
     result: nn.Module = quantised
     return result
+
+
+def dequantise(model: PreTrainedModel) -> PreTrainedModel:
+    """`model` with plain linear maps of the dequantised weights in place of bitsandbytes' ones, in place.
+
+    The weights have the type that they had before they were quantised to 4 bits; 8-bit ones that of the other weights.
+    """
+    others = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    for name, module in list(model.named_modules()):
+        if type(module._parameters.get("weight")).__name__ in ("Params4bit", "Int8Params"):
+            model.set_submodule(name, _dequantise_linear(module, others))
+    for owner, names in (
+        (model, ("hf_quantizer", "quantization_method", "is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized")),
+        (model.config, ("quantization_config", "_pre_quantization_dtype", "_is_quantized")),
+    ):
+        for name in names:
+            vars(owner).pop(name, None)
+    return model
+
+
+def _dequantise_linear(module: Any, dtype: torch.dtype) -> nn.Module:
+    """The plain form of a bitsandbytes linear map: GPT-2's Conv1D where it was one, which is stored (in, out)."""
+    from bitsandbytes import functional
+    from transformers.pytorch_utils import Conv1D
+
+    stored = module.weight
+    if type(stored).__name__ == "Params4bit":
+        weight = functional.dequantize_4bit(stored.data, stored.quant_state)
+    else:  # the first forward pass moves the scales to `state`
+        scales = stored.SCB if module.state.SCB is None else module.state.SCB
+        weight = (stored.data.float() * (scales.to(stored.device) / 127)[:, None]).to(dtype)
+    rows, columns = weight.shape
+    with torch.device("meta"):
+        is_transposed = getattr(module, "source_cls", None) is Conv1D
+        plain: Any = Conv1D(rows, columns) if is_transposed else nn.Linear(columns, rows, module.bias is not None)
+    plain.weight = nn.Parameter(weight.T.contiguous() if is_transposed else weight, requires_grad=False)
+    plain.bias = module.bias
+    plain.train(module.training)
+    result: nn.Module = plain
+    return result

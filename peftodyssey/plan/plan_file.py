@@ -33,6 +33,7 @@ def entry(task: CellTask, texts: Sequence[TextColumns], facts: Mapping[str, Any]
         "setting": _setting(cell, facts, scoring),
         "coordinates": _coordinates(task),
         "train_index": task.train_index,
+        "saved": cell.method.options.get("path") if cell.method.method == "saved" else None,
         "scores": {
             "test": test.folders,
             "valid": valid.folders,

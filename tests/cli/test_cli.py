@@ -63,7 +63,7 @@ OPTIONS = {
         "--field",
         "--device",
     },
-    "export": {"--to", "--merge", "--push", "--scoring"},
+    "export": {"--to", "--merge", "--into", "--max-drift", "--force", "--push", "--scoring", "--device"},
     "schema": set(),
     "doctor": {"--adapter", "--base", "--revision", "--device"},
     "ladder list": set(),
