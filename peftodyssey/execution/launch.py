@@ -41,8 +41,14 @@ class Options:
 def start(plan: Plan, root: Path, options: Options, console: Console, measures: Mapping[str, RunMeasure]) -> Outcome:
     """Do what is missing of `plan` below `root`.
 
-    Raises InputError where `--only` names no cell, DoesNotFit before anything starts that cannot finish.
+    Raises InputError where the plan is for a device that is not here or `--only` names no cell, DoesNotFit before
+    anything starts that cannot finish.
     """
+    if plan.device.named_by:
+        raise InputError(
+            f"this plan is for {plan.device.name} ({plan.device.named_by}), which was not looked for on this machine",
+            "run a plan of `api.plan`, which is made for the device that is here",
+        )
     cells = [task for task in plan.cells if matches(task, options.only)]
     if not cells:
         raise nothing_matches(plan, options.only)

@@ -31,6 +31,8 @@ OPTIONS = {
     "plan": {
         "--set",
         "--model",
+        "--gpu",
+        "--max-position-embeddings",
         "--method",
         "--rank",
         "--seq-len",
