@@ -159,12 +159,12 @@ def traced(case: Case) -> dict[str, float]:
     """Planned and traced bytes of the case, without a GPU."""
     from tracing import traced_step
 
-    from peftodyssey.models.load import _config
+    from peftodyssey.models.load import base_config
 
     model_source = source.resolve(case.model)
     shape = shape_from_config(model_source.config)
     step = step_of(case, shape)
-    tape, seen = simulate_step(shape, step, kernel_workspace=False), traced_step(_config(model_source, "sdpa"), step)
+    tape, seen = simulate_step(shape, step, kernel_workspace=False), traced_step(base_config(model_source)[0], step)
     assert tape.allocator is not None
     return {
         "planned_allocated_bytes": tape.peak_bytes,

@@ -256,13 +256,13 @@ def _answers() -> Iterator[None]:
     """Where the loop reads numbers off the device, fake tensors have none to give: it gets ones."""
     import bitsandbytes as bnb
 
-    from peftodyssey.models import lm_head, patching, varlen_attention
+    from peftodyssey.models import lm_head, patching, quantised, varlen_attention
     from peftodyssey.training import checkpoint
 
     with (
         mock.patch.object(checkpoint, "save", _not_written),
         mock.patch.object(patching, "_is_close", return_value=True),
-        mock.patch.object(patching, "is_4bit", lambda module: isinstance(module, bnb.nn.Linear4bit)),
+        mock.patch.object(quantised, "is_4bit", lambda module: isinstance(module, bnb.nn.Linear4bit)),
         mock.patch.object(torch.Tensor, "tolist", lambda tensor: [1.0] * tensor.numel()),
         mock.patch.object(torch.Tensor, "item", return_value=1.0),
         mock.patch.object(lm_head, "_gives_logits", return_value=True),

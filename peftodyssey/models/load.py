@@ -51,8 +51,7 @@ def load(
             "leave the quantisation out: `method: lora` trains an adapter on it as it stands",
         )
     with quiet():
-        config = transformers_config(source, attn)
-        dropout = base_dropout.take_out(config)  # a base is scored in training mode and must not vary
+        config, dropout = base_config(source, attn)
         if source.kind == "random":
             model = _random(config, dtype, quant, device)
         else:
@@ -62,6 +61,15 @@ def load(
     model.requires_grad_(False)
     model.config.use_cache = False
     return model.train()
+
+
+def base_config(source: ModelSource, attn: str = "sdpa") -> tuple[PreTrainedConfig, dict[str, float]]:
+    """(transformers' config of the base with every dropout 0, the dropout that config.json states by key).
+
+    A base is scored in training mode and must not vary. Raises ModelError for a config that cannot be used.
+    """
+    config = transformers_config(source, attn)
+    return config, base_dropout.take_out(config)
 
 
 def linear_names(model: nn.Module) -> list[str]:

@@ -109,7 +109,7 @@ def copied(adapter, target, change=None, **config):
 LAYOUTS = {
     "axolotl-compiled": (lambda k: k.replace("base_model.model.", "base_model.model._orig_mod.", 1), {}),
     "axolotl-fsdp": (lambda k: k.replace("layers.1.", "layers.1._fsdp_wrapped_module."), {}),
-    "llama-factory": (None, {"base_model_name_or_path": "/data/models/Llama", "inference_mode": True}),
+    "llama-factory": (None, {"base_model_name_or_path": "meta-llama/Llama-3.2-1B", "inference_mode": True}),
     "unsloth": (
         None,
         {

@@ -1,4 +1,4 @@
-"""The dropout of a base's config: off when the base is loaded, on where full fine-tuning asks for it."""
+"""The dropout of a base's config: off when it is loaded, on in full fine-tuning where asked for."""
 
 from __future__ import annotations
 
