@@ -36,6 +36,7 @@ class Options:
     allow_oom: bool = False  # start although the plan says that it does not fit
     memory_bytes: int | None = None  # the user's --memory; caps the GPU
     checkpoint_disk_bytes: int | None = None  # disk that downloaded models share
+    verbose: bool = False  # folders on the screen, which else only the log names
 
 
 def start(plan: Plan, root: Path, options: Options, console: Console, measures: Mapping[str, RunMeasure]) -> Outcome:
@@ -59,7 +60,7 @@ def start(plan: Plan, root: Path, options: Options, console: Console, measures: 
     job_options = JobOptions(
         plan.device.kind, options.checkpoint_every_s, options.keep, options.memory_bytes, options.checkpoint_disk_bytes
     )
-    progress = ProgressReporter(console, stop)
+    progress = ProgressReporter(console, stop, root / layout.RUN_LOG, options.verbose)
     with lock.exclusive(root):
         record(plan, root)
         cap_gpu(plan, options.memory_bytes)

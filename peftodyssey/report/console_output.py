@@ -34,7 +34,8 @@ def check(plan: Plan, root: Path) -> Iterator[Any]:
         yield Text(f"warning: {warning}")
     yield from (Text(f"warning: {warning}") for warning in sample_size.too_small(plan))
     for task in plan.too_large:
-        yield Text(f"does not fit: {task.folder}: {size(task.memory.device_bytes)}")
+        needed = size(max(task.memory.device_bytes, task.scoring_bytes))
+        yield Text(f"does not fit: {task.cell.domain.display_name}, {task.cell.method.label}: {needed}")
     for problem in host_and_disk.problems(plan, root):
         yield Text(f"does not fit: {problem}")
 

@@ -19,6 +19,7 @@ CORPORA = "corpora"
 REPORT = "report"
 SCORINGS = "scorings"  # tables and report of other ways of scoring than the newest
 LOCK = ".lock"
+RUN_LOG = "run.log"  # which task, in which folder, began and ended when; every note
 
 MANIFEST = "manifest.json"
 FAILURE = "failure.json"

@@ -26,6 +26,7 @@ OPTIONS = {
         "--device",
         "--allow-oom",
         "--checkpoint-disk",
+        "--verbose",
     },
     "check": {"--set", "--show", "--memory", "--device"},
     "plan": {
