@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.errors import StoreError
 from peftodyssey.measures.registry import MEASURES, MEASURES_BY_NAME, SPECS
-from peftodyssey.memory.device import detect, prepare_allocator
+from peftodyssey.memory.device import detect, planned_device, prepare_allocator
 from peftodyssey.recipe.load import load_recipe
 from peftodyssey.recipe.option_values import size_bytes
 from peftodyssey.store.views import views_of
@@ -63,23 +62,38 @@ def new_recipe(to: str | Path, model: str, domains: Sequence[str]) -> Path:
     return bundled.new(to, model, list(domains), first_row, model_facts(model))
 
 
-def plan(recipe: str | Path | Recipe, *, device: str = "auto", memory: str | int | None = None) -> Plan:
-    """What a recipe asks for, sized: cells, memory, folders. Loads no weights and no torch."""
+def plan(
+    recipe: str | Path | Recipe,
+    *,
+    device: str = "auto",
+    memory: str | int | None = None,
+    gpu: str | None = None,
+    here: bool = True,
+) -> Plan:
+    """What a recipe asks for, sized: cells, memory, folders. Loads no weights and no torch.
+
+    With `here` False the device need not be here, and models need no weights: `memory` and `gpu` (a name of
+    memory/gpu_table.py) describe a GPU. Such a plan cannot be run.
+    """
     from peftodyssey.plan.build import build
     from peftodyssey.recipe.schema import Recipe
 
-    recipe = recipe if isinstance(recipe, Recipe) else load(recipe)
-    return build(recipe, detect(device), size_bytes(memory), measures=MEASURES)
+    recipe, budget_bytes = recipe if isinstance(recipe, Recipe) else load(recipe), size_bytes(memory)
+    used = detect(device) if here and gpu is None else planned_device(device, budget_bytes, gpu)
+    return build(recipe, used, budget_bytes, measures=MEASURES, needs_weights=here)
 
 
-def plan_step(model: str, *, device: str = "auto", memory: str | int | None = None, **settings: Any) -> StepPlan:
+def plan_step(
+    model: str, *, device: str = "auto", memory: str | int | None = None, gpu: str | None = None, **settings: Any
+) -> StepPlan:
     """Will one step fit: its memory term by term. `settings` are the fields of `StepRequest`.
 
-    A `memory` describes a GPU, so bf16 is assumed.
+    `memory` and `gpu` describe a GPU, which need not be here.
     """
     from peftodyssey.memory.step_estimate import StepRequest, step_plan
 
-    return step_plan(StepRequest(model, **settings), detect(device), size_bytes(memory))
+    budget_bytes = size_bytes(memory)
+    return step_plan(StepRequest(model, **settings), planned_device(device, budget_bytes, gpu), budget_bytes)
 
 
 def probe(
@@ -141,6 +155,7 @@ def run_plan(
 
     from peftodyssey.execution import prune_weights
     from peftodyssey.execution.launch import Options, start
+    from peftodyssey.store import layout
 
     prepare_allocator()
     options = options or Options()
@@ -148,7 +163,7 @@ def run_plan(
     outcome = start(planned, root, options, console or RichConsole(stderr=True), MEASURES_BY_NAME)
     if outcome.interrupted:
         return None, outcome, root
-    if outcome.worked or not _reported(root):
+    if outcome.worked or not layout.is_reported(root):
         report([root])
     opened = open(root)
     if options.keep == "best":
@@ -287,14 +302,3 @@ def export(
     options = merge if isinstance(merge, MergeOptions) else MergeOptions() if merge else None
     target = Path(to) if to else None
     return export_cell(open(folder, scoring=scoring), cell, to=target, merge=options, push=push, device=device)
-
-
-def _reported(root: Path) -> bool:
-    """Whether tables and page of the run are there."""
-    from peftodyssey.store import layout
-
-    try:
-        names = (layout.RESULTS, layout.LEARNING_CURVES, f"{layout.REPORT}/index.html")
-        return all((root / name).is_file() for name in names)
-    except OSError as error:
-        raise StoreError(f"cannot read {root}: {error}", "check the path") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from peftodyssey.cli.options import (
     RecipeArg,
     ScoringOpt,
     SetOpt,
+    VerboseOpt,
     console,
     one_of,
     pairs,
@@ -89,6 +90,7 @@ def run(
     allow_oom: Annotated[
         bool, typer.Option("--allow-oom", help="Start although the plan says it does not fit.")
     ] = False,
+    verbose: VerboseOpt = False,
 ) -> None:
     """Train and score what is missing of a recipe, then write the report. A second run resumes, or does nothing."""
     from peftodyssey import api
@@ -103,6 +105,7 @@ def run(
         allow_oom=allow_oom,
         memory_bytes=size_bytes(memory),
         checkpoint_disk_bytes=size_bytes(checkpoint_disk, "--checkpoint-disk"),
+        verbose=verbose,
     )
     plan = api.plan(api.load(recipe, set_ or ()), device=device, memory=memory)
     for warning in plan.warnings:
@@ -112,19 +115,12 @@ def run(
     if opened is None:
         say(f"Interrupted: {outcome.interrupted}")
         raise typer.Exit(EXIT_INTERRUPTED)
+    from peftodyssey.execution.outcome import summary
     from peftodyssey.report import console_table
 
     console().print(console_table.table(opened.results.to_pylist()))
-    say(_summary(outcome, root))
+    say(summary(outcome, root))
     raise typer.Exit(EXIT_SOME_FAILED if outcome.failed else 0)
-
-
-def _summary(outcome: Any, root: Path) -> str:
-    parts = [f"{outcome.done} done"] * bool(outcome.done) + [f"{outcome.skipped} were there"] * bool(outcome.skipped)
-    parts += [f"{outcome.stopped} stopped early"] * bool(outcome.stopped)
-    parts += [f"{len(outcome.failed)} failed"] * bool(outcome.failed)
-    lines = [f"Cells: {', '.join(parts) or 'none'}.", f"Report: {root / 'report' / 'index.html'}"]
-    return "\n".join([*(f"failed: {folder}: {why}" for folder, why in outcome.failed.items()), *lines])
 
 
 @app.command()

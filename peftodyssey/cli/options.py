@@ -26,6 +26,7 @@ SetOpt = Annotated[
 ]
 MemoryOpt = Annotated[str | None, typer.Option("--memory", help="Budget such as 22GiB; default: what is free.")]
 DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+VerboseOpt = Annotated[bool, typer.Option("--verbose", help="Print the folder of every task, which else run.log has.")]
 ScoringOpt = Annotated[
     str | None,
     typer.Option("--scoring", metavar="NAME", help="Another way of scoring than the newest; the report names them."),

@@ -36,13 +36,20 @@ class Options:
     allow_oom: bool = False  # start although the plan says that it does not fit
     memory_bytes: int | None = None  # the user's --memory; caps the GPU
     checkpoint_disk_bytes: int | None = None  # disk that downloaded models share
+    verbose: bool = False  # folders on the screen, which else only the log names
 
 
 def start(plan: Plan, root: Path, options: Options, console: Console, measures: Mapping[str, RunMeasure]) -> Outcome:
     """Do what is missing of `plan` below `root`.
 
-    Raises InputError where `--only` names no cell, DoesNotFit before anything starts that cannot finish.
+    Raises InputError where the plan is for a device that is not here or `--only` names no cell, DoesNotFit before
+    anything starts that cannot finish.
     """
+    if plan.device.named_by:
+        raise InputError(
+            f"this plan is for {plan.device.name} ({plan.device.named_by}), which was not looked for on this machine",
+            "run a plan of `api.plan`, which is made for the device that is here",
+        )
     cells = [task for task in plan.cells if matches(task, options.only)]
     if not cells:
         raise nothing_matches(plan, options.only)
@@ -53,7 +60,7 @@ def start(plan: Plan, root: Path, options: Options, console: Console, measures: 
     job_options = JobOptions(
         plan.device.kind, options.checkpoint_every_s, options.keep, options.memory_bytes, options.checkpoint_disk_bytes
     )
-    progress = ProgressReporter(console, stop)
+    progress = ProgressReporter(console, stop, root / layout.RUN_LOG, options.verbose)
     with lock.exclusive(root):
         new_plan = record(plan, root)
         cap_gpu(plan, options.memory_bytes)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from peftodyssey.errors import OdysseyError
+from peftodyssey.errors import Interrupted, OdysseyError, StoreError
+from peftodyssey.store import layout
 
 
 @dataclass
@@ -16,6 +20,7 @@ class Outcome:
     inputs: int = 0  # texts and columns that were computed
     stopped: int = 0  # by successive halving, in this run
     failed: dict[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)  # tasks in words, by folder
     interrupted: str = ""
     new_plan: bool = False  # the recipe's plan is another one than before, so tables are made again
 
@@ -27,3 +32,27 @@ class Outcome:
 
 class DependencyFailed(OdysseyError):
     """A task cannot be done because one of its inputs failed; the message is the reason of the first that did."""
+
+
+def reason_of(act: Callable[[], None]) -> str:
+    """ "" where `act` worked, else why not; a broken store and a request to stop end the run."""
+    try:
+        act()
+    except (Interrupted, StoreError, KeyboardInterrupt):
+        raise
+    except OdysseyError as error:
+        return str(error)
+    except Exception as error:  # one cell's failure, whatever it is, must not end the run: it is recorded
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+    return ""
+
+
+def summary(outcome: Outcome, root: Path) -> str:
+    """What a run did, in lines: failed cells, counts, report and log."""
+    parts = [f"{outcome.done} done"] * bool(outcome.done) + [f"{outcome.skipped} were there"] * bool(outcome.skipped)
+    parts += [f"{outcome.stopped} stopped early"] * bool(outcome.stopped)
+    parts += [f"{len(outcome.failed)} failed"] * bool(outcome.failed)
+    failed = (f"failed: {outcome.names.get(folder, folder)}: {why}" for folder, why in outcome.failed.items())
+    ends = (f"Report: {root / layout.REPORT / 'index.html'}", f"Log: {root / layout.RUN_LOG}")
+    return "\n".join([*failed, f"Cells: {', '.join(parts) or 'none'}.", *ends])

@@ -6,11 +6,14 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from peftodyssey.display.durations import format_seconds
 from peftodyssey.execution.interrupt import Stop
+from peftodyssey.execution.run_log import RunLog
 from peftodyssey.training.settings import StepRecord
 
 PLAIN_EVERY_S = 10.0
@@ -20,9 +23,11 @@ SHORT = 30  # characters of a name beside a bar
 class ProgressReporter:
     """Prints tasks, steps and scores to `console`; also answers a job's `should_stop`."""
 
-    def __init__(self, console: Console, stop: Stop) -> None:
+    def __init__(self, console: Console, stop: Stop, log: Path | None = None, verbose: bool = False) -> None:
         self.console = console
         self.stop = stop
+        self.log = RunLog(log)
+        self.verbose = verbose  # folders of tasks on the screen, which else only the log names
         self.live = console.is_terminal
         self._progress: Progress | None = None
         self._all: TaskID | None = None
@@ -33,6 +38,7 @@ class ProgressReporter:
         self._total = 0
         self._valid = ""
         self._tokens_done = 0
+        self._task_begun, self._step_seconds = time.monotonic(), 0.0
 
     @contextlib.contextmanager
     def showing(self, total: int) -> Iterator[None]:
@@ -55,13 +61,16 @@ class ProgressReporter:
             yield
         self._progress = None
 
-    def task(self, name: str) -> None:
-        """A task begins."""
+    def task(self, name: str, folder: str = "") -> None:
+        """A task begins, with its name in words and its folder."""
         self._valid, self._tokens_done = "", 0
+        self._task_begun, self._step_seconds = time.monotonic(), 0.0
+        self.log.write(f"begins {name}: {folder}")
+        name = f"{name} ({folder})" if self.verbose and folder else name
         if self._progress and self._one is not None:
             self._progress.reset(self._one, description=_short(name), visible=True, info="", total=1)
         else:
-            self.say(f"[{self._done + 1}/{self._total}] {name}")
+            self._print(f"[{self._done + 1}/{self._total}] {name}")
 
     def multi_lora(self, members: int, method: str, share: float) -> None:
         """Some cells train together up to a share of their budgets; each is a task of its own afterwards."""
@@ -72,28 +81,41 @@ class ProgressReporter:
         else:
             self.say(f"[{self._done + 1}-{self._done + members}/{self._total}] training {name}")
 
-    def finished(self, name: str, outcome: str) -> None:
-        """A task ended: `outcome` says how."""
+    def finished(self, name: str, outcome: str, line: str = "", folder: str = "") -> None:
+        """A task ended: `outcome` says how, `line` what it found."""
         self._done += 1
+        text = f"{outcome:>7}  {name}  {line}".rstrip()
+        self.log.write(f"{text.strip()}: {folder}")
+        text += f"  {folder}" if self.verbose and folder else ""
         if self._progress and self._all is not None:
             self._progress.update(self._all, completed=self._done, info=self._time_left())
-            self._progress.print(f"{outcome:>7}  {name}", highlight=False, markup=False)
-        elif outcome != "done":
-            self.say(f"  {outcome}: {name}")
+            self._progress.print(text, highlight=False, markup=False, soft_wrap=True)
+        elif line or outcome != "done":
+            self._print(text)
+
+    @property
+    def seconds_beside_steps(self) -> float:
+        """Seconds of the current task so far without its training steps: scoring, evaluations, saving."""
+        return max(0.0, time.monotonic() - self._task_begun - self._step_seconds)
 
     def say(self, text: str) -> None:
-        """One line, above the bars."""
+        """One line, above the bars and in the log."""
+        self.log.write(text.strip())
+        self._print(text)
+
+    def _print(self, text: str) -> None:
         (self._progress or self.console).print(text, highlight=False, markup=False, soft_wrap=True)
 
     def step(self, record: StepRecord, steps: int) -> None:
         """A training step of `steps` is done."""
+        self._step_seconds += record.seconds
         gained = record.tokens - self._tokens_done  # 0 or less for a branch of a ladder, which starts behind its trunk
         # the first step that this process shows may be one of a resumed training
         step_tokens = max(0, gained) if self._tokens_done else record.tokens / record.step
         rate = step_tokens / record.seconds if record.seconds else 0.0
         self._tokens_done = record.tokens
         seconds_left = (steps - record.step) * record.seconds
-        info = f"loss {record.loss_nats:.3f}{self._valid}  {rate:,.0f} tok/s  {_span(seconds_left)} left"
+        info = f"loss {record.loss_nats:.3f}{self._valid}  {rate:,.0f} tok/s  {format_seconds(seconds_left)} left"
         self._advance(record.step, steps, info, "step")
 
     def scored(self, name: str, done: int, total: int) -> None:
@@ -120,21 +142,15 @@ class ProgressReporter:
             self._progress.update(self._one, completed=done, total=total, info=info)
         elif time.monotonic() - self._last_plain >= PLAIN_EVERY_S:
             self._last_plain = time.monotonic()
-            self.say(f"  {unit} {done:,}/{total:,}  {info}")
+            self._print(f"  {unit} {done:,}/{total:,}  {info}")
 
     def _time_left(self) -> str:
         each = (time.monotonic() - self._begun) / max(1, self._done)
-        return f"about {_span(each * (self._total - self._done))} left"
+        return f"about {format_seconds(each * (self._total - self._done))} left"
 
 
 def _short(name: str) -> str:
-    """The last part of a folder's name without its hash, at most SHORT characters."""
-    short = re.sub(r"-[0-9a-f]{8}$", "", name.rsplit("/", 1)[-1])
+    """A name in words; of a folder the last part without its hash; at most SHORT characters."""
+    short = re.sub(r"-[0-9a-f]{8}$", "", name if " " in name else name.rsplit("/", 1)[-1])
+    short = re.sub(" +", " ", short)
     return short if len(short) <= SHORT else "…" + short[1 - SHORT :]
-
-
-def _span(seconds: float) -> str:
-    """Seconds as text: 40 s, 3 min, 2.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

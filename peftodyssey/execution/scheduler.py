@@ -5,14 +5,13 @@ Order: every index; then, base by base, its own columns and its cells.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
-from peftodyssey.errors import Interrupted, OdysseyError, StoreError
+from peftodyssey.errors import Interrupted
 from peftodyssey.execution import halving
-from peftodyssey.execution.outcome import DependencyFailed, Outcome
+from peftodyssey.execution.cell_line import cell_line
+from peftodyssey.execution.outcome import DependencyFailed, Outcome, reason_of
 from peftodyssey.execution.pending import (
     finished,
     forget_stale,
@@ -22,6 +21,7 @@ from peftodyssey.execution.pending import (
     training_inputs,
 )
 from peftodyssey.execution.progress import ProgressReporter
+from peftodyssey.execution.task_names import task_names
 from peftodyssey.jobs import index as index_job
 from peftodyssey.jobs import score as score_job
 from peftodyssey.jobs import train_cell as train_job
@@ -69,6 +69,7 @@ class _Runner:
         outcome: Outcome,
     ) -> None:
         self.plan, self.cells, self.context, self.progress, self.outcome = plan, cells, context, progress, outcome
+        self.names = outcome.names = task_names(plan)
         self.standalone = standalone_measures(plan, cells, context.root)
         self.root = context.root
         self.models = LoadedModels(context.options.device, plan.budget_bytes, self._free_disk, progress.note)
@@ -135,7 +136,7 @@ class _Runner:
                 for task in (task for group in groups for task in halving.prune_trailing(group, eval_index, self.root)):
                     if task.folder not in before:
                         self.outcome.stopped += 1
-                        self.progress.finished(task.folder.split("/", 1)[1], "stopped")
+                        self.progress.finished(self.names[task.folder], "stopped", folder=task.folder)
 
     def _advance(self, active: list[CellTask], eval_index: int, share: float) -> None:
         """Train cells up to an evaluation, by multi-LoRA where that is possible."""
@@ -151,8 +152,8 @@ class _Runner:
             self._train_group(group, share)
         for task in behind():
             self._stop_if_asked()
-            self.progress.task(f"{task.folder.split('/', 1)[1]} to {share:.0%}")
-            if why := self._error_of(partial(self._train_until, task, share)):
+            self.progress.task(f"{self.names[task.folder]} to {share:.0%}", task.folder)
+            if why := reason_of(partial(self._train_until, task, share)):
                 self.failures[task.folder] = why
                 self.models.drop()
 
@@ -186,13 +187,13 @@ class _Runner:
     def _prepare_input(self, folder: str, act: Callable[[], None]) -> None:
         """Make an input of cells: if that fails, they fail with its reason."""
         self._stop_if_asked()
-        self.progress.task(folder)
-        why = self._error_of(act)
+        self.progress.task(self.names[folder], folder)
+        why = reason_of(act)
         if why:
             self.failures[folder] = why
         else:
             self.outcome.inputs += 1
-        self.progress.finished(folder, "failed" if why else "done")
+        self.progress.finished(self.names[folder], "failed" if why else "done", folder=folder)
 
     def _index(self, task: IndexTask) -> None:
         tokenizer = self.models.tokenizer(BaseModelKey(task.tokenizer_source, "fp32", None))
@@ -228,7 +229,7 @@ class _Runner:
         base, tokenizer = self.models.get(members[0].base), self.models.tokenizer(members[0].base)
         micro_batch_size = joint_micro_batch(self.plan, members)
         results: list[multi_lora_job.GroupResult] = []
-        why = self._error_of(
+        why = reason_of(
             lambda: results.append(
                 multi_lora_job.train_multi_lora(members, micro_batch_size, share, base, tokenizer, self.context)
             )
@@ -248,9 +249,10 @@ class _Runner:
 
     def _cell(self, task: CellTask) -> None:
         self._stop_if_asked()
-        self.progress.task(task.folder.split("/", 1)[1])
+        name = self.names[task.folder]
+        self.progress.task(name, task.folder)
         was_complete = self._is_complete(task.folder)
-        why = self._failed_dependency(task) or self._error_of(lambda: self._adapt(task))
+        why = self._failed_dependency(task) or reason_of(lambda: self._adapt(task))
         if why:
             if not (
                 was_complete and self._is_complete(task.folder)
@@ -262,7 +264,8 @@ class _Runner:
             self.models.drop()  # whatever went wrong may have left the base changed
         else:
             self.outcome.done += 1
-        self.progress.finished(task.folder.split("/", 1)[1], "failed" if why else "done")
+        line = "" if why else cell_line(task, self.root, self.progress.seconds_beside_steps)
+        self.progress.finished(name, "failed" if why else "done", line, task.folder)
 
     def _adapt(self, task: CellTask) -> None:
         base, tokenizer = self.models.get(task.base), self.models.tokenizer(task.base)
@@ -272,19 +275,6 @@ class _Runner:
         is_finished = manifest.read(self.root / task.folder) is not None
         job = train_job.rescore if is_finished and weights_of(task, self.root) else train_job.train_cell
         job(task, base, tokenizer, self.context)
-
-    def _error_of(self, act: Callable[[], None]) -> str:
-        """ "" where `act` worked, else why not; a broken store and a request to stop end the run."""
-        try:
-            act()
-        except (Interrupted, StoreError, KeyboardInterrupt):
-            raise
-        except OdysseyError as error:
-            return str(error)
-        except Exception as error:  # one cell's failure, whatever it is, must not end the run: it is recorded
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            return f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
-        return ""
 
     def _stop_if_asked(self) -> None:
         if self.progress.should_stop():

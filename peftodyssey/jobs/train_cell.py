@@ -80,7 +80,8 @@ def train(task: CellTask, handle: CellHandle, context: JobContext, share: float 
     if result.resume_note:
         context.callbacks.note(result.resume_note)
     if result.interrupted:
-        raise Interrupted(f"{task.folder}: stopped after step {result.steps} of {settings.steps}", START_AGAIN)
+        where = f"{task.cell.domain.display_name}, {task.cell.method.label}"
+        raise Interrupted(f"{where}: stopped after step {result.steps} of {settings.steps}", START_AGAIN)
     if result.stopped_at_step:
         context.callbacks.note(
             f"{task.cell.method.label}: stopped at step {result.stopped_at_step}, because general text had become too "

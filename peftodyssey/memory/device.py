@@ -1,4 +1,4 @@
-"""The device and its memory, detected without torch: through the CUDA driver, and through the operating system."""
+"""The device and its memory: named by the user, or detected without torch through driver and operating system."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftodyssey.errors import InputError
+from peftodyssey.memory.gpu_table import find_gpu
 
 CHOICES = ("auto", "cpu", "cuda")
 DESKTOP_MARGIN_BYTES = 512 << 20  # stays free: a desktop session takes more as windows open
@@ -29,6 +30,7 @@ class Device:
     bf16: bool
     capability: tuple[int, int] = (0, 0)  # CUDA compute capability: (7, 5) Turing, (8, 6) Ampere, (9, 0) Hopper
     host_free_bytes: int | None = None  # free now; None: not known, so nothing is refused for it
+    named_by: str = ""  # the option that describes it where it was not looked for on this machine
 
     @property
     def is_hopper(self) -> bool:
@@ -53,6 +55,36 @@ def detect(choice: str = "auto") -> Device:
     if card is None and choice == "cuda":
         raise InputError(f"--device cuda: {_why_no_card()}", "`peftodyssey doctor` says more; `--device cpu` works")
     return card or _cpu()
+
+
+def planned_device(choice: str = "auto", memory_bytes: int | None = None, gpu: str | None = None) -> Device:
+    """The device of a plan, which need not be here. A GPU named by `--gpu` or by `--memory` is not looked for.
+
+    `--memory` alone describes the first GPU of this machine, and where it has none one with bf16. Raises InputError.
+    """
+    if choice not in CHOICES:
+        raise InputError(f"--device {choice}: no such device", f"one of {', '.join(CHOICES)}")
+    if gpu is not None:
+        if choice == "cpu":
+            raise InputError("--gpu names a GPU, and --device cpu none", "leave out one of the two")
+        known = find_gpu(gpu)
+        return Device(
+            "cuda", known.name, known.total_bytes, known.total_bytes, known.bf16, known.capability, None, "--gpu"
+        )
+    if choice == "cpu" or (choice == "auto" and memory_bytes is None):
+        return detect(choice)
+    if memory_bytes is not None:
+        here = None if choice == "cuda" else detect("auto")
+        if here is not None and here.kind == "cuda":
+            return here
+        return Device("cuda", "a GPU", memory_bytes, memory_bytes, True, (8, 0), None, "--memory")
+    card = _card()
+    if card is None:
+        raise InputError(
+            "--device cuda: no NVIDIA card or driver was found",
+            'name the GPU to plan for: --gpu "RTX 4090", or --memory 11GiB with what is free on it',
+        )
+    return card
 
 
 def prepare_allocator() -> None:

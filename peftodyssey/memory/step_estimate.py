@@ -12,6 +12,7 @@ from peftodyssey.memory.step_spec import StepSpec
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.model_shape import ModelShape
 from peftodyssey.models import source
+from peftodyssey.models.more_positions import more_positions
 from peftodyssey.models.shape_from_config import shape_from_config
 from peftodyssey.recipe.cell import MethodSpec, QuantSpec
 
@@ -31,9 +32,10 @@ class StepRequest:
     optimizer: str = "adamw"  # adamw | adamw8bit
     engine: str = "native"  # native | stock | trl
     offload: str = "none"  # none | activations | optimizer | all
-    precision: str | None = None  # None: bf16 on a card that has it
+    precision: str | None = None  # None: bf16 on a GPU that has it, fp16 on another, fp32 on a CPU
     accumulate: int = 1  # micro-batches of one update
     master_weights: str = "fp32"  # of method full: fp32 | bf16
+    max_position_embeddings: int | None = None  # tokens; in place of the shape's own, for random/ shapes
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class StepPlan:
     """The memory of one step against a budget."""
 
     what: str
+    device: Device
     step: StepSpec
     memory: MemoryPlan
     budget_bytes: int
@@ -58,13 +61,15 @@ def step_plan(request: StepRequest, device: Device, budget_bytes: int | None) ->
 
     Raises ModelError, MethodError or InputError where the options do not go together.
     """
-    shape = shape_from_config(source.resolve(request.model).config)
+    shape = shape_from_config(source.planned_config(request.model, request.max_position_embeddings))
     if request.seq_len > shape.positions:
+        way_out = more_positions(request.model, shape, request.seq_len, f"--max-position-embeddings {request.seq_len}")
         raise ModelError(
             f"--seq-len {request.seq_len:,} is longer than the {shape.positions:,} positions of {request.model}",
-            f"use at most {shape.positions:,}",
+            f"use at most {shape.positions:,}; {way_out}",
         )
-    step = _step(request, shape, device, budget_bytes)
+    _check_options(request)
+    step = _step(request, shape, device)
     budget = device.budget_bytes if budget_bytes is None else budget_bytes
     memory = estimate(shape, step)
     method = request.method if request.method == "full" else f"{request.method} r={request.rank}"
@@ -73,11 +78,11 @@ def step_plan(request: StepRequest, device: Device, budget_bytes: int | None) ->
         f"gradient checkpointing {request.gradient_checkpointing}, {request.engine}"
     )
     changes = () if memory.fits(budget) else tuple(search.advice(shape, step, budget))
-    return StepPlan(what, step, memory, budget, _max_micro_batch_size(shape, step, budget), changes)
+    return StepPlan(what, device, step, memory, budget, _max_micro_batch_size(shape, step, budget), changes)
 
 
-def _step(request: StepRequest, shape: ModelShape, device: Device, budget_bytes: int | None) -> StepSpec:
-    on_card = device.kind == "cuda" or budget_bytes is not None
+def _step(request: StepRequest, shape: ModelShape, device: Device) -> StepSpec:
+    on_card = device.kind == "cuda"
     quant = QuantSpec("nf4", True) if request.method == "qlora" else None
     full = request.method == "full"
     rank = None if full else request.rank
@@ -91,7 +96,7 @@ def _step(request: StepRequest, shape: ModelShape, device: Device, budget_bytes:
             "--offload activations moves what --gradient-checkpointing full saves", "add --gradient-checkpointing full"
         )
     return StepSpec(
-        precision=request.precision or ("bf16" if on_card else "fp32"),
+        precision=request.precision or (("bf16" if device.bf16 else "fp16") if on_card else "fp32"),
         quant=quant,
         trainable=METHODS[request.method].count(method, shape),
         full=full,
@@ -109,6 +114,21 @@ def _step(request: StepRequest, shape: ModelShape, device: Device, budget_bytes:
         large_cublas_workspace=device.is_hopper,
         loss_chunk_bytes=search.LOSS_CHUNK_BYTES["cuda" if on_card else "cpu"],
     )
+
+
+def _check_options(request: StepRequest) -> None:
+    """Raises InputError for an option that has no effect with the others."""
+    full = request.method == "full"
+    without_effect = {
+        f"--offload {request.offload}": request.offload in ("optimizer", "all") and not full,
+        f"--master-weights {request.master_weights}": request.master_weights != "fp32" and not full,
+    }
+    if unused := [option for option, has_none in without_effect.items() if has_none]:
+        raise InputError(
+            f"{unused[0]} has no effect with --method {request.method}: adapters and their optimiser states are small, "
+            "in fp32 and on the device",
+            "use --method full, or leave it out" + (" (--offload activations)" if request.offload == "all" else ""),
+        )
 
 
 def _check_engine(request: StepRequest) -> None:

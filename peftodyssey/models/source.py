@@ -78,6 +78,49 @@ def resolve(
     return source if source.stored_quant is None else _quantised_base(source, source.stored_quant)
 
 
+def planned_config(name: str, max_position_embeddings: int | None = None) -> dict[str, Any]:
+    """config.json of the model `name`, whose weights are not looked for; ModelError where it cannot be read or used."""
+    if name.startswith(("bundled/", "random/")) or max_position_embeddings is not None:
+        return resolve(name, None, max_position_embeddings).config
+    root = Path(name).expanduser()
+    if not local_model.looks_local(name):
+        config = local_model.read_config(hub.download_config(name, None))
+    elif hub_refs.is_cache_folder(root):
+        config = local_model.read_config(hub_refs.snapshot_folder(root, None))
+    else:
+        config = local_model.read_config(local_model.find_rung_folder(root, None)[0])
+    _check_causal(name, config)
+    return config
+
+
+def without_weights(name: str, revision: str | None) -> ModelSource:
+    """A local model folder of which only config and tokenizer are there, for planning; ModelError where they are not.
+
+    Without tokenizer files it has the bundled model's tokenizer, as random models do.
+    """
+    root = Path(name).expanduser()
+    folder, rung = local_model.find_rung_folder(root, revision)
+    config = local_model.read_config(folder)
+    _check_causal(name, config)
+    tokenizer, note = local_model.find_tokenizer_folder(folder, root), "it has no weights here and is planned by config"
+    if not any((tokenizer / file).is_file() for file in local_model.TOKENIZER_FILES):
+        tokenizer, note = assets.model_files(BUNDLED_TOKENIZER), f"{note} and the tokenizer of {BUNDLED_TOKENIZER}"
+    return ModelSource(
+        name=name,
+        revision=revision,
+        kind="local",
+        folder=folder,
+        config=config,
+        fingerprint=weight_files.fingerprint(config, ()),
+        tokenizer_folder=tokenizer,
+        pretrain_tokens=rung.tokens if rung else None,
+        arm=rung.arm if rung else None,
+        default_dtype=_config_dtype(config),
+        weight_bytes_on_disk=0,
+        notes=(note,),
+    )
+
+
 def _quantised_base(source: ModelSource, quant: QuantSpec) -> ModelSource:
     """A base that is stored quantised, with its note; most of its bytes do not tell the type of its other weights."""
     return dataclasses.replace(

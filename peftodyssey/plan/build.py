@@ -33,16 +33,22 @@ from peftodyssey.store import layout
 
 
 def build(
-    recipe: Recipe, device: Device, budget_bytes: int | None = None, *, measures: Sequence[PlannedMeasure]
+    recipe: Recipe,
+    device: Device,
+    budget_bytes: int | None = None,
+    *,
+    measures: Sequence[PlannedMeasure],
+    needs_weights: bool = True,
 ) -> Plan:
     """The plan of `recipe` on `device` within `budget_bytes`; RecipeError with every problem found.
 
-    `measures` are all that there are; those that the recipe asks for plan their tasks in this order.
+    `measures` are all that there are; those that the recipe asks for plan their tasks in this order. With
+    `needs_weights` False, a model folder with config.json alone is planned, which cannot be run.
     """
     recipe, rung_warnings = resolve_rungs(recipe)
     cells = grid.cells(recipe)
     problems: list[Problem] = []
-    sources = resolve_sources(recipe, cells, problems)
+    sources = resolve_sources(recipe, cells, problems, needs_weights)
     cells = [cell for cell in cells if cell.model not in sources.left_out]
     if problems := problems or check_cells(recipe, cells, sources, device):
         raise RecipeError(problems)

@@ -14,6 +14,7 @@ from peftodyssey.corpora.source import Corpus
 from peftodyssey.errors import MissingWeights, OdysseyError, Problem
 from peftodyssey.model_shape import ModelShape
 from peftodyssey.models import source as model_source
+from peftodyssey.models.local_model import looks_local
 from peftodyssey.models.shape_from_config import shape_from_config
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.tokenizer import TextTokenizer, load_tokenizer
@@ -61,7 +62,9 @@ def problem_at(recipe: Recipe, key: str, error: OdysseyError) -> Problem:
     return Problem(recipe.where, line, column, key, error.message, next_step=error.next_step)
 
 
-def _resolve_models(recipe: Recipe, models: dict[ModelSpec, None], sources: Sources, problems: list[Problem]) -> None:
+def _resolve_models(
+    recipe: Recipe, models: dict[ModelSpec, None], sources: Sources, problems: list[Problem], needs_weights: bool
+) -> None:
     """Adds `models` to `sources`; of several rungs those without weights are left out, and said."""
     missing: list[MissingWeights] = []
     for model in models:
@@ -69,11 +72,13 @@ def _resolve_models(recipe: Recipe, models: dict[ModelSpec, None], sources: Sour
             try:
                 source = model_source.resolve(model.name, model.revision, model.max_position_embeddings, model.weights)
             except MissingWeights as error:
-                if not is_one_of_several(model, models):
+                if is_one_of_several(model, models):
+                    missing.append(error)
+                    sources.left_out[model] = error.message
+                    continue
+                if needs_weights or not looks_local(model.name):
                     raise
-                missing.append(error)
-                sources.left_out[model] = error.message
-                continue
+                source = model_source.without_weights(model.name, model.revision)
             sources.models[model] = source
             sources.shapes[model] = shape_from_config(source.config)
             sources.tokenizers[model] = load_tokenizer(source)
@@ -87,10 +92,10 @@ def _resolve_models(recipe: Recipe, models: dict[ModelSpec, None], sources: Sour
     sources.warnings += warnings
 
 
-def resolve_sources(recipe: Recipe, cells: list[Cell], problems: list[Problem]) -> Sources:
+def resolve_sources(recipe: Recipe, cells: list[Cell], problems: list[Problem], needs_weights: bool = True) -> Sources:
     """Everything that `cells` name; what cannot be found or read is added to `problems`."""
     sources = Sources()
-    _resolve_models(recipe, dict.fromkeys(cell.model for cell in cells), sources, problems)
+    _resolve_models(recipe, dict.fromkeys(cell.model for cell in cells), sources, problems, needs_weights)
     for cell in {cell.domain.name: cell for cell in cells}.values():
         with collect_problem(recipe, "domains", problems):
             corpus = corpus_source.resolve(cell.domain)

@@ -10,6 +10,7 @@ from peftodyssey.corpora.source import Corpus
 from peftodyssey.errors import InputError, OdysseyError, Problem
 from peftodyssey.memory.device import Device
 from peftodyssey.methods.registry import METHODS
+from peftodyssey.models.more_positions import more_positions
 from peftodyssey.plan.auto_values import resolve_auto
 from peftodyssey.plan.sources import Sources, problem_at
 from peftodyssey.recipe.cell import Cell
@@ -55,7 +56,8 @@ def _errors(cell: Cell, sources: Sources, device: Device) -> Iterator[tuple[str,
     ):
         if tokens > shape.positions:
             message = f"{setting} is {tokens:,} tokens, and {name} has {shape.positions:,} positions"
-            yield key, InputError(message, f"set {setting} to at most {shape.positions:,}")
+            way_out = more_positions(name, shape, tokens, f"model.max_position_embeddings: {tokens}")
+            yield key, InputError(message, f"set {setting} to at most {shape.positions:,}; {way_out}")
     try:
         resolve_auto(cell, device)
         for spec in (cell.domain, *cell.general):

@@ -1,13 +1,12 @@
-"""What the command line prints: checks, plans, status, queries, scores. Imports no torch and no chart library."""
+"""What the command line prints: checks, status, scores. Imports no torch and no chart library."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -18,10 +17,6 @@ from peftodyssey.plan.tasks import CellTask, Plan
 from peftodyssey.report import sample_size
 from peftodyssey.report.multi_lora_output import group_lines
 from peftodyssey.report.training_length import lengths
-
-if TYPE_CHECKING:
-    from peftodyssey.memory.step_estimate import StepPlan
-    from peftodyssey.memory.step_spec import StepSpec
 
 GRID_ROWS = 60
 STEP_LEGEND = "step: sequences x tokens of each; by N: micro-batches of N sequences"
@@ -44,7 +39,8 @@ def check(plan: Plan, root: Path) -> Iterator[Any]:
         yield Text(f"warning: {warning}")
     yield from (Text(f"warning: {warning}") for warning in (*short, *sample_size.too_small(plan)))
     for task in plan.too_large:
-        yield Text(f"does not fit: {task.folder}: {size(task.memory.device_bytes)}")
+        needed = size(max(task.memory.device_bytes, task.scoring_bytes))
+        yield Text(f"does not fit: {task.cell.domain.display_name}, {task.cell.method.label}: {needed}")
     for problem in host_and_disk.problems(plan, root):
         yield Text(f"does not fit: {problem}")
 
@@ -53,7 +49,7 @@ def _grids(cells: Sequence[CellTask]) -> Iterator[Table]:
     """One table a base: a row per text and method, with its learning rates and seeds."""
     for (model, revision), on_base in groupby(cells, key=lambda t: (t.cell.model.name, t.cell.model.revision)):
         table = plain_table("text", "method", "lr", "seeds", "trainable", "step", "memory")
-        table.title, table.title_justify = _model(model, revision), "left"
+        table.title, table.title_justify = model_words(model, revision), "left"
         rows: dict[tuple[str, str], list[CellTask]] = {}
         for task in on_base:
             rows.setdefault((task.cell.domain.display_name, task.cell.method.label), []).append(task)
@@ -78,7 +74,7 @@ def _row(tasks: Sequence[CellTask]) -> tuple[str, ...]:
     return " ".join(rates), " ".join(seeds), format_count(first.trainable), blocks + parts, size(largest)
 
 
-def _model(name: str, revision: str | None) -> str:
+def model_words(name: str, revision: str | None) -> str:
     return f"{name} @ {revision}" if revision else name
 
 
@@ -149,93 +145,6 @@ def _coloured(pieces: Sequence[tuple[str, bool]]) -> Text:
         style = ("black on green" if place % 2 else "black on bright_green") if trained else "dim"
         text.append(piece.replace("\n", "⏎\n"), style=style)
     return text
-
-
-def plan(plan: Plan) -> Iterator[Any]:
-    """The bill of every distinct step of a recipe, term by term."""
-    shapes = {(t.cell.model, t.cell.method.label, t.step): t for t in plan.cells}
-    for task in shapes.values():
-        yield _bill(
-            f"{_model(task.cell.model.name, task.cell.model.revision)}, {task.cell.method.label}, "
-            f"{task.step.micro_batch_size} x {task.step.seq_len} tokens, {way(task.step)}",
-            task.memory.terms,
-            task.memory.device_bytes,
-            plan.budget_bytes,
-        )
-    yield from group_lines(plan)
-    fits = "fits" if not plan.too_large else f"{len(plan.too_large)} cells do not fit"
-    yield f"{len(plan.cells)} cells, budget {size(plan.budget_bytes)}: {fits}"
-
-
-def step(answer: StepPlan) -> Iterator[Any]:
-    """The bill of one step, and advice."""
-    yield _bill(answer.what, answer.memory.terms, answer.memory.device_bytes, answer.budget_bytes)
-    if answer.fits:
-        yield f"largest micro-batch that fits: {answer.max_micro_batch_size} x {answer.step.seq_len} tokens"
-    yield from answer.advice
-
-
-def way(step: StepSpec) -> str:
-    """How a step is done, in words."""
-    offloads = [
-        name
-        for name, used in (("activations", step.offload_activations), ("optimiser", step.offload_optimizer))
-        if used
-    ]
-    return f"gradient checkpointing {step.gradient_checkpointing}" + (
-        f", {' and '.join(offloads)} in host memory" if offloads else ""
-    )
-
-
-def _bill(title: str, terms: Sequence[Any], total: int, budget: int) -> Table:
-    table = plain_table("term", "bytes", "share")
-    table.title, table.title_justify = title, "left"
-    for term in terms:
-        if term.size_bytes:
-            table.add_row(term.name, size(term.size_bytes), f"{term.size_bytes / total:.0%}")
-    table.add_section()
-    table.add_row("peak", size(total), "")
-    table.add_row("budget", size(budget), "")
-    table.add_row("free margin", size(budget - total), "fits" if total <= budget else "does not fit")
-    return table
-
-
-def plan_json(plan: Plan) -> str:
-    """The plan of a recipe as JSON."""
-    cells = [
-        {
-            "cell": task.short_hash,
-            "folder": task.folder,
-            "micro_batch_size": task.step.micro_batch_size,
-            "gradient_checkpointing": task.step.gradient_checkpointing,
-            "offload_activations": task.step.offload_activations,
-            "offload_optimizer": task.step.offload_optimizer,
-            "trainable_params": task.trainable,
-            "peak_allocated_bytes": task.memory.peak_allocated_bytes,
-            "peak_reserved_bytes": task.memory.peak_reserved_bytes,
-            "context_bytes": task.memory.context_bytes,
-            "terms": {term.name: term.size_bytes for term in task.memory.terms},
-            "fits": task.memory.fits(plan.budget_bytes),
-        }
-        for task in plan.cells
-    ]
-    return json.dumps({"budget_bytes": plan.budget_bytes, "fits": not plan.too_large, "cells": cells}, indent=1)
-
-
-def step_json(answer: StepPlan) -> str:
-    """The plan of one step as JSON."""
-    content = {
-        "what": answer.what,
-        "peak_allocated_bytes": answer.memory.peak_allocated_bytes,
-        "peak_reserved_bytes": answer.memory.peak_reserved_bytes,
-        "context_bytes": answer.memory.context_bytes,
-        "max_micro_batch_size": answer.max_micro_batch_size,
-        "budget_bytes": answer.budget_bytes,
-        "terms": {term.name: term.size_bytes for term in answer.memory.terms},
-        "fits": answer.fits,
-        "advice": list(answer.advice),
-    }
-    return json.dumps(content, indent=1)
 
 
 def status(cells: Sequence[Any]) -> Iterator[Text]:

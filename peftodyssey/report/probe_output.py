@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from peftodyssey.display.durations import format_seconds
 from peftodyssey.plan.tasks import Plan
 from peftodyssey.plan.time_estimate import estimate_time
 from peftodyssey.report.console_output import size
@@ -89,14 +90,8 @@ def time_of(plan: Plan) -> str:
     if found.seconds is None or found.low_seconds is None or found.high_seconds is None:
         unknown = f"{found.unknown_cells} of {len(plan.cells)} cells"
         return f"time: unknown for {unknown} on this device; `peftodyssey plan RECIPE --probe` measures it"
-    low, high = _words(found.low_seconds), _words(found.high_seconds)
-    return f"time: {_words(found.seconds)} for the whole grid ({low} to {high})"
-
-
-def _words(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    low, high = format_seconds(found.low_seconds), format_seconds(found.high_seconds)
+    return f"time: {format_seconds(found.seconds)} for the whole grid ({low} to {high})"
 
 
 def as_json(plan: Plan, tried: Sequence[ProbeResult], multi_lora_groups: Sequence[MultiLoraProbeResult]) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 
 from peftodyssey.constants import SCORE_CHUNK_BYTES, SCORE_MIN_CHUNK_ROWS
 from peftodyssey.models.lm_head import split_lm_head
-from peftodyssey.models.packing import to_device
+from peftodyssey.models.packed_inputs import to_device
 from peftodyssey.scoring.batches import Batch, batch, num_rows_that_fit, rows_of_windows
 from peftodyssey.scoring.nll import scoring_context
 from peftodyssey.scoring.windows import corpus_windows

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from peftodyssey.constants import DOCUMENTS_FILE, INDEX_FILE
+from peftodyssey.errors import StoreError
 
 RECIPE = "recipe.yaml"
 RESOLVED = "resolved.yaml"
@@ -18,6 +19,7 @@ CORPORA = "corpora"
 REPORT = "report"
 SCORINGS = "scorings"  # tables and report of other ways of scoring than the newest
 LOCK = ".lock"
+RUN_LOG = "run.log"  # which task, in which folder, began and ended when; every note
 
 MANIFEST = "manifest.json"
 FAILURE = "failure.json"
@@ -53,3 +55,11 @@ def tables_folder(folder: Path, scoring: str | None) -> Path:
 def is_store(folder: Path) -> bool:
     """Whether `folder` is an output directory of this tool."""
     return (folder / PLANS).is_dir()
+
+
+def is_reported(folder: Path) -> bool:
+    """Whether tables and page of the run are there. Raises StoreError where the folder cannot be read."""
+    try:
+        return all((folder / name).is_file() for name in (RESULTS, LEARNING_CURVES, f"{REPORT}/index.html"))
+    except OSError as error:
+        raise StoreError(f"cannot read {folder}: {error}", "check the path") from error

@@ -56,7 +56,7 @@ def test_who_trails_is_stopped_and_says_when_and_why(halved: tuple[Path, dict, s
     assert "stopped at 50% of its budget" in stopped["lora r=2", 1e-5]["reason"]
     assert stopped["lora r=2", 1e-5]["nll_after"] is None
     assert rows["fixed", 1e-2]["status"] == "done"
-    assert printed.count("stopped:") == 3
+    assert printed.count("stopped  ") == 3
     assert "3 of 6 cells were stopped early" in (folder / "out/report/summary.md").read_text()
     assert {cell.state for cell in status(folder / "out")} == {"done", "stopped"}
 
@@ -102,7 +102,7 @@ def test_a_longer_grid_is_judged_anew(tmp_path: Path) -> None:
     assert {key[1]: row["status"] for key, row in again.items()} == {1e-5: "stopped", 1e-4: "done"}
     assert "stopped:" not in printed  # it was before
     second, printed = run(tmp_path, "out", "methods=[{method: full, lr: {tune: [1e-5, 1e-4, 1e-7, 1e-8]}}]")
-    assert printed.count("stopped:") == 3
+    assert printed.count("stopped  ") == 3
     states = {key[1]: row["status"] for key, row in second.items()}
     assert states[1e-7] == states[1e-8] == "stopped"
     assert states[1e-4] == "done"
