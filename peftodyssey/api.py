@@ -276,8 +276,7 @@ def adapt(
 
     keys.setdefault("name", f"adapt-{Path(str(domain)).name or 'text'}"[:64])
     methods = [dict(method) if isinstance(method, Mapping) else {"method": method}]
-    content = dict(version=1, model=model, domains=[domain], methods=methods, **keys)
-    text = yaml.safe_dump(content, sort_keys=False)
+    text = yaml.safe_dump(dict(version=1, model=model, domains=[domain], methods=methods, **keys), sort_keys=False)
     return run(load_recipe(text, where="adapt", measures=SPECS), out, device=device, console=console)
 
 
@@ -299,6 +298,5 @@ def export(
     from peftodyssey.execution.export import export_cell
     from peftodyssey.execution.merge import MergeOptions
 
-    options = merge if isinstance(merge, MergeOptions) else MergeOptions() if merge else None
-    target = Path(to) if to else None
-    return export_cell(open(folder, scoring=scoring), cell, to=target, merge=options, push=push, device=device)
+    options, run = (merge or None) if merge is not True else MergeOptions(), open(folder, scoring=scoring)
+    return export_cell(run, cell, to=Path(to) if to else None, merge=options, push=push, device=device)
