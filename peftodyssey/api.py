@@ -1,8 +1,7 @@
 """The public Python functions, which the command line calls too.
 
 import peftodyssey
-run = peftodyssey.run("recipes/quickstart.yaml", "runs/quickstart")
-run.results.to_pandas()
+peftodyssey.run("recipes/quickstart.yaml", "runs/quickstart").results.to_pandas()
 """
 
 from __future__ import annotations
@@ -92,8 +91,8 @@ def plan_step(
     """
     from peftodyssey.memory.step_estimate import StepRequest, step_plan
 
-    budget_bytes = size_bytes(memory)
-    return step_plan(StepRequest(model, **settings), planned_device(device, budget_bytes, gpu), budget_bytes)
+    budget = size_bytes(memory)
+    return step_plan(StepRequest(model, **settings), planned_device(device, budget, gpu), budget)
 
 
 def probe(
@@ -194,13 +193,8 @@ def train_ladder(
 
     prepare_allocator()
     root = Path(out) if out is not None else LADDERS_ROOT / planned.recipe.name
-    return train(
-        planned,
-        root,
-        console or RichConsole(stderr=True),
-        stop_after_s=stop_after_s,
-        checkpoint_every_s=checkpoint_every_s,
-    )
+    shown = console or RichConsole(stderr=True)
+    return train(planned, root, shown, stop_after_s=stop_after_s, checkpoint_every_s=checkpoint_every_s)
 
 
 def report(folders: Sequence[str | Path], out: str | Path | None = None, *, scoring: str | None = None) -> Path:
@@ -210,8 +204,7 @@ def report(folders: Sequence[str | Path], out: str | Path | None = None, *, scor
     """
     from peftodyssey.report.build import build
 
-    paths = [Path(folder) for folder in folders]
-    return build(paths, Path(out) if out else None, measures=MEASURES, scoring=scoring)
+    return build([Path(folder) for folder in folders], Path(out) if out else None, measures=MEASURES, scoring=scoring)
 
 
 def open(folder: str | Path, *, scoring: str | None = None) -> Run:
@@ -298,5 +291,6 @@ def export(
     from peftodyssey.execution.export import export_cell
     from peftodyssey.execution.merge import MergeOptions
 
-    options, run = (merge or None) if merge is not True else MergeOptions(), open(folder, scoring=scoring)
+    run = open(folder, scoring=scoring)
+    options = merge if isinstance(merge, MergeOptions) else MergeOptions() if merge else None
     return export_cell(run, cell, to=Path(to) if to else None, merge=options, push=push, device=device)

@@ -95,6 +95,9 @@ def run(
     """Train and score what is missing of a recipe, then write the report. A second run resumes, or does nothing."""
     from peftodyssey import api
     from peftodyssey.execution.launch import Options
+    from peftodyssey.execution.outcome import summary
+    from peftodyssey.execution.time_left import time_line
+    from peftodyssey.report import console_table
 
     options = Options(
         only=pairs(only),
@@ -108,16 +111,14 @@ def run(
         verbose=verbose,
     )
     plan = api.plan(api.load(recipe, set_ or ()), device=device, memory=memory)
-    for warning in plan.warnings:
-        console(stderr=True).print(f"warning: {warning}", markup=False, soft_wrap=True)
+    time = time_line(plan, out or api.DEFAULT_ROOT / plan.recipe.name, recipe)
+    for line in (*(f"warning: {warning}" for warning in plan.warnings), time):
+        console(stderr=True).print(line, markup=False, soft_wrap=True)
     starting(f"{plan.recipe.name}: {len(plan.cells)} cells on {plan.device.name}")
     opened, outcome, root = api.run_plan(plan, out, options=options, console=console(stderr=True))
     if opened is None:
         say(f"Interrupted: {outcome.interrupted}")
         raise typer.Exit(EXIT_INTERRUPTED)
-    from peftodyssey.execution.outcome import summary
-    from peftodyssey.report import console_table
-
     console().print(console_table.table(opened.results.to_pylist()))
     say(summary(outcome, root))
     raise typer.Exit(EXIT_SOME_FAILED if outcome.failed else 0)
@@ -133,6 +134,7 @@ def check(
 ) -> None:
     """Validate a recipe; print its grid, memory, disk and every warning. Loads no weights."""
     from peftodyssey import api
+    from peftodyssey.execution.time_left import time_line
     from peftodyssey.plan import host_and_disk
     from peftodyssey.recipe.load_ladder import is_ladder
     from peftodyssey.report import console_output, ladder_output
@@ -145,6 +147,7 @@ def check(
     root = api.DEFAULT_ROOT / plan.recipe.name
     for part in (*console_output.check(plan, root), *console_output.documents(plan, show)):
         console().print(part)
+    say(time_line(plan, root, recipe))
     raise typer.Exit(EXIT_DOES_NOT_FIT if plan.too_large or host_and_disk.problems(plan, root) else 0)
 
 
@@ -153,11 +156,12 @@ app.command()(plan)
 
 @app.command()
 def status(folder: DirArg) -> None:
-    """The state of every cell of a run: done, failed, stopped, started or pending."""
+    """The state of every cell of a run: done, failed, stopped, started or pending; and the time that is left."""
     from peftodyssey.execution.status import status as read
+    from peftodyssey.execution.time_left import status_line
     from peftodyssey.report import console_output
 
-    for line in console_output.status(read(folder)):
+    for line in (*console_output.status(read(folder)), status_line(folder)):
         console().print(line, soft_wrap=True)
 
 

@@ -103,10 +103,12 @@ Answer = tuple[bool, Iterable[Any], Callable[[], str]]  # whether it fits, what 
 def _of_recipe(recipe: str, overrides: Sequence[str], device: Mapping[str, str | None]) -> Answer:
     """The plan of every cell of a recipe."""
     from peftodyssey import api
+    from peftodyssey.execution.time_left import time_line
     from peftodyssey.report import plan_output
 
     planned = api.plan(api.load(recipe, overrides), **device, here=False)  # type: ignore[arg-type]
-    return not planned.too_large, plan_output.plan(planned), partial(plan_output.plan_json, planned)
+    time = Text(time_line(planned, api.DEFAULT_ROOT / planned.recipe.name, recipe))
+    return not planned.too_large, (*plan_output.plan(planned), time), partial(plan_output.plan_json, planned)
 
 
 def _of_step(options: Mapping[str, Any]) -> Answer:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from peftodyssey.display.durations import format_seconds
+from peftodyssey.execution.clock import Clock
 from peftodyssey.execution.interrupt import Stop
 from peftodyssey.execution.run_log import RunLog
 from peftodyssey.training.settings import StepRecord
@@ -36,28 +37,31 @@ class ProgressReporter:
         self._last_plain = 0.0
         self._done = 0
         self._total = 0
+        self._clock: Clock | None = None
         self._valid = ""
         self._tokens_done = 0
         self._task_begun, self._step_seconds = time.monotonic(), 0.0
 
     @contextlib.contextmanager
-    def showing(self, total: int) -> Iterator[None]:
-        """Show progress over `total` tasks while the block runs."""
-        self._total = total
+    def showing(self, total: int, clock: Clock | None = None) -> Iterator[None]:
+        """Show progress over `total` tasks while the block runs; `clock` knows their work."""
+        self._total, self._clock = total, clock
+        if clock:
+            clock.write()
         if not self.live:
             yield
             return
         columns = (
             TextColumn("{task.description}", justify="left"),
             BarColumn(bar_width=12),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}"),
             TextColumn("{task.fields[info]}"),
             TimeElapsedColumn(),
         )
         with Progress(*columns, console=self.console, transient=True, refresh_per_second=4) as progress:
             self._progress = progress
-            self._all = progress.add_task("all", total=total, info="")
-            self._one = progress.add_task("", total=1, info="", visible=False)
+            self._all = progress.add_task("all", total=1.0, info="", count=f"0/{total}")
+            self._one = progress.add_task("", total=1, info="", count="", visible=False)
             yield
         self._progress = None
 
@@ -66,29 +70,36 @@ class ProgressReporter:
         self._valid, self._tokens_done = "", 0
         self._task_begun, self._step_seconds = time.monotonic(), 0.0
         self.log.write(f"begins {name}: {folder}")
+        if self._clock:
+            self._clock.begin(folder)
         name = f"{name} ({folder})" if self.verbose and folder else name
         if self._progress and self._one is not None:
             self._progress.reset(self._one, description=_short(name), visible=True, info="", total=1)
         else:
             self._print(f"[{self._done + 1}/{self._total}] {name}")
 
-    def multi_lora(self, members: int, method: str, share: float) -> None:
+    def multi_lora(self, folders: Sequence[str], method: str, share: float) -> None:
         """Some cells train together up to a share of their budgets; each is a task of its own afterwards."""
         self._valid, self._tokens_done = "", 0
+        members = len(folders)
+        if self._clock:
+            self._clock.begin(*folders)
         name = f"{members} {method} cells together (multi-LoRA)" + (f", to {share:.0%}" if share < 1 else "")
         if self._progress and self._one is not None:
             self._progress.reset(self._one, description=name, visible=True, info="", total=1)
         else:
             self.say(f"[{self._done + 1}-{self._done + members}/{self._total}] training {name}")
 
-    def finished(self, name: str, outcome: str, line: str = "", folder: str = "") -> None:
-        """A task ended: `outcome` says how, `line` what it found."""
+    def finished(self, name: str, outcome: str, line: str = "", folder: str = "", seconds: float | None = None) -> None:
+        """A task ended: `outcome` says how, `line` what it found, `seconds` how long its work took, if it says so."""
         self._done += 1
+        if self._clock:
+            self._clock.end(folder, seconds, outcome != "done")
         text = f"{outcome:>7}  {name}  {line}".rstrip()
         self.log.write(f"{text.strip()}: {folder}")
         text += f"  {folder}" if self.verbose and folder else ""
         if self._progress and self._all is not None:
-            self._progress.update(self._all, completed=self._done, info=self._time_left())
+            self._update_all(self._progress, self._all)
             self._progress.print(text, highlight=False, markup=False, soft_wrap=True)
         elif line or outcome != "done":
             self._print(text)
@@ -114,12 +125,16 @@ class ProgressReporter:
         step_tokens = max(0, gained) if self._tokens_done else record.tokens / record.step
         rate = step_tokens / record.seconds if record.seconds else 0.0
         self._tokens_done = record.tokens
-        seconds_left = (steps - record.step) * record.seconds
-        info = f"loss {record.loss_nats:.3f}{self._valid}  {rate:,.0f} tok/s  {format_seconds(seconds_left)} left"
+        if self._clock:
+            self._clock.step(record.step, steps, record.seconds)
+        of_cell = format_seconds((steps - record.step) * record.seconds)
+        info = f"loss {record.loss_nats:.3f}{self._valid}  {rate:,.0f} tok/s  {of_cell} of training left"
         self._advance(record.step, steps, info, "step")
 
     def scored(self, name: str, done: int, total: int) -> None:
         """`done` of `total` tokens of the column `name` are scored."""
+        if self._clock:
+            self._clock.scored(done / max(1, total))
         self._advance(done, total, f"scoring {_short(name)}", "token")
 
     def evaluated(self, share: float, corpus: str, nll_nats: float) -> None:
@@ -139,14 +154,24 @@ class ProgressReporter:
 
     def _advance(self, done: int, total: int, info: str, unit: str) -> None:
         if self._progress and self._one is not None:
-            self._progress.update(self._one, completed=done, total=total, info=info)
+            self._progress.update(self._one, completed=done, total=total, info=info, count=f"{done:,}/{total:,}")
+            if self._all is not None:
+                self._update_all(self._progress, self._all)
         elif time.monotonic() - self._last_plain >= PLAIN_EVERY_S:
             self._last_plain = time.monotonic()
-            self._print(f"  {unit} {done:,}/{total:,}  {info}")
+            self._print(f"  {unit} {done:,}/{total:,}  {info}; in all: {self._time_left()}")
+
+    def _update_all(self, progress: Progress, task: TaskID) -> None:
+        share = self._clock.done_share if self._clock else self._done / max(1, self._total)
+        progress.update(task, completed=share, info=self._time_left(), count=f"{self._done}/{self._total}")
 
     def _time_left(self) -> str:
-        each = (time.monotonic() - self._begun) / max(1, self._done)
-        return f"about {format_seconds(each * (self._total - self._done))} left"
+        """The time of everything that is left, by the rates of what was done; of work, not of tasks."""
+        if self._clock is None:
+            each = (time.monotonic() - self._begun) / max(1, self._done)
+            return f"about {format_seconds(each * (self._total - self._done))} left" if self._done else "time unknown"
+        seconds = self._clock.of_all().seconds
+        return "time unknown" if seconds is None else f"about {format_seconds(seconds)} left"
 
 
 def _short(name: str) -> str:

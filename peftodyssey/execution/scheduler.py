@@ -11,6 +11,7 @@ from functools import partial
 from peftodyssey.errors import Interrupted
 from peftodyssey.execution import halving
 from peftodyssey.execution.cell_line import cell_line
+from peftodyssey.execution.clock import Clock
 from peftodyssey.execution.outcome import DependencyFailed, Outcome, reason_of
 from peftodyssey.execution.pending import (
     finished,
@@ -34,7 +35,8 @@ from peftodyssey.models.checkpoint_disk import make_room
 from peftodyssey.models.source import ModelSource
 from peftodyssey.plan.multi_lora_groups import group_cells, joint_micro_batch
 from peftodyssey.plan.tasks import BaseModelKey, CellTask, IndexTask, MeasureTask, Plan, ScoreTask
-from peftodyssey.store import manifest
+from peftodyssey.plan.work import works
+from peftodyssey.store import layout, manifest
 
 
 def execute(
@@ -49,7 +51,7 @@ def execute(
     outcome = Outcome(skipped=len(cells) - len(todo))
     runner = _Runner(plan, cells, context, progress, outcome)
     try:
-        with progress.showing(runner.count(todo)):
+        with progress.showing(runner.count(todo), runner.clock(todo)):
             runner.indexes(todo)
             runner.bases(todo)
     except Interrupted as stop:
@@ -85,6 +87,11 @@ class _Runner:
     def count(self, todo: list[CellTask]) -> int:
         """How many tasks are to be done."""
         return len(self._missing_indexes(todo)) + len(self._missing_inputs(todo)) + len(self.standalone) + len(todo)
+
+    def clock(self, todo: list[CellTask]) -> Clock:
+        """The work of the tasks that are to be done."""
+        folders = [task.folder for task in (*self._missing_inputs(todo), *self.standalone, *todo)]
+        return Clock(works(self.plan), folders, self.root / layout.TIMES, self.plan.device.name)
 
     def indexes(self, todo: list[CellTask]) -> None:
         """Tokenise what is not."""
@@ -193,7 +200,10 @@ class _Runner:
             self.failures[folder] = why
         else:
             self.outcome.inputs += 1
-        self.progress.finished(self.names[folder], "failed" if why else "done", folder=folder)
+        facts = (manifest.read(self.root / folder) or {}).get("facts") or {}  # a column's seconds are without loading
+        self.progress.finished(
+            self.names[folder], "failed" if why else "done", folder=folder, seconds=facts.get("seconds")
+        )
 
     def _index(self, task: IndexTask) -> None:
         tokenizer = self.models.tokenizer(BaseModelKey(task.tokenizer_source, "fp32", None))
@@ -225,7 +235,7 @@ class _Runner:
         members = [task for task in group if not self._failed_dependency(task)]
         if len(members) < 2:
             return
-        self.progress.multi_lora(len(members), members[0].cell.method.method, share)
+        self.progress.multi_lora([task.folder for task in members], members[0].cell.method.method, share)
         base, tokenizer = self.models.get(members[0].base), self.models.tokenizer(members[0].base)
         micro_batch_size = joint_micro_batch(self.plan, members)
         results: list[multi_lora_job.GroupResult] = []

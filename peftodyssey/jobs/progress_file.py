@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from peftodyssey.jobs.context import JobCallbacks
 from peftodyssey.store import layout
-from peftodyssey.training.checkpoint import STATE_FILE
-from peftodyssey.training.settings import StepRecord
+from peftodyssey.training.settings import STATE_FILE, StepRecord
+
+if TYPE_CHECKING:
+    from peftodyssey.jobs.context import JobCallbacks
 
 FILE = ".progress.json"
 EVERY_S = 2.0

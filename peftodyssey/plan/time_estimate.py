@@ -36,7 +36,7 @@ def estimate_time(plan: Plan) -> TimeEstimate:
         return TimeEstimate(None, None, None, len(loaded) - len(known))
     middle, low, high = 0.0, 0.0, 0.0
     bases: set[tuple[str, str, str]] = set()
-    shares, speedups = _halving_shares(plan), _speedups(plan)
+    shares, speedups = halving_shares(plan), _speedups(plan)
     for task, probe in zip(plan.cells, known, strict=True):
         training, band = _training(plan, task, probe)
         steps, columns = shares.get(task.hash, (1.0, 1.0))
@@ -62,10 +62,10 @@ def _training(plan: Plan, task: CellTask, probe: Probe) -> tuple[float, float]:
         return 0.0, 0.0
     band = BAND if task.cell.train.budget_epochs is None else EPOCH_BAND
     replayed = task.cell.method.options.get("replay", 0.0)  # a probe's step has none
-    return _steps(plan, task) * probe.step_seconds[-1] / (1 - replayed), band
+    return training_steps(plan, task) * probe.step_seconds[-1] / (1 - replayed), band
 
 
-def _steps(plan: Plan, task: CellTask) -> int:
+def training_steps(plan: Plan, task: CellTask) -> int:
     """Optimiser steps of a cell's budget."""
     train = task.cell.train
     if train.budget_steps is not None:
@@ -78,14 +78,18 @@ def _steps(plan: Plan, task: CellTask) -> int:
 
 
 def _scoring(task: CellTask, probe: Probe) -> float:
+    return scored_columns(task) * scored_tokens(task.cell.score.tokens) / probe.scored_tokens_per_second
+
+
+def scored_columns(task: CellTask) -> float:
+    """How many columns of at most `score.tokens` tokens a cell scores, evaluations during training included."""
     points = sum(share < 1 for share in task.cell.train.eval_at)
     early_stop = task.cell.method.options.get("early_stop")
     early_stop_columns = early_stop["num_evals"] / 2 if early_stop else 0  # an evaluation scores half the cap
-    columns = len(task.columns) + points + early_stop_columns
-    return columns * scored_tokens(task.cell.score.tokens) / probe.scored_tokens_per_second
+    return len(task.columns) + points + early_stop_columns
 
 
-def _halving_shares(plan: Plan) -> dict[str, tuple[float, float]]:
+def halving_shares(plan: Plan) -> dict[str, tuple[float, float]]:
     """By cell that successive halving may stop: the mean share of steps, and of final columns, in its group."""
     groups: dict[str, list[CellTask]] = {}
     for task in plan.cells:

@@ -20,6 +20,7 @@ REPORT = "report"
 SCORINGS = "scorings"  # tables and report of other ways of scoring than the newest
 LOCK = ".lock"
 RUN_LOG = "run.log"  # which task, in which folder, began and ended when; every note
+TIMES = "times.json"  # the work of every task, and the rates at which finished ones were done
 
 MANIFEST = "manifest.json"
 FAILURE = "failure.json"

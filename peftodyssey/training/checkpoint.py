@@ -22,10 +22,9 @@ from torch import Tensor
 from peftodyssey.errors import TrainingError
 from peftodyssey.memory_settings import MemorySettings
 from peftodyssey.store.atomic import atomic_write, io_errors_as_store_error, sha256, write_text
-from peftodyssey.training.settings import LOG_FIELDS, StepRecord
+from peftodyssey.training.settings import LOG_FIELDS, STATE_FILE, StepRecord
 
 STATE_VERSION = 3
-STATE_FILE = "state.json"
 
 
 @dataclass(frozen=True)

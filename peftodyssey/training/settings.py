@@ -13,6 +13,7 @@ from peftodyssey.memory_settings import GRADIENT_CHECKPOINTING, MemorySettings
 
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
 PRECISIONS = ("fp32", "bf16", "fp16")
+STATE_FILE = "state.json"  # of a checkpoint: its numbers, and the name of its file of tensors
 OPTIMIZERS = ("adamw", "adamw8bit")
 NOT_IN_DIGEST = frozenset(
     {field.name for field in fields(MemorySettings)}

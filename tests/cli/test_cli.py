@@ -104,10 +104,14 @@ def peftodyssey(*arguments: object) -> subprocess.CompletedProcess[str]:
         ("plan", "quickstart"),
         ("recipes", "list"),
         ("schema",),
+        ("status", "RUN"),
         ("plan", "--model", "random/llama-7b", "--method", "qlora", "--rank", "16", "--json", "--memory", "24GiB"),
     ],
 )
-def test_planning_imports_no_torch(arguments: tuple[str, ...]) -> None:
+def test_planning_imports_no_torch(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "plans").mkdir()
+    (tmp_path / "plans/a.json").write_text('{"created": "2026", "recipe": "a", "cells": []}')
+    arguments = tuple(str(tmp_path) if argument == "RUN" else argument for argument in arguments)
     code = (
         "import sys; sys.argv[0] = 'peftodyssey'\n"
         "from peftodyssey.cli.main import main\n"

@@ -73,3 +73,17 @@ def test_folders_are_on_the_screen_where_asked(tmp_path: Path) -> None:
     process = micro.invoke("run", recipe, "--out", tmp_path / "out", "--verbose", "--set", "train.budget=1 steps")
     assert process.returncode == 0, process.stderr
     assert f"{layout.CELLS}/{next((tmp_path / 'out' / layout.CELLS).iterdir()).name}" in process.stderr
+
+
+def test_the_time_of_a_run_is_unknown_until_cells_are_finished(
+    ended: tuple[CompletedProcess[str], Path], tmp_path: Path
+) -> None:
+    process, root = ended
+    assert "time: unknown; `peftodyssey plan" in process.stderr.splitlines()[0]
+    assert "--probe` takes about" in process.stderr.splitlines()[0]
+    assert "time: nothing is missing" in micro.invoke("status", root).stdout
+    more = ("run", micro.write(tmp_path, RECIPE), "--set", "seeds=[0, 1]", "--out", root, "--only", "method=none")
+    assert "by the 3 cells finished" in micro.invoke(*more).stderr
+    assert "time: unknown" in micro.invoke("check", micro.write(tmp_path, RECIPE)).stdout
+    named = micro.invoke("plan", micro.write(tmp_path, RECIPE), "--gpu", "T4")
+    assert "a GPU that is not here" in named.stdout
