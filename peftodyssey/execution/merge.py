@@ -171,7 +171,6 @@ class Merge:
             )
         change = paired_bootstrap(delta, index.document)
         adapter_nll, merged_nll, kl = (mean_nats(column) for column in found)
-        adapter_nll, merged_nll, kl = (mean_nats(column) for column in found)
         return MergeDrift(change.n_documents, int(scored.sum()), adapter_nll, merged_nll, change, kl)
 
 
