@@ -54,6 +54,14 @@ def adapter_of(model: nn.Module) -> Adapter:
     return Adapter(lora_A, lora_B, scaling, dropout)
 
 
+def on_host(adapter: Adapter) -> Adapter:
+    """The adapter in host memory."""
+    lora_A, lora_B = (
+        {name: factor.cpu() for name, factor in part.items()} for part in (adapter.lora_A, adapter.lora_B)
+    )
+    return Adapter(lora_A, lora_B, adapter.scaling, adapter.dropout)
+
+
 def copy_adapter_into(adapter: Adapter, model: nn.Module) -> None:
     """Copies `adapter` into the LoRA modules that PEFT has put on a model."""
     with torch.no_grad():

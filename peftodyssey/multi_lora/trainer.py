@@ -24,7 +24,7 @@ from peftodyssey.memory_settings import MemorySettings
 from peftodyssey.models import lm_head, patching
 from peftodyssey.multi_lora import adamw
 from peftodyssey.multi_lora import state as banks_state
-from peftodyssey.multi_lora.adapters import Adapter, InitialState, read_state
+from peftodyssey.multi_lora.adapters import Adapter, InitialState, on_host, read_state
 from peftodyssey.multi_lora.linear import patch_linears
 from peftodyssey.training import checkpoint, cuda_graphs, grad_accumulation, sampler, schedule
 from peftodyssey.training.dropout import SeededDropout
@@ -238,7 +238,7 @@ class _MultiLoraTrainer:
             member = self.members[number]
             if not member.failed:
                 self._save(number)
-                member.end = banks_state.extract_adapter(self.banks, number, member.start)
+                member.end = on_host(banks_state.extract_adapter(self.banks, number, member.start))
                 member.memory_settings = self.step_runner.memory_settings
                 member.out_of_memory = tuple(self.step_runner.out_of_memory)
         if leaving:

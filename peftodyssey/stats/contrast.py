@@ -68,7 +68,7 @@ def parts(values: np.ndarray, clusters: float) -> Parts:
     `clusters` is the effective number of clusters: resampled clusters vary less than clusters do, by (n - 1) / n.
     """
     estimates, resamples = values[0], values[1:]
-    unbiased = clusters / (clusters - 1)
+    unbiased = clusters / (clusters - 1) if clusters > 1 else 1.0  # a single cluster has no variance
     over_clusters = unbiased * float(resamples.mean(1).var())
     n = len(estimates)
     if n < 2:

@@ -31,7 +31,7 @@ from peftodyssey.store import layout, manifest, parquet
 RECIPE = """\
 version: 1
 name: noisy
-model: {name: %s, revisions: [%s]}
+model: {name: %s, revisions: [%s], equal_rungs: keep}
 domains: [%s]
 general: [%s]
 methods: [{method: full, lr: 1e-3}, {method: lora, rank: 2, lr: 1e-2}]

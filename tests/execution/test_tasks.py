@@ -60,7 +60,7 @@ def test_the_base_answers_once_and_every_cell_after_training(ran) -> None:
 def test_the_table_is_what_a_loop_over_the_choices_counts(ran) -> None:
     out, _, run = ran
     table = parquet.read(out / "tasks.parquet").to_pylist()
-    cells = {cell["cell"]: cell["tasks"][0] for cell in run.cells}
+    cells = {cell["cell"]: cell["measures"]["multiple_choice"][0] for cell in run.cells}
     assert [row["task"] for row in table] == ["colours", "colours"]
     for row in table:
         for end in ("before", "after"):

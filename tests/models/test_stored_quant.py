@@ -113,9 +113,7 @@ def test_lora_trains_on_them_from_their_own_loss(stored, tmp_path):
     assert run is not None, outcome
     row = run.results.to_pylist()[0]
     assert row["quant"] is None
-    scored = api.score(
-        str(stored), "bundled/arxiv_cs.CL", settings={"context": 64, "stride": 64, "tokens": 500}, device="cpu"
-    )
+    scored = api.score(str(stored), "bundled/arxiv_cs.CL", context=64, stride=64, tokens=500, device="cpu")
     assert row["nll_before"] == pytest.approx(scored.rows[0].nll_nats, abs=1e-6)
     assert row["nll_after"] != row["nll_before"]
 
