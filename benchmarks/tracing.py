@@ -261,7 +261,7 @@ def _answers() -> Iterator[None]:
     from peftodyssey.training import checkpoint
 
     with (
-        mock.patch.object(trainer, "on_host", return_value=None),  # host memory is not counted
+        mock.patch.object(trainer, "on_host", _not_kept),
         mock.patch.object(checkpoint, "save", _not_written),
         mock.patch.object(patching, "_is_close", return_value=True),
         mock.patch.object(quantised, "is_4bit", lambda module: isinstance(module, bnb.nn.Linear4bit)),
@@ -277,6 +277,10 @@ def _answers() -> Iterator[None]:
 
 def _not_written(*_: object) -> None:
     """Stands for the writing of a state: there is nothing to write, and a Mock would hold the tensors."""
+
+
+def _not_kept(_: object) -> None:
+    """Stands for a copy in host memory, which is not counted; a Mock would hold the tensors."""
 
 
 def _laid_out(ledger: Ledger, expandable: bool) -> Allocator:
