@@ -52,6 +52,7 @@ def test_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_weights_that_change_under_way_fail_the_cell_alone(folder: Path, tmp_path: Path) -> None:
     text = micro.RECIPE.replace("{name: bundled/odyssey-3m, revisions: [annealed-64M]}", str(folder))
     plan = api.plan(micro.write(tmp_path, text))
@@ -78,6 +79,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", place], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(small_disk: Path, tmp_path: Path) -> None:
     recipe = micro.write(tmp_path)
     ended = micro.invoke("run", recipe, "--out", small_disk / "out", "--only", "method=lora")

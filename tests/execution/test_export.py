@@ -81,7 +81,10 @@ def card_nll(exported: Path) -> float:
     return float(found[1])
 
 
-@pytest.mark.parametrize("into", [None, "dequantised", "original"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("into", [None, pytest.param("dequantised", marks=SLOW), pytest.param("original", marks=SLOW)])
 def test_the_merged_folder_has_the_nll_of_its_card(out: Path, tmp_path: Path, into: str | None) -> None:
     method, options = ("lora", []) if into is None else ("qlora", ["--into", into])
     ended = micro.invoke("export", out, f"method={method}", "--merge", *options, "--to", tmp_path / "m", "--force")
@@ -109,6 +112,7 @@ def test_a_quantised_base_is_dequantised_by_default_and_keeps_the_model(out: Pat
     assert kept.merged.drift.tokens < DRIFT_TOKENS + 5000
 
 
+@pytest.mark.slow
 def test_a_drift_above_the_accepted_one_leaves_nothing_behind(out: Path, tmp_path: Path) -> None:
     target = tmp_path / "new" / "merged"
     options = ("export", out, "method=lora", "--merge", "--max-drift", 0, "--to", target)  # rounding is more than that
@@ -140,6 +144,7 @@ def test_options_that_cannot_be_are_refused(out: Path, tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_model_with_small_norms_is_merged_as_it_was_measured(tmp_path: Path) -> None:
     """Norms 30 times smaller and matrices 30 times larger: rounding that such a base magnifies shows in the drift."""
     scaled = variant(
@@ -157,6 +162,7 @@ def test_a_model_with_small_norms_is_merged_as_it_was_measured(tmp_path: Path) -
         assert (merged.drift.kl < 1e-5) == (into == "dequantised")
 
 
+@pytest.mark.slow
 def test_a_parted_head_is_untied_and_said_so(tmp_path: Path) -> None:
     base = bundled(tmp_path)
     adapter = lora_folder(base, tmp_path / "apart", modules_to_save=["embed_tokens", "lm_head"])
@@ -192,6 +198,7 @@ def run_snippet(exported: Exported) -> None:
     assert ended.stdout.startswith("The")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["method=lora", "method=qlora", "method=full", "method=lora --merge"])
 def test_the_lines_of_the_card_run_as_they_stand(out: Path, tmp_path: Path, cell: str) -> None:
     name, _, merge = cell.partition(" ")

@@ -101,6 +101,7 @@ def test_a_cpu_budget_that_the_first_micro_batch_exceeds(tmp_path: Path) -> None
         assert other[column] == pytest.approx(one[column], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_cell_that_cannot_fit_fails_alone_and_the_exit_code_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

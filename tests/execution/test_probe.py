@@ -70,6 +70,7 @@ def test_multi_lora_is_probed_beside_its_members_alone(tmp_path: Path) -> None:
     assert f"({multi_lora.speedup:.2f} times the speed)" in line
 
 
+@pytest.mark.slow
 def test_a_probe_says_what_would_fail_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from peftodyssey.errors import MethodError
     from peftodyssey.jobs import probe as probe_job

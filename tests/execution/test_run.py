@@ -186,6 +186,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(done: Path, tmp_path: P
     assert rows["lora"]["status"] == "done"
 
 
+@pytest.mark.slow
 def test_keep_best_keeps_the_selected_full_weights_alone(full_alone: Path) -> None:
     run = api.open(full_alone)
     rows = {row["cell"]: row for row in run.results.to_pylist()}
@@ -250,6 +251,7 @@ def test_measured_columns_are_the_only_ones_that_two_runs_may_differ_in(
     assert again == {cell: row for cell, row in results(done).items() if cell in again}
 
 
+@pytest.mark.slow
 def test_sft_scores_answers_alone(tmp_path: Path) -> None:
     rows = [{"prompt": f"What is {n} and {n}?", "completion": f" It is {2 * n}, as anybody knows."} for n in range(200)]
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

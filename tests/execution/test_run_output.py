@@ -68,6 +68,7 @@ def test_folders_are_in_the_log_and_not_on_the_screen(ended: tuple[CompletedProc
         assert all(f"{kind}/{folder.name}" in log for folder in folders)
 
 
+@pytest.mark.slow
 def test_folders_are_on_the_screen_where_asked(tmp_path: Path) -> None:
     recipe = micro.write(tmp_path, RECIPE.replace("  - {method: lora, rank: 2, lr: {tune: [1e-3, 1e-2]}}\n", ""))
     process = micro.invoke("run", recipe, "--out", tmp_path / "out", "--verbose", "--set", "train.budget=1 steps")

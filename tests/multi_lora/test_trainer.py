@@ -127,7 +127,7 @@ def base_of(kind: str):
         ("nf4", 2e-5),
     ],
 )
-@pytest.mark.parametrize("micro_batch_size", [1, 4])
+@pytest.mark.parametrize("micro_batch_size", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_every_member_ends_where_its_solo_run_ends(tmp_path, kind, relative, micro_batch_size):
     base = base_of(kind)
     one = "c_attn" if "gpt2" in kind else "q_proj"

@@ -35,6 +35,7 @@ def test_without_tokens_it_is_not_read(tmp_path: Path) -> None:
     assert plan.cells[0].reads == ()
 
 
+@pytest.mark.slow
 def test_a_finished_run_gains_the_factor_without_training_again(tmp_path: Path) -> None:
     out, quiet = tmp_path / "out", Console(quiet=True)
     api.run_plan(planned(tmp_path), out, console=quiet)

@@ -117,7 +117,7 @@ def test_a_micro_batch_that_does_not_fit_is_halved_and_nothing_is_applied_twice(
     assert notes[-1].endswith("4 x 1")
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dropout", [0.0, pytest.param(0.3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("enough", ["selective", "full"])
 def test_where_one_sequence_does_not_fit_less_is_kept(monkeypatch, enough, dropout):
     """The policy alone changes, so that dropout draws the same numbers: the very same training."""
@@ -132,7 +132,7 @@ def test_where_one_sequence_does_not_fit_less_is_kept(monkeypatch, enough, dropo
         assert note.endswith("gradient checkpointing " + fallback)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dropout", [0.0, pytest.param(0.3, marks=pytest.mark.slow)])
 def test_first_halves_then_less_is_kept(monkeypatch, dropout):
     """Dropout masks depend on the sequence alone, so that the same holds with dropout."""
     expected = reference(dropout=dropout)
@@ -264,6 +264,7 @@ def test_freed_pieces_of_the_heap_are_given_back():
     assert len(every_20th) == 10
 
 
+@pytest.mark.slow
 def test_a_stated_budget_is_held_on_the_cpu_for_real():
     """Resident memory is measured: four sequences exceed the budget and one does not; nothing is mocked.
 
