@@ -78,10 +78,12 @@ class Clock:
         self._trained_from, self._step_seconds = None, 0.0
 
     def _trained_operations(self, folder: str) -> float:
-        """Operations of training of the current task so far."""
+        """Operations of training of the current task so far; steps are those of the longest of cells together."""
         if self._trained_from is None or folder not in self._current:
             return 0.0
-        return self.works[folder].training * (self._trained_to - self._trained_from)
+        whole = self.works[folder].training
+        longest = max(self.works[each].training for each in self._current)
+        return min(whole, longest * self._trained_to) - min(whole, longest * self._trained_from)
 
     def _left_of(self, folder: str) -> Work:
         """What is left of a task now."""

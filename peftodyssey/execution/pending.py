@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from peftodyssey.jobs import cell_inputs
-from peftodyssey.plan.tasks import CellTask, MeasureTask, Plan
+from peftodyssey.plan.tasks import CellTask, IndexTask, MeasureTask, Plan, ScoreTask
 from peftodyssey.store import manifest
 from peftodyssey.store.run_reader import is_value
 from peftodyssey.store.versions import versions
@@ -39,6 +39,25 @@ def standalone_measures(plan: Plan, cells: Iterable[CellTask], root: Path) -> li
     """The tasks on base models that the report reads beside `cells`, finished or not, and that are not there yet."""
     wanted = {folder for task in cells for folder in task.reads}
     return [one for one in plan.measures if one.folder in wanted and manifest.read(root / one.folder) is None]
+
+
+def missing_indexes(
+    plan: Plan, todo: Sequence[CellTask], standalone: Sequence[MeasureTask], read: Iterable[str], root: Path
+) -> list[IndexTask]:
+    """The texts to tokenise for the cells `todo`, for tasks of measures, and for the folders `read` by the report."""
+    training = [task for task in todo if task.train_index and manifest.read(root / task.folder) is None]
+    wanted = {folder for task in training for folder in training_inputs(task)}
+    wanted |= {folder for task in todo for folder in required_folders(task)}
+    wanted |= {need for task in (*standalone, *(one for cell in todo for one in cell.measures)) for need in task.needs}
+    wanted |= set(read)
+    return [index for index in plan.indexes if index.folder in wanted and manifest.read(root / index.folder) is None]
+
+
+def missing_inputs(plan: Plan, todo: Iterable[CellTask], root: Path) -> list[ScoreTask | MeasureTask]:
+    """What the cells `todo` need of base models and is not there: columns, and tasks of measures."""
+    wanted = {folder for task in todo for folder in required_folders(task)}
+    every: tuple[ScoreTask | MeasureTask, ...] = (*plan.base_scores, *plan.measures)
+    return [one for one in every if one.folder in wanted and manifest.read(root / one.folder) is None]
 
 
 def training_inputs(task: CellTask) -> list[str]:

@@ -79,12 +79,13 @@ class ProgressReporter:
             self._print(f"[{self._done + 1}/{self._total}] {name}")
 
     def multi_lora(self, folders: Sequence[str], method: str, share: float) -> None:
-        """Some cells train together up to a share of their budgets; each is a task of its own afterwards."""
+        """Some cells train together up to a share of their budgets; each is a task of its own as it ends."""
         self._valid, self._tokens_done = "", 0
         members = len(folders)
         if self._clock:
             self._clock.begin(*folders)
-        name = f"{members} {method} cells together (multi-LoRA)" + (f", to {share:.0%}" if share < 1 else "")
+        cells = f"{members} {method} cells together" if members > 1 else f"the last {method} cell of its group"
+        name = f"{cells} (multi-LoRA)" + (f", to {share:.0%}" if share < 1 else "")
         if self._progress and self._one is not None:
             self._progress.reset(self._one, description=name, visible=True, info="", total=1)
         else:

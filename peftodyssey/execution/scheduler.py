@@ -17,12 +17,15 @@ from peftodyssey.execution.pending import (
     finished,
     forget_stale,
     matches,
+    missing_indexes,
+    missing_inputs,
     required_folders,
     standalone_measures,
     training_inputs,
 )
 from peftodyssey.execution.progress import ProgressReporter
 from peftodyssey.execution.task_names import task_names
+from peftodyssey.jobs import group_record
 from peftodyssey.jobs import index as index_job
 from peftodyssey.jobs import score as score_job
 from peftodyssey.jobs import train_cell as train_job
@@ -33,7 +36,7 @@ from peftodyssey.jobs.handle import BaseHandle
 from peftodyssey.jobs.loaded_models import LoadedModels
 from peftodyssey.models.checkpoint_disk import make_room
 from peftodyssey.models.source import ModelSource
-from peftodyssey.plan.multi_lora_groups import group_cells, joint_micro_batch
+from peftodyssey.plan.multi_lora_groups import joint_micro_batch
 from peftodyssey.plan.tasks import BaseModelKey, CellTask, IndexTask, MeasureTask, Plan, ScoreTask
 from peftodyssey.plan.work import works
 from peftodyssey.store import layout, manifest
@@ -59,6 +62,10 @@ def execute(
     return outcome
 
 
+class _BaseInDoubt(Interrupted):
+    """A member of a group failed as it was finished and may have left the base changed; the others are saved."""
+
+
 class _Runner:
     """One pass over the missing tasks; holds the base in memory and the reasons of failed inputs."""
 
@@ -76,7 +83,7 @@ class _Runner:
         self.root = context.root
         self.models = LoadedModels(context.options.device, plan.budget_bytes, self._free_disk, progress.note)
         self.failures: dict[str, str] = {}  # folder of an index or a column -> why it could not be made
-        self.trained: dict[str, multi_lora_job.TrainedMember] = {}  # cells that trained together and are not finished
+        self.ended: set[str] = set()  # folders of the cells that this start has finished, or that failed
 
     def _free_disk(self, coming: ModelSource) -> None:
         """Before a model is downloaded, with --checkpoint-disk: delete models that no task needs any more."""
@@ -86,22 +93,30 @@ class _Runner:
 
     def count(self, todo: list[CellTask]) -> int:
         """How many tasks are to be done."""
-        return len(self._missing_indexes(todo)) + len(self._missing_inputs(todo)) + len(self.standalone) + len(todo)
+        return (
+            len(self._missing_indexes(todo))
+            + len(missing_inputs(self.plan, todo, self.root))
+            + len(self.standalone)
+            + len(todo)
+        )
+
+    def _missing_indexes(self, todo: list[CellTask]) -> list[IndexTask]:
+        read_by_the_report = (folder for task in self.cells for folder in task.reads)  # no cell needs these
+        return missing_indexes(self.plan, todo, self.standalone, read_by_the_report, self.root)
 
     def clock(self, todo: list[CellTask]) -> Clock:
         """The work of the tasks that are to be done."""
-        folders = [task.folder for task in (*self._missing_inputs(todo), *self.standalone, *todo)]
+        folders = [task.folder for task in (*missing_inputs(self.plan, todo, self.root), *self.standalone, *todo)]
         return Clock(works(self.plan), folders, self.root / layout.TIMES, self.plan.device.name)
 
     def indexes(self, todo: list[CellTask]) -> None:
         """Tokenise what is not."""
-        for folder in self._missing_indexes(todo):
-            task = next(index for index in self.plan.indexes if index.folder == folder)
-            self._prepare_input(folder, partial(self._index, task))
+        for task in self._missing_indexes(todo):
+            self._prepare_input(task.folder, partial(self._index, task))
 
     def bases(self, todo: list[CellTask]) -> None:
         """Base by base: its own columns, then its cells."""
-        columns, order = self._missing_inputs(todo), self.plan.base_order
+        columns, order = missing_inputs(self.plan, todo, self.root), self.plan.base_order
         for base in sorted(
             {task.base.identifier for task in [*columns, *self.standalone, *todo]}, key=order.__getitem__
         ):
@@ -116,14 +131,16 @@ class _Runner:
 
     def _cells(self, tasks: list[CellTask]) -> None:
         """Run cells to their ends, by multi-LoRA where that is possible."""
-        groups = group_cells(self.plan, [task for task in tasks if not self._is_complete(task.folder)])
+        todo = [task for task in tasks if not self._is_complete(task.folder)]
+        groups = group_record.groups(self.plan, todo, 1.0, self.root)
         group_of = {task.folder: group for group in groups for task in group}
         for task in tasks:
             if group := group_of.get(task.folder):
                 self._train_group(group)
                 for member in group:
                     del group_of[member.folder]
-            self._cell(task)
+            if task.folder not in self.ended:
+                self._cell(task, partial(self._adapt, task))
 
     def _run_halving_rounds(self, cells: list[CellTask]) -> None:
         """Cells of which some are stopped early, up to the last evaluation at which they are compared."""
@@ -155,7 +172,7 @@ class _Runner:
                 if halving.not_reached(task, eval_index, self.root) and not self._failed_dependency(task)
             ]
 
-        for group in group_cells(self.plan, behind()):
+        for group in group_record.groups(self.plan, behind(), share, self.root):
             self._train_group(group, share)
         for task in behind():
             self._stop_if_asked()
@@ -167,26 +184,6 @@ class _Runner:
     def _train_until(self, task: CellTask, share: float) -> None:
         base, tokenizer = self.models.get(task.base), self.models.tokenizer(task.base)
         train_job.train_until(task, share, base, tokenizer, self.context)
-
-    def _missing_indexes(self, todo: list[CellTask]) -> list[str]:
-        training = [task for task in todo if task.train_index and manifest.read(self.root / task.folder) is None]
-        wanted = {folder for task in training for folder in training_inputs(task)}
-        wanted |= {folder for task in todo for folder in required_folders(task)}
-        wanted |= {
-            need for task in (*self.standalone, *(one for cell in todo for one in cell.measures)) for need in task.needs
-        }
-        wanted |= {folder for task in self.cells for folder in task.reads}  # no cell needs these, the report does
-        return [
-            index.folder
-            for index in self.plan.indexes
-            if index.folder in wanted and not self._is_complete(index.folder)
-        ]
-
-    def _missing_inputs(self, todo: list[CellTask]) -> list[ScoreTask | MeasureTask]:
-        """What cells need of base models: columns, and tasks of measures."""
-        wanted = {folder for task in todo for folder in required_folders(task)}
-        every: tuple[ScoreTask | MeasureTask, ...] = (*self.plan.base_scores, *self.plan.measures)
-        return [one for one in every if one.folder in wanted and not self._is_complete(one.folder)]
 
     def _is_complete(self, folder: str) -> bool:
         return manifest.read(self.root / folder) is not None
@@ -230,39 +227,54 @@ class _Runner:
                 self.models.drop()
 
     def _train_group(self, group: Sequence[CellTask], share: float = 1.0) -> None:
-        """Train some cells together; if that is not possible, each continues alone from its own state."""
+        """Train some cells together and finish each as it ends; if that is not possible, each continues alone."""
         self._stop_if_asked()
         members = [task for task in group if not self._failed_dependency(task)]
-        if len(members) < 2:
+        if len(members) < min(2, len(group)):
             return
-        self.progress.multi_lora([task.folder for task in members], members[0].cell.method.method, share)
-        base, tokenizer = self.models.get(members[0].base), self.models.tokenizer(members[0].base)
-        micro_batch_size = joint_micro_batch(self.plan, members)
-        results: list[multi_lora_job.GroupResult] = []
-        why = reason_of(
-            lambda: results.append(
-                multi_lora_job.train_multi_lora(members, micro_batch_size, share, base, tokenizer, self.context)
-            )
-        )
+        try:
+            why = reason_of(partial(self._train_members, members, share))
+        except _BaseInDoubt:
+            self._train_group([task for task in members if task.folder not in self.ended], share)
+            return
         if why:
             self.progress.say(f"  these {len(members)} cells cannot train together and continue one by one: {why}")
             self.models.drop()
-        for result in results:
-            self.failures |= result.failed
-            if share >= 1:
-                self.trained |= result.trained
+
+    def _train_members(self, members: Sequence[CellTask], share: float) -> None:
+        base, tokenizer = self.models.get(members[0].base), self.models.tokenizer(members[0].base)
+        micro_batch_size = joint_micro_batch(self.plan, members)
+
+        def show() -> None:
+            left = [task.folder for task in members if task.folder not in self.ended]
+            if left:
+                self.progress.multi_lora(left, members[0].cell.method.method, share)
+
+        def on_end(ended: Sequence[tuple[CellTask, Callable[[], None]]]) -> None:
+            for task, finish in ended:
+                self._cell(task, finish)
+                if task.folder in self.outcome.failed:
+                    raise _BaseInDoubt(f"{self.names[task.folder]} failed", "the others resume on a base loaded afresh")
+            show()
+
+        show()
+        self.failures |= multi_lora_job.train_multi_lora(
+            members, micro_batch_size, share, base, tokenizer, self.context, on_end
+        )
 
     def _failed_dependency(self, task: CellTask) -> str:
         """The error of a cell's inputs, or of its training with others; "" where nothing failed."""
         folders = (task.folder, *training_inputs(task), *required_folders(task))
         return next((self.failures[folder] for folder in folders if folder in self.failures), "")
 
-    def _cell(self, task: CellTask) -> None:
+    def _cell(self, task: CellTask, act: Callable[[], None]) -> None:
+        """Do all of a cell by `act`, or what is left of it, and report it."""
         self._stop_if_asked()
         name = self.names[task.folder]
         self.progress.task(name, task.folder)
         was_complete = self._is_complete(task.folder)
-        why = self._failed_dependency(task) or reason_of(lambda: self._adapt(task))
+        why = self._failed_dependency(task) or reason_of(act)
+        self.ended.add(task.folder)
         if why:
             if not (
                 was_complete and self._is_complete(task.folder)
@@ -279,9 +291,6 @@ class _Runner:
 
     def _adapt(self, task: CellTask) -> None:
         base, tokenizer = self.models.get(task.base), self.models.tokenizer(task.base)
-        if (member := self.trained.pop(task.folder, None)) is not None:
-            multi_lora_job.finish_member(task, member, base, tokenizer, self.context)
-            return
         is_finished = manifest.read(self.root / task.folder) is not None
         job = train_job.rescore if is_finished and weights_of(task, self.root) else train_job.train_cell
         job(task, base, tokenizer, self.context)

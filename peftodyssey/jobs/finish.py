@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftodyssey.jobs import eval_callback, progress_file, score
+from peftodyssey.jobs import eval_callback, group_record, progress_file, score
 from peftodyssey.jobs.context import JobContext
 from peftodyssey.jobs.handle import CellHandle
 from peftodyssey.methods.registry import METHODS
@@ -33,7 +32,7 @@ def finish(task: CellTask, handle: CellHandle, trained: Trained | None, context:
     `trained` is None where nothing was trained (method `saved`).
     """
     folder = context.root / task.folder
-    facts = _facts(task, trained, context.options.device) | _multi_lora_facts(folder / layout.CHECKPOINT)
+    facts = _facts(task, trained, context.options.device) | _multi_lora_facts(folder)
     attached = handle.adapted()
     facts |= {"method_notes": list(attached.notes)} if attached.notes else {}
     if trained:
@@ -91,17 +90,13 @@ def _facts(task: CellTask, trained: Trained | None, device: str) -> dict[str, An
     }
 
 
-def _multi_lora_facts(checkpoint: Path) -> dict[str, Any]:
+def _multi_lora_facts(folder: Path) -> dict[str, Any]:
     """With which cells a cell trained together: its time is a share of theirs, its peak memory is that of all."""
-    path = checkpoint / layout.MULTI_LORA_FILE
-    if not path.is_file():
+    record = group_record.read(folder)
+    if record is None:
         return {}
-    group = json.loads(path.read_text(encoding="utf-8"))
-    return {
-        "multi_lora_size": len(group["members"]),
-        "multi_lora": group["members"],
-        "peak_memory_bytes": group["peak_memory_bytes"],
-    }
+    members = list(record.members)
+    return {"multi_lora_size": len(members), "multi_lora": members, "peak_memory_bytes": record.peak_memory_bytes}
 
 
 def _commit(task: CellTask, folder: Path, facts: dict[str, Any], keep: str) -> None:

@@ -1,18 +1,18 @@
 """Job: train several cells over one base together, each to its own end.
 
-Every member has the checkpoints of a training of its own, so that killed in between each resumes. What was trained is
-handed over in memory: `finish_member` saves, scores and commits one member.
+Every member has the checkpoints of a training of its own, so that killed in between each resumes. A member is finished
+as it ends, from its weights in memory, while the others wait.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from peftodyssey.errors import Interrupted
-from peftodyssey.jobs import eval_callback, progress_file, score
+from peftodyssey.errors import DoesNotFit, Interrupted, TrainingError
+from peftodyssey.jobs import eval_callback, group_record, progress_file, score
 from peftodyssey.jobs.cell_inputs import sequences_of, settings_of, truncate
 from peftodyssey.jobs.context import START_AGAIN, JobContext
 from peftodyssey.jobs.finish import Trained, finish
@@ -22,7 +22,7 @@ from peftodyssey.jobs.train_cell import on_step_of, require_weights_changed
 from peftodyssey.models.tokenizer import TextTokenizer
 from peftodyssey.plan.tasks import CellTask, ScoreTask
 from peftodyssey.recipe.cell import ScoreSpec
-from peftodyssey.store import atomic, layout, manifest
+from peftodyssey.store import layout, manifest
 from peftodyssey.training.settings import TrainCallbacks
 
 if TYPE_CHECKING:
@@ -31,21 +31,7 @@ if TYPE_CHECKING:
     from peftodyssey.multi_lora.adapters import Adapter
     from peftodyssey.multi_lora.trainer import Member
 
-
-@dataclass(frozen=True)
-class TrainedMember:
-    """A member that was trained to its end: its weights, and what a training of it alone would return."""
-
-    adapter: Adapter
-    trained: Trained
-
-
-@dataclass(frozen=True)
-class GroupResult:
-    """The members that were trained to their ends, and why the others failed; both by folder."""
-
-    trained: dict[str, TrainedMember] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
+OnEnd = Callable[[Sequence[tuple[CellTask, Callable[[], None]]]], None]  # cells that ended, and what finishes each
 
 
 def train_multi_lora(
@@ -55,12 +41,19 @@ def train_multi_lora(
     base: PreTrainedModel,
     tokenizer: TextTokenizer,
     context: JobContext,
-) -> GroupResult:
-    """Trains `tasks` together up to a share of their budgets, `micro_batch_size` sequences of each at a time.
+    on_end: OnEnd,
+) -> dict[str, str]:
+    """Trains `tasks` together up to a share of their budgets; gives why members diverged, by folder.
 
-    Columns that members have in common are scored together. `base` is afterwards what it was before. Raises
-    TrainingError where nothing fits the memory, Interrupted where the user stops.
+    `micro_batch_size`: sequences of each member in one pass. With the whole budget (`share` 1), members that end after
+    the same step are scored together, each text that they have in common in one pass, and then `on_end` is called with
+    them and what saves, scores, measures and commits each. Every member's state is saved by then: `on_end` may raise.
+    `base` is there, and at the end, what it was before. Raises TrainingError where nothing fits the memory,
+    Interrupted where the user stops.
     """
+    import torch
+
+    from peftodyssey.models import host_memory
     from peftodyssey.multi_lora.trainer import train_adapters
 
     options, callbacks = context.options, context.callbacks
@@ -68,6 +61,21 @@ def train_multi_lora(
     longest = max(members, key=lambda member: member.settings.steps)
     for member, task in zip(members, tasks, strict=True):
         member.on_step = on_step_of(task, member.settings, context, report=member is longest)
+    task_of = {id(member): task for member, task in zip(members, tasks, strict=True)}
+    record = group_record.begin(tasks, share, context.root)
+
+    def end(ended: Sequence[Member]) -> None:
+        with peak.paused():
+            group = replace(record, peak_memory_bytes=peak.peak_bytes)
+            for member in ended:
+                group_record.write(context.root / task_of[id(member)].folder, group)
+            if share < 1:
+                return
+            pairs = [(task_of[id(member)], member) for member in ended]
+            _score(pairs, base, tokenizer, context)
+            on_end([(t, partial(_finish, t, m, peak.peak_bytes, base, tokenizer, context)) for t, m in pairs])
+            host_memory.release_memory(torch.device(options.device))  # later steps have what the plan gives them
+
     with track_peak(options.device) as peak:
         finished = train_adapters(
             base,
@@ -75,33 +83,30 @@ def train_multi_lora(
             device=options.device,
             checkpoint_every_s=options.checkpoint_every_s,
             callbacks=TrainCallbacks(should_stop=callbacks.should_stop, on_note=callbacks.note),
+            on_end=end,
         )
-    group = json.dumps({"members": [task.short_hash for task in tasks], "peak_memory_bytes": peak.peak_bytes})
-    for member in members:
-        atomic.write_text(member.state_folder / layout.MULTI_LORA_FILE, group)
     if not finished:
-        done = min(len(member.log) for member in members)
+        done = min(len(member.log) for member in members if not member.done)
         raise Interrupted(f"{len(tasks)} cells that train together stopped after step {done}", START_AGAIN)
-    ended = [(task, member) for task, member in zip(tasks, members, strict=True) if not member.failed]
-    if share >= 1:
-        _score(ended, base, tokenizer, context)
-    return GroupResult(
-        {t.folder: TrainedMember(m.weights, Trained(m.result(), peak.peak_bytes)) for t, m in ended},
-        {t.folder: str(m.failed) for t, m in zip(tasks, members, strict=True) if m.failed},
-    )
+    return {task_of[id(member)].folder: str(member.failed) for member in members if member.failed}
 
 
-def finish_member(
-    task: CellTask, member: TrainedMember, base: PreTrainedModel, tokenizer: TextTokenizer, context: JobContext
+def _finish(
+    task: CellTask,
+    member: Member,
+    peak_bytes: int,
+    base: PreTrainedModel,
+    tokenizer: TextTokenizer,
+    context: JobContext,
 ) -> None:
     """Saves, scores, measures and commits one member; `base` is afterwards what it was before."""
     from peftodyssey.multi_lora.adapters import copy_adapter_into
 
     with cell_handle(task, base, tokenizer) as handle:
         attached = handle.adapted()
-        copy_adapter_into(member.adapter, attached.model)
+        copy_adapter_into(member.weights, attached.model)
         require_weights_changed(task, attached)
-        finish(task, handle, member.trained, context)
+        finish(task, handle, Trained(member.result(), peak_bytes), context)
 
 
 def _score(
@@ -118,8 +123,12 @@ def _score(
     for columns in _common_columns(tasks, context):
         numbers = sorted(columns)
         compute = AUTOCAST_DTYPES.get(tasks[0].base.precision)
-        with attach_adapters_for_eval(base, [adapters[n] for n in numbers], device, compute) as order:
-            results = score.scored_adapters(columns[numbers[0]], len(numbers), base, tokenizer.prefix_id, context)
+        try:
+            with attach_adapters_for_eval(base, [adapters[n] for n in numbers], device, compute) as order:
+                results = score.scored_adapters(columns[numbers[0]], len(numbers), base, tokenizer.prefix_id, context)
+        except (DoesNotFit, TrainingError) as error:  # of one member perhaps: alone each is scored, or fails, by itself
+            context.callbacks.note(f"these {len(numbers)} cells are scored one by one: {error}")
+            continue
         for place, result in zip(order, results, strict=True):
             score.commit(columns[numbers[place]], context.root, tokenizer.prefix_id, result)
 

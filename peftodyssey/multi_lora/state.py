@@ -7,7 +7,7 @@ gradients and moments. Shapes: k members, i inputs, o outputs, r rank.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -183,4 +183,32 @@ def drop_members(banks: LoraBanks, leaving: Sequence[int]) -> LoraBanks:
                 compute_params=compute_params,
             )
             buckets.append(remaining)
+    return LoraBanks(buckets, banks.targets)
+
+
+def to_host(banks: LoraBanks) -> LoraBanks:
+    """The banks in host memory, parameters and moments alone: between two steps the gradients are zero."""
+    none = torch.empty(0)
+    return _moved(banks, torch.device("cpu"), lambda params: none)
+
+
+def to_device(banks: LoraBanks, device: torch.device) -> LoraBanks:
+    """The banks of `to_host` on `device`, gradients zero; `update_compute_copies` fills the copies for the products."""
+    return _moved(banks, device, torch.zeros_like)
+
+
+def _moved(banks: LoraBanks, device: torch.device, grads: Callable[[Tensor], Tensor]) -> LoraBanks:
+    buckets = []
+    for bucket in banks.buckets:
+        params, exp_avg, exp_avg_sq = (matrix.to(device) for matrix in (bucket.params, *bucket.moments))
+        scaling = {target: values.to(device) for target, values in bucket.scaling.items()}
+        moved = replace(
+            bucket,
+            params=params,
+            grads=grads(params),
+            moments=(exp_avg, exp_avg_sq),
+            scaling=scaling,
+            compute_params=torch.empty(0),
+        )
+        buckets.append(moved)
     return LoraBanks(buckets, banks.targets)

@@ -2,7 +2,7 @@
 
 Each member keeps its own data order, number of tokens, learning rate, schedule, weight decay and clipping; its loss is
 normalized by its own tokens; its checkpoint is that of a training of it alone. A member that ends or diverges leaves,
-and the others continue.
+and the others continue. Members that end after the same step leave together.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from peftodyssey.corpora.packing import PackedSequences
 
 OnMemberEval = Callable[[int, int, int, Adapter], None]  # index into eval_at_steps, step, tokens, the current adapter
+OnEnd = Callable[[Sequence["Member"]], None]  # members that have ended after the same step
 
 
 @dataclass
@@ -93,30 +94,32 @@ def train_adapters(
     device: str | torch.device,
     checkpoint_every_s: float | None = None,
     callbacks: TrainCallbacks = NO_CALLBACKS,
+    on_end: OnEnd = lambda ended: None,
 ) -> bool:
     """Trains all members to their ends, from their checkpoints where there are some; False where it was interrupted.
 
-    `model` is the frozen base without adapters. Members save their state at their ends. Of `callbacks` it calls
-    `should_stop` and `on_note`. `Member.failed` says why a member ended early. Raises TrainingError where nothing fits
-    the memory or a checkpoint belongs to another training.
+    `model` is the frozen base without adapters. Of `callbacks` it calls `should_stop` and `on_note`. `Member.failed`
+    says why a member ended early. Where members reach their ends every member's state is saved, so that the others
+    resume among the same members, and `on_end` is called with those that ended: `model` is then the bare base with its
+    own modules, which `on_end` may use and leaves as it was. Whatever `on_end` raises goes through. Raises
+    TrainingError where nothing fits the memory or a checkpoint belongs to another training.
     """
     trainer = _MultiLoraTrainer(model, members, torch.device(device), callbacks)
-    last_saved = time.monotonic()
-    with trainer.patched_model() as accumulator:
-        while trainer.retire_finished():
-            if callbacks.should_stop():
-                trainer.save()
-                return False
-            begun = time.perf_counter()
-            active = trainer.active_members
-            batches = [grad_accumulation.batch(m.sequences, m.settings, len(m.log)) for m in active]
-            gradients = functools.partial(accumulator.accumulate, batches)
-            losses = trainer.step_runner.run(len(active[0].log) + 1, gradients)
-            trainer.update(losses, batches, begun)
-            trainer.evaluate()
-            if checkpoint_every_s is not None and time.monotonic() - last_saved >= checkpoint_every_s:
-                trainer.save()
-                last_saved = time.monotonic()
+    while trainer.retire_finished(on_end):
+        with trainer.patched_model() as accumulator:
+            while not any(member.done for member in trainer.active_members):
+                if callbacks.should_stop():
+                    trainer.save()
+                    return False
+                begun = time.perf_counter()
+                active = trainer.active_members
+                batches = [grad_accumulation.batch(m.sequences, m.settings, len(m.log)) for m in active]
+                gradients = functools.partial(accumulator.accumulate, batches)
+                losses = trainer.step_runner.run(len(active[0].log) + 1, gradients)
+                trainer.update(losses, batches, begun)
+                trainer.evaluate()
+                if checkpoint_every_s is not None and time.monotonic() - trainer.last_saved >= checkpoint_every_s:
+                    trainer.save()
     return True
 
 
@@ -133,6 +136,7 @@ class _MultiLoraTrainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=False)
         self.step_runner = StepRunner(self.settings, device, self.drop_gradients, callbacks.on_note)
         self.adapters_disabled = False
+        self.last_saved = time.monotonic()
         starts = [self._start(member) for member in members]
         self.banks = banks_state.stack_adapters(dict(enumerate(starts)), device)
         self.banks.update_compute_copies(self.compute)
@@ -231,25 +235,38 @@ class _MultiLoraTrainer:
                     member.on_eval(eval_steps.index(step), step, member.log[-1].tokens, adapter)
                     self.adapters_disabled = False
 
-    def retire_finished(self) -> bool:
-        """Removes the members that are done and saves those that finished; False where none is left."""
+    def retire_finished(self, on_end: OnEnd) -> bool:
+        """Removes the members that are done and calls `on_end` with those that reached their ends; False: none is left.
+
+        Meanwhile the parameters and moments of the others wait in host memory.
+        """
         leaving = [number for number in self.banks.order if self.members[number].done]
-        for number in leaving:
+        if not leaving:
+            return True
+        ended = [number for number in sorted(leaving) if not self.members[number].failed]
+        self._drop_graphs()
+        if ended:
+            self.save()
+        for number in ended:
             member = self.members[number]
-            if not member.failed:
-                self._save(number)
-                member.end = on_host(banks_state.extract_adapter(self.banks, number, member.start))
-                member.memory_settings = self.step_runner.memory_settings
-                member.out_of_memory = tuple(self.step_runner.out_of_memory)
-        if leaving:
-            self._drop_graphs()
-            self.banks = banks_state.drop_members(self.banks, leaving)
+            member.end = on_host(banks_state.extract_adapter(self.banks, number, member.start))
+            member.memory_settings = self.step_runner.memory_settings
+            member.out_of_memory = tuple(self.step_runner.out_of_memory)
+        self.banks = banks_state.drop_members(self.banks, leaving)
+        if ended:
+            with preserve_training_state(self.model, self.device):
+                self.banks = banks_state.to_host(self.banks)
+                on_end([self.members[number] for number in ended])
+                self.banks = banks_state.to_device(self.banks, self.device)
+                self.banks.update_compute_copies(self.compute)
         return bool(self.banks.order)
 
     def save(self) -> None:
-        """Saves every active member's state, each as that of a training of it alone."""
+        """Saves the state of every member that has not failed, each as that of a training of it alone."""
         for number in self.banks.order:
-            self._save(number)
+            if not self.members[number].failed:
+                self._save(number)
+        self.last_saved = time.monotonic()
 
     def _save(self, number: int) -> None:
         member = self.members[number]

@@ -67,6 +67,14 @@ def group_cells(plan: Plan, cells: Sequence[CellTask]) -> list[tuple[CellTask, .
     return result
 
 
+def can_train_together(plan: Plan, group: Sequence[CellTask]) -> bool:
+    """Whether `group` may train as one, by the recipe and the memory."""
+    setting = group[0].cell.train.multi_lora
+    if setting == "off" or any(why_not_batched(task) for task in group):
+        return False
+    return len({_group_key(task) for task in group}) == 1 and _fit(plan, group)
+
+
 def left_over(cells: Sequence[CellTask], groups: Sequence[Sequence[CellTask]]) -> list[CellTask]:
     """The cells that could train with those of a group, but are in none: the groups hold as many as they can."""
     keys, together = {_group_key(group[0]) for group in groups}, {task.folder for group in groups for task in group}
@@ -94,10 +102,12 @@ def _size(plan: Plan, group: Sequence[CellTask]) -> int:
     """How many of the first cells of `group` fit, up to the number that the recipe sets."""
     setting = group[0].cell.train.multi_lora
     max_members = setting if isinstance(setting, int) else MAX_MEMBERS[plan.device.kind]
-    for size in range(min(len(group), max_members), 1, -1):
-        if estimate(group[0].shape, joint_step(group[:size])).fits(plan.budget_bytes):
-            return size
-    return 1
+    sizes = range(min(len(group), max_members), 1, -1)
+    return next((size for size in sizes if _fit(plan, group[:size])), 1)
+
+
+def _fit(plan: Plan, group: Sequence[CellTask]) -> bool:
+    return estimate(group[0].shape, joint_step(group)).fits(plan.budget_bytes)
 
 
 def joint_micro_batch(plan: Plan, members: Sequence[CellTask]) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support import micro
+from support import micro, two_lengths
 
 from peftodyssey.store import tables
 
@@ -97,6 +97,29 @@ def test_killed_and_started_again(phase: str, unbroken: tuple[Path, Path], tmp_p
         pq.read_table(whole / "learning_curves.parquet")
     )
     assert (tmp_path / "out/report/index.html").stat().st_size > 0
+
+
+def test_killed_after_the_first_end_in_a_group_the_others_resume_with_the_same_bits(tmp_path: Path) -> None:
+    recipe = two_lengths.write(tmp_path)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert micro.invoke("run", recipe, "--out", whole).returncode == 0
+    run = ("run", recipe, "--out", broken)
+    killed = micro.command("peftodyssey.jobs.finish:finish", "after", 1, *run, code=DIE)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (first,) = broken.glob("cells/*/manifest.json")
+    committed = first.stat().st_mtime_ns
+    killed = micro.command("peftodyssey.multi_lora.adamw:update", "after", 2, *run, code=DIE)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    two = list(broken.glob("cells/*/manifest.json"))
+    assert len(two) == 2
+    ended = micro.invoke(*run)
+    assert ended.returncode == 0, ended.stderr
+    assert first.stat().st_mtime_ns == committed
+    assert "2 lora cells together" in ended.stderr
+    assert "4 lora cells together" not in ended.stderr
+    assert comparable(broken).equals(comparable(whole))
+    curves = [pq.read_table(out / "learning_curves.parquet") for out in (broken, whole)]
+    assert curves[0].equals(curves[1])
 
 
 def test_ctrl_c_ends_cleanly_and_the_next_start_names_the_step_it_resumes_from(tmp_path: Path) -> None:

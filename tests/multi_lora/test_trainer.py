@@ -201,6 +201,46 @@ def test_interrupted_and_resumed_it_has_the_same_bits(tmp_path, stop_after):
         assert distance(whole, parts) == 0.0, options
 
 
+def test_members_that_end_are_handed_over_while_the_others_wait(tmp_path):
+    """By end: who, on a bare base. What is done there, random numbers included, leaves no trace in the others."""
+    base, ends = base_of("llama float32"), []
+    quiet = members_of(base, MEMBERS, tmp_path / "quiet")
+    assert train_adapters(base, quiet, device="cpu")
+    busy = members_of(base, MEMBERS, tmp_path / "busy")
+
+    def on_end(ended):
+        assert not any("forward" in vars(module) for module in base.modules())
+        ends.append([busy.index(member) for member in ended])
+        model, _ = attached(base, MEMBERS[0])
+        model.eval()(input_ids=torch.arange(8)[None]).logits.sum().backward()
+        detached(model).zero_grad()
+        torch.manual_seed(99)
+
+    assert train_adapters(base, busy, device="cpu", on_end=on_end)
+    assert ends == [[5], [1], [3], [0, 2, 4, 6, 7]]
+    for one, other in zip(quiet, busy, strict=True):
+        assert distance(one.weights, other.weights) == 0.0
+        assert [r.loss_nats for r in one.log] == [r.loss_nats for r in other.log]
+
+
+def test_an_error_at_an_end_costs_no_step(tmp_path):
+    base = base_of("llama float32")
+    quiet = members_of(base, MEMBERS, tmp_path / "quiet")
+    assert train_adapters(base, quiet, device="cpu")
+
+    def fail(ended):
+        raise RuntimeError("cannot be finished")
+
+    with pytest.raises(RuntimeError, match="cannot be finished"):
+        train_adapters(base, members_of(base, MEMBERS, tmp_path / "broken"), device="cpu", on_end=fail)
+    rest = [number for number in range(8) if number != 5]  # as the first end leaves them
+    again = members_of(base, MEMBERS, tmp_path / "broken")
+    assert train_adapters(base, [again[number] for number in rest], device="cpu")
+    for number in rest:
+        assert again[number].resumed_from == MEMBERS[5]["steps"]
+        assert distance(quiet[number].weights, again[number].weights) == 0.0
+
+
 def test_members_resume_from_trainings_of_them_alone(tmp_path):
     """Checkpoints are those of separate trainings: some begun alone, some finished, some not begun."""
     base = base_of("llama float64")
