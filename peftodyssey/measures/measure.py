@@ -1,22 +1,28 @@
 """What a measure is: how it is asked for, its tables, its tasks, its rows and its sections.
 
-A measure is one folder of `measures` and one line in `registry`. Its files stand on floors of their own:
+A measure is one folder of `measures` and one line in `registry`. `__init__.py` has one subclass of `Measure`, which
+names its word, tables and columns. Every other file is there where it is needed, and stands on a floor of its own:
 
 | file | floor | what it holds |
 |---|---|---|
-| `spec.py` | recipe | how a recipe asks for it, its options |
-| `table.py` | store | its tables, and the columns that it adds to the results |
-| `plan.py` | plan | its tasks, without torch |
+| `spec.py` | recipe | `SPEC`: its options, and what is checked against the rest of a recipe |
+| `table.py` | store | names and columns of tables that several of its files need |
+| `plan.py` | plan | `plan(options, context)`: its tasks, without torch |
+| `job.py` | jobs | `run(task, handle, context)`: one task: read the inputs, compute, commit the folder |
 | `compute.py`, and others by name | stats | arithmetic |
-| `collect.py` | stats | from the files of a run to rows |
-| `job.py` | jobs | one task: read the inputs, compute, commit the folder |
-| `section.py` | display | sentences, figures and a table of the report |
-| `__init__.py` | measures | one `Measure` that names these |
+| `collect.py` | display | `collect(run, tables)`: from the files of a run to rows |
+| `section.py` | display | `sections(sources)`: sentences, figures and a table of the report |
+
+`Measure` calls the functions of these files, which it loads when they are called. A measure that is short enough
+overrides the methods of the same names instead.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftodyssey.recipe.measure_spec import MeasureSpec
@@ -34,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class Measure:
-    """One measure; a subclass names its parts and overrides what it does."""
+    """One measure; a subclass says what it is called and what it makes, the files of its folder do the work."""
 
     spec: ClassVar[MeasureSpec]
     reads: ClassVar[tuple[str, ...]] = ()  # measures whose tables `collect` is given, and `store.collected.RESULTS`
@@ -54,16 +60,29 @@ class Measure:
         """Its tasks for what a recipe asks. Imports no torch; raises InputError where they cannot be done."""
         from peftodyssey.plan.measure import MeasurePlan
 
-        return MeasurePlan()
+        file = self._file("plan")
+        planned: MeasurePlan = file.plan(options, context) if file else MeasurePlan()
+        return planned
 
     def run(self, task: MeasureTask, handle: Handle, context: JobContext) -> None:
         """Does one of its tasks and commits its folder."""
-        raise AssertionError(f"{self.name} has no tasks")
+        file = self._file("job")
+        assert file, f"{self.name} has no tasks"
+        file.run(task, handle, context)
 
     def collect(self, run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
         """Its rows from the files of a run; `tables` are those of the measures that it reads, by file name."""
-        return Collected()
+        file = self._file("collect")
+        collected: Collected = file.collect(run, tables) if file else Collected()
+        return collected
 
     def sections(self, sources: ReportSources) -> Sequence[Section]:
         """Its sections of the report, from collected tables; none where there is nothing to say."""
-        return ()
+        file = self._file("section")
+        return [section for section in file.sections(sources) if section] if file else []
+
+    def _file(self, name: str) -> Any:
+        """A file of its folder, loaded; None where the folder has no such file."""
+        package = type(self).__module__
+        is_folder = hasattr(sys.modules[package], "__path__")
+        return import_module(f"{package}.{name}") if is_folder and find_spec(f"{package}.{name}") else None

@@ -93,9 +93,9 @@ def test_a_text_without_chunks_says_what_to_do_and_what_is_read_is_read_again_th
     handle = BaseHandle(text.base, bases)
     [index] = [index for index in plan.indexes if index.folder == text.options.index]
     index_job.index(index, tmp_path, bases.tokenizer(text.base))
-    states_job.write_states(text, handle, context)
+    states_job.run(text, handle, context)
     first = states.read(tmp_path / text.folder)
-    states_job.write_states(text, handle, context)
+    states_job.run(text, handle, context)
     assert all((a == b).all() for a, b in zip(first, states.read(tmp_path / text.folder), strict=True))
     assert (first[0].shape, first[1].shape, first[2].tolist()) == (
         (12, bases.get(text.base).config.hidden_size),
@@ -103,7 +103,7 @@ def test_a_text_without_chunks_says_what_to_do_and_what_is_read_is_read_again_th
         [0] * 12,
     )
     with pytest.raises(CorpusError, match="chunks of 1500 tokens"):
-        states_job.write_states(replace(text, options=replace(text.options, chunk_tokens=1500)), handle, context)
+        states_job.run(replace(text, options=replace(text.options, chunk_tokens=1500)), handle, context)
 
 
 ORDERED = ("wiki_general", "arxiv_cs.CL", "code_python_stdlib")

@@ -98,7 +98,7 @@ def test_a_planted_relation_is_found_with_its_sign_and_held_against_its_family()
 
 def test_sentences_say_what_the_numbers_do() -> None:
     similar = similar_rows(DISTANCE)
-    alike, grows = similarity.sections(similar, collect_correlation.rows(FALLING, similar), FALLING)
+    alike, grows = similarity.questions(similar, collect_correlation.rows(FALLING, similar), FALLING)
     [said] = alike.statements
     assert "wiki_0 (MMD² 0.1000, p = 0.001) and the least similar is code_0" in said
     assert "differ by 0.0001 (p = 0.400)" in said
@@ -115,14 +115,14 @@ def test_sentences_say_what_the_numbers_do() -> None:
     rising = [result(name, d) for name, d in zip(TEXTS, DISTANCE, strict=True)]
     assert (
         "degradation falls with similarity."
-        in similarity.sections(similar, collect_correlation.rows(rising, similar), rising)[1].statements[0]
+        in similarity.questions(similar, collect_correlation.rows(rising, similar), rising)[1].statements[0]
     )
     mixed = [result(name, d) for name, d in zip(TEXTS, [3, 1, 4, 1, 5, 9, 2, 6], strict=True)]
     assert (
         "no significant relation."
-        in similarity.sections(similar, collect_correlation.rows(mixed, similar), mixed)[1].statements[0]
+        in similarity.questions(similar, collect_correlation.rows(mixed, similar), mixed)[1].statements[0]
     )
-    few = similarity.sections(similar, collect_correlation.rows(FALLING[:3], similar), FALLING[:3])[1].statements[0]
+    few = similarity.questions(similar, collect_correlation.rows(FALLING[:3], similar), FALLING[:3])[1].statements[0]
     assert "too few texts (3)" in few
 
 
@@ -174,6 +174,6 @@ def similarity_lines() -> list[dict]:
 
 
 def test_what_was_not_measured_is_said() -> None:
-    [only] = similarity.sections([], [], [])
+    [only] = similarity.questions([], [], [])
     assert only.statements == [similarity.UNMEASURED]
-    assert "Not measured" in similarity.sections(similar_rows(DISTANCE), [], [])[1].statements[0]
+    assert "Not measured" in similarity.questions(similar_rows(DISTANCE), [], [])[1].statements[0]

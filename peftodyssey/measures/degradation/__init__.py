@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
-
-from peftodyssey.measures.degradation import table
-from peftodyssey.measures.degradation.spec import SPEC
 from peftodyssey.measures.measure import Measure
-from peftodyssey.store.collected import Collected, Row
-
-if TYPE_CHECKING:
-    from peftodyssey.store.stored_run import StoredRun
+from peftodyssey.recipe.measure_spec import MeasureSpec
+from peftodyssey.store.columns import interval
 
 
 class Degradation(Measure):
     """NLL, perplexity and change on test, and NLL on validation."""
 
-    spec = SPEC
-    columns = table.RESULTS
-
-    def collect(self, run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
-        from peftodyssey.measures.degradation import collect
-
-        return Collected(columns=collect.columns(run))
+    spec = MeasureSpec("degradation")
+    columns = {
+        "nll_before": ("float64", "test NLL of the unquantised base, nats per token"),
+        "nll_quantised": ("float64", "test NLL of the quantised base where there is one, nats per token"),
+        "nll_after": ("float64", "test NLL after adaptation, nats per token"),
+        "valid_nll_before": ("float64", "validation NLL of the unquantised base, nats per token"),
+        "valid_nll_after": ("float64", "validation NLL after adaptation, nats per token"),
+        "ppl_before": ("float64", "exp(nll_before)"),
+        "ppl_after": ("float64", "exp(nll_after)"),
+        "delta_nll": ("float64", "nll_after - nll_before on test; positive: worse"),
+        **interval("delta", "delta_nll"),
+        "bpb_before": ("float64", "test bits per byte of the unquantised base"),
+        "bpb_after": ("float64", "test bits per byte after adaptation"),
+        "test_tokens": ("int64", "tokens scored on test"),
+        "test_documents": ("int64", "documents scored on test"),
+    }

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from peftodyssey.stats.degradation import compare_texts, finite, mean_nats
+from peftodyssey.store.collected import Collected, Row
 from peftodyssey.store.stored_run import Cell, StoredRun
 
 
-def columns(run: StoredRun) -> dict[int, dict[str, Any]]:
+def collect(run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
     """NLL, perplexity and change on test, and NLL on validation, of every finished cell."""
-    return {cell["number"]: _of_cell(cell, run) for cell in run.done}
+    return Collected(columns={cell["number"]: _of_cell(cell, run) for cell in run.done})
 
 
-def _of_cell(cell: Cell, run: StoredRun) -> dict[str, Any]:
+def _of_cell(cell: Cell, run: StoredRun) -> Row:
     test, valid = cell["scores"]["test"], cell["scores"].get("valid")
     change = compare_texts([test], run.read)
     return {

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
-
-from peftodyssey.measures.forgetting import table
 from peftodyssey.measures.forgetting.spec import SPEC
 from peftodyssey.measures.measure import Measure
-from peftodyssey.store.collected import Collected, Row
-
-if TYPE_CHECKING:
-    from peftodyssey.store.stored_run import StoredRun
+from peftodyssey.store.columns import interval
 
 
 class Forgetting(Measure):
     """NLL and change on general text."""
 
     spec = SPEC
-    columns = table.RESULTS
-
-    def collect(self, run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
-        from peftodyssey.measures.forgetting import collect
-
-        return Collected(columns=collect.columns(run))
+    columns = {
+        "general_nll_before": ("float64", "NLL of the unquantised base on the general text, nats per token"),
+        "general_nll_after": ("float64", "NLL after adaptation on the general text, nats per token"),
+        "forgetting": ("float64", "general_nll_after - general_nll_before; positive: worse"),
+        **interval("forgetting"),
+        "general_documents": ("int64", "documents scored on the general text"),
+    }

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from peftodyssey.stats.degradation import compare_texts
+from peftodyssey.store.collected import Collected, Row
 from peftodyssey.store.stored_run import Cell, StoredRun
 
 
-def columns(run: StoredRun) -> dict[int, dict[str, Any]]:
+def collect(run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
     """NLL and change on the general texts, which are pooled, of every finished cell that has any."""
-    return {cell["number"]: _of_cell(cell, run) for cell in run.done if cell["scores"].get("general")}
+    return Collected(columns={c["number"]: _of_cell(c, run) for c in run.done if c["scores"].get("general")})
 
 
-def _of_cell(cell: Cell, run: StoredRun) -> dict[str, Any]:
+def _of_cell(cell: Cell, run: StoredRun) -> Row:
     change = compare_texts(cell["scores"]["general"], run.read)
     return {
         "general_nll_before": change.nll_before,

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from peftodyssey.jobs.context import JobContext
+from peftodyssey.jobs.handle import Handle
 from peftodyssey.measures.geometry import compute as geometry
 from peftodyssey.measures.geometry.table import FILE, GEOMETRY
 from peftodyssey.methods import svd
-from peftodyssey.methods.attached import AttachedMethod
 from peftodyssey.methods.weight_updates import WeightUpdate, base_norm, iter_updates
 from peftodyssey.model_shape import ModelShape
 from peftodyssey.plan.tasks import MeasureTask
@@ -21,9 +21,9 @@ from peftodyssey.store import manifest, parquet
 Row = dict[str, Any]
 
 
-def measure(task: MeasureTask, attached: AttachedMethod, context: JobContext) -> None:
+def run(task: MeasureTask, handle: Handle, context: JobContext) -> None:
     """Writes `geometry.parquet` of a cell: a row for each weight that moved. Interrupted where the user stops."""
-    shape: ModelShape = task.options
+    attached, shape = handle.adapted(), task.options
     with_spectrum, layers = decomposed(shape)
     rows, refused = [], {}
     for update in iter_updates(attached):

@@ -11,7 +11,7 @@ from peftodyssey.store import layout
 FOLDER = "geometry"
 
 
-def planned(context: PlanContext) -> MeasurePlan:
+def plan(options: object, context: PlanContext) -> MeasurePlan:
     """One task a cell."""
     return MeasurePlan(by_cell={cell.folder: _of_cell(cell) for cell in context.cells})
 

@@ -34,6 +34,7 @@ from peftodyssey.display.result_text import (
     text_name,
 )
 from peftodyssey.display.section import Section
+from peftodyssey.display.sources import ReportSources
 from peftodyssey.measures.geometry.compute import TOP_DIRECTIONS
 
 HEADINGS = (
@@ -59,6 +60,11 @@ RANK_CAPTION = (
     "Mean effective rank of a matrix's update against its nominal rank; the dashed line is the maximum for a product "
     "of two factors (DoRA also rescales the rows)."
 )
+
+
+def sections(sources: ReportSources) -> list[Section | None]:
+    """The section, of all runs together."""
+    return [section(sources.rows)]
 
 
 def section(rows: Sequence[Row]) -> Section | None:

@@ -10,10 +10,9 @@ from typing import Any
 from peftodyssey.measures.multiple_choice import compute as accuracy
 from peftodyssey.measures.multiple_choice.table import CHOICES_FILE, TABLE
 from peftodyssey.store import manifest, parquet
-from peftodyssey.store.collected import Collected
+from peftodyssey.store.collected import Collected, Row
 from peftodyssey.store.stored_run import StoredRun
 
-Row = dict[str, Any]
 RESULT_COLUMNS = (
     "task",
     "acc_before",
@@ -47,7 +46,7 @@ ACCURACY_PER_BYTE = {
 }
 
 
-def collected(run: StoredRun) -> Collected:
+def collect(run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
     """The rows of `tasks.parquet`, and columns of the results."""
     by_cell = _rows(run)
     return Collected({TABLE: [row for rows in by_cell.values() for row in rows]}, _columns(by_cell))
@@ -78,7 +77,7 @@ def _columns(by_cell: Mapping[int, Sequence[Row]]) -> dict[int, Row]:
 def _read(folder: Path, name: str) -> Row:
     """Columns of a scored task, and whether each prompt is answered correctly: by log-likelihood, and per byte."""
     table = parquet.read(folder / name / CHOICES_FILE)
-    columns: Row = {column: table[column].to_numpy() for column in table.column_names}
+    columns: dict[str, Any] = {column: table[column].to_numpy() for column in table.column_names}
     per_byte = accuracy.per_byte(columns["loglik_nats"], columns["bytes"])
     for key, value in (("correct", columns["loglik_nats"]), ("correct_per_byte", per_byte)):
         columns[key] = accuracy.correct_answers(value, columns["example"], columns["is_answer"])

@@ -26,7 +26,7 @@ class Prompts:
     batch_tokens: int | None  # of one pass, as the memory allows; None: the default of the device
 
 
-def planned(context: PlanContext) -> MeasurePlan:
+def plan(options: object, context: PlanContext) -> MeasurePlan:
     """A task for each cell and set of prompts, and one for each base model, which cells share."""
     base_tasks: dict[str, MeasureTask] = {}
     by_cell = {cell.folder: _of_cell(cell, context, base_tasks) for cell in context.cells}

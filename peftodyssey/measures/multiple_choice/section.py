@@ -36,6 +36,8 @@ from peftodyssey.display.result_text import (
     verdict,
 )
 from peftodyssey.display.section import Section
+from peftodyssey.display.sources import ReportSources
+from peftodyssey.measures.multiple_choice.table import TABLE
 
 TITLE = "Did the skill change?"
 HEADINGS = (
@@ -111,6 +113,11 @@ def _about_task(row: Row) -> str:
 def percent(share: float | None) -> str:
     """A share in percent with one decimal."""
     return NO_NUMBER if share is None else f"{100 * share:.1f} %"
+
+
+def sections(sources: ReportSources) -> list[Section | None]:
+    """The section, of all runs together."""
+    return [section(sources.rows, sources.table(TABLE))]
 
 
 def section(rows: Sequence[Row], results: Sequence[Row]) -> Section | None:

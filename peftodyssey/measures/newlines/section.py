@@ -28,7 +28,8 @@ from peftodyssey.display.result_text import (
     signed,
 )
 from peftodyssey.display.section import Section
-from peftodyssey.display.token_text import Text
+from peftodyssey.display.sources import ReportSources
+from peftodyssey.display.token_text import Text, text_reader
 from peftodyssey.stats.bootstrap import Interval, paired_bootstrap
 from peftodyssey.store.stored_run import nll_column
 
@@ -52,6 +53,16 @@ class Mismatch:
     def newline_part(self) -> float:
         """The part of `whole` that is due to newlines, nats per token of the text."""
         return self.newline.estimate * self.newline_share if self.newline_share else 0.0
+
+
+def sections(sources: ReportSources) -> list[Section | None]:
+    """The section, from every run."""
+    found = [
+        one
+        for folder in sources.runs
+        for one in mismatches(folder, sources.rows_of(folder), sources.cells_of(folder), text_reader(folder))
+    ]
+    return [section(found, sources.rows)]
 
 
 def mismatches(

@@ -14,10 +14,9 @@ from peftodyssey.measures.noise.spec import SPEC
 from peftodyssey.measures.noise.table import SHARPNESS_TABLE, SHIFTS_FILE, TABLE
 from peftodyssey.stats.two_way_interval import two_way_interval
 from peftodyssey.store import manifest, parquet, plans
-from peftodyssey.store.collected import Collected
+from peftodyssey.store.collected import Collected, Row
 from peftodyssey.store.stored_run import StoredRun
 
-Row = dict[str, Any]
 UPDATE = ("cell", "label", "lr", "seed")
 COORDINATES = ("recipe", "model", "revision", "pretrain_tokens", "arm", "corpus", *UPDATE)
 SHIFT = ("kind", "gamma", "rank", "quantiser")
@@ -36,7 +35,7 @@ class NoiseResult:
     norms: Mapping[Shift, tuple[float, float]]  # mean norm, mean relative norm
 
 
-def collected(run: StoredRun) -> Collected:
+def collect(run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
     """The rows of `noise.parquet` (one per shift and text) and of `sharpness.parquet` (one per critical step)."""
     found = results(run)
     return Collected(

@@ -42,7 +42,7 @@ class NoiseJob:
     earliest: BaseModelKey | None  # the rung whose weights are the scale of the noise
 
 
-def planned(noise: Noise, context: PlanContext) -> MeasurePlan:
+def plan(noise: Noise, context: PlanContext) -> MeasurePlan:
     """The tasks of the base models, each once, and those of the cells' updates."""
     earliest = _earliest(context.cells) if noise.scale == "earliest_rung" else {}
     planner = _Planner(noise, earliest, context)

@@ -34,6 +34,9 @@ from peftodyssey.display.result_text import (
     signed,
 )
 from peftodyssey.display.section import Section
+from peftodyssey.display.sources import ReportSources
+from peftodyssey.measures.noise.table import TABLE
+from peftodyssey.measures.sensitivity.table import TABLE as SLOPES_TABLE
 
 TITLE = "How much does noise on the weights cost, and does it cost more the longer the pretraining?"
 UNMEASURED = (
@@ -48,6 +51,11 @@ SCALES = {
 LADDER = ("run", "recipe", "model", "arm", "corpus")
 RISE = ("rise_nats", "lo", "hi")
 SLOPE = ("slope", "slope_lo", "slope_hi")
+
+
+def sections(sources: ReportSources) -> list[Section]:
+    """The section, of all runs together."""
+    return [section(sources.table(TABLE), sources.table(SLOPES_TABLE))]
 
 
 def section(noise: Sequence[Row], slopes: Sequence[Row]) -> Section:

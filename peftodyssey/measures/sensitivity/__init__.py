@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING
 
 from peftodyssey.measures.measure import Measure
 from peftodyssey.measures.sensitivity import table
-from peftodyssey.measures.sensitivity.spec import SPEC
+from peftodyssey.recipe.measure_spec import MeasureSpec
 from peftodyssey.store import layout
 from peftodyssey.store.collected import RESULTS, Collected, Row
 
 if TYPE_CHECKING:
-    from peftodyssey.display.section import Section
-    from peftodyssey.display.sources import ReportSources
     from peftodyssey.store.stored_run import StoredRun
 
 
 class Sensitivity(Measure):
     """Slopes along a ladder of pretraining checkpoints, and differences between its arms."""
 
-    spec = SPEC
+    spec = MeasureSpec(
+        "sensitivity",
+        asked_by=lambda recipe: len(recipe.model) > 1 or any(model.revisions is not None for model in recipe.model),
+    )
     reads = ("noise", RESULTS)
     tables = {table.TABLE: table.SENSITIVITY, table.ANNEALING_TABLE: table.ANNEALING}
     views = {
@@ -32,12 +33,3 @@ class Sensitivity(Measure):
         from peftodyssey.measures.sensitivity import collect
 
         return collect.collected(run, tables[layout.RESULTS])
-
-    def sections(self, sources: ReportSources) -> Sequence[Section]:
-        from peftodyssey.measures.sensitivity import annealing, section
-
-        found = (
-            section.section(sources.table(table.TABLE), sources.rows),
-            annealing.section(sources.table(table.ANNEALING_TABLE)),
-        )
-        return [one for one in found if one]

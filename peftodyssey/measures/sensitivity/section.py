@@ -43,7 +43,10 @@ from peftodyssey.display.result_text import (
     text_name,
 )
 from peftodyssey.display.section import Section
+from peftodyssey.display.sources import ReportSources
 from peftodyssey.measures.noise.section import SLOPE, format_tokens, slope_verdict, turning_point_text
+from peftodyssey.measures.sensitivity import annealing
+from peftodyssey.measures.sensitivity.table import ANNEALING_TABLE, TABLE
 
 TITLE = "Is a longer-pretrained base harder to fine-tune, and does that depend on the method?"
 SAME_RATE = 1e-9  # difference of log rates: rounding of a geometric mean
@@ -62,6 +65,11 @@ SLOPES_CAPTION = (
 def _selected_slopes(slopes: Sequence[Row]) -> list[Row]:
     """Slopes of trained cells at the learning rate selected on each rung."""
     return [row for row in slopes if row["quantity"] in QUANTITIES and row["lr"] is None]
+
+
+def sections(sources: ReportSources) -> list[Section | None]:
+    """The slopes, and the differences between arms, of all runs together."""
+    return [section(sources.table(TABLE), sources.rows), annealing.section(sources.table(ANNEALING_TABLE))]
 
 
 def section(slopes: Sequence[Row], rows: Sequence[Row]) -> Section | None:

@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from peftodyssey.measures.similarity import chunk_sampling, overlap, states
+from peftodyssey.measures.similarity import chunk_sampling, collect_correlation, overlap, states
 from peftodyssey.measures.similarity.compute import Sample, reference, state_distances, token_overlap
+from peftodyssey.measures.similarity.table import CORRELATION_TABLE, TABLE
 from peftodyssey.stats.degradation import bits_per_byte
-from peftodyssey.store import manifest
+from peftodyssey.store import layout, manifest
+from peftodyssey.store.collected import Collected, Row
 from peftodyssey.store.stored_run import Cell, StoredRun
+from peftodyssey.store.tables import sort_key
 
-Row = dict[str, Any]
 CellEntry = tuple[Cell, Mapping[str, Any]]  # a cell, and what its plan says of similarity
 
 
@@ -56,6 +58,13 @@ class TokenOverlaps:
         document, token = (self._run.read(index, column) for column in ("document", "token"))
         starts = np.append(np.flatnonzero(np.diff(document, prepend=-1)), len(document))
         return overlap.ngrams(token, starts, chunk_sampling.random_half(starts, chunk_sampling.SEED))
+
+
+def collect(run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
+    """The rows of each text, and the correlations of the change with them."""
+    similar = rows(run)
+    results = sorted(tables[layout.RESULTS], key=sort_key)
+    return Collected({TABLE: similar, CORRELATION_TABLE: collect_correlation.rows(results, similar)})
 
 
 def rows(run: StoredRun) -> list[Row]:

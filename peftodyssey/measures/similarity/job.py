@@ -21,7 +21,7 @@ from peftodyssey.store import manifest
 MIN_CHUNKS = 8
 
 
-def write_states(task: MeasureTask, handle: Handle, context: JobContext) -> None:
+def run(task: MeasureTask, handle: Handle, context: JobContext) -> None:
     """Writes the states of `task`; CorpusError where its text has too few whole chunks."""
     reading: Reading = task.options
     index = opened(context.root / reading.index)

@@ -32,7 +32,7 @@ class Reading:
     halves: bool  # whether the documents are divided at random, as those of the pretraining sample are
 
 
-def planned(settings: Similarity, context: PlanContext) -> MeasurePlan:
+def plan(settings: Similarity, context: PlanContext) -> MeasurePlan:
     """The tasks, each once, and the folders that each cell's text is compared in; InputError if a base cannot do it."""
     shapes = context.sources.shapes.items()
     if errors := [error for model, shape in shapes for error in problems(settings, shape, model.name)]:

@@ -19,8 +19,10 @@ from peftodyssey.display.result_text import (
     text_name,
 )
 from peftodyssey.display.section import Section
+from peftodyssey.display.sources import ReportSources
 from peftodyssey.measures.similarity.chart import figures
 from peftodyssey.measures.similarity.compute import MEASURES
+from peftodyssey.measures.similarity.table import CORRELATION_TABLE, TABLE
 
 SIMILARITY_TITLE = "How similar is each text to the pretraining text?"
 DEGRADATION_TITLE = "Does degradation grow with similarity to the pretraining text?"
@@ -43,7 +45,12 @@ CORRELATION_CAPTION = (
 )
 
 
-def sections(similar: Sequence[Row], correlations: Sequence[Row], rows: Sequence[Row]) -> list[Section]:
+def sections(sources: ReportSources) -> list[Section]:
+    """The sections, of all runs together."""
+    return questions(sources.table(TABLE), sources.table(CORRELATION_TABLE), sources.rows)
+
+
+def questions(similar: Sequence[Row], correlations: Sequence[Row], rows: Sequence[Row]) -> list[Section]:
     """The two questions, or why they have no answer; `rows` are those of results."""
     if not similar:
         return [Section("degradation", DEGRADATION_TITLE, [UNMEASURED])]

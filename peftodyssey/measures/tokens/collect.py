@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,11 @@ from peftodyssey.measures.tokens import groups as token_groups
 from peftodyssey.measures.tokens.table import BREAKDOWN_TABLE, CONCENTRATION_TABLE, RANKS_TABLE, TERMS_TABLE
 from peftodyssey.stats import bootstrap
 from peftodyssey.stats.degradation import finite
+from peftodyssey.store.collected import Collected, Row
 from peftodyssey.store.stored_run import Cell, StoredRun
 
-Row = dict[str, Any]
 
-
-def rows(run: StoredRun) -> dict[str, list[Row]]:
+def collect(run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
     """The rows of the token tables by file name: of the finished cells that were measured, in their order."""
     cells = run.done_with("tokens")
     text_of = text_reader(run.folder)
@@ -44,12 +43,8 @@ def rows(run: StoredRun) -> dict[str, list[Row]]:
         units = {"types": [row["sum_nats"] for row in types], "tokens": _scored(after - before)}
         concentrations += [{**identity, **_concentration(unit, changes)} for unit, changes in units.items()]
         ranks += [{**identity, **row} for row in collect_terms.ranks(run, paths, text, is_term)]
-    return {
-        BREAKDOWN_TABLE: breakdowns,
-        CONCENTRATION_TABLE: concentrations,
-        TERMS_TABLE: collect_terms.term_rows(terms),
-        RANKS_TABLE: ranks,
-    }
+    rows = (breakdowns, concentrations, collect_terms.term_rows(terms), ranks)
+    return Collected(dict(zip((BREAKDOWN_TABLE, CONCENTRATION_TABLE, TERMS_TABLE, RANKS_TABLE), rows, strict=True)))
 
 
 def _sample_index(cell: Cell) -> str | None:

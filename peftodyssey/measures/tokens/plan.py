@@ -6,7 +6,7 @@ from peftodyssey.plan.measure import CellMeasure, MeasurePlan, PlanContext
 from peftodyssey.plan.text_tasks import SAMPLE_TOKENS_CAP
 
 
-def planned(context: PlanContext) -> MeasurePlan:
+def plan(options: object, context: PlanContext) -> MeasurePlan:
     """No tasks: the columns of each cell are enough. An index a tokenizer, where there is a sample of that text."""
     if context.sample is None:
         return MeasurePlan()

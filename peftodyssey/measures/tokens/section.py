@@ -56,6 +56,11 @@ class TokensView:
         return amount([entry], RECALL, "", 1, 100)
 
 
+def sections(sources: ReportSources) -> list[Section | None]:
+    """The section, of all runs together."""
+    return [section(sources)]
+
+
 def section(sources: ReportSources) -> Section | None:
     """The section; None if no cell is finished."""
     rows, tables = sources.rows, tables_of(sources)

@@ -7,7 +7,7 @@ no row.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,19 @@ from typing import Any
 import numpy as np
 
 from peftodyssey.display.result_text import text_name
+from peftodyssey.measures.transfer.table import TABLE
 from peftodyssey.stats.degradation import compare
 from peftodyssey.store import layout, manifest, parquet
+from peftodyssey.store.collected import Collected, Row
 from peftodyssey.store.stored_run import StoredRun, nll_column
 
-Row = dict[str, Any]
 
-
-def rows(run: StoredRun) -> list[Row]:
+def collect(run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
     """The rows of the finished cells whose recipe measures transfer, in their order."""
     read = column_reader(run.folder)
     cells = run.done_with("transfer")
-    return [_row(cell, paths, read(paths)) for cell in cells for paths in scored_texts(run.folder, cell)]
+    rows = [_row(cell, paths, read(paths)) for cell in cells for paths in scored_texts(run.folder, cell)]
+    return Collected({TABLE: rows})
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from peftodyssey.recipe import grid
 from peftodyssey.recipe.cell import CorpusSpec
 
 
-def planned(context: PlanContext) -> MeasurePlan:
+def plan(options: object, context: PlanContext) -> MeasurePlan:
     """Columns of every cell on the other domains; those of base models are shared between cells."""
     domains = grid.domain_specs(context.recipe)
     return MeasurePlan(by_cell={cell.folder: _of_cell(cell, domains, context) for cell in context.cells})

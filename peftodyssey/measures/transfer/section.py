@@ -33,7 +33,9 @@ from peftodyssey.display.result_text import (
     verdict,
 )
 from peftodyssey.display.section import Section
+from peftodyssey.display.sources import ReportSources
 from peftodyssey.measures.transfer.collect import column_reader, scored_texts
+from peftodyssey.measures.transfer.table import TABLE
 from peftodyssey.stats.bootstrap import Interval, paired_bootstrap
 
 TITLE = "What does adapting to one text do to the others?"
@@ -143,6 +145,18 @@ def _mean_change(folder: Path, entries: Sequence[Row], in_domain: bool) -> Inter
         documents.append(columns[0].document.astype(np.int64) + first)
         first = int(documents[-1].max(initial=first - 1)) + 1
     return paired_bootstrap(np.concatenate(deltas), np.concatenate(documents))
+
+
+def sections(sources: ReportSources) -> list[Section | None]:
+    """The section, from every run."""
+    found = [
+        matrix
+        for folder in sources.runs
+        for matrix in matrices(
+            folder, sources.rows_of(folder), sources.table_of(folder, TABLE), sources.cells_of(folder)
+        )
+    ]
+    return [section(found, sources.rows)]
 
 
 def section(found: Sequence[TransferMatrix], rows: Sequence[Row]) -> Section | None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from peftodyssey.measures.wise_ft.table import TABLE
 from peftodyssey.stats.degradation import compare_texts
+from peftodyssey.store.collected import Collected, Row
 from peftodyssey.store.stored_run import Cell, StoredRun
 
-Row = dict[str, Any]
 
-
-def rows(run: StoredRun) -> list[Row]:
+def collect(run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
     """The curves of the cells that have any."""
-    return [row for cell, shares in run.entries("wise_ft") for row in _curve(run, cell, shares)]
+    return Collected({TABLE: [row for cell, shares in run.entries("wise_ft") for row in _curve(run, cell, shares)]})
 
 
 def _curve(run: StoredRun, cell: Cell, shares: Sequence[Mapping[str, Any]]) -> Iterator[Row]:

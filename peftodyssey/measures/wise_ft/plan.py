@@ -17,7 +17,7 @@ class SharedUpdate:
     share: float  # of the cell's update that the scored weights have
 
 
-def planned(context: PlanContext) -> MeasurePlan:
+def plan(options: object, context: PlanContext) -> MeasurePlan:
     """A task for each cell, share and text."""
     indexes = {index.folder: index for index in context.texts.indexes.values()}
     return MeasurePlan(

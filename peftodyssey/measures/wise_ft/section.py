@@ -40,6 +40,8 @@ from peftodyssey.display.result_text import (
     text_name,
 )
 from peftodyssey.display.section import Section
+from peftodyssey.display.sources import ReportSources
+from peftodyssey.measures.wise_ft.table import TABLE
 from peftodyssey.stats.frontier import forgetting_at_change
 
 CONSTRAINTS = ("l2_sp", "norm_ball", "replay", "early_stop")
@@ -93,6 +95,11 @@ def pairs(rows: Sequence[Row], wise: Sequence[Row]) -> list[list[Pair]]:
             found.append(Pair(row, reference, forgetting_at_change(curve, row["delta_nll"])))
     by_label = grouped(found, lambda pair: (*setting(pair.constrained), pair.constrained["label"]))
     return list(by_label.values())
+
+
+def sections(sources: ReportSources) -> list[Section | None]:
+    """The section, of all runs together."""
+    return [section(sources.rows, sources.table(TABLE))]
 
 
 def section(rows: Sequence[Row], wise: Sequence[Row]) -> Section | None:
