@@ -91,7 +91,7 @@ def _is_accepted(config: Mapping[str, Any]) -> bool:
 
     try:
         AutoConfig.for_model(**config).to_dict()
-    except Exception:
+    except Exception:  # as above: the keys are a stranger's, and a config that cannot be built is what is asked
         return False
     return True
 

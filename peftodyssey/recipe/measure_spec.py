@@ -29,6 +29,7 @@ class MeasureSpec:
 
     name: str
     options: type[RecipeSection] = NoOptions
+    example: str = ""  # options as a recipe writes them, for messages and documentation
     needs_general: bool = False  # scores the general text
     needs_pretraining_text: bool = False  # reads the sample of pretraining text, where the recipe names one
     needs_unquantised_base: bool = False  # changes or compares weights of the base that are not quantised

@@ -43,8 +43,8 @@ class Recipe(RecipeDocument):
     )
     pretraining_text: Annotated[Corpus, Shorthand("source")] | None = Field(
         default=None,
-        description="A sample of the text that the base was pretrained on: `measure: tokens` counts tokens in it, and "
-        "`measure: similarity` compares each domain with it; a dataset.",
+        description="A sample of the text that the base was pretrained on, for measures that count tokens in it or "
+        "compare each domain with it; a dataset.",
     )
     methods: Annotated[tuple[Annotated[AnyMethod, Shorthand("method")], ...], OrList()] = Field(
         description="Fine-tuning methods to compare; axis."
@@ -57,8 +57,7 @@ class Recipe(RecipeDocument):
     )
     measure: Annotated[tuple[str | MeasureOptions, ...], OrList()] = Field(
         default=("degradation", "forgetting", "tokens"),
-        description="What is measured and reported; a list of words, or of words with options such as {noise: {pairs: "
-        "5}}.",
+        description="What is measured and reported; a list of words, or of words with options such as ",
     )
     tasks: Annotated[tuple[Annotated[Task, Shorthand("source")], ...], OrList(empty=True)] = Field(
         default=(),
@@ -91,10 +90,11 @@ class Recipe(RecipeDocument):
 def recipe_class(specs: tuple[MeasureSpec, ...]) -> type[Recipe]:
     """`Recipe` with the words and options of these measures under `measure`."""
     field = Recipe.model_fields["measure"]
-    item: Any = item_type(specs, options_class(specs))
+    options = options_class(specs)
+    item: Any = item_type(specs, options)
     described: Any = (
         Annotated[tuple[item, ...], OrList()],
-        Field(default=field.default, description=field.description),
+        Field(default=field.default, description=f"{field.description}{options.example}."),
     )
     recipe = create_model("Recipe", __base__=Recipe, __doc__=Recipe.__doc__, measure=described)
     recipe.specs = specs

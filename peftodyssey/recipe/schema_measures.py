@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, create_model, model_validator
 
@@ -18,14 +18,13 @@ from peftodyssey.recipe.measure_spec import MeasureSpec, NoOptions
 class MeasureOptions(RecipeSection):
     """A measure with options: a mapping with the measure's word as its only key."""
 
+    example: ClassVar[str] = "{word: {option: value}}"
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
     @model_validator(mode="after")
     def _one(self) -> MeasureOptions:
         if len(self.model_fields_set) != 1 or getattr(self, next(iter(self.model_fields_set))) is None:
-            raise refuse(
-                "an item of measure is a word, or one word with its options", "noise, or {noise: {gammas: [0.1, 0.2]}}"
-            )
+            raise refuse("an item of measure is a word, or one word with its options", f"a word, or {self.example}")
         return self
 
     @property
@@ -42,7 +41,10 @@ def options_class(specs: tuple[MeasureSpec, ...]) -> type[MeasureOptions]:
         for spec in specs
         if spec.is_word and spec.options is not NoOptions
     }
-    return create_model("MeasureOptions", __base__=MeasureOptions, __doc__=MeasureOptions.__doc__, **fields)
+    options = create_model("MeasureOptions", __base__=MeasureOptions, __doc__=MeasureOptions.__doc__, **fields)
+    examples = (f"{{{spec.name}: {spec.example}}}" for spec in specs if spec.example)
+    options.example = next(examples, MeasureOptions.example)
+    return options
 
 
 def item_type(specs: tuple[MeasureSpec, ...], options: type[MeasureOptions]) -> Any:

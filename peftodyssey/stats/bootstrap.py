@@ -34,6 +34,14 @@ class Interval:
     n_documents: int
     note: str = ""
 
+    def columns(self, name: str) -> dict[str, float | None]:
+        """The columns of a table that `store.columns.interval` declares: the estimate, and both ends."""
+        return {name: self.estimate, **self.ends(name)}
+
+    def ends(self, name: str) -> dict[str, float | None]:
+        """The columns of both ends."""
+        return {f"{name}_lo": self.lower, f"{name}_hi": self.upper}
+
 
 def paired_bootstrap(delta_nats: np.ndarray, document: np.ndarray, **options: Any) -> Interval:
     """Mean difference per token of two columns, nats, with its interval over documents.

@@ -1,6 +1,6 @@
 """SQL over the files of a run, by DuckDB, read-only.
 
-Views: one a table (`results`, `learning_curves`, `token_breakdown`, ..., `noise`), `cells` (manifests) and `tokens`
+Views: one a table (`results`, `learning_curves`, `token_breakdown`, ...), `cells` (manifests) and `tokens`
 (every scored token). SQL sees tables in memory only: it can neither read nor write a file.
 """
 

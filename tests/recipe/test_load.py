@@ -78,7 +78,7 @@ def test_all_mistakes_are_reported_at_once_with_their_lines(tmp_path):
         ("measure: [{similarity: {layer: last}}]", "measure[0].similarity.layer", "integer"),
         ("measure: [noise: {gamas: [0.1]}]", "measure[0].noise.gamas", "did you mean gammas?"),
         ("measure: [noise: {gammas: [-0.1]}]", "measure[0].noise.gammas[0]", "above 0"),
-        ("measure: [{}]", "measure[0]", "{noise: {gammas: [0.1, 0.2]}}"),
+        ("measure: [{}]", "measure[0]", "a word, or {noise: {gammas: [0.1, 0.2]}}"),
         ("measure: [tokns]", "measure[0]", "did you mean tokens?"),
         ("warmup: 3%", "warmup", "did you mean train.warmup?"),
         ("train: {budget: 200k}", "train.budget", "200k tokens"),

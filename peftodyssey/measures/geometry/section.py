@@ -18,6 +18,7 @@ from peftodyssey.display.chart_style import (
     points,
     shape_of_base,
 )
+from peftodyssey.display.measured import has, measured_groups, unmeasured
 from peftodyssey.display.rank_labels import MIN_RANKS_DRAWN, alpha_rules, label_without_rank
 from peftodyssey.display.result_text import (
     DELTA,
@@ -28,7 +29,6 @@ from peftodyssey.display.result_text import (
     base_name,
     coordinates,
     method_name,
-    seed_groups,
     selected_cells,
     signed,
     text_name,
@@ -60,6 +60,10 @@ RANK_CAPTION = (
     "Mean effective rank of a matrix's update against its nominal rank; the dashed line is the maximum for a product "
     "of two factors (DoRA also rescales the rows)."
 )
+IS_MEASURED = has("update_norm_relative")
+OR_ELSE = (
+    ", or did not when the cell was trained and its weights were not kept, or the form of an update is not supported"
+)
 
 
 def sections(sources: ReportSources) -> list[Section | None]:
@@ -69,7 +73,7 @@ def sections(sources: ReportSources) -> list[Section | None]:
 
 def section(rows: Sequence[Row]) -> Section | None:
     """The section; None if no cell is finished."""
-    said = [text for text in (*statements(rows), unmeasured(rows)) if text]
+    said = [text for text in (*statements(rows), unmeasured(rows, IS_MEASURED, "geometry", OR_ELSE)) if text]
     if not said:
         return None
     return Section(
@@ -83,19 +87,9 @@ def section(rows: Sequence[Row]) -> Section | None:
     )
 
 
-def is_measured(row: Row) -> bool:
-    """Whether the cell's update was measured."""
-    return row.get("update_norm_relative") is not None
-
-
-def _measured_groups(rows: Sequence[Row]) -> list[list[Row]]:
-    groups = ([row for row in group if is_measured(row)] for group in seed_groups(rows))
-    return [group for group in groups if group]
-
-
 def statements(rows: Sequence[Row]) -> list[str]:
     """One sentence per method, text and base; seeds as their mean and range."""
-    return [_sentence(group, rows) for group in _measured_groups(rows)]
+    return [_sentence(group, rows) for group in measured_groups(rows, IS_MEASURED)]
 
 
 def _sentence(group: Sequence[Row], rows: Sequence[Row]) -> str:
@@ -137,18 +131,6 @@ def _fixed(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if abs(value) >= 10**-digits else f"{value:.2g}"
 
 
-def unmeasured(rows: Sequence[Row]) -> str:
-    """Why some cells have no numbers; empty if all are measured."""
-    missing = [row for row in selected_cells(rows) if not is_measured(row)]
-    if not missing:
-        return ""
-    return (
-        f"Not measured for {len(missing)} cell{'s' * (len(missing) > 1)}: `measure` of "
-        f"{', '.join(sorted({str(row['recipe']) for row in missing}))} does not contain `geometry`, or did not when "
-        "the cell was trained and its weights were not kept, or the form of an update is not supported."
-    )
-
-
 def table(rows: Sequence[Row]) -> list[list[str]]:
     """Rows under HEADINGS, seeds as means."""
     return [
@@ -170,13 +152,13 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
                 for values in (_values(group, "delta_nll"), _values(group, "forgetting"))
             ),
         ]
-        for group in _measured_groups(rows)
+        for group in measured_groups(rows, IS_MEASURED)
     ]
 
 
 def figures(rows: Sequence[Row]) -> list[Figure]:
     """Changes against the norm of the update, and effective rank against rank."""
-    cells = [{**row, "domain": text_name(row)} for row in selected_cells(rows) if is_measured(row)]
+    cells = [{**row, "domain": text_name(row)} for row in selected_cells(rows) if IS_MEASURED(row)]
     if not cells:
         return []
     chart = _by_norm(cells, DELTA, "change of test NLL")

@@ -70,4 +70,4 @@ class Noise(RecipeSection):
     )
 
 
-SPEC = MeasureSpec("noise", Noise, needs_general=True, needs_unquantised_base=True)
+SPEC = MeasureSpec("noise", Noise, "{gammas: [0.1, 0.2]}", needs_general=True, needs_unquantised_base=True)

@@ -83,9 +83,7 @@ def _groups(
                     "nll_after": group.mean_after,
                     "sum_nats": group.sum_nats,
                     "share": finite(group.share),
-                    "part": part.estimate,
-                    "part_lo": part.lower,
-                    "part_hi": part.upper,
+                    **part.columns("part"),
                 }
 
 

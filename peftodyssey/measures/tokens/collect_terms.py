@@ -80,7 +80,7 @@ def _rank_columns(before: np.ndarray, after: np.ndarray, document: np.ndarray) -
         row |= {f"median_{stage}": statistics.median, f"trimmed_{stage}": statistics.trimmed_mean}
         row |= {f"recall_{k}_{stage}": statistics.recall[k] for k in RECALLS}
     change = bootstrap.paired_bootstrap((after <= 10).astype(np.float64) - (before <= 10), document)
-    return {**row, "recall_10_delta": change.estimate, "recall_10_lo": change.lower, "recall_10_hi": change.upper}
+    return {**row, "recall_10_delta": change.estimate, **change.ends("recall_10")}
 
 
 def _word_counts(run: StoredRun, indexes: Sequence[str]) -> Mapping[str, int]:

@@ -9,17 +9,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from peftodyssey.display import measured
 from peftodyssey.display.result_text import (
     NO_VERDICT,
     Row,
     amount,
-    coordinates,
     grouped,
-    method_name,
     percent,
-    seed_groups,
     signed,
-    text_name,
     verdict,
 )
 
@@ -49,6 +46,10 @@ class TokenTables:
     ranks: Mapping[tuple[str, ...], Sequence[Row]]
     terms: Mapping[tuple[str, ...], Sequence[Row]]
 
+    def has_breakdown(self, row: Row) -> bool:
+        """Whether the tokens of a cell were measured."""
+        return cell_key(row) in self.breakdown
+
 
 def cell_key(row: Row) -> tuple[str, ...]:
     """Identifies the cell of a row: run, recipe and hash."""
@@ -77,18 +78,12 @@ def token_tables(
 
 def statements(rows: Sequence[Row], tables: TokenTables) -> list[str]:
     """One sentence per method, text and base whose tokens were measured."""
-    measured = ([row for row in group if cell_key(row) in tables.breakdown] for group in seed_groups(rows))
-    return [_statement(group, rows, tables) for group in measured if group]
+    return [_statement(group, rows, tables) for group in measured.measured_groups(rows, tables.has_breakdown)]
 
 
 def unmeasured(rows: Sequence[Row], tables: TokenTables) -> str:
     """Why some selected cells have no numbers by token; empty if all have."""
-    missing = [row for group in seed_groups(rows) for row in group if cell_key(row) not in tables.breakdown]
-    if not missing:
-        return ""
-    cells = f"{len(missing)} cell{'s' * (len(missing) > 1)}"
-    recipes = ", ".join(sorted({row["recipe"] for row in missing}))
-    return f"Not measured for {cells}: `measure` of {recipes} does not contain `tokens`."
+    return measured.unmeasured(rows, tables.has_breakdown, "tokens")
 
 
 def _statement(group: Sequence[Row], rows: Sequence[Row], tables: TokenTables) -> str:
@@ -114,8 +109,9 @@ def _statement(group: Sequence[Row], rows: Sequence[Row], tables: TokenTables) -
         entry for row in group for entry in tables.concentration[cell_key(row)] if entry["unit"] == "types"
     ]
     terms = [entry for row in group for entry in tables.ranks[cell_key(row)] if entry["positions"] == "domain_term"]
-    name = f"{method_name(first)} on {text_name(first)}{coordinates(first, rows)}"
-    return f"{name}: {sentence} {_concentration(concentration)}{_recall(terms) if terms else ''}"
+    return (
+        f"{measured.subject(first, rows)}: {sentence} {_concentration(concentration)}{_recall(terms) if terms else ''}"
+    )
 
 
 def _concentration(entries: Sequence[Row]) -> str:
