@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from peftodyssey.measures.measure import Measure
 from peftodyssey.measures.registry import MEASURES
 from peftodyssey.store.collected import RESULTS
 
@@ -210,6 +213,16 @@ def test_every_folder_of_measures_is_one_measure_and_one_line() -> None:
     folders = {path.name for path in (PACKAGE / "measures").iterdir() if (path / "__init__.py").is_file()}
     assert folders == {measure.name for measure in MEASURES}
     assert [name for measure in MEASURES for name in measure.reads if name != RESULTS and name not in folders] == []
+
+
+@pytest.mark.parametrize("measure", MEASURES, ids=lambda measure: measure.name)
+def test_files_of_measures_have_the_functions_that_are_looked_for(measure: Measure) -> None:
+    package = type(measure).__module__
+    for file, function in (("plan", "plan"), ("job", "run"), ("collect", "collect"), ("section", "sections")):
+        if f"{package}.{file}" in modules() and function not in vars(type(measure)):
+            found = inspect.signature(getattr(import_module(f"{package}.{file}"), function))
+            asked = inspect.signature(getattr(measure, function))
+            assert len(found.parameters) == len(asked.parameters), f"{package}.{file}.{function}{found}, asked: {asked}"
 
 
 def test_nothing_imports_the_facade() -> None:
