@@ -81,16 +81,20 @@ def selected_cells(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row["status"] == "done" and row["selected"]]
 
 
+def seed_key(row: Row) -> tuple[Any, ...]:
+    """A key for `grouped`: selected cells with the same one differ in their seed only."""
+    return (*setting(row), row["label"], row.get("setting"))
+
+
 def seed_groups(rows: Iterable[Row]) -> list[list[Row]]:
     """Selected cells that differ in their seed only, in the order of the rows."""
-    return list(grouped(selected_cells(rows), lambda row: (*setting(row), row["label"], row.get("setting"))).values())
+    return list(grouped(selected_cells(rows), seed_key).values())
 
 
 def is_tuned(row: Row, rows: Iterable[Row]) -> bool:
     """Whether the recipe has several learning rates for this cell."""
-    key = (*setting(row), row["label"], row["seed"], row.get("setting"))
-    same = [r["lr"] for r in rows if (*setting(r), r["label"], r["seed"], r.get("setting")) == key]
-    return len(set(same)) > 1
+    same = [other for other in rows if other["seed"] == row["seed"] and seed_key(other) == seed_key(row)]
+    return len({other["lr"] for other in same}) > 1
 
 
 def signed(value: float | None, digits: int = 3) -> str:

@@ -20,6 +20,7 @@ from peftodyssey.methods.adapter_files import notes as adapter_notes
 from peftodyssey.methods.adapter_layouts import as_peft_reads_it
 from peftodyssey.methods.attached import AttachedMethod
 from peftodyssey.methods.modules import linear_modules
+from peftodyssey.methods.peft_errors import as_method_error
 from peftodyssey.methods.tied_head import UNTIED, part_head, tie_or_untie
 from peftodyssey.methods.weights import snapshot, stored_as
 from peftodyssey.recipe.cell import MethodSpec
@@ -72,14 +73,14 @@ def attach_adapter(model: PreTrainedModel, config: PeftConfig, spec: MethodSpec,
 
     base_weights = _weights_to_restore(model, config)
     model.requires_grad_(False)
-    try:
-        with seeded(model, seed), preserve_training_flags(model), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
-            wrapped: Any = get_peft_model(model, config)
-    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError) as error:
-        raise MethodError(
-            f"{spec.label}: PEFT cannot put this adapter on the model: {error}", "change its fields"
-        ) from error
+    with (
+        as_method_error(f"{spec.label}: PEFT cannot put this adapter on the model", "change its fields"),
+        seeded(model, seed),
+        preserve_training_flags(model),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
+        wrapped: Any = get_peft_model(model, config)
     trainable = {name: p for name, p in wrapped.named_parameters() if p.requires_grad}
     return AttachedMethod(spec.method, spec, wrapped, model, trainable, True, snapshot(trainable), base_weights)
 
@@ -227,13 +228,11 @@ def merge_adapter(
     if getattr(attached.base, "is_quantized", False):
         raise MethodError("an adapter is not merged into quantised weights", "give the unquantised base to merge into")
     is_tied = part_head(attached.model.get_base_model())
-    try:
+    with as_method_error(f"{attached.spec.label} cannot be merged", "export the adapter instead"):
         facts = _merge_layers(attached.model)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*already merged.*")
             merged = attached.model.merge_and_unload()
-    except (ValueError, NotImplementedError, AttributeError, RuntimeError) as error:
-        raise MethodError(f"{attached.spec.label} cannot be merged: {error}", "export the adapter instead") from error
     notes = (UNTIED,) if is_tied and tie_or_untie(merged) else ()
     return _clear_peft_attributes(merged), {**facts, "notes": notes}
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.adapter import peft_type_name
+from peftodyssey.methods.peft_errors import as_method_error
 from peftodyssey.methods.targets import ALL_LINEAR, CONV1D_FAMILIES, shortest_target_modules
 from peftodyssey.model_shape import LinearShape, ModelShape
 
@@ -29,16 +30,12 @@ def count_on_empty_model(config: Any, shape: ModelShape) -> int:
         config.init_lora_weights = "mica" if config.init_lora_weights == "mica" else True
     if getattr(config, "target_modules", None) == ALL_LINEAR:
         config.target_modules = shortest_target_modules([m.name for m in shape.linears], [])
-    try:
+    with as_method_error(f"PEFT cannot put {peft_type_name(config)} on this model", "change its fields"):
         try:
             return _count_trainable(deepcopy(config), empty_model(shape, "meta"))
         except NotImplementedError:  # torch's error where the values of meta tensors are read
             _check_size(config, shape)
             return _count_trainable(config, empty_model(shape, "cpu"))
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise MethodError(
-            f"PEFT cannot put {peft_type_name(config)} on this model: {error}", "change its fields"
-        ) from error
 
 
 def _check_size(config: Any, shape: ModelShape) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftodyssey.methods.adapter import ADAPTER_NAME, BASE_MODIFYING_INITS
 from peftodyssey.methods.attached import AttachedMethod
+from peftodyssey.methods.peft_errors import PEFT_ERRORS, is_out_of_memory
 from peftodyssey.recipe.cell import MethodSpec
 
 if TYPE_CHECKING:
@@ -223,7 +224,9 @@ def _merged_updates(attached: AttachedMethod, name: str, layer: Any) -> Iterator
             parameter.data = stored[key].float().clone()
         layer.merge(adapter_names=[ADAPTER_NAME])
         after = {key: p.detach().float() for key, p in layer.get_base_layer().named_parameters()}
-    except (ValueError, NotImplementedError, RuntimeError, AttributeError, TypeError) as error:
+    except PEFT_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
         reason = f"PEFT does not merge it: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         yield WeightUpdate(f"{name}.weight", before["weight"], unsupported=reason)
         return

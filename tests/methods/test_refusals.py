@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from support.adapted_models import method_spec, saved_model, shape_of, tiny_model, train
 
 from peftodyssey.errors import MethodError
+from peftodyssey.methods.peft_errors import as_method_error
 from peftodyssey.methods.peft_types import SET_BY_PEFT, config_fields_by_type
 from peftodyssey.methods.registry import METHODS, method
 from peftodyssey.recipe.cell import QuantSpec
@@ -190,3 +191,10 @@ def test_exported_config_says_what_was_asked(adapter):
         "up_proj",
         "v_proj",
     ]
+
+
+def test_running_out_of_memory_is_no_refusal_of_peft() -> None:
+    with pytest.raises(torch.OutOfMemoryError), as_method_error("an adapter", "change its fields"):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(MethodError, match="an adapter: no such layer"), as_method_error("an adapter", "change it"):
+        raise AttributeError("no such layer")

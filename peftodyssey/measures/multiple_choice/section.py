@@ -29,8 +29,8 @@ from peftodyssey.display.result_text import (
     coordinates,
     grouped,
     method_name,
+    seed_key,
     selected_cells,
-    setting,
     signed,
     text_name,
     verdict,
@@ -80,7 +80,7 @@ def joined(rows: Sequence[Row], results: Sequence[Row]) -> list[Row]:
 def statements(rows: Sequence[Row], results: Sequence[Row]) -> list[str]:
     """One sentence for cells that differ in their seed only, then one about each task."""
     cells = joined(rows, results)
-    groups = grouped(cells, lambda row: (row["task"], *setting(row), row["label"])).values()
+    groups = grouped(cells, lambda row: (row["task"], *seed_key(row))).values()
     tasks = {row["task"]: row for row in cells}
     return [*(_sentence(group, rows) for group in groups), *map(_about_task, tasks.values())]
 

@@ -23,8 +23,8 @@ from peftodyssey.display.result_text import (
     coordinates,
     grouped,
     method_name,
+    seed_key,
     selected_cells,
-    setting,
     signed,
 )
 from peftodyssey.display.section import Section
@@ -100,7 +100,7 @@ def _mismatch(row: Row, matched: Row | None, delta: np.ndarray, text: Text) -> M
 
 def section(found: Sequence[Mismatch], rows: Sequence[Row]) -> Section | None:
     """One sentence per method, text and base; None if the recipe has no such cells."""
-    groups = grouped(found, lambda item: (*setting(item.row), item.row["label"])).values()
+    groups = grouped(found, lambda item: seed_key(item.row)).values()
     said = [_sentence(group, rows) for group in groups]
     return Section("newlines", "What did a mismatch of line breaks do?", said) if said else None
 

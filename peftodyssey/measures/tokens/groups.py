@@ -11,18 +11,8 @@ import numpy as np
 
 from peftodyssey.corpora import token_classes
 
-CLASSES: tuple[str, ...] = (
-    "newline",
-    "space",
-    "punctuation",
-    "digit",
-    "function_word",
-    "word_start",
-    "continuation",
-    "domain_term",
-    "special",
-    "other",
-)
+_SIGNS = token_classes.TOKEN_CLASSES.index("special")
+CLASSES = (*token_classes.TOKEN_CLASSES[:_SIGNS], "domain_term", *token_classes.TOKEN_CLASSES[_SIGNS:])
 POSITION_STARTS = (1, 4, 16, 64, 256, 1024)
 POSITIONS = ("0", "1 to 3", "4 to 15", "16 to 63", "64 to 255", "256 to 1023", "1024 on")
 RATES = (10, 100, 1_000, 10_000)  # occurrences per million tokens

@@ -34,6 +34,7 @@ from peftodyssey.display.result_text import (
     coordinates,
     grouped,
     method_name,
+    seed_key,
     selected_cells,
     setting,
     signed,
@@ -93,8 +94,7 @@ def pairs(rows: Sequence[Row], wise: Sequence[Row]) -> list[list[Pair]]:
         if reference is not None and row.get("forgetting") is not None:
             curve = [(point["delta_nll"], point["forgetting"]) for point in wise_curve(reference, wise)]
             found.append(Pair(row, reference, forgetting_at_change(curve, row["delta_nll"])))
-    by_label = grouped(found, lambda pair: (*setting(pair.constrained), pair.constrained["label"]))
-    return list(by_label.values())
+    return list(grouped(found, lambda pair: seed_key(pair.constrained)).values())
 
 
 def sections(sources: ReportSources) -> list[Section | None]:
