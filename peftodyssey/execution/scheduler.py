@@ -230,7 +230,7 @@ class _Runner:
         """Train some cells together and finish each as it ends; if that is not possible, each continues alone."""
         self._stop_if_asked()
         members = [task for task in group if not self._failed_dependency(task)]
-        if len(members) < min(2, len(group)):
+        if len(members) < max(1, min(2, len(group))):
             return
         try:
             why = reason_of(partial(self._train_members, members, share))

@@ -58,15 +58,16 @@ def test_a_member_is_whole_on_disk_while_the_others_still_train(whole: tuple[Pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("nth", [1, two_lengths.CELLS])
 def test_a_member_that_cannot_be_finished_fails_alone(
-    whole: tuple[Path, Path, list], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nth: int, whole: tuple[Path, Path, list], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, unbroken, seen = whole
     begun: list[str] = []
 
     def finish(task, *arguments) -> None:
         begun.append(task.folder)
-        if len(begun) == 1:
+        if len(begun) == nth:
             raise RuntimeError("a full quiver")
         finish_job.finish(task, *arguments)
 
@@ -82,8 +83,9 @@ def test_a_member_that_cannot_be_finished_fails_alone(
     out = tmp_path / "out"
     printed = run(recipe, out)
     assert "a full quiver" in printed
+    assert "cannot train together" not in printed
     assert trained == [members for members, _ in seen], "the others resumed from where they were"
-    assert manifest.failure(out / begun[0])["reason"].startswith("RuntimeError: a full quiver")
+    assert manifest.failure(out / begun[nth - 1])["reason"].startswith("RuntimeError: a full quiver")
     rows = rows_of(out)
     assert [row["status"] for row in rows].count("failed") == 1
     good = [row for row in rows if row["status"] == "done"]
