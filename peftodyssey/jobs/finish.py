@@ -32,7 +32,7 @@ def finish(task: CellTask, handle: CellHandle, trained: Trained | None, context:
     `trained` is None where nothing was trained (method `saved`).
     """
     folder = context.root / task.folder
-    facts = _facts(task, trained, context.options.device) | _multi_lora_facts(folder)
+    facts = _facts(task, trained, context.options.device) | _multi_lora_facts(folder, trained)
     attached = handle.adapted()
     facts |= {"method_notes": list(attached.notes)} if attached.notes else {}
     if trained:
@@ -90,13 +90,13 @@ def _facts(task: CellTask, trained: Trained | None, device: str) -> dict[str, An
     }
 
 
-def _multi_lora_facts(folder: Path) -> dict[str, Any]:
+def _multi_lora_facts(folder: Path, trained: Trained | None) -> dict[str, Any]:
     """With which cells a cell trained together: its time is a share of theirs, its peak memory is that of all."""
     record = group_record.read(folder)
-    if record is None:
+    if record is None or trained is None:
         return {}
-    members = list(record.members)
-    return {"multi_lora_size": len(members), "multi_lora": members, "peak_memory_bytes": record.peak_memory_bytes}
+    peak, members = max(record.peak_memory_bytes, trained.peak_bytes), list(record.members)
+    return {"multi_lora_size": len(members), "multi_lora": members, "peak_memory_bytes": peak}
 
 
 def _commit(task: CellTask, folder: Path, facts: dict[str, Any], keep: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from peftodyssey.errors import Interrupted, StoreError
 from peftodyssey.plan.multi_lora_groups import can_train_together, group_cells
 from peftodyssey.plan.tasks import CellTask, Plan
 from peftodyssey.store import atomic, layout
@@ -54,8 +56,25 @@ def groups(plan: Plan, tasks: Sequence[CellTask], share: float, root: Path) -> l
     return [*resumed, *group_cells(plan, [task for task in tasks if task.folder not in taken])]
 
 
+@contextlib.contextmanager
+def recorded(tasks: Sequence[CellTask], share: float, root: Path) -> Iterator[GroupRecord]:
+    """The body trains `tasks` together up to `share`; if it fails they are no group any more, and train alone.
+
+    The rest of a group that was begun is recorded as that group.
+    """
+    record = begin(tasks, share, root)
+    try:
+        yield record
+    except (Interrupted, StoreError):  # the run ends and is resumed
+        raise
+    except Exception:
+        for task in tasks:
+            (root / task.folder / layout.CHECKPOINT / layout.MULTI_LORA_FILE).unlink(missing_ok=True)
+        raise
+
+
 def begin(tasks: Sequence[CellTask], share: float, root: Path) -> GroupRecord:
-    """Records that `tasks` train together up to `share`; the rest of a group that was begun keeps that group's name."""
+    """Writes the record of a group that begins, or resumes."""
     hashes = tuple(task.short_hash for task in tasks)
     earlier = read(root / tasks[0].folder)
     resumed = earlier is not None and earlier.share == share and set(hashes) <= set(earlier.members)

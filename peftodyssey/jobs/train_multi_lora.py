@@ -62,13 +62,15 @@ def train_multi_lora(
     for member, task in zip(members, tasks, strict=True):
         member.on_step = on_step_of(task, member.settings, context, report=member is longest)
     task_of = {id(member): task for member, task in zip(members, tasks, strict=True)}
-    record = group_record.begin(tasks, share, context.root)
+
+    def note_peak(ended: Sequence[Member]) -> None:
+        group = replace(record, peak_memory_bytes=max(record.peak_memory_bytes, peak.peak_bytes))
+        for member in ended:
+            group_record.write(context.root / task_of[id(member)].folder, group)
 
     def end(ended: Sequence[Member]) -> None:
         with peak.paused():
-            group = replace(record, peak_memory_bytes=peak.peak_bytes)
-            for member in ended:
-                group_record.write(context.root / task_of[id(member)].folder, group)
+            note_peak(ended)
             if share < 1:
                 return
             pairs = [(task_of[id(member)], member) for member in ended]
@@ -76,7 +78,7 @@ def train_multi_lora(
             on_end([(t, partial(_finish, t, m, peak.peak_bytes, base, tokenizer, context)) for t, m in pairs])
             host_memory.release_memory(torch.device(options.device))  # later steps have what the plan gives them
 
-    with track_peak(options.device) as peak:
+    with group_record.recorded(tasks, share, context.root) as record, track_peak(options.device) as peak:
         finished = train_adapters(
             base,
             members,
@@ -86,6 +88,7 @@ def train_multi_lora(
             on_end=end,
         )
     if not finished:
+        note_peak([member for member in members if not member.done])
         done = min(len(member.log) for member in members if not member.done)
         raise Interrupted(f"{len(tasks)} cells that train together stopped after step {done}", START_AGAIN)
     return {task_of[id(member)].folder: str(member.failed) for member in members if member.failed}

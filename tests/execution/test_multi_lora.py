@@ -13,6 +13,7 @@ from rich.console import Console
 from support import micro
 
 from peftodyssey import api
+from peftodyssey.jobs import group_record
 from peftodyssey.plan.multi_lora_groups import group_cells, left_over, why_not_batched
 from peftodyssey.report.multi_lora_output import group_lines
 from peftodyssey.store import layout, manifest
@@ -155,3 +156,20 @@ def test_who_trains_alone_and_why(tmp_path: Path) -> None:
     assert [task.cell.method.method for task in alone] == ["lora"]
     assert f"1 more trains alone ({alone[0].cell.method.label})" in next(group_lines(three))
     assert left_over(plan.cells, group_cells(plan, plan.cells)) == []
+
+
+def test_what_is_left_of_a_group_that_was_begun_trains_as_that_group(tmp_path: Path) -> None:
+    recipe = micro.write(tmp_path, RECIPE)
+    plan = api.plan(recipe, device="cpu")
+    four, two = group_cells(plan, plan.cells)
+    group_record.begin(four, 1.0, tmp_path)
+    left = [task for task in plan.cells if task not in four[:3]]
+    assert group_record.groups(plan, left, 1.0, tmp_path) == [four[3:], two]
+    assert group_record.groups(plan, left, 0.5, tmp_path) == [two], "of another round of successive halving"
+    assert group_record.begin(four[3:], 1.0, tmp_path).members == tuple(task.short_hash for task in four)
+    assert group_record.begin(four[2:], 0.5, tmp_path).members == tuple(task.short_hash for task in four[2:])
+    with pytest.raises(RuntimeError), group_record.recorded(two, 1.0, tmp_path):
+        raise RuntimeError("these cannot train together")
+    assert [group_record.read(tmp_path / task.folder) for task in two] == [None, None]
+    off = api.plan(api.load(recipe, ["train.multi_lora=off"]), device="cpu")
+    assert group_record.groups(off, off.cells, 1.0, tmp_path) == []
