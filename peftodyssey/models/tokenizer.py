@@ -19,6 +19,7 @@ from peftodyssey.models.source import ModelSource
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 END_OF_TEXT = "<|endoftext|>"  # of `train_bpe`: id 0; bos, eos and padding
 
 
@@ -41,6 +42,11 @@ class TextTokenizer:
     def prefix_id(self) -> int | None:
         """The id put before the first token of a document: bos, else eos."""
         return self.bos_id if self.bos_id is not None else self.eos_id
+
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether the tokenizer puts bos before every text by itself, as in training of the model."""
+        return self.bos_id is not None and self.backend.encode("a", add_special_tokens=True).ids[0] == self.bos_id
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids and (start, end) character offsets of `text`: special tokens are not added, spelt ones are characters."""
@@ -84,8 +90,8 @@ def chat_template(source: ModelSource) -> str | None:
     """The Jinja chat template of this model, from chat_template.jinja or tokenizer_config.json; None if it has none."""
     folder = source.tokenizer_folder
     assert folder is not None, "resolve always names a tokenizer folder"
-    if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    if (folder / CHAT_TEMPLATE_FILE).is_file():
+        return (folder / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
     template = _read_json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):  # several, each with a name
         template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
