@@ -63,7 +63,7 @@ def load_tokenizer(source: ModelSource) -> TextTokenizer:
     folder = source.tokenizer_folder
     assert folder is not None, "resolve always names a tokenizer folder"
     tokenizer = tokenizer_from_folder(folder, source.name, source.config)
-    rows = (source.config.get("text_config") or source.config).get("vocab_size")
+    rows = embedding_rows(source)
     ids = tokenizer.backend.get_vocab_size(
         with_added_tokens=False
     )  # added tokens may lie beyond: Gemma 3's image token
@@ -73,6 +73,23 @@ def load_tokenizer(source: ModelSource) -> TextTokenizer:
             "use the tokenizer that belongs to the model",
         )
     return tokenizer
+
+
+def embedding_rows(source: ModelSource) -> int | None:
+    """Rows of the model's embeddings, as config.json states them; None where it leaves them to transformers."""
+    rows: int | None = (source.config.get("text_config") or source.config).get("vocab_size")
+    return rows
+
+
+def check_ids(highest: int, name: str, source: ModelSource, tokenizer: TextTokenizer) -> None:
+    """Raises ModelError where the highest id of the text `name` lies beyond the model's embeddings."""
+    rows = embedding_rows(source)
+    if rows is not None and highest >= rows:
+        raise ModelError(
+            f"{name} has the token {tokenizer.backend.id_to_token(highest)!r}, id {highest:,}, and {source.name} has "
+            f"only {rows:,} embeddings: the token was added to the tokenizer and not to the model",
+            "use the tokenizer that belongs to the model, or resize the model's embeddings and train them",
+        )
 
 
 def tokenizer_from_folder(folder: Path, name: str, config: dict[str, Any]) -> TextTokenizer:
