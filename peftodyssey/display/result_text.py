@@ -24,7 +24,7 @@ METHODS = {
     "last_layers": "Training the last layers",
 }
 # Rows that agree in these columns and in their label differ in learning rate or seed only.
-SETTING = ("run", "model", "revision", "domain", "newline", "objective", "context", "score_tokens")
+SETTING = ("run", "model", "revision", "domain", "newline", "objective", "budget", "context", "score_tokens")
 # Columns of an estimate and the ends of its interval.
 DELTA = ("delta_nll", "delta_lo", "delta_hi")
 FORGETTING = ("forgetting", "forgetting_lo", "forgetting_hi")
