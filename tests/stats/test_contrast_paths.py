@@ -36,8 +36,8 @@ def method(rng, label, rates, learning, forgetting, number, shared):
 def mean_at_equal_learning(rng, number, first, second):
     shared = rng.normal(0, 0.1, (3, CLUSTERS))  # what every cell has in common
     a, b = (method(rng, label, *given, number, shared) for label, given in (("lora", first), ("full", second)))
-    found = differences(a, b, OWN, OWN, SEEDS)
-    return next(one for one in found if one.at == EQUAL_LEARNING and one.level is None)
+    found = differences([a], [b], OWN, OWN, SEEDS)
+    return next(one for one in found if one.point.at == EQUAL_LEARNING and one.point.level is None)
 
 
 def curve(factor, learning, rates):
