@@ -11,7 +11,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from peftodyssey.display.result_text import format_count, format_lr
+from peftodyssey.display.counts import format_count
+from peftodyssey.display.result_text import format_lr
 from peftodyssey.plan import host_and_disk
 from peftodyssey.plan.tasks import CellTask, Plan
 from peftodyssey.report import sample_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from peftodyssey.display.result_text import format_count
+from peftodyssey.display.counts import format_count
 from peftodyssey.plan.tasks import CellTask, IndexTask, Plan
 from peftodyssey.report.sample_size import MOST_BYTES
 
