@@ -11,6 +11,7 @@ from rich.console import Console
 from support import micro
 
 from peftodyssey import api
+from peftodyssey.report.training_length import budgets
 from peftodyssey.store import layout, manifest
 
 RECIPE = """\
@@ -100,6 +101,11 @@ def test_operations_of_a_stem_are_counted_once(tmp_path: Path) -> None:
     left = [left_of(task.folder, works(plan)[task.folder], tmp_path).training for task in full]
     step = left[0] / 5
     assert sum(left) == pytest.approx(step * (5 + 6 + 12))
+    assert budgets(plan) == [
+        "budgets: 5 steps, 10 steps, 20 steps; their stems are trained once: 69 steps in all, 105 without"
+    ]
+    alike = api.plan(api.load(micro.write(tmp_path, RECIPE), ["train.schedule=cosine"]), device="cpu")
+    assert budgets(alike)[0].endswith("each is trained from its start: 105 steps in all")
 
 
 @pytest.mark.parametrize(
