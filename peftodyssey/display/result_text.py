@@ -31,6 +31,7 @@ FORGETTING = ("forgetting", "forgetting_lo", "forgetting_hi")
 UNIT = "nats/token"
 NO_NUMBER = "-"
 NO_VERDICT = "no interval, so no verdict"
+NO_CHANGE = "no clear change"
 DISPLAY_EPS = 5e-4  # half a unit of the last digit with which changes are printed
 
 
@@ -176,11 +177,7 @@ def common_sign(rows: Iterable[Row], lower: str, upper: str) -> int | None:
 
 
 def verdict(
-    rows: Sequence[Row],
-    columns: Sequence[str],
-    better: str = "better",
-    worse: str = "worse",
-    unclear: str = "no clear change",
+    rows: Sequence[Row], columns: Sequence[str], better: str = "better", worse: str = "worse", unclear: str = NO_CHANGE
 ) -> str:
     """What the interval of the mean over seeds says; a negative change is better."""
     known = all(row.get(column) is not None for row in rows for column in columns)
