@@ -17,7 +17,6 @@ from peftodyssey.measures.forgetting import Forgetting
 from peftodyssey.measures.geometry import Geometry
 from peftodyssey.measures.learning_curves import LearningCurves
 from peftodyssey.measures.lora_ranks import LoraRanks
-from peftodyssey.measures.matched_learning import MatchedLearning
 from peftodyssey.measures.measure import Measure
 from peftodyssey.measures.multiple_choice import MultipleChoice
 from peftodyssey.measures.newlines import Newlines
@@ -37,7 +36,6 @@ MEASURES: tuple[Measure, ...] = (
     Forgetting(),
     LearningCurves(),
     LoraRanks(),
-    MatchedLearning(),
     WeightNoise(),
     Sensitivity(),
     MultipleChoice(),

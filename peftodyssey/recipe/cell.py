@@ -92,6 +92,21 @@ class TrainSpec:
     halving: int | None = (
         None  # of a tuned group one in this many continues at each evaluation before the end; None: all
     )
+    warmup_steps: int | None = None  # in place of `warmup`, which is then 0
+
+    @property
+    def budget(self) -> str:
+        """The budget as a recipe writes it."""
+        if self.budget_epochs is not None:
+            return f"{self.budget_epochs:g} epoch{'s' * (self.budget_epochs != 1)}"
+        if self.budget_steps is not None:
+            return f"{self.budget_steps} step{'s' * (self.budget_steps != 1)}"
+        thousands = self.budget_tokens is not None and self.budget_tokens % 1000 == 0
+        return (
+            f"{self.budget_tokens // 1000}k tokens"
+            if thousands and self.budget_tokens
+            else (f"{self.budget_tokens} tokens")
+        )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from peftodyssey.recipe.cell import (
     TaskSpec,
     TrainSpec,
 )
-from peftodyssey.recipe.checks import step_tokens
+from peftodyssey.recipe.checks_training import step_tokens, steps_of
 from peftodyssey.recipe.corpus_names import absolute, absolute_source, corpus_name
 from peftodyssey.recipe.document import RecipeDocument
 from peftodyssey.recipe.identity import canonical, digest, hashed_fields
@@ -41,6 +41,7 @@ from peftodyssey.recipe.schema_methods import (
 )
 from peftodyssey.recipe.schema_rungs import Rungs
 from peftodyssey.recipe.schema_texts import Corpus
+from peftodyssey.recipe.schema_training import Budget
 
 NAMED = ("bundled/", "random/")
 
@@ -48,10 +49,10 @@ NAMED = ("bundled/", "random/")
 def cells(recipe: Recipe) -> list[Cell]:
     """Every cell of `recipe` once, sorted so that neighbours share a base.
 
-    The order: model, revision, quantisation, domain, method, rank, learning rate, seed; the first four and the method
-    as they stand in the recipe, the others by size.
+    The order: model, revision, quantisation, domain, method, rank, learning rate, seed, budget; the first four and the
+    method as they stand in the recipe, the others by size.
     """
-    train, score, tasks = train_spec(recipe), score_spec(recipe), task_specs(recipe)
+    trains, score, tasks = train_specs(recipe), score_spec(recipe), task_specs(recipe)
     needs_general = any(spec.needs_general for spec in recipe.asked)
     general = tuple(spec for text in recipe.general if needs_general for spec in corpus_specs(text, recipe))
     domains = domain_specs(recipe)
@@ -59,8 +60,8 @@ def cells(recipe: Recipe) -> list[Cell]:
     names = [method.method for method in methods]
     replay, early_stop_text = replay_spec(recipe), early_stop_spec(recipe)
     by_content: dict[str, tuple[tuple[Any, ...], Cell]] = {}
-    for (m, model), (d, domain), (k, method), seed in product(
-        enumerate(model_specs(recipe)), enumerate(domains), enumerate(methods), recipe.seeds
+    for (m, model), (d, domain), (k, method), seed, (b, train) in product(
+        enumerate(model_specs(recipe)), enumerate(domains), enumerate(methods), recipe.seeds, enumerate(trains)
     ):
         cell = Cell(
             recipe.name,
@@ -76,7 +77,7 @@ def cells(recipe: Recipe) -> list[Cell]:
             early_stop_text=early_stop_text if method.options.get("early_stop") else None,
         )
         rate = k if method.lr is None else method.lr
-        order = (m, _quant_order(method.quant), d, names.index(method.method), method.rank or 0, rate, seed)
+        order = (m, _quant_order(method.quant), d, names.index(method.method), method.rank or 0, rate, seed, b)
         order, first = by_content.setdefault(content := _content(cell), (order, cell))
         by_content[content] = (order, _with_wise_ft_of_both(first, cell))
     return [cell for _, cell in sorted(by_content.values(), key=lambda pair: pair[0])]
@@ -188,17 +189,17 @@ def early_stop_spec(recipe: Recipe) -> CorpusSpec | None:
     return next((next(corpus_specs(text, recipe)) for text in recipe.general), None)
 
 
-def train_spec(recipe: Recipe) -> TrainSpec:
-    """How every cell of the recipe is trained."""
-    train, budget, template = recipe.train, recipe.train.budget, recipe.train.chat_template
-    return TrainSpec(
-        budget_tokens=round(budget.amount) if budget.unit == "tokens" else None,
-        budget_epochs=budget.amount if budget.unit == "epochs" else None,
-        budget_steps=round(budget.amount) if budget.unit == "steps" else None,
+def train_specs(recipe: Recipe) -> list[TrainSpec]:
+    """How the cells of the recipe are trained: one for each budget, ascending."""
+    train, template, warmup = recipe.train, recipe.train.chat_template, recipe.train.warmup
+    of_every_budget = TrainSpec(
+        budget_tokens=None,
+        budget_epochs=None,
+        budget_steps=None,
         seq_len=train.seq_len,
         batch_tokens=step_tokens(recipe),
         schedule=train.schedule,
-        warmup=train.warmup,
+        warmup=0.0 if isinstance(warmup, Budget) else warmup,
         weight_decay=train.weight_decay,
         grad_clip=train.grad_clip,
         betas=train.betas,
@@ -211,7 +212,17 @@ def train_spec(recipe: Recipe) -> TrainSpec:
         chat_template=template if template in (None, "plain") else absolute(template, recipe.folder),
         multi_lora=train.multi_lora,
         halving=train.select.halving if train.select else None,
+        warmup_steps=steps_of(warmup, step_tokens(recipe)) if isinstance(warmup, Budget) else None,
     )
+    return [
+        replace(
+            of_every_budget,
+            budget_tokens=round(amount) if unit == "tokens" else None,
+            budget_epochs=amount if unit == "epochs" else None,
+            budget_steps=round(amount) if unit == "steps" else None,
+        )
+        for amount, unit in sorted({(budget.amount, budget.unit) for budget in train.budget})
+    ]
 
 
 def score_spec(recipe: Recipe) -> ScoreSpec:
