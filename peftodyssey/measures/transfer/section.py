@@ -42,8 +42,8 @@ TITLE = "What does adapting to one text do to the others?"
 UNMEASURED = "Not measured: `measure` of the recipe does not contain `transfer`."
 HEADINGS = ("method", "adapted to", "scored on", "tokens", "before", "change", "")
 CAPTION = (
-    "Test NLL in nats per token at the selected learning rate, of several seeds their mean, with its 95 % interval over "
-    "documents, and over seeds where there are several."
+    "Test NLL in nats per token at the selected learning rate, of several seeds their mean, with its 95 % interval "
+    "over documents, and over seeds where there are several."
 )
 FIGURE_CAPTION = (
     "Change of test NLL in nats per token: rows are the texts adapted to, columns the texts scored. Blue: better, "
