@@ -18,16 +18,22 @@ SHAPES = {
 }
 
 
-def test_the_bundled_one_crosses_methods_arms_and_seeds_in_ninety_cells() -> None:
+def test_the_bundled_one_crosses_methods_rungs_and_seeds() -> None:
     all_cells = cells(api.load("overtraining"))
-    assert len(all_cells) <= 90
-    ladder = assets.ladder("odyssey-3m")["rungs"]
-    arms = {rung["arm"] for rung in ladder if rung["name"] in {cell.model.revision for cell in all_cells}}
-    assert arms == {"annealed", "trunk"}
+    assert len(all_cells) <= 189
+    pretrained = {rung["name"] for rung in assets.ladder("odyssey-3m")["rungs"] if rung["tokens"]}
+    assert {cell.model.revision for cell in all_cells} == pretrained
     assert {cell.method.method for cell in all_cells} == {"full", "lora", "qlora"}
     assert {cell.method.rank for cell in all_cells if cell.method.method == "lora"} == {2, 8, 32}
-    assert {cell.seed for cell in all_cells} == {0, 1}
+    assert {cell.seed for cell in all_cells} == {0, 1, 2}
     assert len({cell.method.lr for cell in all_cells if cell.method.method == "full"}) == 3
+
+
+def test_the_quick_one_has_every_annealed_rung_and_enough_seeds_for_a_verdict() -> None:
+    all_cells = cells(api.load("overtraining-quick"))
+    annealed = {rung["name"] for rung in assets.ladder("odyssey-3m")["rungs"] if rung["arm"] == "annealed"}
+    assert {cell.model.revision for cell in all_cells} == annealed
+    assert {cell.seed for cell in all_cells} == {0, 1, 2}
 
 
 @pytest.mark.parametrize("name", SHAPES)
