@@ -84,8 +84,8 @@ def test_vectors_alone_have_no_rank_and_a_sample_says_so() -> None:
 
 def test_what_was_not_measured_is_said() -> None:
     rows = [row("full"), row("lora r=4", rank=4, alpha=8.0, **MEASURED)]
-    assert geometry.unmeasured(rows).startswith("Not measured for 1 cell:")
-    assert geometry.unmeasured(rows[1:]) == ""
+    assert geometry.unmeasured(rows, geometry.IS_MEASURED, "geometry").startswith("Not measured for 1 cell:")
+    assert geometry.unmeasured(rows[1:], geometry.IS_MEASURED, "geometry") == ""
     assert geometry.statements(rows[:1]) == geometry.figures(rows[:1]) == geometry.table(rows[:1]) == []
 
 
