@@ -104,8 +104,10 @@ def outcomes_over_budgets(repetitions, factors, reached=((0.1, 0.2, 0.31), (0.08
             for label, own, factor in zip(("lora", "full"), reached, factors, strict=True)
         )
         mean = next(one for one in differences(a, b, OWN, OWN, SEEDS) if one.point.at == EQUAL_LEARNING)
-        assert (mean.reasons, mean.point.path) == ((), BUDGETS)
-        found.append(contrasts([mean.parts], 0.01)[0])
+        assert mean.point.path == BUDGETS
+        if not mean.reasons:  # by chance an outer rate is the best one of a budget
+            found.append(contrasts([mean.parts], 0.01)[0])
+    assert len(found) > 0.97 * repetitions
     return found
 
 
