@@ -16,6 +16,7 @@ from peftodyssey.measures.degradation import Degradation
 from peftodyssey.measures.forgetting import Forgetting
 from peftodyssey.measures.geometry import Geometry
 from peftodyssey.measures.learning_curves import LearningCurves
+from peftodyssey.measures.learning_rates import LearningRates
 from peftodyssey.measures.lora_ranks import LoraRanks
 from peftodyssey.measures.matched_learning import MatchedLearning
 from peftodyssey.measures.measure import Measure
@@ -36,6 +37,7 @@ MEASURES: tuple[Measure, ...] = (
     Degradation(),
     Forgetting(),
     LearningCurves(),
+    LearningRates(),
     LoraRanks(),
     MatchedLearning(),
     WeightNoise(),

@@ -91,10 +91,9 @@ def _with_wise_ft_of_both(cell: Cell, same: Cell) -> Cell:
 
 
 def tune_group(cell: Cell) -> str:
-    """A key that cells share when they differ only in a tuned learning rate; 16 hex digits."""
-    if cell.method.tuned:
-        cell = replace(cell, method=replace(cell.method, lr=None))
-    return digest({"content": _content(cell)})[:16]
+    """A key that cells share when they differ only in their seed and a tuned learning rate; 16 hex digits."""
+    method = replace(cell.method, lr=None) if cell.method.tuned else cell.method
+    return digest({"content": _content(replace(cell, seed=0, method=method))})[:16]
 
 
 def _content(cell: Cell) -> str:

@@ -30,7 +30,7 @@ def method(rng, label, rates, learning, forgetting, number, shared):
     valid = resampled(rng, loss, [number, 1], shared[1])
     learned = -resampled(rng, loss, [number, 0], shared[0])
     forgot = resampled(rng, forgetting, [number, 2], shared[2])
-    return MethodMeans(label, rates, rates, valid, learned, forgot, np.zeros((RESAMPLES + 1, 2)))
+    return MethodMeans(label, rates, rates, rates, valid, learned, forgot, np.zeros((RESAMPLES + 1, 2)))
 
 
 def mean_at_equal_learning(rng, number, first, second):

@@ -78,9 +78,9 @@ def _method(cells: Sequence[Cell], finished: Sequence[Cell], run: StoredRun) -> 
     done = {_rate_and_seed(cell): cell for cell in cells if cell["number"] in numbers}
     others = [cell for cell in cells if cell["number"] not in numbers]
     failed = [cell for cell in others if manifest.failure(run.folder / cell["folder"])]
-    diverged = tuple(sorted({_rate_and_seed(cell)[0] for cell in failed}))
+    diverged, grid = (tuple(sorted({_rate_and_seed(cell)[0] for cell in some})) for some in (failed, cells))
     own = cells[0]["coordinates"]
-    return MethodCells(own["label"], own["method"], done, diverged, len(others) - len(failed))
+    return MethodCells(own["label"], own["method"], done, diverged, grid)
 
 
 def _rate_and_seed(cell: Cell) -> tuple[float, int]:
@@ -106,6 +106,7 @@ def _method_means(method: MethodCells, seeds: Sequence[int], means: Mapping[str,
         method.label,
         finite,
         sorted({*rates, *method.diverged}),
+        method.grid,
         valid=read("valid", finite),
         learning=base["test"][:, None, None] - read("test", finite),
         forgetting=read("general", finite) - base["general"][:, None, None],

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from peftodyssey.stats import lr_selection
 from peftodyssey.stats.learning_path import forgetting_at
 
 SHARES = (0.25, 0.5, 0.75)  # of the learning that every seed of both methods reaches
@@ -23,6 +24,7 @@ class MethodMeans:
     label: str
     rates: Sequence[float]  # ascending
     tried: Sequence[float]  # with those that diverged
+    grid: Sequence[float]  # with those that are pending or were stopped
     valid: np.ndarray  # NLL of validation text after training
     learning: np.ndarray  # fall of test NLL from the unquantised base
     forgetting: np.ndarray  # rise of general NLL from the unquantised base
@@ -44,10 +46,11 @@ class MethodMeans:
 
     def unresolved(self) -> str:
         """Why the best rate is not known, or an empty string."""
-        if len(set(self.tried)) < 2:
+        if len(set(self.grid)) < 2:
             return f"{self.label} has one rate only: untuned"
-        edges = {min(self.tried): "low", max(self.tried): "high"}
-        edge = edges.get(self.best_rate)
+        edge = lr_selection.edge(self.best_rate, self.grid, self.tried)
+        if edge == lr_selection.UNMEASURED:
+            return f"a neighbour of the rate of {self.label} ({self.best_rate:g}) was not trained to the end"
         return f"the rate of {self.label} is at the {edge} edge of its grid ({self.best_rate:g})" if edge else ""
 
 

@@ -18,7 +18,7 @@ class MethodCells:
     method: str
     done: Mapping[tuple[float, int], Cell]  # by learning rate and seed
     diverged: tuple[float, ...]  # learning rates at which training failed: they bound the best one
-    unfinished: int  # cells that are pending or were stopped: they bound nothing
+    grid: tuple[float, ...]  # all learning rates, also those that are pending or were stopped: these bound nothing
 
     @property
     def seeds(self) -> set[int]:

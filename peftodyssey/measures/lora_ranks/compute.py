@@ -16,7 +16,7 @@ class Trial:
     rank: int
     seed: int
     value: float
-    resolved: bool  # the selected learning rate is not at the edge of its grid
+    resolved: bool  # the selected learning rate is known to be the best of its grid
 
 
 @dataclass(frozen=True)

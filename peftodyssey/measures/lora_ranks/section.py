@@ -14,11 +14,10 @@ from peftodyssey.display.result_text import (
     UNIT,
     Row,
     coordinates,
-    format_lr,
     grouped,
     is_tuned,
     method_name,
-    next_lr,
+    rate_to_add,
     selected_cells,
     setting,
     signed,
@@ -86,7 +85,7 @@ def _sentences(family: Family, rows: Sequence[Row]) -> list[str]:
     edges = [row for row in family.rows if row.get("lr_edge")]
     if edges:
         ranks = ", ".join(map(str, sorted({row["rank"] for row in edges})))
-        rates = ", ".join(sorted({format_lr(next_lr(row["lr"], row["lr_edge"])) for row in edges}))
+        rates = ", ".join(sorted({rate_to_add(row) for row in edges}))
         said.append(
             f"{start}: not resolved at rank {ranks}, where the best learning rate is the last one tried; add {rates}."
         )

@@ -1,0 +1,13 @@
+"""Best learning rates: looked for where a method of the recipe has several of which one is selected."""
+
+from __future__ import annotations
+
+from peftodyssey.recipe.measure_spec import MeasureSpec
+from peftodyssey.recipe.schema import Recipe
+
+
+def _asked(recipe: Recipe) -> bool:
+    return any(getattr(getattr(method, "lr", None), "tune", None) for method in recipe.methods)
+
+
+SPEC = MeasureSpec("learning_rates", asked_by=_asked)
