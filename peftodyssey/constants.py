@@ -42,6 +42,8 @@ SCORE_CHUNK_BYTES = {
 }  # float32 logits of one chunk of rows; 4 MiB stay in a CPU's cache
 SCORE_MIN_CHUNK_ROWS = 64  # with fewer rows, reading the head's weights takes longer than computing the logits
 
+WSD_DECAY_SHARE = 0.2  # of all steps of schedule `wsd`; the plateau lies between warmup and this
+
 # What `models` does in its forward pass and `memory` reckons with.
 CHUNK_BYTES = 16 << 20  # float32 temporaries of one chunk of rows in RMSNorm and the gated product
 MIN_VARLEN_TOKENS_CPU = 512  # tokens of a row from which documents attend without a mask on a CPU

@@ -149,11 +149,11 @@ class _Runner:
             for group in halving.tuning_groups(cells)
             if any(not finished(task, self.root) and not halving.stopped(task, self.root) for task in group)
         ]
-        by_shares: dict[tuple[float, ...], list[halving.TuningGroup]] = {}
+        by_points: dict[tuple[tuple[int, float], ...], list[halving.TuningGroup]] = {}
         for group in unfinished:
-            by_shares.setdefault(halving.shares(group), []).append(group)
-        for shares, groups in by_shares.items():
-            for eval_index, share in enumerate(shares):
+            by_points.setdefault(tuple(halving.points(group).items()), []).append(group)
+        for points, groups in by_points.items():
+            for eval_index, share in points:
                 active = [task for group in groups for task in halving.still_active(group, eval_index, self.root)]
                 self._advance(active, eval_index, share)
                 before = {task.folder for group in groups for task in group if halving.stopped(task, self.root)}

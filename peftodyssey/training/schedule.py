@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from peftodyssey.constants import WSD_DECAY_SHARE
+
 if TYPE_CHECKING:
     from peftodyssey.training.settings import TrainSettings
-
-WSD_DECAY_SHARE = 0.2  # of all steps; the plateau lies between warm-up and this
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:

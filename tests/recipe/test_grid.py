@@ -256,8 +256,8 @@ OTHER = {
     "Train.optimizer": (FULL, ["train.optimizer=adamw"]),
     "Train.engine": (FULL, ["train.engine=trl"]),
     "Train.multi_lora": (FULL, ["train.multi_lora=4"]),
-    "Train.select": (FULL, ["train.select={halving: 2}", "train.eval_at=50%"]),
-    "Select.halving": (FULL, ["train.select={halving: 3}", "train.eval_at=50%"]),
+    "Train.select": (FULL, ["train.select={halving: 2}", "train.eval_at=50%", "train.schedule=wsd"]),
+    "Select.halving": (FULL, ["train.select={halving: 3}", "train.eval_at=50%", "train.schedule=wsd"]),
     "Select.on": None,  # its only value is validation
     "Score.context": (FULL, ["score.context=128"]),
     "Score.stride": (FULL, ["score.stride=64"]),
