@@ -5,7 +5,7 @@ Order: every index; then, base by base, its own columns and its cells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from peftodyssey.errors import Interrupted
@@ -16,7 +16,6 @@ from peftodyssey.execution.outcome import DependencyFailed, Outcome, reason_of
 from peftodyssey.execution.pending import (
     finished,
     forget_stale,
-    matches,
     missing_indexes,
     missing_inputs,
     required_folders,
@@ -43,11 +42,10 @@ from peftodyssey.store import layout, manifest
 
 
 def execute(
-    plan: Plan, context: JobContext, progress: ProgressReporter, only: Mapping[str, str], refresh: bool
+    plan: Plan, cells: list[CellTask], context: JobContext, progress: ProgressReporter, refresh: bool
 ) -> Outcome:
-    """Execute what is missing of `plan`; StoreError ends the run, every other error only a cell."""
+    """Execute what is missing of `cells` of `plan`; StoreError ends the run, every other error only a cell."""
     root = context.root
-    cells = [task for task in plan.cells if matches(task, only)]
     if refresh:
         forget_stale(cells, root)
     todo = [task for task in cells if not finished(task, root) and halving.stopped(task, root) is None]

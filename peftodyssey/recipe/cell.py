@@ -58,6 +58,7 @@ class MethodSpec:
     label: str  # what tables and legends print, e.g. "lora r=8"
     lr: float | None = None  # None for saved
     tuned: bool = False  # lr is one of a tuned set: selected on validation
+    max_cells: int | None = None  # of the search that lr is of; lr None: the search has not begun
     rank: int | None = None
     alpha: float | None = None  # resolved number (2r -> 2 * rank)
     targets: str | tuple[str, ...] | None = None  # "all-linear", leaf names, or None: the method's default

@@ -8,14 +8,26 @@ from peftodyssey.errors import Problem
 from peftodyssey.recipe.cell import is_at_peak_lr
 from peftodyssey.recipe.schema import Recipe
 
+FIRST_RATES = 3  # of a search, in its first round
+
 
 def check_learning_rates(recipe: Recipe) -> Iterator[Problem]:
-    """Warnings: one rate to choose from, and rates that look like a slip."""
+    """Errors: a search that cannot begin. Warnings: one rate to choose from, and rates that look like a slip."""
     for index, method in enumerate(recipe.methods):
         rates = getattr(method, "lr", None)
         if rates is None:
             continue
         path = ("methods", index, "lr")
+        first = FIRST_RATES * len(set(recipe.seeds))
+        if rates.max_cells is not None and rates.max_cells < first:
+            yield recipe.problem(
+                path,
+                f"the first round of a search takes {first} cells: {FIRST_RATES} rates with each seed",
+                got=f"max_cells: {rates.max_cells}",
+                allowed=f"{first} or more",
+                next_step=f"write max_cells: {2 * first}, or remove it",
+                depends_on=(("seeds",),),
+            )
         if rates.tune is not None and len(set(rates.tune)) == 1:
             yield recipe.problem(
                 path,
@@ -31,8 +43,17 @@ def check_learning_rates(recipe: Recipe) -> Iterator[Problem]:
 
 
 def check_halving(recipe: Recipe) -> Iterator[Problem]:
-    """Errors where successive halving would compare rates that are not at their peak."""
+    """Errors where successive halving would compare rates that are not at their peak, or stop those of a search."""
     train, path = recipe.train, ("train", "select")
+    if train.select is not None and any(getattr(getattr(m, "lr", None), "auto", False) for m in recipe.methods):
+        yield recipe.problem(
+            path,
+            "a search for a learning rate (tune: auto) needs every rate trained to its end",
+            allowed="select with written rates: lr: {tune: [...]}",
+            next_step="remove select, or write the rates out",
+            depends_on=(("methods",),),
+        )
+        return
     earlier = [share for share in train.eval_at if share < 1]
     if train.select is None or not earlier:
         return

@@ -265,6 +265,8 @@ OTHER = {
     "Score.first_token": (FULL, ["score.first_token=skip"]),
     "Score.mode": (FULL, ["score.mode=stream"]),
     "LearningRateSpec.fixed": (FULL, ["methods[0].lr=1e-5"]),
+    "LearningRateSpec.auto": (FULL, ["methods[0].lr={tune: auto}"]),
+    "LearningRateSpec.max_cells": (FULL, ["methods[0].lr={tune: auto, max_cells: 7}"]),
     "LearningRateSpec.tune": (FULL, ["methods[0].lr={tune: [1e-5, 1e-4]}"]),
     **{f"{kind.__name__}.label": (name, ["methods[0].label=mine"]) for name, kind in METHOD_CLASSES.items()},
     **{

@@ -7,7 +7,8 @@ from peftodyssey.recipe.schema import Recipe
 
 
 def _asked(recipe: Recipe) -> bool:
-    return any(getattr(getattr(method, "lr", None), "tune", None) for method in recipe.methods)
+    rates = [method.lr for method in recipe.methods if hasattr(method, "lr")]
+    return any(spec.tune or spec.auto for spec in rates)
 
 
 SPEC = MeasureSpec("learning_rates", asked_by=_asked)
