@@ -66,7 +66,7 @@ training and its scores.
 | share | `3%`, `0.03` |
 | alpha | `16`, or a multiple of the rank: `2r` |
 | budget | `200k tokens`, `2 epochs`, `300 steps` |
-| learning rate | `1e-3`; `[1e-4, 1e-3]`: all reported; `{tune: [1e-4, 1e-3]}`: the best on validation; `{tune: auto}`: a search |
+| learning rate | `1e-3`; `[1e-4, 1e-3]`: all; `{tune: [1e-4, 1e-3]}`: the best; `{tune: auto}`: a search |
 | model | a name, or a mapping with the keys below |
 | dataset | a name or path, or a mapping with the keys below |
 | method | a name, or a mapping with the keys below |
