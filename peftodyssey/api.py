@@ -76,14 +76,14 @@ def plan(
     memory/gpu_table.py) describe a GPU. Such a plan cannot be run.
     Searches for a learning rate (`tune: auto`) are at their first round, or at that which `out` has come to.
     """
-    from peftodyssey.execution.rounds import continued
+    from peftodyssey.execution.search_plan import continued
     from peftodyssey.plan.build import build
     from peftodyssey.recipe.schema import Recipe
 
     loaded, budget = recipe if isinstance(recipe, Recipe) else load(recipe), size_bytes(memory)
     used = detect(device) if here and gpu is None else planned_device(device, budget, gpu)
     planned = build(loaded, used, budget, measures=MEASURES, needs_weights=here)
-    return planned if out is None else continued(planned, Path(out), MEASURES_BY_NAME, here)
+    return planned if out is None else continued(planned, Path(out), MEASURES, here)
 
 
 def plan_step(

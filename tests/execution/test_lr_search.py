@@ -14,7 +14,7 @@ from support import micro
 
 from peftodyssey import api
 from peftodyssey.errors import RecipeError
-from peftodyssey.execution import lr_search, rounds
+from peftodyssey.execution import lr_search, rounds, search_plan
 from peftodyssey.execution.launch import Options, start
 from peftodyssey.measures.registry import MEASURES, MEASURES_BY_NAME
 from peftodyssey.plan.lr_grid import first_rates
@@ -140,7 +140,8 @@ def whole(recipe: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 
 
 def found_in(root: Path, recipe: str) -> lr_search.Search:
-    (search,) = lr_search.searches(rounds.as_stored(api.plan(api.load(recipe), device="cpu", out=root)), root).values()
+    plan = api.plan(api.load(recipe), device="cpu", out=root)
+    (search,) = lr_search.searches(search_plan.as_stored(plan), root).values()
     return search
 
 
@@ -191,7 +192,7 @@ def test_a_run_that_was_killed_takes_the_same_rounds(whole: tuple[Path, Any, Any
     first = api.plan(api.load(recipe), device="cpu", out=tmp_path / "killed")
     start(first, tmp_path / "killed", Options(), Console(quiet=True), MEASURES_BY_NAME)
     (tmp_path / "killed" / first.cells[0].folder / layout.MANIFEST).unlink()
-    assert lr_search.next_round(rounds.as_stored(first), tmp_path / "killed") is None  # a cell is missing
+    assert lr_search.next_round(search_plan.as_stored(first), tmp_path / "killed") is None  # a cell is missing
     last = run(recipe, tmp_path / "killed")[0]
     assert [task.folder for task in last.cells] == [task.folder for task in plan.cells]
     same_tables(root, tmp_path / "killed")
