@@ -12,6 +12,7 @@ import torch
 
 from peftodyssey.corpora.packing import PackedSequences
 from peftodyssey.memory.step_spec import StepSpec
+from peftodyssey.methods import base_dropout
 from peftodyssey.models.load import linear_names
 from peftodyssey.multi_lora.adapters import adapter_of
 from peftodyssey.multi_lora.trainer import Member, train_adapters
@@ -26,6 +27,8 @@ def adapted(model: Any, step: StepSpec) -> Any:
     if step.full:
         if step.master == "fp32":
             model = model.float()
+        if step.dropout:
+            base_dropout.switch_on(model)
         return model.requires_grad_(True)
     from peft import LoraConfig, get_peft_model
 

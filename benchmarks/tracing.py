@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from peftodyssey.memory.allocator import Allocator
 from peftodyssey.memory.step_spec import StepSpec
+from peftodyssey.models import base_dropout
 
 ROUNDED_TO_BYTES = 512  # CUDACachingAllocator's smallest block
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -235,12 +236,18 @@ class Traced:
     at_peak: tuple[tuple[int, str], ...]  # bytes and maker of everything alive at the peak, where asked for
 
 
-def traced_step(config: Any, step: StepSpec, keep_peak: bool = False) -> Traced:
-    """Two training steps of `step` on the model of `config`, as they would be on a GPU."""
+def traced_step(
+    config: Any, step: StepSpec, keep_peak: bool = False, dropout: dict[str, float] | None = None
+) -> Traced:
+    """Two training steps of `step` on the model of `config`, as they would be on a GPU.
+
+    `dropout`: what the config stated before it was taken out, for a step with dropout.
+    """
     with tracing(keep_peak) as ledger:
         model = fake_model(
             config, DTYPES["fp32" if step.full and step.master == "fp32" else step.precision], step.quant
         )
+        base_dropout.remember(model, dropout or {})
         ledger.plain, ledger.expandable = _laid_out(ledger, False), _laid_out(ledger, True)
         ledger.reset_peak()
         with _answers() if step.engine == "native" else contextlib.nullcontext():

@@ -46,6 +46,10 @@ WSD_DECAY_SHARE = 0.2  # of all steps of schedule `wsd`; the plateau lies betwee
 
 # What `models` does in its forward pass and `memory` reckons with.
 CHUNK_BYTES = 16 << 20  # float32 temporaries of one chunk of rows in RMSNorm and the gated product
+VARLEN_ATTENTION = "varlen"  # the attention of `models.varlen_attention` in transformers' registry
 MIN_VARLEN_TOKENS_CPU = 512  # tokens of a row from which documents attend without a mask on a CPU
 CONFIG_DROPOUT = "_odyssey_config_dropout"  # of a loaded model: {key of its config: dropout probability above 0}
+ATTENTION_DROPOUT = "_odyssey_attention_dropout"  # of an attention module: share of its probabilities to drop; of a
+# model: that it has such modules
+DROP_PROBABILITIES = "_odyssey_drop_probabilities"  # of an attention module, while it computes: what drops them
 SEEDED_DROPOUT = "_odyssey_seeded_dropout"  # of a Dropout module: its masks depend on seed, sequence and module alone

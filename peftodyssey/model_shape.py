@@ -6,7 +6,7 @@ with it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class ModelShape:
     head_parameters: int  # 0 where tied
     norm_parameters: int  # norms, scales and their biases, in total
     norm_parameters_by_layer: int  # those of one decoder layer
+    hidden_dropout: bool = field(default=False, compare=False)  # the config states dropout of hidden states
+    attention_dropout: bool = field(default=False, compare=False)  # and of attention probabilities
 
     @property
     def parameters(self) -> int:

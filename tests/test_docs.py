@@ -101,7 +101,7 @@ def test_forms_in_the_recipe_reference_are_read_as_they_stand() -> None:
         assert load_recipe(f"{smallest}score: {{tokens: {written}}}\n").score.tokens == number
     for budget in ("200k tokens", "2 epochs", "300 steps"):
         assert f"`{budget}`" in reference.OPENING
-        assert load_recipe(f"{smallest}train: {{budget: {budget}}}\n").train.budget.unit == budget.split()[1]
+        assert load_recipe(f"{smallest}train: {{budget: {budget}}}\n").train.budget[0].unit == budget.split()[1]
 
 
 def test_commands_are_found() -> None:

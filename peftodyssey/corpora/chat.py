@@ -10,8 +10,8 @@ import functools
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from peftodyssey.errors import CorpusError
 
@@ -23,8 +23,11 @@ PLAIN_TEMPLATE = (
     "{% else %}{{ message['content'] }}{% endif %}{{ '\n\n' if not loop.last }}{% endfor %}"
 )
 GENERATION = r"\{%[-+]?\s*generation\b"
-# Marks around generated words while a template runs: pairs of private-use characters, which texts do not contain.
+# Marks while a template runs, around generated words and around control tokens that a message spells: pairs of
+# private-use characters, which texts do not contain.
 OPEN, CLOSE = "\ue0fa\ue0fb", "\ue0fb\ue0fa"
+SPELT, SPELT_END = "\ue0fc\ue0fd", "\ue0fd\ue0fc"
+PROBE = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,35 @@ class Chat:
 
     template: str
     special: Mapping[str, str] = field(default_factory=dict)
+    start_added: bool = False  # by `with_one_start`
+    control: re.Pattern[str] | None = None  # what spells a control token, and is text in a message; None: parsed
 
 
-def render_messages(messages: Any, chat: Chat | None, where: str) -> tuple[str, Spans]:
-    """(text, spans of the assistant's words) of a conversation that ends with an answer; every answer is a span.
+class Rendered(NamedTuple):
+    """A conversation as text; spans in it are [start, end) in characters, ascending."""
+
+    text: str
+    answers: Spans  # what the assistant wrote
+    spelt: Spans = ()  # control tokens that messages spell, which are text
+
+
+def with_one_start(chat: Chat) -> Chat:
+    """`chat` with a template that writes bos once: before everything where its own writes none at the beginning.
+
+    For a tokenizer that puts bos before every text, so that the model has seen no text without it.
+    """
+    bos = chat.special.get("bos_token")
+    try:
+        text = _render(PROBE, chat, False, "the probe").text
+    except CorpusError:  # a template that needs other roles: the conversations themselves are rendered, or refused
+        return chat
+    if not bos or text.lstrip().startswith(bos):
+        return chat
+    return replace(chat, template="{{ bos_token }}" + chat.template, start_added=True)
+
+
+def render_messages(messages: Any, chat: Chat | None, where: str) -> Rendered:
+    """A conversation that ends with an answer, as text; every answer is a span.
 
     Raises CorpusError naming `where` for an invalid conversation, without a template, where the template refuses the
     conversation or marks nothing, or where it marks no answers and renders a prompt differently with its answer.
@@ -47,18 +75,18 @@ def render_messages(messages: Any, chat: Chat | None, where: str) -> tuple[str, 
             f"{where}: the model has no chat template, so a conversation cannot be rendered",
             "add chat_template.jinja to its tokenizer, or set train.chat_template: plain (or the path of a Jinja file)",
         )
-    text = _render(messages, chat, False, where)
-    if re.search(GENERATION, chat.template):
-        text, spans = _remove_marks(text)
-    else:
+    rendered = _render(messages, chat, False, where)
+    if not re.search(GENERATION, chat.template):
         answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-        spans = tuple(_added(messages, index, chat, text, where) for index in answers)
-    if not any(end > start for start, end in spans):
+        rendered = rendered._replace(
+            answers=tuple(_added(messages, index, chat, rendered.text, where) for index in answers)
+        )
+    if not any(end > start for start, end in rendered.answers):
         raise CorpusError(
             f"{where}: the chat template marks no word of this conversation as the assistant's",
             "put {% generation %} ... {% endgeneration %} around the answers in the template",
         )
-    return text, spans
+    return rendered
 
 
 def _check(messages: Any, where: str) -> None:
@@ -76,8 +104,8 @@ def _check(messages: Any, where: str) -> None:
 
 def _added(messages: list[dict[str, Any]], index: int, chat: Chat, text: str, where: str) -> tuple[int, int]:
     """The characters that message `index` adds after the generation prompt; `text` must begin with both renderings."""
-    prompt = _render(messages[:index], chat, True, where)
-    with_answer = _render(messages[: index + 1], chat, False, where)
+    prompt = _render(messages[:index], chat, True, where).text
+    with_answer = _render(messages[: index + 1], chat, False, where).text
     if not (text.startswith(prompt) and text.startswith(with_answer)):
         raise CorpusError(
             f"{where}: the chat template renders the prompt differently once the answer follows",
@@ -87,24 +115,35 @@ def _added(messages: list[dict[str, Any]], index: int, chat: Chat, text: str, wh
     return len(prompt), len(with_answer)
 
 
-def _remove_marks(marked: str) -> tuple[str, Spans]:
+def _without_marks(marked: str) -> Rendered:
     """The text without its marks, and the spans that were marked."""
-    text, *pieces = marked.split(OPEN)
-    spans = []
-    for piece in pieces:
-        answer, _, rest = piece.partition(CLOSE)
-        spans.append((len(text), len(text) + len(answer)))
-        text += answer + rest
-    return text, tuple(spans)
+    begins: dict[str, int] = {}
+    spans: dict[str, list[tuple[int, int]]] = {OPEN: [], SPELT: []}
+    text = ""
+    for piece in re.split(f"({OPEN}|{CLOSE}|{SPELT}|{SPELT_END})", marked):
+        if piece in spans:
+            begins[piece] = len(text)
+        elif piece in (CLOSE, SPELT_END):
+            opened = OPEN if piece == CLOSE else SPELT
+            if opened in begins:  # else the template cut the other mark off
+                spans[opened].append((begins.pop(opened), len(text)))
+        else:
+            text += piece
+    return Rendered(text, tuple(spans[OPEN]), tuple(spans[SPELT]))
 
 
-def _render(messages: list[dict[str, Any]], chat: Chat, add_generation_prompt: bool, where: str) -> str:
+def _render(messages: list[dict[str, Any]], chat: Chat, add_generation_prompt: bool, where: str) -> Rendered:
     from jinja2 import TemplateError
 
     special = {"bos_token": "", "eos_token": "", **chat.special}
+    if chat.control is not None:
+        mark = f"{SPELT}\\g<0>{SPELT_END}"
+        messages = [{**message, "content": chat.control.sub(mark, message["content"])} for message in messages]
     try:
         template = _compiled(chat.template)
-        return template.render(**special, messages=messages, add_generation_prompt=add_generation_prompt)
+        return _without_marks(
+            template.render(**special, messages=messages, add_generation_prompt=add_generation_prompt)
+        )
     except TemplateError as error:
         raise CorpusError(
             f"{where}: the chat template refuses this conversation: {error}", "correct its roles"

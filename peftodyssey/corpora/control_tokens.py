@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from peftodyssey.corpora.documents import documents
+from peftodyssey.corpora.documents import Document, documents
 from peftodyssey.corpora.source import Corpus
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+Tokens = tuple[list[int], list[tuple[int, int]]]
 COUNTED_DOCUMENTS = 300  # of a training split, in which `check` counts the places
 
 
@@ -26,6 +28,51 @@ def control_tokens_parsed(backend: Tokenizer, parsed: bool) -> Iterator[None]:
         yield
     finally:
         backend.encode_special_tokens = before
+
+
+def encode_documents(backend: Tokenizer, batch: Sequence[Document], parsed: bool) -> list[Tokens]:
+    """(ids, character offsets) of each document without bos and eos; control tokens are `parsed`, or characters.
+
+    Where a message of a conversation spells one, it is characters though those of the template are parsed.
+    """
+    with control_tokens_parsed(backend, parsed):
+        encodings = backend.encode_batch([document.text for document in batch], add_special_tokens=False)
+    return [
+        _with_characters(backend, document, encoding.ids, encoding.offsets)
+        for document, encoding in zip(batch, encodings, strict=True)
+    ]
+
+
+def _with_characters(backend: Tokenizer, document: Document, ids: list[int], offsets: list[tuple[int, int]]) -> Tokens:
+    """The tokens with those at the places `document.spelt` replaced by tokens of the characters there."""
+    special = {number for number, token in backend.get_added_tokens_decoder().items() if token.special}
+    spelt = deque(document.spelt)
+    if not spelt:
+        return ids, offsets
+    new_ids: list[int] = []
+    new_offsets: list[tuple[int, int]] = []
+    for token, (start, end) in zip(ids, offsets, strict=True):
+        while spelt and spelt[0][1] <= start:
+            spelt.popleft()
+        if token in special and spelt and spelt[0][0] < end:
+            more_ids, more_offsets = _characters(backend, document.text[start:end])
+            new_ids += more_ids
+            new_offsets += [(start + begin, start + stop) for begin, stop in more_offsets]
+        else:
+            new_ids.append(token)
+            new_offsets.append((start, end))
+    return new_ids, new_offsets
+
+
+def _characters(backend: Tokenizer, text: str) -> Tokens:
+    """Tokens of `text` as it stands within a text: some tokenizers put a space before the first word of all."""
+    with control_tokens_parsed(backend, False):
+        encoding = backend.encode(f"\n{text}", add_special_tokens=False)
+        kept = [number for number, (start, _) in enumerate(encoding.offsets) if start >= 1]
+        if not kept or encoding.offsets[kept[0]][0] > 1:  # a token spans the line break and the text
+            encoding = backend.encode(text, add_special_tokens=False)
+            return encoding.ids, encoding.offsets
+    return [encoding.ids[n] for n in kept], [(encoding.offsets[n][0] - 1, encoding.offsets[n][1] - 1) for n in kept]
 
 
 def control_token_pattern(backend: Tokenizer) -> re.Pattern[str] | None:

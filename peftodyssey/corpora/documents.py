@@ -32,7 +32,7 @@ class Document:
     """One document of a corpus. The first `prompt_chars` characters are a prompt: read, but not trained on under sft.
 
     Of a conversation `answers` are the characters that the assistant wrote, [start, end) each; none means all behind
-    the prompt.
+    the prompt. `spelt` are places where its messages spell a control token, which stay characters.
     """
 
     id: str
@@ -41,6 +41,7 @@ class Document:
     answers: tuple[tuple[int, int], ...] = ()
     key: str = ""  # sha256 hex of the text with its white space normalised: decides split and choice
     cluster: str = ""  # the file, paper or article that it was cut from; empty: it stands for itself
+    spelt: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.key:
@@ -172,11 +173,11 @@ def _from_rows(
     rows: Iterable[tuple[str, Mapping[str, Any]]], schema: RowSchema, chat: Chat | None
 ) -> Iterator[Document]:
     for place, row in rows:
-        text, prompt_chars, answers = document_text(place, row, schema, chat)
+        (text, answers, spelt), prompt_chars = document_text(place, row, schema, chat)
         if not text.isascii():
             _refuse_surrogates(place, text)
         name, cluster = (str(row[key]) if isinstance(row.get(key), str | int) else "" for key in ("id", "cluster"))
-        yield Document(name or Path(place).name, text, prompt_chars, answers, cluster=cluster)
+        yield Document(name or Path(place).name, text, prompt_chars, answers, cluster=cluster, spelt=spelt)
 
 
 def _refuse_surrogates(place: str, text: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from peftodyssey.constants import DOCUMENTS_FILE, INDEX_FILE
 from peftodyssey.corpora.choose import BATCH_DOCUMENTS, TokenizedDocument, choose_documents
-from peftodyssey.corpora.control_tokens import control_token_pattern, control_tokens_parsed, count_places
+from peftodyssey.corpora.control_tokens import control_token_pattern, count_places, encode_documents
 from peftodyssey.corpora.documents import Document
 from peftodyssey.corpora.newlines import with_newlines
 from peftodyssey.corpora.token_classes import classify, code_points, effective_spans
@@ -88,7 +88,7 @@ def build_index(
     parse_special: bool = False,
 ) -> dict[str, Any]:
     """Write index.parquet and documents.parquet into `folder`; returns counts: documents, tokens, bytes, truncated,
-    dropped, control_tokens (places in the text that spell one, read as such with `parse_special`).
+    dropped, control_tokens (places in the text that spell one and are characters).
 
     With `max_tokens`, whole documents are taken in the order of their hash until it is reached (the last may exceed
     it), so the choice is the same for every recipe; rows keep the order of the source. Documents
@@ -101,14 +101,11 @@ def build_index(
 
     def tokenize(batch: Sequence[Document]) -> list[TokenizedDocument]:
         texts = [document.text for document in batch]
-        counts["control_tokens"] += count_places(pattern, texts)
-        with control_tokens_parsed(tokenizer.backend, parse_special):
-            encodings = tokenizer.backend.encode_batch(texts, add_special_tokens=False)
+        counts["control_tokens"] += count_places(pattern, texts) + sum(len(document.spelt) for document in batch)
+        encoded = encode_documents(tokenizer.backend, batch, parse_special)
         return [
-            TokenizedDocument(
-                document, np.array(e.ids, dtype=np.int32), np.array(e.offsets, dtype=np.int32).reshape(-1, 2)
-            )
-            for document, e in zip(batch, encodings, strict=True)
+            TokenizedDocument(document, np.array(ids, dtype=np.int32), np.array(offsets, dtype=np.int32).reshape(-1, 2))
+            for document, (ids, offsets) in zip(batch, encoded, strict=True)
         ]
 
     added_tokens = tokenizer.backend.get_added_tokens_decoder().items()

@@ -7,6 +7,7 @@ degraded, although only its newlines cost more.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import accumulate, pairwise
 
 from peftodyssey.corpora.documents import Document
@@ -31,8 +32,13 @@ def with_newlines(document: Document, policy: str) -> Document:
     """The document under the newline policy of one split; prompt and answers keep their borders."""
     if policy == "keep":
         return document
-    borders = sorted({0, document.prompt_chars, len(document.text), *(c for span in document.answers for c in span)})
+    spans = (*document.answers, *document.spelt)
+    borders = sorted({0, document.prompt_chars, len(document.text), *(c for span in spans for c in span)})
     pieces = [apply(document.text[begin:end], policy) for begin, end in pairwise(borders)]
     moved = dict(zip(borders, accumulate(map(len, pieces), initial=0), strict=True))
-    answers = tuple((moved[start], moved[end]) for start, end in document.answers)
-    return Document(document.id, "".join(pieces), moved[document.prompt_chars], answers, document.key, document.cluster)
+    answers, spelt = (
+        tuple((moved[start], moved[end]) for start, end in of_kind) for of_kind in (document.answers, document.spelt)
+    )
+    return replace(
+        document, text="".join(pieces), prompt_chars=moved[document.prompt_chars], answers=answers, spelt=spelt
+    )

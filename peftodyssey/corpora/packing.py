@@ -80,18 +80,26 @@ def epoch_permutation(num_sequences: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def _stream(index: Index, special: SpecialTokens, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All documents with bos and eos, end to end: tokens, positions in the document; lengths of the documents."""
-    front, back = int(special.bos is not None), int(special.eos is not None)
+    """All documents with bos and eos, end to end: tokens, positions in the document; lengths of the documents.
+
+    One that has its bos or eos as a token already (`special_tokens: parse`) gets no second one.
+    """
     shuffled = np.random.default_rng(seed).permutation(len(index.starts) - 1)
-    tokens = np.diff(index.starts)[shuffled]
+    tokens, first, last = np.diff(index.starts)[shuffled], index.starts[:-1][shuffled], index.starts[1:][shuffled] - 1
+    front, back = _lacks(special.bos, index.token[first]), _lacks(special.eos, index.token[last])
     lengths = tokens + front + back
     position = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    is_bos = position < front
+    is_bos = position < np.repeat(front, lengths)
     is_eos = position >= np.repeat(tokens + front, lengths)
-    row = np.repeat(index.starts[:-1][shuffled], lengths) + position - front
+    row = np.repeat(first - front, lengths) + position
     row = np.where(is_bos | is_eos, 0, row)
     stream = np.where(is_bos, special.bos or 0, np.where(is_eos, special.eos or 0, index.token[row]))
     return stream, position, lengths
+
+
+def _lacks(special: int | None, token: np.ndarray) -> np.ndarray:
+    """int [documents]: 1 where `special` has to be put beside `token`, 0 where it is that token or there is none."""
+    return np.zeros(len(token), np.int64) if special is None else (token != special).astype(np.int64)
 
 
 def _pieces(document: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

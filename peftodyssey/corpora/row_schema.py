@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peftodyssey.corpora.chat import Chat, Spans, render_messages
+from peftodyssey.corpora.chat import Chat, Rendered, render_messages
 from peftodyssey.corpora.splits import did_you_mean
 from peftodyssey.errors import CorpusError
 
@@ -52,30 +52,30 @@ def infer_schema(row: Mapping[str, Any], field: str | None, where: str) -> RowSc
     )
 
 
-def document_text(place: str, row: Mapping[str, Any], schema: RowSchema, chat: Chat | None) -> tuple[str, int, Spans]:
-    """(text, characters of the prompt, spans of the answers) of one row; a field that is null is an empty text.
+def document_text(place: str, row: Mapping[str, Any], schema: RowSchema, chat: Chat | None) -> tuple[Rendered, int]:
+    """(text with its spans, characters of the prompt) of one row; a field that is null is an empty text.
 
     `place` is the file and line for errors. Raises CorpusError where the row does not hold what `schema` says.
     """
     if schema.turns == "messages":
-        text, spans = render_messages(_value(place, row, "messages"), chat, place)
-        return text, spans[0][0], spans
+        rendered = render_messages(_value(place, row, "messages"), chat, place)
+        return rendered, rendered.answers[0][0]
     if schema.turns == "dialogue":
         prompt, completion = _value(place, row, "prompt"), _value(place, row, "completion")
         if not isinstance(prompt, list) or not isinstance(completion, list):
             raise CorpusError(
                 f"{place}: prompt and completion must both be strings or both be lists of messages", "correct the row"
             )
-        text, spans = render_messages([*prompt, *completion], chat, place)
-        spans = spans[-sum(message.get("role") == "assistant" for message in completion) :]
-        return text, spans[0][0], spans
+        rendered = render_messages([*prompt, *completion], chat, place)
+        answers = rendered.answers[-sum(message.get("role") == "assistant" for message in completion) :]
+        return rendered._replace(answers=answers), answers[0][0]
     if schema.turns == "prompt":
         prompt, completion = _string(place, row, "prompt"), _string(place, row, "completion")
         if not completion.strip():
             raise CorpusError(f"{place}: the completion is empty", "fill it or remove the row: it has nothing to learn")
-        return prompt + completion, len(prompt), ()
+        return Rendered(prompt + completion, ()), len(prompt)
     assert schema.field is not None, "infer_schema names a field or turns"
-    return _string(place, row, schema.field), 0, ()
+    return Rendered(_string(place, row, schema.field), ()), 0
 
 
 def _value(place: str, row: Mapping[str, Any], name: str) -> Any:

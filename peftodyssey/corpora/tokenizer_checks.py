@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from peftodyssey.corpora.chat import Chat
-from peftodyssey.corpora.control_tokens import control_tokens_parsed
+from peftodyssey.corpora.control_tokens import encode_documents
 from peftodyssey.corpora.documents import Document, documents
 from peftodyssey.corpora.index import trained_tokens
 from peftodyssey.corpora.newlines import policy_of, with_newlines
@@ -92,8 +92,12 @@ def preview(
     """
     policy, is_chat = policy_of(corpus.spec.newline, split), corpus.row_schema.is_chat
     first = islice(documents(corpus, split, chat), count)
-    with control_tokens_parsed(tokenizer.backend, is_chat or corpus.spec.special_tokens == "parse"):
-        return [_pieces(tokenizer, with_newlines(document, policy), objective, not is_chat) for document in first]
+    shown = [with_newlines(document, policy) for document in first]
+    encoded = encode_documents(tokenizer.backend, shown, is_chat or corpus.spec.special_tokens == "parse")
+    return [
+        _pieces(tokenizer, document, offsets, objective, not is_chat)
+        for document, (_, offsets) in zip(shown, encoded, strict=True)
+    ]
 
 
 def answers(corpus: Corpus, tokenizer: SpecialTokenIds, seq_len: int, too_long: str, chat: Chat | None = None) -> str:
@@ -105,6 +109,8 @@ def answers(corpus: Corpus, tokenizer: SpecialTokenIds, seq_len: int, too_long: 
     share = sum(trained for pieces in shown for _, trained in pieces) / sum(map(len, shown))
     if corpus.row_schema.is_chat:
         end = "answers end as the chat template writes them"
+        if chat is not None and chat.start_added:
+            end += f"; the template writes no {chat.special['bos_token']}: it is put before each conversation once"
     elif tokenizer.eos_id is None:
         end = "no end-of-text token is known"
     else:
@@ -119,11 +125,14 @@ def answers(corpus: Corpus, tokenizer: SpecialTokenIds, seq_len: int, too_long: 
 
 
 def _pieces(
-    tokenizer: SpecialTokenIds, document: Document, objective: str, add_special: bool
+    tokenizer: SpecialTokenIds,
+    document: Document,
+    spans: list[tuple[int, int]],
+    objective: str,
+    add_special: bool,
 ) -> list[tuple[str, bool]]:
     text = document.text
-    encoding = tokenizer.backend.encode(text, add_special_tokens=False)
-    offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+    offsets = np.array(spans, dtype=np.int32).reshape(-1, 2)
     trained = np.ones(len(offsets), dtype=bool)
     if objective == "sft":
         trained = trained_tokens(document, offsets[:, 0], offsets[:, 1])

@@ -5,12 +5,12 @@ Rows are those of `results.parquet`; where several runs are compared, each has a
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from peftodyssey.recipe.lr_scale import next_lr
 from peftodyssey.stats.lr_selection import UNMEASURED
+from peftodyssey.stats.mean_over_seeds import SeedsMean, mean_over_seeds
 from peftodyssey.stats.seed_variance import least_significant_difference, noise_floor
 
 Row = Mapping[str, Any]
@@ -26,13 +26,14 @@ METHODS = {
     "last_layers": "Training the last layers",
 }
 # Rows that agree in these columns and in their label differ in learning rate or seed only.
-SETTING = ("run", "model", "revision", "domain", "newline", "objective", "context", "score_tokens")
+SETTING = ("run", "model", "revision", "domain", "newline", "objective", "budget", "context", "score_tokens")
 # Columns of an estimate and the ends of its interval.
 DELTA = ("delta_nll", "delta_lo", "delta_hi")
 FORGETTING = ("forgetting", "forgetting_lo", "forgetting_hi")
 UNIT = "nats/token"
 NO_NUMBER = "-"
 NO_VERDICT = "no interval, so no verdict"
+NO_CHANGE = "no clear change"
 DISPLAY_EPS = 5e-4  # half a unit of the last digit with which changes are printed
 
 
@@ -131,14 +132,17 @@ def forgetting(row: Row) -> str:
 def amount(
     rows: Sequence[Row], columns: Sequence[str], unit: str = f" {UNIT}", digits: int = 3, scale: float = 1.0
 ) -> str:
-    """A quantity of rows that differ in their seed only: one row with its interval, several with mean and range."""
-    values = [row[columns[0]] for row in rows]
-    mean = f"{signed(scale * statistics.fmean(values), digits)}{unit}"
-    if len(rows) > 1:
-        least, most = (signed(scale * end(values), digits) for end in (min, max))
-        return f"{mean} (mean of {len(rows)} seeds, {least} to {most})"
-    lower, upper = (value and scale * value for value in map(rows[0].get, columns[1:]))
-    return f"{mean} {ends(lower, upper, digits)}"
+    """A quantity of rows that differ in their seed only: the mean with its interval; of several seeds, over what."""
+    mean = seeds_mean(rows, columns)
+    lower, upper = (value and scale * value for value in (mean.lower, mean.upper))
+    text = f"{signed(scale * mean.estimate, digits)}{unit} {ends(lower, upper, digits)}"
+    return text if len(rows) == 1 else f"{text} (mean of {len(rows)} seeds; interval over {mean.covers})"
+
+
+def seeds_mean(rows: Sequence[Row], columns: Sequence[str]) -> SeedsMean:
+    """The mean of rows that differ in their seed only, from the columns of an estimate and its interval."""
+    estimates, lowers, uppers = ([row.get(column) for row in rows] for column in columns)
+    return mean_over_seeds([value for value in estimates if value is not None], lowers, uppers)
 
 
 def format_lr(lr: float | None) -> str:
@@ -153,9 +157,8 @@ def learning_rate(row: Row) -> str:
     """The learning rate, with what to try where it is not known to be the best."""
     if row["lr"] is None or not row.get("lr_edge"):
         return format_lr(row["lr"])
-    if row["lr_edge"] == UNMEASURED:
-        return f"{format_lr(row['lr'])} (a neighbour is not finished)"
-    return f"{format_lr(row['lr'])} (edge: try {rate_to_add(row)})"
+    note = "a neighbour is not finished" if row["lr_edge"] == UNMEASURED else f"edge: try {rate_to_add(row)}"
+    return f"{format_lr(row['lr'])} ({note})"
 
 
 def rate_to_add(row: Row) -> str:
@@ -175,14 +178,17 @@ def common_sign(rows: Iterable[Row], lower: str, upper: str) -> int | None:
     return int(all(low > 0 for low, _ in intervals))
 
 
-def verdict(rows: Sequence[Row], columns: Sequence[str], better: str = "better", worse: str = "worse") -> str:
-    """What the intervals of all seeds say together; a negative change is better."""
-    _, lower, upper = columns
-    sign = common_sign(rows, lower, upper)
-    if sign is not None and all(row[lower] > -DISPLAY_EPS and row[upper] < DISPLAY_EPS for row in rows):
+def verdict(
+    rows: Sequence[Row], columns: Sequence[str], better: str = "better", worse: str = "worse", unclear: str = NO_CHANGE
+) -> str:
+    """What the interval of the mean over seeds says; a negative change is better."""
+    known = all(row.get(column) is not None for row in rows for column in columns)
+    mean = seeds_mean(rows, columns) if known else None
+    if mean is None or mean.lower is None or mean.upper is None:
+        return NO_VERDICT
+    if mean.lower > -DISPLAY_EPS and mean.upper < DISPLAY_EPS:
         return "no change"
-    unclear = "no clear change" if len(rows) == 1 else "no change that all seeds agree on"
-    return {None: NO_VERDICT, -1: better, 0: unclear, 1: worse}[sign]
+    return better if mean.upper < 0 else worse if mean.lower > 0 else unclear
 
 
 def statements(rows: Sequence[Row]) -> list[str]:
@@ -196,10 +202,21 @@ def _statement(group: Sequence[Row], rows: Sequence[Row]) -> str:
         f"{method_name(first)}{at_tuned_rate(first, rows)} changed test NLL on {text_name(first)}"
         f"{coordinates(first, rows)} by {amount(group, DELTA)}: {verdict(group, DELTA)}."
     )
+    sentence = f"{sentence[:-1]}{_parts(group, 'delta_nll', 'delta_storage')}."
     if first.get("forgetting") is None:
         return sentence
     outcome = verdict(group, FORGETTING, "general text improved", "it forgot")
-    return f"{sentence} On general text {amount(group, FORGETTING)}: {outcome}."
+    apart = _parts(group, "forgetting", "forgetting_storage")
+    return f"{sentence} On general text {amount(group, FORGETTING)}: {outcome}{apart}."
+
+
+def _parts(group: Sequence[Row], whole: str, storage: str) -> str:
+    """How much of a change is there before training, because the base is stored quantised; "" where it is not."""
+    if any(row.get(storage) is None for row in group):
+        return ""
+    before = sum(row[storage] for row in group) / len(group)
+    training = sum(row[whole] for row in group) / len(group) - before
+    return f"; {signed(before)} of it is storage in {group[0].get('quant')}, {signed(training)} training"
 
 
 def at_tuned_rate(row: Row, rows: Sequence[Row]) -> str:
@@ -281,20 +298,3 @@ def _versions(rows: Sequence[Row]) -> list[str]:
         f"The cells were trained with {len(versions)} different sets of library versions; `run --refresh stale` "
         "retrains the older ones."
     ]
-
-
-def format_count(value: float | None) -> str:
-    """A count as people write it: 65.5k, 3.1M."""
-    if value is None:
-        return NO_NUMBER
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:g}"
-
-
-def format_bytes(value: int | None) -> str:
-    """Bytes as MiB, or as GiB from 1 GiB on."""
-    if value is None:
-        return NO_NUMBER
-    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"

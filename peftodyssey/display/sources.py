@@ -79,16 +79,13 @@ def _other_scorings(folder: Path, shown: str | None) -> str:
 
 
 def _senseless_bases(folder: Path, cell: Mapping[str, Any]) -> Iterator[str]:
-    """Bases of a cell whose loss on a text was not lower than that of their own average prediction."""
+    """Bases of a cell whose predictions of a text were not those of trained weights."""
     base = cell["coordinates"]
     for text in (cell["scores"]["test"], *cell["scores"]["general"]):
         sense = ((manifest.read(folder / text["before"]) or {}).get("facts") or {}).get("sense")
         if isinstance(sense, Mapping) and not sense["makes_sense"]:
-            yield (
-                f"{base['model']} ({base['revision']}) predicts no better than its own average on "
-                f"{text.get('name', base['domain'])} ({sense['nll_nats']:.3f} nats per token, its average "
-                f"{sense['average_nll_nats']:.3f}): are its weights loaded?"
-            )
+            problem = sense.get("problem", "it predicts no better than its own average; are its weights loaded?")
+            yield f"{base['model']} ({base['revision']}) on {text.get('name', base['domain'])}: {problem}."
 
 
 def _method_notes(folder: Path, cell: Mapping[str, Any]) -> Iterator[str]:

@@ -123,12 +123,12 @@ class Clock:
 
 
 def left_of(folder: str, work: Work, root: Path) -> Work:
-    """What is left of a task below `root`: a training that was begun continues from its last checkpoint."""
+    """What is left of a task below `root`: a training continues from its last checkpoint, or from its stem."""
     if manifest.read(root / folder) is not None:  # trained, and not yet scored everywhere
         return replace(work, training=0.0)
     progress = progress_file.read(root / folder)
     share = progress["saved_step"] / max(1, progress["steps"]) if progress else 0.0
-    return replace(work, training=work.training * (1 - share))
+    return replace(work, training=work.training * (1 - max(share, work.shared)))
 
 
 def _operations(work: Work) -> float:

@@ -20,6 +20,7 @@ from peftodyssey.methods.adapter_layouts import as_peft_reads_it
 from peftodyssey.models.load import load
 from peftodyssey.models.log_filters import quiet
 from peftodyssey.models.source import ModelSource, resolve
+from peftodyssey.models.tokenizer import CHAT_TEMPLATE_FILE
 from peftodyssey.models.weight_files import saved_fingerprint
 from peftodyssey.plan.tasks import BaseModelKey
 from peftodyssey.recipe.cell import QuantSpec
@@ -62,8 +63,12 @@ def export_cell(
             notes += ("its weights were trained themselves: there is nothing to merge",) if merge else ()
             _copy(weights, base, writing, is_adapter=is_adapter, is_saved=bool(entry.get("saved")))
         beside = plain_base(base.source, writing) if is_adapter else None
-        if not is_adapter:
+        template = _chat_template(folder, entry)
+        if not is_adapter or template:
             copy_tokenizer(base.source, writing)
+        if template:
+            (writing / CHAT_TEMPLATE_FILE).write_text(template, encoding="utf-8")
+            notes += (f"{CHAT_TEMPLATE_FILE} is the chat template that it was trained with",)
         facts = CardFacts(is_adapter, beside, base.quant, merged, base.source.kind == "hub", push)
         (writing / "README.md").write_text(card(row, facts), encoding="utf-8")
     if push:
@@ -71,6 +76,14 @@ def export_cell(
     return Exported(
         target, _results_of(row), (*notes, *saved.notes(weights), *(merged.notes if merged else ())), merged
     )
+
+
+def _chat_template(folder: Path, entry: Mapping[str, Any]) -> str | None:
+    """The template with which the cell's conversations became text; None where it was trained on none."""
+    train = entry.get("train_index")
+    written = manifest.read(folder / train) if train else None
+    template: str | None = (written or {}).get("identity", {}).get("chat_template")
+    return template
 
 
 def _source(folder: Path, entry: Mapping[str, Any], row: Mapping[str, Any]) -> ModelSource:

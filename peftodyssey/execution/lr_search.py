@@ -61,7 +61,8 @@ def next_round(plan: Mapping[str, Any], root: Path) -> dict[str, tuple[float, ..
 
 def _search(cells: Sequence[Mapping[str, Any]], described: Mapping[str, Any], root: Path) -> Search:
     own = cells[0]["coordinates"]
-    name = f"{own['label']} on {own['domain']} ({own['revision'] or own['model']})"
+    budget = f", {own['budget']}" if own.get("budget") else ""
+    name = f"{own['label']} on {own['domain']} ({own['revision'] or own['model']}{budget})"
     rates = tuple(sorted({float(cell["coordinates"]["lr"]) for cell in cells}))
     candidates = [
         Candidate("", float(cell["coordinates"]["lr"]), int(cell["coordinates"]["seed"]), _valid_nll(cell, root))

@@ -76,3 +76,5 @@ def forget_stale(cells: list[CellTask], root: Path) -> None:
             folders = [column.folder for column in task.columns] + [measure.folder for measure in task.measures]
             for folder in folders:
                 manifest.prepare_dir(root / folder)
+            if task.stem:
+                manifest.remove(root / task.stem.folder)

@@ -28,8 +28,9 @@ def _base(task: ScoreTask | MeasureTask | CellTask, quantised: bool = True) -> s
 
 
 def _cell_names(cells: tuple[CellTask, ...], several_bases: bool) -> dict[str, str]:
-    """Text, method, learning rate, and seed and base where they vary."""
+    """Text, method, learning rate, and seed, budget and base where they vary."""
     several_seeds = len({task.cell.seed for task in cells}) > 1
+    several_budgets = len({task.cell.train.budget for task in cells}) > 1
     rows: dict[str, list[str]] = {}
     for task in cells:
         method, newline = task.cell.method, task.cell.domain.newline
@@ -38,7 +39,8 @@ def _cell_names(cells: tuple[CellTask, ...], several_bases: bool) -> dict[str, s
             method.label,
         ]
         row.append("" if method.lr is None else f"lr {format_lr(method.lr)}")
-        row += [f"seed {task.cell.seed}"] * several_seeds + [_base(task, quantised=False)] * several_bases
+        row += [f"seed {task.cell.seed}"] * several_seeds + [task.cell.train.budget] * several_budgets
+        row += [_base(task, quantised=False)] * several_bases
         rows[task.folder] = row
     widths = [max(len(row[column]) for row in rows.values()) for column in range(len(next(iter(rows.values()), [])))]
     return {

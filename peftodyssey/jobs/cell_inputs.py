@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from peftodyssey.corpora.packing import PackedSequences, SpecialTokens, pack
 from peftodyssey.jobs.index import opened
@@ -15,6 +16,9 @@ from peftodyssey.recipe.cell import TrainSpec
 from peftodyssey.store import layout, manifest
 from peftodyssey.training.replay import concat_replay
 from peftodyssey.training.settings import EarlyStopSettings, TrainSettings
+
+if TYPE_CHECKING:
+    from peftodyssey.training.checkpoint import StemCheckpoint
 
 
 def weights_of(task: CellTask, root: Path) -> Path | None:
@@ -66,6 +70,7 @@ def settings_of(task: CellTask, num_sequences: int) -> TrainSettings:
         batch_size=batch_size,
         schedule=spec.schedule,
         warmup=spec.warmup,
+        warmup_amount=spec.warmup_steps,
         weight_decay=spec.weight_decay,
         betas=spec.betas,
         grad_clip=spec.grad_clip,
@@ -81,6 +86,13 @@ def settings_of(task: CellTask, num_sequences: int) -> TrainSettings:
         if early_stop
         else None,
     )
+
+
+def stem_of(task: CellTask, root: Path) -> StemCheckpoint | None:
+    """Where the cell's stem is kept; None where it shares none with other budgets."""
+    from peftodyssey.training.checkpoint import StemCheckpoint
+
+    return StemCheckpoint(root / task.stem.folder, task.stem.continues) if task.stem else None
 
 
 def truncate(settings: TrainSettings, share: float) -> TrainSettings:

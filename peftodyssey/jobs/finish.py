@@ -41,7 +41,7 @@ def finish(task: CellTask, handle: CellHandle, trained: Trained | None, context:
         parquet.write_rows(folder / layout.LOG, [vars(record) for record in trained.result.log], tables.LOG)
     measure_missing(task, handle, context)
     eval_callback.write(folder, task, context.root, trained.result if trained else None)
-    _commit(task, folder, facts, context.options.keep)
+    _commit(task, context.root, facts, context.options.keep)
 
 
 def measure_missing(task: CellTask, handle: CellHandle, context: JobContext) -> None:
@@ -99,8 +99,9 @@ def _multi_lora_facts(folder: Path, trained: Trained | None) -> dict[str, Any]:
     return {"multi_lora_size": len(members), "multi_lora": members, "peak_memory_bytes": peak}
 
 
-def _commit(task: CellTask, folder: Path, facts: dict[str, Any], keep: str) -> None:
+def _commit(task: CellTask, root: Path, facts: dict[str, Any], keep: str) -> None:
     """Commits the cell; full-size weights that are not kept go before, so that the manifest lists what is there."""
+    folder = root / task.folder
     drop = (folder / layout.WEIGHTS).is_dir() and keep == "adapters"
     if drop:
         manifest.remove(folder / layout.WEIGHTS)
@@ -108,4 +109,6 @@ def _commit(task: CellTask, folder: Path, facts: dict[str, Any], keep: str) -> N
     payload = {"kind": "cell", "hash": task.hash, "identity": task.identity, "status": "done", "facts": facts}
     manifest.commit(folder, payload, leave_out=(layout.CHECKPOINT,))
     manifest.remove(folder / layout.CHECKPOINT)
+    if task.stem and not task.stem.continues:  # the largest budget: nothing starts from the stem any more
+        manifest.remove(root / task.stem.folder)
     progress_file.remove(folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from peftodyssey.corpora.documents import documents
 from peftodyssey.corpora.index import Index, build_index, read_index
-from peftodyssey.models.tokenizer import TextTokenizer
+from peftodyssey.models.tokenizer import TextTokenizer, check_ids
 from peftodyssey.plan.tasks import IndexTask
 from peftodyssey.store import manifest
 
@@ -24,6 +24,7 @@ def index(task: IndexTask, root: Path, tokenizer: TextTokenizer) -> None:
         name=f"{task.corpus.name} ({task.split})",
         parse_special=task.chat is not None or task.corpus.spec.special_tokens == "parse",
     )
+    check_ids(int(read_index(folder).token.max()), task.corpus.name, task.tokenizer_source, tokenizer)
     facts = {
         **counts,
         "split": task.split,

@@ -12,7 +12,7 @@ from peftodyssey.jobs.index import opened
 from peftodyssey.models import bin_conversion
 from peftodyssey.plan.tasks import ScoreTask
 from peftodyssey.scoring.nll import ScoreResult, mean_nats, score_adapters
-from peftodyssey.scoring.sense import NONSENSE, sense
+from peftodyssey.scoring.sense import sense
 from peftodyssey.scoring.settings import ScoreSettings
 from peftodyssey.scoring.untrained_rows import untrained_rows
 from peftodyssey.store import manifest, parquet
@@ -29,7 +29,7 @@ def score_and_write(task: ScoreTask, model: nn.Module, prefix: int | None, conte
 
 
 def score_base_and_write(task: ScoreTask, model: nn.Module, prefix: int | None, context: JobContext) -> None:
-    """`score_and_write` of a base as it was loaded, with a note where it predicts no better than its own average."""
+    """`score_and_write` of a base as it was loaded, with a note where it does not predict as trained weights do."""
     result = scored(task, model, prefix, context)
     commit(task, context.root, prefix, result._replace(facts={**result.facts, **_sense(task, model, prefix, context)}))
 
@@ -49,12 +49,11 @@ def _sense(task: ScoreTask, model: nn.Module, prefix: int | None, context: JobCo
             f"{source.name} on {Path(task.index).name}: {untrained.places:,} tokens of the text have an embedding that "
             f"looks untrained (its norm is far from the others'): ids {', '.join(map(str, untrained.tokens[:5]))}"
         )
-    if not found.makes_sense:
-        context.callbacks.note(
-            f"{source.name} on {Path(task.index).name}: {NONSENSE} ({found.nll_nats:.3f} nats per token, its average "
-            f"{found.average_nll_nats:.3f}, on {found.tokens} tokens)"
-        )
-    facts: dict[str, object] = {"sense": {**found._asdict(), "makes_sense": found.makes_sense}}
+    if found.problem:
+        context.callbacks.note(f"{source.name} on {Path(task.index).name}: {found.problem}")
+    facts: dict[str, object] = {
+        "sense": {**found._asdict(), "makes_sense": not found.problem, "problem": found.problem}
+    }
     return {**facts, "untrained_tokens": untrained.places} if untrained.places else facts
 
 

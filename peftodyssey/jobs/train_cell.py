@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from peftodyssey.errors import Interrupted, TrainingError
 from peftodyssey.jobs import eval_callback, progress_file, score
-from peftodyssey.jobs.cell_inputs import sequences_of, settings_of, truncate, weights_of
+from peftodyssey.jobs.cell_inputs import sequences_of, settings_of, stem_of, truncate, weights_of
 from peftodyssey.jobs.context import START_AGAIN, JobContext
 from peftodyssey.jobs.finish import Trained, finish, measure_missing
 from peftodyssey.jobs.handle import CellHandle, cell_handle
@@ -74,7 +74,9 @@ def train(task: CellTask, handle: CellHandle, context: JobContext, share: float 
             sequences,
             settings,
             device=options.device,
-            checkpoints=CheckpointSettings(folder / layout.CHECKPOINT, options.checkpoint_every_s),
+            checkpoints=CheckpointSettings(
+                folder / layout.CHECKPOINT, options.checkpoint_every_s, stem_of(task, context.root)
+            ),
             callbacks=_train_callbacks(task, handle, settings, context),
         )
     if result.resume_note:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from peftodyssey.errors import DoesNotFit, Interrupted, TrainingError
 from peftodyssey.jobs import eval_callback, group_record, progress_file, score
-from peftodyssey.jobs.cell_inputs import sequences_of, settings_of, truncate
+from peftodyssey.jobs.cell_inputs import sequences_of, settings_of, stem_of, truncate
 from peftodyssey.jobs.context import START_AGAIN, JobContext
 from peftodyssey.jobs.finish import Trained, finish
 from peftodyssey.jobs.handle import cell_handle
@@ -156,7 +156,7 @@ def _member(
 ) -> Member:
     from peftodyssey.multi_lora.adapters import adapter_of, copy_adapter_into
     from peftodyssey.multi_lora.trainer import Member
-    from peftodyssey.training.loop import resume_digest
+    from peftodyssey.training.loop import resume_digest, stem_digest
 
     sequences = sequences_of(task, context.root, tokenizer)
     settings = replace(
@@ -169,6 +169,7 @@ def _member(
     with cell_handle(task, base, tokenizer) as handle:
         attached = handle.adapted()
         start, digest = adapter_of(attached.model), resume_digest(attached.trainable, sequences, settings)
+        of_stem = stem_digest(attached.trainable, sequences, settings) if task.stem else ""
 
     def on_eval(index: int, step: int, tokens: int, adapter: Adapter) -> None:
         with cell_handle(task, base, tokenizer) as handle:
@@ -176,4 +177,13 @@ def _member(
             copy_adapter_into(adapter, model)
             eval_callback.EvalCallback(task, model, tokenizer.prefix_id, context)(index, step, tokens)
 
-    return Member(settings, sequences, start, folder / layout.CHECKPOINT, digest, on_eval=on_eval)
+    return Member(
+        settings,
+        sequences,
+        start,
+        folder / layout.CHECKPOINT,
+        digest,
+        stem=stem_of(task, context.root),
+        stem_digest=of_stem,
+        on_eval=on_eval,
+    )

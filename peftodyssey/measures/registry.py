@@ -18,7 +18,6 @@ from peftodyssey.measures.geometry import Geometry
 from peftodyssey.measures.learning_curves import LearningCurves
 from peftodyssey.measures.learning_rates import LearningRates
 from peftodyssey.measures.lora_ranks import LoraRanks
-from peftodyssey.measures.matched_learning import MatchedLearning
 from peftodyssey.measures.measure import Measure
 from peftodyssey.measures.multiple_choice import MultipleChoice
 from peftodyssey.measures.newlines import Newlines
@@ -39,7 +38,6 @@ MEASURES: tuple[Measure, ...] = (
     LearningCurves(),
     LearningRates(),
     LoraRanks(),
-    MatchedLearning(),
     WeightNoise(),
     Sensitivity(),
     MultipleChoice(),

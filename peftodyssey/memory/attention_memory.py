@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from peftodyssey.constants import CHUNK_BYTES
 from peftodyssey.memory.autograd_simulator import Grads, SimTensor, Storage
+from peftodyssey.memory.dropout_memory import attention_with_dropout
 from peftodyssey.memory.layer_parts import Layer
 from peftodyssey.memory.op_memory import OpContext, cast, elementwise, free_inputs, rms_norm
 
@@ -15,8 +16,9 @@ FUSED_ROPE = frozenset(["llama", "mistral", "qwen2", "qwen3", "olmo2"])  # those
 def attention(layer: Layer, x: SimTensor) -> SimTensor:
     """Queries, keys and values, their rotation, the fused attention kernel and the output projection."""
     family = layer.shape.family
-    query, key, value = (_fused_rope_qkv if layer.ctx.native and family in FUSED_ROPE else _qkv)(layer, x)
-    mixed = _scaled_dot_product(layer, query, key, value)
+    drops = layer.dropout and layer.shape.attention_dropout and layer.ctx.native
+    query, key, value = (_fused_rope_qkv if layer.ctx.native and family in FUSED_ROPE and not drops else _qkv)(layer, x)
+    mixed = (attention_with_dropout if drops else _scaled_dot_product)(layer, query, key, value)
     if 0.0 < ROTARY_SHARE.get(family, 1.0) < 1.0 and not layer.batch.varlen:
         mixed = free_inputs(elementwise(layer.ctx, mixed), mixed)  # concatenated by head: copied to the order of tokens
     return free_inputs(layer.linear(mixed, layer.linears.out_proj), mixed, query, key, value)

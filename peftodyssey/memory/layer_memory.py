@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from peftodyssey.memory.attention_memory import attention
 from peftodyssey.memory.autograd_simulator import SimTensor
+from peftodyssey.memory.dropout_memory import EVERYWHERE, FEED_FORWARD, dropped
 from peftodyssey.memory.layer_parts import Layer
 from peftodyssey.memory.op_memory import (
     OpContext,
@@ -37,17 +38,25 @@ def decoder_layer(layer: Layer, x: SimTensor, mlp: Callable[[SimTensor], SimTens
     attended = attention(layer, normed)
     if pre_norm:
         normed.release()
+    attended = _dropped(layer, attended, EVERYWHERE)
     if post_norm:
         attended = free_inputs(_layer_norm(layer, attended, 2), attended)
     if family in PARALLEL:
-        fed = mlp(_layer_norm(layer, x, 3))
+        fed = _dropped(layer, mlp(_layer_norm(layer, x, 3)), EVERYWHERE)
         both = free_inputs(add(ctx, attended, fed), attended, fed)
         return free_inputs(add(ctx, both, x), both, x)
     middle = free_inputs(add(ctx, x, attended), x, attended)
     fed = mlp(_layer_norm(layer, middle, 3) if pre_norm else middle.alias())
+    fed = _dropped(layer, fed, EVERYWHERE | FEED_FORWARD)
     if post_norm:
         fed = free_inputs(_layer_norm(layer, fed, 4), fed)
     return free_inputs(add(ctx, middle, fed), middle, fed)
+
+
+def _dropped(layer: Layer, x: SimTensor, families: frozenset[str]) -> SimTensor:
+    """`x` after the dropout that `families` apply there."""
+    applies = layer.dropout and layer.shape.hidden_dropout and layer.shape.family in families
+    return free_inputs(dropped(layer.ctx, x), x) if applies else x
 
 
 def _layer_norm(layer: Layer, x: SimTensor, number: int) -> SimTensor:

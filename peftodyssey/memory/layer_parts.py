@@ -41,6 +41,7 @@ def batch_shape(shape: ModelShape, step: StepSpec, kernel_workspace: bool) -> Ba
     on_card = step.device == "cuda"
     varlen = (
         step.engine == "native"
+        and not (step.dropout and shape.attention_dropout)
         and shape.family in FAMILIES
         and shape.family != EAGER
         and (step.precision == "bf16" if on_card else step.seq_len >= MIN_VARLEN_TOKENS_CPU)
@@ -97,6 +98,7 @@ class Layer:
     batch: BatchShape
     linears: LayerLinears
     name: str
+    dropout: bool = False  # that of the base's config is on
 
     def linear(self, x: SimTensor, linear: LinearShape) -> SimTensor:
         """One of its linear layers with its adapter."""

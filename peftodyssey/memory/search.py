@@ -76,6 +76,7 @@ def _constraints(cell: Cell) -> dict[str, Any]:
     return {
         "keeps_initial_weights": bool(trains_weights and (options.get("l2_sp") or options.get("norm_ball"))),
         "replays": bool(options.get("replay")),
+        "dropout": options.get("dropout") == "config",
         "kept_copies": bool(options.get("early_stop")) + bool(trains_weights and options.get("wise_ft")),
     }
 
@@ -103,6 +104,7 @@ def base_only(step: StepSpec, quant: QuantSpec | None) -> StepSpec:
         offload_optimizer=False,
         keeps_initial_weights=False,
         replays=False,
+        dropout=False,
         kept_copies=0,
     )
 

@@ -7,10 +7,11 @@ from functools import cached_property
 
 from peftodyssey.constants import SCORE_CHUNK_BYTES, SCORE_MIN_CHUNK_ROWS
 from peftodyssey.memory.autograd_simulator import Grads, SimTensor, Storage, Tape
+from peftodyssey.memory.dropout_memory import EVERYWHERE, dropped
 from peftodyssey.memory.layer_memory import decoder_layer, feed_forward, norm
 from peftodyssey.memory.layer_parts import Layer, batch_shape, layer_linears
 from peftodyssey.memory.loss_memory import chunked_loss, transformers_loss
-from peftodyssey.memory.op_memory import OpContext
+from peftodyssey.memory.op_memory import OpContext, free_inputs
 from peftodyssey.memory.step_spec import BYTES, StepSpec
 from peftodyssey.model_shape import LinearShape, ModelShape
 
@@ -155,6 +156,8 @@ class StepSimulator:
 
         embedded = tape.tensor(self.tokens * self.shape.hidden, ctx.residual_itemsize)
         x = tape.record([], embedded, backward, trains=self.step.full)
+        if self.step.dropout and self.shape.hidden_dropout and self.shape.family in EVERYWHERE:
+            x = free_inputs(dropped(ctx, x), x)
         for number in range(self.shape.layers):
             x = self._layer(number, x)
         normed = norm(ctx, self.shape, x, "norm")
@@ -176,7 +179,7 @@ class StepSimulator:
     def _layer(self, number: int, x: SimTensor) -> SimTensor:
         step = self.step
         linears = layer_linears(self.shape, number, self.rank, step.targets)
-        layer = Layer(self.ctx, self.shape, self.batch, linears, f"layer{number}")
+        layer = Layer(self.ctx, self.shape, self.batch, linears, f"layer{number}", step.dropout)
 
         def checkpointed_mlp(tensor: SimTensor) -> SimTensor:
             return self._checkpointed(tensor, lambda inner: feed_forward(layer, inner), offload=False)

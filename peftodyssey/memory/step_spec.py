@@ -32,4 +32,5 @@ class StepSpec(MemorySettings):
     keeps_initial_weights: bool = False  # a copy of the initial weights stays on the device, for l2_sp and norm_ball
     replays: bool = False  # a step has replayed blocks beside its batch
     kept_copies: int = 0  # copies of the trained weights that early_stop and wise_ft keep in host memory
+    dropout: bool = False  # that of the base's config is on (full fine-tuning)
     large_cublas_workspace: bool = False  # cuBLAS on this card needs 32 MiB

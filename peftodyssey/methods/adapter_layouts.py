@@ -126,6 +126,8 @@ def _from_mlx(adapter: AdapterFiles) -> tuple[dict[str, Any], dict[str, str], li
             "fuse it into the model with `mlx_lm.fuse` and give the result as a model",
         )
     rank, scale = int(parameters["rank"]), float(parameters.get("scale", 20.0))
+    if "alpha" in parameters and "num_layers" not in adapter.config:  # versions of 2024 multiplied by alpha / rank
+        scale *= float(parameters["alpha"]) / rank
     words = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "m": "lora_magnitude_vector"}
     renamed = {}
     for name, entry in adapter.tensors.items():

@@ -1,8 +1,7 @@
 """The dropout that a base's config states, switched on in full fine-tuning (`dropout: config`).
 
-Applied is what works on hidden states (embeddings, residuals, MLPs), by the model's own `nn.Dropout` modules, with
-masks that depend on the seed, the sequence and the module only. Dropout of attention probabilities is not applied:
-attention kernels draw it themselves, so it would depend on the micro-batch.
+Dropped are hidden states (embeddings, residuals, MLPs), by the model's own `nn.Dropout` modules, and the probabilities
+of attention, with masks that depend on the seed, the sequence and the module only.
 """
 
 from __future__ import annotations
@@ -10,13 +9,13 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.constants import CONFIG_DROPOUT, SEEDED_DROPOUT
+from peftodyssey.constants import ATTENTION_DROPOUT, CONFIG_DROPOUT, SEEDED_DROPOUT, VARLEN_ATTENTION
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-ATTENTION_PROBABILITIES = ("attn_dropout", "attention_dropout")  # names of modules that drop these
+MODULE_NAMES = ("attn_dropout", "attention_dropout")  # what an attention module calls its share: a Dropout, or a number
 
 
 def config_dropout(model: nn.Module) -> dict[str, float]:
@@ -39,16 +38,37 @@ def switch_on(model: PreTrainedModel) -> dict[str, float]:
                 setattr(part, key, value)
     with torch.device("meta"):
         like: Any = type(model)(config)
-    applied = {
-        name: module.p
-        for name, module in like.named_modules()
-        if isinstance(module, nn.Dropout) and module.p > 0 and name.rpartition(".")[2] not in ATTENTION_PROBABILITIES
-    }
-    for name, probability in applied.items():
-        module: Any = model.get_submodule(name)
-        module.p = probability
-        vars(module)[SEEDED_DROPOUT] = True
+    applied: dict[str, float] = {}
+    for name, module in like.named_modules():
+        if isinstance(module, nn.Dropout) and module.p > 0 and name.rpartition(".")[2] not in MODULE_NAMES:
+            applied[name] = module.p
+            hidden: Any = model.get_submodule(name)
+            hidden.p = module.p
+            vars(hidden)[SEEDED_DROPOUT] = True
+        elif (
+            model.config.get_text_config()._attn_implementation == VARLEN_ATTENTION
+            and (share := _set_attention(module, None)) > 0
+        ):
+            applied[name] = share
+            attention = model.get_submodule(name)
+            vars(attention)[ATTENTION_DROPOUT] = share
+            _set_attention(attention, share)
+            vars(model)[ATTENTION_DROPOUT] = True
     return applied
+
+
+def _set_attention(module: Any, share: float | None) -> float:
+    """The share of its probabilities that an attention module drops, after it was set where one is given; else 0."""
+    if not type(module).__name__.endswith("Attention"):
+        return 0.0
+    for name in MODULE_NAMES:
+        value = getattr(module, name, None)
+        holder, key = (module, name) if isinstance(value, float | int) else (value, "p")
+        if value is not None:
+            if share is not None:
+                setattr(holder, key, share)
+            return float(getattr(holder, key))
+    return 0.0
 
 
 def switch_off(model: nn.Module) -> None:
@@ -56,13 +76,26 @@ def switch_off(model: nn.Module) -> None:
     for module in model.modules():
         if vars(module).pop(SEEDED_DROPOUT, False):
             vars(module)["p"] = 0.0
+        if vars(module).pop(ATTENTION_DROPOUT, False):
+            _set_attention(module, 0.0)
 
 
 def note(model: nn.Module, applied: dict[str, float]) -> str:
     """What was applied of the config's dropout, for the manifest."""
     stated = ", ".join(f"{key} {value:g}" for key, value in config_dropout(model).items())
-    some = ", ".join(f"{value:g}" for value in sorted(set(applied.values())))
-    return (
-        f"dropout of the base's config ({stated}): {some} in {len(applied)} modules on hidden states; dropout of "
-        "attention probabilities is not applied"
-    )
+    attention = {name for name in applied if vars(model.get_submodule(name)).get(ATTENTION_DROPOUT)}
+    parts = [
+        f"{_shares(applied, names)} in {len(names)} modules on {what}"
+        for names, what in (
+            (applied.keys() - attention, "hidden states"),
+            (attention, "attention probabilities"),
+        )
+        if names
+    ]
+    if not attention and any("att" in key for key in config_dropout(model)):
+        parts.append("dropout of attention probabilities is not applied in this family")
+    return f"dropout of the base's config ({stated}): {'; '.join(parts)}"
+
+
+def _shares(applied: dict[str, float], names: set[str]) -> str:
+    return ", ".join(f"{share:g}" for share in sorted({applied[name] for name in names}))

@@ -45,7 +45,7 @@ def attach(model: PreTrainedModel, spec: MethodSpec, seed: int) -> AttachedMetho
         return attached
     if not (applied := base_dropout.switch_on(model)):
         raise MethodError(
-            f"{spec.label}: the config of the base states no dropout of hidden states", "remove `dropout: config`"
+            f"{spec.label}: the config of the base states no dropout that its modules apply", "remove `dropout: config`"
         )
     return replace(attached, notes=(base_dropout.note(model, applied),))
 

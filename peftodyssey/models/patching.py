@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftodyssey.constants import SEEDED_DROPOUT
+from peftodyssey.constants import ATTENTION_DROPOUT, DROP_PROBABILITIES, SEEDED_DROPOUT
 from peftodyssey.models import autograd_functions
 from peftodyssey.models.autograd_functions import ACTIVATIONS, FrozenLinear
 from peftodyssey.models.fused_rope_attention import fused_forward
@@ -84,6 +84,8 @@ class _Patcher:
             return self.lora(name.removeprefix(PEFT_PREFIX), module)
         if vars(module).get(SEEDED_DROPOUT) and self.lora_dropout is not None:
             return self.seeded_dropout(name, module)
+        if vars(module).get(ATTENTION_DROPOUT) and self.lora_dropout is not None:
+            return self.attention_dropout(name, module)
         if type(module) is nn.Linear or hasattr(module, "nf"):
             return _trained_linear(module, self.compute)
         kind = type(module).__name__
@@ -146,6 +148,20 @@ class _Patcher:
 
         def forward(x: Tensor) -> Tensor:
             return drop(x, name, module.p) if module.training else x
+
+        return forward
+
+    def attention_dropout(self, name: str, module: Any) -> Callable[..., Any]:
+        """An attention module's own forward, in which its probabilities are dropped by the masks of `lora_dropout`."""
+        drop = self.lora_dropout
+        assert drop is not None, "forward_of asks for it"
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            vars(module)[DROP_PROBABILITIES] = lambda probabilities, share: drop(probabilities, name, share)
+            try:
+                return type(module).forward(module, *args, **kwargs)
+            finally:
+                del vars(module)[DROP_PROBABILITIES]
 
         return forward
 

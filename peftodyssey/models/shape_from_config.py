@@ -137,7 +137,14 @@ def _shape(config: Mapping[str, Any], family: _Family, sizes: _Sizes) -> ModelSh
         head_parameters=(0 if tied else vocabulary * sizes.hidden) + vocabulary * family.head_bias,
         norm_parameters=layers * inside + outside,
         norm_parameters_by_layer=inside,
+        hidden_dropout=any(_share(config, key) for key in HIDDEN_DROPOUT_KEYS),
+        attention_dropout=any(_share(config, key) for key in ("attn_pdrop", "attention_dropout")),
     )
+
+
+def _share(config: Mapping[str, Any], key: str) -> Any:
+    """The dropout that a config states by `key`, where it leaves it out transformers' default."""
+    return config.get(key, GPT2_DROPOUT if config["model_type"] == "gpt2" and key.endswith("pdrop") else 0.0)
 
 
 def _attention(s: _Sizes, qkv: bool, out: bool, last: str = "o_proj") -> Linears:
@@ -215,6 +222,8 @@ def _stablelm_norms(s: _Sizes) -> tuple[int, int]:
     return blocks * s.hidden + per_head, 2 * s.hidden
 
 
+HIDDEN_DROPOUT_KEYS = ("resid_pdrop", "embd_pdrop", "hidden_dropout")
+GPT2_DROPOUT = 0.1
 SIZE_KEYS = (
     *("hidden_size", "n_embd", "num_attention_heads", "n_head", "num_hidden_layers", "n_layer", "vocab_size"),
     *("max_position_embeddings", "n_positions", "num_key_value_heads", "head_dim", "intermediate_size", "n_inner"),

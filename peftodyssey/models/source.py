@@ -239,7 +239,11 @@ def _local(name: str, revision: str | None, weights: str) -> ModelSource:
         weight_bytes_on_disk=sum(file.stat().st_size for file in files),
         pickled=bool(bins),
         weight_file=rung_file,
-        notes=(*adapter_notes(folder), *stored_tensors.key_mapping(headers, stored_tensors.is_text(config))[1]),
+        notes=(
+            *weight_files.notes(folder),
+            *adapter_notes(folder),
+            *stored_tensors.key_mapping(headers, stored_tensors.is_text(config))[1],
+        ),
     )
 
 

@@ -30,8 +30,23 @@ OTHER_TOWERS = re.compile(
 
 
 def tensors(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """{tensor: {dtype, shape, ...}} of safetensors files, as their headers say."""
-    return {name: entry for file in files for name, entry in read_header(file).items() if name != "__metadata__"}
+    """{tensor: {dtype, shape, ...}} of safetensors files, as their headers say.
+
+    Raises ModelError where two files hold a tensor of one name: which one is read would be chance.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    holder: dict[str, Path] = {}
+    for file in files:
+        for name, entry in read_header(file).items():
+            if name == "__metadata__":
+                continue
+            if name in holder:
+                raise ModelError(
+                    f"{holder[name]} and {file.name} both hold {name}",
+                    "remove the file that belongs to another model, or download all of them again",
+                )
+            found[name], holder[name] = entry, file
+    return found
 
 
 def is_text(config: Mapping[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from peftodyssey.models.source import ModelSource
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 END_OF_TEXT = "<|endoftext|>"  # of `train_bpe`: id 0; bos, eos and padding
 
 
@@ -42,6 +43,11 @@ class TextTokenizer:
         """The id put before the first token of a document: bos, else eos."""
         return self.bos_id if self.bos_id is not None else self.eos_id
 
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether the tokenizer puts bos before every text by itself, as in training of the model."""
+        return self.bos_id is not None and self.backend.encode("a", add_special_tokens=True).ids[0] == self.bos_id
+
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids and (start, end) character offsets of `text`: special tokens are not added, spelt ones are characters."""
         encoding = self.backend.encode(text, add_special_tokens=False)
@@ -57,7 +63,7 @@ def load_tokenizer(source: ModelSource) -> TextTokenizer:
     folder = source.tokenizer_folder
     assert folder is not None, "resolve always names a tokenizer folder"
     tokenizer = tokenizer_from_folder(folder, source.name, source.config)
-    rows = (source.config.get("text_config") or source.config).get("vocab_size")
+    rows = embedding_rows(source)
     ids = tokenizer.backend.get_vocab_size(
         with_added_tokens=False
     )  # added tokens may lie beyond: Gemma 3's image token
@@ -67,6 +73,23 @@ def load_tokenizer(source: ModelSource) -> TextTokenizer:
             "use the tokenizer that belongs to the model",
         )
     return tokenizer
+
+
+def embedding_rows(source: ModelSource) -> int | None:
+    """Rows of the model's embeddings, as config.json states them; None where it leaves them to transformers."""
+    rows: int | None = (source.config.get("text_config") or source.config).get("vocab_size")
+    return rows
+
+
+def check_ids(highest: int, name: str, source: ModelSource, tokenizer: TextTokenizer) -> None:
+    """Raises ModelError where the highest id of the text `name` lies beyond the model's embeddings."""
+    rows = embedding_rows(source)
+    if rows is not None and highest >= rows:
+        raise ModelError(
+            f"{name} has the token {tokenizer.backend.id_to_token(highest)!r}, id {highest:,}, and {source.name} has "
+            f"only {rows:,} embeddings: the token was added to the tokenizer and not to the model",
+            "use the tokenizer that belongs to the model, or resize the model's embeddings and train them",
+        )
 
 
 def tokenizer_from_folder(folder: Path, name: str, config: dict[str, Any]) -> TextTokenizer:
@@ -84,8 +107,8 @@ def chat_template(source: ModelSource) -> str | None:
     """The Jinja chat template of this model, from chat_template.jinja or tokenizer_config.json; None if it has none."""
     folder = source.tokenizer_folder
     assert folder is not None, "resolve always names a tokenizer folder"
-    if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    if (folder / CHAT_TEMPLATE_FILE).is_file():
+        return (folder / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
     template = _read_json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):  # several, each with a name
         template = {entry.get("name"): entry.get("template") for entry in template}.get("default")

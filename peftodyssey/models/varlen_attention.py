@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peftodyssey.constants import ATTENTION_DROPOUT, DROP_PROBABILITIES, VARLEN_ATTENTION
+from peftodyssey.models.attention_dropout import attention_with_dropout
 from peftodyssey.models.shape_from_config import FAMILIES
 
-NAME = "varlen"  # of this attention in transformers' registry
+NAME = VARLEN_ATTENTION
 MAX_FLASH_HEAD_DIM = 256  # of FlashAttention 2
 MIN_VARLEN_TOKENS_CPU = 512  # tokens of a row on a CPU: in shorter ones a mask is faster
 LENGTH_BUCKET = 64  # tokens: documents are computed together if their lengths round up to the same multiple
@@ -50,6 +52,8 @@ def text_config(model: Any) -> Any:
 def supports_varlen(model: nn.Module, device: torch.device, row_tokens: int) -> bool:
     """Whether cu_seqlens may be the mask of a pass of such rows on `device`, under the present autocast."""
     config = text_config(model)
+    if model.training and vars(model).get(ATTENTION_DROPOUT):
+        return False
     if config._attn_implementation != NAME or device.type not in ("cpu", "cuda"):
         return False
     if device.type == "cpu":
@@ -90,7 +94,13 @@ def varlen_attention_forward(  # the parameters are those of transformers' atten
     sliding_window: int | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """query (b, h, t, d), key and value with h or fewer heads; returns (b, t, h, d)."""
+    """query (b, h, t, d), key and value with h or fewer heads; returns (b, t, h, d).
+
+    In training with dropout of the probabilities its masks are those that the module holds (`models.patching`).
+    """
+    drop = vars(module).get(DROP_PROBABILITIES)
+    if dropout and drop is not None:
+        return attention_with_dropout(query, key, value, attention_mask, scaling, dropout, drop), None
     if attention_mask is None or attention_mask.dtype != torch.int32:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -98,7 +108,7 @@ def varlen_attention_forward(  # the parameters are those of transformers' atten
             module, query, key, value, attention_mask, dropout, scaling, **more
         )
         return output
-    assert dropout == 0.0, "bases are loaded without dropout"
+    assert dropout == 0.0, "with dropout there is a mask"
     rows, _, tokens, _ = query.shape
     attend = _flash_varlen if query.is_cuda else _bucketed_sdpa
     query, key, value = (x.transpose(1, 2).reshape(rows * tokens, x.shape[1], x.shape[3]) for x in (query, key, value))

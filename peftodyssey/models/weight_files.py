@@ -58,6 +58,14 @@ def check_weights(folder: Path) -> list[Path]:
     return files
 
 
+def notes(folder: Path) -> list[str]:
+    """A note where a folder holds both one file of weights and an index of shards, perhaps of two trainings."""
+    single, index = SAFETENSORS
+    if not ((folder / single).is_file() and (folder / index).is_file()):
+        return []
+    return [f"{folder} holds {single} and {index}: the first is read, as transformers does, and the shards are not"]
+
+
 def _no_weights(folder: Path) -> ModelError:
     pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
     if pickled:

@@ -26,7 +26,8 @@ from peftodyssey.multi_lora import adamw
 from peftodyssey.multi_lora import state as banks_state
 from peftodyssey.multi_lora.adapters import Adapter, InitialState, on_host, read_state
 from peftodyssey.multi_lora.linear import patch_linears
-from peftodyssey.training import checkpoint, cuda_graphs, grad_accumulation, sampler, schedule
+from peftodyssey.training import checkpoint, cuda_graphs, grad_accumulation, sampler, schedule, stem
+from peftodyssey.training.checkpoint import StemCheckpoint
 from peftodyssey.training.dropout import SeededDropout
 from peftodyssey.training.grad_accumulation import AUTOCAST_DTYPES, Batch, GradAccumulator
 from peftodyssey.training.loop import require_finite
@@ -50,6 +51,8 @@ class Member:
     start: Adapter  # its initial weights, in the type they are kept in
     state_folder: Path
     resume_digest: str  # `loop.resume_digest` of the same training alone
+    stem: StemCheckpoint | None = None
+    stem_digest: str = ""  # `loop.stem_digest` of the same training alone, where it has a stem
     on_step: OnStep | None = None
     on_eval: OnMemberEval | None = None
     log: list[StepRecord] = field(default_factory=list)
@@ -118,6 +121,7 @@ def train_adapters(
                 losses = trainer.step_runner.run(len(active[0].log) + 1, gradients)
                 trainer.update(losses, batches, begun)
                 trainer.evaluate()
+                trainer.save_stems()
                 if checkpoint_every_s is not None and time.monotonic() - trainer.last_saved >= checkpoint_every_s:
                     trainer.save()
     return True
@@ -155,6 +159,7 @@ class _MultiLoraTrainer:
         member.settings.check()
         sampler.require_trained_tokens(member.sequences)
         state, _ = checkpoint.read(member.state_folder, member.resume_digest)
+        state = state or stem.read(member.stem, member.stem_digest, member.settings)
         if state is None:
             return InitialState(member.start, None)
         member.log[:] = state.log
@@ -268,10 +273,20 @@ class _MultiLoraTrainer:
                 self._save(number)
         self.last_saved = time.monotonic()
 
+    def save_stems(self) -> None:
+        """Saves the states of the members whose decay begins and from which a larger budget starts."""
+        for number in self.banks.order:
+            member = self.members[number]
+            if member.stem and not member.failed and stem.is_due(member.stem, member.settings, len(member.log)):
+                stem.save(member.stem, member.stem_digest, self._state(number))
+
     def _save(self, number: int) -> None:
+        checkpoint.save(self.members[number].state_folder, self._state(number))
+
+    def _state(self, number: int) -> checkpoint.SavedState:
         member = self.members[number]
         tensors = banks_state.checkpoint_tensors(self.banks, number, member.start, len(member.log))
-        state = checkpoint.SavedState(
+        return checkpoint.SavedState(
             len(member.log),
             self.step_runner.memory_settings,
             self.step_runner.out_of_memory,
@@ -280,4 +295,3 @@ class _MultiLoraTrainer:
             tuple(member.log),
             tensors | checkpoint.random_state(self.device),
         )
-        checkpoint.save(member.state_folder, state)

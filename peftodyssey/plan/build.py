@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from peftodyssey.plan.lr_grid import at_rates, searches
 from peftodyssey.plan.measure import MeasurePlan, PlanContext, PlannedMeasure
 from peftodyssey.plan.rungs import resolve_rungs
 from peftodyssey.plan.sources import Sources, problem_at, resolve_sources
+from peftodyssey.plan.stems import with_stems
 from peftodyssey.plan.tasks import BaseModelKey, CellTask, IndexTask, Plan, TrainedCell
 from peftodyssey.plan.text_tasks import TextTasks, model_slug
+from peftodyssey.plan.time_estimate import training_steps
 from peftodyssey.plan.validate import check_cells
 from peftodyssey.recipe import grid, identity
 from peftodyssey.recipe.cell import Cell
@@ -59,6 +62,7 @@ def build(
     budget_bytes = device.budget_bytes if budget_bytes is None else budget_bytes
     builder = _Builder(sources, device, budget_bytes)
     tasks = tuple(builder.cell_task(cell) for cell in cells)
+    tasks = with_stems(tasks, partial(training_steps, builder.texts.indexes.values()))
     sample = grid.pretraining_text_spec(recipe)
     context = PlanContext(recipe, tasks, builder.texts, sources, device, budget_bytes, sample)
     planned = _planned(recipe, context, measures)

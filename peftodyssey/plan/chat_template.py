@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peftodyssey.corpora.chat import PLAIN_TEMPLATE, Chat
+from peftodyssey.corpora.chat import PLAIN_TEMPLATE, Chat, with_one_start
+from peftodyssey.corpora.control_tokens import control_token_pattern
 from peftodyssey.corpora.source import Corpus
 from peftodyssey.errors import CorpusError
 from peftodyssey.models.source import ModelSource
@@ -14,7 +15,8 @@ from peftodyssey.models.tokenizer import TextTokenizer, chat_template
 def chat_of(corpus: Corpus, named: str | None, source: ModelSource, tokenizer: TextTokenizer) -> Chat | None:
     """The template that turns the conversations of `corpus` into text; None where its rows are not conversations.
 
-    `named` is "plain", the path of a Jinja file, or None for the model's own. Raises CorpusError where the model has
+    `named` is "plain", the path of a Jinja file, or None for the model's own. Where the tokenizer puts bos before every
+    text and the template writes none, it is put before each conversation once. Raises CorpusError where the model has
     none, or the file cannot be read.
     """
     if not corpus.row_schema.is_chat:
@@ -27,9 +29,12 @@ def chat_of(corpus: Corpus, named: str | None, source: ModelSource, tokenizer: T
             "its tokenizer",
         )
     ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
-    return Chat(
-        template, {name: str(tokenizer.backend.id_to_token(token)) for name, token in ids.items() if token is not None}
+    chat = Chat(
+        template,
+        {name: str(tokenizer.backend.id_to_token(token)) for name, token in ids.items() if token is not None},
+        control=None if corpus.spec.special_tokens == "parse" else control_token_pattern(tokenizer.backend),
     )
+    return with_one_start(chat) if tokenizer.adds_bos else chat
 
 
 def chat_identity(chat: Chat | None) -> dict[str, str]:

@@ -143,6 +143,7 @@ def disk_plan(plan: Plan, keep: str = "adapters") -> DiskPlan:
         Term("columns", DISK_COLUMN_BYTES * sum(columns.values())),
         Term("adapters", sum(4 * task.trainable for task in trained if not task.step.full)),
         Term("models kept", kept[keep]),
+        Term("stems", _stem_bytes(trained)),
         Term("largest cell while it trains", max((_unfinished_bytes(task) for task in trained), default=0)),
     )
     return DiskPlan(_download_bytes(plan), terms)
@@ -156,6 +157,13 @@ def _unfinished_bytes(task: CellTask) -> int:
     """A checkpoint stays until the next one is written; at the end the weights are written beside it."""
     copy = base_copy_bytes(task.step, task.shape)
     return 2 * checkpoint_bytes(task.step) + (copy if copy > MAPPED_COPY_BYTES else 0)
+
+
+def _stem_bytes(trained: Sequence[CellTask]) -> int:
+    """States from which larger budgets start: those of adapters, and of one full-size training at a time."""
+    stems = {task.stem.folder: task.step for task in trained if task.stem}
+    adapters = sum(checkpoint_bytes(step) for step in stems.values() if not step.full)
+    return adapters + max((2 * checkpoint_bytes(step) for step in stems.values() if step.full), default=0)
 
 
 def _download_bytes(plan: Plan) -> int:

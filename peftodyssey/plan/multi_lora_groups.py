@@ -95,6 +95,7 @@ def _group_key(task: CellTask) -> Hashable:
         train.multi_lora,
         task.step.gradient_checkpointing,
         task.step.offload_activations,
+        task.stem.number if task.stem else None,  # larger budgets start from what smaller ones have saved
     )
 
 

@@ -71,6 +71,7 @@ def _coordinates(task: CellTask) -> dict[str, Any]:
         "precision": task.auto_values["precision"],
         "optimizer": optimizer if method.lr else None,
         "lr": method.lr,
+        "budget": cell.train.budget if method.lr else None,
         "domain": cell.domain.name,
         "newline": cell.domain.newline,
         "objective": cell.train.objective,

@@ -90,6 +90,16 @@ class TrainedCell:
 
 
 @dataclass(frozen=True)
+class Stem:
+    """What a cell shares with cells that differ from it in their budget alone (`plan.stems`)."""
+
+    folder: str  # of the stem's state
+    number: int  # of the budget, ascending from 0
+    continues: bool  # whether there is a larger budget
+    shared: float  # share of the cell's steps that smaller budgets have done
+
+
+@dataclass(frozen=True)
 class CellTask:
     """Train one cell (or load a saved one), score it and measure it."""
 
@@ -115,6 +125,7 @@ class CellTask:
     columns: tuple[ScoreTask, ...] = ()  # every column of the trained cell, each once, those of measures included
     measures: tuple[MeasureTask, ...] = ()  # of the trained cell
     required: tuple[str, ...] = ()  # folders of texts and base models without which its row cannot be made
+    stem: Stem | None = None  # None: it is trained from its start
     reads: tuple[str, ...] = ()  # folders that the report reads beside these; where one fails the cell does not
 
     @property

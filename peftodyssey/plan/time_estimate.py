@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from peftodyssey.memory import probes
 from peftodyssey.memory.probes import Probe
 from peftodyssey.plan import probe_results
 from peftodyssey.plan.probe_results import MultiLoraProbe
-from peftodyssey.plan.tasks import CellTask, Plan
+from peftodyssey.plan.tasks import CellTask, IndexTask, Plan
 from peftodyssey.plan.text_tasks import scored_tokens
 
 BAND = 0.15  # relative, at least: clocks, temperatures and lengths of real text differ from a probe's
@@ -63,17 +64,19 @@ def _training(plan: Plan, task: CellTask, probe: Probe) -> tuple[float, float]:
         return 0.0, 0.0
     band = BAND if task.cell.train.budget_epochs is None else EPOCH_BAND
     replayed = task.cell.method.options.get("replay", 0.0)  # a probe's step has none
-    return training_steps(plan, task) * probe.step_seconds[-1] / (1 - replayed), band
+    shared = task.stem.shared if task.stem else 0.0
+    steps = training_steps(plan.indexes, task) * (1 - shared)
+    return steps * probe.step_seconds[-1] / (1 - replayed), band
 
 
-def training_steps(plan: Plan, task: CellTask) -> int:
-    """Optimiser steps of a cell's budget."""
+def training_steps(indexes: Iterable[IndexTask], task: CellTask) -> int:
+    """Optimiser steps of a cell's budget, those of a shared stem included."""
     train = task.cell.train
     if train.budget_steps is not None:
         return train.budget_steps
     tokens: float = train.budget_tokens or 0
     if train.budget_epochs is not None:
-        corpus = next(index.corpus for index in plan.indexes if index.folder == task.train_index)
+        corpus = next(index.corpus for index in indexes if index.folder == task.train_index)
         tokens = train.budget_epochs * (corpus.bytes_on_disk or UNKNOWN_TEXT_BYTES) / BYTES_PER_TOKEN
     return max(1, math.ceil(tokens / train.batch_tokens))
 

@@ -24,6 +24,7 @@ class Work:
     training: float
     other: float
     kind: str = ""  # of the training: tasks of one kind train at one rate; "" where nothing is trained
+    shared: float = 0.0  # share of the training that tasks of smaller budgets do: the stem up to their decay
 
 
 @dataclass
@@ -79,11 +80,12 @@ def _cell_work(plan: Plan, task: CellTask, step_share: float, column_share: floa
         return Work(0.0, other)
     passes = 1 + (2 if step.full else 1) + RECOMPUTED[step.gradient_checkpointing]
     replayed = task.cell.method.options.get("replay", 0.0)
-    tokens = training_steps(plan, task) * task.cell.train.batch_tokens / (1 - replayed)
+    tokens = training_steps(plan.indexes, task) * task.cell.train.batch_tokens / (1 - replayed)
     kind = " ".join(
         map(str, (*task.base.identifier, task.cell.method.method, step.engine, step.precision, step.seq_len))
     )
-    return Work(step_share * tokens * passes * forward(task.shape, step.seq_len), other, kind)
+    training = step_share * tokens * passes * forward(task.shape, step.seq_len)
+    return Work(training, other, kind, task.stem.shared if task.stem else 0.0)
 
 
 def duration(left: Iterable[Work], rates: Rates) -> TimeEstimate:

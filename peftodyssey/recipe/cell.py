@@ -93,6 +93,21 @@ class TrainSpec:
     chat_template: str | None = None  # plain, or an absolute path; None: the model's own
     multi_lora: str | int = "auto"  # auto | off | the largest number of cells that are trained at once
     halving: int | None = None  # one in this many tuned rates continues at each of `halving_points`; None: all
+    warmup_steps: int | None = None  # in place of `warmup`, which is then 0
+
+    @property
+    def budget(self) -> str:
+        """The budget as a recipe writes it."""
+        if self.budget_epochs is not None:
+            return f"{self.budget_epochs:g} epoch{'s' * (self.budget_epochs != 1)}"
+        if self.budget_steps is not None:
+            return f"{self.budget_steps} step{'s' * (self.budget_steps != 1)}"
+        thousands = self.budget_tokens is not None and self.budget_tokens % 1000 == 0
+        return (
+            f"{self.budget_tokens // 1000}k tokens"
+            if thousands and self.budget_tokens
+            else (f"{self.budget_tokens} tokens")
+        )
 
     @property
     def halving_points(self) -> dict[int, float]:

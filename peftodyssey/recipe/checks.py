@@ -12,6 +12,7 @@ from peftodyssey.errors import Problem
 from peftodyssey.recipe.checks_constraints import check_constraints
 from peftodyssey.recipe.checks_learning_rates import check_halving, check_learning_rates
 from peftodyssey.recipe.checks_names import check_corpora, check_models, check_tasks
+from peftodyssey.recipe.checks_training import check_batch, check_budgets, check_select
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_methods import Lora, Qlora, Saved
 
@@ -20,38 +21,6 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
     """What is wrong between the values of `recipe`."""
     for check in CHECKS:
         yield from check(recipe)
-
-
-def step_tokens(recipe: Recipe) -> int:
-    """Tokens of one optimiser step: `batch_tokens` rounded to a multiple of `seq_len`, at least one sequence."""
-    length = recipe.train.seq_len
-    return max(1, round(recipe.train.batch_tokens / length)) * length
-
-
-def _batch(recipe: Recipe) -> Iterator[Problem]:
-    path, length, tokens = ("train", "batch_tokens"), recipe.train.seq_len, recipe.train.batch_tokens
-    depends_on = (("train", "seq_len"),)
-    train = recipe.data.get("train", {})
-    written = train.get("batch_tokens", "4k") if isinstance(train, dict) else "4k"
-    may_round = isinstance(written, str) and written.strip()[-1:].isalpha()  # 4k, not 4000
-    if tokens < length:
-        yield recipe.problem(
-            path,
-            "a step is shorter than one sequence",
-            got=str(written),
-            allowed=f"at least seq_len ({length})",
-            next_step=f"write {length}",
-            depends_on=depends_on,
-        )
-    elif tokens % length and not (may_round and abs(step_tokens(recipe) - tokens) <= 0.05 * tokens):
-        yield recipe.problem(
-            path,
-            f"not a multiple of seq_len ({length})",
-            got=str(written),
-            allowed=f"whole sequences of {length} tokens",
-            next_step=f"write {tokens // length * length} or {-(-tokens // length) * length}",
-            depends_on=depends_on,
-        )
 
 
 def _windows(recipe: Recipe) -> Iterator[Problem]:
@@ -173,33 +142,9 @@ def _engine(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def _select(recipe: Recipe) -> Iterator[Problem]:
-    path, train = ("train", "select"), recipe.train
-    if train.select is None:
-        return
-    depends_on = (("train", "eval_at"), ("train", "engine"))
-    if all(share >= 1 for share in train.eval_at):
-        yield recipe.problem(
-            path,
-            "cells are compared at the points of eval_at before the end, and there is none",
-            next_step="add train.eval_at: [25%, 50%, 100%], or remove select",
-            depends_on=depends_on,
-        )
-    if train.engine == "trl":
-        what = "TRL's trainer cannot stop on the way and go on"
-        yield recipe.problem(path, what, allowed="engine: native with select", depends_on=depends_on)
-    if not any(getattr(getattr(method, "lr", None), "tune", None) for method in recipe.methods):
-        yield recipe.problem(
-            path,
-            "no method has learning rates to choose among, so no cell is stopped",
-            next_step="write lr: {tune: [...]} at a method, or remove select",
-            severity="warning",
-            depends_on=(*depends_on, ("methods",)),
-        )
-
-
 CHECKS: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
-    _batch,
+    check_batch,
+    check_budgets,
     _windows,
     _lengths,
     check_learning_rates,
@@ -211,7 +156,7 @@ CHECKS: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     _saved_only,
     _master_weights,
     _engine,
-    _select,
+    check_select,
     check_halving,
     _sft_only,
     check_constraints,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from peftodyssey.errors import Problem
 from peftodyssey.recipe.cell import is_at_peak_lr
 from peftodyssey.recipe.schema import Recipe
+from peftodyssey.recipe.schema_training import Budget
 
 FIRST_RATES = 3  # of a search, in its first round
 
@@ -58,6 +59,7 @@ def check_halving(recipe: Recipe) -> Iterator[Problem]:
     if train.select is None or not earlier:
         return
     depends_on = (("train", "schedule"), ("train", "eval_at"), ("train", "warmup"))
+    warmup = 0.0 if isinstance(train.warmup, Budget) else train.warmup
     if train.schedule in ("linear", "cosine"):
         yield recipe.problem(
             path,
@@ -68,7 +70,7 @@ def check_halving(recipe: Recipe) -> Iterator[Problem]:
             next_step="remove select, or write schedule: wsd",
             depends_on=depends_on,
         )
-    elif not any(is_at_peak_lr(share, train.schedule, train.warmup) for share in earlier):
+    elif not any(is_at_peak_lr(share, train.schedule, warmup) for share in earlier):
         yield recipe.problem(
             path,
             f"no point of eval_at lies where {train.schedule} is at its peak rate, so no cells can be compared",

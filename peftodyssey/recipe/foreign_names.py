@@ -25,7 +25,7 @@ _BATCH = Counterpart(
 )
 _BUDGET_EPOCHS = Counterpart("train.budget", "Write an amount with its unit: `2 epochs`")
 _BUDGET_STEPS = Counterpart("train.budget", "Write an amount with its unit: `300 steps`")
-_WARMUP = Counterpart("train.warmup", "It is a share of the steps: 3%")
+_WARMUP = Counterpart("train.warmup", "It is a share of the steps, 3%, or an amount, 10 steps")
 _BETAS = Counterpart("train.betas", "Write both: [0.9, 0.999]")
 _PRECISION = Counterpart("train.precision", "Write bf16, fp16 or fp32")
 _EVAL_AT = Counterpart("train.eval_at", "It lists shares of the budget: [50%, 100%]")

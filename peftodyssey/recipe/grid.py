@@ -19,7 +19,7 @@ from peftodyssey.recipe.cell import (
     TaskSpec,
     TrainSpec,
 )
-from peftodyssey.recipe.checks import step_tokens
+from peftodyssey.recipe.checks_training import step_tokens, steps_of
 from peftodyssey.recipe.corpus_names import absolute, absolute_source, corpus_name
 from peftodyssey.recipe.document import RecipeDocument
 from peftodyssey.recipe.identity import canonical, digest, hashed_fields
@@ -41,6 +41,7 @@ from peftodyssey.recipe.schema_methods import (
 )
 from peftodyssey.recipe.schema_rungs import Rungs
 from peftodyssey.recipe.schema_texts import Corpus
+from peftodyssey.recipe.schema_training import Budget
 
 NAMED = ("bundled/", "random/")
 SEARCHED_RATES = 8  # that a search (`tune: auto`) may take unless the recipe says otherwise
@@ -49,13 +50,12 @@ SEARCHED_RATES = 8  # that a search (`tune: auto`) may take unless the recipe sa
 def cells(recipe: Recipe, rates_of: Callable[[Cell], Sequence[float]] | None = None) -> list[Cell]:
     """Every cell of `recipe` once, sorted so that neighbours share a base.
 
-    `rates_of` gives the learning rates of a cell whose rate is searched for (`tune: auto`); without it such cells have
-    none.
+    `rates_of` gives the learning rates of a cell whose rate is searched for (`tune: auto`), which else has none.
 
-    The order: model, revision, quantisation, domain, method, rank, learning rate, seed; the first four and the method
-    as they stand in the recipe, the others by size.
+    The order: model, revision, quantisation, domain, method, rank, learning rate, seed, budget; the first four and the
+    method as they stand in the recipe, the others by size.
     """
-    train, score, tasks = train_spec(recipe), score_spec(recipe), task_specs(recipe)
+    trains, score, tasks = train_specs(recipe), score_spec(recipe), task_specs(recipe)
     needs_general = any(spec.needs_general for spec in recipe.asked)
     general = tuple(spec for text in recipe.general if needs_general for spec in corpus_specs(text, recipe))
     domains = domain_specs(recipe)
@@ -63,8 +63,8 @@ def cells(recipe: Recipe, rates_of: Callable[[Cell], Sequence[float]] | None = N
     names = [method.method for method in methods]
     replay, early_stop_text = replay_spec(recipe), early_stop_spec(recipe)
     by_content: dict[str, tuple[tuple[Any, ...], Cell]] = {}
-    for (m, model), (d, domain), (k, method), seed in product(
-        enumerate(model_specs(recipe)), enumerate(domains), enumerate(methods), recipe.seeds
+    for (m, model), (d, domain), (k, method), seed, (b, train) in product(
+        enumerate(model_specs(recipe)), enumerate(domains), enumerate(methods), recipe.seeds, enumerate(trains)
     ):
         cell = Cell(
             recipe.name,
@@ -81,19 +81,16 @@ def cells(recipe: Recipe, rates_of: Callable[[Cell], Sequence[float]] | None = N
         )
         for one in _at_rates(cell, rates_of):
             rate = k if one.method.lr is None else one.method.lr
-            order = (m, _quant_order(method.quant), d, names.index(method.method), method.rank or 0, rate, seed)
+            order = (m, _quant_order(method.quant), d, names.index(method.method), method.rank or 0, rate, seed, b)
             order, first = by_content.setdefault(content := _content(one), (order, one))
             by_content[content] = (order, _with_wise_ft_of_both(first, one))
     return [cell for _, cell in sorted(by_content.values(), key=lambda pair: pair[0])]
 
 
-def _at_rates(cell: Cell, rates_of: Callable[[Cell], Sequence[float]] | None) -> Iterator[Cell]:
+def _at_rates(cell: Cell, rates_of: Callable[[Cell], Sequence[float]] | None) -> list[Cell]:
     """The cell, or where its rate is searched for the cell at every rate that `rates_of` gives."""
-    if rates_of is None or cell.method.max_cells is None:
-        yield cell
-        return
-    for rate in rates_of(cell):
-        yield replace(cell, method=replace(cell.method, lr=rate))
+    rates = () if rates_of is None or cell.method.max_cells is None else rates_of(cell)
+    return [replace(cell, method=replace(cell.method, lr=rate)) for rate in rates] or [cell]
 
 
 def _with_wise_ft_of_both(cell: Cell, same: Cell) -> Cell:
@@ -201,17 +198,17 @@ def early_stop_spec(recipe: Recipe) -> CorpusSpec | None:
     return next((next(corpus_specs(text, recipe)) for text in recipe.general), None)
 
 
-def train_spec(recipe: Recipe) -> TrainSpec:
-    """How every cell of the recipe is trained."""
-    train, budget, template = recipe.train, recipe.train.budget, recipe.train.chat_template
-    return TrainSpec(
-        budget_tokens=round(budget.amount) if budget.unit == "tokens" else None,
-        budget_epochs=budget.amount if budget.unit == "epochs" else None,
-        budget_steps=round(budget.amount) if budget.unit == "steps" else None,
+def train_specs(recipe: Recipe) -> list[TrainSpec]:
+    """How the cells of the recipe are trained: one for each budget, ascending."""
+    train, template, warmup = recipe.train, recipe.train.chat_template, recipe.train.warmup
+    of_every_budget = TrainSpec(
+        budget_tokens=None,
+        budget_epochs=None,
+        budget_steps=None,
         seq_len=train.seq_len,
         batch_tokens=step_tokens(recipe),
         schedule=train.schedule,
-        warmup=train.warmup,
+        warmup=0.0 if isinstance(warmup, Budget) else warmup,
         weight_decay=train.weight_decay,
         grad_clip=train.grad_clip,
         betas=train.betas,
@@ -224,7 +221,17 @@ def train_spec(recipe: Recipe) -> TrainSpec:
         chat_template=template if template in (None, "plain") else absolute(template, recipe.folder),
         multi_lora=train.multi_lora,
         halving=train.select.halving if train.select else None,
+        warmup_steps=steps_of(warmup, step_tokens(recipe)) if isinstance(warmup, Budget) else None,
     )
+    return [
+        replace(
+            of_every_budget,
+            budget_tokens=round(amount) if unit == "tokens" else None,
+            budget_epochs=amount if unit == "epochs" else None,
+            budget_steps=round(amount) if unit == "steps" else None,
+        )
+        for amount, unit in sorted({(budget.amount, budget.unit) for budget in train.budget})
+    ]
 
 
 def score_spec(recipe: Recipe) -> ScoreSpec:
@@ -237,19 +244,18 @@ def score_spec(recipe: Recipe) -> ScoreSpec:
 
 def method_specs(recipe: Recipe) -> list[MethodSpec]:
     """Each method at each value of its axes, labelled, in the recipe's order."""
-    default_cells = SEARCHED_RATES * len(set(recipe.seeds))
-    specs = [spec for method in recipe.methods for spec in _expand(method, recipe.folder, default_cells)]
+    specs = [spec for method in recipe.methods for spec in _expand(method, recipe)]
     return labelled(specs)
 
 
-def _expand(method: AnyMethod, folder: str, default_cells: int) -> Iterator[MethodSpec]:
+def _expand(method: AnyMethod, recipe: Recipe) -> Iterator[MethodSpec]:
     if isinstance(method, Saved):
-        yield MethodSpec("saved", method.label or "", options={"path": absolute(method.path, folder)})
+        yield MethodSpec("saved", method.label or "", options={"path": absolute(method.path, recipe.folder)})
         return
     for spec, constraints in product(AXES[type(method)](method), constraint_grid(method)):
         spec = replace(spec, label=method.label or "", options={**spec.options, **constraints})
         if method.lr.auto:
-            yield replace(spec, tuned=True, max_cells=method.lr.max_cells or default_cells)
+            yield replace(spec, tuned=True, max_cells=method.lr.max_cells or SEARCHED_RATES * len(set(recipe.seeds)))
         for rate in method.lr.tune or method.lr.fixed or ():
             yield replace(spec, lr=rate, tuned=len(set(method.lr.tune or ())) > 1)
 

@@ -61,6 +61,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "too_long": None,
         "eval_at": (1.0,),
         "engine": "native",
+        "warmup_steps": None,
     },
 }
 OPTION_DEFAULTS = {

@@ -79,8 +79,8 @@ class Full(Regularized):
     )
     dropout: Annotated[tuple[Literal["none", "config"], ...], OrList()] = Field(
         default=("none",),
-        description="Dropout in training: none, or config, that of hidden states in the base's config (0.1 in GPT-2); "
-        "axis, a word.",
+        description="Dropout in training: none, or config, that of hidden states and attention probabilities in the "
+        "base's config (0.1 in GPT-2); axis, a word.",
     )
 
 

@@ -116,7 +116,8 @@ class Corpus(RecipeSection):
     special_tokens: Literal["text", "parse"] = Field(
         default="text",
         description="Control tokens that the text spells out, such as <|endoftext|>: text encodes their characters, "
-        "parse reads them as control tokens; a word. Chat templates are always parsed.",
+        "parse reads them as control tokens; a word. Those that a chat template writes are control tokens, those that "
+        "a message spells are text.",
     )
     config: NonEmptyStr | None = Field(default=None, description="Configuration of a Hub dataset; a word.")
     revision: NonEmptyStr | None = Field(

@@ -50,7 +50,29 @@ def _budget(value: Any) -> Any:
     return {"amount": amount, "unit": unit}
 
 
+def _warmup(value: Any) -> Any:
+    """`3%` as a share of the steps, `2k tokens` and `10 steps` as the fields of a `Budget`."""
+    allowed = "a share such as 3%, or an amount such as 2k tokens or 10 steps"
+    if isinstance(value, Budget):
+        return value
+    if isinstance(value, str) and re.match(BUDGET, value):
+        if "epoch" in value:
+            raise refuse("a warmup is not counted in epochs", allowed)
+        return _budget(value)
+    try:
+        share = numbers.parse_share(value)
+    except ValueError as error:
+        raise refuse(str(error).rpartition("write ")[0].rstrip("; ") or "this value cannot be read", allowed) from None
+    if share >= 1:
+        raise refuse("it must be below 1", allowed)
+    return share
+
+
 _BUDGET_SCHEMA = {"type": "string", "pattern": BUDGET, "examples": ["200k tokens", "2 epochs", "300 steps"]}
+OneBudget = Annotated[Budget, BeforeValidator(_budget), WithJsonSchema(_BUDGET_SCHEMA)]
+_AMOUNT = r"^\s*\S+\s*(tokens?|steps?)\s*$"
+_WARMUP_SCHEMA = {"anyOf": [{"type": "number"}, *({"type": "string", "pattern": p} for p in (numbers.SHARE, _AMOUNT))]}
+Warmup = Annotated[Budget | float, BeforeValidator(_warmup), WithJsonSchema(_WARMUP_SCHEMA)]
 
 
 class Select(RecipeSection):
@@ -69,9 +91,10 @@ class Select(RecipeSection):
 class Train(RecipeSection):
     """How a cell is trained."""
 
-    budget: Annotated[Budget, BeforeValidator(_budget), WithJsonSchema(_BUDGET_SCHEMA)] = Field(
-        default=Budget(amount=200_000, unit="tokens"),
-        description="How long each cell is trained, in tokens, epochs or steps. Equal for all cells.",
+    budget: Annotated[tuple[OneBudget, ...], OrList()] = Field(
+        default=(Budget(amount=200_000, unit="tokens"),),
+        description="How long each cell is trained, in tokens, epochs or steps; axis, in one unit: [12k tokens, 25k "
+        "tokens, 50k tokens]. With schedule wsd the budgets share one stem, which is trained once.",
     )
     seq_len: PositiveInt = Field(default=256, description="Sequence length of training, in tokens.")
     batch_tokens: PositiveInt = Field(
@@ -82,8 +105,10 @@ class Train(RecipeSection):
     schedule: Literal["constant", "linear", "cosine", "wsd"] = Field(
         default="cosine", description="Learning rate schedule after warmup; a word."
     )
-    warmup: ShareBelowOne = Field(
-        default=0.03, description="Warmup: share of the steps in which the learning rate rises from 0, 0 to 1."
+    warmup: Warmup = Field(
+        default=0.03,
+        description="Warmup, in which the learning rate rises from 0: a share of the steps, 0 to 1, or an amount such "
+        "as 2k tokens or 10 steps, which is the same for every budget.",
     )
     weight_decay: NotNegative = Field(
         default=0.0,

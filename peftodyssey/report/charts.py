@@ -55,7 +55,8 @@ def figures(rows: Rows, curves: Rows) -> list[Figure]:
             "frontier",
             "Learning against forgetting",
             "Each point is a cell: change on the text adapted to against change on general text. Lower left is better. "
-            "Large points: selected learning rates, with 95 % intervals over documents.",
+            "Large points: selected learning rates, with 95 % intervals over documents. Each point is the end of a "
+            "whole training; lines join the learning rates of one seed and budget.",
             _frontier(with_forgetting, rows),
         ),
         Figure(
@@ -119,7 +120,7 @@ def _before_after(rows: Rows) -> alt.TopLevelMixin:
 
 
 def _frontier(cells: Rows, rows: Rows) -> alt.TopLevelMixin:
-    chart = chart_of_cells(cells, (*DELTA, *FORGETTING, "selected"))
+    chart = chart_of_cells(cells, (*DELTA, *FORGETTING, "selected", "budget"))
     axis = alt.Axis(tickCount=4, grid=True)
     x = alt.X("delta_nll:Q", title="change on the text adapted to, nats per token", axis=axis)
     y = alt.Y("forgetting:Q", title="change on general text, nats per token")
@@ -129,7 +130,7 @@ def _frontier(cells: Rows, rows: Rows) -> alt.TopLevelMixin:
     size = alt.condition("datum.selected", alt.value(110), alt.value(28))
     layers = [
         *dashed_zero_lines(chart, "xy"),
-        lines.encode(x=x, y=y, color=colour, detail=["base:N", "seed:N"], order="lr:Q"),
+        lines.encode(x=x, y=y, color=colour, detail=["base:N", "seed:N", "budget:N"], order="lr:Q"),
         *frontier_bars(selected, x, y, colour),
         chart.mark_point(filled=True, opacity=1).encode(x=x, y=y, color=colour, shape=shape_of_base(cells), size=size),
     ]

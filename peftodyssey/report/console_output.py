@@ -11,13 +11,14 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from peftodyssey.display.result_text import format_count, format_lr
+from peftodyssey.display.counts import format_count
+from peftodyssey.display.result_text import format_lr
 from peftodyssey.plan import host_and_disk
 from peftodyssey.plan.tasks import CellTask, Plan
 from peftodyssey.report import sample_size
 from peftodyssey.report.multi_lora_output import group_lines
 from peftodyssey.report.search_output import search_lines
-from peftodyssey.report.training_length import lengths
+from peftodyssey.report.training_length import budgets, lengths
 
 GRID_ROWS = 60
 STEP_LEGEND = "step: sequences x tokens of each; by N: micro-batches of N sequences"
@@ -30,7 +31,7 @@ def check(plan: Plan, root: Path) -> Iterator[Any]:
     yield from _grids(plan.cells)
     yield STEP_LEGEND
     lines, short = lengths(plan)
-    yield from map(Text, lines)
+    yield from map(Text, (*lines, *budgets(plan)))
     yield from group_lines(plan)
     yield from map(Text, search_lines(plan))
     yield _host(plan)

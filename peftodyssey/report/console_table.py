@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftodyssey.display import result_text
+from peftodyssey.display import counts, result_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,8 +63,8 @@ def _word(value: object) -> str:
 def _memory(row: Mapping[str, Any]) -> str:
     """The peak of the cell's training; the planned one where cells were trained together."""
     if (row.get("multi_lora_size") or 1) > 1:
-        return f"{result_text.format_bytes(row['planned_memory_bytes'])} (planned)"
-    return result_text.format_bytes(row["peak_memory_bytes"])
+        return f"{counts.format_bytes(row['planned_memory_bytes'])} (planned)"
+    return counts.format_bytes(row["peak_memory_bytes"])
 
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:

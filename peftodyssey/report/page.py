@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from peftodyssey.display import result_text
+from peftodyssey.display import counts, result_text
 from peftodyssey.display.chart_style import Figure, unique
 from peftodyssey.display.result_text import DELTA, NO_NUMBER, Row
 from peftodyssey.display.section import Section
@@ -110,8 +110,8 @@ def _environment(sections: Sequence[Section]) -> jinja2.Environment:
         forgetting=result_text.forgetting,
         learning_rate=result_text.learning_rate,
         signed=result_text.signed,
-        format_bytes=result_text.format_bytes,
-        format_count=result_text.format_count,
+        format_bytes=counts.format_bytes,
+        format_count=counts.format_count,
         format_lr=result_text.format_lr,
         fixed=_fixed,
         duration=_duration,

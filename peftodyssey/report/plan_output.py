@@ -15,6 +15,7 @@ from peftodyssey.plan.tasks import CellTask, Plan
 from peftodyssey.report.console_output import model_words, plain_table, size
 from peftodyssey.report.multi_lora_output import group_lines
 from peftodyssey.report.search_output import search_lines
+from peftodyssey.report.training_length import budgets
 
 if TYPE_CHECKING:
     from peftodyssey.memory.step_estimate import StepPlan
@@ -54,6 +55,7 @@ def plan(plan: Plan) -> Iterator[Any]:
             task.memory.device_bytes,
             plan.budget_bytes,
         )
+    yield from map(Text, budgets(plan))
     yield from group_lines(plan)
     yield from map(Text, search_lines(plan))
     yield from (Text(f"warning: {warning}") for warning in plan.warnings)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from peftodyssey.display.result_text import format_count
+from peftodyssey.display.counts import format_count
 from peftodyssey.plan.tasks import CellTask, IndexTask, Plan
+from peftodyssey.plan.time_estimate import training_steps
 from peftodyssey.report.sample_size import MOST_BYTES
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ def lengths(plan: Plan) -> tuple[list[str], list[str]]:
     indexes = {index.folder: index for index in plan.indexes}
     tokenizers: dict[str, TextTokenizer] = {}
     first = {task.train_index: task for task in reversed(plan.cells) if task.train_index}
+    for task in plan.cells:  # of several budgets the largest is shown
+        if task.train_index and _steps(plan, task) > _steps(plan, first[task.train_index]):
+            first[task.train_index] = task
     several = len({indexes[folder].tokenizer_source.name for folder in first}) > 1
     lines, warnings = [], []
     for folder, task in reversed(first.items()):
@@ -39,6 +43,26 @@ def lengths(plan: Plan) -> tuple[list[str], list[str]]:
                 "add text, or set train.seq_len lower"
             )
     return lines, warnings
+
+
+def budgets(plan: Plan) -> list[str]:
+    """A line about several budgets: what they are, and how many steps are trained where they share stems."""
+    trained = [task for task in plan.cells if task.train_index]
+    names = dict.fromkeys(task.cell.train.budget for task in trained)
+    if len(names) < 2:
+        return []
+    steps = sum(_steps(plan, task) for task in trained)
+    shared = sum(round(_steps(plan, task) * task.stem.shared) for task in trained if task.stem)
+    ways = (
+        f"their stems are trained once: {steps - shared:,} steps in all, {steps:,} without"
+        if shared
+        else (f"each is trained from its start: {steps:,} steps in all")
+    )
+    return [f"budgets: {', '.join(names)}; {ways}"]
+
+
+def _steps(plan: Plan, task: CellTask) -> int:
+    return training_steps(plan.indexes, task)
 
 
 def _train_tokens(index: IndexTask, tokenizer: TextTokenizer) -> int | None:

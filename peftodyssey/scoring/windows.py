@@ -49,8 +49,9 @@ def corpus_windows(token: np.ndarray, starts: np.ndarray, spec: ScoreSpec, prefi
     """Every window of every document (mode documents), or of the whole split joined in index order (mode stream).
 
     `token` int[n_rows]; `starts` int64[n_documents + 1] first rows. In mode stream the scored parts are disjoint
-    windows of `context`, the stride is not read. first_token skip: no prefix, a text's first token only gives context.
-    Raises InputError where the policy is bos and there is no prefix token.
+    windows of `context`, the stride is not read. first_token skip: no prefix, a text's first token only gives context;
+    so does the first token of a text that begins with `prefix` itself. Raises InputError where the policy is bos and
+    there is no prefix token.
     """
     skipped = spec.first_token == "skip"
     if not skipped and prefix is None:
@@ -61,12 +62,19 @@ def corpus_windows(token: np.ndarray, starts: np.ndarray, spec: ScoreSpec, prefi
     stride = spec.stride if spec.mode == "documents" else spec.context
     edges = np.asarray(starts, np.int64) if spec.mode == "documents" else np.array([0, len(token)], np.int64)
     source = np.asarray(token, np.int64)
+    # a text that has the prefix as its first token (`special_tokens: parse`) gets no second one
+    has_prefix = np.full(len(edges) - 1, skipped)
+    filled = np.flatnonzero(edges[:-1] < edges[1:])
+    has_prefix[filled] |= source[edges[:-1][filled]] == prefix
     if not skipped and prefix is not None:
-        source = np.insert(source, edges[:-1], prefix)
+        source = np.insert(source, edges[:-1][~has_prefix], prefix)
+    inserted = np.cumsum(~has_prefix) - ~has_prefix  # before each text
     rows = [
-        (first + (0 if skipped else text) + begin, end - begin, first + skipped + begin, end - scored_from)
-        for text, (first, last) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
-        for begin, end, scored_from in windows(last - first - skipped if last > first else 0, spec.context, stride)
+        (first + before + begin, end - begin, first + skip + begin, end - scored_from)
+        for first, last, before, skip in zip(
+            edges[:-1].tolist(), edges[1:].tolist(), inserted.tolist(), has_prefix.tolist(), strict=True
+        )
+        for begin, end, scored_from in windows(last - first - skip if last > first else 0, spec.context, stride)
     ]
     columns = np.array(rows, np.int64).reshape(-1, 4).T
     return WindowTable(source, *columns)

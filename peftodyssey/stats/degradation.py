@@ -96,3 +96,8 @@ def bits_per_byte(nll_nats: np.ndarray, n_bytes: int) -> float:
 def finite(value: float) -> float | None:
     """The value, or None (NULL in tables) where it is NaN or infinite."""
     return value if math.isfinite(value) else None
+
+
+def difference(value: float | None, other: float | None) -> float | None:
+    """value - other; None where one of them is missing."""
+    return None if value is None or other is None else value - other

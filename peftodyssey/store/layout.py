@@ -27,6 +27,7 @@ FAILURE = "failure.json"
 ADAPTER = "adapter"
 WEIGHTS = "weights"
 CHECKPOINT = "checkpoint"
+STEMS = "stems"  # states from which larger budgets start, until the largest is done
 STOPPED = "stopped.json"  # beside a checkpoint: when and why the cell was stopped early
 MULTI_LORA_FILE = "multi_lora.json"  # inside a checkpoint: the cells that were trained together
 LOG = "log.parquet"

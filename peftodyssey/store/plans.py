@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -82,19 +83,22 @@ def _in_words(cell: Mapping[str, Any]) -> str:
 def cells(folder: Path, scoring: str | None = None) -> list[dict[str, Any]]:
     """The cells of every plan, each once, as the newest plan that has it scores it, or as `scoring` does.
 
-    A recipe that was changed gives a cell that is written alike (label, text, base, learning rate, seed) its newest
-    training and scoring; other cells of its earlier versions are there if they are done. A cell that two recipes score
-    alike has the name of the newer one. `recipe` and `measure` of a cell are those of its plan; what several plans say
-    of it for a measure as a list (such as its tasks) is that of all plans.
+    A recipe that was changed gives a cell that is written alike (label, text, base, learning rate, seed, and place of
+    its budget among several) its newest training and scoring; other cells of its earlier versions are there if they are
+    done. A cell that two recipes score alike has the name of the newer one. `recipe` and `measure` of a cell are those
+    of its plan; what several plans say of it for a measure as a list (such as its tasks) is that of all plans.
     """
     plans = of_scoring(folder, scoring)
     newest = {plan["recipe"]: number for number, plan in enumerate(plans)}
     by_key: dict[tuple[str, ...], dict[str, Any]] = {}
     for number, plan in enumerate(plans):
+        alike: Counter[tuple[str, ...]] = Counter()
         for cell in plan["cells"]:
+            written = tuple(str(cell["coordinates"].get(name)) for name in WRITTEN_ALIKE)
+            alike[written] += 1
             if newest[plan["recipe"]] != number and manifest.read(folder / cell["folder"]) is None:
                 continue
-            key = (plan["recipe"], *(str(cell["coordinates"].get(name)) for name in WRITTEN_ALIKE))
+            key = (plan["recipe"], *written, str(alike[written]))
             earlier = by_key.pop(key, {})
             same = earlier.get("scores") == cell["scores"] and earlier.get("cell") == cell["cell"]
             measures = _united(earlier.get("measures", {}) if same else {}, cell.get("measures", {}))

@@ -34,6 +34,7 @@ RESULTS: Columns = {  # of every cell; measures add their own
     "newline": ("string", "newline policy of the domain: keep, strip, collapse, mismatch"),
     "objective": ("string", "text: every token is trained; sft: answers only"),
     "seed": ("int64", "seed of data order, adapter initialisation and dropout"),
+    "budget": ("string", "budget of the training as the recipe states it, such as 50k tokens"),
     "tokens": ("int64", "tokens trained on"),
     "steps": ("int64", "optimizer steps"),
     "trainable_params": ("int64", "number of trainable parameters"),
@@ -111,6 +112,7 @@ SORT_COLUMNS = (
     "label",
     "lr",
     "seed",
+    "tokens",
     "recipe",
     "cell",
 )

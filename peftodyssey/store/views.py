@@ -52,7 +52,7 @@ EXAMPLES = (
 MORE_EXAMPLES = (
     "select label, lr, nll_after, valid_nll_after from results order by valid_nll_after",
     "select folder, status from cells",
-    "select label, nll_quantised - nll_before as storage_cost from results where nll_quantised is not null",
+    "select label, delta_storage, delta_nll - delta_storage as training from results where nll_quantised is not null",
     "select rank, lr, avg(delta_nll) as change from results where rank is not null group by all order by rank, lr",
 )
 

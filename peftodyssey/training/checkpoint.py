@@ -28,11 +28,20 @@ STATE_VERSION = 3
 
 
 @dataclass(frozen=True)
+class StemCheckpoint:
+    """Where the state of a stem is (`training.stem`), and whether a larger budget will start from this training's."""
+
+    folder: Path
+    continues: bool
+
+
+@dataclass(frozen=True)
 class CheckpointSettings:
     """Where a training saves its state, and every how many seconds; None: only where it stops before its end."""
 
     folder: Path
     every_s: float | None = None
+    stem: StemCheckpoint | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,14 @@ def read(folder: Path | None, resume_digest: str) -> tuple[SavedState | None, st
             "give this training a folder of its own, or delete that one to start from step 0",
         )
     return state, ""
+
+
+def saved_digest(folder: Path) -> str | None:
+    """The `resume_digest` of the state in `folder`; None where there is none, or its numbers are damaged."""
+    try:
+        return str(json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["resume_digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

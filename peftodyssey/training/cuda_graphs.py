@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from peftodyssey.training.settings import OnNote, TrainSettings
+    from peftodyssey.constants import ATTENTION_DROPOUT
+from peftodyssey.training.settings import OnNote, TrainSettings
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "olmo2", "smollm3"})  # whose passes never wait for the host
 EAGER_FAMILIES = frozenset(
@@ -128,6 +129,8 @@ def graph_cache(
 
 def _has_dropout(model: nn.Module, config: object | None) -> bool:
     """Whether passes draw random numbers, by the model's modules or by its config."""
-    if config is None or any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
+    if config is None or vars(model).get(ATTENTION_DROPOUT):
+        return True
+    if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
         return True
     return any(value for name, value in vars(config).items() if "dropout" in name and isinstance(value, float))

@@ -41,7 +41,10 @@ def train(
     sampler.require_trained_tokens(sequences)
     _require_same_parameters(model, trainable)
     run = TrainingRun(model, trainable, settings, torch.device(device), checkpoints, callbacks)
-    run.start_or_resume(resume_digest(trainable, sequences, settings))
+    has_stem = checkpoints is not None and checkpoints.stem is not None
+    run.start_or_resume(
+        resume_digest(trainable, sequences, settings), stem_digest(trainable, sequences, settings) if has_stem else ""
+    )
     with run.patched_model() as accumulator:
         run.evaluate_early_stop()
         while run.has_next_step():
@@ -67,14 +70,24 @@ def train(
             run.evaluate()
             run.evaluate_early_stop()
             run.save_if_due()
+            run.save_stem_if_due()
         run.save_end()
     return run.result()
 
 
 def resume_digest(trainable: Mapping[str, nn.Parameter], sequences: PackedSequences, settings: TrainSettings) -> str:
     """SHA-256 hex of settings, sequences and trained parameters; a checkpoint resumes only with the same digest."""
+    return _digest(settings.digest(), trainable, sequences)
+
+
+def stem_digest(trainable: Mapping[str, nn.Parameter], sequences: PackedSequences, settings: TrainSettings) -> str:
+    """The same of the steps before the decay of `wsd`: equal for trainings that differ in their budget alone."""
+    return _digest(settings.stem_digest(), trainable, sequences)
+
+
+def _digest(settings_digest: str, trainable: Mapping[str, nn.Parameter], sequences: PackedSequences) -> str:
     weights = [(name, tuple(p.shape), str(p.dtype)) for name, p in trainable.items()]
-    return hashlib.sha256(repr((settings.digest(), sampler.digest(sequences), weights)).encode()).hexdigest()
+    return hashlib.sha256(repr((settings_digest, sampler.digest(sequences), weights)).encode()).hexdigest()
 
 
 def _require_same_parameters(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> None:

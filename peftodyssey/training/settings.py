@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from peftodyssey.errors import TrainingError
 from peftodyssey.memory_settings import GRADIENT_CHECKPOINTING, MemorySettings
@@ -54,11 +55,13 @@ class TrainSettings(MemorySettings):
     early_stop: EarlyStopSettings | None = None  # None: train to the end whatever happens to general text
     eval_at_steps: tuple[int, ...] = ()  # steps after which `TrainCallbacks.on_eval` is called, ascending
     stop_at_step: int | None = None  # stop there with the state saved, to be resumed later; None: train to the end
+    warmup_amount: int | None = None  # steps of warmup, in place of `warmup`; None: the share
 
     @property
     def warmup_steps(self) -> int:
         """Steps of rising learning rate: the share rounded up, as transformers' Trainer does, at most all but one."""
-        return min(math.ceil(self.steps * self.warmup), self.steps - 1)
+        steps = math.ceil(self.steps * self.warmup) if self.warmup_amount is None else self.warmup_amount
+        return min(steps, self.steps - 1)
 
     @property
     def last_step(self) -> int:
@@ -72,8 +75,17 @@ class TrainSettings(MemorySettings):
 
     def digest(self) -> str:
         """SHA-256 hex of the fields that change the trained weights; a saved state resumes only with the same."""
+        return _sha256(self._hashed())
+
+    def stem_digest(self) -> str:
+        """SHA-256 hex of what trainings have in common whose steps before the decay of `wsd` are the same."""
+        return _sha256({**self._hashed(), "steps": None, "warmup": None, "warmup_amount": self.warmup_steps})
+
+    def _hashed(self) -> dict[str, Any]:
         hashed = {name: value for name, value in asdict(self).items() if name not in NOT_IN_DIGEST}
-        return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
+        if self.warmup_amount is None:  # so that a state that was saved before there was this field resumes
+            del hashed["warmup_amount"]
+        return hashed
 
     def problems(self) -> list[str]:
         """What is wrong with the values, one sentence each; empty where nothing is."""
@@ -112,6 +124,10 @@ class TrainSettings(MemorySettings):
             raise TrainingError(
                 "these training settings cannot be used: " + "; ".join(problems), "change them in the recipe"
             )
+
+
+def _sha256(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from peftodyssey.models import lm_head, patching
-from peftodyssey.training import checkpoint, cuda_graphs, early_stop, optim, regularizers
+from peftodyssey.training import checkpoint, cuda_graphs, early_stop, optim, regularizers, stem
 from peftodyssey.training.checkpoint import CheckpointSettings
 from peftodyssey.training.dropout import SeededDropout
 from peftodyssey.training.grad_accumulation import AUTOCAST_DTYPES, GradAccumulator
@@ -41,11 +41,16 @@ class TrainingRun:
         self.log: list[StepRecord] = []
         self.interrupted = False
 
-    def start_or_resume(self, digest: str) -> None:
-        """Builds the optimizer and its like, and loads the checkpoint if there is one."""
+    def start_or_resume(self, digest: str, stem_digest: str = "") -> None:
+        """Builds the optimizer and its like, and loads the checkpoint if there is one, or else the state of the stem.
+
+        `stem_digest` is that of `loop.stem_digest` where the training has a stem.
+        """
         folder = self.checkpoints.folder if self.checkpoints else None
         state, self.resume_note = checkpoint.read(folder, digest)
-        self.resume_digest = digest
+        if state is None and self.checkpoints:
+            state = stem.read(self.checkpoints.stem, stem_digest, self.settings)
+        self.resume_digest, self.stem_digest = digest, stem_digest
         torch.manual_seed(self.settings.seed + SEED_OFFSET)
         self.optimizer = optim.build_optimizer(self.trainable, self.settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.precision == "fp16")
@@ -153,6 +158,12 @@ class TrainingRun:
         if every_s is not None and time.monotonic() - self.last_saved >= every_s:
             self._save()
 
+    def save_stem_if_due(self) -> None:
+        """Saves the state of the stem where the decay begins and a larger budget starts from here."""
+        if self.checkpoints and stem.is_due(self.checkpoints.stem, self.settings, len(self.log)):
+            assert self.checkpoints.stem is not None
+            stem.save(self.checkpoints.stem, self.stem_digest, self._state())
+
     def save_end(self) -> None:
         """Saves the end of a training too: what follows (scoring) may be interrupted."""
         if self.checkpoints is None or len(self.log) == self.resumed_from:
@@ -164,13 +175,17 @@ class TrainingRun:
 
     def _save(self) -> None:
         assert self.checkpoints is not None
+        checkpoint.save(self.checkpoints.folder, self._state())
+        self.last_saved = time.monotonic()
+
+    def _state(self) -> checkpoint.SavedState:
         tensors = {
             **{f"parameter/{name}": parameter for name, parameter in self.trainable.items()},
             **optim.state_tensors(self.optimizer, self.trainable),
             **checkpoint.random_state(self.device),
             **(self.early_stop.state_tensors() if self.early_stop else {}),
         }
-        state = checkpoint.SavedState(
+        return checkpoint.SavedState(
             len(self.log),
             self.step_runner.memory_settings,
             self.step_runner.out_of_memory,
@@ -179,8 +194,6 @@ class TrainingRun:
             tuple(self.log),
             tensors,
         )
-        checkpoint.save(self.checkpoints.folder, state)
-        self.last_saved = time.monotonic()
 
     def result(self) -> TrainResult:
         """What the training did; early stopping leaves the best weights on the model."""

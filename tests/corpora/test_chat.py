@@ -38,7 +38,7 @@ def test_text_is_transformers_own_and_every_answer_is_a_span(template):
     rendered, marks = render_jinja_template(
         [TALK], chat_template=template, return_assistant_tokens_mask=True, **SPECIAL
     )
-    text, spans = render_messages(TALK, Chat(template, SPECIAL), "x:1")
+    text, spans, _ = render_messages(TALK, Chat(template, SPECIAL), "x:1")
     assert text == rendered[0]
     if "generation" in template.replace("add_generation_prompt", ""):
         assert list(spans) == marks[0]

@@ -31,6 +31,7 @@ from peftodyssey.execution.merge import DRIFT_TOKENS, MergeDrift, MergeOptions
 from peftodyssey.methods.tied_head import UNTIED
 from peftodyssey.models.source import resolve
 from peftodyssey.stats.bootstrap import Interval
+from peftodyssey.store import plans
 
 CONTEXT, STRIDE = 64, 48
 RECIPE = micro.RECIPE.replace("tokens: 1k", "tokens: 16k").replace("general: [bundled/wiki_general]\n", "")
@@ -203,6 +204,28 @@ def run_snippet(exported: Exported) -> None:
 def test_the_lines_of_the_card_run_as_they_stand(out: Path, tmp_path: Path, cell: str) -> None:
     name, _, merge = cell.partition(" ")
     run_snippet(api.export(out, name, to=tmp_path / "exported", merge=bool(merge)))
+
+
+@pytest.mark.slow
+def test_the_chat_template_of_the_training_is_exported(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there!"}]
+    rows = [{"messages": [{"role": "user", "content": f"Hi {n}"}, talk[1]]} for n in range(60)]
+    (tmp_path / "talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = micro.RECIPE.replace("bundled/arxiv_cs.CL", f"{{name: talk, path: {tmp_path / 'talk.jsonl'}}}")
+    text = text.replace("eval_at: [50%, 100%]", "objective: sft, chat_template: plain")
+    text = re.sub(r"methods:\n(  - .*\n)+", "methods: [{method: lora, rank: 2, lr: 1e-2}]\n", text)
+    api.run(micro.write(tmp_path, text), tmp_path / "out", console=Console(quiet=True))
+    exported = api.export(tmp_path / "out", "best", to=tmp_path / "to", device="cpu")
+    assert any("chat_template.jinja" in note for note in exported.notes)
+    ids = AutoTokenizer.from_pretrained(exported.folder).apply_chat_template(talk)["input_ids"]
+    assert ids[0] == ids[-1] == 0
+    assert ids.count(0) == 2
+    trained = read_index(tmp_path / "out" / plans.cells(tmp_path / "out")[0]["train_index"])
+    first = trained.token[: trained.starts[1]].tolist()
+    own = [{"role": "user", "content": trained.documents["text"][0].as_py().split("user: ")[1].split("\n")[0]}, talk[1]]
+    assert first == AutoTokenizer.from_pretrained(exported.folder).apply_chat_template(own)["input_ids"]
 
 
 def test_a_killed_export_leaves_no_target_and_the_next_one_sweeps(out: Path, tmp_path: Path) -> None:

@@ -8,23 +8,27 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from support import two_lengths
+from support.plans import collect
 
 from peftodyssey import api
+from peftodyssey.execution import launch
 from peftodyssey.jobs import finish as finish_job
 from peftodyssey.jobs import train_multi_lora
+from peftodyssey.measures.registry import MEASURES_BY_NAME
 from peftodyssey.multi_lora import adamw
 from peftodyssey.store import layout, manifest, tables
 
 
 def run(recipe: Path, out: Path) -> str:
+    """Runs the recipe without its report; what it printed."""
     printed = io.StringIO()
-    api.run(recipe, out, console=Console(file=printed, width=200))
+    launch.start(api.plan(recipe), out, launch.Options(), Console(file=printed, width=200), MEASURES_BY_NAME)
     return printed.getvalue()
 
 
 def rows_of(out: Path) -> list[dict]:
-    table = api.open(out).results.drop_columns(list(tables.MEASURED))
-    return sorted(table.to_pylist(), key=lambda row: row["cell"])
+    rows = [{name: value for name, value in row.items() if name not in tables.MEASURED} for row in collect(out)]
+    return sorted(rows, key=lambda row: row["cell"])
 
 
 @pytest.fixture(scope="module")

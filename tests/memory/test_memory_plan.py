@@ -96,7 +96,13 @@ NATIVE_CASES = [
     ("random/gemma-2b", "qlora", 64, 2, 512, "selective", {}),
     ("random/qwen3-0.6b", "full", 0, 4, 1024, "none", {}),
     ("random/llama-7b", "qlora", 16, 1, 2048, "full", {}),
+    ("random/gpt2", "full", 0, 4, 512, "none", {"dropout": True}),
+    ("random/gpt2", "full", 0, 2, 1024, "full", {"dropout": True}),
+    ("random/gpt2", "full", 0, 4, 512, "none", {"dropout": True, "precision": "fp32"}),
+    ("random/smollm2-135m", "full", 0, 2, 512, "none", {"dropout": True, "attention_dropout": 0.1}),
+    ("random/pythia-160m", "full", 0, 2, 512, "none", {"dropout": True, "hidden_dropout": 0.1}),
 ]
+CONFIG_KEYS = ("attention_dropout", "hidden_dropout")  # of a case's last entry; the others are of its step
 
 
 @pytest.mark.slow
@@ -130,9 +136,13 @@ def _compare(case: tuple, engine: str) -> None:
 
     name, method, rank, blocks, seq_len, gradient_checkpointing, more = case
     model = source.resolve(name)
+    model = replace(model, config=model.config | {key: more[key] for key in CONFIG_KEYS if key in more})
     shape = shape_from_config(model.config)
-    step = step_spec(shape, method, rank, blocks, seq_len, gradient_checkpointing, engine=engine, **more)
-    traced, planned = traced_step(base_config(model)[0], step), simulate_step(shape, step, kernel_workspace=False)
+    options = {key: value for key, value in more.items() if key not in CONFIG_KEYS}
+    step = step_spec(shape, method, rank, blocks, seq_len, gradient_checkpointing, engine=engine, **options)
+    config, dropout = base_config(model)
+    traced = traced_step(config, step, dropout=dropout)
+    planned = simulate_step(shape, step, kernel_workspace=False)
     assert planned.peak_bytes == pytest.approx(traced.peak_allocated_bytes, rel=0.03)
     assert planned.allocator.peak_reserved_bytes == pytest.approx(traced.peak_reserved_bytes, rel=0.03)
 

@@ -140,7 +140,7 @@ def test_layouts_of_other_tools(tool, base, plain, tmp_path):
     assert ("unsloth" in tool) == any("unsloth/llama-3.2-1b-bnb-4bit" in note for note in notes)
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("kind", ["lora", "dora", "of 2024"])
 def test_mlx(kind, base, tmp_path):
     """y = Wx + scale (x A) B with A (in, r) and B (r, out), worked out on the weights by hand."""
     generator, scale, rank = torch.Generator().manual_seed(0), 5.0, 3
@@ -160,6 +160,9 @@ def test_mlx(kind, base, tmp_path):
     save_file(tensors, adapter / "adapters.safetensors")
     parameters = {"rank": rank, "scale": scale, "dropout": 0.0, "keys": ["self_attn.q_proj", "mlp.down_proj"]}
     config = {"fine_tune_type": kind, "num_layers": 1, "lora_parameters": parameters, "model": "mlx-community/x-4bit"}
+    if kind == "of 2024":  # mlx-examples/llms: its LoRALinear scales by scale * alpha / rank
+        parameters |= {"scale": scale / 2, "alpha": 2 * rank}
+        config = {"lora_layers": 1, "lora_parameters": parameters, "model": "mlx-community/x-4bit"}
     (adapter / CONFIG).write_text(json.dumps(config))
     got, notes = ours(base, adapter)
     np.testing.assert_allclose(got, nll(model.eval()), atol=1e-5)

@@ -94,6 +94,20 @@ def test_shards_are_read_and_missed(llama, tmp_path):
         resolve(str(tmp_path))
 
 
+def test_shards_that_hold_a_tensor_twice_are_refused_and_one_file_beside_them_is_told(llama, tmp_path):
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(llama).save_pretrained(tmp_path / "shards", max_shard_size="1MB")
+    first, second, *_ = sorted((tmp_path / "shards").glob("model-*.safetensors"))
+    name, tensor = next(iter(load_file(first).items()))
+    save_file({**load_file(second), name: tensor * 0}, second, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=rf"{first.name} and {second.name} both hold {name}"):
+        resolve(str(tmp_path / "shards"))
+    (tmp_path / "shards" / "model.safetensors").write_bytes((llama / "model.safetensors").read_bytes())
+    assert any("the shards are not" in note for note in resolve(str(tmp_path / "shards")).notes)
+
+
 @pytest.mark.parametrize("change", [{"is_encoder_decoder": True}, {"quantization_config": {"quant_method": "gptq"}}])
 def test_what_cannot_be_measured_is_refused(copy, change):
     config = json.loads((copy / "config.json").read_text())

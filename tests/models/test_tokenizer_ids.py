@@ -6,6 +6,7 @@ import json
 
 import pytest
 from support.damaged import variant
+from support.micro import invoke
 from support.tiny import tiny
 from transformers import AutoTokenizer
 
@@ -46,3 +47,15 @@ def test_ids_and_special_ids_are_those_of_transformers(name, llama, tmp_path):
         assert ours.encode(text)[0] == expected, text
         assert ours.decode(expected) == theirs.decode(expected, clean_up_tokenization_spaces=False) == text
     assert (ours.bos_id, ours.eos_id, ours.pad_id) == (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id)
+
+
+def test_a_token_beyond_the_embeddings_is_a_sentence(llama, tmp_path):
+    folder = variant(llama, tmp_path / "model")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    kinds = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    content["added_tokens"].append({"id": 4096, "content": " of the", **kinds})
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    printed = invoke("score", folder, "bundled/wiki_general", "--tokens", "1k", "--context", "64", "--device", "cpu")
+    assert printed.returncode != 0
+    assert "' of the', id 4,096" in " ".join(printed.stderr.split())
+    assert "only 4,096 embeddings" in " ".join(printed.stderr.split())

@@ -101,6 +101,7 @@ ANOTHER = {
         "budget_tokens": 9,
         "budget_epochs": 2.0,
         "budget_steps": 9,
+        "warmup_steps": 9,
         "seq_len": 9,
         "batch_tokens": 9,
         "schedule": "wsd",

@@ -90,6 +90,14 @@ def test_all_mistakes_are_reported_at_once_with_their_lines(tmp_path):
         ("train: {betas: [0.9]}", "train.betas", "too short"),
         ("train: {betas: [0.9, 1]}", "train.betas[1]", "below 1"),
         ("train: {warmup:}", "train.warmup", "delete the line"),
+        ("train: {warmup: 1 epoch}", "train.warmup", "2k tokens or 10 steps"),
+        ("train: {budget: [4 steps, 2 epochs]}", "train.budget", "one unit"),
+        ("train: {budget: [40 steps, 80 steps], schedule: wsd}", "train.warmup", "write warmup: 2 steps"),
+        (
+            "train: {budget: [40 steps, 80 steps], schedule: wsd, warmup: 33 steps}",
+            "train.warmup",
+            "up to 32 of its 40",
+        ),
         ("train: {seq_len: 512, batch_tokens: 256}", "train.batch_tokens", "at least seq_len (512)"),
         ("train: {seq_len: 1024, batch_tokens: 1.5k}", "train.batch_tokens", "1024 or 2048"),
         ("train: {eval_at: [0, 50%]}", "train.eval_at[0]", "above 0"),
@@ -281,7 +289,7 @@ def test_overrides_change_append_and_delete():
         ],
     )
     assert [getattr(m, "rank", None) for m in recipe.methods] == [None, (4, 16), None]
-    assert (recipe.train.budget.amount, recipe.train.warmup, recipe.train.seq_len) == (100_000, 0.03, 256)
+    assert (recipe.train.budget[0].amount, recipe.train.warmup, recipe.train.seq_len) == (100_000, 0.03, 256)
     assert (recipe.domains[0].source, recipe.domains[0].newline) == ("bundled/arxiv_cs.CL", ("strip",))
     assert (recipe.score.tokens, recipe.seeds, recipe.model[0].revisions) == (1000, (3,), ("init",))
     assert recipe.place(("seeds",)) == (0, 0)

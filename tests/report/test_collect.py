@@ -49,7 +49,7 @@ def test_every_column_of_a_finished_cell_is_filled(rows):
     empty = {name for name in RESULTS if row[name] is None}
     of_constraints = {"l2_sp", "norm_ball", "replay", "early_stop", "stopped_at_step"}  # this cell has none
     not_measured = {name for measure in MEASURES if measure.name not in MEASURED for name in measure.columns}
-    of_plans = {"stride", "score_tokens", "scoring", "setting"}  # the planted plan has none
+    of_plans = {"budget", "stride", "score_tokens", "scoring", "setting"}  # the planted plan has none
     assert empty == of_plans | {"targets", "reason", "lr_edge"} | of_constraints | not_measured
 
 
@@ -186,3 +186,12 @@ def test_rows_that_are_not_scored_count_nowhere(tmp_path):
     after = parquet.read_nll(run / test["after"])[0].astype(float)
     assert row["nll_after"] == pytest.approx(np.nanmean(after), rel=1e-12)
     assert row["test_tokens"] == int((~np.isnan(after)).sum()) < len(after)
+
+
+def test_storage_of_a_quantised_base_is_apart_from_training(rows):
+    row = rows["qlora r=8", 1e-3]
+    assert row["delta_storage"] == pytest.approx(0.02, abs=1e-6)  # as the demo plants it
+    assert row["forgetting_storage"] == pytest.approx(0.02, abs=1e-6)
+    assert row["general_nll_quantised"] - row["general_nll_before"] == pytest.approx(0.02, abs=1e-6)
+    full = rows["full", 1e-4]
+    assert {full[name] for name in ("delta_storage", "forgetting_storage", "general_nll_quantised")} == {None}

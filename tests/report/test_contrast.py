@@ -23,8 +23,15 @@ FULL = {1e-4: (0.10, 0.06), 3e-4: (0.24, 0.16), 1e-3: (0.20, 0.30)}  # learning 
 LORA = {1e-3: (0.09, 0.01), 3e-3: (0.20, 0.05), 1e-2: (0.17, 0.16)}
 
 
-def planted(folder, methods, seeds=(0, 1, 2), spread=0.004, options=None, domains=("notes",), documents=60):
-    """A run with planted learning and forgetting; each document, and each seed, has its own deviation."""
+BUDGETS = {"12k tokens": 0.5, "100k tokens": 1.0, "25k tokens": 0.75}  # share of what the largest learns
+
+
+def planted(folder, methods, seeds=(0, 1, 2), spread=0.004, options=None, documents=60, budgets=None):
+    """A run with planted learning and forgetting; each document, and each seed, has its own deviation.
+
+    With `budgets` each learns a share of what is planted, and forgets the square of that share.
+    """
+    domains = ("notes",)
     fits = [
         Fit(
             label,
@@ -33,24 +40,27 @@ def planted(folder, methods, seeds=(0, 1, 2), spread=0.004, options=None, domain
             0.0,
             0.0,
             group=label,
-            extra={} if label == "full" else {"rank": 8, "alpha": 16.0, "targets": "all-linear"},
+            extra={**({} if label == "full" else {"rank": 8, "alpha": 16.0, "targets": "all-linear"}), **budget},
         )
         for label, cells in methods.items()
         for lr in cells
+        for budget in [{"budget": name} for name in budgets or ()] or [{}]
     ]
     write_run(folder, fits=lambda *_: fits, domains=domains, rungs=(64,), seeds=seeds, documents=documents)
     for path in (folder / layout.PLANS).glob("*.json"):
         plan = json.loads(path.read_text())
         for cell in plan["cells"]:
             cell["measures"] = {"contrast": {"pairs": [], "margin": 0.01, **(options or {})}}
-            _plant(folder, cell, methods[cell["coordinates"]["label"]][cell["coordinates"]["lr"]], spread)
+            x, y = methods[cell["coordinates"]["label"]][cell["coordinates"]["lr"]]
+            share = (budgets or {}).get(cell["coordinates"].get("budget"), 1.0)
+            _plant(folder, cell, (share * x, share**2 * y), spread)
         path.write_text(json.dumps(plan))
     return folder
 
 
 def _plant(folder, cell, wanted, spread):
     own = cell["coordinates"]
-    rng = np.random.default_rng([int(own["seed"]), int(own["lr"] * 1e6), len(own["label"])])
+    rng = np.random.default_rng([int(own["seed"]), int(own["lr"] * 1e6), len(own["label"]), len(own.get("budget", ""))])
     scores = cell["scores"]
     for text, change in (
         (scores["test"], -wanted[0]),
@@ -98,22 +108,65 @@ def said_of(rows):
     return contrast_section.section(rows).statements
 
 
-def test_estimates_are_those_of_a_plain_script(three_methods):
-    folder = three_methods
-    rows = rows_of(folder)
-    run = Run(folder)
+def check_against_the_script(folder, errors_of):
+    rows, run = rows_of(folder), Run(folder)
+
+    def found(key, method, minus):
+        quantity, at, share, budget = key
+        name = f"{budget:g}k tokens" if budget else None
+        return row(rows, at, quantity, share, method=method, minus=minus, method_budget=name)
+
     pairs = {(one["method"], one["minus"]) for one in rows}
-    assert pairs == {("lora r=8", "full"), ("qlora r=8", "full"), ("qlora r=8", "lora r=8")}
     for method, minus in pairs:
         expected = run.differences(method, minus)
-        for (quantity, at, share), values in expected["values"].items():
-            found = row(rows, at, quantity, share, method=method, minus=minus)
-            assert found["estimate"] == pytest.approx(np.mean(values), abs=1e-9)
-            if share:
-                assert found["level"] == pytest.approx(expected["levels"][share], abs=1e-9)
-    for key, error in standard_errors(run, "lora r=8", "full", 80).items():
-        found = row(rows, key[1], key[0], key[2], method="lora r=8", minus="full")
-        assert found["clusters_se"] == pytest.approx(error, rel=0.3)
+        for key, values in expected["values"].items():
+            one = found(key, method, minus)
+            assert one["estimate"] == pytest.approx(np.mean(values), abs=1e-9)
+            if one["share"]:
+                assert one["level"] == pytest.approx(expected["levels"][one["share"]], abs=1e-9)
+    for key, error in standard_errors(run, *errors_of, 80).items():
+        assert found(key, *errors_of)["clusters_se"] == pytest.approx(error, rel=0.3)
+    return pairs
+
+
+def test_estimates_are_those_of_a_plain_script(three_methods):
+    pairs = check_against_the_script(three_methods, ("lora r=8", "full"))
+    assert pairs == {("lora r=8", "full"), ("qlora r=8", "full"), ("qlora r=8", "lora r=8")}
+
+
+def test_a_path_over_budgets_is_that_of_a_plain_script(tmp_path):
+    folder = planted(tmp_path, {"full": FULL, "lora r=8": LORA}, spread=0.001, documents=40, budgets=BUDGETS)
+    check_against_the_script(folder, ("lora r=8", "full"))
+    rows = rows_of(folder)
+    mean = row(rows, "equal learning", level=None)
+    assert (mean["path"], mean["verdict"], mean["reason"]) == ("budgets", "less", None)
+    own = [one for one in rows if one["compared_at"] == "own best rate" and one["quantity"] == "learning"]
+    assert [one["method_budget"] for one in own] == ["12k tokens", "25k tokens", "100k tokens"]
+    assert all((one["method_lr"], one["minus_lr"]) == (3e-3, 3e-4) for one in own)
+    said = said_of(rows)
+    assert said[0].startswith("notes: at equal learning (paths over budgets) LoRA r=8 forgets")
+    assert any("at their own best rates and 100k tokens LoRA r=8 learns" in text for text in said)
+    assert not any("12k tokens" in text for text in said[:3])
+
+
+def test_a_budget_whose_rate_is_at_an_edge_is_named(tmp_path):
+    edge = {3e-3: (0.20, 0.05), 1e-2: (0.25, 0.16)}
+    budgets = dict(list(BUDGETS.items())[:2])
+    folder = planted(tmp_path, {"full": FULL, "lora r=8": edge}, documents=30, budgets=budgets)
+    mean = row(rows_of(folder), "equal learning", level=None)
+    assert mean["verdict"] == "not comparable"
+    for budget in budgets:
+        assert f"lora r=8 at {budget} is at the high edge of its grid (0.01): add 0.03" in mean["reason"]
+
+
+def test_all_pairs_together_and_the_named_ones(three_methods):
+    rows = rows_of(three_methods)
+    own = [one for one in rows if one["compared_at"] == "own best rate" and one["quantity"] == "forgetting"]
+    assert {one["pairs"] for one in own} == {3}
+    for one in own:
+        wider = (one["simultaneous_hi"] - one["simultaneous_lo"]) / (one["hi"] - one["lo"])
+        assert wider > 1.2
+        assert one["simultaneous_lo"] < one["lo"] < one["hi"] < one["simultaneous_hi"]
 
 
 def test_verdicts_of_planted_differences(three_methods):
@@ -133,9 +186,39 @@ def test_verdicts_of_planted_differences(three_methods):
     assert {(one["method_lr"], one["minus_lr"]) for one in dominance} <= {(3e-3, 1e-3), (1e-3, 1e-3)}
     assert all(one["confidence"] == pytest.approx(1 - 0.05 / 18) for one in dominance)
     said = said_of(rows)
-    assert said[0].startswith("notes: at equal learning LoRA r=8 forgets 0.0")
+    assert said[0].startswith("notes: at equal learning (paths over learning rates) LoRA r=8 forgets 0.0")
     assert "less than full fine-tuning [0.0" in said[0]
-    assert said[0].endswith("(clusters and seeds).")
+    assert "; 95 %, over clusters and seeds]. Learning is the fall of test NLL" in said[0]
+
+
+def test_pairs_that_are_not_named_have_their_verdict_by_all_pairs_together(three_methods):
+    for path in (three_methods / layout.PLANS).glob("*.json"):
+        text = path.read_text()
+        path.write_text(text.replace('"pairs": []', '"pairs": [["lora", "full"]]'))
+    try:
+        rows = rows_of(three_methods)
+    finally:
+        path.write_text(text)
+    assert {(one["method"], one["minus"]) for one in rows if one["named"]} == {("lora r=8", "full")}
+    others = [one for one in rows if not one["named"]]
+    assert {(one["method"], one["minus"]) for one in others} == {("full", "qlora r=8"), ("lora r=8", "qlora r=8")}
+    assert {one["compared_at"] for one in others} == {"own best rate", "equal learning"}
+    for one in others:
+        clear = one["simultaneous_lo"] > 0 or one["simultaneous_hi"] < 0
+        assert (one["verdict"] in ("less", "more")) == clear
+    said = said_of(rows)
+    assert sum("pairs that the recipe does not name" in text for text in said) == 1
+
+
+def test_storage_is_apart_from_training(three_methods):
+    rows = rows_of(three_methods)
+    of_qlora = {"method": "qlora r=8", "minus": "lora r=8"}
+    learning, forgetting = (row(rows, "own best rate", name, **of_qlora) for name in ("learning", "forgetting"))
+    assert learning["storage"] == pytest.approx(-0.02, abs=1e-6)  # the planted cost of the quantised base
+    assert forgetting["storage"] == pytest.approx(0.02, abs=1e-6)
+    assert row(rows, "own best rate", method="lora r=8", minus="full")["storage"] is None
+    said = next(text for text in said_of(rows) if "QLoRA r=8" in text and "forget" in text and "storage" in text)
+    assert "of the difference +0.020 is storage and -0.1" in said
 
 
 def test_methods_that_are_equal_are_called_so_only_within_the_margin(tmp_path):
@@ -158,16 +241,21 @@ def test_what_cannot_be_compared_says_why(tmp_path):
     rows = rows_of(planted(tmp_path / "edge", {"full": FULL, "lora r=8": edge}))
     found = row(rows, "own best rate")
     assert found["verdict"] == "not comparable"
-    assert "the rate of lora r=8 is at the high edge of its grid (0.01)" in found["reason"]
+    assert "the best learning rate of lora r=8 is at the high edge of its grid (0.01): add 0.03" in found["reason"]
     assert found["lo"] is not None
     assert row(rows, "equal learning", level=None)["verdict"] == "less"
     rows = rows_of(planted(tmp_path / "single", {"full": {3e-4: (0.24, 0.11)}, "lora r=8": LORA}))
-    assert row(rows, "own best rate")["reason"] == "full has one rate only: untuned"
-    assert row(rows, "equal learning", level=None)["reason"] == "full has one rate only: no path"
+    assert row(rows, "own best rate")["reason"] == (
+        "full has one learning rate (0.0003), which is untuned: tune it over 0.0001, 0.0003, 0.0009"
+    )
+    assert row(rows, "equal learning", level=None)["reason"] == (
+        "full has one learning rate only, and a path takes 2: add one"
+    )
     rows = rows_of(planted(tmp_path / "seeds", {"full": FULL, "lora r=8": LORA}, seeds=(0, 1)))
     assert {one["covers"] for one in rows} == {"clusters"}
     assert {one["verdict"] for one in rows} == {"not comparable"}
-    assert "clusters only" in " ".join(said_of(rows))
+    assert said_of(rows)[0].startswith("No two methods can be compared yet")
+    assert "2 seeds, and a verdict takes 3: add 1" in said_of(rows)[0]
     rows = rows_of(planted(tmp_path / "few", {"full": FULL, "lora r=8": LORA}, documents=12))
     assert all(one["lo"] is None and "an interval takes 30" in one["reason"] for one in rows)
 
@@ -182,7 +270,10 @@ def test_a_text_with_nothing_to_gain_is_not_compared(tmp_path):
 
 def test_a_diverged_rate_bounds_the_grid_and_a_pending_one_does_not(tmp_path):
     edge = {3e-3: (0.20, 0.05), 1e-2: (0.25, 0.16), 3e-2: (0.0, 0.0)}
-    for name, reason in (("failed", None), ("pending", "a neighbour of the rate of lora r=8 (0.01) was not trained")):
+    for name, reason in (
+        ("failed", None),
+        ("pending", "lora r=8 (0.01) has a neighbour that was not trained to the end"),
+    ):
         folder = planted(tmp_path / name, {"full": FULL, "lora r=8": edge})
         for cell in plans.cells(folder):
             if cell["coordinates"]["lr"] == 3e-2:

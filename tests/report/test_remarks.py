@@ -10,9 +10,10 @@ from support.demo_store import Fit, write_run
 
 from peftodyssey.measures.registry import MEASURES
 from peftodyssey.report.build import build
+from peftodyssey.scoring.sense import Sense
 from peftodyssey.store import manifest, plans
 
-SENSE = {"tokens": 256, "nll_nats": 8.2, "average_nll_nats": 8.1, "standard_error_nats": 0.1}
+SENSE = Sense(256, 8.2, 8.1, 0.1)
 
 
 @pytest.fixture
@@ -37,7 +38,8 @@ def limits(run: Path) -> str:
 @pytest.mark.parametrize("makes_sense", [False, True])
 def test_a_base_without_sense_is_a_limit_of_the_report(run: Path, makes_sense: bool) -> None:
     [cell] = plans.cells(run)
-    state(run / cell["scores"]["test"]["before"], sense={**SENSE, "makes_sense": makes_sense})
+    facts = {**SENSE._asdict(), "makes_sense": makes_sense, "problem": "" if makes_sense else SENSE.problem}
+    state(run / cell["scores"]["test"]["before"], sense=facts)
     said = limits(run)
     assert ("8.200" in said and "8.100" in said) is not makes_sense
     assert said.count("are its weights loaded?") == (not makes_sense)

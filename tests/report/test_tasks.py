@@ -61,9 +61,12 @@ def test_more_is_better_and_an_interval_over_zero_is_no_change() -> None:
     assert ": no clear change;" in tasks.statements([row()], [answered(delta=0.01, low=-0.02, high=0.04)])[0]
 
 
-def test_seeds_are_a_mean_and_a_range() -> None:
+def test_seeds_are_a_mean_with_an_interval() -> None:
     said = tasks.statements([row(0), row(1)], [answered(0, 0.1), answered(1, 0.2)])[0]
-    assert "by +15.0 points (mean of 2 seeds, +10.0 to +20.0): better" in said
+    assert "by +15.0 points [" in said
+    assert "] (mean of 2 seeds; interval over documents and seeds): no clear change" in said
+    said = tasks.statements([row(n) for n in range(3)], [answered(n, 0.1) for n in range(3)])[0]
+    assert "by +10.0 points [+4.0, +16.0] (mean of 3 seeds; interval over documents and seeds): better" in said
 
 
 def test_what_is_cut_or_not_measured_is_said() -> None:

@@ -1,12 +1,14 @@
-"""A model predicts a real text better than its own average; without its weights, or with another tokenizer, not."""
+"""Trained weights predict a real text as such; damaged ones, random ones and those of another tokenizer do not."""
 
 from __future__ import annotations
 
+import collections
 import itertools
 import json
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from support.damaged import variant
 from support.micro import invoke
@@ -15,10 +17,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from peftodyssey import assets
 from peftodyssey.models.source import resolve, weights_folder
-from peftodyssey.scoring.sense import NONSENSE, sense
+from peftodyssey.scoring.sense import LOADED, Sense, sense
 from peftodyssey.scoring.settings import ScoreSettings
 
-TEXTS = ("wiki_general", "arxiv_cs.CL", "arxiv_math.AG")
+TEXTS = (
+    "wiki_general",
+    "arxiv_cs.CL",
+    "arxiv_math.AG",
+    "python_functions",
+    "gsm8k",
+)  # the last two unlike any trained on
 
 
 def bundled(rung):
@@ -33,7 +41,7 @@ def texts():
     found = {}
     for name in TEXTS:
         with assets.open_corpus(name, "test") as lines:
-            documents = [json.loads(line)["text"] for line in itertools.islice(lines, 4)]
+            documents = [json.loads(line)["text"] for line in itertools.islice(lines, 20)]
         ids = [tokenizer(document, add_special_tokens=False)["input_ids"] for document in documents]
         found[name] = index_of(np.concatenate(ids).astype(np.int32), [len(i) for i in ids])
     return found
@@ -46,11 +54,11 @@ def measured(model, index, prefix=PREFIX):
 @pytest.mark.parametrize("rung", ["annealed-16M", "trunk-64M", "annealed-1024M"])
 def test_every_trained_rung_makes_sense_on_every_text(rung, texts):
     model = bundled(rung)
-    assert {name for name, index in texts.items() if measured(model, index).makes_sense} == set(TEXTS)
-    assert measured(model, texts["wiki_general"], prefix=None).makes_sense
+    assert {name: measured(model, index).problem for name, index in texts.items()} == dict.fromkeys(TEXTS, "")
+    assert not measured(model, texts["wiki_general"], prefix=None).problem
 
 
-@pytest.mark.parametrize("damage", ["init", "embedding", "head"])
+@pytest.mark.parametrize("damage", ["init", "embedding", "head", "norms", "first layer"])
 def test_without_its_weights_it_does_not(damage, texts):
     model = bundled("init" if damage == "init" else "annealed-1024M")
     torch.manual_seed(0)
@@ -60,22 +68,46 @@ def test_without_its_weights_it_does_not(damage, texts):
         model.model.embed_tokens.weight = torch.nn.Parameter(shuffled.clone())
     if damage == "head":
         model.lm_head.weight = torch.nn.Parameter(torch.randn(4096, 192) * 0.05)
-    assert not any(measured(model, index).makes_sense for index in texts.values())
+    for name, parameter in model.named_parameters():
+        if damage == "norms" and parameter.ndim == 1:
+            parameter.data /= 30
+        if damage == "first layer" and ".layers.0." in name and parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.02)
+    assert all(measured(model, index).problem for index in texts.values())
 
 
-def test_the_comparison_is_that_of_plain_transformers(texts):
+def test_the_comparisons_are_those_of_plain_transformers(texts):
     model, index = bundled("annealed-64M"), texts["wiki_general"]
-    ids = [PREFIX, *index.token[: index.starts[1]].tolist()][:257]
-    assert len(ids) == 257
-    with torch.no_grad():
-        p = model(torch.tensor([ids[:-1]])).logits[0].double().softmax(-1)
-    target = torch.tensor(ids[1:])
-    own, average = -p[range(256), target].log(), -p.mean(0)[target].log()
+    p, target = [], []
+    for start, end in itertools.pairwise(index.starts.tolist()):
+        ids = [PREFIX, *index.token[start:end].tolist()][: min(256, 1024 - len(target)) + 1]
+        with torch.no_grad():
+            p.append(model(torch.tensor([ids[:-1]])).logits[0].double().softmax(-1))
+        target += ids[1:]
+        if len(target) == 1024:
+            break
+    p = torch.cat(p)
+    own, average = -p[range(1024), target].log().numpy(), -p.mean(0)[target].log().numpy()
+    counts = collections.Counter(index.token.tolist())
+    once, total = sum(count == 1 for count in counts.values()), len(index.token)
+    frequency = [(1 - once / total) * (counts[t] - 1) / (total - 1) + once / total / 4096 for t in target]
+    halfway = (np.log(4096) - np.log(frequency)) / 2
     got = measured(model, index)
-    assert got.tokens == 256
-    assert got.nll_nats == pytest.approx(own.mean().item(), abs=1e-5)
-    assert got.average_nll_nats == pytest.approx(average.mean().item(), abs=1e-5)
-    assert got.standard_error_nats == pytest.approx((average - own).std().item() / 16, rel=1e-4)
+    assert got.tokens == 1024
+    assert got.nll_nats == pytest.approx(own.mean(), abs=1e-5)
+    for label, other in (("average", average), ("halfway", halfway)):
+        assert getattr(got, f"{label}_nll_nats") == pytest.approx(other.mean(), abs=1e-5)
+        error = scipy.stats.sem((other - own).reshape(32, 32).mean(1))
+        name = "standard_error_nats" if label == "average" else "halfway_error_nats"
+        assert getattr(got, name) == pytest.approx(error, rel=1e-4)
+
+
+def test_two_standard_errors_decide_in_both_comparisons():
+    fine = Sense(1024, 5.0, 5.21, 0.1, 6.21, 0.6)
+    assert not fine.problem
+    assert "5.190" in fine._replace(average_nll_nats=5.19).problem
+    assert "6.190" in fine._replace(halfway_nll_nats=6.19).problem
+    assert not fine._replace(tokens=63, average_nll_nats=4.0).problem, "too few to tell"
 
 
 def test_score_says_so_and_not_of_random_weights(tmp_path):
@@ -85,6 +117,6 @@ def test_score_says_so_and_not_of_random_weights(tmp_path):
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (bad / file).write_bytes((assets.model_files("odyssey-3m") / file).read_bytes())
     arguments = ("bundled/wiki_general", "--tokens", "1k", "--context", "256", "--device", "cpu")
-    assert NONSENSE in invoke("score", bad, *arguments).stderr
-    assert NONSENSE not in invoke("score", "bundled/odyssey-3m", *arguments).stderr
-    assert NONSENSE not in invoke("score", "bundled/odyssey-3m", *arguments, "--revision", "init").stderr
+    assert LOADED in invoke("score", bad, *arguments).stderr
+    assert LOADED not in invoke("score", "bundled/odyssey-3m", *arguments).stderr
+    assert LOADED not in invoke("score", "bundled/odyssey-3m", *arguments, "--revision", "init").stderr

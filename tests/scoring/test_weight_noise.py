@@ -130,6 +130,11 @@ def test_the_scales_are_what_they_are_called():
     assert weight_noise.sigmas(model, tensors, "earliest_rung", dict.fromkeys(tensors, 0.5)) == dict.fromkeys(
         tensors, 0.5
     )
+    by_every_name = {name: float(place) for place, name in enumerate(weight_matrices(gpt2))}  # as it is measured
+    [head] = weight_matrices(gpt2, ("head",)).items()  # of a tied model: the embeddings
+    assert weight_noise.sigmas(gpt2, dict([head]), "earliest_rung", by_every_name) == {
+        head[0]: by_every_name["transformer.wte.weight"]
+    }
     model.config.initializer_range = 0.0
     with pytest.raises(ModelError, match="initializer_range"):
         weight_noise.sigmas(model, tensors, "initializer")

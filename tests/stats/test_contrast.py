@@ -95,6 +95,34 @@ def test_pieces_of_one_file_count_as_one_cluster():
     assert np.mean(hits) < 0.9
 
 
+def together(repetitions, seeds, ratio, methods=3):
+    """Share of repetitions in which the simultaneous intervals of all pairs of equal methods contain 0."""
+    rng, held = np.random.default_rng(seeds), []
+    pairs = [(i, j) for i in range(methods) for j in range(i)]
+    for number in range(repetitions):
+        of_cluster = rng.normal(0, SPREAD, (CLUSTERS, methods, 1)) / math.sqrt(2)
+        of_seed = rng.normal(0, math.sqrt(ratio * DOCUMENT_VARIANCE / 2), (methods, seeds))
+        values = (of_cluster + of_seed).reshape(CLUSTERS, -1)
+        drawn = resampled_means(ClusterSums(values, np.ones(CLUSTERS)), [number], 200).reshape(-1, methods, seeds)
+        found = [contrast.parts(drawn[:, i] - drawn[:, j], CLUSTERS) for i, j in pairs]
+        results = [contrast.contrasts([one], 0.01)[0] for one in found]
+        intervals = [contrast.simultaneous(*one, 0.01, len(pairs)) for one in zip(found, results, strict=True)]
+        held.append(all(one.lower <= 0 <= one.upper for one in intervals))
+    return float(np.mean(held))
+
+
+@pytest.mark.parametrize(("seeds", "ratio"), [(3, 1), (3, 16), (5, 4)])
+def test_all_pairs_hold_together(seeds, ratio):
+    assert together(150, seeds, ratio) >= 0.90  # of 95 %, less three standard errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_all_pairs_hold_together_in_2000_repetitions(seeds, ratio):
+    assert together(2000, seeds, ratio) >= 0.94
+
+
 def test_columns_share_the_draw_and_texts_do_not():
     rng = np.random.default_rng(0)
     tokens = rng.integers(5, 50, 40).astype(np.float64)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from peftodyssey.measures.contrast.compute import MethodMeans
+from peftodyssey.measures.contrast.compute import MethodMeans, ends, equal_learning
 from peftodyssey.measures.contrast.differences import Clusters, differences
-from peftodyssey.measures.contrast.table import EQUAL_LEARNING
+from peftodyssey.measures.contrast.table import BUDGETS, EQUAL_LEARNING
 from peftodyssey.stats.cluster_resampling import ClusterSums, resampled_means
 from peftodyssey.stats.contrast import contrasts
 
@@ -36,8 +36,8 @@ def method(rng, label, rates, learning, forgetting, number, shared):
 def mean_at_equal_learning(rng, number, first, second):
     shared = rng.normal(0, 0.1, (3, CLUSTERS))  # what every cell has in common
     a, b = (method(rng, label, *given, number, shared) for label, given in (("lora", first), ("full", second)))
-    found = differences(a, b, OWN, OWN, SEEDS)
-    return next(one for one in found if one.at == EQUAL_LEARNING and one.level is None)
+    found = differences([a], [b], OWN, OWN, SEEDS)
+    return next(one for one in found if one.point.at == EQUAL_LEARNING and one.point.level is None)
 
 
 def curve(factor, learning, rates):
@@ -82,3 +82,72 @@ def test_coverage_at_equal_learning_in_4000_repetitions():
     found = outcomes(4000, curve(1.6, (0.08, 0.16, 0.31, 0.28), RATES), curve(1.6, (0.1, 0.2, 0.3, 0.2), RATES))
     covered = np.mean([one.lower <= 0 <= one.upper for one in found if one is not None])
     assert 0.93 <= covered <= 0.98
+
+
+def over_budgets(rng, label, reached, factor, number, shared):
+    """A method that reaches these learnings at its middle rate, one for each budget, and forgets `factor` L^2."""
+    means = []
+    for budget, learning in enumerate(reached):
+        values = (0.8 * learning, learning, 0.7 * learning)  # the outer rates are worse on both axes
+        forgets = (1.3 * factor * learning**2, factor * learning**2, 1.6 * factor * learning**2)
+        one = method(rng, label, RATES[:3], values, forgets, number, shared)
+        means.append(MethodMeans(**{**vars(one), "budget": f"{budget + 1}k tokens"}))
+    return means
+
+
+def outcomes_over_budgets(repetitions, factors, reached=((0.1, 0.2, 0.31), (0.08, 0.16, 0.3))):
+    rng, found = np.random.default_rng(11), []
+    for number in range(repetitions):
+        shared = rng.normal(0, 0.1, (3, CLUSTERS))
+        a, b = (
+            over_budgets(rng, label, own, factor, number, shared)
+            for label, own, factor in zip(("lora", "full"), reached, factors, strict=True)
+        )
+        mean = next(one for one in differences(a, b, OWN, OWN, SEEDS) if one.point.at == EQUAL_LEARNING)
+        assert (mean.reasons, mean.point.path) == ((), BUDGETS)
+        found.append(contrasts([mean.parts], 0.01)[0])
+    return found
+
+
+def test_paths_over_budgets_on_one_convex_curve_do_not_differ():
+    found = outcomes_over_budgets(80, (1.6, 1.6))
+    assert np.mean([one.lower <= 0 <= one.upper for one in found]) >= 0.88
+    assert abs(np.mean([one.estimate for one in found])) < 0.002
+
+
+def test_a_planted_difference_over_budgets_is_found():
+    found = outcomes_over_budgets(30, (1.0, 2.0))
+    levels = np.array([0.25, 0.5, 0.75]) * 0.3
+    assert np.mean([one.estimate for one in found]) == pytest.approx(-np.mean(levels**2), abs=0.004)
+    assert np.mean([one.verdict == "less" for one in found]) > 0.6
+
+
+@pytest.mark.slow
+def test_coverage_over_budgets_in_1000_repetitions():
+    found = outcomes_over_budgets(1000, (1.6, 1.6))
+    assert 0.93 <= np.mean([one.lower <= 0 <= one.upper for one in found]) <= 0.985
+
+
+def test_the_rate_of_a_budget_is_selected_anew_in_each_resample():
+    """Two rates, of which one is best on the text itself and the other in the second of two resamples."""
+    valid = np.array([[1.0, 2.0], [1.0, 2.0], [2.0, 1.0]])[:, :, None]
+    learning = np.array([[0.1, 0.2]] * 3)[:, :, None]
+    one = MethodMeans(
+        "lora", RATES[:2], RATES[:2], RATES[:2], valid, learning, 10 * learning, np.zeros((3, 2)), "1k tokens"
+    )
+    other = MethodMeans(
+        "lora",
+        RATES[:2],
+        RATES[:2],
+        RATES[:2],
+        valid[:, ::-1],
+        2 * learning,
+        30 * learning,
+        np.zeros((3, 2)),
+        "2k tokens",
+    )
+    path = ends([one, other], BUDGETS)
+    np.testing.assert_allclose(path[:, 0, 0], [[0.1, 1.0], [0.1, 1.0], [0.2, 2.0]])
+    np.testing.assert_allclose(path[:, 1, 0], [[0.4, 6.0], [0.4, 6.0], [0.2, 3.0]])
+    same = equal_learning([one, other], [one, other], BUDGETS)
+    np.testing.assert_array_equal(same.differences, 0)

@@ -46,7 +46,8 @@ class Run:
         self.cells = {}
         for cell in cells_of(folder):
             own = cell["coordinates"]
-            self.cells[own["label"], own["lr"], own["seed"]] = {
+            budget = float((own.get("budget") or "0k").split("k")[0])
+            self.cells[own["label"], own["lr"], own["seed"], budget] = {
                 (split, kind): np.array(losses_of(folder, cell, split, kind))
                 for split in ("test", "valid", "general")
                 for kind in ("before", "quantised", "after")
@@ -55,49 +56,56 @@ class Run:
         self.clusters = {split: len(first[split, "before"]) for split in ("test", "valid", "general")}
 
     def differences(self, method: str, minus: str, drawn=None, levels=None) -> dict:
-        """Estimates of every seed: (quantity, at, share) -> list over seeds; `levels` fixed where given."""
+        """Estimates of every seed: (quantity, at, share, budget) -> list over seeds; `levels` fixed where given."""
         drawn = drawn or {split: np.arange(n) for split, n in self.clusters.items()}
 
         def mean(key, split, kind):
             nats, tokens = self.cells[key][split, kind][drawn[split]].sum(0)
             return nats / tokens
 
-        seeds = sorted({seed for label, _, seed in self.cells if label == method})
-        best, path, origin = {}, {}, {}
+        seeds = sorted({seed for label, _, seed, _ in self.cells if label == method})
+        budgets = sorted({budget for *_, budget in self.cells})
+        best, path, origin, points = {}, {}, {}, {}
         for label in (method, minus):
-            rates = sorted({lr for name, lr, _ in self.cells if name == label})
-            valid = [np.mean([mean((label, lr, seed), "valid", "after") for seed in seeds]) for lr in rates]
-            best[label] = rates[int(np.argmin(valid))]
-            key = (label, rates[0], seeds[0])
+            rates = sorted({lr for name, lr, *_ in self.cells if name == label})
+            key = (label, rates[0], seeds[0], budgets[0])
             origin[label] = tuple(
                 sign * (mean(key, split, "quantised") - mean(key, split, "before"))
                 for split, sign in (("test", -1), ("general", 1))
             )
-            for seed in seeds:
-                path[label, seed] = {
-                    lr: (
-                        mean(key, "test", "before") - mean((label, lr, seed), "test", "after"),
-                        mean((label, lr, seed), "general", "after") - mean(key, "general", "before"),
-                    )
-                    for lr in rates
-                }
+            for budget in budgets:
+                valid = [np.mean([mean((label, lr, seed, budget), "valid", "after") for seed in seeds]) for lr in rates]
+                best[label, budget] = rates[int(np.argmin(valid))]
+                for seed in seeds:
+                    for lr in rates:
+                        cell = label, lr, seed, budget
+                        points[cell] = (
+                            mean(key, "test", "before") - mean(cell, "test", "after"),
+                            mean(cell, "general", "after") - mean(key, "general", "before"),
+                        )
+            for seed in seeds:  # the ends: every rate of the only budget, or each budget at its best rate
+                alone = [points[label, lr, seed, budgets[0]] for lr in rates]
+                several = [points[label, best[label, budget], seed, budget] for budget in budgets]
+                path[label, seed] = alone if len(budgets) == 1 else several
         found = {
-            (name, "own best rate", None): [
-                path[method, seed][best[method]][axis] - path[minus, seed][best[minus]][axis] for seed in seeds
+            (name, "own best rate", None, budget): [
+                points[method, best[method, budget], seed, budget][axis]
+                - points[minus, best[minus, budget], seed, budget][axis]
+                for seed in seeds
             ]
             for axis, name in enumerate(("learning", "forgetting"))
+            for budget in budgets
         }
-        reach = min(max(x for x, _ in path[key].values()) for key in path)
+        reach = min(max(x for x, _ in ends) for ends in path.values())
         start = max(0.0, origin[method][0], origin[minus][0])
         levels = levels or {share: start + share * (reach - start) for share in (0.25, 0.5, 0.75)}
         for share, level in levels.items():
-            found["forgetting", "equal learning", share] = [
-                at(path[method, seed].values(), origin[method], level)
-                - at(path[minus, seed].values(), origin[minus], level)
+            found["forgetting", "equal learning", share, None] = [
+                at(path[method, seed], origin[method], level) - at(path[minus, seed], origin[minus], level)
                 for seed in seeds
             ]
-        of_levels = [found["forgetting", "equal learning", share] for share in levels]
-        found["forgetting", "equal learning", None] = list(np.mean(of_levels, axis=0))
+        of_levels = [found["forgetting", "equal learning", share, None] for share in levels]
+        found["forgetting", "equal learning", None, None] = list(np.mean(of_levels, axis=0))
         return {"values": found, "levels": levels, "best": best}
 
 

@@ -220,7 +220,7 @@ def write_run(
 
 
 def _write_cell(folder, domain, rung, general, fit: Fit, recipe, seed, number) -> dict[str, Any]:
-    key = f"{domain}|{rung}|{fit.label}|{fit.lr}|{seed}"
+    key = f"{domain}|{rung}|{fit.label}|{fit.lr}|{seed}" + (f"|{budget}" if (budget := fit.extra.get("budget")) else "")
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     cell_folder = f"cells/{layout.folder_name(key, digest)}"
     quant = fit.method == "qlora"

@@ -14,7 +14,8 @@ domains: [{name: short, path: short.jsonl}, {name: long, path: long.jsonl}]
 general: [bundled/wiki_general]
 methods: [{method: lora, rank: [2, 8], lr: 1e-2, dropout: 0.1}]
 train: {budget: 1 epochs, seq_len: 64, batch_tokens: 256, eval_at: [50%, 100%]}
-score: {context: 64, stride: 48, tokens: 500}
+score: {context: 64, stride: 48, tokens: 300}
+measure: [degradation, forgetting]
 """
 CELLS = 4
 

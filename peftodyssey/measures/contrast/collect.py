@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from peftodyssey.measures.contrast.column_means import ColumnMeans, column_means
 from peftodyssey.measures.contrast.compute import MethodMeans
-from peftodyssey.measures.contrast.differences import Clusters, Difference, differences, too_few
-from peftodyssey.measures.contrast.pairs import MethodCells, pairs_of
+from peftodyssey.measures.contrast.differences import Clusters, Difference, cell_by_cell, differences, too_few
+from peftodyssey.measures.contrast.pairs import BudgetCells, MethodCells, pairs_of
 from peftodyssey.measures.contrast.table import DOMINANCE
 from peftodyssey.measures.contrast.verdicts import row_of
+from peftodyssey.recipe.numbers import parse_count, parse_number
 from peftodyssey.stats.contrast import LESS, MORE, ContrastResult, contrasts
 from peftodyssey.store import manifest
 from peftodyssey.store.stored_run import Cell, StoredRun
@@ -39,10 +41,11 @@ def rows(run: StoredRun) -> list[Row]:
     found = [one for cells in groups.values() for one in _of_setting(run, cells)]
     results = _results(found)
     dominant = _dominant(found, results)
+    together = Counter(_family(one) for one, result in zip(found, results, strict=True) if result is not None)
     return [
-        row_of(one.coordinates, one.difference, result)
+        row_of(one.coordinates, one.difference, result, together[_family(one)])
         for one, result in zip(found, results, strict=True)
-        if one.difference.at != DOMINANCE or _cells(one) in dominant
+        if one.difference.point.at != DOMINANCE or _cells(one) in dominant
     ]
 
 
@@ -55,14 +58,17 @@ def _of_setting(run: StoredRun, cells: Sequence[Cell]) -> list[PairDifference]:
         return []
     means = {split: column_means(run, finished, split) for split in ("test", "valid", "general")}
     test, general = (Clusters(means[s].clusters, means[s].effective_clusters) for s in ("test", "general"))
+    setting = {name: cells[0]["coordinates"].get(name) for name in SETTING} | {"recipe": cells[0]["recipe"]}
     found = []
-    for first, second in pairs:
-        seeds = sorted(first.seeds & second.seeds)
-        own = {name: cells[0]["coordinates"].get(name) for name in SETTING} | {"recipe": cells[0]["recipe"]}
-        own |= {"method": first.label, "minus": second.label, "seeds": len(seeds), "margin": options["margin"]}
-        a, b = (_method_means(method, seeds, means) for method in (first, second))
-        if a is not None and b is not None:
-            found += [PairDifference(own, one) for one in differences(a, b, test, general, len(seeds))]
+    for pair in pairs:
+        seeds = sorted(pair.first.seeds & pair.second.seeds)
+        own = {**setting, "method": pair.first.label, "minus": pair.second.label, "named": pair.named}
+        own |= {"seeds": len(seeds), "margin": options["margin"]}
+        a, b = (_means(method, seeds, means) for method in (pair.first, pair.second))
+        if a and b:
+            both = [*differences(a, b, test, general, len(seeds))]
+            both += cell_by_cell(a, b, test, general) if pair.named else ()
+            found += [PairDifference(own, one) for one in both]
     return found
 
 
@@ -75,42 +81,68 @@ def _methods(run: StoredRun, cells: Sequence[Cell], finished: Sequence[Cell]) ->
 
 def _method(cells: Sequence[Cell], finished: Sequence[Cell], run: StoredRun) -> MethodCells:
     numbers = {cell["number"] for cell in finished}
-    done = {_rate_and_seed(cell): cell for cell in cells if cell["number"] in numbers}
-    others = [cell for cell in cells if cell["number"] not in numbers]
-    failed = [cell for cell in others if manifest.failure(run.folder / cell["folder"])]
-    diverged, grid = (tuple(sorted({_rate_and_seed(cell)[0] for cell in some})) for some in (failed, cells))
+    names = {_budget(cell) for cell in cells if cell["number"] in numbers}
+    budgets = {
+        name: _of_budget([cell for cell in cells if _budget(cell) == name], numbers, run)
+        for name in sorted(names, key=_amount)
+    }
     own = cells[0]["coordinates"]
-    return MethodCells(own["label"], own["method"], done, diverged, grid)
+    return MethodCells(own["label"], own["method"], budgets)
+
+
+def _of_budget(cells: Sequence[Cell], finished: set[int], run: StoredRun) -> BudgetCells:
+    done = {_rate_and_seed(cell): cell for cell in cells if cell["number"] in finished}
+    others = (cell for cell in cells if cell["number"] not in finished)
+    failed = {_rate_and_seed(cell)[0] for cell in others if manifest.failure(run.folder / cell["folder"])}
+    return BudgetCells(done, tuple(sorted(failed)), tuple(sorted({_rate_and_seed(cell)[0] for cell in cells})))
+
+
+def _budget(cell: Cell) -> str:
+    """The cell's budget as its plan states it; "" in plans that do not."""
+    return str(cell["coordinates"].get("budget") or "")
+
+
+def _amount(budget: str) -> float:
+    """The number of a budget, of which those of one recipe have one unit."""
+    amount, _, unit = budget.partition(" ")
+    return 0.0 if not budget else parse_number(amount) if unit.startswith("epoch") else parse_count(amount)
 
 
 def _rate_and_seed(cell: Cell) -> tuple[float, int]:
     return float(cell["coordinates"]["lr"] or 0.0), int(cell["coordinates"]["seed"])
 
 
-def _method_means(method: MethodCells, seeds: Sequence[int], means: Mapping[str, ColumnMeans]) -> MethodMeans | None:
-    """The means of a method's cells that are finished with all seeds and finite; None where there are none."""
+def _means(method: MethodCells, seeds: Sequence[int], means: Mapping[str, ColumnMeans]) -> list[MethodMeans]:
+    """The means of a method at each budget, ascending, of which a rate is finished with all seeds and finite."""
+    found = (_of_budget_means(method.label, *item, seeds, means) for item in method.budgets.items())
+    return [one for one in found if one is not None]
 
+
+def _of_budget_means(
+    label: str, budget: str, cells: BudgetCells, seeds: Sequence[int], means: Mapping[str, ColumnMeans]
+) -> MethodMeans | None:
     def read(split: str, rates: Sequence[float]) -> np.ndarray:
-        columns = [[means[split].of(method.done[lr, seed], split, "after") for seed in seeds] for lr in rates]
+        columns = [[means[split].of(cells.done[lr, seed], split, "after") for seed in seeds] for lr in rates]
         return np.stack([np.stack(of_rate, -1) for of_rate in columns], 1)
 
-    rates = method.rates(seeds) if seeds else []
+    rates = cells.rates(seeds) if seeds else []
     finite = [lr for lr in rates if all(np.isfinite(read(split, [lr])[0]).all() for split in means)]
     if not finite:
         return None
-    cell = method.done[finite[0], seeds[0]]
+    cell = cells.done[finite[0], seeds[0]]
     base, origin = (
         {split: means[split].of(cell, split, kind) for split in ("test", "general")} for kind in ("before", "quantised")
     )
     return MethodMeans(
-        method.label,
+        label,
         finite,
-        sorted({*rates, *method.diverged}),
-        method.grid,
+        sorted({*rates, *cells.diverged}),
+        cells.grid,
         valid=read("valid", finite),
         learning=base["test"][:, None, None] - read("test", finite),
         forgetting=read("general", finite) - base["general"][:, None, None],
         origin=np.stack([base["test"] - origin["test"], origin["general"] - base["general"]], -1),
+        budget=budget,
     )
 
 
@@ -132,20 +164,31 @@ def _results(found: Sequence[PairDifference]) -> list[ContrastResult | None]:
 
 def _comparison(one: PairDifference) -> tuple[Any, ...]:
     """What settings share whose variance over seeds may be pooled."""
-    own, difference = one.coordinates, one.difference
-    rates = (difference.method_lr, difference.minus_lr) if difference.at == DOMINANCE else ()
     names = ("recipe", "method", "minus", "margin")
-    return *(own[name] for name in names), difference.quantity, difference.at, difference.share, *rates
+    return *(one.coordinates[name] for name in names), *_where(one)
+
+
+def _family(one: PairDifference) -> tuple[Any, ...]:
+    """What the pairs of methods share whose intervals hold together: text, base, and where they are compared."""
+    pair = ("method", "minus", "named", "seeds")
+    return *(value for name, value in one.coordinates.items() if name not in pair), *_where(one)
+
+
+def _where(one: PairDifference) -> tuple[Any, ...]:
+    """Quantity and point of a difference; levels and rates differ with the text, and count for dominance alone."""
+    point = asdict(one.difference.point)
+    left_out = {"level"} if point["at"] == DOMINANCE else {"level", "method_lr", "minus_lr"}
+    return one.difference.quantity, *(value for name, value in point.items() if name not in left_out)
 
 
 def _dominant(found: Sequence[PairDifference], results: Sequence[ContrastResult | None]) -> set[tuple[Any, ...]]:
     """The pairs of cells of which both differences are clear, in opposite directions."""
     verdicts: dict[tuple[Any, ...], set[str]] = {}
     for one, result in zip(found, results, strict=True):
-        if result is not None and one.difference.at == DOMINANCE:
+        if result is not None and one.difference.point.at == DOMINANCE:
             verdicts.setdefault(_cells(one), set()).add(result.verdict)
     return {cells for cells, words in verdicts.items() if words == {LESS, MORE}}
 
 
 def _cells(one: PairDifference) -> tuple[Any, ...]:
-    return *one.coordinates.values(), one.difference.method_lr, one.difference.minus_lr
+    return *one.coordinates.values(), *asdict(one.difference.point).values()

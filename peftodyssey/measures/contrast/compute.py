@@ -10,16 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from peftodyssey.measures.contrast.table import BUDGETS, RATES
 from peftodyssey.stats import lr_selection
 from peftodyssey.stats.learning_path import forgetting_at
 
 SHARES = (0.25, 0.5, 0.75)  # of the learning that every seed of both methods reaches
-MIN_RATES = 2  # of a path: through one cell it is a straight line
+MIN_ENDS = 2  # of a path: through one it is a straight line
 
 
 @dataclass(frozen=True)
 class MethodMeans:
-    """One method: means in nats per token, float64 [1 + resamples, rates, seeds]."""
+    """One method at one budget: means in nats per token, float64 [1 + resamples, rates, seeds]."""
 
     label: str
     rates: Sequence[float]  # ascending
@@ -29,6 +30,7 @@ class MethodMeans:
     learning: np.ndarray  # fall of test NLL from the unquantised base
     forgetting: np.ndarray  # rise of general NLL from the unquantised base
     origin: np.ndarray  # [1 + resamples, 2]: learning and forgetting before training, not 0 on a quantised base
+    budget: str = ""
 
     @property
     def best(self) -> np.ndarray:
@@ -44,39 +46,76 @@ class MethodMeans:
         """`values` at the best rate of each resample, [1 + resamples, seeds]."""
         return np.asarray(np.take_along_axis(values, self.best[:, None, None], axis=1)[:, 0])
 
-    def unresolved(self) -> str:
-        """Why the best rate is not known, or an empty string."""
-        if len(set(self.grid)) < 2:
-            return f"{self.label} has one rate only: untuned"
-        edge = lr_selection.edge(self.best_rate, self.grid, self.tried)
+    def unresolved(self, where: str = "") -> str:
+        """Why the best rate is not known, with what would make it known, or an empty string."""
+        grid, best = sorted(set(self.grid)), self.best_rate
+        if len(grid) < 2:
+            rates = ", ".join(_rounded(best * factor) for factor in (1 / 3, 1, 3))
+            return f"{self.label}{where} has one learning rate ({best:g}), which is untuned: tune it over {rates}"
+        edge = lr_selection.edge(best, grid, self.tried)
+        if edge is None:
+            return ""
+        start = f"the best learning rate of {self.label}{where}"
         if edge == lr_selection.UNMEASURED:
-            return f"a neighbour of the rate of {self.label} ({self.best_rate:g}) was not trained to the end"
-        return f"the rate of {self.label} is at the {edge} edge of its grid ({self.best_rate:g})" if edge else ""
+            return f"{start} ({best:g}) has a neighbour that was not trained to the end"
+        neighbour = grid[1] if edge == lr_selection.LOW else grid[-2]
+        return f"{start} is at the {edge} edge of its grid ({best:g}): add {_rounded(best * best / neighbour)}"
+
+
+def _rounded(rate: float) -> str:
+    """A learning rate to one digit."""
+    return f"{float(f'{rate:.0e}'):g}"
 
 
 @dataclass(frozen=True)
 class EqualLearning:
-    """Differences of forgetting at levels of learning; none where the methods have no learning in common."""
+    """Differences of forgetting at levels of learning."""
 
     levels: np.ndarray  # [levels], nats per token
     differences: np.ndarray  # [1 + resamples, seeds, levels]
 
 
-def equal_learning(first: MethodMeans, second: MethodMeans) -> EqualLearning | None:
-    """Forgetting of `first` minus `second` at SHARES of what every seed of both learned on the text itself."""
-    common = min(float(method.learning[0].max(0).min()) for method in (first, second))
-    start = max(0.0, *(float(method.origin[0, 0]) for method in (first, second)))
+def path_over(*methods: Sequence[MethodMeans]) -> str:
+    """What the ends of the methods' paths differ in: budgets where a method has several, else learning rates."""
+    return BUDGETS if any(len(method) > 1 for method in methods) else RATES
+
+
+def ends(method: Sequence[MethodMeans], over: str) -> np.ndarray:
+    """Learning and forgetting of each end of a method's path, float64 [1 + resamples, ends, seeds, 2].
+
+    Over budgets, an end is that of a budget at its best rate, selected anew in each resample; over learning rates, that
+    of a rate at the only budget.
+    """
+    if over == BUDGETS:
+        pairs = [[one.at_best(values) for values in (one.learning, one.forgetting)] for one in method]
+        return np.stack([np.stack(pair, -1) for pair in pairs], 1)
+    return np.stack([method[0].learning, method[0].forgetting], -1)
+
+
+def equal_learning(first: Sequence[MethodMeans], second: Sequence[MethodMeans], over: str) -> EqualLearning | None:
+    """Forgetting of `first` minus `second` at SHARES of what every seed of both learned on the text itself.
+
+    None where the methods have no learning in common.
+    """
+    paths = [ends(method, over) for method in (first, second)]
+    common = min(float(path[0, :, :, 0].max(0).min()) for path in paths)
+    start = max(0.0, *(float(method[0].origin[0, 0]) for method in (first, second)))
     if common <= start:
         return None
     levels = start + np.array(SHARES) * (common - start)
-    difference = _paths(first, levels) - _paths(second, levels)
+    of_first, of_second = (
+        _along(path, method[0].origin, levels) for path, method in zip(paths, (first, second), strict=True)
+    )
+    difference = of_first - of_second
     return None if np.isnan(difference).any() else EqualLearning(levels, difference)
 
 
-def _paths(method: MethodMeans, levels: np.ndarray) -> np.ndarray:
+def _along(path: np.ndarray, origin: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Forgetting along each seed's path, [1 + resamples, seeds, levels]."""
-    n, rates, seeds = method.learning.shape
-    pairs = np.stack([method.learning, method.forgetting], -1).transpose(0, 2, 1, 3)
-    origin = np.repeat(method.origin[:, None], seeds, axis=1)
-    flat = forgetting_at(origin.reshape(-1, 2), pairs.reshape(-1, rates, 2), levels)
+    n, n_ends, seeds, _ = path.shape
+    flat = forgetting_at(
+        np.repeat(origin[:, None], seeds, axis=1).reshape(-1, 2),
+        path.transpose(0, 2, 1, 3).reshape(-1, n_ends, 2),
+        levels,
+    )
     return flat.reshape(n, seeds, len(levels))

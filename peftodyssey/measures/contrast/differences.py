@@ -1,17 +1,29 @@
-"""The differences of one pair of methods on one text and base, before their variances over seeds are pooled."""
+"""The differences of one pair of methods on one text and base, before their variances over seeds are pooled.
+
+A method is the sequence of its means at each budget, ascending.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
-from peftodyssey.measures.contrast.compute import MIN_RATES, SHARES, MethodMeans, equal_learning
-from peftodyssey.measures.contrast.table import DOMINANCE, EQUAL_LEARNING, FORGETTING, LEARNING, OWN_RATE
+from peftodyssey.measures.contrast.compute import MIN_ENDS, SHARES, MethodMeans, equal_learning, path_over
+from peftodyssey.measures.contrast.table import (
+    BUDGETS,
+    DOMINANCE,
+    EQUAL_LEARNING,
+    FORGETTING,
+    LEARNING,
+    OWN_RATE,
+)
 from peftodyssey.stats.bootstrap import MIN_DOCUMENTS
 from peftodyssey.stats.contrast import LEVEL, MIN_SEEDS, Parts, contrasts, parts
+
+Method = Sequence[MethodMeans]
 
 
 @dataclass(frozen=True)
@@ -23,31 +35,40 @@ class Clusters:
 
 
 @dataclass(frozen=True)
+class Point:
+    """Where methods are compared, as the columns of the table say it."""
+
+    at: str
+    path: str | None = None  # of equal learning: what the ends of the paths differ in
+    level: float | None = None
+    share: float | None = None
+    method_budget: str | None = None
+    minus_budget: str | None = None
+    method_lr: float | None = None
+    minus_lr: float | None = None
+
+
+@dataclass(frozen=True)
 class Difference:
     """One row of the table, but for its interval and verdict."""
 
     quantity: str
-    at: str
+    point: Point
     parts: Parts | None  # None: there is no estimate
     clusters: Clusters
     reasons: tuple[str, ...] = ()  # why the methods are not comparable
-    level: float | None = None
-    share: float | None = None
-    method_lr: float | None = None
-    minus_lr: float | None = None
     confidence: float = LEVEL
+    storage: float | None = None  # part of the estimate that storage of a quantised base makes up
 
 
-def differences(
-    first: MethodMeans, second: MethodMeans, test: Clusters, general: Clusters, seeds: int
-) -> list[Difference]:
-    """All differences of `first` - `second`."""
-    few = () if seeds >= MIN_SEEDS else (f"{seeds} seed{'s' * (seeds > 1)}: a verdict takes {MIN_SEEDS}",)
+def differences(first: Method, second: Method, test: Clusters, general: Clusters, seeds: int) -> list[Difference]:
+    """The differences of `first` - `second` at their own best rates and at equal learning."""
+    missing = MIN_SEEDS - seeds
+    few = () if missing <= 0 else (f"{seeds} seed{'s' * (seeds > 1)}, and a verdict takes {MIN_SEEDS}: add {missing}",)
     both = min(test, general, key=lambda clusters: clusters.effective)
     return [
         *_at_own_rates(first, second, (test, general), few),
         *_at_equal_learning(first, second, both, test, few),
-        *_cell_by_cell(first, second, test, general),
     ]
 
 
@@ -56,64 +77,99 @@ def too_few(clusters: Clusters) -> tuple[str, ...]:
     if clusters.effective >= MIN_DOCUMENTS - 1e-9:
         return ()
     of = "" if clusters.effective > clusters.number - 0.5 else f" of {clusters.number}"
-    return (f"{clusters.effective:.0f} effective clusters{of}: an interval takes {MIN_DOCUMENTS}",)
+    more = "raise score.tokens, or hold more documents out"
+    return (
+        f"{clusters.effective:.0f} effective clusters{of} are scored and an interval takes {MIN_DOCUMENTS}: {more}",
+    )
 
 
 def _at_own_rates(
-    first: MethodMeans, second: MethodMeans, clusters: tuple[Clusters, Clusters], few: tuple[str, ...]
+    first: Method, second: Method, clusters: tuple[Clusters, Clusters], few: tuple[str, ...]
 ) -> Iterator[Difference]:
-    unresolved = tuple(why for method in (first, second) if (why := method.unresolved()))
-    values = (first.learning, second.learning), (first.forgetting, second.forgetting)
-    for quantity, text, (own, other) in zip((LEARNING, FORGETTING), clusters, values, strict=True):
-        difference = parts(first.at_best(own) - second.at_best(other), text.effective)
-        reasons = (*unresolved, *few, *too_few(text))
-        rates = first.best_rate, second.best_rate
-        yield Difference(quantity, OWN_RATE, difference, text, reasons, None, None, *rates)
+    several = path_over(first, second) == BUDGETS
+    for a, b in ((a, b) for a in first for b in second if a.budget == b.budget):
+        where = f" at {a.budget}" if several else ""
+        unresolved = tuple(why for method in (a, b) if (why := method.unresolved(where)))
+        point = Point(
+            OWN_RATE,
+            method_budget=a.budget or None,
+            minus_budget=b.budget or None,
+            method_lr=a.best_rate,
+            minus_lr=b.best_rate,
+        )
+        values = (a.learning, b.learning), (a.forgetting, b.forgetting)
+        for axis, (quantity, text, (own, other)) in enumerate(
+            zip((LEARNING, FORGETTING), clusters, values, strict=True)
+        ):
+            difference = parts(a.at_best(own) - b.at_best(other), text.effective)
+            reasons = (*unresolved, *few, *too_few(text))
+            storage = _storage(a, b, axis)
+            yield Difference(quantity, point, difference, text, reasons, storage=storage)
+
+
+def _storage(first: MethodMeans, second: MethodMeans, axis: int) -> float | None:
+    """What storage of quantised bases adds to a difference of learning (axis 0) or forgetting; None: none is."""
+    if not (first.origin[0].any() or second.origin[0].any()):
+        return None
+    return float(first.origin[0, axis] - second.origin[0, axis])
 
 
 def _at_equal_learning(
-    first: MethodMeans, second: MethodMeans, clusters: Clusters, test: Clusters, few: tuple[str, ...]
+    first: Method, second: Method, clusters: Clusters, test: Clusters, few: tuple[str, ...]
 ) -> Iterator[Difference]:
-    reasons = (*_no_path(first, second), *_no_reach(first, second, test), *few, *too_few(clusters))
-    found = equal_learning(first, second)
+    over = path_over(first, second)
+    without = tuple(why for method in (first, second) if (why := _no_path(method, over)))
+    reasons = (*without, *_unresolved(first, second, over), *_no_reach(first, second, test), *few, *too_few(clusters))
+    found = None if without and over == BUDGETS else equal_learning(first, second, over)
     if found is None:
-        reasons = reasons or ("they have no learning in common",)
-        yield Difference(FORGETTING, EQUAL_LEARNING, None, clusters, reasons)
+        reasons = reasons or ("the methods have no learning in common",)
+        yield Difference(FORGETTING, Point(EQUAL_LEARNING, over), None, clusters, reasons)
         return
     mean = parts(found.differences.mean(2), clusters.effective)
-    yield Difference(FORGETTING, EQUAL_LEARNING, mean, clusters, reasons)
+    yield Difference(FORGETTING, Point(EQUAL_LEARNING, over), mean, clusters, reasons)
     for i, share in enumerate(SHARES):
         at_level = parts(found.differences[:, :, i], clusters.effective)
-        level = float(found.levels[i])
-        yield Difference(FORGETTING, EQUAL_LEARNING, at_level, clusters, reasons, level, share)
+        yield Difference(
+            FORGETTING, Point(EQUAL_LEARNING, over, float(found.levels[i]), share), at_level, clusters, reasons
+        )
 
 
-def _no_path(*methods: MethodMeans) -> Iterator[str]:
-    for method in methods:
-        if len(method.rates) < MIN_RATES:
-            yield f"{method.label} has one rate only: no path"
+def _no_path(method: Method, over: str) -> str:
+    n_ends = len(method) if over == BUDGETS else len(method[0].rates)
+    what = "budget" if over == BUDGETS else "learning rate"
+    return f"{method[0].label} has one {what} only, and a path takes {MIN_ENDS}: add one" if n_ends < MIN_ENDS else ""
 
 
-def _no_reach(first: MethodMeans, second: MethodMeans, test: Clusters) -> Iterator[str]:
+def _unresolved(first: Method, second: Method, over: str) -> Iterator[str]:
+    """Budgets whose best rate is not known: their ends are then worse than the method's. A path over rates has all."""
+    if over == BUDGETS:
+        for means in (*first, *second):
+            if why := means.unresolved(f" at {means.budget}"):
+                yield why
+
+
+def _no_reach(first: Method, second: Method, test: Clusters) -> Iterator[str]:
     for method in (first, second):
-        own = parts(method.at_best(method.learning), test.effective)
-        (reached,) = contrasts([own], 1.0)
+        learned = [means.at_best(means.learning) for means in method]
+        (reached,) = contrasts([parts(max(learned, key=lambda values: values[0].mean()), test.effective)], 1.0)
         if not reached.lower > 0:
             bounds = f"{reached.estimate:+.4f} [{reached.lower:+.4f}, {reached.upper:+.4f}]"
-            yield f"{method.label} learned nothing that is clear of 0 ({bounds})"
+            yield f"{method[0].label} learned nothing that is clear of 0 ({bounds}), so there is nothing to compare at"
 
 
-def _cell_by_cell(first: MethodMeans, second: MethodMeans, test: Clusters, general: Clusters) -> Iterator[Difference]:
+def cell_by_cell(first: Method, second: Method, test: Clusters, general: Clusters) -> Iterator[Difference]:
     """Learning and forgetting of each cell of one method less each of the other, for dominance."""
-    searched = 2 * len(first.rates) * len(second.rates)
-    confidence = 1 - (1 - LEVEL) / searched
-    if too_few(test) or too_few(general) or first.learning.shape[2] < MIN_SEEDS:
+    cells, others = ([(means, i) for means in method for i in range(len(means.rates))] for method in (first, second))
+    confidence = 1 - (1 - LEVEL) / (2 * len(cells) * len(others))
+    if too_few(test) or too_few(general) or first[0].learning.shape[2] < MIN_SEEDS:
         return
-    for i, j in product(range(len(first.rates)), range(len(second.rates))):
-        rates = None, None, float(first.rates[i]), float(second.rates[j]), confidence
-        learning = first.learning[:, i] - second.learning[:, j]
-        forgetting = first.forgetting[:, i] - second.forgetting[:, j]
+    for (a, i), (b, j) in product(cells, others):
+        learning = a.learning[:, i] - b.learning[:, j]
+        forgetting = a.forgetting[:, i] - b.forgetting[:, j]
         if np.sign(learning[0].mean()) == np.sign(forgetting[0].mean()):
             continue
-        yield Difference(LEARNING, DOMINANCE, parts(learning, test.effective), test, (), *rates)
-        yield Difference(FORGETTING, DOMINANCE, parts(forgetting, general.effective), general, (), *rates)
+        budgets = a.budget or None, b.budget or None
+        point = Point(DOMINANCE, None, None, None, *budgets, float(a.rates[i]), float(b.rates[j]))
+        for quantity, values, text in ((LEARNING, learning, test), (FORGETTING, forgetting, general)):
+            axis = int(quantity == FORGETTING)
+            yield Difference(quantity, point, parts(values, text.effective), text, (), confidence, _storage(a, b, axis))

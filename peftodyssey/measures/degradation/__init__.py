@@ -21,6 +21,11 @@ class Degradation(Measure):
         "ppl_after": ("float64", "exp(nll_after)"),
         "delta_nll": ("float64", "nll_after - nll_before on test; positive: worse"),
         **interval("delta", "delta_nll"),
+        "delta_storage": (
+            "float64",
+            "nll_quantised - nll_before: the part of delta_nll that is there before training, because the base is "
+            "stored quantised; the rest is training",
+        ),
         "bpb_before": ("float64", "test bits per byte of the unquantised base"),
         "bpb_after": ("float64", "test bits per byte after adaptation"),
         "test_tokens": ("int64", "tokens scored on test"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from peftodyssey.stats.degradation import compare_texts, finite, mean_nats
+from peftodyssey.stats.degradation import compare_texts, difference, finite, mean_nats
 from peftodyssey.store.collected import Collected, Row
 from peftodyssey.store.stored_run import Cell, StoredRun
 
@@ -17,9 +17,10 @@ def collect(run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
 def _of_cell(cell: Cell, run: StoredRun) -> Row:
     test, valid = cell["scores"]["test"], cell["scores"].get("valid")
     change = compare_texts([test], run.read)
+    quantised = _mean(test["quantised"], run) if test.get("quantised") else None
     return {
         "nll_before": change.nll_before,
-        "nll_quantised": _mean(test["quantised"], run) if test.get("quantised") else None,
+        "nll_quantised": quantised,
         "nll_after": change.nll_after,
         "valid_nll_before": _mean(valid["before"], run) if valid else None,
         "valid_nll_after": _mean(valid["after"], run) if valid else None,
@@ -28,6 +29,7 @@ def _of_cell(cell: Cell, run: StoredRun) -> Row:
         "delta_nll": change.delta_nll,
         "delta_lo": change.delta_lo,
         "delta_hi": change.delta_hi,
+        "delta_storage": difference(quantised, change.nll_before),
         "bpb_before": change.bpb_before,
         "bpb_after": change.bpb_after,
         "test_tokens": change.tokens,

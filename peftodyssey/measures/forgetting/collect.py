@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from peftodyssey.stats.degradation import compare_texts
+import numpy as np
+
+from peftodyssey.stats.degradation import compare_texts, difference, finite, mean_nats
 from peftodyssey.store.collected import Collected, Row
 from peftodyssey.store.stored_run import Cell, StoredRun
 
@@ -15,13 +17,24 @@ def collect(run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
 
 
 def _of_cell(cell: Cell, run: StoredRun) -> Row:
-    change = compare_texts(cell["scores"]["general"], run.read)
+    texts = cell["scores"]["general"]
+    change = compare_texts(texts, run.read)
+    quantised = _quantised(texts, run)
     return {
         "general_nll_before": change.nll_before,
+        "general_nll_quantised": quantised,
         "general_nll_after": change.nll_after,
         "forgetting": change.delta_nll,
         "forgetting_lo": change.delta_lo,
         "forgetting_hi": change.delta_hi,
         "general_documents": change.documents,
+        "forgetting_storage": difference(quantised, change.nll_before),
         "reason": change.note and f"general text: {change.note}",
     }
+
+
+def _quantised(texts: Sequence[Cell], run: StoredRun) -> float | None:
+    """NLL of the quantised base on the general texts, pooled; None where the base is not quantised."""
+    if not all(text.get("quantised") for text in texts):
+        return None
+    return finite(mean_nats(np.concatenate([run.read(text["quantised"], "nll_nats") for text in texts])))

@@ -16,7 +16,7 @@ from peftodyssey.store import layout
 from peftodyssey.store.stored_run import Cell, StoredRun, document_clusters
 
 Row = dict[str, Any]
-SETTING = ("model", "revision", "domain", "newline", "objective", "context", "score_tokens")
+SETTING = ("model", "revision", "domain", "newline", "objective", "context", "score_tokens", "budget")
 
 
 def rows(run: StoredRun, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Row]:

@@ -75,7 +75,8 @@ def _costs(row: Row) -> str:
 
 
 def _place(row: Row, rows: Sequence[Row]) -> str:
-    return f"{text_name(row)}{coordinates(row, rows)}"
+    budget = f", {row['budget']}" if len({other["budget"] for other in rows}) > 1 else ""
+    return f"{text_name(row)}{coordinates(row, rows)}{budget}"
 
 
 def _name(row: Row) -> str:

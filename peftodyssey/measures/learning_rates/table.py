@@ -16,6 +16,7 @@ LEARNING_RATES: Columns = {
     "context": ("int64", "tokens of a window when it is scored"),
     "score_tokens": ("int64", "tokens of a split that are scored; empty: all"),
     "method": ("string", "the label of the method"),
+    "budget": ("string", "how long its cells are trained"),
     "rates": ("int32", "learning rates of its grid"),
     "rates_measured": ("int32", "those that were trained to the end with every seed, or diverged"),
     "seeds": ("int32", "seeds over which validation loss is pooled"),

@@ -18,6 +18,7 @@ from torch import nn
 
 from peftodyssey.errors import ModelError
 from peftodyssey.models.shape_from_meta_model import linear_shape
+from peftodyssey.models.weight_matrices import weight_matrices
 
 Change = Callable[[str, torch.Tensor], torch.Tensor]  # (name, weight) -> its shift, float32, same shape
 QUANT_BLOCK = 64  # numbers of a tensor that share a constant in nf4 and fp4
@@ -49,7 +50,9 @@ def sigmas(
     if scale == "fan_in":
         return {name: 1 / math.sqrt(_fan_in(model, name)) for name in tensors}
     if scale == "earliest_rung":
-        return {name: (reference or {})[name] for name in tensors}
+        assert reference is not None, "the earliest rung is measured before"
+        names = {id(weight): name for name, weight in weight_matrices(model).items()}  # a tied head is the embeddings
+        return {name: reference[names.get(id(weight), name)] for name, weight in tensors.items()}
     return root_mean_squares(tensors)
 
 

@@ -71,12 +71,12 @@ class Pair:
 
     @property
     def text(self) -> str:
-        """With its interval for one seed, else with the range over them."""
+        """With its interval, and what it covers where there are several seeds."""
         return amount(self.rows, DELTA, unit="")
 
     @property
     def verdict(self) -> str:
-        """better or worse if the intervals of all seeds say so, else empty."""
+        """better or worse if the interval of the mean over seeds says so, else empty."""
         outcome = verdict(self.rows, DELTA)
         return outcome if outcome in ("better", "worse") else ""
 

@@ -1,6 +1,6 @@
 """Section: whether a constraint on the update helps.
 
-A constrained cell is compared with the same method without the constraint, and at matched learning with WiSE-FT: a
+A constrained cell is compared with the same method without the constraint, and at equal learning with WiSE-FT: a
 share of the unconstrained update that has learned as much needs no training, so a constraint has to forget less.
 """
 
@@ -25,12 +25,9 @@ from peftodyssey.display.chart_style import (
 from peftodyssey.display.result_text import (
     DELTA,
     FORGETTING,
-    NO_VERDICT,
-    UNIT,
     Row,
     amount,
     columns_of,
-    common_sign,
     coordinates,
     grouped,
     method_name,
@@ -39,11 +36,12 @@ from peftodyssey.display.result_text import (
     setting,
     signed,
     text_name,
+    verdict,
 )
 from peftodyssey.display.section import Section
 from peftodyssey.display.sources import ReportSources
+from peftodyssey.measures.wise_ft.compute import forgetting_at_change
 from peftodyssey.measures.wise_ft.table import TABLE
-from peftodyssey.stats.frontier import forgetting_at_change
 
 CONSTRAINTS = ("l2_sp", "norm_ball", "replay", "early_stop")
 SAME_METHOD = ("method", "rank", "alpha", "targets", "quant")
@@ -141,32 +139,26 @@ def _verdict(group: Sequence[Pair]) -> str:
     method = method_name(group[0].unconstrained)
     differences = [pair.difference for pair in group if pair.difference is not None]
     if len(differences) < len(group):
-        return f"There is no comparison at matched learning: no scored share of {method}'s update learned as much."
-    mean = f"{signed(statistics.fmean(differences))} {UNIT}"
-    if len(group) > 1:
-        mean += f" ({signed(min(differences))} to {signed(max(differences))} over {len(group)} seeds)"
-    # Less or more only if the interval over documents of every seed says so.
-    intervals = [
-        {
-            end: None if pair.constrained.get(end) is None else pair.constrained[end] - pair.wise_forgetting
-            for end in ENDS
-        }
-        for pair in group
-        if pair.wise_forgetting is not None
-    ]
-    outcome = {
-        None: NO_VERDICT,
-        -1: "the constraint forgets less than scaling the update back",
-        0: "no clear difference from scaling the update back",
-        1: "scaling the update back, which needs no training, forgets less",
-    }[common_sign(intervals, *ENDS)]
+        return f"There is no comparison at equal learning: no scored share of {method}'s update learned as much."
+    shifted = [_shifted(pair) for pair in group]
+    outcome = verdict(
+        shifted,
+        FORGETTING,
+        better="the constraint forgets less than scaling the update back",
+        worse="scaling the update back, which needs no training, forgets less",
+        unclear="no clear difference from scaling the update back",
+    )
     return (
-        f"Compared with the share of {method}'s own update that learned as much, forgetting differs by {mean}: "
-        f"{outcome}."
+        f"Compared with the share of {method}'s own update that learned as much, forgetting differs by "
+        f"{amount(shifted, FORGETTING)}: {outcome}."
     )
 
 
-ENDS = FORGETTING[1:]
+def _shifted(pair: Pair) -> dict[str, float | None]:
+    """Forgetting of the constrained cell with its interval, less that of WiSE-FT at the same change."""
+    row, other = pair.constrained, pair.wise_forgetting
+    assert other is not None, "the group has a comparison"
+    return {name: None if row.get(name) is None else row[name] - other for name in FORGETTING}
 
 
 def figures(rows: Sequence[Row], wise: Sequence[Row]) -> list[Figure]:
