@@ -102,10 +102,11 @@ def contrasts(settings: Sequence[Parts], margin: float, level: float = LEVEL) ->
         [settings[i].seeds - 1 for i in enough],
     )
     by_setting = dict(zip(enough, pools, strict=True))
-    return [_contrast(setting, by_setting.get(i), margin, level) for i, setting in enumerate(settings)]
+    return [result_of(setting, by_setting.get(i), margin, level) for i, setting in enumerate(settings)]
 
 
-def _contrast(setting: Parts, seeds: SeedVariance | None, margin: float, level: float) -> ContrastResult:
+def result_of(setting: Parts, seeds: SeedVariance | None, margin: float, level: float) -> ContrastResult:
+    """The contrast of one setting whose variance over seeds is known; `seeds` None: over clusters alone, no verdict."""
     half, degrees = half_width(setting, seeds, level)
     half_equal, _ = half_width(setting, seeds, EQUAL_LEVEL)
     estimate = setting.estimate

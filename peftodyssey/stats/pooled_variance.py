@@ -37,9 +37,13 @@ def pooled_variance(
     ]
     if len(own) < 2 or not are_alike(variances, degrees):
         return own
-    total = sum(degrees)
+    return [average_variance(variances, interactions, degrees)] * len(own)
+
+
+def average_variance(variances: Sequence[float], interactions: Sequence[float], degrees: Sequence[int]) -> SeedVariance:
+    """The variance over seeds of all settings together, weighted by their degrees of freedom."""
     variance, interaction = (float(np.average(values, weights=degrees)) for values in (variances, interactions))
-    return [SeedVariance(variance, max(variance - interaction, 0.0), total, len(own))] * len(own)
+    return SeedVariance(variance, max(variance - interaction, 0.0), sum(degrees), len(variances))
 
 
 def are_alike(variances: Sequence[float], degrees: Sequence[int]) -> bool:

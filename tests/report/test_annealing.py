@@ -14,22 +14,20 @@ from peftodyssey.measures.sensitivity import annealing
 from peftodyssey.measures.sensitivity.table import ANNEALING_TABLE
 from peftodyssey.store import manifest, parquet, plans
 
+RATES = {"annealed": (1e-3, 3e-3, 9e-3), "trunk": (2e-3, 4e-3, 8e-3)}
+
 
 def fits(domain: str, rung: int) -> list[Fit]:
-    """Full fine-tuning forgets 0.1 on annealed bases and 0.04 on constant-rate ones; LoRA only ran on the first."""
-    return [
-        Fit("full", "full", 1e-3, -0.2, 0.1, group="annealed"),
-        Fit(
-            "full",
-            "full",
-            2e-3,
-            -0.2,
-            0.04,
-            group="trunk",
-            extra={"arm": "trunk", "revision": f"trunk-{64 if rung == 0 else 1024}M"},
-        ),
-        Fit("lora r=8", "lora", 3e-3, -0.1, 0.03),
+    """Full fine-tuning forgets 0.1 on annealed bases and 0.04 on constant-rate ones, at the rate in the middle of its
+    grid, which is the best on validation; LoRA only ran on the first, at one rate.
+    """
+    trunk = {"arm": "trunk", "revision": f"trunk-{64 if rung == 0 else 1024}M"}
+    full = [
+        Fit("full", "full", lr, -0.2, forgetting, valid=-0.2 if place == 1 else -0.1, group=arm, extra=extra)
+        for arm, forgetting, extra in (("annealed", 0.1, {}), ("trunk", 0.04, trunk))
+        for place, lr in enumerate(RATES[arm])
     ]
+    return [*full, Fit("lora r=8", "lora", 3e-3, -0.1, 0.03)]
 
 
 def write_noise(folder: Path, arm: str, tokens: int, cost: float) -> dict[str, Any]:
@@ -77,7 +75,7 @@ def write_noise(folder: Path, arm: str, tokens: int, cost: float) -> dict[str, A
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder: Path = tmp_path_factory.mktemp("arms")
-    write_run(folder, fits=fits, domains=("law",))
+    write_run(folder, fits=fits, domains=("law",), seeds=(0, 1, 2), measure=("degradation", "forgetting"))
     entries = [
         write_noise(folder, arm, tokens, cost)
         for arm, cost in (("annealed", 0.05), ("trunk", 0.02))
@@ -108,12 +106,13 @@ def test_the_same_method_on_the_same_pretraining_is_compared_between_arms(rows: 
     for row in forgot:
         assert row["change"] == pytest.approx(0.06, abs=1e-5)
         assert row["lo"] < 0.06 < row["hi"]
+        assert (row["verdict"], row["repetitions"], row["covers"]) == ("more", 3, "clusters and seeds")
     assert all(row["change"] == pytest.approx(0, abs=1e-5) for row in rows if row["quantity"] == "learning")
 
 
 def test_the_section_says_which_arm_pays(rows: list[dict]) -> None:
     of_noise, said = sorted(annealing.section(rows).statements, key=lambda text: "forgets" in text)
     assert of_noise.startswith("wiki, annealed minus trunk: noise, gaussian with gamma 0.4 costs +0.0300 [")
-    assert of_noise.endswith("it costs the annealed base more.")
+    assert of_noise.endswith("Verdict on annealed: more at 64M tokens, more at 1.02B tokens.")
     assert said.startswith("law, annealed minus trunk: full forgets +0.0600 [")
-    assert said.endswith("it costs the annealed base more.")
+    assert said.endswith("Verdict on annealed: more at 64M tokens, more at 1.02B tokens.")

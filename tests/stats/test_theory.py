@@ -2,13 +2,13 @@
 copies.
 """
 
-import math
-
 import numpy as np
 import pytest
 
 from benchmarks.theory import VALUES, WIDTH, descend, forgetting, learned, loss, pretrain, rises, task
-from peftodyssey.measures.sensitivity.compute import slope, slope_difference, turning_point
+from peftodyssey.stats.cluster_resampling import ClusterSums, resampled_means
+from peftodyssey.stats.contrast import LESS, MORE
+from peftodyssey.stats.ladder import Ladder, contrast_of, describe, lowest_rungs, slope_weights
 
 STEPS = (200, 400, 800, 1600, 3200, 6400)
 TARGET, OTHER = task(VALUES, 1), task(VALUES, 2)
@@ -44,6 +44,19 @@ def tuned(rung, pull=0.0):
     return (by_input(*descend(rung.w1, rung.w2, OTHER, 20, pull=pull)) - by_input(rung.w1, rung.w2))[None]
 
 
+def ladder(of_rungs):
+    """Values [repetitions, inputs] by steps as a ladder whose clusters are the inputs."""
+    steps = tuple(sorted(of_rungs))
+    columns = np.concatenate([of_rungs[count] for count in steps]).T
+    means = resampled_means(ClusterSums(columns, TOKENS_D), [0])
+    return Ladder(steps, means.reshape(len(means), len(steps), -1).transpose(0, 2, 1), len(TOKENS_D))
+
+
+def steps_of(of_rungs):
+    """The steps from rung to rung."""
+    return describe([ladder(of_rungs)])[0].steps
+
+
 def with_base(rungs, of_rung):
     return {rung.steps: of_rung(rung) + by_input(rung.w1, rung.w2) for rung in rungs}
 
@@ -70,34 +83,39 @@ def test_the_rise_under_noise_is_that_of_the_closed_form(rungs):
 
 @pytest.mark.parametrize("gamma", [0.03, 0.1, 0.3])
 def test_noise_costs_more_the_longer_the_pretraining(rungs, gamma):
-    found = slope({rung.steps: noisy(rung, gamma) for rung in rungs}, TOKENS_D)
-    assert found.lower > 0
-    means = [noisy(rung, gamma).mean() for rung in rungs]
-    assert means == sorted(means)
+    steps = steps_of({rung.steps: noisy(rung, gamma) for rung in rungs})
+    assert all(step.result.estimate > 0 for step in steps)
+    assert sum(step.result.verdict == MORE for step in steps) >= 3
+    assert not any(step.result.verdict == LESS for step in steps)
 
 
 def test_fine_tuning_on_other_directions_costs_more_and_a_pull_to_the_start_less(rungs):
     plain, held = ({rung.steps: tuned(rung, pull) for rung in rungs} for pull in (0.0, 1.0))
-    assert slope(plain, TOKENS_D).lower > 0
-    assert slope_difference(plain, held, TOKENS_D).lower > 0
+    for of_rungs in (plain, {steps: plain[steps] - held[steps] for steps in plain}):
+        given = ladder(of_rungs)
+        assert contrast_of(given, slope_weights(given.tokens)).estimate > 0
+        assert all(step.result.estimate > 0 for step in describe([given])[0].steps)
     assert all(held[steps].mean() < plain[steps].mean() for steps in plain)
     gained = [[forgetting(rung, TARGET, OTHER, pull=pull)[1] for rung in rungs] for pull in (0.0, 1.0)]
     assert (np.array(gained[1]) < np.array(gained[0])).all()  # the price of the pull
 
 
 def test_more_noise_turns_the_loss_up_earlier_and_a_pull_later(rungs):
-    turns = [turning_point(with_base(rungs, lambda rung, g=gamma: noisy(rung, g)), TOKENS_D) for gamma in (0.05, 0.1)]
-    assert turns[1].tokens < turns[0].tokens
+    noisy_losses = [ladder(with_base(rungs, lambda rung, g=gamma: noisy(rung, g))) for gamma in (0.05, 0.1, 0.2)]
+    lowest = [lowest_rungs(losses) for losses in noisy_losses]
+    assert lowest[0][0] > lowest[1][0] > lowest[2][0]
+    assert lowest[2] == (STEPS[0],)
+    means = [int(losses.values[0].mean(0).argmin()) for losses in noisy_losses]
+    assert means[0] > means[1] > means[2] == 0
     plain, held = (
-        turning_point(with_base(rungs, lambda rung, p=pull: tuned(rung, p)), TOKENS_D) for pull in (0.0, 1.0)
+        ladder(with_base(rungs, lambda rung, p=pull: tuned(rung, p))).values[0].mean(0).argmin() for pull in (0.0, 1.0)
     )
-    assert plain.tokens < (held.tokens or math.inf)
-    assert plain.share > held.share or held.tokens is not None
+    assert plain < held
 
 
 def test_the_base_itself_never_turns_up(rungs):
-    base = turning_point({rung.steps: by_input(rung.w1, rung.w2)[None] for rung in rungs}, TOKENS_D)
-    assert (base.tokens, base.share) == (None, 0.0)
+    base = {rung.steps: by_input(rung.w1, rung.w2)[None] for rung in rungs}
+    assert lowest_rungs(ladder(base))[-1] == STEPS[-1]
     assert [loss(rung.w1, rung.w2, TARGET) for rung in rungs] == sorted(
         (loss(r.w1, r.w2, TARGET) for r in rungs), reverse=True
     )
@@ -105,13 +123,14 @@ def test_the_base_itself_never_turns_up(rungs):
 
 def test_a_ladder_of_equal_copies_has_no_slope(rungs):
     """Fresh noise on every rung, so that the rises differ; 95 % intervals, of which about one in twenty misses."""
-    covered = []
-    for seed in range(200):
+    called, rejected = [], []
+    for seed in range(150):
         draw = np.random.default_rng(seed)
-        copies = {steps: noisy_anew(rungs[3], draw) for steps in STEPS}
-        found = slope(copies, TOKENS_D)
-        covered.append(found.lower <= 0 <= found.upper)
-    assert np.mean(covered) >= 0.91
+        (found,) = describe([ladder({steps: noisy_anew(rungs[3], draw) for steps in STEPS})])
+        rejected.append(found.slope is None)
+        called.append(found.slope is not None and found.slope.verdict in (LESS, MORE))
+    assert np.mean(called) <= 0.1
+    assert np.mean(rejected) <= 0.1
 
 
 def noisy_anew(rung, draw, pairs=5):

@@ -64,7 +64,7 @@ def _of_setting(run: StoredRun, cells: Sequence[Cell]) -> list[PairDifference]:
         seeds = sorted(pair.first.seeds & pair.second.seeds)
         own = {**setting, "method": pair.first.label, "minus": pair.second.label, "named": pair.named}
         own |= {"seeds": len(seeds), "margin": options["margin"]}
-        a, b = (_means(method, seeds, means) for method in (pair.first, pair.second))
+        a, b = (method_means(method, seeds, means) for method in (pair.first, pair.second))
         if a and b:
             both = [*differences(a, b, test, general, len(seeds))]
             both += cell_by_cell(a, b, test, general) if pair.named else ()
@@ -74,12 +74,12 @@ def _of_setting(run: StoredRun, cells: Sequence[Cell]) -> list[PairDifference]:
 
 def _methods(run: StoredRun, cells: Sequence[Cell], finished: Sequence[Cell]) -> list[MethodCells]:
     labels = dict.fromkeys(cell["coordinates"]["label"] for cell in finished)
-    return [
-        _method([cell for cell in cells if cell["coordinates"]["label"] == label], finished, run) for label in labels
-    ]
+    of_labels = ([cell for cell in cells if cell["coordinates"]["label"] == label] for label in labels)
+    return [method_cells(own, finished, run) for own in of_labels]
 
 
-def _method(cells: Sequence[Cell], finished: Sequence[Cell], run: StoredRun) -> MethodCells:
+def method_cells(cells: Sequence[Cell], finished: Sequence[Cell], run: StoredRun) -> MethodCells:
+    """One method from all of its cells; `finished` are those, of any method, whose losses are stored."""
     numbers = {cell["number"] for cell in finished}
     names = {_budget(cell) for cell in cells if cell["number"] in numbers}
     budgets = {
@@ -112,7 +112,7 @@ def _rate_and_seed(cell: Cell) -> tuple[float, int]:
     return float(cell["coordinates"]["lr"] or 0.0), int(cell["coordinates"]["seed"])
 
 
-def _means(method: MethodCells, seeds: Sequence[int], means: Mapping[str, ColumnMeans]) -> list[MethodMeans]:
+def method_means(method: MethodCells, seeds: Sequence[int], means: Mapping[str, ColumnMeans]) -> list[MethodMeans]:
     """The means of a method at each budget, ascending, of which a rate is finished with all seeds and finite."""
     found = (_of_budget_means(method.label, *item, seeds, means) for item in method.budgets.items())
     return [one for one in found if one is not None]

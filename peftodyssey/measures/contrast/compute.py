@@ -97,21 +97,23 @@ def equal_learning(first: Sequence[MethodMeans], second: Sequence[MethodMeans], 
 
     None where the methods have no learning in common.
     """
-    paths = [ends(method, over) for method in (first, second)]
-    common = min(float(path[0, :, :, 0].max(0).min()) for path in paths)
-    start = max(0.0, *(float(method[0].origin[0, 0]) for method in (first, second)))
-    if common <= start:
+    levels = common_levels([first, second], over)
+    if levels is None:
         return None
-    levels = start + np.array(SHARES) * (common - start)
-    of_first, of_second = (
-        _along(path, method[0].origin, levels) for path, method in zip(paths, (first, second), strict=True)
-    )
-    difference = of_first - of_second
+    difference = along_path(first, over, levels) - along_path(second, over, levels)
     return None if np.isnan(difference).any() else EqualLearning(levels, difference)
 
 
-def _along(path: np.ndarray, origin: np.ndarray, levels: np.ndarray) -> np.ndarray:
+def common_levels(methods: Sequence[Sequence[MethodMeans]], over: str) -> np.ndarray | None:
+    """Levels of learning [levels], nats per token: SHARES of what every seed of all methods learned; None: nothing."""
+    common = min(float(ends(method, over)[0, :, :, 0].max(0).min()) for method in methods)
+    start = max(0.0, *(float(method[0].origin[0, 0]) for method in methods))
+    return start + np.array(SHARES) * (common - start) if common > start else None
+
+
+def along_path(method: Sequence[MethodMeans], over: str, levels: np.ndarray) -> np.ndarray:
     """Forgetting along each seed's path, [1 + resamples, seeds, levels]."""
+    path, origin = ends(method, over), method[0].origin
     n, n_ends, seeds, _ = path.shape
     flat = forgetting_at(
         np.repeat(origin[:, None], seeds, axis=1).reshape(-1, 2),

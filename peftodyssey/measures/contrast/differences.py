@@ -118,8 +118,8 @@ def _at_equal_learning(
     first: Method, second: Method, clusters: Clusters, test: Clusters, few: tuple[str, ...]
 ) -> Iterator[Difference]:
     over = path_over(first, second)
-    without = tuple(why for method in (first, second) if (why := _no_path(method, over)))
-    reasons = (*without, *_unresolved(first, second, over), *_no_reach(first, second, test), *few, *too_few(clusters))
+    without = tuple(why for method in (first, second) if (why := no_path(method, over)))
+    reasons = (*without, *_unresolved(first, second, over), *no_reach([first, second], test), *few, *too_few(clusters))
     found = None if without and over == BUDGETS else equal_learning(first, second, over)
     if found is None:
         reasons = reasons or ("the methods have no learning in common",)
@@ -134,7 +134,8 @@ def _at_equal_learning(
         )
 
 
-def _no_path(method: Method, over: str) -> str:
+def no_path(method: Method, over: str) -> str:
+    """Why a method has no path of learning and forgetting, or an empty string."""
     n_ends = len(method) if over == BUDGETS else len(method[0].rates)
     what = "budget" if over == BUDGETS else "learning rate"
     return f"{method[0].label} has one {what} only, and a path takes {MIN_ENDS}: add one" if n_ends < MIN_ENDS else ""
@@ -148,8 +149,9 @@ def _unresolved(first: Method, second: Method, over: str) -> Iterator[str]:
                 yield why
 
 
-def _no_reach(first: Method, second: Method, test: Clusters) -> Iterator[str]:
-    for method in (first, second):
+def no_reach(methods: Sequence[Method], test: Clusters) -> Iterator[str]:
+    """Which methods learned nothing that is clear of 0: they cannot be compared at equal learning."""
+    for method in methods:
         learned = [means.at_best(means.learning) for means in method]
         (reached,) = contrasts([parts(max(learned, key=lambda values: values[0].mean()), test.effective)], 1.0)
         if not reached.lower > 0:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
+from peftodyssey.measures.lora_ranks import table
 from peftodyssey.measures.lora_ranks.spec import SPEC
 from peftodyssey.measures.measure import Measure
-
-if TYPE_CHECKING:
-    from peftodyssey.display.section import Section
-    from peftodyssey.display.sources import ReportSources
+from peftodyssey.store.collected import RESULTS
 
 
 class LoraRanks(Measure):
-    """Change and forgetting against the rank."""
+    """Change and forgetting against the rank, and each rank compared with the best of the others."""
 
     spec = SPEC
-
-    def sections(self, sources: ReportSources) -> Sequence[Section]:
-        from peftodyssey.measures.lora_ranks.section import section
-
-        return [found] if (found := section(sources.rows)) else []
+    reads = (RESULTS,)
+    tables = {table.TABLE: table.RANKS}
+    views = {table.TABLE: "ranks compared with the best, with bounds and verdicts"}

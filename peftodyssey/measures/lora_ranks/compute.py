@@ -1,45 +1,83 @@
-"""Quality against the rank of an adapter, compared with the noise between seeds."""
+"""The ranks of an adapter compared with the best of them, by trials with the same seeds."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from peftodyssey.stats.seed_variance import NoiseFloor, noise_floor
+import numpy as np
+
+from peftodyssey.measures.lora_ranks.table import ENOUGH, NOT_COMPARABLE, UNDECIDED, WORSE
+from peftodyssey.stats.contrast import MIN_SEEDS
+from peftodyssey.stats.multiple_comparisons import LossToBest, compared_with_best
+
+MARGIN_NATS = 0.01
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One cell at its selected learning rate; a lower value (nats per token) is better."""
+    """One cell at its selected learning rate."""
 
     rank: int
     seed: int
-    value: float
+    valid: float  # change of validation NLL, nats per token; lower is better
     resolved: bool  # the selected learning rate is known to be the best of its grid
 
 
 @dataclass(frozen=True)
-class RankTrend:
-    """How the value depends on the rank; only resolved ranks are compared."""
+class RankVerdict:
+    """What can be said of one rank."""
 
-    means: dict[int, float]  # rank -> mean over seeds, all ranks
-    resolved: tuple[int, ...]  # ranks whose learning rate is resolved for every seed
-    noise: NoiseFloor  # between the seeds of one rank, pooled over the ranks
-    best: int | None
-    smallest_within_noise: int | None  # smallest rank whose mean is at most one noise std above that of the best
+    verdict: str
+    reason: str = ""
+    loss: LossToBest | None = None
+    seeds: int = 0
+    degrees_of_freedom: int | None = None
+    pooled: bool | None = None
 
 
-def rank_trend(trials: Sequence[Trial]) -> RankTrend:
-    """The trend over trials that share text, base, method and alpha rule."""
-    values: dict[int, list[float]] = {}
-    for trial in sorted(trials, key=lambda t: t.rank):
-        values.setdefault(trial.rank, []).append(trial.value)
-    means = {rank: math.fsum(seeds) / len(seeds) for rank, seeds in values.items()}
-    resolved = tuple(rank for rank in means if all(t.resolved for t in trials if t.rank == rank))
-    noise = noise_floor(list(values.values()))
-    best = min(resolved, key=lambda rank: (means[rank], rank), default=None)
-    smallest = None
-    if best is not None and noise.std is not None:
-        smallest = next(rank for rank in resolved if means[rank] - means[best] <= noise.std)
-    return RankTrend(means, resolved, noise, best, smallest)
+def rank_verdicts(trials: Sequence[Trial], margin: float = MARGIN_NATS) -> dict[int, RankVerdict]:
+    """A verdict for every rank, ascending, from trials that share text, base, method and alpha rule.
+
+    A rank whose learning rate is not resolved is not compared. A rank is enough where the upper bound of its loss to
+    the best is within the margin, so that fewer seeds make fewer ranks enough. Below three seeds there is no verdict.
+    """
+    ranks = sorted({trial.rank for trial in trials})
+    resolved = [rank for rank in ranks if all(trial.resolved for trial in trials if trial.rank == rank)]
+    values = {(trial.rank, trial.seed): trial.valid for trial in trials}
+    seeds = _common_seeds(resolved, values)
+    if len(resolved) < 2:
+        reason = "there is no other rank whose best learning rate is inside of its grid"
+    elif len(seeds) < MIN_SEEDS:
+        reason = f"{len(seeds)} seed{'s' * (len(seeds) != 1)}: a verdict takes {MIN_SEEDS}"
+    else:
+        compared = _compared(resolved, seeds, values, margin)
+        return {rank: compared.get(rank) or _unresolved(len(seeds)) for rank in ranks}
+    none = RankVerdict(NOT_COMPARABLE, reason, seeds=len(seeds))
+    return {rank: none if rank in resolved else _unresolved(len(seeds)) for rank in ranks}
+
+
+def _common_seeds(ranks: Sequence[int], values: Mapping[tuple[int, int], float]) -> list[int]:
+    """The seeds that all ranks have."""
+    seeds = {seed for _, seed in values}
+    return sorted(seed for seed in seeds if ranks and all((rank, seed) in values for rank in ranks))
+
+
+def _unresolved(seeds: int) -> RankVerdict:
+    return RankVerdict(NOT_COMPARABLE, "the best learning rate is the edge of its grid", seeds=seeds)
+
+
+def _compared(
+    ranks: Sequence[int], seeds: Sequence[int], values: Mapping[tuple[int, int], float], margin: float
+) -> dict[int, RankVerdict]:
+    found = compared_with_best(np.array([[values[rank, seed] for seed in seeds] for rank in ranks]))
+    return {
+        rank: RankVerdict(_verdict(loss, margin), "", loss, len(seeds), found.degrees_of_freedom, found.pooled)
+        for rank, loss in zip(ranks, found.losses, strict=True)
+    }
+
+
+def _verdict(loss: LossToBest, margin: float) -> str:
+    if loss.upper <= margin:
+        return ENOUGH
+    return WORSE if loss.lower == 0 else UNDECIDED

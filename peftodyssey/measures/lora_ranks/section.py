@@ -4,104 +4,122 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import altair as alt
 
 from peftodyssey.display.chart_style import Figure, chart_of, colour_by, panels
-from peftodyssey.display.rank_labels import alpha_rules, label_without_rank
 from peftodyssey.display.result_text import (
+    NO_NUMBER,
     UNIT,
     Row,
     coordinates,
+    ends,
     grouped,
     is_tuned,
-    method_name,
     rate_to_add,
-    selected_cells,
-    setting,
     signed,
     text_name,
 )
 from peftodyssey.display.section import Section
-from peftodyssey.measures.lora_ranks.compute import RankTrend, Trial, rank_trend
+from peftodyssey.display.sources import ReportSources
+from peftodyssey.measures.lora_ranks.families import Family, families
+from peftodyssey.measures.lora_ranks.table import COORDINATES, ENOUGH, NOT_COMPARABLE, TABLE, WORSE
 
-MIN_RANKS = 3  # for a statement
+HEADINGS = ("text", "method", "rank", "change on validation", "change on test", "loss to the best", "bounds", "verdict")
+TABLE_CAPTION = (
+    "Change of NLL, nats per token, mean over seeds. Ranks are compared on validation: the bounds of the loss to the "
+    "best of the other ranks hold for all ranks together with 95 %, over seeds, given these texts."
+)
 CAPTION = (
     "against the rank at the selected learning rate; points are seeds, lines their mean; hollow: the learning rate "
     "is the edge of its grid."
 )
 
 
-@dataclass(frozen=True)
-class Family:
-    """Cells that differ in rank, seed and learning rate only, at their selected learning rates."""
-
-    rows: Sequence[Row]
-    alpha: str  # the rule 2r, or a number
-    trend: RankTrend
-
-    @property
-    def name(self) -> str:
-        """Method, its other options and the alpha rule in words."""
-        return f"{method_name({**self.rows[0], 'label': label_without_rank(self.rows[0])})}, alpha {self.alpha}"
+def sections(sources: ReportSources) -> list[Section | None]:
+    """The section, of all runs together."""
+    return [section(sources.rows, sources.table(TABLE))]
 
 
-def families(rows: Sequence[Row]) -> list[Family]:
-    """The families with at least MIN_RANKS ranks."""
-    adapters = [row for row in selected_cells(rows) if row.get("rank") and row["method"] in ("lora", "qlora")]
-    by_family = grouped(
-        [(row, rule) for row in adapters for rule in alpha_rules(row)],
-        lambda pair: (*setting(pair[0]), _options(pair[0]), pair[1]),
-    )
-    found = []
-    for key, pairs in by_family.items():
-        cells = [row for row, _ in pairs]
-        if len({row["rank"] for row in cells}) >= MIN_RANKS:
-            trials = [Trial(row["rank"], row["seed"], row["delta_nll"], not row.get("lr_edge")) for row in cells]
-            found.append(Family(cells, str(key[-1]), rank_trend(trials)))
-    return found
+def section(rows: Sequence[Row], ranks: Sequence[Row]) -> Section | None:
+    """One sentence per family, and one about learning rates at the edge of their grid; None without a family.
 
-
-def _options(row: Row) -> tuple[str, ...]:
-    return str(row["method"]), label_without_rank(row), str(row.get("quant")), str(row.get("targets"))
-
-
-def section(rows: Sequence[Row]) -> Section | None:
-    """One sentence per family, and one about learning rates at the edge of their grid; None without a family."""
+    `ranks` are rows of `ranks.parquet`.
+    """
     found = families(rows)
-    said = [text for family in found for text in _sentences(family, rows)]
-    return Section("ranks", "Which rank is enough?", said, figures(rows)) if said else None
+    said = [text for family in found for text in _sentences(family, rows, ranks)]
+    if not said:
+        return None
+    table = [_line(row, ranks) for row in ranks]
+    title = "Which rank is enough?"
+    return Section("ranks", title, said, figures(rows), headings=HEADINGS, table=table, caption=TABLE_CAPTION)
 
 
-def _sentences(family: Family, rows: Sequence[Row]) -> list[str]:
+def _sentences(family: Family, rows: Sequence[Row], ranks: Sequence[Row]) -> list[str]:
     first = family.rows[0]
     start = f"{text_name(first)}{coordinates(first, rows)}, {family.name}"
     tuned = {row["rank"]: is_tuned(row, rows) for row in family.rows}
     untuned = ", ".join(str(rank) for rank in sorted(tuned) if not tuned[rank])
     at_one_rate = f" Rank {untuned} was trained at one learning rate only, which may not be its best."
     mixed = len(set(tuned.values())) > 1
-    said = [f"{start}: {_trend(family.trend)}.{at_one_rate if mixed else ''} {_effective_ranks(family)}"]
+    own = _of_family(family, ranks)
+    said = [f"{start}: {_verdict(own)}.{at_one_rate if mixed else ''} {_effective_ranks(family)}"]
     edges = [row for row in family.rows if row.get("lr_edge")]
     if edges:
-        ranks = ", ".join(map(str, sorted({row["rank"] for row in edges})))
+        at_edge = ", ".join(map(str, sorted({row["rank"] for row in edges})))
         rates = ", ".join(sorted({rate_to_add(row) for row in edges}))
         said.append(
-            f"{start}: not resolved at rank {ranks}, where the best learning rate is the last one tried; add {rates}."
+            f"{start}: not resolved at rank {at_edge}, where the best learning rate is the last one tried; add {rates}."
         )
     return said
 
 
-def _trend(trend: RankTrend) -> str:
-    if trend.best is None:
-        return "no rank can be compared, because every best learning rate is the edge of its grid"
-    best = f"rank {trend.best} changes test NLL most ({signed(trend.means[trend.best])} {UNIT})"
-    if trend.smallest_within_noise is None:
-        return f"{best}; with one seed the noise between seeds is unknown"
-    noise = f"the noise between seeds ({trend.noise.std:.4f})"
-    if trend.smallest_within_noise == trend.best:
-        return f"{best}; no smaller rank is within {noise}"
-    return f"{best}; rank {trend.smallest_within_noise} is the smallest within {noise} of it"
+def _of_family(family: Family, ranks: Sequence[Row]) -> list[Row]:
+    first = family.rows[0]
+    names = ("run", *(name for name in COORDINATES if name != "rank"))
+    return [
+        row
+        for row in ranks
+        if (row["family"], row["alpha_rule"]) == (family.label, family.alpha)
+        and all(row.get(name) == first.get(name) for name in names)
+    ]
+
+
+def _verdict(ranks: Sequence[Row]) -> str:
+    """Which rank is enough, by the bounds of all compared ones."""
+    compared = [row for row in ranks if row["verdict"] != NOT_COMPARABLE]
+    if not compared:
+        reasons = "; ".join(dict.fromkeys(row["reason"] for row in ranks))
+        return f"no statement which rank is enough, because ranks are not comparable ({reasons})"
+    best = min(compared, key=lambda row: (row["loss_to_best"], row["rank"]))
+    on_test = f"on test it changes NLL by {signed(best['test_change'])} {UNIT}"
+    start = f"on validation rank {best['rank']} is the best ({on_test})"
+    margin = f"{best['margin']:g} {UNIT}"
+    enough = [row for row in compared if row["verdict"] == ENOUGH]
+    if not enough:
+        return f"{start}; of no rank is it clear that it is within {margin} of the best: more seeds would tell"
+    smallest = min(enough, key=lambda row: row["rank"])
+    worse = ", ".join(str(row["rank"]) for row in compared if row["verdict"] == WORSE)
+    clear = f"; rank {worse} is clearly worse than the best" if worse else ""
+    return (
+        f"{start}; rank {smallest['rank']} is the smallest that is enough: it loses at most {smallest['loss_hi']:.4f} "
+        f"{UNIT} to the best, within the margin of {margin} (95 % for all ranks together, over {best['seeds']} "
+        f"seeds; on test it changes NLL by {signed(smallest['test_change'])}){clear}"
+    )
+
+
+def _line(row: Row, ranks: Sequence[Row]) -> list[str]:
+    known = row["loss_to_best"] is not None
+    return [
+        f"{text_name(row)}{coordinates(row, ranks)}",
+        f"{row['family']}, alpha {row['alpha_rule']}",
+        str(row["rank"]),
+        signed(row["valid_change"], 4),
+        signed(row["test_change"], 4),
+        signed(row["loss_to_best"], 4) if known else NO_NUMBER,
+        ends(row["loss_lo"], row["loss_hi"], 4) if known else NO_NUMBER,
+        str(row["verdict"]) + (f" ({row['reason']})" if row["reason"] else ""),
+    ]
 
 
 def _effective_ranks(family: Family) -> str:
@@ -114,7 +132,7 @@ def _effective_ranks(family: Family) -> str:
         f"{statistics.fmean(row['effective_rank_mean'] for row in by_rank[rank]):.1f} of {rank}"
         if rank in by_rank
         else f"not measured of {rank}"
-        for rank in family.trend.means
+        for rank in family.ranks
     )
     return f"Effective rank, mean over matrices: {', '.join(values)}."
 

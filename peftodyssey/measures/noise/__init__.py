@@ -11,6 +11,7 @@ class WeightNoise(Measure):
     """The rise of the loss when a base's weights move by noise, by rounding or along an update; critical steps."""
 
     spec = SPEC
+    reads = ("contrast",)
     shows = ("sensitivity",)
     tables = {table.TABLE: table.NOISE, table.SHARPNESS_TABLE: table.SHARPNESS}
     files = {table.SHIFTS_FILE: table.SHIFTS}

@@ -136,7 +136,7 @@ class _Planner:
             scored_tokens=_scored_tokens(noise, score),
             host_bytes=_host_bytes(noise, cell, self.context.device.kind, along_update),
         )
-        return task, _entry(noise, cell, task, name)
+        return task, {**_entry(noise, cell, task, name), "index": index.folder}
 
 
 def _entry(noise: Noise, cell: CellTask, task: MeasureTask, text_name: str) -> dict[str, Any]:

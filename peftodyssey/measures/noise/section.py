@@ -23,12 +23,11 @@ from peftodyssey.display.chart_style import (
     x_pretraining,
     zero_line,
 )
+from peftodyssey.display.ladder_text import format_tokens, lowest_text, slope_text
 from peftodyssey.display.result_text import (
-    NO_VERDICT,
     UNIT,
     Row,
     columns_of,
-    common_sign,
     grouped,
     interval,
     signed,
@@ -36,6 +35,7 @@ from peftodyssey.display.result_text import (
 from peftodyssey.display.section import Section
 from peftodyssey.display.sources import ReportSources
 from peftodyssey.measures.noise.table import TABLE
+from peftodyssey.measures.sensitivity.table import STEPS_TABLE
 from peftodyssey.measures.sensitivity.table import TABLE as SLOPES_TABLE
 
 TITLE = "How much does noise on the weights cost, and does it cost more the longer the pretraining?"
@@ -50,31 +50,34 @@ SCALES = {
 }
 LADDER = ("run", "recipe", "model", "arm", "corpus")
 RISE = ("rise_nats", "lo", "hi")
-SLOPE = ("slope", "slope_lo", "slope_hi")
 
 
 def sections(sources: ReportSources) -> list[Section]:
     """The section, of all runs together."""
-    return [section(sources.table(TABLE), sources.table(SLOPES_TABLE))]
+    return [section(sources.table(TABLE), sources.table(SLOPES_TABLE), sources.table(STEPS_TABLE))]
 
 
-def section(noise: Sequence[Row], slopes: Sequence[Row]) -> Section:
-    """The section; `slopes` are rows of `sensitivity.parquet`. Only a note if noise was not measured."""
-    return Section("noise", TITLE, statements(noise, slopes), figures(noise), notes=() if noise else (UNMEASURED,))
+def section(noise: Sequence[Row], slopes: Sequence[Row], steps: Sequence[Row]) -> Section:
+    """The section; `slopes` are rows of `sensitivity.parquet`, `steps` of `rung_steps.parquet`.
+
+    Only a note if noise was not measured.
+    """
+    said = statements(noise, slopes, steps)
+    return Section("noise", TITLE, said, figures(noise), notes=() if noise else (UNMEASURED,))
 
 
-def statements(noise: Sequence[Row], slopes: Sequence[Row]) -> list[str]:
+def statements(noise: Sequence[Row], slopes: Sequence[Row], steps: Sequence[Row]) -> list[str]:
     """One sentence per ladder and text at the largest noise, then the other shifts at the same norm, and rounding."""
     gaussian = [row for row in noise if row["kind"] == "gaussian"]
-    said = [text for rows in _by_ladder(gaussian) for text in _noise_sentences(rows, noise, slopes)]
+    said = [text for rows in _by_ladder(gaussian) for text in _noise_sentences(rows, noise, slopes, steps)]
     rounding = [row for row in noise if row["kind"] == "quantiser"]
-    said += [_rounding_sentence(rows, slopes) for rows in _by_ladder(rounding, "quantiser")]
+    said += [_rounding_sentence(rows, slopes, steps) for rows in _by_ladder(rounding, "quantiser")]
     scaled = next((row for row in noise if row["kind"] != "quantiser"), None)
     if scaled is not None:
         said.append(
             f"Gamma is in units of {SCALES[scaled['scale']]}; noise is added to: "
-            f"{scaled['tensors'].replace(',', ', ')}. Intervals are over noise pairs and documents, given these "
-            "checkpoints: another pretraining run may differ by more."
+            f"{scaled['tensors'].replace(',', ', ')}. Intervals are over noise pairs and clusters of documents, given "
+            "these checkpoints: another pretraining run may differ by more."
         )
     return said
 
@@ -85,7 +88,9 @@ def _by_ladder(rows: Sequence[Row], *columns: str) -> list[list[Row]]:
     return [sorted(ladder, key=lambda row: row["pretrain_tokens"] or 0) for ladder in ladders]
 
 
-def _noise_sentences(rows: Sequence[Row], noise: Sequence[Row], slopes: Sequence[Row]) -> Iterator[str]:
+def _noise_sentences(
+    rows: Sequence[Row], noise: Sequence[Row], slopes: Sequence[Row], steps: Sequence[Row]
+) -> Iterator[str]:
     """Cost of the largest Gaussian noise at both ends of a ladder, and of other shifts of its norm at the last rung."""
     largest = max(row["gamma"] for row in rows)
     rows = [row for row in rows if row["gamma"] == largest]
@@ -95,7 +100,7 @@ def _noise_sentences(rows: Sequence[Row], noise: Sequence[Row], slopes: Sequence
         f"{interval(first, RISE, 4)} {UNIT} at {rung_name(first)}"
     )
     if len(rows) > 1:
-        sentence += f" and {interval(last, RISE, 4)} at {rung_name(last)}; {_trend(first, slopes)}"
+        sentence += f" and {interval(last, RISE, 4)} at {rung_name(last)}; {_trend(first, slopes, steps)}"
     yield f"{sentence}."
     key = columns_of(*LADDER, "revision", "pretrain_tokens", "gamma")
     others = [row for row in noise if row["kind"] in ("low_rank", "update") and key(row) == key(last)]
@@ -107,36 +112,26 @@ def _noise_sentences(rows: Sequence[Row], noise: Sequence[Row], slopes: Sequence
         )
 
 
-def _trend(row: Row, slopes: Sequence[Row]) -> str:
+def _trend(row: Row, slopes: Sequence[Row], steps: Sequence[Row]) -> str:
     slope = slope_of(row, slopes, "gaussian")
     if slope is None:
         return "the pretraining tokens of the rungs are unknown, so there is no trend"
-    turning = turning_point_text(slope)
-    after = f"; with the noise, the loss {turning}" if turning else ""
-    return f"per tenfold pretraining {interval(slope, SLOPE, 4)} {UNIT}: {slope_verdict(slope)}{after}"
+    lowest = lowest_text(slope)
+    after = f"; with the noise, the loss {lowest}" if lowest else ""
+    return f"along the ladder {slope_text(slope, steps)}{after}"
 
 
-def _rounding_sentence(rows: Sequence[Row], slopes: Sequence[Row]) -> str:
+def _rounding_sentence(rows: Sequence[Row], slopes: Sequence[Row], steps: Sequence[Row]) -> str:
     """Cost of rounding the weights without any adapter, at the first and the last rung of a ladder."""
     first, last = rows[0], rows[-1]
     ends = [first, last] if len(rows) > 1 else [first]
     costs = " and ".join(f"{interval(row, RISE, 4)} {UNIT} at {rung_name(row)}" for row in ends)
     slope = slope_of(last, slopes, str(last["quantiser"]))
-    trend = f"; per tenfold pretraining {interval(slope, SLOPE, 4)}: {slope_verdict(slope)}" if slope else ""
+    trend = f"; along the ladder {slope_text(slope, steps)}" if slope else ""
     return (
         f"{last['corpus']}, {last['arm'] or last['model']}: rounding the weights to {last['quantiser']} alone (norm "
         f"{last['norm']:.3g}) costs {costs}{trend}."
     )
-
-
-def turning_point_text(slope: Row) -> str:
-    """Where the modified model's loss is lowest along the ladder, to follow "the loss"; empty if not computed."""
-    if slope["turn_tokens"]:
-        lower, upper = format_tokens(slope["turn_lo"]), format_tokens(slope["turn_hi"])
-        return f"is lowest at {format_tokens(slope['turn_tokens'])} [{lower}, {upper}]"
-    if slope["turn_share"] is None:
-        return ""
-    return "rises from the first rung on" if slope["turn_share"] > 0.5 else "falls to the last rung"
 
 
 def slope_of(row: Row, slopes: Sequence[Row], intervention: str) -> Row | None:
@@ -144,12 +139,6 @@ def slope_of(row: Row, slopes: Sequence[Row], intervention: str) -> Row | None:
     key = columns_of(*LADDER, "gamma")
     of_noise = (s for s in slopes if s["quantity"] == "noise" and s["intervention"] == intervention and not s["minus"])
     return next((slope for slope in of_noise if key(slope) == key(row)), None)
-
-
-def slope_verdict(slope: Row) -> str:
-    """What a slope's interval says."""
-    outcome = {None: NO_VERDICT, 1: "longer pretraining costs more", -1: "longer pretraining costs less"}
-    return outcome.get(common_sign([slope], *SLOPE[1:]), "no clear trend")
 
 
 def shift_name(row: Row) -> str:
@@ -165,16 +154,6 @@ def rung_name(row: Row) -> str:
     return str(row["revision"] or row["model"]) if tokens is None else format_tokens(tokens)
 
 
-def format_tokens(count: float | None) -> str:
-    """Pretraining tokens as people write them: 64M tokens, 2.3T tokens; None is an end outside of the ladder."""
-    if count is None:
-        return "beyond the ladder"
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g}{unit} tokens"
-    return f"{count:g} tokens"
-
-
 def figures(noise: Sequence[Row]) -> list[Figure]:
     """Rise and loss by rung, and shifts of equal norm, where there are data."""
     drawn = []
@@ -185,7 +164,7 @@ def figures(noise: Sequence[Row]) -> list[Figure]:
                 "noise_by_rung",
                 "Cost of noise by length of pretraining",
                 "Rise of NLL under Gaussian noise on the weights against pretraining tokens, by size of the noise; "
-                "bars are 95 % intervals over noise pairs and documents.",
+                "bars are 95 % intervals over noise pairs and clusters of documents.",
                 _by_rung([_rung_value(row, row["rise_nats"]) for row in ladder], "rise of NLL, nats per token", True),
             ),
             Figure(

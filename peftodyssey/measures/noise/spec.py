@@ -31,8 +31,8 @@ class Noise(RecipeSection):
     )
     pairs: PositiveInt = Field(
         default=5,
-        description="Antithetic pairs (+eps and -eps) of each size; their numbers are the seeds. An interval needs 2; "
-        "5 give a good one.",
+        description="Antithetic pairs (+eps and -eps) of each size; their numbers are the seeds. "
+        "An interval over pairs and a verdict need 3; 5 give a good one.",
     )
     scale: Literal["initializer", "fan_in", "earliest_rung", "relative"] = Field(
         default="initializer",

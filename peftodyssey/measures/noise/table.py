@@ -48,11 +48,12 @@ NOISE: Columns = {
     "relative": ("float64", "norm divided by the norm of the weights themselves"),
     "tokens": ("int64", "tokens scored"),
     "documents": ("int64", "documents scored"),
+    "clusters": ("int64", "files, papers or articles that they were cut from, which are resampled"),
     "nll_base": ("float64", "NLL of the base, nats per token"),
     "nll_perturbed": ("float64", "NLL of the perturbed base, mean over the pairs, nats per token"),
     "rise_nats": ("float64", "nll_perturbed - nll_base; positive: worse"),
-    **interval("", "rise_nats, from pairs and documents"),
-    "note": ("string", "why there is no interval"),
+    **interval("", "rise_nats, over clusters and, from three on, pairs"),
+    "note": ("string", "why there is no interval, or what it leaves out"),
 }
 
 SHARPNESS: Columns = {

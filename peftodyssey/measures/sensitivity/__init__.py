@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
-
 from peftodyssey.measures.measure import Measure
 from peftodyssey.measures.sensitivity import table
 from peftodyssey.recipe.measure_spec import MeasureSpec
-from peftodyssey.store import layout
-from peftodyssey.store.collected import RESULTS, Collected, Row
-
-if TYPE_CHECKING:
-    from peftodyssey.store.stored_run import StoredRun
 
 
 class Sensitivity(Measure):
@@ -22,14 +14,14 @@ class Sensitivity(Measure):
         "sensitivity",
         asked_by=lambda recipe: len(recipe.model) > 1 or any(model.revisions is not None for model in recipe.model),
     )
-    reads = ("noise", RESULTS)
-    tables = {table.TABLE: table.SENSITIVITY, table.ANNEALING_TABLE: table.ANNEALING}
+    reads = ("contrast", "noise")
+    tables = {
+        table.TABLE: table.SENSITIVITY,
+        table.STEPS_TABLE: table.RUNG_STEPS,
+        table.ANNEALING_TABLE: table.ANNEALING,
+    }
     views = {
         table.TABLE: "slopes along a ladder of pretraining checkpoints",
+        table.STEPS_TABLE: "changes from each rung of a ladder to the next",
         table.ANNEALING_TABLE: "differences between arms of a ladder",
     }
-
-    def collect(self, run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
-        from peftodyssey.measures.sensitivity import collect
-
-        return collect.collected(run, tables[layout.RESULTS])

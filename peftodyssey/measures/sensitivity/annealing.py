@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peftodyssey.display.result_text import NO_VERDICT, UNIT, Row, columns_of, common_sign, grouped, interval
+from peftodyssey.display.ladder_text import format_tokens
+from peftodyssey.display.result_text import UNIT, Row, columns_of, grouped, interval
 from peftodyssey.display.section import Section
-from peftodyssey.measures.noise.section import format_tokens
 
 TITLE = "Does the arm of the ladder matter at the same number of pretraining tokens?"
-HEADINGS = ("text", "cost", "pretraining", "arms", "difference in cost")
-CAPTION = "Nats per token with 95 % intervals over repetitions (noise pairs, seeds) and documents, given these bases."
+HEADINGS = ("text", "cost", "pretraining", "arms", "difference in cost", "verdict")
+CAPTION = (
+    "Nats per token with 95 % intervals over clusters of documents and repetitions (noise pairs, seeds), given these "
+    "bases; below three repetitions over clusters only."
+)
 CHANGE = ("change", "lo", "hi")
 LINE = ("run", "recipe", "model", "arm", "minus", "corpus", "domain", "quantity", "intervention", "gamma")
 
@@ -35,6 +38,7 @@ def section(differences: Sequence[Row]) -> Section | None:
             format_tokens(row["pretrain_tokens"]),
             f"{row['arm']} minus {row['minus']}",
             interval(row, CHANGE, 4),
+            str(row["verdict"]),
         ]
         for line in lines
         for row in line
@@ -66,12 +70,9 @@ def _sentence(line: Sequence[Row]) -> str:
         if first["quantity"] == "noise"
         else (first["domain"], f"{first['intervention']} forgets")
     )
-    unclear = "no clear difference" if len(line) == 1 else "no difference that holds on every rung"
-    outcome = {
-        None: NO_VERDICT,
-        1: f"it costs the {first['arm']} base more",
-        -1: f"it costs the {first['minus']} base more",
-        0: unclear,
-    }
-    verdict = outcome[common_sign(line, "lo", "hi")]
-    return f"{text}, {first['arm']} minus {first['minus']}: {verb} {changes}: {verdict}."
+    verdicts = ", ".join(f"{row['verdict']} at {format_tokens(row['pretrain_tokens'])}" for row in line)
+    reasons = "; ".join(dict.fromkeys(row["reason"] for row in line if row["reason"]))
+    return (
+        f"{text}, {first['arm']} minus {first['minus']}: {verb} {changes}. Verdict on {first['arm']}: {verdicts}"
+        f"{f' ({reasons})' if reasons else ''}."
+    )

@@ -28,12 +28,10 @@ from peftodyssey.display.chart_style import (
     x_pretraining,
     zero_line,
 )
+from peftodyssey.display.ladder_text import CHANGE, SAME_LINE, SLOPE, format_tokens, lowest_text, slope_text
 from peftodyssey.display.result_text import (
-    NO_VERDICT,
-    UNIT,
     Row,
     columns_of,
-    common_sign,
     format_lr,
     grouped,
     interval,
@@ -44,53 +42,125 @@ from peftodyssey.display.result_text import (
 )
 from peftodyssey.display.section import Section
 from peftodyssey.display.sources import ReportSources
-from peftodyssey.measures.noise.section import SLOPE, format_tokens, slope_verdict, turning_point_text
+from peftodyssey.measures.contrast.table import EQUAL_LEARNING, FORGETTING, LEARNING, OWN_RATE
 from peftodyssey.measures.sensitivity import annealing
-from peftodyssey.measures.sensitivity.table import ANNEALING_TABLE, TABLE
+from peftodyssey.measures.sensitivity.table import ANNEALING_TABLE, ONE_RATE, STEPS_TABLE, TABLE
 
 TITLE = "Is a longer-pretrained base harder to fine-tune, and does that depend on the method?"
 SAME_RATE = 1e-9  # difference of log rates: rounding of a geometric mean
-QUANTITIES = {"forgetting": "forgetting", "learning": "the change on the text adapted to"}
+OF_QUANTITY = {
+    (FORGETTING, EQUAL_LEARNING): "forgetting at equal learning",
+    (FORGETTING, OWN_RATE): "forgetting at the best rate of each rung",
+    (FORGETTING, ONE_RATE): "forgetting at one rate",
+    (LEARNING, OWN_RATE): "the change on the text adapted to",
+    (LEARNING, ONE_RATE): "the change on the text adapted to, at one rate",
+}
+HEADINGS = ("ladder", "cost", "method", "slope per tenfold tokens", "steps from rung to rung", "verdict")
+CAPTION = (
+    "Nats per token with 95 % intervals over clusters and seeds (below three seeds over clusters only), given this "
+    "ladder. A slope is given where a line in log tokens is not rejected."
+)
 LADDER_CAPTION = (
     "NLL of general text under the base (grey) and after adaptation, against pretraining tokens, at the learning "
     "rate selected on each rung; points are seeds, lines their means, bars 95 % intervals of the change. Where a "
     "line turns up, longer pretraining makes the adapted model worse."
 )
 SLOPES_CAPTION = (
-    "Slope per tenfold pretraining tokens with 95 % intervals, at the learning rate selected on each rung; right of "
-    "the line, longer pretraining costs more."
+    "Slope per tenfold pretraining tokens with 95 % intervals, where a line is not rejected; right of 0, longer "
+    "pretraining costs more."
 )
 
 
-def _selected_slopes(slopes: Sequence[Row]) -> list[Row]:
-    """Slopes of trained cells at the learning rate selected on each rung."""
-    return [row for row in slopes if row["quantity"] in QUANTITIES and row["lr"] is None]
+def _shown(slopes: Sequence[Row]) -> list[Row]:
+    """Rows of trained cells: of rates that are the same for all rungs only where the method has no other."""
+    trained = [row for row in slopes if row["quantity"] in (FORGETTING, LEARNING)]
+    who = columns_of("run", "recipe", "model", "arm", "domain", "newline", "intervention", "minus")
+    tuned = {who(row) for row in trained if row["compared_at"] == OWN_RATE}
+    return [row for row in trained if row["compared_at"] != ONE_RATE or who(row) not in tuned]
 
 
 def sections(sources: ReportSources) -> list[Section | None]:
     """The slopes, and the differences between arms, of all runs together."""
-    return [section(sources.table(TABLE), sources.rows), annealing.section(sources.table(ANNEALING_TABLE))]
+    slopes, steps = sources.table(TABLE), sources.table(STEPS_TABLE)
+    return [section(slopes, steps, sources.rows), annealing.section(sources.table(ANNEALING_TABLE))]
 
 
-def section(slopes: Sequence[Row], rows: Sequence[Row]) -> Section | None:
-    """The section; `slopes` are rows of `sensitivity.parquet`. None if there are none."""
-    said = statements(slopes, rows)
-    return Section("sensitivity", TITLE, said, figures(slopes, rows)) if said else None
+def section(slopes: Sequence[Row], steps: Sequence[Row], rows: Sequence[Row]) -> Section | None:
+    """The section; None if there are no slopes of trained cells.
+
+    `slopes` are rows of `sensitivity.parquet`, `steps` of `rung_steps.parquet`, `rows` of results.
+    """
+    said = statements(slopes, steps, rows)
+    if not said:
+        return None
+    table = [_line(row, steps) for row in _shown(slopes)]
+    drawn = figures(slopes, rows)
+    return Section("sensitivity", TITLE, said, drawn, headings=HEADINGS, table=table, caption=CAPTION)
 
 
-def statements(slopes: Sequence[Row], rows: Sequence[Row]) -> list[str]:
-    """Differences between methods first, then each method's slope of forgetting and learning rates; then limits."""
-    forgetting = [row for row in _selected_slopes(slopes) if row["quantity"] == "forgetting"]
+def statements(slopes: Sequence[Row], steps: Sequence[Row], rows: Sequence[Row]) -> list[str]:
+    """Differences between methods first, at equal learning and then raw, each method's own; learning rates; limits."""
+    forgetting = [row for row in _shown(slopes) if row["quantity"] == FORGETTING]
     if not forgetting:
         return []
-    of_methods = [row for row in forgetting if not row["minus"]]
+    differences = [row for row in forgetting if row["minus"]]
+    methods = [row for row in forgetting if not row["minus"]]
+    raw = [row for row in methods if row["compared_at"] != EQUAL_LEARNING]
     return [
-        *(_difference(row) + _edges(row, rows) for row in forgetting if row["minus"]),
-        *(_slope(row) + _edges(row, rows) for row in of_methods),
-        *_learning_rates(of_methods, rows),
-        "Each slope is at the learning rate selected on each rung, with an interval over documents and seeds (with "
-        "one seed over documents alone), given this ladder: its rungs are of one pretraining run, whose text may "
+        *(_difference(pair, steps) for pair in _pairs(differences)),
+        *(_method(pair, steps) + _edges(pair[-1], rows) for pair in _pairs(methods)),
+        *_learning_rates(raw, rows),
+        "At the best rate of each rung forgetting depends on the size of the update as well as on the rung; at equal "
+        "learning it does not. Everything is given this ladder: its rungs are of one pretraining run, whose text may "
         "repeat.",
+    ]
+
+
+def _pairs(forgetting: Sequence[Row]) -> list[list[Row]]:
+    """The rows of each method, or difference, at equal learning first."""
+    key = columns_of(*(name for name in SAME_LINE if name not in ("compared_at", "budget", "lr")))
+    return [
+        sorted(own, key=lambda row: row["compared_at"] != EQUAL_LEARNING) for own in grouped(forgetting, key).values()
+    ]
+
+
+def _difference(pair: Sequence[Row], steps: Sequence[Row]) -> str:
+    first = pair[0]
+    said = "; ".join(f"{_at(row, pair)} {slope_text(row, steps)}" for row in pair)
+    return f"{_ladder(pair[-1])}: forgetting of {first['intervention']} minus that of {first['minus']}: {said}."
+
+
+def _method(pair: Sequence[Row], steps: Sequence[Row]) -> str:
+    said = "; ".join(f"{_at(row, pair)} {slope_text(row, steps)}" for row in pair)
+    lowest = lowest_text(pair[-1])
+    after = f"; after training, the loss on general text {lowest}" if lowest else ""
+    return f"{_ladder(pair[-1])}: forgetting of {pair[0]['intervention']}: {said}{after}."
+
+
+def _at(row: Row, pair: Sequence[Row]) -> str:
+    """Where a slope was measured, with the budget where there are several."""
+    if row["compared_at"] == EQUAL_LEARNING:
+        return "at equal learning"
+    several = len({other["budget"] for other in pair if other["compared_at"] != EQUAL_LEARNING}) > 1
+    budget = f" after {row['budget']}" if several else ""
+    at_rate = (
+        f"at the rate {format_lr(row['lr'])}" if row["compared_at"] == ONE_RATE else "at the best rate of each rung"
+    )
+    return f"{at_rate}{budget}"
+
+
+def _line(row: Row, steps: Sequence[Row]) -> list[str]:
+    key = columns_of(*SAME_LINE)
+    own = sorted((step for step in steps if key(step) == key(row)), key=lambda step: step["tokens_from"])
+    minus = f" minus {row['minus']}" if row["minus"] else ""
+    said = row["shape"] or row["verdict"]
+    return [
+        _ladder(row),
+        OF_QUANTITY[row["quantity"], row["compared_at"]] + (f" ({format_lr(row['lr'])})" if row["lr"] else ""),
+        f"{row['intervention']}{minus}",
+        interval(row, SLOPE, 4),
+        "; ".join(f"to {format_tokens(step['tokens_to'])} {interval(step, CHANGE, 4)}" for step in own),
+        f"{said} ({row['reason']})" if row["reason"] else str(said),
     ]
 
 
@@ -145,31 +215,11 @@ def _learning_rates(slopes: Sequence[Row], rows: Sequence[Row]) -> Iterator[str]
 
 
 def _ladder(slope: Row) -> str:
+    where = f"{slope['domain']}, {slope['arm'] or slope['model']}"
+    if not slope["rungs"]:
+        return where
     tokens = f"{format_tokens(slope['tokens_from'])} to {format_tokens(slope['tokens_to'])}"
-    return f"{slope['domain']}, {slope['arm'] or slope['model']} ({tokens}, {slope['rungs']} rungs)"
-
-
-def _slope(slope: Row) -> str:
-    turning = turning_point_text(slope)
-    after = f"; after training, the loss on general text {turning}" if turning else ""
-    return (
-        f"{_ladder(slope)}: {slope['intervention']} forgets {interval(slope, SLOPE, 4)} {UNIT} more per tenfold "
-        f"pretraining: {slope_verdict(slope)}{after}."
-    )
-
-
-def _difference(slope: Row) -> str:
-    first, second = slope["intervention"], slope["minus"]
-    outcome = {
-        None: NO_VERDICT,
-        1: f"longer pretraining costs {first} more than {second}",
-        -1: f"longer pretraining costs {second} more than {first}",
-        0: "no clear difference between them",
-    }[common_sign([slope], *SLOPE[1:])]
-    return (
-        f"{_ladder(slope)}: the slope of forgetting of {first} minus that of {second} is {interval(slope, SLOPE, 4)} "
-        f"{UNIT} per tenfold pretraining: {outcome}."
-    )
+    return f"{where} ({tokens}, {slope['rungs']} rungs)"
 
 
 def figures(slopes: Sequence[Row], rows: Sequence[Row]) -> list[Figure]:
@@ -179,7 +229,7 @@ def figures(slopes: Sequence[Row], rows: Sequence[Row]) -> list[Figure]:
     if len({row["pretrain_tokens"] for row in cells}) > 1:
         title = "General text before and after adaptation, by length of pretraining"
         drawn.append(Figure("ladder", title, LADDER_CAPTION, _along_ladder(cells, rows)))
-    known = [row for row in _selected_slopes(slopes) if row["slope"] is not None]
+    known = [row for row in _shown(slopes) if row["slope"] is not None]
     if known:
         drawn.append(Figure("slopes", "How costs grow with pretraining", SLOPES_CAPTION, _forest(known)))
     return drawn
@@ -218,7 +268,7 @@ def _forest(slopes: Sequence[Row]) -> alt.TopLevelMixin:
         {
             "domain": f"{row['domain']} · {row['arm'] or row['model']}",
             "intervention": f"{row['intervention']} minus {row['minus']}" if row["minus"] else row["intervention"],
-            "quantity": QUANTITIES[row["quantity"]],
+            "quantity": OF_QUANTITY[row["quantity"], row["compared_at"]],
             "slope": row["slope"],
             "lo": row["slope_lo"],
             "hi": row["slope_hi"],

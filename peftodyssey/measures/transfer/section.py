@@ -42,13 +42,13 @@ TITLE = "What does adapting to one text do to the others?"
 UNMEASURED = "Not measured: `measure` of the recipe does not contain `transfer`."
 HEADINGS = ("method", "adapted to", "scored on", "tokens", "before", "change", "")
 CAPTION = (
-    "Test NLL in nats per token at the selected learning rate: with its interval, or as the mean over seeds with "
-    "their range."
+    "Test NLL in nats per token at the selected learning rate, of several seeds their mean, with its 95 % interval "
+    "over documents, and over seeds where there are several."
 )
 FIGURE_CAPTION = (
     "Change of test NLL in nats per token: rows are the texts adapted to, columns the texts scored. Blue: better, "
-    "orange: worse, white: no change. Framed: a text adapted to itself. Bold: the 95 % intervals of all seeds are on "
-    "one side of 0. Means over seeds."
+    "orange: worse, white: no change. Framed: a text adapted to itself. Bold: the 95 % interval, over documents and "
+    "seeds, is on one side of 0. Means over seeds."
 )
 SQUARE = (46, 34)  # width and height in pixels of one square of a heat map
 MAX_WIDTH = 840  # pixels of heat maps beside each other
