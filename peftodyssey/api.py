@@ -68,18 +68,22 @@ def plan(
     memory: str | int | None = None,
     gpu: str | None = None,
     here: bool = True,
+    out: str | Path | None = None,
 ) -> Plan:
     """What a recipe asks for, sized: cells, memory, folders. Loads no weights and no torch.
 
     With `here` False the device need not be here, and models need no weights: `memory` and `gpu` (a name of
     memory/gpu_table.py) describe a GPU. Such a plan cannot be run.
+    Searches for a learning rate (`tune: auto`) are at their first round, or at that which `out` has come to.
     """
+    from peftodyssey.execution.search_plan import continued
     from peftodyssey.plan.build import build
     from peftodyssey.recipe.schema import Recipe
 
-    recipe, budget_bytes = recipe if isinstance(recipe, Recipe) else load(recipe), size_bytes(memory)
-    used = detect(device) if here and gpu is None else planned_device(device, budget_bytes, gpu)
-    return build(recipe, used, budget_bytes, measures=MEASURES, needs_weights=here)
+    loaded, budget = recipe if isinstance(recipe, Recipe) else load(recipe), size_bytes(memory)
+    used = detect(device) if here and gpu is None else planned_device(device, budget, gpu)
+    planned = build(loaded, used, budget, measures=MEASURES, needs_weights=here)
+    return planned if out is None else continued(planned, Path(out), MEASURES, here)
 
 
 def plan_step(
@@ -138,9 +142,8 @@ def run(
     from peftodyssey.execution.launch import Options
 
     options = options or Options(memory_bytes=size_bytes(memory))
-    opened, outcome, folder = run_plan(
-        plan(recipe, device=device, memory=memory), out, options=options, console=console
-    )
+    planned = plan(recipe, device=device, memory=memory)
+    opened, outcome, folder = run_plan(planned, out, options=options, console=console)
     if outcome.interrupted:
         raise Interrupted(outcome.interrupted)
     return opened if opened is not None else open(folder)
@@ -153,13 +156,14 @@ def run_plan(
     from rich.console import Console as RichConsole
 
     from peftodyssey.execution import prune_weights
-    from peftodyssey.execution.launch import Options, start
+    from peftodyssey.execution.launch import Options
+    from peftodyssey.execution.rounds import run_rounds
     from peftodyssey.store import layout
 
     prepare_allocator()
-    options = options or Options()
+    options, shown = options or Options(), console or RichConsole(stderr=True)
     root = Path(out) if out is not None else DEFAULT_ROOT / planned.recipe.name
-    outcome = start(planned, root, options, console or RichConsole(stderr=True), MEASURES_BY_NAME)
+    planned, outcome = run_rounds(planned, root, options, shown, MEASURES_BY_NAME)
     if outcome.interrupted:
         return None, outcome, root
     if outcome.worked or not layout.is_reported(root):

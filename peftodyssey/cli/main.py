@@ -98,6 +98,7 @@ def run(
     from peftodyssey.execution.outcome import summary
     from peftodyssey.execution.time_left import time_line
     from peftodyssey.report import console_table
+    from peftodyssey.report.search_output import search_lines
 
     options = Options(
         only=pairs(only),
@@ -110,9 +111,11 @@ def run(
         checkpoint_disk_bytes=size_bytes(checkpoint_disk, "--checkpoint-disk"),
         verbose=verbose,
     )
-    plan = api.plan(api.load(recipe, set_ or ()), device=device, memory=memory)
-    time = time_line(plan, out or api.DEFAULT_ROOT / plan.recipe.name, recipe)
-    for line in (*(f"warning: {warning}" for warning in plan.warnings), time):
+    loaded = api.load(recipe, set_ or ())
+    folder = out or api.DEFAULT_ROOT / loaded.name
+    plan = api.plan(loaded, device=device, memory=memory, out=folder)
+    searched = search_lines(plan)
+    for line in (*(f"warning: {warning}" for warning in plan.warnings), *searched, time_line(plan, folder, recipe)):
         console(stderr=True).print(line, markup=False, soft_wrap=True)
     starting(f"{plan.recipe.name}: {len(plan.cells)} cells on {plan.device.name}")
     opened, outcome, root = api.run_plan(plan, out, options=options, console=console(stderr=True))
@@ -143,8 +146,9 @@ def check(
         for part in ladder_output.plan(api.plan_ladder(recipe, set_ or (), device=device)):
             console().print(part)
         return
-    plan = api.plan(api.load(recipe, set_ or ()), device=device, memory=memory)
-    root = api.DEFAULT_ROOT / plan.recipe.name
+    loaded = api.load(recipe, set_ or ())
+    root = api.DEFAULT_ROOT / loaded.name
+    plan = api.plan(loaded, device=device, memory=memory, out=root)
     for part in (*console_output.check(plan, root), *console_output.documents(plan, show)):
         console().print(part)
     say(time_line(plan, root, recipe))
@@ -157,11 +161,12 @@ app.command()(plan)
 @app.command()
 def status(folder: DirArg) -> None:
     """The state of every cell of a run: done, failed, stopped, started or pending; and the time that is left."""
+    from peftodyssey.execution.lr_search import lines
     from peftodyssey.execution.status import status as read
     from peftodyssey.execution.time_left import status_line
     from peftodyssey.report import console_output
 
-    for line in (*console_output.status(read(folder)), status_line(folder)):
+    for line in (*console_output.status(read(folder)), *lines(folder), status_line(folder)):
         console().print(line, soft_wrap=True)
 
 

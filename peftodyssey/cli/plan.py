@@ -106,8 +106,10 @@ def _of_recipe(recipe: str, overrides: Sequence[str], device: Mapping[str, str |
     from peftodyssey.execution.time_left import time_line
     from peftodyssey.report import plan_output
 
-    planned = api.plan(api.load(recipe, overrides), **device, here=False)  # type: ignore[arg-type]
-    time = Text(time_line(planned, api.DEFAULT_ROOT / planned.recipe.name, recipe))
+    loaded = api.load(recipe, overrides)
+    root = api.DEFAULT_ROOT / loaded.name
+    planned = api.plan(loaded, **device, here=False, out=root)  # type: ignore[arg-type]
+    time = Text(time_line(planned, root, recipe))
     return not planned.too_large, (*plan_output.plan(planned), time), partial(plan_output.plan_json, planned)
 
 

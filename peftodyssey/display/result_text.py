@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from peftodyssey.recipe.lr_scale import next_lr
+from peftodyssey.stats.lr_selection import UNMEASURED
 from peftodyssey.stats.mean_over_seeds import SeedsMean, mean_over_seeds
 from peftodyssey.stats.seed_variance import least_significant_difference, noise_floor
 
@@ -151,19 +153,19 @@ def format_lr(lr: float | None) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def next_lr(lr: float, edge: str) -> float:
-    """The next learning rate outside of the grid, on the scale 1, 3, 10."""
-    mantissa, exponent = (float(part) for part in f"{lr:.2e}".split("e"))
-    if edge == "high":
-        return (3.0 if mantissa < 2.5 else 10.0) * 10**exponent
-    return (1.0 if mantissa > 2.0 else 0.3) * 10**exponent
-
-
 def learning_rate(row: Row) -> str:
-    """The learning rate, with the next one to try if it is the edge of its grid."""
+    """The learning rate, with what to try where it is not known to be the best."""
     if row["lr"] is None or not row.get("lr_edge"):
         return format_lr(row["lr"])
-    return f"{format_lr(row['lr'])} (edge: try {format_lr(next_lr(row['lr'], row['lr_edge']))})"
+    note = "a neighbour is not finished" if row["lr_edge"] == UNMEASURED else f"edge: try {rate_to_add(row)}"
+    return f"{format_lr(row['lr'])} ({note})"
+
+
+def rate_to_add(row: Row) -> str:
+    """What would resolve a selected learning rate that is not known to be the best: a rate, or its neighbours."""
+    if row["lr_edge"] == UNMEASURED:
+        return f"the neighbours of {format_lr(row['lr'])} trained to the end"
+    return format_lr(next_lr(row["lr"], row["lr_edge"]))
 
 
 def common_sign(rows: Iterable[Row], lower: str, upper: str) -> int | None:
@@ -266,8 +268,8 @@ def _edges(rows: Sequence[Row]) -> list[str]:
         {(method_name(row), learning_rate(row), text_name(row)) for row in selected_cells(rows) if row.get("lr_edge")}
     )
     return [
-        f"{method}: the learning rate selected on {', '.join(text for _, _, text in group)} is the edge of its grid, "
-        f"{lr.replace('edge: ', '')}; a better one may lie outside."
+        f"{method}: the learning rate selected on {', '.join(text for _, _, text in group)} is not known to be the "
+        f"best: {lr}."
         for (method, lr), group in grouped(edges, lambda edge: edge[:2]).items()
     ]
 

@@ -32,6 +32,7 @@ class Options:
     keep: str = "adapters"  # adapters | best | all
     stop_after_s: float | None = None
     checkpoint_every_s: float = 600.0
+    leave_out: frozenset[str] = frozenset()  # folders of cells that are not done
     refresh: bool = False  # do again what other library versions did
     allow_oom: bool = False  # start although the plan says that it does not fit
     memory_bytes: int | None = None  # the user's --memory; caps the GPU
@@ -50,7 +51,7 @@ def start(plan: Plan, root: Path, options: Options, console: Console, measures: 
             f"this plan is for {plan.device.name} ({plan.device.named_by}), which was not looked for on this machine",
             "run a plan of `api.plan`, which is made for the device that is here",
         )
-    cells = [task for task in plan.cells if matches(task, options.only)]
+    cells = [t for t in plan.cells if matches(t, options.only) and t.folder not in options.leave_out]
     if not cells:
         raise nothing_matches(plan, options.only)
     if not options.allow_oom:
@@ -66,7 +67,7 @@ def start(plan: Plan, root: Path, options: Options, console: Console, measures: 
         cap_gpu(plan, options.memory_bytes)
         context = JobContext(root, job_options, progress, measures)
         with interrupt.listening(stop, progress.say), quiet():
-            outcome = execute(plan, context, progress, options.only, options.refresh)
+            outcome = execute(plan, cells, context, progress, options.refresh)
     outcome.new_plan = new_plan
     return outcome
 
@@ -125,6 +126,7 @@ def record(plan: Plan, root: Path) -> bool:
             "measure": list(recipe.measured),
             "cells": [task.entry for task in plan.cells],
             "measures": plan.measure_entries,
+            "searches": dict(plan.searches),
         },
     )
 

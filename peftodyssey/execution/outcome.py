@@ -23,6 +23,20 @@ class Outcome:
     names: Mapping[str, str] = field(default_factory=dict)  # tasks in words, by folder
     interrupted: str = ""
     new_plan: bool = False  # the recipe's plan is another one than before, so tables are made again
+    searches: tuple[str, ...] = ()  # for learning rates: each in a line
+
+    def then(self, later: Outcome) -> Outcome:
+        """What this and a later round did together; what was there before the first one counts as there."""
+        return Outcome(
+            self.done + later.done,
+            self.skipped,
+            self.inputs + later.inputs,
+            self.stopped + later.stopped,
+            {**self.failed, **later.failed},
+            {**self.names, **later.names},
+            later.interrupted,
+            self.new_plan or later.new_plan,
+        )
 
     @property
     def worked(self) -> bool:
@@ -55,4 +69,4 @@ def summary(outcome: Outcome, root: Path) -> str:
     parts += [f"{len(outcome.failed)} failed"] * bool(outcome.failed)
     failed = (f"failed: {outcome.names.get(folder, folder)}: {why}" for folder, why in outcome.failed.items())
     ends = (f"Report: {root / layout.REPORT / 'index.html'}", f"Log: {root / layout.RUN_LOG}")
-    return "\n".join([*failed, f"Cells: {', '.join(parts) or 'none'}.", *ends])
+    return "\n".join([*failed, *outcome.searches, f"Cells: {', '.join(parts) or 'none'}.", *ends])

@@ -5,7 +5,7 @@ Order: every index; then, base by base, its own columns and its cells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from peftodyssey.errors import Interrupted
@@ -16,7 +16,6 @@ from peftodyssey.execution.outcome import DependencyFailed, Outcome, reason_of
 from peftodyssey.execution.pending import (
     finished,
     forget_stale,
-    matches,
     missing_indexes,
     missing_inputs,
     required_folders,
@@ -43,11 +42,10 @@ from peftodyssey.store import layout, manifest
 
 
 def execute(
-    plan: Plan, context: JobContext, progress: ProgressReporter, only: Mapping[str, str], refresh: bool
+    plan: Plan, cells: list[CellTask], context: JobContext, progress: ProgressReporter, refresh: bool
 ) -> Outcome:
-    """Execute what is missing of `plan`; StoreError ends the run, every other error only a cell."""
+    """Execute what is missing of `cells` of `plan`; StoreError ends the run, every other error only a cell."""
     root = context.root
-    cells = [task for task in plan.cells if matches(task, only)]
     if refresh:
         forget_stale(cells, root)
     todo = [task for task in cells if not finished(task, root) and halving.stopped(task, root) is None]
@@ -149,11 +147,11 @@ class _Runner:
             for group in halving.tuning_groups(cells)
             if any(not finished(task, self.root) and not halving.stopped(task, self.root) for task in group)
         ]
-        by_shares: dict[tuple[float, ...], list[halving.TuningGroup]] = {}
+        by_points: dict[tuple[tuple[int, float], ...], list[halving.TuningGroup]] = {}
         for group in unfinished:
-            by_shares.setdefault(halving.shares(group), []).append(group)
-        for shares, groups in by_shares.items():
-            for eval_index, share in enumerate(shares):
+            by_points.setdefault(tuple(halving.points(group).items()), []).append(group)
+        for points, groups in by_points.items():
+            for eval_index, share in points:
                 active = [task for group in groups for task in halving.still_active(group, eval_index, self.root)]
                 self._advance(active, eval_index, share)
                 before = {task.folder for group in groups for task in group if halving.stopped(task, self.root)}

@@ -37,11 +37,13 @@ def time_line(plan: Plan, root: Path, recipe: str) -> str:
         left = [left_of(folder, every[folder], root) for folder in every if folder in missing]
         found = duration(left, rates)
         if found.seconds is not None:
-            return f"time: {words(found)} for what is missing, by the {rates.cells} cells finished in {root}"
+            missing_part = "what is missing of this round" if plan.searches else "what is missing"
+            return f"time: {words(found)} for {missing_part}, by the {rates.cells} cells finished in {root}"
     found = estimate_time(plan)
     if found.seconds is None:
         return f"time: unknown; `peftodyssey plan {recipe} --probe` takes about {_probe_words(plan)}"
-    return f"time: {words(found)} for the whole grid, by what was measured on this machine"
+    whole = "the cells of this round" if plan.searches else "the whole grid"
+    return f"time: {words(found)} for {whole}, by what was measured on this machine"
 
 
 def status_line(folder: Path) -> str:

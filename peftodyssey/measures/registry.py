@@ -16,6 +16,7 @@ from peftodyssey.measures.degradation import Degradation
 from peftodyssey.measures.forgetting import Forgetting
 from peftodyssey.measures.geometry import Geometry
 from peftodyssey.measures.learning_curves import LearningCurves
+from peftodyssey.measures.learning_rates import LearningRates
 from peftodyssey.measures.lora_ranks import LoraRanks
 from peftodyssey.measures.measure import Measure
 from peftodyssey.measures.multiple_choice import MultipleChoice
@@ -35,6 +36,7 @@ MEASURES: tuple[Measure, ...] = (
     Degradation(),
     Forgetting(),
     LearningCurves(),
+    LearningRates(),
     LoraRanks(),
     WeightNoise(),
     Sensitivity(),

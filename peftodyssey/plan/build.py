@@ -21,6 +21,7 @@ from peftodyssey.models.weight_files import saved_fingerprint
 from peftodyssey.plan import plan_file
 from peftodyssey.plan.auto_values import resolve_auto
 from peftodyssey.plan.chat_template import chat_identity
+from peftodyssey.plan.lr_grid import at_rates, searches
 from peftodyssey.plan.measure import MeasurePlan, PlanContext, PlannedMeasure
 from peftodyssey.plan.rungs import resolve_rungs
 from peftodyssey.plan.sources import Sources, problem_at, resolve_sources
@@ -42,16 +43,19 @@ def build(
     *,
     measures: Sequence[PlannedMeasure],
     needs_weights: bool = True,
+    rates: Mapping[str, Sequence[float]] | None = None,
 ) -> Plan:
     """The plan of `recipe` on `device` within `budget_bytes`; RecipeError with every problem found.
 
     `measures` are all that there are; those that the recipe asks for plan their tasks in this order. With
     `needs_weights` False, a model folder with config.json alone is planned, which cannot be run.
+    `rates` are those of searches for a learning rate (`tune: auto`), by group; a group without has its first round.
     """
     recipe, rung_warnings = resolve_rungs(recipe)
     cells = grid.cells(recipe)
     problems: list[Problem] = []
     sources = resolve_sources(recipe, cells, problems, needs_weights)
+    cells = at_rates(recipe, cells, sources, rates)
     cells = [cell for cell in cells if cell.model not in sources.left_out]
     if problems := problems or check_cells(recipe, cells, sources, device):
         raise RecipeError(problems)
@@ -74,6 +78,7 @@ def build(
         measure_entries={name: measure.entry for name, measure in planned.items() if measure.entry},
         warnings=(*rung_warnings, *sources.warnings, *_model_warnings(sources, cells), *_tokenizer_warnings(sources)),
         digest=identity.digest({"cells": [task.entry for task in tasks], "measure": list(recipe.measured)}),
+        searches=searches(tasks),
     )
 
 

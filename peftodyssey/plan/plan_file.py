@@ -28,7 +28,7 @@ def entry(task: CellTask, texts: Sequence[TextColumns], facts: Mapping[str, Any]
         "cell": task.short_hash,
         "slug": task.folder.split("/", 1)[1],
         "folder": task.folder,
-        "group": f"{grid.tune_group(cell)}-{digest({'score': asdict(cell.score)})[:8]}",
+        "group": group_of(cell),
         "scoring": scoring,
         "setting": _setting(cell, facts, scoring),
         "coordinates": _coordinates(task),
@@ -40,6 +40,11 @@ def entry(task: CellTask, texts: Sequence[TextColumns], facts: Mapping[str, Any]
             "general": [text.entry for text in general],
         },
     }
+
+
+def group_of(cell: Cell) -> str:
+    """What cells share that differ only in their seed and a tuned learning rate, and are scored alike."""
+    return f"{grid.tune_group(cell)}-{digest({'score': asdict(cell.score)})[:8]}"
 
 
 def _setting(cell: Cell, facts: Mapping[str, Any], scoring: str) -> str:

@@ -157,6 +157,7 @@ class Plan:
     measure_entries: dict[str, Any]  # what the store's plan file says of these, by measure
     warnings: tuple[str, ...]
     digest: str
+    searches: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # of learning rates; see `plan.lr_grid`
 
     @property
     def base_order(self) -> dict[tuple[str, str, str], int]:

@@ -17,6 +17,7 @@ BAND = 0.15  # relative, at least: clocks, temperatures and lengths of real text
 EPOCH_BAND = 0.5
 BYTES_PER_TOKEN = 4  # of English text, about
 UNKNOWN_TEXT_BYTES = 4_000_000
+KEPT_RATES = 3  # of successive halving: the best and its neighbours continue
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,13 @@ def halving_shares(plan: Plan) -> dict[str, tuple[float, float]]:
             groups.setdefault(task.entry["group"], []).append(task)
     shares: dict[str, tuple[float, float]] = {}
     for group in groups.values():
-        train, continuing, steps, last = group[0].cell.train, len(group), 0.0, 0.0
-        for point in (share for share in train.eval_at if share < 1):
+        train, steps, last = group[0].cell.train, 0.0, 0.0
+        continuing = rates = len({task.cell.method.lr for task in group})
+        for point in train.halving_points.values():
             steps, last = steps + continuing * (point - last), point
-            continuing = math.ceil(continuing / (train.halving or 1))
-        mean_steps = (steps + continuing * (1 - last)) / len(group)
-        shares |= {task.hash: (mean_steps, continuing / len(group)) for task in group}
+            continuing = max(math.ceil(continuing / (train.halving or 1)), min(continuing, KEPT_RATES))
+        mean_steps = (steps + continuing * (1 - last)) / rates
+        shares |= {task.hash: (mean_steps, continuing / rates) for task in group}
     return shares
 
 

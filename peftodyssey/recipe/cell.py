@@ -9,6 +9,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from peftodyssey.constants import WSD_DECAY_SHARE
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -56,6 +58,7 @@ class MethodSpec:
     label: str  # what tables and legends print, e.g. "lora r=8"
     lr: float | None = None  # None for saved
     tuned: bool = False  # lr is one of a tuned set: selected on validation
+    max_cells: int | None = None  # of the search that lr is of; lr None: the search has not begun
     rank: int | None = None
     alpha: float | None = None  # resolved number (2r -> 2 * rank)
     targets: str | tuple[str, ...] | None = None  # "all-linear", leaf names, or None: the method's default
@@ -89,9 +92,7 @@ class TrainSpec:
     too_long: str | None = None  # error | truncate | drop: examples longer than seq_len; None: not sft
     chat_template: str | None = None  # plain, or an absolute path; None: the model's own
     multi_lora: str | int = "auto"  # auto | off | the largest number of cells that are trained at once
-    halving: int | None = (
-        None  # of a tuned group one in this many continues at each evaluation before the end; None: all
-    )
+    halving: int | None = None  # one in this many tuned rates continues at each of `halving_points`; None: all
     warmup_steps: int | None = None  # in place of `warmup`, which is then 0
 
     @property
@@ -107,6 +108,18 @@ class TrainSpec:
             if thousands and self.budget_tokens
             else (f"{self.budget_tokens} tokens")
         )
+
+    @property
+    def halving_points(self) -> dict[int, float]:
+        """The evaluations at which tuned cells are compared, as shares of the budget, by their number from 0."""
+        points = enumerate(self.eval_at) if self.halving else ()
+        return {n: share for n, share in points if is_at_peak_lr(share, self.schedule, self.warmup)}
+
+
+def is_at_peak_lr(share: float, schedule: str, warmup: float) -> bool:
+    """Whether the learning rate of a training is at its peak after a share of its budget: no decay has begun there."""
+    end = {"constant": 1.0, "wsd": 1.0 - WSD_DECAY_SHARE}.get(schedule, 0.0)
+    return warmup < share < 1 and share <= end
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 from peftodyssey.errors import Problem
 from peftodyssey.recipe.checks_constraints import check_constraints
+from peftodyssey.recipe.checks_learning_rates import check_halving, check_learning_rates
 from peftodyssey.recipe.checks_names import check_corpora, check_models, check_tasks
 from peftodyssey.recipe.checks_training import check_batch, check_budgets, check_select
 from peftodyssey.recipe.schema import Recipe
@@ -53,26 +54,6 @@ def _lengths(recipe: Recipe) -> Iterator[Problem]:
                     allowed=f"up to {longest} tokens",
                     depends_on=(("train", "seq_len"), ("model", index), ("model", "max_position_embeddings")),
                 )
-
-
-def _learning_rates(recipe: Recipe) -> Iterator[Problem]:
-    for index, method in enumerate(recipe.methods):
-        rates = getattr(method, "lr", None)
-        if rates is None:
-            continue
-        path = ("methods", index, "lr")
-        if rates.tune is not None and len(set(rates.tune)) == 1:
-            yield recipe.problem(
-                path,
-                "tune has one learning rate, so there is nothing to choose",
-                got=f"{rates.tune[0]:g}",
-                next_step="add a second, or write lr without tune",
-                severity="warning",
-            )
-        for rate in {*(rates.tune or ()), *(rates.fixed or ())}:
-            if rate >= 1:
-                what, next_step = "an unusually large learning rate", "is an exponent missing, as in 1e-3?"
-                yield recipe.problem(path, what, got=f"{rate:g}", next_step=next_step, severity="warning")
 
 
 def _low_rank(recipe: Recipe) -> Iterator[Problem]:
@@ -166,7 +147,7 @@ CHECKS: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     check_budgets,
     _windows,
     _lengths,
-    _learning_rates,
+    check_learning_rates,
     _low_rank,
     check_corpora,
     check_tasks,
@@ -176,6 +157,7 @@ CHECKS: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     _master_weights,
     _engine,
     check_select,
+    check_halving,
     _sft_only,
     check_constraints,
 )

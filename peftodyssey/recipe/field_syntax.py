@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
@@ -78,7 +80,7 @@ Targets = Annotated[tuple[TargetSet, ...], OrList(_one_target_set)]
 
 
 class LearningRateSpec(RecipeSection):
-    """Learning rates of a method: `fixed` ones are an axis of the grid; of `tune` ones validation loss selects one."""
+    """Learning rates of a method: `fixed` ones are an axis, of `tune` ones and of a search one is selected."""
 
     fixed: tuple[Positive, ...] | None = Field(
         default=None, description="Learning rates of cells that are all reported."
@@ -86,28 +88,52 @@ class LearningRateSpec(RecipeSection):
     tune: tuple[Positive, ...] | None = Field(
         default=None, description="Learning rates of which validation loss selects the one that is reported."
     )
+    auto: bool = Field(default=False, description="Whether the rates to tune are searched for in rounds.")
+    max_cells: PositiveInt | None = Field(
+        default=None, description="Cells that one search may take in all its rounds. Default: 8 for each seed."
+    )
 
 
 def _learning_rates(value: Any) -> Any:
-    """`1e-3`, `[1e-4, 1e-3]` and `{tune: [1e-4, 1e-3]}` as the fields of a `LearningRateSpec`."""
-    allowed, key = "1e-3, [1e-4, 1e-3] or {tune: [1e-4, 1e-3]}", "fixed"
+    """`1e-3`, `[1e-4, 1e-3]`, `{tune: [1e-4, 1e-3]}` and `{tune: auto}` as the fields of a `LearningRateSpec`."""
+    allowed, key = "1e-3, [1e-4, 1e-3], {tune: [1e-4, 1e-3]} or {tune: auto, max_cells: 24}", "fixed"
     if isinstance(value, LearningRateSpec):
         return value
+    limit: Any = None
     if isinstance(value, dict):
-        if set(value) != {"tune"}:
-            raise refuse("a mapping here has the one key `tune`", allowed)
-        value, key = value["tune"], "tune"
+        if "tune" not in value or set(value) - {"tune", "max_cells"}:
+            raise refuse("a mapping here has the keys `tune` and, with `tune: auto`, `max_cells`", allowed)
+        limit, value, key = value.get("max_cells"), value["tune"], "tune"
+    if _is_word(value):
+        if key == "tune" and value == "auto":
+            return {"auto": True, "max_cells": limit}
+        raise refuse("not a learning rate", allowed, _meant(value, key))
+    if limit is not None:
+        raise refuse("max_cells limits a search, and these rates are written out", allowed, "remove it, or tune: auto")
     rates = list(value) if isinstance(value, (list, tuple)) else [value]
     if not rates:
         raise refuse("the list of learning rates is empty", allowed)
     return {key: rates}
 
 
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and not re.match(numbers.NUMBER, value)
+
+
+def _meant(word: str, key: str) -> str:
+    if not get_close_matches(word, ["auto"], 1, 0.5):
+        return ""
+    return "did you mean auto?" if key == "tune" else "did you mean {tune: auto}?"
+
+
 _RATE = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": numbers.NUMBER}]}
 _RATE_LIST = {"type": "array", "items": _RATE, "minItems": 1}
 _TUNE = {
     "type": "object",
-    "properties": {"tune": {"anyOf": [_RATE, _RATE_LIST]}},
+    "properties": {
+        "tune": {"anyOf": [_RATE, _RATE_LIST, {"const": "auto"}]},
+        "max_cells": {"anyOf": [{"type": "number"}, {"type": "string", "pattern": numbers.COUNT}]},
+    },
     "required": ["tune"],
     "additionalProperties": False,
 }

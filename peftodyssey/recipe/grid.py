@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -44,10 +44,13 @@ from peftodyssey.recipe.schema_texts import Corpus
 from peftodyssey.recipe.schema_training import Budget
 
 NAMED = ("bundled/", "random/")
+SEARCHED_RATES = 8  # that a search (`tune: auto`) may take unless the recipe says otherwise
 
 
-def cells(recipe: Recipe) -> list[Cell]:
+def cells(recipe: Recipe, rates_of: Callable[[Cell], Sequence[float]] | None = None) -> list[Cell]:
     """Every cell of `recipe` once, sorted so that neighbours share a base.
+
+    `rates_of` gives the learning rates of a cell whose rate is searched for (`tune: auto`), which else has none.
 
     The order: model, revision, quantisation, domain, method, rank, learning rate, seed, budget; the first four and the
     method as they stand in the recipe, the others by size.
@@ -76,11 +79,18 @@ def cells(recipe: Recipe) -> list[Cell]:
             replay=replay if method.options.get("replay") else None,
             early_stop_text=early_stop_text if method.options.get("early_stop") else None,
         )
-        rate = k if method.lr is None else method.lr
-        order = (m, _quant_order(method.quant), d, names.index(method.method), method.rank or 0, rate, seed, b)
-        order, first = by_content.setdefault(content := _content(cell), (order, cell))
-        by_content[content] = (order, _with_wise_ft_of_both(first, cell))
+        for one in _at_rates(cell, rates_of):
+            rate = k if one.method.lr is None else one.method.lr
+            order = (m, _quant_order(method.quant), d, names.index(method.method), method.rank or 0, rate, seed, b)
+            order, first = by_content.setdefault(content := _content(one), (order, one))
+            by_content[content] = (order, _with_wise_ft_of_both(first, one))
     return [cell for _, cell in sorted(by_content.values(), key=lambda pair: pair[0])]
+
+
+def _at_rates(cell: Cell, rates_of: Callable[[Cell], Sequence[float]] | None) -> list[Cell]:
+    """The cell, or where its rate is searched for the cell at every rate that `rates_of` gives."""
+    rates = () if rates_of is None or cell.method.max_cells is None else rates_of(cell)
+    return [replace(cell, method=replace(cell.method, lr=rate)) for rate in rates] or [cell]
 
 
 def _with_wise_ft_of_both(cell: Cell, same: Cell) -> Cell:
@@ -92,10 +102,9 @@ def _with_wise_ft_of_both(cell: Cell, same: Cell) -> Cell:
 
 
 def tune_group(cell: Cell) -> str:
-    """A key that cells share when they differ only in a tuned learning rate; 16 hex digits."""
-    if cell.method.tuned:
-        cell = replace(cell, method=replace(cell.method, lr=None))
-    return digest({"content": _content(cell)})[:16]
+    """A key that cells share when they differ only in their seed and a tuned learning rate; 16 hex digits."""
+    method = replace(cell.method, lr=None) if cell.method.tuned else cell.method
+    return digest({"content": _content(replace(cell, seed=0, method=method))})[:16]
 
 
 def _content(cell: Cell) -> str:
@@ -235,19 +244,20 @@ def score_spec(recipe: Recipe) -> ScoreSpec:
 
 def method_specs(recipe: Recipe) -> list[MethodSpec]:
     """Each method at each value of its axes, labelled, in the recipe's order."""
-    specs = [spec for method in recipe.methods for spec in _expand(method, recipe.folder)]
+    specs = [spec for method in recipe.methods for spec in _expand(method, recipe)]
     return labelled(specs)
 
 
-def _expand(method: AnyMethod, folder: str) -> Iterator[MethodSpec]:
+def _expand(method: AnyMethod, recipe: Recipe) -> Iterator[MethodSpec]:
     if isinstance(method, Saved):
-        yield MethodSpec("saved", method.label or "", options={"path": absolute(method.path, folder)})
+        yield MethodSpec("saved", method.label or "", options={"path": absolute(method.path, recipe.folder)})
         return
     for spec, constraints in product(AXES[type(method)](method), constraint_grid(method)):
+        spec = replace(spec, label=method.label or "", options={**spec.options, **constraints})
+        if method.lr.auto:
+            yield replace(spec, tuned=True, max_cells=method.lr.max_cells or SEARCHED_RATES * len(set(recipe.seeds)))
         for rate in method.lr.tune or method.lr.fixed or ():
-            tuned = len(set(method.lr.tune or ())) > 1
-            options = {**spec.options, **constraints}
-            yield replace(spec, label=method.label or "", lr=rate, tuned=tuned, options=options)
+            yield replace(spec, lr=rate, tuned=len(set(method.lr.tune or ())) > 1)
 
 
 def _low_rank_axes(method: Lora | Qlora) -> Iterator[MethodSpec]:

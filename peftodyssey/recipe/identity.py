@@ -29,7 +29,7 @@ EXCLUDED_FIELDS: dict[type, frozenset[str]] = {
     Cell: frozenset({"recipe", "general", "score", "tasks", "replay", "early_stop_text"}),
     ModelSpec: frozenset({"name", "revision", "weights"}),  # facts["model"] is their content
     CorpusSpec: frozenset({"name", "source", "revision"}),  # facts["domain"] is their content
-    MethodSpec: frozenset({"label", "tuned"}),
+    MethodSpec: frozenset({"label", "tuned", "max_cells"}),
     QuantSpec: frozenset(),
     # facts hold what the first two were resolved to, and the chat template with the domain
     TrainSpec: frozenset({"precision", "optimizer", "multi_lora", "halving", "chat_template"}),

@@ -66,10 +66,13 @@ training and its scores.
 | share | `3%`, `0.03` |
 | alpha | `16`, or a multiple of the rank: `2r` |
 | budget | `200k tokens`, `2 epochs`, `300 steps` |
-| learning rate | `1e-3`; `[1e-4, 1e-3]`: all reported; `{tune: [1e-4, 1e-3]}`: the best on validation reported |
+| learning rate | `1e-3`; `[1e-4, 1e-3]`: all; `{tune: [1e-4, 1e-3]}`: the best; `{tune: auto}`: a search |
 | model | a name, or a mapping with the keys below |
 | dataset | a name or path, or a mapping with the keys below |
 | method | a name, or a mapping with the keys below |
+
+A search goes in rounds for each text, base, method and rank: three learning rates, then one further out at a time until
+the best is inside of the grid, or `max_cells` is spent: `{tune: auto, max_cells: 24}`, by default 8 for each seed.
 
 On the command line `--set KEY=VALUE` overrides one value under the same checks, e.g. `--set methods[1].rank=[4,16]`.
 """

@@ -76,13 +76,15 @@ Warmup = Annotated[Budget | float, BeforeValidator(_warmup), WithJsonSchema(_WAR
 
 
 class Select(RecipeSection):
-    """Successive halving: which cells of a tuned learning rate are stopped early."""
+    """Successive halving: which tuned learning rates are stopped early."""
 
     halving: Annotated[PositiveInt, Field(ge=2)] = Field(
-        description="At each point of eval_at before the end, one cell in this many continues (rounded up); at least 2."
+        description="At each point of eval_at at which the learning rate is at its peak, one rate in this many "
+        "continues (rounded up), and always the best with its neighbours; at least 2."
     )
     on: Literal["validation"] = Field(
-        default="validation", description="What cells are compared on: loss on the validation split; a word."
+        default="validation",
+        description="What rates are compared on: loss on the validation split, pooled over seeds; a word.",
     )
 
 
@@ -154,8 +156,8 @@ class Train(RecipeSection):
     )
     select: Select | None = Field(
         default=None,
-        description="Successive halving over tuned learning rates: cells with a higher validation loss are stopped "
-        "early; a mapping.",
+        description="Successive halving over tuned learning rates: those with a higher validation loss are stopped "
+        "early. With schedule wsd or constant; a mapping.",
     )
 
 

@@ -5,6 +5,7 @@ Everything is computed again from the store, so an interrupted and resumed run c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -130,14 +131,29 @@ def _why_not_done(folder: Path, cell: Cell) -> Row:
 
 
 def _with_selection(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Row]:
-    """Rows with `selected` and `lr_edge`: in a tuned group by validation; a finished cell without a group always is."""
-    groups = [cell["group"] for cell in cells]
-    done = [row["status"] == "done" for row in rows]
+    """Rows with `selected` and `lr_edge`: in a tuned group by validation; at the only rate every finished cell."""
+    rates: dict[str, set[float | None]] = {}
+    for row, cell in zip(rows, cells, strict=True):
+        rates.setdefault(cell["group"], set()).add(row.get("lr"))
     candidates = [
-        lr_selection.Candidate(group, row.get("lr"), row.get("valid_nll_after") if finished else None)
-        for group, row, finished in zip(groups, rows, done, strict=True)
+        lr_selection.Candidate(cell["group"], row.get("lr"), row["seed"], _valid_nll(row, cell))
+        for row, cell in zip(rows, cells, strict=True)
     ]
     return [
-        {**row, "selected": choice.selected or (finished and groups.count(group) == 1), "lr_edge": choice.edge}
-        for row, choice, group, finished in zip(rows, lr_selection.select(candidates), groups, done, strict=True)
+        {
+            **row,
+            "selected": choice.selected or (row["status"] == "done" and len(rates[cell["group"]]) == 1),
+            "lr_edge": choice.edge,
+        }
+        for row, cell, choice in zip(rows, cells, lr_selection.select(candidates), strict=True)
     ]
+
+
+def _valid_nll(row: Row, cell: Cell) -> float | None:
+    """The validation NLL by which rates are compared: not a number where training failed, None where it is unknown."""
+    if row["status"] == "failed":
+        return math.nan
+    if row["status"] != "done" or not cell["scores"].get("valid"):
+        return None
+    value: float | None = row.get("valid_nll_after")
+    return math.nan if value is None else value

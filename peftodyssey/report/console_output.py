@@ -17,6 +17,7 @@ from peftodyssey.plan import host_and_disk
 from peftodyssey.plan.tasks import CellTask, Plan
 from peftodyssey.report import sample_size
 from peftodyssey.report.multi_lora_output import group_lines
+from peftodyssey.report.search_output import search_lines
 from peftodyssey.report.training_length import budgets, lengths
 
 GRID_ROWS = 60
@@ -32,6 +33,7 @@ def check(plan: Plan, root: Path) -> Iterator[Any]:
     lines, short = lengths(plan)
     yield from map(Text, (*lines, *budgets(plan)))
     yield from group_lines(plan)
+    yield from map(Text, search_lines(plan))
     yield _host(plan)
     yield _disk(plan)
     yield from map(Text, _answers(plan))

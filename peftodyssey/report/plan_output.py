@@ -14,6 +14,7 @@ from peftodyssey.plan.fitting_changes import fitting_changes, larger_gpu
 from peftodyssey.plan.tasks import CellTask, Plan
 from peftodyssey.report.console_output import model_words, plain_table, size
 from peftodyssey.report.multi_lora_output import group_lines
+from peftodyssey.report.search_output import search_lines
 from peftodyssey.report.training_length import budgets
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def plan(plan: Plan) -> Iterator[Any]:
         )
     yield from map(Text, budgets(plan))
     yield from group_lines(plan)
+    yield from map(Text, search_lines(plan))
     yield from (Text(f"warning: {warning}") for warning in plan.warnings)
     yield from (Text(line) for line in _ways_to_fit(plan))
     fits = "fits" if not plan.too_large else f"{len(plan.too_large)} cells do not fit"

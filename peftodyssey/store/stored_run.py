@@ -69,3 +69,12 @@ def _column(folder: Path, name: str, column: str) -> np.ndarray:
 def nll_column(folder: Path) -> np.ndarray:
     """The NLL of one scored column, float64 [rows] nats; NaN where not scored."""
     return parquet.read_nll(folder)[0].astype(np.float64)
+
+
+def document_clusters(run: StoredRun, index: str) -> np.ndarray:
+    """A number for the cluster of each document, int [documents]; indexes of earlier versions have a cluster each."""
+    documents = parquet.read(run.folder / index / layout.DOCUMENTS)
+    if "cluster" not in documents.column_names:
+        return np.arange(documents.num_rows)
+    _, numbers = np.unique(np.array(documents["cluster"].to_pylist(), dtype=str), return_inverse=True)
+    return np.asarray(numbers)

@@ -43,7 +43,7 @@ RESULTS: Columns = {  # of every cell; measures add their own
     "score_tokens": ("int64", "tokens that are scored of a split at most; empty: all of it"),
     "scoring": ("string", "name of the way of scoring: what is scored, and in which windows; 8 hex digits"),
     "setting": ("string", "cells that differ in nothing but their seed (and a tuned learning rate) have the same one"),
-    "selected": ("bool", "whether this learning rate is the best on validation within its group"),
+    "selected": ("bool", "whether this learning rate is the best on validation text, pooled over seeds"),
     "engine": ("string", "native, trl, or none where nothing was trained"),
     "multi_lora_size": ("int32", "cells that were trained together"),
     "seconds": ("float64", "wall time of training without scoring"),
@@ -52,7 +52,11 @@ RESULTS: Columns = {  # of every cell; measures add their own
     "planned_memory_bytes": ("int64", "peak memory that the plan expected"),
     "status": ("string", "done, failed, stopped (early, by successive halving), pending"),
     "reason": ("string", "why it failed, or a warning such as too few documents"),
-    "lr_edge": ("string", "low or high where the selected learning rate is at that end of its grid"),
+    "lr_edge": (
+        "string",
+        "why the selected learning rate may not be the best: low or high where it is that end of its grid, unmeasured "
+        "where a neighbour in the grid was not trained to the end",
+    ),
     "versions": ("string", "library versions with which the cell was trained"),
     "l2_sp": ("float64", "L2-SP coefficient that pulls weights to their start, where there is one"),
     "norm_ball": ("float64", "largest change of a matrix relative to its norm, where it is bounded"),

@@ -17,7 +17,7 @@ from peftodyssey.plan.time_estimate import estimate_time
 
 STEP, RATE = 2.0, 1000.0  # seconds, scored tokens a second
 TUNED = "methods=[{method: lora, rank: 2, lr: {tune: [1e-4, 1e-3, 1e-2, 3e-2]}}]"
-LOOKS = ["train.budget=8 steps", "train.eval_at=[50%, 75%, 100%]"]
+LOOKS = ["train.budget=8 steps", "train.schedule=wsd", "train.eval_at=[50%, 75%, 100%]"]
 
 
 @pytest.fixture(autouse=True)
@@ -38,11 +38,11 @@ def test_a_cell_that_is_stopped_early_takes_less(tmp_path: Path) -> None:
     whole, halved = (
         estimate_time(planned(tmp_path, *LOOKS, *more)).seconds for more in ((), ("train.select={halving: 2}",))
     )
-    # Of four cells two go on at 50 % and one at 75 %: 4 x 4 + 2 x 2 + 1 x 2 steps of 4 x 8; a quarter of the columns.
+    # Of four rates three go on at 50 %, the best and its neighbours: 4 x 4 + 3 x 4 steps of 4 x 8, 3 of 4 columns.
     training = 4 * 8 * STEP
     columns = whole - training
     assert halved < whole
-    assert training * 22 / 32 + columns / 4 - 1e-6 <= halved <= training * 22 / 32 + columns
+    assert training * 28 / 32 + columns * 3 / 4 - 1e-6 <= halved <= training * 28 / 32 + columns
 
 
 def test_shifts_of_the_weights_are_scored_so_often(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def recipe(*methods, more=""):
         ("{method: full, early_stop: {}}", "general: []\nmeasure: degradation\n", "early_stop", "general:"),
         (
             "{method: full, lr: {tune: [1e-4, 1e-3]}, early_stop: {}}",
-            "train: {eval_at: 50%, select: {halving: 2}}\n",
+            "train: {eval_at: 50%, schedule: wsd, select: {halving: 2}}\n",
             "early_stop",
             "remove one of the two",
         ),

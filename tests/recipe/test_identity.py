@@ -88,6 +88,7 @@ ANOTHER = {
         "label": "l",
         "lr": 9.0,
         "tuned": False,
+        "max_cells": 9,
         "rank": 9,
         "alpha": 9.0,
         "targets": ("q",),

@@ -24,6 +24,18 @@ def test_every_bundled_recipe_loads_without_a_warning(name, sentence):
     assert sentence[-1] in ".?"
 
 
+MIN_RATES = 3  # of a grid: the best of two is always an edge
+UNTUNED = {"quickstart"}  # tunes one of its methods only
+
+
+@pytest.mark.parametrize("name", [name for name, _ in bundled.names() if name not in UNTUNED])
+def test_no_recipe_compares_a_tuned_method_with_a_fixed_one(name):
+    rates = [method.lr for method in load_recipe(name).methods if hasattr(method, "lr")]
+    tuned = [lr.auto or bool(lr.tune) for lr in rates]
+    assert all(tuned) or not any(tuned)
+    assert all(lr.auto or len(set(lr.tune)) >= MIN_RATES for lr in rates if lr.auto or lr.tune)
+
+
 def test_the_quickstart_compares_three_methods_on_two_texts_and_two_rungs():
     all_cells = cells(load_recipe("quickstart"))
     compared = {(c.model.revision, c.domain.name, c.method.method) for c in all_cells}

@@ -15,6 +15,7 @@ from peftodyssey.display.chart_style import inline
 from peftodyssey.display.section import Section
 from peftodyssey.display.token_text import visible
 from peftodyssey.measures.registry import MEASURES
+from peftodyssey.recipe.lr_scale import next_lr
 from peftodyssey.report import console_table, page, summary
 from peftodyssey.report.build import build
 from peftodyssey.store import parquet
@@ -150,7 +151,7 @@ def test_sentences_state_numbers_whichever_way_they_fall(rows):
     )
     limits = " ".join(result_text.caveats(rows))
     assert "one seed per setting" in limits
-    assert "3e-3 (try 1e-2)" in limits
+    assert "3e-3 (edge: try 1e-2)" in limits
     assert "failed: loss is not finite at step 3" in limits
     assert "4 of 32 cells are not finished" in limits
 
@@ -214,7 +215,7 @@ def test_seeds_give_a_noise_floor():
     [(1e-3, "high", 3e-3), (3e-3, "high", 1e-2), (1e-4, "low", 3e-5), (3e-4, "low", 1e-4)],
 )
 def test_beyond_the_edge(lr, edge, beyond):
-    assert result_text.next_lr(lr, edge) == pytest.approx(beyond)
+    assert next_lr(lr, edge) == pytest.approx(beyond)
 
 
 def test_numbers_are_written_plainly():

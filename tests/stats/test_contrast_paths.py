@@ -30,7 +30,7 @@ def method(rng, label, rates, learning, forgetting, number, shared):
     valid = resampled(rng, loss, [number, 1], shared[1])
     learned = -resampled(rng, loss, [number, 0], shared[0])
     forgot = resampled(rng, forgetting, [number, 2], shared[2])
-    return MethodMeans(label, rates, rates, valid, learned, forgot, np.zeros((RESAMPLES + 1, 2)))
+    return MethodMeans(label, rates, rates, rates, valid, learned, forgot, np.zeros((RESAMPLES + 1, 2)))
 
 
 def mean_at_equal_learning(rng, number, first, second):
@@ -134,9 +134,19 @@ def test_the_rate_of_a_budget_is_selected_anew_in_each_resample():
     """Two rates, of which one is best on the text itself and the other in the second of two resamples."""
     valid = np.array([[1.0, 2.0], [1.0, 2.0], [2.0, 1.0]])[:, :, None]
     learning = np.array([[0.1, 0.2]] * 3)[:, :, None]
-    one = MethodMeans("lora", RATES[:2], RATES[:2], valid, learning, 10 * learning, np.zeros((3, 2)), "1k tokens")
+    one = MethodMeans(
+        "lora", RATES[:2], RATES[:2], RATES[:2], valid, learning, 10 * learning, np.zeros((3, 2)), "1k tokens"
+    )
     other = MethodMeans(
-        "lora", RATES[:2], RATES[:2], valid[:, ::-1], 2 * learning, 30 * learning, np.zeros((3, 2)), "2k tokens"
+        "lora",
+        RATES[:2],
+        RATES[:2],
+        RATES[:2],
+        valid[:, ::-1],
+        2 * learning,
+        30 * learning,
+        np.zeros((3, 2)),
+        "2k tokens",
     )
     path = ends([one, other], BUDGETS)
     np.testing.assert_allclose(path[:, 0, 0], [[0.1, 1.0], [0.1, 1.0], [0.2, 2.0]])

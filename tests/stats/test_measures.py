@@ -11,7 +11,6 @@ from hypothesis.extra import numpy as hnp
 from peftodyssey.measures.tokens.compute import by_group, by_token
 from peftodyssey.measures.tokens.passages import worst_passages
 from peftodyssey.stats.degradation import bits_per_byte, compare, perplexity
-from peftodyssey.stats.lr_selection import Candidate, Choice, select
 
 CLASSES = ("newline", "space", "digit", "word")
 NATS = st.one_of(st.floats(-20, 20, width=32), st.just(float("nan")))
@@ -115,39 +114,3 @@ def test_worst_passages_are_those_of_a_brute_force_search(lengths, width, data):
 
 def test_no_rows_have_no_passage():
     assert worst_passages(np.zeros(0), np.zeros(0, int), width=4) == []
-
-
-def test_the_lowest_validation_loss_is_selected_in_every_group():
-    rows = [Candidate("a", lr, nll) for lr, nll in [(1e-3, 3.0), (1e-4, 3.5), (3e-4, 2.9)]] + [
-        Candidate("b", 1e-4, 3.1)
-    ]
-    assert select(rows) == [Choice(False), Choice(False), Choice(True, None), Choice(True, None)]
-
-
-@pytest.mark.parametrize(
-    ("losses", "place", "edge"), [([1, 2, 3], 0, "low"), ([3, 2, 1], 2, "high"), ([2, 1, 3], 1, None)]
-)
-def test_an_optimum_at_the_end_of_its_grid_is_marked(losses, place, edge):
-    got = select([Candidate("g", 10.0**-n, loss) for n, loss in zip((5, 4, 3), losses, strict=True)])
-    assert [choice.selected for choice in got] == [n == place for n in range(3)]
-    assert got[place].edge == edge
-
-
-def test_ties_go_to_the_smaller_learning_rate_in_any_order():
-    rows = [Candidate("g", 1e-3, 2.0), Candidate("g", 1e-4, 2.0)]
-    assert [choice.selected for choice in select(rows)] == [False, True]
-    assert [choice.selected for choice in select(rows[::-1])] == [True, False]
-
-
-def test_failed_and_diverged_cells_are_not_selected_but_bound_the_grid():
-    rows = [
-        Candidate("g", 1e-4, 2.5),
-        Candidate("g", 1e-3, 2.0),
-        Candidate("g", 1e-2, math.nan),
-        Candidate("h", 1e-2, None),
-    ]
-    assert select(rows) == [Choice(False), Choice(True, None), Choice(False), Choice(False)]
-
-
-def test_what_was_not_trained_has_no_edge():
-    assert select([Candidate("saved", None, 2.0)]) == [Choice(True, None)]

@@ -272,7 +272,7 @@ def _write_cell(folder, domain, rung, general, fit: Fit, recipe, seed, number) -
         "cell": digest,
         "slug": layout.slug(key),
         "coordinates": coordinates,
-        "group": f"{domain}|{rung}|{fit.group or fit.label}|{seed}",
+        "group": f"{domain}|{rung}|{fit.group or fit.label}",
         "folder": cell_folder,
         "scores": scores,
         "method_point": {"method": fit.method, "label": fit.label, "lr": fit.lr, "tuned": bool(fit.group)},

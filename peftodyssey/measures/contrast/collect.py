@@ -94,7 +94,7 @@ def _of_budget(cells: Sequence[Cell], finished: set[int], run: StoredRun) -> Bud
     done = {_rate_and_seed(cell): cell for cell in cells if cell["number"] in finished}
     others = (cell for cell in cells if cell["number"] not in finished)
     failed = {_rate_and_seed(cell)[0] for cell in others if manifest.failure(run.folder / cell["folder"])}
-    return BudgetCells(done, tuple(sorted(failed)))
+    return BudgetCells(done, tuple(sorted(failed)), tuple(sorted({_rate_and_seed(cell)[0] for cell in cells})))
 
 
 def _budget(cell: Cell) -> str:
@@ -137,6 +137,7 @@ def _of_budget_means(
         label,
         finite,
         sorted({*rates, *cells.diverged}),
+        cells.grid,
         valid=read("valid", finite),
         learning=base["test"][:, None, None] - read("test", finite),
         forgetting=read("general", finite) - base["general"][:, None, None],

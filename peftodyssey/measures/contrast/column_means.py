@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from peftodyssey.stats.cluster_resampling import ClusterSums, joined, resampled_means, sums_by_cluster
-from peftodyssey.store import layout, parquet
-from peftodyssey.store.stored_run import Cell, StoredRun
+from peftodyssey.store.stored_run import Cell, StoredRun, document_clusters
 
 SPLITS = ("test", "valid", "general")  # each is drawn by itself
 Folders = tuple[str, ...]  # of one column on every text of a split
@@ -59,12 +58,3 @@ def _cluster_sums(run: StoredRun, index: str, before: str, scores: Sequence[str]
     n = int(cluster.max()) + 1 if len(cluster) else 0
     sums = [sums_by_cluster(run.read(name, "nll_nats")[scored], cluster, n) for name in scores]
     return ClusterSums(np.stack(sums, 1), np.bincount(cluster, minlength=n).astype(np.float64))
-
-
-def document_clusters(run: StoredRun, index: str) -> np.ndarray:
-    """A number for the cluster of each document, int [documents]; indexes of earlier versions have a cluster each."""
-    documents = parquet.read(run.folder / index / layout.DOCUMENTS)
-    if "cluster" not in documents.column_names:
-        return np.arange(documents.num_rows)
-    _, numbers = np.unique(np.array(documents["cluster"].to_pylist(), dtype=str), return_inverse=True)
-    return np.asarray(numbers)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from peftodyssey.measures.contrast.table import BUDGETS, RATES
+from peftodyssey.stats import lr_selection
 from peftodyssey.stats.learning_path import forgetting_at
 
 SHARES = (0.25, 0.5, 0.75)  # of the learning that every seed of both methods reaches
@@ -24,6 +25,7 @@ class MethodMeans:
     label: str
     rates: Sequence[float]  # ascending
     tried: Sequence[float]  # with those that diverged
+    grid: Sequence[float]  # with those that are pending or were stopped
     valid: np.ndarray  # NLL of validation text after training
     learning: np.ndarray  # fall of test NLL from the unquantised base
     forgetting: np.ndarray  # rise of general NLL from the unquantised base
@@ -46,17 +48,18 @@ class MethodMeans:
 
     def unresolved(self, where: str = "") -> str:
         """Why the best rate is not known, with what would make it known, or an empty string."""
-        tried, best = sorted(set(self.tried)), self.best_rate
-        if len(tried) < 2:
-            grid = ", ".join(_rounded(best * factor) for factor in (1 / 3, 1, 3))
-            return f"{self.label}{where} has one learning rate ({best:g}), which is untuned: tune it over {grid}"
-        if best not in (tried[0], tried[-1]):
+        grid, best = sorted(set(self.grid)), self.best_rate
+        if len(grid) < 2:
+            rates = ", ".join(_rounded(best * factor) for factor in (1 / 3, 1, 3))
+            return f"{self.label}{where} has one learning rate ({best:g}), which is untuned: tune it over {rates}"
+        edge = lr_selection.edge(best, grid, self.tried)
+        if edge is None:
             return ""
-        edge, neighbour = ("low", tried[1]) if best == tried[0] else ("high", tried[-2])
-        return (
-            f"the best learning rate of {self.label}{where} is at the {edge} edge of its grid ({best:g}): add "
-            f"{_rounded(best * best / neighbour)}"
-        )
+        start = f"the best learning rate of {self.label}{where}"
+        if edge == lr_selection.UNMEASURED:
+            return f"{start} ({best:g}) has a neighbour that was not trained to the end"
+        neighbour = grid[1] if edge == lr_selection.LOW else grid[-2]
+        return f"{start} is at the {edge} edge of its grid ({best:g}): add {_rounded(best * best / neighbour)}"
 
 
 def _rounded(rate: float) -> str:

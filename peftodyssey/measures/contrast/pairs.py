@@ -17,6 +17,7 @@ class BudgetCells:
 
     done: Mapping[tuple[float, int], Cell]  # by learning rate and seed
     diverged: tuple[float, ...]  # learning rates at which training failed: they bound the best one
+    grid: tuple[float, ...]  # all learning rates, also those that are pending or were stopped: these bound nothing
 
     def rates(self, seeds: Sequence[int]) -> list[float]:
         """The learning rates that are finished with every one of these seeds, ascending."""

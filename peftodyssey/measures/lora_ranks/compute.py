@@ -21,7 +21,7 @@ class Trial:
     rank: int
     seed: int
     valid: float  # change of validation NLL, nats per token; lower is better
-    resolved: bool  # the selected learning rate is not at the edge of its grid
+    resolved: bool  # the selected learning rate is known to be the best of its grid
 
 
 @dataclass(frozen=True)

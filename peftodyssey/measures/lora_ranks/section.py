@@ -14,10 +14,9 @@ from peftodyssey.display.result_text import (
     Row,
     coordinates,
     ends,
-    format_lr,
     grouped,
     is_tuned,
-    next_lr,
+    rate_to_add,
     signed,
     text_name,
 )
@@ -68,7 +67,7 @@ def _sentences(family: Family, rows: Sequence[Row], ranks: Sequence[Row]) -> lis
     edges = [row for row in family.rows if row.get("lr_edge")]
     if edges:
         at_edge = ", ".join(map(str, sorted({row["rank"] for row in edges})))
-        rates = ", ".join(sorted({format_lr(next_lr(row["lr"], row["lr_edge"])) for row in edges}))
+        rates = ", ".join(sorted({rate_to_add(row) for row in edges}))
         said.append(
             f"{start}: not resolved at rank {at_edge}, where the best learning rate is the last one tried; add {rates}."
         )

@@ -36,7 +36,7 @@ from peftodyssey.display.result_text import (
     grouped,
     interval,
     is_tuned,
-    next_lr,
+    rate_to_add,
     selected_cells,
     text_name,
 )
@@ -182,7 +182,7 @@ def _edges(slope: Row, rows: Sequence[Row]) -> str:
         at_edge = [row for row in _cells_of(slope, rows, label) if row.get("lr_edge")]
         if at_edge:
             rungs = ", ".join(unique(format_tokens(row["pretrain_tokens"]) for row in at_edge))
-            rates = ", ".join(unique(format_lr(next_lr(row["lr"], row["lr_edge"])) for row in at_edge))
+            rates = ", ".join(unique(rate_to_add(row) for row in at_edge))
             notes.append(f"{label} at {rungs} (try {rates})")
     return f" Not resolved, because the selected rate is the edge of its grid: {'; '.join(notes)}." if notes else ""
 
