@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -96,6 +97,7 @@ def run(
     from peftodyssey import api
     from peftodyssey.execution.launch import Options
     from peftodyssey.execution.outcome import summary
+    from peftodyssey.execution.shorter import shorter_lines
     from peftodyssey.execution.time_left import time_line
     from peftodyssey.report import console_table
 
@@ -111,8 +113,9 @@ def run(
         verbose=verbose,
     )
     plan = api.plan(api.load(recipe, set_ or ()), device=device, memory=memory)
-    time = time_line(plan, out or api.DEFAULT_ROOT / plan.recipe.name, recipe)
-    for line in (*(f"warning: {warning}" for warning in plan.warnings), time):
+    root = out or api.DEFAULT_ROOT / plan.recipe.name
+    longer = shorter_lines(plan, root, partial(api.plan, device=device, memory=memory))
+    for line in (*longer, *(f"warning: {warning}" for warning in plan.warnings), time_line(plan, root, recipe)):
         console(stderr=True).print(line, markup=False, soft_wrap=True)
     starting(f"{plan.recipe.name}: {len(plan.cells)} cells on {plan.device.name}")
     opened, outcome, root = api.run_plan(plan, out, options=options, console=console(stderr=True))
