@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,21 @@ settings.register_profile("ours", deadline=None)  # an example's time says nothi
 settings.load_profile("ours")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_rates_of_other_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a run takes is not estimated by what the user of this machine ran before; for fixtures of a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        _rates_in(tmp_path_factory.mktemp("rates"), patch)
+        yield
+
+
 @pytest.fixture(autouse=True)
-def no_rates_of_other_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a run takes is not estimated by what the user of this machine ran before, nor by other tests."""
+def no_rates_of_other_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for what other tests and the module's fixtures ran."""
+    _rates_in(tmp_path / "rates", monkeypatch)
+
+
+def _rates_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
     from peftodyssey.execution import rate_cache
 
-    monkeypatch.setattr(rate_cache, "path", lambda device: tmp_path / "rates" / f"{device}.json")
+    patch.setattr(rate_cache, "path", lambda device: folder / f"{device}.json")
