@@ -11,7 +11,7 @@ from peftodyssey.errors import OdysseyError
 from peftodyssey.execution.time_left import expected, whole_work, words, work_left
 from peftodyssey.plan.tasks import Plan
 from peftodyssey.recipe.schema import Recipe
-from peftodyssey.recipe.schema_training import Select
+from peftodyssey.recipe.schema_training import Budget, Select
 
 LONG_SECONDS = 3600.0
 SHOWN = 3
@@ -56,16 +56,23 @@ def _changes(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
         yield f"seeds=[{recipe.seeds[0]}]", _with(recipe, seeds=recipe.seeds[:1])
     if len(recipe.domains) > 1:
         yield f"domains=[{recipe.domains[0].source}]", _with(recipe, domains=recipe.domains[:1])
-    half = train.budget.amount / 2
-    if train.budget.unit == "epochs" or half >= 1:
-        budget = train.budget.model_copy(update={"amount": half if train.budget.unit == "epochs" else int(half)})
-        yield f'"train.budget={budget.amount:.12g} {budget.unit}"', _with(recipe, train=_with(train, budget=budget))
+    budgets = tuple(half for budget in train.budget if (half := _half(budget)))
+    if len(budgets) == len(train.budget):
+        named = ", ".join(f"{budget.amount:.12g} {budget.unit}" for budget in budgets)
+        value = f"[{named}]" if len(budgets) > 1 else named
+        yield f'"train.budget={value}"', _with(recipe, train=_with(train, budget=budgets))
     if isinstance(score.tokens, int) and score.tokens > 1:
         yield f"score.tokens={score.tokens // 2}", _with(recipe, score=_with(score, tokens=score.tokens // 2))
     if len(train.eval_at) > 1:
         yield "train.eval_at=[100%]", _with(recipe, train=_with(train, eval_at=(1.0,)))
     if train.select is None:
         yield "train.select={halving: 2}", _with(recipe, train=_with(train, select=Select(halving=2)))
+
+
+def _half(budget: Budget) -> Budget | None:
+    """Half of a budget, in whole tokens or steps; None where there is no half of it."""
+    half = budget.amount / 2 if budget.unit == "epochs" else budget.amount // 2
+    return budget.model_copy(update={"amount": half}) if half else None
 
 
 def _with(section: Any, **values: Any) -> Any:
