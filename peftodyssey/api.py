@@ -106,19 +106,19 @@ def probe(
     memory: str | int | None = None,
     console: Console | None = None,
 ) -> tuple[Plan, list[ProbeResult], list[MultiLoraProbeResult]]:
-    """Every distinct shape of a recipe tried for real: loaded, trained two steps, scored, saved, read back.
+    """Every distinct shape of a recipe tried for real: loaded, trained some steps, scored, saved, read back.
 
     What was measured is kept for this machine and these versions, corrects later plans and gives their hours. Returns
     the corrected plan, the shapes that were measured, and the multi-LoRA groups.
     """
     from rich.console import Console
 
-    from peftodyssey.execution.launch import cap_gpu
+    from peftodyssey.execution.launch import limit_memory
     from peftodyssey.execution.probe import probe_all, probe_multi_lora_groups
 
     first = plan(recipe, device=device, memory=memory)
     prepare_allocator()
-    cap_gpu(first, size_bytes(memory))
+    limit_memory(first, size_bytes(memory))
     console = console or Console(stderr=True)
     tried = probe_all(first, console)
     multi_lora_groups = probe_multi_lora_groups(first, console)

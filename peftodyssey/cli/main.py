@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -96,6 +97,7 @@ def run(
     from peftodyssey import api
     from peftodyssey.execution.launch import Options
     from peftodyssey.execution.outcome import summary
+    from peftodyssey.execution.shorter import shorter_lines
     from peftodyssey.execution.time_left import time_line
     from peftodyssey.report import console_table
     from peftodyssey.report.search_output import search_lines
@@ -114,8 +116,9 @@ def run(
     loaded = api.load(recipe, set_ or ())
     folder = out or api.DEFAULT_ROOT / loaded.name
     plan = api.plan(loaded, device=device, memory=memory, out=folder)
-    searched = search_lines(plan)
-    for line in (*(f"warning: {warning}" for warning in plan.warnings), *searched, time_line(plan, folder, recipe)):
+    longer = shorter_lines(plan, folder, partial(api.plan, device=device, memory=memory))
+    warnings = (f"warning: {warning}" for warning in plan.warnings)
+    for line in (*longer, *warnings, *search_lines(plan), time_line(plan, folder, recipe)):
         console(stderr=True).print(line, markup=False, soft_wrap=True)
     starting(f"{plan.recipe.name}: {len(plan.cells)} cells on {plan.device.name}")
     opened, outcome, root = api.run_plan(plan, out, options=options, console=console(stderr=True))

@@ -17,11 +17,14 @@ from peftodyssey.execution.pending import matches
 from peftodyssey.execution.progress import ProgressReporter
 from peftodyssey.execution.scheduler import execute
 from peftodyssey.jobs.context import JobContext, JobOptions, RunMeasure
+from peftodyssey.memory.device import return_large_tensors
 from peftodyssey.memory.memory_plan import CUDA_CONTEXT_BYTES
 from peftodyssey.models.log_filters import quiet
 from peftodyssey.plan import host_and_disk
 from peftodyssey.plan.tasks import CellTask, Plan
 from peftodyssey.store import atomic, layout, lock, plans
+
+LARGE_STEP_BYTES = 1 << 30  # in host memory: what gaps add to smaller steps matters less than the time of fresh pages
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,16 @@ def start(plan: Plan, root: Path, options: Options, console: Console, measures: 
         refuse_too_large([task for task in cells if not task.fits(plan.budget_bytes)], plan)
         refuse_without_room(plan, root, cells, options)
     stop = interrupt.Stop(options.stop_after_s)
+    held_bytes = options.memory_bytes
+    if held_bytes is None and plan.device.kind == "cpu" and not options.allow_oom:
+        held_bytes = plan.budget_bytes  # what was free when the run was planned
     job_options = JobOptions(
-        plan.device.kind, options.checkpoint_every_s, options.keep, options.memory_bytes, options.checkpoint_disk_bytes
+        plan.device.kind, options.checkpoint_every_s, options.keep, held_bytes, options.checkpoint_disk_bytes
     )
     progress = ProgressReporter(console, stop, root / layout.RUN_LOG, options.verbose)
     with lock.exclusive(root):
         new_plan = record(plan, root)
-        cap_gpu(plan, options.memory_bytes)
+        limit_memory(plan, options.memory_bytes)
         context = JobContext(root, job_options, progress, measures)
         with interrupt.listening(stop, progress.say), quiet():
             outcome = execute(plan, cells, context, progress, options.refresh)
@@ -138,11 +144,13 @@ def resolved(plan: Plan) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def cap_gpu(plan: Plan, memory_bytes: int | None) -> None:
+def limit_memory(plan: Plan, memory_bytes: int | None) -> None:
     """Keep PyTorch's allocator within the budget, so that an overflow raises: Windows and WSL would spill into host
-    memory.
+    memory. On a CPU, let large steps return what they free, so that they take what is planned.
     """
     if plan.device.kind != "cuda":
+        if max((task.memory.device_bytes for task in plan.cells), default=0) > LARGE_STEP_BYTES:
+            return_large_tensors()
         return
     import torch
 

@@ -128,9 +128,15 @@ class ProgressReporter:
         self._tokens_done = record.tokens
         if self._clock:
             self._clock.step(record.step, steps, record.seconds)
-        of_cell = format_seconds((steps - record.step) * record.seconds)
-        info = f"loss {record.loss_nats:.3f}{self._valid}  {rate:,.0f} tok/s  {of_cell} of training left"
+        info = f"loss {record.loss_nats:.3f}{self._valid}  {rate:,.0f} tok/s  {self._left_of_task(record, steps)}"
         self._advance(record.step, steps, info, "step")
+
+    def _left_of_task(self, record: StepRecord, steps: int) -> str:
+        """The time of the current task: of its training and its scoring where rates say both, else of its training."""
+        seconds = self._clock.of_current().seconds if self._clock else None
+        if seconds is not None:
+            return f"{format_seconds(seconds)} left of it"
+        return f"{format_seconds((steps - record.step) * record.seconds)} of training left"
 
     def scored(self, name: str, done: int, total: int) -> None:
         """`done` of `total` tokens of the column `name` are scored."""

@@ -274,9 +274,7 @@ class _Runner:
         why = self._failed_dependency(task) or reason_of(act)
         self.ended.add(task.folder)
         if why:
-            if not (
-                was_complete and self._is_complete(task.folder)
-            ):  # a trained cell keeps its weights if a column fails
+            if not (was_complete and self._is_complete(task.folder)):  # it keeps its weights if a column fails
                 manifest.prepare_dir(self.root / task.folder)
                 manifest.fail(self.root / task.folder, why, task.folder)
             self.outcome.failed[task.folder] = why
@@ -285,12 +283,13 @@ class _Runner:
         else:
             self.outcome.done += 1
         line = "" if why else cell_line(task, self.root, self.progress.seconds_beside_steps)
+        self.models.give_back()
         self.progress.finished(name, "failed" if why else "done", line, task.folder)
 
     def _adapt(self, task: CellTask) -> None:
         base, tokenizer = self.models.get(task.base), self.models.tokenizer(task.base)
-        is_finished = manifest.read(self.root / task.folder) is not None
-        job = train_job.rescore if is_finished and weights_of(task, self.root) else train_job.train_cell
+        is_trained = self._is_complete(task.folder) and weights_of(task, self.root)
+        job = train_job.rescore if is_trained else train_job.train_cell
         job(task, base, tokenizer, self.context)
 
     def _stop_if_asked(self) -> None:

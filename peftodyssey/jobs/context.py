@@ -41,7 +41,7 @@ class JobOptions:
     device: str  # cpu | cuda
     checkpoint_every_s: float
     keep: str  # adapters | best | all
-    memory_bytes: int | None  # --memory: caps a GPU, or what is resident on a CPU; None: not given
+    memory_bytes: int | None  # caps a GPU, or what is resident on a CPU: --memory or what is free; None: no limit
     checkpoint_disk_bytes: int | None = None  # disk that downloaded models share; None: no limit
 
     @property

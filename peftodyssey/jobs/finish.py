@@ -12,6 +12,7 @@ from peftodyssey.jobs.context import JobContext
 from peftodyssey.jobs.handle import CellHandle
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.models import bin_conversion
+from peftodyssey.plan.host_and_disk import planned_bytes
 from peftodyssey.plan.tasks import CellTask, MeasureTask
 from peftodyssey.store import layout, manifest, parquet, tables
 from peftodyssey.store.versions import versions
@@ -61,7 +62,7 @@ def _adapted_first(tasks: Iterable[MeasureTask]) -> list[MeasureTask]:
 def _facts(task: CellTask, trained: Trained | None, device: str) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "trainable_params": task.trainable,
-        "planned_memory_bytes": task.memory.peak_reserved_bytes,
+        "planned_memory_bytes": planned_bytes(task),
         "multi_lora_size": 1,
         "engine": task.cell.train.engine if trained else "none",
         "device": device,

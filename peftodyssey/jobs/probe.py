@@ -1,4 +1,4 @@
-"""Job: run one shape of step for real on random tokens: train two steps, score a batch, save, reload. Keeps nothing.
+"""Job: run one shape of step for real on random tokens: train some steps, score a batch, save, reload. Keeps nothing.
 
 The documents have all lengths up to `seq_len`: nothing is longer in a run.
 """
@@ -21,7 +21,7 @@ from peftodyssey.errors import TrainingError
 from peftodyssey.jobs.cell_inputs import settings_of
 from peftodyssey.jobs.handle import attached_method
 from peftodyssey.jobs.peak_memory import allocated_bytes, track_peak
-from peftodyssey.memory.probes import Probe
+from peftodyssey.memory.probes import STEPS, Probe
 from peftodyssey.methods.attached import AttachedMethod
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.plan.probe_results import MultiLoraProbe
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from peftodyssey.multi_lora.trainer import Member
     from peftodyssey.scoring.nll import ScoreResult
 
-STEPS = 2
 MAX_RELOAD_DRIFT_NATS = 0.02  # of the mean NLL, between the trained weights and the same read from disk (bf16 rounding)
 
 
@@ -123,7 +122,7 @@ def _member(task: CellTask, micro_batch_size: int, base: PreTrainedModel, random
 
 
 def probe_settings(task: CellTask, sequences: PackedSequences) -> TrainSettings:
-    """The settings of a cell for two steps at full learning rate."""
+    """The settings of a cell for the steps of a probe at full learning rate."""
     return replace(settings_of(task, len(sequences.labels)), steps=STEPS, warmup=0.0, eval_at_steps=())
 
 
@@ -138,7 +137,7 @@ class _CellProbe:
     random: RandomText
 
     def train(self, attached: AttachedMethod, in_use: dict[str, int]) -> tuple[float, ...]:
-        """Trains two steps and adds to `in_use` the bytes after the first one. Returns the seconds of each."""
+        """Trains some steps and adds to `in_use` the bytes after the first one. Returns the seconds of each."""
         if self.task.cell.train.engine == "trl":
             from peftodyssey.training.trl_bridge import train_trl as train
         else:
@@ -205,7 +204,7 @@ class RandomText:
             length = int(self.draw.integers(2, longest + 1))
 
     def sequences(self, task: CellTask) -> PackedSequences:
-        """The sequences of two steps of a cell; every second one holds several documents, as packed text does."""
+        """The sequences of the steps of a cell; every second one holds several documents, as packed text does."""
         seq_len = task.cell.train.seq_len
         num_sequences = task.cell.train.batch_tokens // seq_len * STEPS
         ids = self.draw.integers(0, self.vocabulary, (num_sequences, seq_len)).astype(np.int32)

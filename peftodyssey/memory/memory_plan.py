@@ -16,7 +16,7 @@ from peftodyssey.memory.step_spec import StepSpec
 from peftodyssey.model_shape import ModelShape
 
 CUDA_CONTEXT_BYTES = 500 << 20  # kernels and driver, outside of PyTorch's allocator
-CPU_RUNTIME_BYTES = 650 << 20  # interpreter, torch and transformers, resident
+CPU_RUNTIME_BYTES = 725 << 20  # interpreter, torch, transformers and PEFT, texts; resident
 CPU_SLACK = 0.03  # of what is allocated, kept by the C library
 CUBLAS_BYTES = 8_519_680  # cuBLAS's workspace in PyTorch's allocator; on Hopper 32 MiB
 HOPPER_CUBLAS_BYTES = 32 << 20

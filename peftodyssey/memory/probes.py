@@ -7,7 +7,8 @@ step, so that no outdated probe is read.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,12 +23,13 @@ from peftodyssey.recipe.identity import digest
 from peftodyssey.store import atomic
 from peftodyssey.store.versions import versions
 
+STEPS = 6  # optimiser steps of a probe: the first one warms up, the others are steady
 NO_EFFECT = ("label", "lr", "tuned")  # fields of a method that change neither memory nor speed
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Two real steps, a scored batch, a saved and reloaded result: what they took. Bytes and seconds."""
+    """Real steps of one shape, a scored batch, a saved and reloaded result: what they took. Bytes and seconds."""
 
     what: str
     measured: dict[str, int]  # bytes by line: weights, adapters, optimiser states, passing (all else at the peak)
@@ -39,6 +41,16 @@ class Probe:
     load_seconds: float
     save_seconds: float
     saved_bytes: int
+
+    @property
+    def steady_seconds(self) -> float:
+        """Seconds of a step after the first one, their median; 0 where nothing was trained."""
+        return median_after_first(self.step_seconds)
+
+
+def median_after_first(seconds: Sequence[float]) -> float:
+    """The median without the first value, which stands alone where it is the only one; 0 of none."""
+    return statistics.median(seconds[1:] or seconds) if seconds else 0.0
 
 
 AnyProbe = TypeVar("AnyProbe")

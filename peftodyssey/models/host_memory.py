@@ -18,6 +18,7 @@ import torch
 from peftodyssey.errors import OdysseyError
 
 SAMPLE_EVERY_S = 0.005
+TRIMMED_SHARE = 0.5  # of a budget: from there on a step begins with the heap returned, which takes time
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 PEAK_RSS = re.compile(r"^VmHWM:\s*(\d+) kB", re.MULTILINE)
 OOM_MESSAGES = (  # of RuntimeErrors that are no torch.OutOfMemoryError
@@ -82,7 +83,8 @@ def rss_budget(budget_bytes: int | None) -> Iterator[RssBudget]:
     with peak_rss() as peak_bytes:
 
         def reset_peak() -> None:
-            trim_heap()
+            if resident_bytes() > TRIMMED_SHARE * budget_bytes:
+                trim_heap()
             peak_bytes()
 
         def check() -> None:

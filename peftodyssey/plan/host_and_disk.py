@@ -75,6 +75,13 @@ def host_plan(
     return HostPlan((Term("runtime", CUDA_RUNTIME_BYTES), *larger, texts))
 
 
+def planned_bytes(task: CellTask) -> int:
+    """The peak of a cell's training: reserved on a GPU; on a CPU resident memory, with what lies beside the step."""
+    if task.step.device != "cpu":
+        return task.memory.peak_reserved_bytes
+    return host_plan(task.step, task.shape, task.base.source, memory=task.memory).peak_bytes
+
+
 def base_copy_bytes(step: StepSpec, shape: ModelShape) -> int:
     """The copy of the base weights that restores them after training: in memory, or in a file where it is large."""
     return shape.parameters * BYTES[step.precision] if step.full else 0

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from peftodyssey.plan.host_and_disk import planned_bytes
 from peftodyssey.plan.tasks import CellTask
 from peftodyssey.plan.text_tasks import TextColumns
 from peftodyssey.recipe import grid
@@ -84,7 +85,7 @@ def _coordinates(task: CellTask) -> dict[str, Any]:
         "context": cell.score.context,
         "stride": cell.score.stride,
         "score_tokens": cell.score.tokens,
-        "planned_memory_bytes": task.memory.peak_reserved_bytes,
+        "planned_memory_bytes": planned_bytes(task),
     }
 
 

@@ -33,6 +33,11 @@ class MultiLoraProbe:
     step_seconds: tuple[float, ...]
     peak_reserved_bytes: int
 
+    @property
+    def steady_seconds(self) -> float:
+        """Seconds of a joint step after the first one, their median."""
+        return probes.median_after_first(self.step_seconds)
+
 
 @dataclass(frozen=True)
 class MultiLoraProbeResult:
@@ -48,7 +53,7 @@ class MultiLoraProbeResult:
         """How many times as fast the joint step is as its members' own steps, one after the other."""
         if self.probe is None or self.separate_seconds is None:
             return None
-        return self.separate_seconds / self.probe.step_seconds[-1]
+        return self.separate_seconds / self.probe.steady_seconds
 
 
 def key_of(task: CellTask, device: Device) -> str:
@@ -82,5 +87,5 @@ def multi_lora_result(
 ) -> MultiLoraProbeResult:
     """The probe of a joint step beside the probes of its members' own steps."""
     members = [load(task, device) for task in groups[0]]
-    seconds = [member.step_seconds[-1] for member in members if member is not None and member.step_seconds]
+    seconds = [member.steady_seconds for member in members if member is not None and member.step_seconds]
     return MultiLoraProbeResult(len(groups), probe, reason, sum(seconds) if len(seconds) == len(members) else None)

@@ -29,6 +29,14 @@ class TimeEstimate:
     high_seconds: float | None
     unknown_cells: int
 
+    def times(self, factor: float) -> TimeEstimate:
+        """The estimate of so many times the work."""
+        if self.seconds is None or self.low_seconds is None or self.high_seconds is None:
+            return self
+        return TimeEstimate(
+            factor * self.seconds, factor * self.low_seconds, factor * self.high_seconds, self.unknown_cells
+        )
+
 
 def estimate_time(plan: Plan) -> TimeEstimate:
     """What the grid takes from nothing to the report, without downloads and without prompts with choices."""
@@ -66,7 +74,7 @@ def _training(plan: Plan, task: CellTask, probe: Probe) -> tuple[float, float]:
     replayed = task.cell.method.options.get("replay", 0.0)  # a probe's step has none
     shared = task.stem.shared if task.stem else 0.0
     steps = training_steps(plan.indexes, task) * (1 - shared)
-    return steps * probe.step_seconds[-1] / (1 - replayed), band
+    return steps * probe.steady_seconds / (1 - replayed), band
 
 
 def training_steps(indexes: Iterable[IndexTask], task: CellTask) -> int:

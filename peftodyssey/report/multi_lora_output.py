@@ -44,7 +44,7 @@ def speed_line(result: MultiLoraProbeResult) -> str:
     """How fast a group that was probed on this machine trains beside its members alone."""
     if result.probe is None:
         return f"multi-LoRA cannot be used here: {result.reason}"
-    joint, ratio = result.probe.step_seconds[-1], result.speedup
+    joint, ratio = result.probe.steady_seconds, result.speedup
     measured = f"{result.probe.what}: a joint step takes {joint:.3g} s"
     if ratio is None:
         return measured

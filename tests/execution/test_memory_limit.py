@@ -20,7 +20,10 @@ from peftodyssey import api
 from peftodyssey.cli.main import app
 from peftodyssey.constants import SCORE_BATCH_TOKENS
 from peftodyssey.errors import EXIT_SOME_FAILED, DoesNotFit
+from peftodyssey.execution import launch
 from peftodyssey.execution.launch import Options
+from peftodyssey.execution.outcome import Outcome
+from peftodyssey.jobs.loaded_models import LoadedModels
 from peftodyssey.memory.memory_plan import scoring_bytes
 from peftodyssey.store import layout, manifest
 from peftodyssey.training import grad_accumulation
@@ -89,16 +92,30 @@ def test_a_cpu_budget_that_the_first_micro_batch_exceeds(tmp_path: Path) -> None
     assert tight.returncode == 0, tight.stderr
     done = facts(tmp_path / "tight", "lora")
     sentence = done["out_of_memory"][0]
-    assert re.fullmatch(r"step 1: one micro-batch of 32 sequences .* 2 x 16", sentence)
+    assert re.fullmatch(r"step 1: one micro-batch of 8 sequences .* 8 x 4", sentence)
     assert f"note: {sentence}" in tight.stderr
     assert all(
         sentence.startswith("step 1: ") for sentence in done["out_of_memory"]
     )  # one overshoot condemns no later step
-    assert (whole["micro_batch_size"], whole["gradient_checkpointing"]) == (32, "none")
-    assert done["micro_batch_size"] < 32
+    assert (whole["micro_batch_size"], whole["gradient_checkpointing"]) == (8, "none")
+    assert done["micro_batch_size"] < 8
     one, other = (api.open(tmp_path / name).results.to_pylist()[0] for name in ("free", "tight"))
     for column in ("nll_before", "nll_after", "valid_nll_after", "general_nll_after"):
         assert other[column] == pytest.approx(one[column], rel=1e-5)
+
+
+def test_a_run_on_a_cpu_is_held_to_what_is_free_at_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To `--memory` where it is stated; to nothing where the user starts although the plan does not fit."""
+    plan, limits = api.plan(micro.write(tmp_path), device="cpu"), []
+
+    def execute(_: Any, context: Any, *__: Any) -> Outcome:
+        limits.append(context.options.resident_bytes)
+        return Outcome()
+
+    monkeypatch.setattr(launch, "execute", execute)
+    for number, options in enumerate((Options(), Options(memory_bytes=7 << 30), Options(allow_oom=True))):
+        launch.start(plan, tmp_path / str(number), options, Console(quiet=True), {})
+    assert limits == [plan.budget_bytes, 7 << 30, None]
 
 
 @pytest.mark.slow
@@ -122,10 +139,13 @@ def test_a_cell_that_cannot_fit_fails_alone_and_the_exit_code_says_so(
 
 def test_the_reduced_way_is_in_the_manifest_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     too_large(monkeypatch, lambda blocks, _: blocks > 1)
+    given_back: list[LoadedModels] = []
+    monkeypatch.setattr(LoadedModels, "give_back", lambda models: given_back.append(models))
     console = Console(record=True, width=200, file=io.StringIO())
     api.run_plan(
         api.plan(micro.write(tmp_path)), tmp_path / "out", options=Options(only={"method": "lora"}), console=console
     )
+    assert len(given_back) == 1, "what a finished cell freed is returned before the next"
     recorded = facts(tmp_path / "out", "lora")
     assert (recorded["micro_batch_size"], recorded["gradient_checkpointing"]) == (1, "none")
     assert [sentence.split("continues with ")[1] for sentence in recorded["out_of_memory"]] == ["2 x 2", "4 x 1"]

@@ -68,13 +68,13 @@ def test_the_allocator_is_capped_with_and_without_a_memory_option(monkeypatch: p
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (20 * GIB, 24 * GIB))
     plan = build(load_recipe(RECIPE), replace(gpu(24), free_bytes=20 * GIB))
-    launch.cap_gpu(plan, None)
-    launch.cap_gpu(plan, 8 * GIB)
+    launch.limit_memory(plan, None)
+    launch.limit_memory(plan, 8 * GIB)
     context = launch.CUDA_CONTEXT_BYTES
     assert shares == [(19.5 * GIB - context) / (24 * GIB), (8 * GIB - context) / (24 * GIB)]
-    launch.cap_gpu(replace(plan, budget_bytes=100), None)
+    launch.limit_memory(replace(plan, budget_bytes=100), None)
     assert shares[-1] == 0.0
-    launch.cap_gpu(replace(plan, device=detect("cpu")), None)
+    launch.limit_memory(replace(plan, device=detect("cpu")), None)
     assert len(shares) == 3
 
 

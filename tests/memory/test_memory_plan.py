@@ -188,6 +188,19 @@ def test_the_fastest_settings_that_fit_keep_the_batch() -> None:
     assert fastest_step(shape, step, 16, 3 * GIB) is None
 
 
+def test_on_a_cpu_the_micro_batch_is_the_smallest_of_full_speed() -> None:
+    """SmolLM2-135M at 2, 4 and 8 x 512 tokens trains 280, 295 and 290 tokens a second: 4 are within 5 % of the best."""
+    shape = shape_of("random/smollm2-135m")
+    cases = {(512, 32): 4, (512, 2): 2, (1024, 8): 2, (4096, 4): 1, (512, 31): 4, (64, 64): 32}
+    for (seq_len, batch_size), blocks in cases.items():
+        step = step_spec(shape, "lora", 16, 1, seq_len, "none", engine="native", device="cpu", precision="fp32")
+        chosen, plan = fastest_step(shape, step, batch_size, 200 * GIB)
+        assert (chosen.micro_batch_size, chosen.accumulates) == (blocks, blocks < batch_size), (seq_len, batch_size)
+        assert chosen.gradient_checkpointing == "none"
+    narrow, _ = fastest_step(shape, step, 64, plan.device_bytes // 2)
+    assert narrow.micro_batch_size < 32
+
+
 def test_full_7b_fits_24_gb_with_states_on_the_host() -> None:
     shape = shape_of("random/llama-7b")
     step = step_spec(shape, "full", 0, 1, 1024, "none", engine="native", master="bf16", optimizer="adamw8bit")

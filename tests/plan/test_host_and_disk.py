@@ -188,3 +188,12 @@ def test_detach_restores_the_base_from_a_mapped_copy(monkeypatch: pytest.MonkeyP
     assert weights.max_change(attached) == pytest.approx(1.0, rel=0.01)
     METHODS["full"].detach(attached)
     assert frozen_digest(model) == before
+
+
+def test_on_a_cpu_the_copy_of_the_base_is_in_the_plan_of_a_full_cell(tmp_path: Path) -> None:
+    plan = api.plan(api.load(micro.write(tmp_path)), device="cpu")
+    for task in plan.cells:
+        copy = 4 * task.shape.parameters if task.cell.method.method == "full" else 0
+        start = 4 * task.trainable if task.cell.method.method != "full" else 0
+        assert host_and_disk.planned_bytes(task) == task.memory.device_bytes + copy + start
+        assert task.entry["coordinates"]["planned_memory_bytes"] == host_and_disk.planned_bytes(task)

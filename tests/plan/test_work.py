@@ -34,15 +34,17 @@ def test_the_work_of_a_cell_is_that_of_its_steps_and_of_what_it_scores(tmp_path:
 
 
 def test_time_is_work_at_the_rate_of_its_kind() -> None:
-    left = [Work(100.0, 10.0, "lora"), Work(0.0, 30.0)]
-    rates = Rates({"lora": Rate(50.0, 1.0), "full": Rate(10.0, 1.0)}, Rate(20.0, 1.0), 2)
+    left = [Work(100.0, 10.0, "lora", "cell"), Work(0.0, 30.0, "", "base")]
+    rates = Rates(
+        {"lora": Rate(50.0, 1.0), "full": Rate(10.0, 1.0)}, {"cell": Rate(20.0, 1.0), "base": Rate(60.0, 3.0)}, 2
+    )
     found = duration(left, rates)
     assert found.seconds == pytest.approx(2 + 2)
     assert found.high_seconds == pytest.approx(4 * (1 + ALIKE_BAND))
     another = duration([Work(60.0, 0.0, "qlora")], rates)
     assert another.seconds == pytest.approx(60 * 2 / 60), "both kinds together: 60 operations in 2 s"
     assert another.low_seconds == pytest.approx(2 * (1 - OTHER_BAND))
-    scored = duration([Work(60.0, 0.0, "qlora")], Rates({}, Rate(20.0, 1.0)))
+    scored = duration([Work(60.0, 0.0, "qlora")], Rates({}, {"cell": Rate(20.0, 1.0)}))
     assert scored.seconds == pytest.approx(3)
     assert duration([Work(1.0, 0.0, "lora")], Rates()).seconds is None
     assert duration([], Rates()).seconds == 0.0
