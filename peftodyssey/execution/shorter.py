@@ -10,6 +10,7 @@ from peftodyssey.display.durations import format_seconds
 from peftodyssey.errors import OdysseyError
 from peftodyssey.execution.time_left import expected, whole_work, words, work_left
 from peftodyssey.plan.tasks import Plan
+from peftodyssey.recipe.cell import is_at_peak_lr
 from peftodyssey.recipe.schema import Recipe
 from peftodyssey.recipe.schema_training import Budget, Select
 
@@ -65,7 +66,8 @@ def _changes(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
         yield f"score.tokens={score.tokens // 2}", _with(recipe, score=_with(score, tokens=score.tokens // 2))
     if len(train.eval_at) > 1:
         yield "train.eval_at=[100%]", _with(recipe, train=_with(train, eval_at=(1.0,)))
-    if train.select is None:
+    warmup = train.warmup if isinstance(train.warmup, float) else 0.0
+    if train.select is None and any(is_at_peak_lr(share, train.schedule, warmup) for share in train.eval_at):
         yield "train.select={halving: 2}", _with(recipe, train=_with(train, select=Select(halving=2)))
 
 

@@ -25,10 +25,9 @@ def test_every_bundled_recipe_loads_without_a_warning(name, sentence):
 
 
 MIN_RATES = 3  # of a grid: the best of two is always an edge
-UNTUNED = {"quickstart"}  # tunes one of its methods only
 
 
-@pytest.mark.parametrize("name", [name for name, _ in bundled.names() if name not in UNTUNED])
+@pytest.mark.parametrize("name", [name for name, _ in bundled.names()])
 def test_no_recipe_compares_a_tuned_method_with_a_fixed_one(name):
     rates = [method.lr for method in load_recipe(name).methods if hasattr(method, "lr")]
     tuned = [lr.auto or bool(lr.tune) for lr in rates]
@@ -36,13 +35,13 @@ def test_no_recipe_compares_a_tuned_method_with_a_fixed_one(name):
     assert all(lr.auto or len(set(lr.tune)) >= MIN_RATES for lr in rates if lr.auto or lr.tune)
 
 
-def test_the_quickstart_compares_three_methods_on_two_texts_and_two_rungs():
+def test_the_quickstart_can_compare_three_methods_on_two_texts():
     all_cells = cells(load_recipe("quickstart"))
-    compared = {(c.model.revision, c.domain.name, c.method.method) for c in all_cells}
-    assert len(compared) == 2 * 2 * 3 <= len(all_cells)
-    assert {method for _, _, method in compared} == {"full", "lora", "qlora"}
-    assert any(c.method.tuned for c in all_cells)
-    assert all(c.train.budget_tokens >= 50_000 and c.score.tokens >= 20_000 for c in all_cells)
+    compared = {(c.domain.name, c.method.method) for c in all_cells}
+    assert len(compared) == 2 * 3
+    assert {method for _, method in compared} == {"full", "lora", "qlora"}
+    assert len({c.seed for c in all_cells}) == MIN_SEEDS
+    assert len(all_cells) == len(compared) * MIN_RATES * MIN_SEEDS
 
 
 def test_the_template_shows_every_key_that_can_be_set():
