@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import statistics
+import time
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from peftodyssey.corpora.packing import PackedSequences
 from peftodyssey.memory.cpu_bf16 import Measurement
-from peftodyssey.models.source import ModelSource
-from peftodyssey.training.settings import TrainSettings
+from peftodyssey.models.source import ModelSource, resolve
+from peftodyssey.training.settings import TrainCallbacks, TrainSettings
 
 if TYPE_CHECKING:
     from torch import nn
 
+MAX_PARAMETERS = 200_000_000
+SMALLER = "random/smollm2-135m"  # whose shapes stand for those of models above MAX_PARAMETERS
 LAYERS = 2  # all of a model's decoder layers have the same shapes
 SEQUENCES, SEQ_LEN = 4, 256
 ROUNDS, STEPS = 3, 3
 LR = 1e-9  # the weights stay what they are
 
 
-def measure(source: ModelSource) -> Measurement:
-    """Steps of full fine-tuning on random tokens, in both precisions in turns; the first step of each turn is not counted."""
+def measure(source: ModelSource, parameters: int) -> Measurement:
+    """Steps of full fine-tuning on random tokens, in both precisions in turns.
+
+    `source` is a model of so many `parameters`. The first step of each turn is not counted.
+    """
+    source = source if parameters <= MAX_PARAMETERS else resolve(SMALLER)
     model = _model(source)
-    blocks = _random_blocks(int(model.config.get_text_config().vocab_size))
+    text = model.config.get_text_config()
+    seq_len = min(SEQ_LEN, getattr(text, "max_position_embeddings", SEQ_LEN))
+    blocks = _random_blocks(int(text.vocab_size), int(seq_len))
     seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for _ in range(ROUNDS):
         for precision, each in seconds.items():
-            each += _step_seconds(model, blocks, precision)[1:]
+            each += _step_seconds(model, blocks, precision)
     fp32, bf16 = (statistics.median(each) for each in seconds.values())
     return Measurement(source.name, fp32, bf16)
 
@@ -54,17 +64,20 @@ def _model(source: ModelSource) -> Any:
 
 
 def _step_seconds(model: nn.Module, blocks: PackedSequences, precision: str) -> list[float]:
+    """Processor seconds of each step, which other programs on the machine change less than the clock's."""
     from peftodyssey.training.loop import train
 
     settings = TrainSettings(
         lr=LR, steps=STEPS, batch_size=SEQUENCES, micro_batch_size=SEQUENCES, schedule="constant", precision=precision
     )
-    result = train(model, dict(model.named_parameters()), blocks, settings, device="cpu")
-    return [record.seconds for record in result.log]
+    ends: list[float] = []
+    callbacks = TrainCallbacks(on_step=lambda record: ends.append(time.process_time()))
+    train(model, dict(model.named_parameters()), blocks, settings, device="cpu", callbacks=callbacks)
+    return [after - before for before, after in pairwise(ends)]
 
 
-def _random_blocks(vocabulary: int) -> PackedSequences:
+def _random_blocks(vocabulary: int, seq_len: int) -> PackedSequences:
     """Random tokens, each sequence one document."""
-    ids = np.random.default_rng(0).integers(0, vocabulary, (SEQUENCES, SEQ_LEN + 1)).astype(np.int32)
-    positions = np.tile(np.arange(SEQ_LEN, dtype=np.int32), (SEQUENCES, 1))
+    ids = np.random.default_rng(0).integers(0, vocabulary, (SEQUENCES, seq_len + 1)).astype(np.int32)
+    positions = np.tile(np.arange(seq_len, dtype=np.int32), (SEQUENCES, 1))
     return PackedSequences(ids[:, :-1].copy(), ids[:, 1:].copy(), positions, np.zeros_like(positions))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
 import re
 import sys
@@ -63,8 +62,8 @@ def keep(measured: Measurement) -> None:
 
 
 def _path() -> Path:
-    facts = {"processor": _processor()[0], "threads": os.environ.get("OMP_NUM_THREADS") or os.cpu_count()}
-    return assets.cache_folder() / "cpu-bf16" / f"{digest({**facts, 'torch': versions().get('torch')})}.json"
+    facts = {"processor": _processor()[0], "torch": versions().get("torch")}
+    return assets.cache_folder() / "cpu-bf16" / f"{digest(facts)}.json"
 
 
 @lru_cache(maxsize=1)
