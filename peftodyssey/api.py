@@ -72,9 +72,8 @@ def plan(
     """What a recipe asks for, sized: cells, memory, folders. Loads no weights and no torch.
 
     With `here` False the device need not be here, and models need no weights: `memory` and `gpu` (a name of
-    memory/gpu_table.py) describe a GPU. Such a plan cannot be run. `out` is the folder of the run (default
-    `runs/<name>`): `precision: auto` is what it is there on a CPU, and searches for a learning rate (`tune: auto`) are at
-    the round that a given `out` has come to. `measure`: this CPU's speed in bf16 is measured where that is open.
+    memory/gpu_table.py) describe a GPU, and the plan cannot be run. A run's folder `out` (default `runs/<name>`) keeps
+    its precision on a CPU; where it is open, `measure` finds it. Searches (`tune: auto`) go on from a given `out`.
     """
     from peftodyssey.execution.cpu_bf16 import plan_in_precision
     from peftodyssey.execution.search_plan import continued
@@ -122,8 +121,8 @@ def probe(
     first = plan(recipe, device=device, memory=memory)
     prepare_allocator()
     limit_memory(first, size_bytes(memory))
-    console = console or Console(stderr=True)
-    tried, groups = probe_all(first, console), probe_multi_lora_groups(first, console)
+    shown = console or Console(stderr=True)
+    tried, groups = probe_all(first, shown), probe_multi_lora_groups(first, shown)
     return plan(first.recipe, device=device, memory=memory), tried, groups
 
 
@@ -163,9 +162,8 @@ def run_plan(
     from peftodyssey.store import layout
 
     prepare_allocator()
-    options, shown = options or Options(), console or RichConsole(stderr=True)
-    root = Path(out) if out is not None else DEFAULT_ROOT / planned.recipe.name
-    planned, outcome = run_rounds(planned, root, options, shown, MEASURES_BY_NAME)
+    options, root = options or Options(), Path(out or DEFAULT_ROOT / planned.recipe.name)
+    planned, outcome = run_rounds(planned, root, options, console or RichConsole(stderr=True), MEASURES_BY_NAME)
     if outcome.interrupted:
         return None, outcome, root
     if outcome.worked or not layout.is_reported(root):
@@ -198,9 +196,8 @@ def train_ladder(
     from peftodyssey.execution.pretraining import train
 
     prepare_allocator()
-    root = Path(out) if out is not None else LADDERS_ROOT / planned.recipe.name
-    console = console or RichConsole(stderr=True)
-    return train(planned, root, console, stop_after_s=stop_after_s, checkpoint_every_s=checkpoint_every_s)
+    root, shown = Path(out or LADDERS_ROOT / planned.recipe.name), console or RichConsole(stderr=True)
+    return train(planned, root, shown, stop_after_s=stop_after_s, checkpoint_every_s=checkpoint_every_s)
 
 
 def report(folders: Sequence[str | Path], out: str | Path | None = None, *, scoring: str | None = None) -> Path:
