@@ -7,6 +7,7 @@ peftodyssey.run("recipes/quickstart.yaml", "runs/quickstart").results.to_pandas(
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,12 +52,9 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def new_recipe(to: str | Path, model: str, domains: Sequence[str]) -> Path:
     """Write a commented recipe for `model` and the texts `domains`, which passes `check` as it is; returns its path."""
-    from peftodyssey.corpora import local, readers
+    from peftodyssey.corpora.local import first_row
     from peftodyssey.plan.model_facts import model_facts
     from peftodyssey.recipe import bundled
-
-    def first_row(file: Path) -> dict[str, Any] | None:
-        return None if readers.format_of(file) == "txt" else next(iter(local.rows(file)))[1]
 
     return bundled.new(to, model, list(domains), first_row, model_facts(model))
 
@@ -69,21 +67,25 @@ def plan(
     gpu: str | None = None,
     here: bool = True,
     out: str | Path | None = None,
+    measure: bool = False,
 ) -> Plan:
     """What a recipe asks for, sized: cells, memory, folders. Loads no weights and no torch.
 
     With `here` False the device need not be here, and models need no weights: `memory` and `gpu` (a name of
-    memory/gpu_table.py) describe a GPU. Such a plan cannot be run.
-    Searches for a learning rate (`tune: auto`) are at their first round, or at that which `out` has come to.
+    memory/gpu_table.py) describe a GPU, and the plan cannot be run. A run's folder `out` (default `runs/<name>`) keeps
+    its precision on a CPU; where it is open, `measure` finds it. Searches (`tune: auto`) go on from a given `out`.
     """
+    from peftodyssey.execution.cpu_bf16 import plan_in_precision
     from peftodyssey.execution.search_plan import continued
     from peftodyssey.plan.build import build
     from peftodyssey.recipe.schema import Recipe
 
     loaded, budget = recipe if isinstance(recipe, Recipe) else load(recipe), size_bytes(memory)
     used = detect(device) if here and gpu is None else planned_device(device, budget, gpu)
-    planned = build(loaded, used, budget, measures=MEASURES, needs_weights=here)
-    return planned if out is None else continued(planned, Path(out), MEASURES, here)
+    sized = partial(build, loaded, budget_bytes=budget, measures=MEASURES, needs_weights=here)
+    root = Path(out or DEFAULT_ROOT / loaded.name)
+    planned = plan_in_precision(sized, used, root, measure)
+    return planned if out is None else continued(planned, root, MEASURES, here)
 
 
 def plan_step(
@@ -119,10 +121,9 @@ def probe(
     first = plan(recipe, device=device, memory=memory)
     prepare_allocator()
     limit_memory(first, size_bytes(memory))
-    console = console or Console(stderr=True)
-    tried = probe_all(first, console)
-    multi_lora_groups = probe_multi_lora_groups(first, console)
-    return plan(first.recipe, device=device, memory=memory), tried, multi_lora_groups
+    shown = console or Console(stderr=True)
+    tried, groups = probe_all(first, shown), probe_multi_lora_groups(first, shown)
+    return plan(first.recipe, device=device, memory=memory), tried, groups
 
 
 def run(
@@ -142,7 +143,7 @@ def run(
     from peftodyssey.execution.launch import Options
 
     options = options or Options(memory_bytes=size_bytes(memory))
-    planned = plan(recipe, device=device, memory=memory)
+    planned = plan(recipe, device=device, memory=memory, out=out, measure=True)
     opened, outcome, folder = run_plan(planned, out, options=options, console=console)
     if outcome.interrupted:
         raise Interrupted(outcome.interrupted)
@@ -161,9 +162,8 @@ def run_plan(
     from peftodyssey.store import layout
 
     prepare_allocator()
-    options, shown = options or Options(), console or RichConsole(stderr=True)
-    root = Path(out) if out is not None else DEFAULT_ROOT / planned.recipe.name
-    planned, outcome = run_rounds(planned, root, options, shown, MEASURES_BY_NAME)
+    options, root = options or Options(), Path(out or DEFAULT_ROOT / planned.recipe.name)
+    planned, outcome = run_rounds(planned, root, options, console or RichConsole(stderr=True), MEASURES_BY_NAME)
     if outcome.interrupted:
         return None, outcome, root
     if outcome.worked or not layout.is_reported(root):
@@ -196,8 +196,7 @@ def train_ladder(
     from peftodyssey.execution.pretraining import train
 
     prepare_allocator()
-    root = Path(out) if out is not None else LADDERS_ROOT / planned.recipe.name
-    shown = console or RichConsole(stderr=True)
+    root, shown = Path(out or LADDERS_ROOT / planned.recipe.name), console or RichConsole(stderr=True)
     return train(planned, root, shown, stop_after_s=stop_after_s, checkpoint_every_s=checkpoint_every_s)
 
 

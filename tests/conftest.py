@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from peftodyssey.memory import cpu_bf16
+
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does, before torch is imported
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+cache = Path(tempfile.gettempdir()) / f"peftodyssey-tests-{getpass.getuser()}"
+os.environ.setdefault("PEFTODYSSEY_CACHE", str(cache))
+cpu_bf16.keep(cpu_bf16.Measurement("the tests", 1.0, 1.0))  # `precision: auto` is fp32 on every CPU
 
 settings.register_profile("ours", deadline=None)  # an example's time says nothing of a machine that does other work too
 settings.load_profile("ours")

@@ -115,7 +115,7 @@ def run(
     )
     loaded = api.load(recipe, set_ or ())
     folder = out or api.DEFAULT_ROOT / loaded.name
-    plan = api.plan(loaded, device=device, memory=memory, out=folder)
+    plan = api.plan(loaded, device=device, memory=memory, out=folder, measure=True)
     longer = shorter_lines(plan, folder, partial(api.plan, device=device, memory=memory))
     warnings = (f"warning: {warning}" for warning in plan.warnings)
     for line in (*longer, *warnings, *search_lines(plan), time_line(plan, folder, recipe)):

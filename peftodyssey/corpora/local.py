@@ -80,6 +80,11 @@ def rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[str, di
     return json_rows(open_bytes(path), str(path))
 
 
+def first_row(file: Path) -> dict[str, Any] | None:
+    """The first row of a file of rows; None for plain text."""
+    return None if format_of(file) == "txt" else next(iter(rows(file)))[1]
+
+
 def _find_files(path: Path) -> tuple[list[Path], Path]:
     """Readable files under a folder or matching a pattern, and the folder to which their names are relative."""
     if path.is_dir():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from peftodyssey import assets
 from peftodyssey.errors import OdysseyError
+from peftodyssey.execution import cpu_bf16
 from peftodyssey.memory.device import detect, torch_has_cuda
 from peftodyssey.models.log_filters import hide_kernels_advice
 from peftodyssey.store.versions import versions
@@ -30,7 +31,10 @@ def examine() -> Iterator[str]:
     yield _disk_line()
     yield _cache_line()
     hide_kernels_advice()
-    yield from filter(None, (_import_problem(name) for name in NEEDED if name in installed))
+    problems = list(filter(None, (_import_problem(name) for name in NEEDED if name in installed)))
+    yield from problems
+    if not problems and detect().kind == "cpu":
+        yield cpu_bf16.doctor_line()
 
 
 def _version_problem(name: str, least: str, installed: str | None) -> str:

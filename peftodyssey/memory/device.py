@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftodyssey.errors import InputError
+from peftodyssey.memory import cpu_bf16
 from peftodyssey.memory.gpu_table import find_gpu
 
 CHOICES = ("auto", "cpu", "cuda")
@@ -25,7 +26,7 @@ HOST_SHARE = 0.9  # of the free host memory that a plan may use
 
 @dataclass(frozen=True)
 class Device:
-    """One device: `kind` cpu or cuda, its memory, whether it has fast bf16, and the host memory beside it."""
+    """One device: `kind` cpu or cuda, its memory, whether bf16 is its fast precision, and the host memory beside it."""
 
     kind: str
     name: str
@@ -135,7 +136,9 @@ def _cpu() -> Device:
     import psutil
 
     memory = psutil.virtual_memory()
-    return Device("cpu", "CPU", memory.total, memory.available, False, host_free_bytes=memory.available)
+    measured = cpu_bf16.read()
+    bf16 = measured is not None and measured.is_fast
+    return Device("cpu", "CPU", memory.total, memory.available, bf16, host_free_bytes=memory.available)
 
 
 def _card() -> Device | None:

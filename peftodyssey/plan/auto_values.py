@@ -25,7 +25,7 @@ def resolve_auto(cell: Cell, device: Device) -> dict[str, str | None]:
 
 def _precision(precision: str, device: Device) -> str:
     if precision == "auto":
-        return "fp32" if device.kind == "cpu" else "bf16" if device.bf16 else "fp16"
+        return "bf16" if device.bf16 else "fp32" if device.kind == "cpu" else "fp16"
     if precision == "fp16" and device.kind == "cpu":
         raise InputError("train.precision fp16 needs a GPU, and this run is on the CPU", "use fp32, bf16 or auto")
     if precision == "bf16" and device.kind == "cuda" and not device.bf16:

@@ -141,7 +141,8 @@ class Train(RecipeSection):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto",
-        description="Precision of the computation; auto: bf16 on a GPU that has it, fp32 on a CPU; a word.",
+        description="Precision of the computation; auto: bf16 on a GPU that has it and on a CPU that is faster in it, "
+        "else fp16 on a GPU and fp32 on a CPU; a word.",
     )
     optimizer: Literal["auto", "adamw", "adamw8bit"] = Field(
         default="auto", description="Optimiser; auto: adamw; adamw8bit keeps its state in 8 bits; a word."

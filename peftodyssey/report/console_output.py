@@ -13,7 +13,7 @@ from rich.text import Text
 
 from peftodyssey.display.counts import format_count
 from peftodyssey.display.result_text import format_lr
-from peftodyssey.plan import host_and_disk
+from peftodyssey.plan import cpu_precision, host_and_disk
 from peftodyssey.plan.tasks import CellTask, Plan
 from peftodyssey.report import sample_size
 from peftodyssey.report.multi_lora_output import group_lines
@@ -34,6 +34,8 @@ def check(plan: Plan, root: Path) -> Iterator[Any]:
     yield from map(Text, (*lines, *budgets(plan)))
     yield from group_lines(plan)
     yield from map(Text, search_lines(plan))
+    if precision := cpu_precision.line(plan, root):
+        yield Text(precision)
     yield _host(plan)
     yield _disk(plan)
     yield from map(Text, _answers(plan))
