@@ -12,6 +12,7 @@ from peftodyssey.measures.registry import SPECS
 from peftodyssey.recipe import bundled
 from peftodyssey.recipe.grid import cells
 from peftodyssey.recipe.schema import json_schema
+from peftodyssey.stats.contrast import MIN_SEEDS
 
 
 @pytest.mark.parametrize(("name", "sentence"), bundled.names())
