@@ -37,7 +37,11 @@ def section(rows: Sequence[Row]) -> Section | None:
         *(sentences.sentence(row, _place(row, rows)) for row in comparable),
         *sentences.not_comparable([row for row in named if row["verdict"] == NOT_COMPARABLE], named, _places(rows)),
         *sentences.other_pairs([row for row in main if not row["named"]], _places(rows)),
-        *sentences.dominance([row for row in rows if row["compared_at"] == DOMINANCE], _places(rows)),
+        *sentences.dominance(
+            [row for row in rows if row["compared_at"] == DOMINANCE],
+            [row for row in main if row["compared_at"] == OWN_RATE],
+            _places(rows),
+        ),
     ]
     said[0] = f"{said[0]} {SIGNS}"
     table = [_line(row, rows) for row in rows if row["named"] or row in main]

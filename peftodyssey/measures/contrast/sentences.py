@@ -102,20 +102,41 @@ def _short(row: Row, place: str) -> str:
     return f"{place}, {where} {_name(row['method'])} {verb} {row['verdict']} than {_name(row['minus'])} ({difference})"
 
 
-def dominance(rows: Sequence[Row], places: Mapping[int, str]) -> list[str]:
-    """One sentence for each pair of cells of which one learned more and forgot less."""
+def dominance(rows: Sequence[Row], main: Sequence[Row], places: Mapping[int, str]) -> list[str]:
+    """Where a cell learned more and forgot less than the best of another method: one sentence a text and such methods.
+
+    The best is the one at its method's own best rate, by the rows `main`; of other pairs of cells the table tells.
+    """
+    best = {
+        (places[id(row)], row[one], row[f"{one}_budget"]): row[f"{one}_lr"]
+        for row in main
+        for one in ("method", "minus")
+    }
     columns = ("method", "minus", "method_lr", "minus_lr", "method_budget", "minus_budget")
     cells = grouped(rows, lambda row: (places[id(row)], *(row[column] for column in columns)))
-    return [_dominant(place, {row["quantity"]: row for row in both}) for (place, *_), both in cells.items()]
+    found: dict[tuple[str, str, str], list[dict[str, Row]]] = {}
+    for (place, *_), rows_of_pair in cells.items():
+        both = {str(row["quantity"]): row for row in rows_of_pair}
+        row, (better, worse) = both[LEARNING], _order(both[LEARNING])
+        if row[f"{worse}_lr"] == best.get((place, row[worse], row[f"{worse}_budget"])):
+            found.setdefault((place, row[better], row[worse]), []).append(both)
+    return [_dominant(place, pairs) for (place, *_), pairs in found.items()]
 
 
-def _dominant(place: str, both: Mapping[str, Row]) -> str:
-    cells = [_cell(both[LEARNING], one) for one in ("method", "minus")]
-    better, worse = cells if both[LEARNING]["verdict"] == MORE else cells[::-1]
+def _order(learning: Row) -> tuple[str, str]:
+    """Which side of a pair learned more, and which one less."""
+    return ("method", "minus") if learning["verdict"] == MORE else ("minus", "method")
+
+
+def _dominant(place: str, pairs: Sequence[Mapping[str, Row]]) -> str:
+    """The pair with the largest difference of learning."""
+    both = max(pairs, key=lambda both: abs(both[LEARNING]["estimate"]))
     learned, forgot = (abs(both[quantity]["estimate"]) for quantity in (LEARNING, FORGETTING))
+    better, worse = (_cell(both[LEARNING], one) for one in _order(both[LEARNING]))
     return (
-        f"{place}: {better} learned {learned:.{DIGITS}f} {UNIT} more and forgot {forgot:.{DIGITS}f} less than {worse}; "
-        f"both differences are clear over {both[LEARNING]['covers']} after correction for all pairs of cells."
+        f"{place}: {better} learned {learned:.{DIGITS}f} {UNIT} more and forgot {forgot:.{DIGITS}f} less than {worse}, "
+        f"its own best rate; both differences are clear over {both[LEARNING]['covers']} after correction for all pairs "
+        "of cells."
     )
 
 
