@@ -7,13 +7,12 @@ Where they differ or capturing fails, training continues eagerly and says so onc
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from peftodyssey.constants import ATTENTION_DROPOUT
+from peftodyssey.constants import ATTENTION_DROPOUT
 from peftodyssey.training.settings import OnNote, TrainSettings
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "olmo2", "smollm3"})  # whose passes never wait for the host

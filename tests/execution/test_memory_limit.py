@@ -108,7 +108,7 @@ def test_a_run_on_a_cpu_is_held_to_what_is_free_at_its_start(tmp_path: Path, mon
     """To `--memory` where it is stated; to nothing where the user starts although the plan does not fit."""
     plan, limits = api.plan(micro.write(tmp_path), device="cpu"), []
 
-    def execute(_: Any, context: Any, *__: Any) -> Outcome:
+    def execute(_: Any, __: Any, context: Any, *___: Any) -> Outcome:
         limits.append(context.options.resident_bytes)
         return Outcome()
 

@@ -81,8 +81,9 @@ def test_every_cell_is_done_and_every_promised_column_filled(done: Path) -> None
         "early_stop",
         "stopped_at_step",
     }  # constraints that no cell has
+    quantised_columns = {"nll_quantised", "general_nll_quantised", "delta_storage", "forgetting_storage"}
     optional = (
-        {"rank", "alpha", "targets", "quant", "nll_quantised", "lr_edge"}
+        {"rank", "alpha", "targets", "quant", "lr_edge", *quantised_columns}
         | ends
         | set(collect_tasks.RESULT_COLUMNS)
         | geometry_columns
@@ -95,7 +96,7 @@ def test_every_cell_is_done_and_every_promised_column_filled(done: Path) -> None
         assert "too few documents" in row["reason"]
         assert row["delta_nll"] == pytest.approx(row["nll_after"] - row["nll_before"], abs=1e-9)
         assert row["ppl_after"] == pytest.approx(math.exp(row["nll_after"]))
-        assert (row["nll_quantised"] is not None) == (row["method"] == "qlora")
+        assert {row[name] is not None for name in quantised_columns} == {row["method"] == "qlora"}
     assert sum(row["selected"] for row in rows) == 3
 
 
