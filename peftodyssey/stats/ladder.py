@@ -23,6 +23,7 @@ from peftodyssey.stats.contrast import LEVEL, MIN_SEEDS, ContrastResult, Parts, 
 from peftodyssey.stats.pooled_variance import SeedVariance, are_alike, average_variance
 
 MIN_RUNGS = 2
+ROUNDING = 1e-12  # relative, of sums in float64
 MARGIN_NATS = 0.01  # of a slope per tenfold tokens and of a step: the largest that is called equal to 0
 FALLS, RISES, VALLEY, PEAK = "falls", "rises", "falls, then rises", "rises, then falls"
 UP_AND_DOWN, NO_CLEAR_STEP = "up and down", "no clear step"
@@ -201,13 +202,14 @@ def _step(ladder: Ladder, number: int, n_steps: int, unit: _UnitVariance | None)
 
 
 def _lack_of_fit(ladder: Ladder, unit: _UnitVariance | None) -> float | None:
-    """The largest of the polynomials of degree 2 and more, each over its half-width."""
-    ratios = []
+    """The largest of the polynomials of degree 2 and more, each over its half-width; rounding is no deviation."""
+    ratios, rounding = [], ROUNDING * float(np.abs(ladder.values[0]).max())
     for weights in unit_contrasts(ladder.tokens)[1:]:
         given = contrast_of(ladder, weights)
         level = 1 - (1 - LEVEL) / (len(ladder.tokens) - 2)
         half, _ = half_width(given, _of_contrast(given, weights, unit), level)
-        ratios.append(abs(given.estimate) / half if half else np.inf * bool(given.estimate))
+        deviation = abs(given.estimate) if abs(given.estimate) > rounding else 0.0
+        ratios.append(deviation / half if half else np.inf * bool(deviation))
     return max(ratios, default=None)
 
 

@@ -1,4 +1,7 @@
-"""Full fine-tuning, LoRA and QLoRA in bf16 on a CPU change and forget what they do in fp32."""
+"""Full fine-tuning, LoRA and QLoRA in bf16 on a CPU change and forget what they do in fp32, but for less than seeds do.
+
+Seeds of the quickstart's LoRA cells on this text differ by 0.01 nats and more.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ train: {budget: 12k tokens, seq_len: 256, batch_tokens: 1k}
 score: {context: 256, stride: 192, tokens: 8k}
 measure: [degradation, forgetting]
 """
-WITHIN_NATS = 0.001
+WITHIN_NATS = 0.003
 
 
 @pytest.mark.slow

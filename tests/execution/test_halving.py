@@ -30,7 +30,7 @@ train: {budget: 4 steps, seq_len: 64, batch_tokens: 128, eval_at: [50%, 75%, 100
 score: {context: 64, stride: 48, tokens: 1k}
 measure: [degradation]
 """
-SAME = ("cell", "status", "nll_after", "valid_nll_after", "steps", "tokens", "selected", "lr_edge")
+SAME = ("cell", "status", "nll_after", "valid_nll_after", "steps", "tokens", "selected")
 
 
 def run(folder: Path, out: str, *settings: str) -> tuple[dict[tuple[str, float], dict], str]:

@@ -111,7 +111,9 @@ def test_equal_copies_have_equal_rises_and_no_slope(copies: Path) -> None:
     assert all(len(values) == 1 for values in by_shift.values())
     assert {row["kind"] for row in noise} == {"gaussian", "low_rank", "update", "quantiser"}
     assert {row["quantity"] for row in slopes} == {"noise", "forgetting", "learning"}
-    for row in slopes:
+    compared = [row for row in slopes if row["rungs"]]  # the others say why they are not
+    assert len(compared) > len(slopes) / 2
+    for row in compared:
         assert row["slope"] == pytest.approx(0, abs=1e-9)
         if row["slope_lo"] is not None:
             assert row["slope_lo"] - 1e-9 <= 0 <= row["slope_hi"] + 1e-9

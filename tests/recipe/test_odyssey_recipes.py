@@ -123,7 +123,6 @@ def test_it_runs_end_to_end_in_small(name: str, texts: Path, tmp_path: Path) -> 
         "seeds=0",
         "methods[0].lr=1e-3",
         "methods[1].lr=1e-2",
-        "train.select=null",
         "train.eval_at=100%",
     ]
     tiny = {"odyssey-gpt2": "model=[random/tiny-gpt2]", "odyssey-llama7b": "model.name=random/tiny-llama"}

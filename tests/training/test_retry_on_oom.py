@@ -273,7 +273,7 @@ def test_a_stated_budget_is_held_on_the_cpu_for_real():
     if OWN_PROCESS not in os.environ:
         node = f"{__file__}::test_a_stated_budget_is_held_on_the_cpu_for_real"
         child = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", node],
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "slow", node],
             env={**os.environ, OWN_PROCESS: "1"},
             cwd=Path(__file__).parents[2],
             capture_output=True,
