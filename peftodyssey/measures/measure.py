@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from peftodyssey.plan.measure import MeasurePlan, PlanContext
     from peftodyssey.plan.tasks import MeasureTask
     from peftodyssey.store.stored_run import StoredRun
+    from peftodyssey.store.views import View
 
 
 class Measure:
@@ -49,6 +50,7 @@ class Measure:
     files: ClassVar[Mapping[str, Columns]] = {}  # in the folders of its tasks, by file name
     columns: ClassVar[Columns] = {}  # that it adds to results.parquet
     views: ClassVar[Mapping[str, str]] = {}  # a sentence for each table, for `query`
+    computed: ClassVar[Mapping[str, View]] = {}  # further views, by SQL over its tables
     examples: ClassVar[Sequence[str]] = ()  # SQL that `query` offers
 
     @property

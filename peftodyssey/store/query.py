@@ -26,7 +26,7 @@ def overview(folders: Sequence[Path], views: Views) -> tuple[list[tuple[str, str
     filled = [
         (name, view.sentence)
         for name, view in views.by_name.items()
-        if view.file is None or _load(name, views, folders).num_rows
+        if (view.file is None and view.sql is None) or query(folders, f"from {name} limit 1", views).num_rows
     ]
     names = {view for view, _ in filled}
     return filled, [sql for sql in views.examples if set(_named(sql, views)) <= names][:N_EXAMPLES]
@@ -51,8 +51,12 @@ def query(folders: Sequence[Path], sql: str, views: Views) -> pa.Table:
     import duckdb
 
     with _sealed() as connection:
-        for name in _named(sql, views):
-            connection.register(name, _load(name, views, folders))
+        for name in _with_read(_named(sql, views), views):
+            view = views.by_name[name]
+            if view.sql is not None:
+                connection.execute(f"create temp view {name} as {view.sql}")
+            else:
+                connection.register(name, _load(name, views, folders))
         try:
             return _answer(connection, sql)
         except duckdb.Error as error:
@@ -92,6 +96,11 @@ def _named(sql: str, views: Views) -> list[str]:
         except duckdb.Error:
             named = {view for view in views.by_name if view in sql.lower()}
     return [view for view in views.by_name if view in named]
+
+
+def _with_read(names: Sequence[str], views: Views) -> list[str]:
+    """The views of these names, each behind those that it reads."""
+    return list(dict.fromkeys(name for one in names for name in (*views.by_name[one].reads, one)))
 
 
 def _with_run(folder: Path, table: pa.Table) -> pa.Table:

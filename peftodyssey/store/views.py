@@ -65,17 +65,26 @@ class HasViews(tables.HasTables, Protocol):
         """A sentence for each of its tables."""
 
     @property
+    def computed(self) -> Mapping[str, View]:
+        """Further views, by SQL over its tables."""
+
+    @property
     def examples(self) -> Sequence[str]:
         """Queries that are offered."""
 
 
 @dataclass(frozen=True)
 class View:
-    """One view; `file` is the table in the output directory that it shows, None for `cells` and `tokens`."""
+    """One view: `file` is the table in the output directory that it shows, or `sql` computes it from those it `reads`.
+
+    Neither is there for `cells` and `tokens`.
+    """
 
     columns: tables.Columns
     sentence: str
     file: str | None = None
+    sql: str | None = None
+    reads: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,7 @@ def views_of(measures: Iterable[HasViews], scoring: str | None = None) -> Views:
         PurePath(file).stem: View({**RUN_COLUMN, **columns}, sentences[file], file)
         for file, columns in tables.tables_of(measures).items()
     }
+    by_name |= {name: view for measure in measures for name, view in measure.computed.items()}
     by_name["cells"] = View({**RUN_COLUMN, **CELLS}, "state and manifest of every cell")
     by_name["tokens"] = View(
         {**RUN_COLUMN, **TOKENS}, "one row per scored token of every cell: text, loss and rank before and after"

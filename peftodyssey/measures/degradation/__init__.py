@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from peftodyssey.measures.degradation.table import CLUSTER_SUMS, CLUSTERS_TABLE, DIFFERENCES
 from peftodyssey.measures.measure import Measure
 from peftodyssey.recipe.measure_spec import MeasureSpec
 from peftodyssey.store.columns import interval
@@ -11,6 +12,10 @@ class Degradation(Measure):
     """NLL, perplexity and change on test, and NLL on validation."""
 
     spec = MeasureSpec("degradation")
+    tables = {CLUSTERS_TABLE: CLUSTER_SUMS}
+    views = {CLUSTERS_TABLE: "losses of each cell summed over the clusters of each text"}
+    computed = {"differences": DIFFERENCES}
+    examples = ("select cell, minus, split, estimate, lo, hi from differences where minus = 'base' order by estimate",)
     columns = {
         "nll_before": ("float64", "test NLL of the unquantised base, nats per token"),
         "nll_quantised": ("float64", "test NLL of the quantised base where there is one, nats per token"),

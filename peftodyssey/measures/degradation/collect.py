@@ -1,17 +1,20 @@
-"""Collects the change on the text adapted to: columns of the rows of results."""
+"""Collects the change on the text adapted to: columns of the rows of results, and the sums over clusters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from peftodyssey.measures.degradation import cluster_sums
+from peftodyssey.measures.degradation.table import CLUSTERS_TABLE
 from peftodyssey.stats.degradation import compare_texts, difference, finite, mean_nats
 from peftodyssey.store.collected import Collected, Row
 from peftodyssey.store.stored_run import Cell, StoredRun
 
 
 def collect(run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
-    """NLL, perplexity and change on test, and NLL on validation, of every finished cell."""
-    return Collected(columns={cell["number"]: _of_cell(cell, run) for cell in run.done})
+    """NLL, perplexity and change on test, and NLL on validation, of every finished cell; sums over clusters."""
+    columns = {cell["number"]: _of_cell(cell, run) for cell in run.done}
+    return Collected({CLUSTERS_TABLE: cluster_sums.rows(run)}, columns)
 
 
 def _of_cell(cell: Cell, run: StoredRun) -> Row:
