@@ -12,26 +12,28 @@ import math
 
 import numpy as np
 
-from peftodyssey.stats.bootstrap import LEVEL, Interval, effective_documents, too_few
+from peftodyssey.stats.bootstrap import LEVEL, MIN_DOCUMENTS, Interval, effective_documents, too_few
 from peftodyssey.stats.t_distribution import t_quantile_real
 
 
-def quantile(tokens: np.ndarray) -> float | None:
+def quantile(tokens: np.ndarray, min_clusters: int = MIN_DOCUMENTS) -> float | None:
     """Student's t for a 95 % interval over clusters of float64 [clusters] tokens; None where they are too few."""
-    if not len(tokens) or too_few(tokens):
+    if not len(tokens) or too_few(tokens, min_clusters):
         return None
     return t_quantile_real((1 + LEVEL) / 2, max(effective_documents(tokens) - 1, 1.0))
 
 
-def paired_differences(differences: np.ndarray, tokens: np.ndarray) -> list[Interval]:
+def paired_differences(
+    differences: np.ndarray, tokens: np.ndarray, *, min_clusters: int = MIN_DOCUMENTS
+) -> list[Interval]:
     """Nats per token of each column of float64 [clusters, columns], with its interval over clusters.
 
     `differences` are summed over the tokens of each cluster; `tokens` float64 [clusters] counts them.
     """
-    n, total, t = len(tokens), float(tokens.sum()), quantile(tokens)
+    n, total, t = len(tokens), float(tokens.sum()), quantile(tokens, min_clusters)
     estimates = differences.sum(0) / total if total else np.full(differences.shape[1], math.nan)
     if t is None:
-        note = too_few(tokens) if n else "no tokens scored"
+        note = too_few(tokens, min_clusters) if n else "no tokens scored"
         return [Interval(float(estimate), None, None, n, note) for estimate in estimates]
     squares = np.square(differences - estimates * tokens[:, None]).sum(0)
     half = t * np.sqrt(n / (n - 1) * squares) / total

@@ -16,14 +16,17 @@ class Tokens(Measure):
         table.CONCENTRATION_TABLE: table.CONCENTRATION,
         table.TERMS_TABLE: table.TERMS,
         table.RANKS_TABLE: table.TOKEN_RANKS,
+        table.WORDS_TABLE: table.WORDS,
     }
     views = {
         table.BREAKDOWN_TABLE: "the change of each cell by class, position, frequency, surprisal and token type",
         table.CONCENTRATION_TABLE: "how few tokens carry the rise",
         table.TERMS_TABLE: "domain terms",
         table.RANKS_TABLE: "rank of the true token, before and after",
+        table.WORDS_TABLE: "the words on which each cell got worse and better, on test and general text",
     }
     examples = (
         "select cell, name, tokens, part, part_lo, part_hi from token_breakdown where factor = 'class' order by part",
+        "select cell, word, sum_nats, change from words where direction = 'worse' order by sum_nats desc limit 20",
         "select cell, positions, median_before, median_after from token_ranks",
     )

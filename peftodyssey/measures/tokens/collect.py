@@ -14,10 +14,16 @@ from typing import Any
 import numpy as np
 
 from peftodyssey.display.token_text import Text, text_reader
-from peftodyssey.measures.tokens import collect_terms, concentration
+from peftodyssey.measures.tokens import collect_terms, concentration, words
 from peftodyssey.measures.tokens import compute as token_breakdown
 from peftodyssey.measures.tokens import groups as token_groups
-from peftodyssey.measures.tokens.table import BREAKDOWN_TABLE, CONCENTRATION_TABLE, RANKS_TABLE, TERMS_TABLE
+from peftodyssey.measures.tokens.table import (
+    BREAKDOWN_TABLE,
+    CONCENTRATION_TABLE,
+    RANKS_TABLE,
+    TERMS_TABLE,
+    WORDS_TABLE,
+)
 from peftodyssey.stats import bootstrap
 from peftodyssey.stats.degradation import finite
 from peftodyssey.store.collected import Collected, Row
@@ -43,8 +49,15 @@ def collect(run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
         units = {"types": [row["sum_nats"] for row in types], "tokens": _scored(after - before)}
         concentrations += [{**identity, **_concentration(unit, changes)} for unit, changes in units.items()]
         ranks += [{**identity, **row} for row in collect_terms.ranks(run, paths, text, is_term)]
-    rows = (breakdowns, concentrations, collect_terms.term_rows(terms), ranks)
-    return Collected(dict(zip((BREAKDOWN_TABLE, CONCENTRATION_TABLE, TERMS_TABLE, RANKS_TABLE), rows, strict=True)))
+    return Collected(
+        {
+            BREAKDOWN_TABLE: breakdowns,
+            CONCENTRATION_TABLE: concentrations,
+            TERMS_TABLE: collect_terms.term_rows(terms),
+            RANKS_TABLE: ranks,
+            WORDS_TABLE: list(words.rows(run, cells, text_of)),
+        }
+    )
 
 
 def _sample_index(cell: Cell) -> str | None:

@@ -8,6 +8,7 @@ BREAKDOWN_TABLE = "token_breakdown.parquet"
 CONCENTRATION_TABLE = "concentration.parquet"
 TERMS_TABLE = "terms.parquet"
 RANKS_TABLE = "token_ranks.parquet"
+WORDS_TABLE = "words.parquet"
 
 TOKEN_BREAKDOWN: Columns = {
     **CELL,
@@ -65,4 +66,31 @@ TOKEN_RANKS: Columns = {
     "recall_100_after": ("float64", "the same after adaptation"),
     "recall_10_delta": ("float64", "recall_10_after - recall_10_before; positive: better"),
     **interval("recall_10", "recall_10_delta"),
+}
+
+WORDS: Columns = {
+    **CELL,
+    **RECIPE,
+    "split": ("string", "test, or general: all general texts together"),
+    "direction": ("string", "worse or better: the list that the word is on, by the sign of sum_nats"),
+    "place": ("int32", "order within the list, largest sum first; a list has 40 words at most"),
+    "word": ("string", "the word, compared without case; or the characters of tokens that are part of no word"),
+    "occurrences": ("int64", "how often it occurs"),
+    "documents": ("int64", "documents in which it occurs"),
+    "tokens": ("int64", "its scored tokens"),
+    "sum_nats": ("float64", "change summed over its tokens, nats; positive: worse"),
+    "rise_nats": ("float64", "sum of the changes above 0"),
+    "fall_nats": ("float64", "sum of the changes below 0"),
+    "nll_before": ("float64", "mean NLL of its tokens under the unquantised base, nats"),
+    "nll_after": ("float64", "mean NLL of its tokens after adaptation, nats"),
+    "change": ("float64", "sum_nats / tokens: mean change of its tokens, nats"),
+    "change_lo": (
+        "float64",
+        "lower end of the 95 % interval of change, over the clusters in which it occurs; empty with fewer than 8 "
+        "effective ones. Words are chosen by their sum on the same text, so those listed first are overstated",
+    ),
+    "change_hi": ("float64", "upper end of it"),
+    "text": ("string", "index of the text of its strongest example"),
+    "document": ("int32", "number of the document of that example within the text"),
+    "position": ("int32", "position of its token there"),
 }
