@@ -5,8 +5,10 @@ Colours are Okabe and Ito's, which people with any colour vision can distinguish
 
 from __future__ import annotations
 
+import csv
+import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 GREY = "#8b949e"  # of bases
 INK, QUIET, GRID, RULE = "#1f2328", "#59636e", "#e6e8eb", "#b6bec7"
 FONT = "DejaVu Sans, Verdana, Helvetica, Arial, sans-serif"
+THEME = {INK: "ink", QUIET: "quiet", GRID: "line", RULE: "rule", GREY: "base"}  # colour -> variable of the page
+THEME |= {colour: f"c{number}" for number, colour in enumerate(COLOURS)}
 WIDTH = 520  # pixels of a panel without another beside it
 PNG_SCALE = 2.0
 
@@ -37,7 +41,7 @@ class Figure:
 
 
 def save(figures: Sequence[Figure], folder: Path) -> dict[str, str]:
-    """Write `<name>.svg` and `<name>.png` of each figure below `folder`; returns name -> SVG for use inside a page."""
+    """Write SVG, PNG and CSV of each figure below `folder`; returns name -> SVG for use inside a page."""
     import vl_convert
 
     inlined = {}
@@ -46,8 +50,41 @@ def save(figures: Sequence[Figure], folder: Path) -> dict[str, str]:
         svg = vl_convert.vegalite_to_svg(spec)
         atomic.write_text(folder / f"{figure.name}.svg", svg)
         atomic.write_bytes(folder / f"{figure.name}.png", vl_convert.vegalite_to_png(spec, scale=PNG_SCALE))
-        inlined[figure.name] = inline(svg, figure.name)
+        atomic.write_text(folder / f"{figure.name}.csv", as_csv(figure.chart))
+        inlined[figure.name] = themed(inline(svg, figure.name))
     return inlined
+
+
+def as_csv(chart: alt.TopLevelMixin) -> str:
+    """The rows that a chart draws, each column that any of its data has."""
+    rows = [row for values in _data_values(chart.to_dict()) for row in values]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, unique(name for row in rows for name in row), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _data_values(spec: Any) -> Iterator[Sequence[Row]]:
+    """Every list of rows in a Vega-Lite specification, each once."""
+    if isinstance(spec, Mapping):
+        for key, value in spec.items():
+            if key == "datasets":
+                yield from value.values()
+            elif key == "values" and isinstance(value, list) and value and isinstance(value[0], Mapping):
+                yield value
+            else:
+                yield from _data_values(value)
+    elif isinstance(spec, list):
+        for item in spec:
+            yield from _data_values(item)
+
+
+def themed(svg: str) -> str:
+    """SVG whose colours follow the page's theme: they are its CSS variables."""
+    for colour, name in THEME.items():
+        svg = re.sub(rf'"{colour}"', f'"var(--{name})"', svg, flags=re.IGNORECASE)
+    return svg.replace('fill="white"', 'fill="none"', 1)
 
 
 def inline(svg: str, name: str) -> str:

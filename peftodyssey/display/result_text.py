@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from peftodyssey.recipe.lr_scale import next_lr
 from peftodyssey.stats.lr_selection import UNMEASURED
 from peftodyssey.stats.mean_over_seeds import SeedsMean, mean_over_seeds
-from peftodyssey.stats.seed_variance import least_significant_difference, noise_floor
 
 Row = Mapping[str, Any]
 T = TypeVar("T")
@@ -230,71 +229,3 @@ def coordinates(row: Row, rows: Iterable[Row], columns: Iterable[str] | None = N
     varied = [column for column in columns if len({str(other.get(column)) for other in rows}) > 1]
     values = [str(row[column]) for column in varied if row.get(column) is not None]
     return f" ({', '.join(values)})" if values else ""
-
-
-def caveats(rows: Sequence[Row]) -> list[str]:
-    """What limits the statements: seeds, edges of grids, few documents, missing cells, mixed versions."""
-    few = {(text_name(row), row["reason"]) for row in rows if row["status"] == "done" and row.get("reason")}
-    return [
-        *_noise_between_seeds(rows),
-        *_edges(rows),
-        *(f"{text}: {reason}, so there is no interval." for text, reason in sorted(few)),
-        *_missing(rows),
-        *_versions(rows),
-    ]
-
-
-def _noise_between_seeds(rows: Sequence[Row]) -> list[str]:
-    groups = seed_groups(rows)
-    if not groups:
-        return []
-    floor = noise_floor([[row["delta_nll"] for row in group] for group in groups])
-    if floor.std is None:
-        return [
-            "There is one seed per setting, so the noise between training runs is unknown: the intervals cover the "
-            "choice of test documents only."
-        ]
-    seeds = min(len(group) for group in groups if len(group) > 1)
-    least = least_significant_difference(floor, seeds, seeds)
-    return [
-        f"Noise between seeds: {floor.std:.4f} {UNIT} (pooled standard deviation of the change on test over "
-        f"{floor.n_groups} settings, {floor.degrees_of_freedom} degrees of freedom). With {seeds} seeds each, two "
-        f"methods differ significantly (95 %) only by more than {least:.4f}."
-    ]
-
-
-def _edges(rows: Sequence[Row]) -> list[str]:
-    edges = sorted(
-        {(method_name(row), learning_rate(row), text_name(row)) for row in selected_cells(rows) if row.get("lr_edge")}
-    )
-    return [
-        f"{method}: the learning rate selected on {', '.join(text for _, _, text in group)} is not known to be the "
-        f"best: {lr}."
-        for (method, lr), group in grouped(edges, lambda edge: edge[:2]).items()
-    ]
-
-
-def _missing(rows: Sequence[Row]) -> list[str]:
-    notes = []
-    if pending := sum(row["status"] == "pending" for row in rows):
-        notes.append(f"{pending} of {len(rows)} cells are not finished; run the recipe again to resume.")
-    if stopped := sum(row["status"] == "stopped" for row in rows):
-        notes.append(
-            f"{stopped} of {len(rows)} cells were stopped early by successive halving, by their validation loss."
-        )
-    return notes + [
-        f"{method_name(row)} on {text_name(row)}{coordinates(row, rows)}, lr {format_lr(row['lr'])} failed: "
-        f"{row['reason']}"
-        for row in rows
-        if row["status"] == "failed"
-    ]
-
-
-def _versions(rows: Sequence[Row]) -> list[str]:
-    versions = {row["versions"] for row in rows if row.get("versions")}
-    if len(versions) < 2:
-        return []
-    return [
-        f"The cells were trained with {len(versions)} different sets of library versions; `run --refresh stale` "
-        "retrains the older ones."
-    ]

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from peftodyssey.display.chart_style import Figure
 
+NOT_MEASURED = "Not measured"  # how a statement begins that says why there is nothing else
+
 
 @dataclass(frozen=True)
 class Section:
@@ -26,11 +28,23 @@ class Section:
     caption: str = ""  # of the table
     notes: Sequence[str] = ()  # what a reader may look for and not find, and why; shown at the end
     place: Literal["start", "end"] = "start"  # of the page: before the tables of all cells, or after them
-    link: str = ""  # its name in the page's navigation; empty: the title
+    link: str = ""  # its name in the page's navigation; empty: `name` in words
     templates: str = ""  # package of its own template
     view: Any = None  # what that template shows
+    queries: Sequence[str] = ()  # SQL that gives its numbers again
 
     @property
     def is_shown(self) -> bool:
         """Whether it says anything but notes."""
         return bool(self.statements or self.figures or self.table)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether it shows anything that was measured, and not only why nothing was."""
+        said = any(not text.startswith(NOT_MEASURED) for text in self.statements)
+        return bool(said or self.figures or self.table)
+
+    @property
+    def short(self) -> str:
+        """Its name in the navigation."""
+        return self.link or self.name.replace("_", " ").capitalize()

@@ -18,9 +18,12 @@ from peftodyssey.store.query import token_pieces
 
 WHITE_SPACE = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 
+LONGEST = 60  # characters of a token that are shown
+
 
 def visible(text: str) -> str:
-    """A token's text with its white space as signs; a note if it is not a whole character."""
+    """A token's text with its white space as signs, cut where it is long; a note if it is not a whole character."""
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
     return "".join(WHITE_SPACE.get(character, character) for character in text) or "(part of a character)"
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from peftodyssey.display import chart_style
 from peftodyssey.display.section import Section
 from peftodyssey.display.sources import ReportSources
-from peftodyssey.report import charts, page, summary
+from peftodyssey.report import charts, page, page_data, run_facts, summary, tradeoff
 from peftodyssey.report.collect import CollectMeasure, collect
 from peftodyssey.store import layout, plans
 
@@ -22,6 +23,10 @@ FIGURES = "figures"
 
 class ReportMeasure(CollectMeasure, Protocol):
     """A measure as the report sees it."""
+
+    @property
+    def examples(self) -> Sequence[str]:
+        """SQL over its tables."""
 
     def sections(self, sources: ReportSources) -> Sequence[Section]:
         """Its sections, from collected tables."""
@@ -45,10 +50,22 @@ def build(
     for folder in folders:
         collect(folder, measures, scoring)
     sources = ReportSources.of(folders, scoring)
-    sections = [section for measure in measures for section in measure.sections(sources)]
+    sections = [
+        replace(section, queries=measure.examples) for measure in measures for section in measure.sections(sources)
+    ]
     drawn = charts.figures(sources.rows, sources.table(layout.LEARNING_CURVES))
-    data = page.ReportData(sources.rows, sections, drawn, sources.remarks())
-    figures = [*data.figures, *(figure for section in sections for figure in section.figures)]
+    picture = tradeoff.figure(sources.rows)
+    data = page.ReportData(
+        sources.rows,
+        sections,
+        [*([picture] if picture else []), *drawn],
+        sources.remarks(),
+        folders=[folder.resolve().name for folder in folders],
+        question=run_facts.question(sources),
+        facts=run_facts.facts(sources),
+        payload=page_data.page_data(sources),
+    )
+    figures = [*data.figures, *(figure for section in data.measured for figure in section.figures)]
     data.drawn.update(chart_style.save(figures, report / FIGURES))
     _remove_other_figures(report / FIGURES, {figure.name for figure in figures})
     summary.write(data, report / SUMMARY)
@@ -61,5 +78,5 @@ def _remove_other_figures(folder: Path, names: set[str]) -> None:
         for path in folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.suffix in (".svg", ".png") and path.stem not in names:
+            elif path.suffix in (".svg", ".png", ".csv") and path.stem not in names:
                 path.unlink()

@@ -9,6 +9,7 @@ import altair as alt
 from peftodyssey.display.chart_style import (
     COLOURS,
     GREY,
+    INK,
     RULE,
     WIDTH,
     Figure,
@@ -31,7 +32,7 @@ from peftodyssey.display.result_text import DELTA, FORGETTING, base_name, select
 STAGES = {
     "nll_before": ("base", GREY),
     "nll_quantised": ("quantised base", COLOURS[4]),
-    "nll_after": ("adapted", COLOURS[0]),
+    "nll_after": ("adapted", INK),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from peftodyssey.display import result_text
+from peftodyssey.display import caveats, result_text
 from peftodyssey.report import console_table
 from peftodyssey.report.page import ReportData, notes
 from peftodyssey.store import atomic
@@ -28,7 +28,7 @@ def markdown(data: ReportData) -> str:
         _table(headings, lines) if lines else "",
         *(part for section in data.shown for part in (f"## {section.title}", _list(section.statements))),
         "## Limits",
-        _list([*data.limits, *result_text.caveats(data.rows), *notes(data)]),
+        _list([*data.limits, *caveats.caveats(data.rows), *notes(data)]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -1,4 +1,4 @@
-"""Degradation, ledger, passages and selection: closed forms, brute force, and shares that add up."""
+"""Degradation, ledger and selection: closed forms, brute force, and shares that add up."""
 
 import math
 
@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from peftodyssey.measures.tokens.compute import by_group, by_token
-from peftodyssey.measures.tokens.passages import worst_passages
 from peftodyssey.stats.degradation import bits_per_byte, compare, perplexity
 
 CLASSES = ("newline", "space", "digit", "word")
@@ -89,28 +88,3 @@ def test_token_sums_add_up_and_count_every_scored_row(after, data):
 def test_token_rows_state_means_before_and_after():
     row = by_token(np.array([1.0, 3.0, 9.0]), np.array([2.0, 6.0, 9.0]), np.array([5, 5, 7]))[0]
     assert (row.token, row.count, row.mean_before, row.mean_after, row.sum_nats) == (5, 2, 2.0, 4.0, 4.0)
-
-
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 12), st.data())
-def test_worst_passages_are_those_of_a_brute_force_search(lengths, width, data):
-    document = np.repeat(np.arange(len(lengths)), lengths)
-    delta = data.draw(
-        hnp.arrays(np.float64, len(document), elements=st.one_of(st.integers(-9, 9).map(float), st.just(np.nan)))
-    )
-    means = {}
-    for number in range(len(lengths)):
-        rows = np.flatnonzero(document == number)
-        size = min(width, len(rows))
-        candidates = [rows[i : i + size] for i in range(len(rows) - size + 1)]
-        values = [np.nanmean(delta[c]) for c in candidates if not np.isnan(delta[c]).all()]
-        means |= {number: max(values)} if values else {}
-    got = worst_passages(delta, document, width=width, k=99)
-    assert {p.document: p.mean_delta for p in got} == pytest.approx(means)
-    assert [p.mean_delta for p in got] == sorted((p.mean_delta for p in got), reverse=True)
-    for p in got:
-        assert (document[p.first : p.last + 1] == p.document).all()
-        assert np.nanmean(delta[p.first : p.last + 1]) == pytest.approx(p.mean_delta)
-
-
-def test_no_rows_have_no_passage():
-    assert worst_passages(np.zeros(0), np.zeros(0, int), width=4) == []

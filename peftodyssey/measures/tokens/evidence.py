@@ -1,37 +1,18 @@
-"""What a cell's change consists of, as the page shows it token by token: breakdowns, token types, the worst passage.
-
-Breakdowns are rows of `token_breakdown.parquet`; the passage comes from two NLL columns and the documents of their
-index.
-"""
+"""What a cell's change consists of, as the page shows it in tables: rows of the token tables of one cell."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from peftodyssey.display.result_text import Row, grouped, selected_cells, setting
-from peftodyssey.display.token_text import Text
 from peftodyssey.measures.tokens.concentration import PerplexityWithout, lorenz, without_worst
-from peftodyssey.measures.tokens.passages import Passage, worst_passages
 from peftodyssey.measures.tokens.sentences import TokenTables, cell_key, domain_key
-from peftodyssey.store.stored_run import nll_column
 
 TOP_TOKENS = 50
 LEFT_OUT = (1, 10, 100)  # numbers of worst token types without which perplexity is stated
-PASSAGE_TOKENS = 120
-FULL_SHADE_NATS = 4.0  # a token that changed by this much has the strongest colour
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One token of a passage: change in nats (None: not scored), and shade from -1 (better) to 1 (worse)."""
-
-    text: str
-    delta: float | None
-    shade: float
 
 
 @dataclass(frozen=True)
@@ -43,9 +24,6 @@ class Evidence:
     concentration: Mapping[str, Row]  # by unit
     ranks: Mapping[str, Row]  # by positions
     terms: Sequence[Row]  # of its domain
-    passage: tuple[Piece, ...]
-    passage_delta: float | None  # nats per token
-    passage_document: str
 
     @property
     def types(self) -> Sequence[Row]:
@@ -81,40 +59,19 @@ class Evidence:
         return sum(row["tokens"] for row in self.breakdown["class"])
 
 
-def evidence_of_run(
-    folder: Path,
-    rows: Sequence[Row],
-    tables: TokenTables,
-    cells: Mapping[tuple[str, str], Row],
-    text_of: Callable[[str], Text],
-) -> list[Evidence]:
+def evidence_of_run(rows: Sequence[Row], tables: TokenTables) -> list[Evidence]:
     """Evidence of the selected cells of a run whose tokens were measured, of the first seed of each."""
     measured = [row for row in selected_cells(rows) if cell_key(row) in tables.breakdown]
     groups = grouped(measured, lambda row: (*setting(row), row["label"])).values()
-    return [_evidence(folder, cells[row["cell"], row["recipe"]], row, tables, text_of) for row, *_ in groups]
+    return [_evidence(row, tables) for row, *_ in groups]
 
 
-def _evidence(folder: Path, cell: Row, row: Row, tables: TokenTables, text_of: Callable[[str], Text]) -> Evidence:
-    paths, key = cell["scores"]["test"], cell_key(row)
-    text = text_of(paths["index"])
-    delta = nll_column(folder / paths["after"]) - nll_column(folder / paths["before"])
-    worst = next(iter(worst_passages(delta, text.document, width=PASSAGE_TOKENS)), None)
+def _evidence(row: Row, tables: TokenTables) -> Evidence:
+    key = cell_key(row)
     return Evidence(
         row,
         grouped(tables.breakdown[key], lambda entry: str(entry["factor"])),
         {entry["unit"]: entry for entry in tables.concentration[key]},
         {entry["positions"]: entry for entry in tables.ranks[key]},
         tables.terms.get(domain_key(row), ()),
-        _pieces(delta, text, worst) if worst else (),
-        worst.mean_delta if worst else None,
-        str(text.document_id[worst.document]) if worst else "",
-    )
-
-
-def _pieces(delta: np.ndarray, text: Text, passage: Passage) -> tuple[Piece, ...]:
-    span = slice(passage.first, passage.last + 1)
-    changes = [None if np.isnan(value) else float(value) for value in delta[span]]
-    return tuple(
-        Piece(piece, change, max(-1.0, min(1.0, (change or 0.0) / FULL_SHADE_NATS)))
-        for piece, change in zip(text.pieces[span], changes, strict=True)
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from peftodyssey.display import token_text
@@ -67,7 +66,7 @@ def section(sources: ReportSources) -> Section | None:
     said, missing = sentences.statements(rows, tables), sentences.unmeasured(rows, tables)
     if not said and not missing:
         return None
-    evidence = [one for folder in sources.runs for one in _evidence(sources, folder, tables)]
+    evidence = [one for folder in sources.runs for one in evidence_of_run(sources.rows_of(folder), tables)]
     return Section(
         "tokens",
         TITLE,
@@ -91,8 +90,3 @@ def notes(tables: TokenTables) -> list[str]:
     """What was not measured of the tokens, and why."""
     factors = {entry["factor"] for entries in tables.breakdown.values() for entry in entries}
     return [NO_FREQUENCY] if factors and "frequency" not in factors else []
-
-
-def _evidence(sources: ReportSources, folder: Path, tables: TokenTables) -> list[Evidence]:
-    cells, text_of = sources.cells_of(folder), token_text.text_reader(folder)
-    return evidence_of_run(folder, sources.rows_of(folder), tables, cells, text_of)
