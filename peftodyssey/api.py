@@ -1,6 +1,5 @@
 """The public Python functions, which the command line calls too.
 
-import peftodyssey
 peftodyssey.run("recipes/quickstart.yaml", "runs/quickstart").results.to_pandas()
 """
 
@@ -200,24 +199,27 @@ def train_ladder(
     return train(planned, root, shown, stop_after_s=stop_after_s, checkpoint_every_s=checkpoint_every_s)
 
 
-def report(folders: Sequence[str | Path], out: str | Path | None = None, *, scoring: str | None = None) -> Path:
+def report(
+    folders: Sequence[str | Path], out: str | Path | None = None, *, scoring: str | None = None, **options: Any
+) -> Path:
     """Rebuild tables, figures and page of one run, or one page that compares several; returns the page's path.
 
-    Runs are shown in their newest way of scoring, or in the one whose name begins with `scoring`.
+    `options` are those of `report.publish`: with_text (False: no word of a document), zip (a file to pack it in), watch.
     """
-    from peftodyssey.report.build import build
+    from peftodyssey.report.publish import publish
 
-    return build([Path(folder) for folder in folders], Path(out) if out else None, measures=MEASURES, scoring=scoring)
+    runs = [Path(folder) for folder in folders]
+    return publish(runs, Path(out) if out else None, measures=MEASURES, scoring=scoring, **options)
 
 
 def open(folder: str | Path, *, scoring: str | None = None) -> Run:
-    """A finished or half-finished run, for reading: `.results`, `.cells`, `.nll(cell)`, `.query(sql)`, `.scorings`.
+    """A finished or half-finished run: `.results`, `.cells`, `.nll(cell)`, `.query(sql)`, `.figure(name)`, `.scorings`.
 
-    It is shown in its newest way of scoring, or in the one whose name begins with `scoring`.
-    """
+    It is shown in its newest way of scoring, or in the one that begins with `scoring`."""
+    from peftodyssey.report import run_figures
     from peftodyssey.store.run_reader import open_run
 
-    return open_run(Path(folder), views(folder, scoring))
+    return open_run(Path(folder), views(folder, scoring), partial(run_figures.figures, Path(folder), MEASURES))
 
 
 def views(folder: str | Path, scoring: str | None = None) -> Views:

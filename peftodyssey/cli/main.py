@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,6 @@ from peftodyssey.cli.options import (
     DirArg,
     MemoryOpt,
     RecipeArg,
-    ScoringOpt,
     SetOpt,
     VerboseOpt,
     console,
@@ -29,6 +27,8 @@ from peftodyssey.cli.options import (
     usage,
 )
 from peftodyssey.cli.plan import plan
+from peftodyssey.cli.query import query
+from peftodyssey.cli.report import report
 from peftodyssey.cli.score import score
 from peftodyssey.cli.subcommands import ladder_app, recipes_app
 from peftodyssey.errors import (
@@ -173,52 +173,10 @@ def status(folder: DirArg) -> None:
         console().print(line, soft_wrap=True)
 
 
-@app.command()
-def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Directories that `run` wrote.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Where the page goes; default: the first directory.")
-    ] = None,
-    scoring: ScoringOpt = None,
-) -> None:
-    """Rebuild tables, figures and the page; several directories are compared on one page."""
-    from peftodyssey import api
-
-    starting(f"Collecting {', '.join(map(str, folders))}")
-    say(f"Report: {api.report(folders, out, scoring=scoring)}")
+app.command()(report)
 
 
-@app.command()
-def query(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR... [SQL]", help="Directories, then the query.")],
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    columns: Annotated[
-        str | None, typer.Option("--columns", metavar="VIEW", help="List the columns of a view.")
-    ] = None,
-    scoring: ScoringOpt = None,
-) -> None:
-    """SQL (DuckDB) over results and tokens; without SQL, the views and example queries for this run."""
-    from peftodyssey import api
-    from peftodyssey.report import query_output
-    from peftodyssey.store.query import columns_of, overview
-    from peftodyssey.store.query import query as ask
-
-    views = api.views(folders[0], scoring)
-    last = str(folders[-1])
-    sql = (
-        last if len(folders) > 1 and not os.path.isdir(last) else None
-    )  # Path.is_dir raises where SQL is too long for a name
-    if sql is None and columns is None:
-        for part in query_output.views(overview(folders, views)):
-            console().print(part, soft_wrap=True)
-        return
-    table = (
-        columns_of(columns, views) if columns is not None else ask(folders[:-1] if sql else folders, str(sql), views)
-    )
-    if csv:
-        sys.stdout.write(query_output.as_csv(table))
-    else:
-        console().print(query_output.as_table(table, console().width))
+app.command()(query)
 
 
 app.command()(score)

@@ -38,6 +38,7 @@ class Figure:
     title: str
     caption: str
     chart: alt.TopLevelMixin
+    shows_text: bool = False  # tokens or words of documents
 
 
 def save(figures: Sequence[Figure], folder: Path) -> dict[str, str]:
@@ -88,10 +89,12 @@ def themed(svg: str) -> str:
 
 
 def inline(svg: str, name: str) -> str:
-    """SVG for a page with others: its ids are prefixed with the figure's name."""
+    """SVG for a page with others: its ids are prefixed with the figure's name, and its parts have no roles."""
+    svg = re.sub(r' (role|aria-[a-z]+)="[^"]*"', "", svg)  # its words are those of the panel that holds it
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
-    return re.sub(r'(xlink:href|href)="#', rf'\1="#{name}-', svg)
+    svg = re.sub(r'(xlink:href|href)="#', rf'\1="#{name}-', svg)
+    return svg.replace("<svg ", '<svg aria-hidden="true" ', 1)
 
 
 def unique(values: Iterable[Any]) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from peftodyssey.display.chart_style import Figure
@@ -37,6 +37,12 @@ class Section:
     def is_shown(self) -> bool:
         """Whether it says anything but notes."""
         return bool(self.statements or self.figures or self.table)
+
+    @property
+    def without_text(self) -> Section:
+        """The section without words and tokens of documents: those are in its own template and in marked figures."""
+        figures = [figure for figure in self.figures if not figure.shows_text]
+        return replace(self, figures=figures, templates="", view=None)
 
     @property
     def is_measured(self) -> bool:

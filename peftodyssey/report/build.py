@@ -38,11 +38,14 @@ def build(
     *,
     measures: Sequence[ReportMeasure],
     scoring: str | None = None,
+    with_text: bool = True,
+    refresh_s: int | None = None,
 ) -> Path:
     """Collect every run in `folders` and write tables, figures, summary and page; returns the page's path.
 
     Several runs are compared in one page, in `out` or in the first one's report; their rows have a column `run`. They
-    are shown in their newest way of scoring, or in the one that `scoring` names.
+    are shown in their newest way of scoring, or in the one that `scoring` names. Without `with_text` the report holds
+    no word of a document; with `refresh_s` the page loads itself again after so many seconds.
     """
     folders = [folders] if isinstance(folders, Path) else list(folders)
     scoring = plans.scoring_name(folders[0], scoring) if scoring else None
@@ -53,6 +56,7 @@ def build(
     sections = [
         replace(section, queries=measure.examples) for measure in measures for section in measure.sections(sources)
     ]
+    sections = sections if with_text else [section.without_text for section in sections]
     drawn = charts.figures(sources.rows, sources.table(layout.LEARNING_CURVES))
     picture = tradeoff.figure(sources.rows)
     data = page.ReportData(
@@ -63,7 +67,8 @@ def build(
         folders=[folder.resolve().name for folder in folders],
         question=run_facts.question(sources),
         facts=run_facts.facts(sources),
-        payload=page_data.page_data(sources),
+        payload=page_data.page_data(sources, with_text),
+        refresh_s=refresh_s,
     )
     figures = [*data.figures, *(figure for section in data.measured for figure in section.figures)]
     data.drawn.update(chart_style.save(figures, report / FIGURES))

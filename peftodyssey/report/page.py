@@ -47,6 +47,7 @@ class ReportData:
     question: str = ""
     facts: Sequence[Mapping[str, str]] = ()  # of each run, by name
     payload: Mapping[str, Any] = field(default_factory=lambda: {"cells": [], "sums": [], "words": {}, "texts": []})
+    refresh_s: int | None = None  # seconds after which the page loads itself again
 
     @property
     def shown(self) -> list[Section]:

@@ -1,15 +1,19 @@
-"""The answer to a query as a table, as blocks, or as CSV; the views of a run and example queries."""
+"""The answer to a query as a table, as blocks, as CSV, JSON or parquet; the views of a run and example queries."""
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from peftodyssey.report.console_output import plain_table
+from peftodyssey.store import atomic
+from peftodyssey.store.views import NAMED
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,7 +21,8 @@ if TYPE_CHECKING:
 
 def as_table(table: pa.Table, width: int, limit: int = 200) -> RenderableType:
     """A query's answer, its first rows: a table, or a block per row where the table is wider than `width` columns."""
-    rows = [[_plain(value) for value in row.values()] for row in table.slice(0, limit).to_pylist()]
+    columns = [[_plain(value) for value in column.to_pylist()] for column in table.slice(0, limit).columns]
+    rows = [list(row) for row in zip(*columns, strict=True)]  # by place: two columns may have one name
     more = f"{table.num_rows - limit:,} more rows; --csv prints all" if table.num_rows > limit else ""
     names = table.column_names
     widths = [max(len(name), *(len(row[i]) for row in rows), 0) for i, name in enumerate(names)]
@@ -38,7 +43,8 @@ def views(overview: tuple[list[tuple[str, str]], list[str]]) -> Iterator[Any]:
     left = max(len(name) for name, _ in filled)
     yield "Views:"
     yield Text("\n".join(f"  {name:<{left}}  {sentence}" for name, sentence in filled))
-    yield "\nQueries for this run (`--columns VIEW` lists columns, `--csv` prints CSV):"
+    yield f"\nQueries by name, as `peftodyssey query DIR NAME`: {', '.join(NAMED)}, or any view."
+    yield "\nQueries for this run (`--columns VIEW` lists columns; `--csv`, `--json` and `--parquet FILE` are forms):"
     yield Text("\n".join(f"  {sql}" for sql in examples))
 
 
@@ -49,6 +55,28 @@ def as_csv(table: pa.Table) -> str:
     out = io.BytesIO()
     pyarrow.csv.write_csv(table, out)
     return out.getvalue().decode()
+
+
+def as_json(table: pa.Table) -> str:
+    """A query's answer as a JSON array, an object a row; of two columns of one name the second is `name_2`."""
+    return json.dumps(distinct(table).to_pylist(), indent=1, ensure_ascii=False, default=str) + "\n"
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """A query's answer as a parquet file, whole or not at all; columns are named as in JSON."""
+    import pyarrow.parquet as pq
+
+    with atomic.io_errors_as_store_error(path.parent), atomic.atomic_write(path) as temporary:
+        pq.write_table(distinct(table), temporary, compression="zstd")
+
+
+def distinct(table: pa.Table) -> pa.Table:
+    """The table with a number behind the second and further names of a column."""
+    names: list[str] = []
+    for name in table.column_names:
+        taken = sum(other == name for other in table.column_names[: len(names)])
+        names.append(f"{name}_{taken + 1}" if taken else name)
+    return table.rename_columns(names)
 
 
 def _plain(value: object) -> str:

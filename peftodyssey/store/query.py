@@ -16,6 +16,8 @@ from peftodyssey.errors import InputError, StoreError
 from peftodyssey.store import layout, manifest, parquet, plans, tables
 from peftodyssey.store.views import CELLS, N_EXAMPLES, RUN_COLUMN, TOKENS, Views
 
+READING = ("SELECT", "EXPLAIN")  # DESCRIBE and SUMMARIZE are parsed as SELECT
+
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
@@ -44,13 +46,15 @@ def columns_of(view: str, views: Views) -> pa.Table:
 
 
 def query(folders: Sequence[Path], sql: str, views: Views) -> pa.Table:
-    """The answer to one SELECT over the runs in `folders`.
+    """The answer to one SELECT, DESCRIBE or EXPLAIN over the runs in `folders`; or to a query, or view, by its name.
 
     Raises InputError with DuckDB's message where the SQL is wrong, StoreError where a folder holds no run.
     """
     import duckdb
 
+    sql = views.named.get(sql.strip(), f"from {sql}" if sql.strip() in views.by_name else sql)
     with _sealed() as connection:
+        _check(connection, sql)
         for name in _with_read(_named(sql, views), views):
             view = views.by_name[name]
             if view.sql is not None:
@@ -75,6 +79,22 @@ def _sealed() -> duckdb.DuckDBPyConnection:
         connection.execute(f"set {setting}=false")
     connection.execute("set lock_configuration=true")
     return connection
+
+
+def _check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Raises InputError where `sql` is not one statement that only reads."""
+    import duckdb
+
+    try:
+        statements = connection.extract_statements(sql)
+    except duckdb.Error:
+        return  # its own message is the answer
+    kinds = [statement.type.name for statement in statements]
+    if len(kinds) != 1 or kinds[0] not in READING:
+        raise InputError(
+            f"a query is one statement that reads, and this is {' and '.join(kinds) or 'none'}",
+            "write one SELECT, DESCRIBE or EXPLAIN; `peftodyssey query DIR` lists the views and the named queries",
+        )
 
 
 def _answer(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ class Run:
     folder: Path
     cells: tuple[dict[str, Any], ...]
     views: Views  # that `query` offers
+    draw: Callable[[str | None], Mapping[str, Any]]  # every figure of the report by name, for a way of scoring
 
     def __repr__(self) -> str:
         """A few lines: where the run is, how far it is, and what can be called."""
@@ -36,7 +37,8 @@ class Run:
             f"Run({str(self.folder)!r}): {states}\n"
             "  .results, .learning_curves    tables (pyarrow; .to_pandas())\n"
             "  .query(sql)                   SQL over all tables and tokens\n"
-            "  .nll(label=..., lr=...)       losses of one cell, token by token"
+            "  .nll(label=..., lr=...)       losses of one cell, token by token\n"
+            "  .figure(name)                 a figure of the report, as an Altair chart"
         )
 
     @property
@@ -65,6 +67,13 @@ class Run:
     def query(self, sql: str) -> pa.Table:
         """The answer to one SELECT over this run."""
         return query([self.folder], sql, self.views)
+
+    def figure(self, name: str) -> Any:
+        """A figure of the report as an Altair chart, which a notebook shows; InputError lists the names there are."""
+        drawn = self.draw(self.views.scoring)
+        if name not in drawn:
+            raise InputError(f"there is no figure {name!r}", f"figures: {', '.join(drawn) or 'none yet'}")
+        return drawn[name]
 
     def nll(
         self, cell: str | None = None, split: str = "test", corpus: str | None = None, **coordinates: Any
@@ -145,7 +154,12 @@ def describe_cells(rows: Iterable[Mapping[str, Any]]) -> str:
     return "; ".join(cells[:SHOWN_CELLS]) + more
 
 
-def open_run(folder: str | Path, views: Views) -> Run:
+def no_figures(scoring: str | None) -> Mapping[str, Any]:
+    """A run that is opened without its report has no figures."""
+    return {}
+
+
+def open_run(folder: str | Path, views: Views, draw: Callable[[str | None], Mapping[str, Any]] = no_figures) -> Run:
     """The run in `folder`; StoreError where there is no run."""
     folder = Path(folder)
     return Run(
@@ -155,4 +169,5 @@ def open_run(folder: str | Path, views: Views) -> Run:
             for cell in plans.cells(folder, views.scoring)
         ),
         views,
+        draw,
     )

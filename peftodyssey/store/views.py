@@ -39,6 +39,15 @@ TOKENS: tables.Columns = {
     ),
     "rank_after": ("int32", "its rank after adaptation"),
 }
+# Queries that `query DIR NAME` runs; the name of a view shows all of it.
+NAMED = {
+    "best": "select label, domain, seed, lr, delta_nll, delta_lo, delta_hi, forgetting, forgetting_lo, forgetting_hi "
+    "from results where selected order by domain, delta_nll",
+    "cost": "select label, domain, seed, lr, seconds, multi_lora_size, tokens_per_second, peak_memory_bytes "
+    "from results where status = 'done' order by all",
+    "missing": "select label, domain, seed, lr, status, reason from results where status <> 'done' order by all",
+    "versions": "select distinct recipe, versions from results where versions is not null order by all",
+}
 N_EXAMPLES = 10
 # Queries that are offered where their views have rows: first these, then those of measures, then the others.
 EXAMPLES = (
@@ -89,10 +98,11 @@ class View:
 
 @dataclass(frozen=True)
 class Views:
-    """The views by name, and the example queries in the order in which they are offered."""
+    """The views by name, the example queries in the order in which they are offered, and those that have a name."""
 
     by_name: Mapping[str, View]
     examples: Sequence[str]
+    named: Mapping[str, str]  # SQL by name, beside the names of the views
     scoring: str | None = None  # the way of scoring whose tables they show; None: the newest
 
 
@@ -110,6 +120,5 @@ def views_of(measures: Iterable[HasViews], scoring: str | None = None) -> Views:
     by_name["tokens"] = View(
         {**RUN_COLUMN, **TOKENS}, "one row per scored token of every cell: text, loss and rank before and after"
     )
-    return Views(
-        by_name, (*EXAMPLES, *(sql for measure in measures for sql in measure.examples), *MORE_EXAMPLES), scoring
-    )
+    examples = (*EXAMPLES, *(sql for measure in measures for sql in measure.examples), *MORE_EXAMPLES)
+    return Views(by_name, examples, NAMED, scoring)

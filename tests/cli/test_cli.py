@@ -50,8 +50,8 @@ OPTIONS = {
         "--json",
     },
     "status": set(),
-    "report": {"--out", "--scoring"},
-    "query": {"--csv", "--columns", "--scoring"},
+    "report": {"--out", "--no-text", "--zip", "--watch", "--scoring"},
+    "query": {"--csv", "--json", "--parquet", "--columns", "--scoring"},
     "score": {
         "--adapter",
         "--out",

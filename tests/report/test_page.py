@@ -294,5 +294,8 @@ def test_notes_and_places_of_sections(rows):
 
 
 def test_ids_of_a_drawing_carry_its_name():
-    svg = '<svg><clipPath id="a"/><g clip-path="url(#a)"/><use xlink:href="#a"/></svg>'
-    assert inline(svg, "n") == '<svg><clipPath id="n-a"/><g clip-path="url(#n-a)"/><use xlink:href="#n-a"/></svg>'
+    svg = '<svg ><clipPath role="img" id="a"/><g clip-path="url(#a)"/><use xlink:href="#a"/></svg>'
+    assert (
+        inline(svg, "n")
+        == '<svg aria-hidden="true" ><clipPath id="n-a"/><g clip-path="url(#n-a)"/><use xlink:href="#n-a"/></svg>'
+    )

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import functools
+import io
+import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 from support.demo_store import Fit, texts, write_run
 from support.plans import collect
 
 from peftodyssey.errors import InputError, StoreError
 from peftodyssey.measures.registry import MEASURES
+from peftodyssey.report import query_output
+from peftodyssey.store import parquet
 from peftodyssey.store import query as store_query
 from peftodyssey.store.run_reader import open_run
 from peftodyssey.store.views import views_of
@@ -108,12 +113,40 @@ def test_several_runs_are_told_apart(run, tmp_path):
         ("selec 1", "syntax error"),
         ("select nothing from results", "nothing"),
         ("select * from result", "result"),
-        ("select 1; select * from nowhere", "nowhere"),
+        ("select 1; select * from nowhere", "one statement that reads, and this is SELECT and SELECT"),
+        ("create table t as select 1", "this is CREATE"),
+        ("insert into results values (1)", "this is INSERT"),
+        ("pragma version", "this is PRAGMA"),
+        ("", "this is none"),
     ],
 )
 def test_wrong_sql_is_an_input_error_in_duckdbs_words(run, sql, words):
     with pytest.raises(InputError, match=words):
         query([run], sql)
+
+
+def test_named_queries_views_describe_and_explain_are_answered(run):
+    best = query([run], "best").to_pylist()
+    assert [row["label"] for row in best] == ["full"]
+    assert query([run], "missing")["reason"].to_pylist() == ["loss is not finite at step 3 (train)"]
+    assert query([run], "cost").num_rows == 1
+    assert query([run], "versions").num_rows == 1
+    assert query([run], "cells").num_rows == query([run], "from cells").num_rows == 2
+    assert "delta_nll" in query([run], "describe results")["column_name"].to_pylist()
+    assert query([run], "explain select * from results").num_rows
+
+
+def test_columns_of_one_name_are_all_shown(run, tmp_path):
+    """Of a table every column; JSON and parquet number the second."""
+    found = query([run], "select label, label, 1 as n from results order by 1")
+    out = io.StringIO()
+    Console(file=out, width=80).print(query_output.as_table(found, 80))
+    assert out.getvalue().split()[:6] == ["label", "label", "n", "full", "full", "1"]
+    assert query_output.as_csv(found).splitlines()[0] == '"label","label","n"'
+    rows = json.loads(query_output.as_json(found))
+    assert rows[0] == {"label": "full", "label_2": "full", "n": 1}
+    query_output.write_parquet(found, tmp_path / "answer.parquet")
+    assert parquet.read(tmp_path / "answer.parquet").to_pylist() == rows
 
 
 @pytest.mark.parametrize(

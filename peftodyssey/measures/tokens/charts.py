@@ -58,7 +58,7 @@ def figures(rows: Rows, evidence: Sequence[Evidence]) -> list[Figure]:
     if values := [value for item in worst for value in _type_values(item)]:
         subset = f" The {len(worst)} of {len(shown)} texts and methods that changed most for the worse."
         caption = TYPES_CAPTION + (subset if len(worst) < len(shown) else "")
-        drawn.append(Figure("token_types", "Token types before and after", caption, _types(values)))
+        drawn.append(Figure("token_types", "Token types before and after", caption, _types(values), shows_text=True))
     return drawn
 
 

@@ -44,7 +44,7 @@ if (byId("panes")) {
 
   function resolve() {
     const cells = (state.cells || "").split(",").map(cellOf).filter((i) => i !== null);
-    const wanted = data.texts.find((text) => textKey(text) === state.text) || data.texts.find((text) => text.index === state.text) || data.texts.find((text) => cells.some((i) => text.after[i])) || data.texts[0];
+    const wanted = data.texts.find((text) => textKey(text) === state.text) || data.texts.find((text) => text.index === state.text) || data.texts.find((text) => text.split === "test" && cells.some((i) => text.after[i])) || data.texts[0];
     current.text = wanted;
     const there = Object.keys(wanted.after).map(Number);
     current.cells = cells.filter((i) => wanted.after[i]).slice(0, MAX_PANES);
