@@ -157,6 +157,7 @@ class Plan:
     measure_entries: dict[str, Any]  # what the store's plan file says of these, by measure
     warnings: tuple[str, ...]
     digest: str
+    notes: tuple[str, ...] = ()  # how each text is read
     searches: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # of learning rates; see `plan.lr_grid`
 
     @property

@@ -38,6 +38,7 @@ def check(plan: Plan, root: Path) -> Iterator[Any]:
         yield Text(precision)
     yield _host(plan)
     yield _disk(plan)
+    yield from map(Text, plan.notes)
     yield from map(Text, _answers(plan))
     yield from map(Text, _control_tokens(plan))
     for warning in (*(str(problem) for problem in plan.recipe.warnings), *plan.warnings):
