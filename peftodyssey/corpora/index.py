@@ -88,14 +88,14 @@ def build_index(
     parse_special: bool = False,
 ) -> dict[str, Any]:
     """Write index.parquet and documents.parquet into `folder`; returns counts: documents, tokens, bytes, truncated,
-    dropped, control_tokens (places in the text that spell one and are characters).
+    dropped, cut (documents longer than `max_tokens`), control_tokens (places that spell one and are characters).
 
     With `max_tokens`, whole documents are taken in the order of their hash until it is reached (the last may exceed
-    it), so the choice is the same for every recipe; rows keep the order of the source. Documents
-    without a token are dropped and counted. `newline` is keep, strip or collapse (`policy_of`). Raises
+    it; a longer one is cut at it), so the choice is the same for every recipe; rows keep the order of the source.
+    Documents without a token are dropped and counted. `newline` is keep, strip or collapse (`policy_of`). Raises
     CorpusError where fewer than two tokens are left.
     """
-    counts = {"documents": 0, "tokens": 0, "bytes": 0, "truncated": False, "dropped": 0, "control_tokens": 0}
+    counts = {"documents": 0, "tokens": 0, "bytes": 0, "truncated": False, "dropped": 0, "cut": 0, "control_tokens": 0}
     pattern = None if parse_special else control_token_pattern(tokenizer.backend)
     prepared = (with_newlines(document, newline) for document in documents)
 
@@ -140,7 +140,7 @@ def estimate_token_counts(
             for d in batch
         ]
 
-    counts = {"dropped": 0, "truncated": False}
+    counts = {"dropped": 0, "cut": 0, "truncated": False}
     return [len(d.ids) for d in choose_documents(chain(first, remaining), estimate, max_tokens, counts)]
 
 
