@@ -160,6 +160,21 @@ def read_index(folder: Path) -> Index:
     return Index(folder, **columns, starts=np.append(first, table.num_rows).astype(np.int64))
 
 
+def indexed_texts(folder: Path) -> Iterator[tuple[str, str]]:
+    """(key, text) of the documents of the index in `folder`, a batch in memory at a time. Raises CorpusError."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(folder / DOCUMENTS_FILE) as file:
+            for batch in file.iter_batches(columns=["sha256", "text"]):
+                yield from zip(batch["sha256"].to_pylist(), batch["text"].to_pylist(), strict=True)
+    except (OSError, pa.ArrowException) as error:
+        raise CorpusError(
+            f"cannot read {folder / DOCUMENTS_FILE}: {error}", "delete its folder and run the recipe again"
+        ) from error
+
+
 def first_windows(index: Index, documents: int, tokens: int) -> Index:
     """The first `tokens` tokens of at most `documents` documents, in the order of the index: many documents for few
     tokens. The documents are drawn at random, always the same ones.

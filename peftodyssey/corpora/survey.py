@@ -14,6 +14,7 @@ from peftodyssey.corpora.source import Corpus
 from peftodyssey.errors import CorpusError, RowError
 
 SURVEYED_DOCUMENTS = 2_000  # of each split of a source
+CHARACTERS_PER_TOKEN = 4  # of English, about
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Survey:
 
     documents: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
+    longest: int = 0  # characters of a document
     complete: bool = True
 
 
@@ -30,11 +32,12 @@ def survey(corpus: Corpus, chat: Chat | None = None) -> Survey:
 
     With `bad_rows: drop` these are left out instead.
     """
-    counts, documents, complete = Counter[str](), 0, True
+    counts, documents, longest, complete = Counter[str](), 0, 0, True
     lenient = replace(corpus, spec=replace(corpus.spec, bad_rows="drop"))
     for split in corpus.source_splits:
-        found = sum(1 for _ in islice(read_split(lenient, split, chat, counts), SURVEYED_DOCUMENTS))
-        documents, complete = documents + found, complete and found < SURVEYED_DOCUMENTS
+        lengths = [len(d.text) for d in islice(read_split(lenient, split, chat, counts), SURVEYED_DOCUMENTS)]
+        documents, complete = documents + len(lengths), complete and len(lengths) < SURVEYED_DOCUMENTS
+        longest = max([longest, *lengths])
     bad = {reason: count for reason, count in counts.items() if reason not in ("null", "empty")}
     if bad and corpus.spec.bad_rows != "drop":
         read = documents + sum(counts.values())
@@ -47,13 +50,14 @@ def survey(corpus: Corpus, chat: Chat | None = None) -> Survey:
                     f"{error.message}; of {'' if complete else 'the first '}{read:,} rows {_listed(bad)}",
                     error.next_step,
                 ) from error
-    return Survey(documents, counts, complete)
+    return Survey(documents, counts, longest, complete)
 
 
-def read_as(corpus: Corpus, found: Survey, objective: str | None = None) -> str:
+def read_as(corpus: Corpus, found: Survey, objective: str | None = None, cap: int | None = None) -> str:
     """One sentence on how a text is read: its form, its size as far as it was looked at, what was left out.
 
-    With `objective` text it says that prompts are learnt as well.
+    With `objective` text it says that prompts are learnt as well; where documents may be longer than the `cap` on
+    scored tokens, that they are cut there.
     """
     parts = [f"{corpus.name}: read as {corpus.row_schema.described()}"]
     if corpus.kind == "local":
@@ -62,6 +66,8 @@ def read_as(corpus: Corpus, found: Survey, objective: str | None = None) -> str:
         parts.append(f"{first}{found.documents:,} {'pieces' if corpus.unit == 'block' else 'documents'}")
         if found.left_out:
             parts.append(f"left out: {_listed(found.left_out)}")
+    if cap is not None and found.longest > cap * CHARACTERS_PER_TOKEN:
+        parts.append(f"the longest has {found.longest:,} characters: a scored document is cut at score.tokens, {cap:,}")
     if objective == "text" and corpus.row_schema.turns is not None:
         parts.append("prompts are learnt like answers; `train: {objective: sft}` trains on the answers only")
     return "; ".join(parts)

@@ -45,6 +45,7 @@ class IndexTask:
     objective: str
     identity: dict[str, Any]
     chat: Chat | None = None  # the template that turns conversations into text
+    apart_from: tuple[str, ...] = ()  # folders of indexes; what stands in them, or holds what does, is left out
 
 
 @dataclass(frozen=True)

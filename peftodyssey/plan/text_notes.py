@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from peftodyssey.corpora.documents import check_splits
 from peftodyssey.corpora.survey import Survey, read_as, survey
-from peftodyssey.errors import OdysseyError
+from peftodyssey.errors import InputError, OdysseyError
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.plan.sources import Sources
 from peftodyssey.recipe.cell import Cell, CorpusSpec
@@ -44,6 +44,19 @@ def survey_texts(cells: Sequence[Cell], sources: Sources) -> Iterator[tuple[str,
             yield key, error
 
 
+def shared_files(cells: Sequence[Cell], sources: Sources) -> Iterator[OdysseyError]:
+    """General texts that are a file of a domain: losses on them would be called forgetting."""
+    for domain, general in dict.fromkeys((cell.domain.name, spec.name) for cell in cells for spec in cell.general):
+        files = {file.resolve() for file in sources.corpora[domain].files}
+        shared = [file for file in sources.corpora[general].files if file.resolve() in files]
+        if shared:
+            yield InputError(
+                f"{general} is the same text as the domain {domain}: both read {shared[0]}, and forgetting is measured "
+                "on text that is not adapted to",
+                "name another text under `general`, such as bundled/wiki_general",
+            )
+
+
 def text_notes(cells: Sequence[Cell], sources: Sources) -> tuple[str, ...]:
     """A sentence for each text on how it is read; the bundled ones need none."""
     objective = cells[0].train.objective if cells else None
@@ -52,7 +65,8 @@ def text_notes(cells: Sequence[Cell], sources: Sources) -> tuple[str, ...]:
             sources.corpora[spec.name],
             sources.surveys.get(spec.name, Survey()),
             objective if key == "domains" else None,
+            cell.score.tokens,
         )
-        for key, _, spec in _texts(cells)
+        for key, cell, spec in _texts(cells)
         if sources.corpora[spec.name].kind != "bundled"
     )

@@ -12,7 +12,7 @@ from peftodyssey.methods.registry import METHODS
 from peftodyssey.models.more_positions import more_positions
 from peftodyssey.plan.auto_values import resolve_auto
 from peftodyssey.plan.sources import Sources, problem_at
-from peftodyssey.plan.text_notes import survey_texts
+from peftodyssey.plan.text_notes import shared_files, survey_texts
 from peftodyssey.recipe.cell import Cell
 from peftodyssey.recipe.schema import Recipe
 
@@ -22,6 +22,8 @@ def check_cells(recipe: Recipe, cells: Sequence[Cell], sources: Sources, device:
     first_by_message: dict[str, Problem] = {}
     for key, error in survey_texts(cells, sources):
         first_by_message.setdefault(error.message, problem_at(recipe, key, error))
+    for error in shared_files(cells, sources):
+        first_by_message.setdefault(error.message, problem_at(recipe, "general", error))
     for cell in cells:
         for key, error in _errors(cell, sources, device):
             first_by_message.setdefault(error.message, problem_at(recipe, key, error))

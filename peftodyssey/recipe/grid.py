@@ -159,6 +159,7 @@ def corpus_specs(corpus: Corpus, recipe: RecipeDocument) -> Iterator[CorpusSpec]
             special_tokens=corpus.special_tokens,
             columns={} if corpus.columns is None else corpus.columns.model_dump(exclude_none=True),
             bad_rows=corpus.bad_rows,
+            dedupe=corpus.dedupe,
         )
 
 

@@ -47,6 +47,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "special_tokens": "text",
         "columns": {},
         "bad_rows": "error",
+        "dedupe": "off",
     },
     MethodSpec: {
         "lr": None,

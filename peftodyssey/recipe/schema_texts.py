@@ -135,6 +135,12 @@ class Corpus(RecipeSection):
         description="Rows without an answer, or whose text is no text: error refuses them, drop leaves them out and "
         "counts them; a word.",
     )
+    dedupe: Literal["off", "test", "train"] = Field(
+        default="off",
+        description="Documents of validation and test that stand in the training split, word for word or for the most "
+        "part: off keeps and counts them, test takes them out of these two, train takes what they stand in out of the "
+        "training split; a word; of a domain.",
+    )
     split: Split | None = Field(
         default=None,
         description="Training, validation and test split; a mapping. Default: the source's own, or by hash.",

@@ -235,6 +235,7 @@ OTHER = {
     "Columns.completion": (FULL, ["domains[0].columns={prompt: a, completion: q}"]),
     "Columns.messages": (FULL, ["domains[0].columns={messages: talk}"]),
     "Corpus.bad_rows": (FULL, ["domains[0].bad_rows=drop"]),
+    "Corpus.dedupe": (FULL, ["domains[0].dedupe=test"]),
     "Corpus.split": (FULL, ["domains[0].split={test: 5%}"]),
     "Corpus.newline": (FULL, ["domains[0].newline=strip"]),
     "Corpus.config": (FULL, ["domains[0].config=en"]),

@@ -84,6 +84,7 @@ ANOTHER = {
         "special_tokens": "parse",
         "columns": {"messages": "talk"},
         "bad_rows": "drop",
+        "dedupe": "test",
     },
     MethodSpec: {
         "method": "lora",
