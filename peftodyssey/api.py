@@ -50,13 +50,13 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return load_recipe(recipe, overrides, measures=SPECS)
 
 
-def new_recipe(to: str | Path, model: str, domains: Sequence[str]) -> Path:
-    """Write a commented recipe for `model` and the texts `domains`, which passes `check` as it is; returns its path."""
-    from peftodyssey.corpora.local import first_row
-    from peftodyssey.plan.model_facts import model_facts
+def new_recipe(to: str | Path, model: str | Sequence[str], domains: Sequence[str]) -> Path:
+    """Write a commented recipe for models and the texts `domains`, from what is in these; returns its path."""
+    from peftodyssey.plan.new_recipe_facts import model_facts, text_facts
     from peftodyssey.recipe import bundled
 
-    return bundled.new(to, model, list(domains), first_row, model_facts(model))
+    models = [model] if isinstance(model, str) else list(model)
+    return bundled.new(to, models, [text_facts(text, models) for text in domains], [model_facts(m) for m in models])
 
 
 def plan(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 SPLITS = ("train", "valid", "test")
 
-# Files of text: the endings that are read, and their formats. Each may be compressed as well.
+# Files of text: the endings that are read, and their formats. Each may be compressed as well, which its bytes tell.
 TEXT_FORMATS = {
     ".txt": "txt",
     ".md": "txt",
@@ -15,7 +15,7 @@ TEXT_FORMATS = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
-TEXT_COMPRESSION = (".gz", ".zst")
+TEXT_COMPRESSION = (".gz", ".zst", ".bz2", ".xz")
 
 # Files of a token index: written by `corpora`, found by `store`.
 INDEX_FILE = "index.parquet"

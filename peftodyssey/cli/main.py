@@ -31,6 +31,7 @@ from peftodyssey.cli.options import (
 from peftodyssey.cli.plan import plan
 from peftodyssey.cli.score import score
 from peftodyssey.cli.subcommands import ladder_app, recipes_app
+from peftodyssey.cli.unexpected import DEBUG, debug_asked, quiet_threads, sentence
 from peftodyssey.errors import (
     EXIT_DOES_NOT_FIT,
     EXIT_INTERRUPTED,
@@ -48,7 +49,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done; 1 some cells failed; 2 wrong input; 3 does not fit; 130 interrupted and resumable.",
+    epilog="Exit codes: 0 done; 1 some cells failed, or an unexpected error; "
+    "2 wrong input; 3 does not fit; 130 interrupted and resumable.",
 )
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(ladder_app, name="ladder")
@@ -56,7 +58,11 @@ app.add_typer(ladder_app, name="ladder")
 
 @app.callback(invoke_without_command=True)
 def _root(
-    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[  # taken off the command line by `main`, and here to be listed
+        bool, typer.Option(DEBUG, help="Print the traceback of an unexpected error; anywhere on the line.")
+    ] = False,
 ) -> None:
     if version:
         from peftodyssey._version import __version__
@@ -265,8 +271,10 @@ def doctor(
 
 
 def main() -> None:
-    """Entry point: user mistakes become a message and an exit code, never a traceback."""
+    """Entry point: whatever goes wrong becomes a message and an exit code, never a traceback but under --debug."""
+    debug = debug_asked()
     prepare_process()
+    quiet_threads(debug)
     errors = Console(stderr=True, highlight=False)
     try:
         app()
@@ -281,6 +289,11 @@ def main() -> None:
     except KeyboardInterrupt:
         errors.print("interrupted; start the same command again, it resumes", markup=False)
         sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        if debug:
+            raise
+        errors.print(sentence(error), markup=False, soft_wrap=True)
+        sys.exit(EXIT_SOME_FAILED)
 
 
 if __name__ == "__main__":

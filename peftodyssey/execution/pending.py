@@ -44,13 +44,19 @@ def standalone_measures(plan: Plan, cells: Iterable[CellTask], root: Path) -> li
 def missing_indexes(
     plan: Plan, todo: Sequence[CellTask], standalone: Sequence[MeasureTask], read: Iterable[str], root: Path
 ) -> list[IndexTask]:
-    """The texts to tokenise for the cells `todo`, for tasks of measures, and for the folders `read` by the report."""
+    """The texts to tokenise for the cells `todo`, for tasks of measures, and for the folders `read` by the report.
+
+    Those from which others are kept apart come first.
+    """
     training = [task for task in todo if task.train_index and manifest.read(root / task.folder) is None]
     wanted = {folder for task in training for folder in training_inputs(task)}
     wanted |= {folder for task in todo for folder in required_folders(task)}
     wanted |= {need for task in (*standalone, *(one for cell in todo for one in cell.measures)) for need in task.needs}
     wanted |= set(read)
-    return [index for index in plan.indexes if index.folder in wanted and manifest.read(root / index.folder) is None]
+    missing = [index for index in plan.indexes if manifest.read(root / index.folder) is None]
+    needed = {folder for index in missing if index.folder in wanted for folder in index.apart_from}
+    todo_indexes = [index for index in missing if index.folder in wanted | needed]
+    return sorted(todo_indexes, key=lambda index: bool(index.apart_from))
 
 
 def missing_inputs(plan: Plan, todo: Iterable[CellTask], root: Path) -> list[ScoreTask | MeasureTask]:

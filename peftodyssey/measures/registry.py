@@ -22,6 +22,7 @@ from peftodyssey.measures.measure import Measure
 from peftodyssey.measures.multiple_choice import MultipleChoice
 from peftodyssey.measures.newlines import Newlines
 from peftodyssey.measures.noise import WeightNoise
+from peftodyssey.measures.overlap import TextOverlap
 from peftodyssey.measures.sensitivity import Sensitivity
 from peftodyssey.measures.similarity import TextSimilarity
 from peftodyssey.measures.tokens import Tokens
@@ -44,6 +45,7 @@ MEASURES: tuple[Measure, ...] = (
     Geometry(),
     WiseFt(),
     TextSimilarity(),
+    TextOverlap(),
     Transfer(),
     Newlines(),
     Tokens(),

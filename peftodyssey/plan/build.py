@@ -27,6 +27,7 @@ from peftodyssey.plan.rungs import resolve_rungs
 from peftodyssey.plan.sources import Sources, problem_at, resolve_sources
 from peftodyssey.plan.stems import with_stems
 from peftodyssey.plan.tasks import BaseModelKey, CellTask, IndexTask, Plan, TrainedCell
+from peftodyssey.plan.text_notes import text_notes
 from peftodyssey.plan.text_tasks import TextTasks, model_slug
 from peftodyssey.plan.time_estimate import training_steps
 from peftodyssey.plan.validate import check_cells
@@ -79,6 +80,7 @@ def build(
         warnings=(*rung_warnings, *sources.warnings, *_model_warnings(sources, cells), *_tokenizer_warnings(sources)),
         digest=identity.digest({"cells": [task.entry for task in tasks], "measure": list(recipe.measured)}),
         searches=searches(tasks),
+        notes=text_notes(cells, sources),
     )
 
 

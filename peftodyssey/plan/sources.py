@@ -11,6 +11,7 @@ from peftodyssey.corpora.chat import Chat
 from peftodyssey.corpora.multiple_choice import Questions
 from peftodyssey.corpora.multiple_choice import resolve as resolve_questions
 from peftodyssey.corpora.source import Corpus
+from peftodyssey.corpora.survey import Survey
 from peftodyssey.errors import MissingWeights, OdysseyError, Problem
 from peftodyssey.model_shape import ModelShape
 from peftodyssey.models import source as model_source
@@ -35,6 +36,7 @@ class Sources:
     tokenizers: dict[ModelSpec, TextTokenizer] = field(default_factory=dict)
     corpora: dict[str, Corpus] = field(default_factory=dict)  # by CorpusSpec.name
     questions: dict[TaskSpec, Questions] = field(default_factory=dict)
+    surveys: dict[str, Survey] = field(default_factory=dict)  # of local texts, by CorpusSpec.name
     left_out: dict[ModelSpec, str] = field(default_factory=dict)  # rungs without weights, each with the reason
     warnings: list[str] = field(default_factory=list)
 

@@ -45,6 +45,7 @@ class IndexTask:
     objective: str
     identity: dict[str, Any]
     chat: Chat | None = None  # the template that turns conversations into text
+    apart_from: tuple[str, ...] = ()  # folders of indexes; what stands in them, or holds what does, is left out
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ class Plan:
     measure_entries: dict[str, Any]  # what the store's plan file says of these, by measure
     warnings: tuple[str, ...]
     digest: str
+    notes: tuple[str, ...] = ()  # how each text is read
     searches: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # of learning rates; see `plan.lr_grid`
 
     @property

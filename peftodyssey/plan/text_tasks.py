@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,8 +71,15 @@ class TextTasks:
         self.indexes: dict[str, IndexTask] = {}
         self.base_scores: dict[str, ScoreTask] = {}
 
-    def index(self, cell: Cell, spec: CorpusSpec, split: str, max_tokens: int | None) -> IndexTask:
-        """The index of one split of a text with the tokenizer of the cell's model."""
+    def index(
+        self,
+        cell: Cell,
+        spec: CorpusSpec,
+        split: str,
+        max_tokens: int | None,
+        apart_from: Sequence[IndexTask] = (),
+    ) -> IndexTask:
+        """The index of one split of a text with the tokenizer of the cell's model, without what stands in others."""
         corpus = self.sources.corpora[spec.name]
         chat = self.sources.chat(cell, corpus)
         newline = policy_of(spec.newline, split)
@@ -85,6 +93,7 @@ class TextTasks:
             "objective": cell.train.objective,
             **({"special_tokens": "parse"} if spec.special_tokens == "parse" else {}),
             **chat_identity(chat),
+            **({"apart_from": [other.folder for other in apart_from]} if apart_from else {}),
         }
         folder = f"{layout.CORPORA}/{layout.folder_name(f'{spec.name}-{split}', identity.digest(facts))}"
         task = IndexTask(
@@ -97,21 +106,29 @@ class TextTasks:
             objective=cell.train.objective,
             identity=facts,
             chat=chat,
+            apart_from=tuple(other.folder for other in apart_from),
         )
         return self.indexes.setdefault(folder, task)
 
     def train_index(self, cell: Cell, spec: CorpusSpec) -> IndexTask:
-        """The train split of a text."""
-        return self.index(cell, spec, "train", max(TRAIN_TOKENS_CAP, cell.train.budget_tokens or 0))
+        """The train split of a text; with `dedupe: train` without what its held-out splits share with it."""
+        held_out = ()
+        if spec.dedupe == "train":  # all of them, however much is scored: a cell does not depend on that
+            held_out = tuple(self.index(cell, spec, split, TRAIN_TOKENS_CAP) for split in ("valid", "test"))
+        return self.index(cell, spec, "train", max(TRAIN_TOKENS_CAP, cell.train.budget_tokens or 0), held_out)
 
     def valid_index(self, cell: Cell, spec: CorpusSpec) -> IndexTask:
         """The validation split of a text, up to half of what is scored of a test split."""
         cap = cell.score.tokens
-        return self.index(cell, spec, "valid", None if cap is None else max(1, cap // 2))
+        return self.index(cell, spec, "valid", None if cap is None else max(1, cap // 2), self._trained(cell, spec))
 
     def test_index(self, cell: Cell, spec: CorpusSpec) -> IndexTask:
         """The test split of a domain."""
-        return self.index(cell, spec, "test", cell.score.tokens)
+        return self.index(cell, spec, "test", cell.score.tokens, self._trained(cell, spec))
+
+    def _trained(self, cell: Cell, spec: CorpusSpec) -> tuple[IndexTask, ...]:
+        """What `dedupe: test` keeps held-out splits apart from."""
+        return (self.train_index(cell, spec),) if spec.dedupe == "test" else ()
 
     def general_indexes(self, cell: Cell) -> list[tuple[CorpusSpec, IndexTask]]:
         """The general texts of a cell."""

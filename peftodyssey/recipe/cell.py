@@ -35,6 +35,10 @@ class CorpusSpec:
     newline: str = "keep"  # keep | strip | collapse | mismatch (train stripped, score kept)
     revision: str | None = None  # revision of a Hub dataset
     special_tokens: str = "text"  # text | parse: how control tokens that the text spells out are read
+    # columns of prompt and completion, or of messages, by these names; {}: known by their names
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    bad_rows: str = "error"  # error | drop: rows that hold no text or no answer
+    dedupe: str = "off"  # off | test | train: which side loses documents that training and held-out splits share
 
     @property
     def display_name(self) -> str:

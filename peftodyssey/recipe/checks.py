@@ -120,15 +120,14 @@ def _master_weights(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _sft_only(recipe: Recipe) -> Iterator[Problem]:
-    for key in ("too_long", "chat_template"):
-        if key in recipe.train.model_fields_set and recipe.train.objective != "sft":
-            yield recipe.problem(
-                ("train", key),
-                "this applies only to examples with answers",
-                got=str(getattr(recipe.train, key)),
-                next_step="add objective: sft, or remove the key",
-                depends_on=(("train", "objective"),),
-            )
+    if "too_long" in recipe.train.model_fields_set and recipe.train.objective != "sft":
+        yield recipe.problem(
+            ("train", "too_long"),
+            "this applies only to examples with answers",
+            got=str(recipe.train.too_long),
+            next_step="add objective: sft, or remove the key",
+            depends_on=(("train", "objective"),),
+        )
 
 
 def _engine(recipe: Recipe) -> Iterator[Problem]:

@@ -157,21 +157,17 @@ def corpus_specs(corpus: Corpus, recipe: RecipeDocument) -> Iterator[CorpusSpec]
             newline=newline,
             revision=corpus.revision,
             special_tokens=corpus.special_tokens,
+            columns={} if corpus.columns is None else corpus.columns.model_dump(exclude_none=True),
+            bad_rows=corpus.bad_rows,
+            dedupe=corpus.dedupe,
         )
 
 
 def task_specs(recipe: Recipe) -> tuple[TaskSpec, ...]:
     """The tasks of the recipe with their short names and absolute paths."""
     return tuple(
-        TaskSpec(
-            corpus_name(task),
-            absolute_source(task, recipe.folder),
-            task.split,
-            task.examples,
-            task.config,
-            task.revision,
-        )
-        for task in recipe.tasks
+        TaskSpec(corpus_name(t), absolute_source(t, recipe.folder), t.split, t.examples, t.config, t.revision)
+        for t in recipe.tasks
     )
 
 

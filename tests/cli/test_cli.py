@@ -214,7 +214,7 @@ def test_wrong_input_is_a_sentence_and_exit_2(case: str, tmp_path: Path) -> None
         ("one.txt", b"a", "1 document"),
         ("small.txt", b"Two sentences. Nothing more.\n\nAnd one.", "1 document"),
         ("bad.jsonl", b'{"text": "fine"}\n{"text": \n', "bad.jsonl"),
-        ("fields.jsonl", b'{"prompt": "2+2?", "completion": "4"}\n' * 50, "sft"),
+        ("fields.jsonl", b'{"title": "2+2?", "n": "4"}\n' * 50, "no field 'text'"),
     ],
 )
 def test_wrong_text_is_a_sentence_and_nothing_is_lost(name: str, content: bytes, word: str, tmp_path: Path) -> None:
