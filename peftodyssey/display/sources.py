@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from peftodyssey.store import layout, manifest, parquet, plans
+from peftodyssey.store import layout, manifest, plans, table_record
 
 Row = dict[str, Any]
 CellKey = tuple[str, str]  # (cell, recipe)
@@ -42,7 +42,8 @@ class ReportSources:
 
     def table_of(self, folder: Path, name: str) -> list[Row]:
         """The rows of one run."""
-        rows: list[Row] = parquet.read(layout.tables_folder(folder, self.scoring) / name).to_pylist()
+        table = table_record.read(layout.tables_folder(folder, self.scoring), name, f"`peftodyssey report {folder}`")
+        rows: list[Row] = table.to_pylist()
         return [{**row, "run": self.runs[folder]} for row in rows] if self.runs[folder] else rows
 
     def rows_of(self, folder: Path) -> list[Row]:
