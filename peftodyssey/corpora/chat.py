@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from peftodyssey.errors import CorpusError
+from peftodyssey.untrusted import isolated, limits
 
 Spans = tuple[tuple[int, int], ...]  # [start, end) in characters, ascending
 # `train.chat_template: plain`: roles and contents, every answer followed by the eos token.
@@ -133,21 +134,25 @@ def _without_marks(marked: str) -> Rendered:
 
 
 def _render(messages: list[dict[str, Any]], chat: Chat, add_generation_prompt: bool, where: str) -> Rendered:
-    from jinja2 import TemplateError
-
     special = {"bos_token": "", "eos_token": "", **chat.special}
     if chat.control is not None:
         mark = f"{SPELT}\\g<0>{SPELT_END}"
         messages = [{**message, "content": chat.control.sub(mark, message["content"])} for message in messages]
+    variables = {**special, "messages": messages, "add_generation_prompt": add_generation_prompt}
     try:
-        template = _compiled(chat.template)
-        return _without_marks(
-            template.render(**special, messages=messages, add_generation_prompt=add_generation_prompt)
-        )
-    except TemplateError as error:
+        text = isolated.worker(__name__, render.__name__).ask([chat.template, variables], limits.TEMPLATE_SECONDS)
+    except isolated.Refused as error:
         raise CorpusError(
-            f"{where}: the chat template refuses this conversation: {error}", "correct its roles"
+            f"{where}: the chat template refuses this conversation: {error}", "correct its roles, or the template"
         ) from error
+    return _without_marks(text)
+
+
+def render(request: tuple[str, dict[str, Any]]) -> str:
+    """The text of a template with its variables; runs in a process with limits, raises what the template raises."""
+    template, variables = request
+    text: str = _compiled(template).render(**variables)
+    return text
 
 
 @functools.lru_cache(maxsize=8)
