@@ -18,6 +18,7 @@ from peftodyssey.untrusted.limits import RECIPE_NODES
 
 Path = tuple[Any, ...]
 
+SURROGATE = re.compile("[\ud800-\udfff]")  # JSON's \\uD800 alone is half of a character
 NUMBER_DIGITS = 40  # a longer number is text, and refused where a number is needed
 _INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)$")
 _FLOAT = re.compile(r"[-+]?((0|[1-9][0-9_]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$")
@@ -201,6 +202,9 @@ class _Reader:
             return [self.value(child, (*path, i), ancestors) for i, child in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path, ancestors)
+        if SURROGATE.search(node.value):
+            self.refuse(node, path, "half of a character, which is no text", r"write the character itself, not \uD800")
+            return None
         return node.value if node.style else scalar(node.value)
 
     def mapping(self, node: yaml.MappingNode, path: Path, ancestors: tuple[int, ...]) -> dict[str, Any]:
@@ -212,7 +216,8 @@ class _Reader:
                 for parent in _merged(value_node):
                     merged = {**self.value(parent, path, ancestors), **merged}
                 continue
-            if not isinstance(key_node, yaml.ScalarNode) or self.tagged(key_node):
+            is_word = isinstance(key_node, yaml.ScalarNode) and not SURROGATE.search(key_node.value)
+            if not is_word or self.tagged(key_node):
                 self.refuse(key_node, path, "a key must be a plain word", "write `key: value`")
                 continue
             key, child = key_node.value, (*path, key_node.value)
