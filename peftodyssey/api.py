@@ -159,18 +159,18 @@ def run_plan(
     from peftodyssey.execution import prune_weights
     from peftodyssey.execution.launch import Options
     from peftodyssey.execution.rounds import run_rounds
-    from peftodyssey.store import layout
+    from peftodyssey.store import table_record
 
     prepare_allocator()
     options, root = options or Options(), Path(out or DEFAULT_ROOT / planned.recipe.name)
     planned, outcome = run_rounds(planned, root, options, console or RichConsole(stderr=True), MEASURES_BY_NAME)
     if outcome.interrupted:
         return None, outcome, root
-    if outcome.worked or not layout.is_reported(root):
+    if outcome.worked or not table_record.is_current(root, root):
         report([root])
     opened = open(root)
-    if options.keep == "best":
-        prune_weights.prune(root, planned.cells, opened.results.to_pylist())
+    if options.keep == "best" and prune_weights.prune(root, planned.cells, opened.results.to_pylist()):
+        table_record.renew(root, root)
     return opened, outcome, root
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from peftodyssey.cli.check import check, name_damage
 from peftodyssey.cli.export import export
 from peftodyssey.cli.options import (
     DeviceOpt,
@@ -33,7 +34,6 @@ from peftodyssey.cli.score import score
 from peftodyssey.cli.subcommands import ladder_app, recipes_app
 from peftodyssey.cli.unexpected import DEBUG, debug_asked, quiet_threads, sentence
 from peftodyssey.errors import (
-    EXIT_DOES_NOT_FIT,
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
     EXIT_USER,
@@ -41,6 +41,7 @@ from peftodyssey.errors import (
     RecipeError,
 )
 from peftodyssey.recipe.option_values import seconds, size_bytes
+from peftodyssey.untrusted import limits
 
 app = typer.Typer(
     name="peftodyssey",
@@ -136,32 +137,7 @@ def run(
     raise typer.Exit(EXIT_SOME_FAILED if outcome.failed else 0)
 
 
-@app.command()
-def check(
-    recipe: RecipeArg,
-    set_: SetOpt = None,
-    show: Annotated[int, typer.Option("--show", min=0, help="Print so many documents as tokens.")] = 0,
-    memory: MemoryOpt = None,
-    device: DeviceOpt = "auto",
-) -> None:
-    """Validate a recipe; print its grid, memory, disk and every warning. Loads no weights."""
-    from peftodyssey import api
-    from peftodyssey.execution.time_left import time_line
-    from peftodyssey.plan import host_and_disk
-    from peftodyssey.recipe.load_ladder import is_ladder
-    from peftodyssey.report import console_output, ladder_output
-
-    if is_ladder(recipe):
-        for part in ladder_output.plan(api.plan_ladder(recipe, set_ or (), device=device)):
-            console().print(part)
-        return
-    loaded = api.load(recipe, set_ or ())
-    root = api.DEFAULT_ROOT / loaded.name
-    plan = api.plan(loaded, device=device, memory=memory, out=root)
-    for part in (*console_output.check(plan, root), *console_output.documents(plan, show)):
-        console().print(part)
-    say(time_line(plan, root, recipe))
-    raise typer.Exit(EXIT_DOES_NOT_FIT if plan.too_large or host_and_disk.problems(plan, root) else 0)
+app.command()(check)
 
 
 app.command()(plan)
@@ -175,7 +151,9 @@ def status(folder: DirArg) -> None:
     from peftodyssey.execution.time_left import status_line
     from peftodyssey.report import console_output
 
-    for line in (*console_output.status(read(folder)), *lines(folder), status_line(folder)):
+    cells = read(folder)
+    name_damage([folder])
+    for line in (*console_output.status(cells), *lines(folder), status_line(folder)):
         console().print(line, soft_wrap=True)
 
 
@@ -192,6 +170,7 @@ def report(
 
     starting(f"Collecting {', '.join(map(str, folders))}")
     say(f"Report: {api.report(folders, out, scoring=scoring)}")
+    raise typer.Exit(EXIT_SOME_FAILED if name_damage(folders) else 0)
 
 
 @app.command()
@@ -201,6 +180,7 @@ def query(
     columns: Annotated[
         str | None, typer.Option("--columns", metavar="VIEW", help="List the columns of a view.")
     ] = None,
+    timeout: Annotated[str, typer.Option("--timeout", help="Time after which the query is stopped.")] = "60s",
     scoring: ScoringOpt = None,
 ) -> None:
     """SQL (DuckDB) over results and tokens; without SQL, the views and example queries for this run."""
@@ -219,7 +199,9 @@ def query(
             console().print(part, soft_wrap=True)
         return
     table = (
-        columns_of(columns, views) if columns is not None else ask(folders[:-1] if sql else folders, str(sql), views)
+        columns_of(columns, views)
+        if columns is not None
+        else ask(folders[:-1] if sql else folders, str(sql), views, seconds(timeout) or limits.SQL_SECONDS)
     )
     if csv:
         sys.stdout.write(query_output.as_csv(table))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from peftodyssey.corpora.messages import CORRECT, calls_as_text
 from peftodyssey.errors import CorpusError, RowError
+from peftodyssey.untrusted import isolated, limits
 
 Spans = tuple[tuple[int, int], ...]  # [start, end) in characters, ascending
 # `train.chat_template: plain`: roles and contents, every answer followed by the eos token.
@@ -151,19 +152,23 @@ def _without_marks(marked: str) -> Rendered:
 
 
 def _render(messages: list[dict[str, Any]], chat: Chat, add_generation_prompt: bool, where: str) -> Rendered:
-    from jinja2 import TemplateError
-
     special = {"bos_token": "", "eos_token": "", **chat.special}
     if chat.control is not None:
         mark = f"{SPELT}\\g<0>{SPELT_END}"
         messages = [_with_marks(message, chat.control, mark) for message in messages]
+    variables = {
+        **special,
+        "messages": messages,
+        "tools": chat.tools,
+        "add_generation_prompt": add_generation_prompt,
+    }
     try:
-        template = _compiled(chat.template)
-        return _without_marks(
-            template.render(**special, messages=messages, tools=chat.tools, add_generation_prompt=add_generation_prompt)
-        )
-    except (TemplateError, TypeError) as error:
-        raise RowError(where, f"the chat template refuses this conversation: {error}", "correct its roles") from error
+        text = isolated.worker(__name__, render.__name__).ask([chat.template, variables], limits.TEMPLATE_SECONDS)
+    except isolated.Refused as error:
+        raise RowError(
+            where, f"the chat template refuses this conversation: {error}", "correct its roles, or the template"
+        ) from error
+    return _without_marks(text)
 
 
 def _with_marks(value: Any, control: re.Pattern[str], mark: str) -> Any:
@@ -175,6 +180,13 @@ def _with_marks(value: Any, control: re.Pattern[str], mark: str) -> Any:
     if isinstance(value, dict):
         return {key: item if key == "role" else _with_marks(item, control, mark) for key, item in value.items()}
     return value
+
+
+def render(request: tuple[str, dict[str, Any]]) -> str:
+    """The text of a template with its variables; runs in a process with limits, raises what the template raises."""
+    template, variables = request
+    text: str = _compiled(template).render(**variables)
+    return text
 
 
 @functools.lru_cache(maxsize=8)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from peftodyssey.corpora.overlap import WARNED_SHARE, Overlap, sentence
-from peftodyssey.store import layout, manifest, parquet, plans
+from peftodyssey.store import layout, manifest, parquet, plans, table_record
 
 Row = dict[str, Any]
 CellKey = tuple[str, str]  # (cell, recipe)
@@ -43,7 +43,8 @@ class ReportSources:
 
     def table_of(self, folder: Path, name: str) -> list[Row]:
         """The rows of one run."""
-        rows: list[Row] = parquet.read(layout.tables_folder(folder, self.scoring) / name).to_pylist()
+        table = table_record.read(layout.tables_folder(folder, self.scoring), name, f"`peftodyssey report {folder}`")
+        rows: list[Row] = table.to_pylist()
         return [{**row, "run": self.runs[folder]} for row in rows] if self.runs[folder] else rows
 
     def rows_of(self, folder: Path) -> list[Row]:

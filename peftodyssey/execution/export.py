@@ -134,9 +134,10 @@ def _results_of(row: Mapping[str, Any]) -> str:
 
 def _find(run: Run, cell: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """The row that a hash, `best` or `column=value,...` names, and remarks on better cells without weights."""
-    rows = [row for row in run.results.to_pylist() if row["status"] == "done"]
+    rows = run.results.to_pylist()
     if cell == "best":
-        return _best(run, rows)
+        return _best(run, [row for row in rows if row["status"] == "done"])
+    rows = [row for row in rows if row["status"] in ("done", "damaged")]  # what is damaged is refused by its name
     if "=" in cell:
         return one_row(rows, dict(part.split("=", 1) for part in cell.split(",") if "=" in part)), ()
     matching = [row for row in rows if row["cell"].startswith(cell)]
@@ -179,6 +180,11 @@ def _weights_folder(folder: Path, entry: Mapping[str, Any]) -> Path | None:
 
 def _weights(folder: Path, entry: Mapping[str, Any]) -> Path:
     weights = _weights_folder(folder, entry)
+    if wrong := manifest.damage(folder / entry["folder"]):
+        raise StoreError(
+            f"{folder / entry['folder']} is damaged: {manifest.in_words(wrong)}",
+            "run the recipe again: it trains this cell again",
+        )
     written = manifest.read(folder / entry["folder"]) or {}
     if entry.get("saved"):
         if weights is None or saved_fingerprint(weights) != written.get("identity", {}).get("facts", {}).get("saved"):

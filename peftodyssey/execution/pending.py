@@ -84,3 +84,20 @@ def forget_stale(cells: list[CellTask], root: Path) -> None:
                 manifest.prepare_dir(root / folder)
             if task.stem:
                 manifest.remove(root / task.stem.folder)
+
+
+def forget_damaged(cells: Sequence[CellTask], root: Path) -> Iterator[str]:
+    """Forget what was made from damaged weights; yields a line for each damaged folder that `cells` need.
+
+    A damaged folder counts as not there, so that it is made again. Columns and measures of a cell that is trained
+    again are those of its new weights.
+    """
+    inputs = {folder for task in cells for folder in (*training_inputs(task), *required_folders(task), *task.reads)}
+    own = {task.folder: task for task in cells}
+    for folder in sorted(inputs | set(own) | {measure.folder for task in cells for measure in task.measures}):
+        if not (wrong := manifest.damage(root / folder)):
+            continue
+        yield f"{folder} is damaged and is made again: {manifest.in_words(wrong)}"
+        if (task := own.get(folder)) is not None and task.train_index:
+            for made in (*task.columns, *task.measures):
+                manifest.prepare_dir(root / made.folder)

@@ -95,6 +95,8 @@ class ScoreRequest:
 def score_model(request: ScoreRequest, *, device: Device, out: Path | None, console: Console | None) -> Scored:
     """Score the model alone and with each adapter on one split of the text; columns are kept in `out` if given."""
     source = model_source.resolve(request.model, request.revision)
+    for weights in (*([source.folder] if source.folder else []), *request.adapters):
+        manifest.refuse_damaged(weights)
     trained = training_length(source)
     corpus = corpus_source.resolve(CorpusSpec(name=_name(request.corpus), source=request.corpus, field=request.field))
     spec = _score_spec(request, source, trained)

@@ -34,7 +34,7 @@ from peftodyssey.plan.validate import check_cells
 from peftodyssey.recipe import grid, identity
 from peftodyssey.recipe.cell import Cell
 from peftodyssey.recipe.schema import Recipe
-from peftodyssey.store import layout
+from peftodyssey.store import layout, manifest
 
 
 def build(
@@ -206,6 +206,7 @@ class _Builder:
             else corpus.fingerprint,
         }
         if cell.method.method == "saved":
+            manifest.refuse_damaged(Path(cell.method.options["path"]))
             facts["saved"] = saved_fingerprint(Path(cell.method.options["path"]))
         return facts
 

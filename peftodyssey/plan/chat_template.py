@@ -10,6 +10,7 @@ from peftodyssey.corpora.source import Corpus
 from peftodyssey.errors import CorpusError
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.tokenizer import TextTokenizer, chat_template
+from peftodyssey.untrusted import limits
 
 
 def chat_of(corpus: Corpus, named: str | None, source: ModelSource, tokenizer: TextTokenizer) -> Chat | None:
@@ -44,8 +45,8 @@ def chat_identity(chat: Chat | None) -> dict[str, str]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return limits.read_bytes(path, limits.TEMPLATE_BYTES).decode("utf-8")
+    except (OSError, ValueError) as error:
         raise CorpusError(
             f"the chat template {path} cannot be read: {error}", "set train.chat_template to `plain` or to a Jinja file"
         ) from error

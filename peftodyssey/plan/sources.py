@@ -25,6 +25,7 @@ from peftodyssey.recipe import grid
 from peftodyssey.recipe.cell import Cell, CorpusSpec, ModelSpec, TaskSpec
 from peftodyssey.recipe.grid import model_name
 from peftodyssey.recipe.schema import Recipe
+from peftodyssey.store import manifest
 
 
 @dataclass
@@ -73,6 +74,8 @@ def _resolve_models(
         with collect_problem(recipe, "model", problems):
             try:
                 source = model_source.resolve(model.name, model.revision, model.max_position_embeddings, model.weights)
+                if source.folder is not None:
+                    manifest.refuse_damaged(source.folder)
             except MissingWeights as error:
                 if is_one_of_several(model, models):
                     missing.append(error)

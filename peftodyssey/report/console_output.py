@@ -159,7 +159,7 @@ def status(cells: Sequence[Any]) -> Iterator[Text]:
     """How many cells are in each state, then one line per cell: its state, its name, a remark."""
     counts = {
         state: sum(cell.state == state for cell in cells)
-        for state in ("done", "failed", "stopped", "started", "pending")
+        for state in ("done", "damaged", "failed", "stopped", "started", "pending")
     }
     yield Text(", ".join(f"{count} {state}" for state, count in counts.items() if count))
     for cell in cells:

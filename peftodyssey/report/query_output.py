@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from peftodyssey.report.console_output import plain_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def as_table(table: pa.Table, width: int, limit: int = 200) -> RenderableType:
@@ -43,9 +46,15 @@ def views(overview: tuple[list[tuple[str, str]], list[str]]) -> Iterator[Any]:
 
 
 def as_csv(table: pa.Table) -> str:
-    """A query's answer as CSV."""
+    """A query's answer as CSV; a text that a spreadsheet would take for a formula begins with an apostrophe."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.csv
 
+    for number, field in enumerate(table.schema):
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            texts = pc.replace_substring_regex(table[number], r"\A([=+@\t\r-])", r"'\1")
+            table = table.set_column(number, field, texts)
     out = io.BytesIO()
     pyarrow.csv.write_csv(table, out)
     return out.getvalue().decode()
@@ -54,4 +63,9 @@ def as_csv(table: pa.Table) -> str:
 def _plain(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+    return f"{value:.5g}" if isinstance(value, float) else printable(str(value))
+
+
+def printable(text: str) -> str:
+    """`text` with control characters, which a terminal would obey, spelt out; line breaks and tabs stay."""
+    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

@@ -110,7 +110,7 @@ def peftodyssey(*arguments: object) -> subprocess.CompletedProcess[str]:
 )
 def test_planning_imports_no_torch(arguments: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "plans").mkdir()
-    (tmp_path / "plans/a.json").write_text('{"created": "2026", "recipe": "a", "cells": []}')
+    (tmp_path / "plans/a.json").write_text('{"created": "2026", "recipe": "a", "measure": [], "cells": []}')
     arguments = tuple(str(tmp_path) if argument == "RUN" else argument for argument in arguments)
     code = (
         "import sys; sys.argv[0] = 'peftodyssey'\n"

@@ -29,7 +29,7 @@ def test_a_result_whose_file_is_missing_is_not_complete(tmp_path):
     manifest.commit(tmp_path, {"kind": "score"})
     assert manifest.read(tmp_path) is not None
     (tmp_path / "a.bin").write_bytes(b"abd")
-    assert manifest.damaged(tmp_path) == ["a.bin"]
+    assert list(manifest.damage(tmp_path)) == ["a.bin"]
     (tmp_path / "a.bin").unlink()
     assert manifest.read(tmp_path) is None
 
