@@ -185,7 +185,10 @@ def _with_marks(value: Any, control: re.Pattern[str], mark: str) -> Any:
 def render(request: tuple[str, dict[str, Any]]) -> str:
     """The text of a template with its variables; runs in a process with limits, raises what the template raises."""
     template, variables = request
-    text: str = _compiled(template).render(**variables)
+    try:
+        text: str = _compiled(template).render(**variables)
+    except TemplateError as error:  # in the words of the template
+        raise isolated.Refused(str(error)) from error
     return text
 
 
