@@ -159,7 +159,7 @@ READ: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], str, str]] = {
         "",
     ),
     "one huge line": (
-        lambda f: rows(f / "a.jsonl", lambda i, t: {"text": t if i else t * 2000}),
+        lambda f: rows(f / "a.jsonl", lambda i, t: {"text": t if i < COUNT - 1 else t * 100}),
         ("text",),
         "a scored document is cut at score.tokens, 2,000",
         "",
