@@ -246,7 +246,7 @@ def score(
     """Per-token NLL of a model on a text, alone and with each adapter, with 95 % intervals of the differences.
 
     `settings` are the other fields of `ScoreRequest`: revision, split, quant, context, stride, tokens, first_token,
-    mode and field.
+    mode, field and chat_template.
     """
     from peftodyssey.execution.score_model import ScoreRequest, score_model
 

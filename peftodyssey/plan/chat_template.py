@@ -26,8 +26,8 @@ def chat_of(corpus: Corpus, named: str | None, source: ModelSource, tokenizer: T
     if template is None:
         raise CorpusError(
             f"{corpus.name} has conversations, and {source.name} has no chat template to turn them into text",
-            "name one: train: {chat_template: plain}, or the path of a Jinja file; or put chat_template.jinja beside "
-            "its tokenizer",
+            "name one: train: {chat_template: plain} (`score --chat-template plain`), or the path of a Jinja file; or "
+            "put chat_template.jinja beside its tokenizer",
         )
     ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
     chat = Chat(
