@@ -102,6 +102,8 @@ def serve(module: str, function: str) -> None:
             answer = [None, f"it takes more than {limits.ISOLATED_BYTES >> 20} MiB of memory"]
         except RecursionError:
             answer = [None, "it calls itself without end"]
+        except Refused as error:
+            answer = [None, str(error)]
         except Exception as error:  # whatever a template raises is what is wrong with it
             answer = [None, f"{type(error).__name__}: {error}"]
         sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
