@@ -8,6 +8,8 @@ from support import micro
 
 from peftodyssey.execution import laws
 
+LAW = "law"
+
 
 @pytest.mark.slow
 def test_laws_are_held_on_the_bundled_model() -> None:
@@ -29,12 +31,12 @@ def test_a_broken_law_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(laws.parquet, "read_nll", shifted)
     ended = micro.invoke("doctor", "--laws")
     assert ended.returncode == 2
-    assert "problem: law 3  broken" in ended.stdout
+    assert f"problem: {LAW} 3  broken" in ended.stdout
 
 
 def test_a_figure_above_what_is_allowed_is_broken() -> None:
-    assert laws._line(3, "x", 1e-6, 2e-5) == "law 3  held   x: 1e-06 (allowed 2e-05)"
-    assert laws._line(3, "x", 1.0, 2e-5).startswith("problem: law 3  broken x: 1 (allowed 2e-05)")
+    assert laws._line(3, "x", 1e-6, 2e-5) == f"{LAW} 3  held   x: 1e-06 (allowed 2e-05)"
+    assert laws._line(3, "x", 1.0, 2e-5).startswith(f"problem: {LAW} 3  broken x: 1 (allowed 2e-05)")
     assert laws._line(6, "x", float("nan"), 0).startswith("problem")
 
 
