@@ -12,13 +12,16 @@ import typer
 from rich.console import Console
 
 from peftodyssey.cli.check import check, name_damage
+from peftodyssey.cli.doctor import doctor
 from peftodyssey.cli.export import export
 from peftodyssey.cli.options import (
+    CheckpointDiskOpt,
     DeviceOpt,
     DirArg,
     MemoryOpt,
     RecipeArg,
     ScoringOpt,
+    SelfCheckOpt,
     SetOpt,
     VerboseOpt,
     console,
@@ -27,7 +30,6 @@ from peftodyssey.cli.options import (
     prepare_process,
     say,
     starting,
-    usage,
 )
 from peftodyssey.cli.plan import plan
 from peftodyssey.cli.score import score
@@ -87,17 +89,12 @@ def run(
         str | None, typer.Option("--refresh", help="`stale`: recompute results made with other library versions.")
     ] = None,
     checkpoint_every: Annotated[str, typer.Option("--checkpoint-every", help="Time between checkpoints.")] = "10m",
-    checkpoint_disk: Annotated[
-        str | None,
-        typer.Option(
-            "--checkpoint-disk",
-            help="Limit for downloaded models, e.g. 50GB; finished ones are deleted to make room.",
-        ),
-    ] = None,
+    checkpoint_disk: CheckpointDiskOpt = None,
     device: DeviceOpt = "auto",
     allow_oom: Annotated[
         bool, typer.Option("--allow-oom", help="Start although the plan says it does not fit.")
     ] = False,
+    self_check: SelfCheckOpt = True,
     verbose: VerboseOpt = False,
 ) -> None:
     """Train and score what is missing of a recipe, then write the report. A second run resumes, or does nothing."""
@@ -118,6 +115,7 @@ def run(
         allow_oom=allow_oom,
         memory_bytes=size_bytes(memory),
         checkpoint_disk_bytes=size_bytes(checkpoint_disk, "--checkpoint-disk"),
+        self_check=self_check,
         verbose=verbose,
     )
     loaded = api.load(recipe, set_ or ())
@@ -226,30 +224,7 @@ def schema() -> None:
     print(json.dumps(json_schema(SPECS), indent=2))
 
 
-@app.command()
-def doctor(
-    adapter: Annotated[Path | None, typer.Option("--adapter", help="Examine this adapter folder; with --base.")] = None,
-    base: Annotated[str | None, typer.Option("--base", help="The base of the adapter, as `score` takes it.")] = None,
-    revision: Annotated[str | None, typer.Option("--revision", help="Revision of the base.")] = None,
-    device: DeviceOpt = "auto",
-) -> None:
-    """Environment, versions, GPU, and what will not work; or whether an adapter belongs to a base and what it does."""
-    from peftodyssey.execution.doctor import PROBLEM, examine
-
-    if (adapter is None) != (base is None):
-        raise usage("--adapter and --base belong together")
-    lines, all_well = examine(), "everything needed is there"
-    if adapter is not None and base is not None:
-        from peftodyssey.execution.adapter_doctor import examine_adapter
-
-        starting(f"Examining {adapter} on {base}")
-        lines, all_well = examine_adapter(adapter, base, revision, device), "the adapter belongs to this base"
-    n_problems = 0
-    for line in lines:
-        n_problems += line.startswith(PROBLEM)
-        say(line)
-    say(f"{n_problems} problem{'s' * (n_problems > 1)}" if n_problems else all_well)
-    raise typer.Exit(EXIT_USER if n_problems else 0)
+app.command()(doctor)
 
 
 def main() -> None:

@@ -184,11 +184,15 @@ def _with_marks(value: Any, control: re.Pattern[str], mark: str) -> Any:
 
 def render(request: tuple[str, dict[str, Any]]) -> str:
     """The text of a template with its variables; runs in a process with limits, raises what the template raises."""
+    from jinja2 import TemplateError
+
     template, variables = request
     try:
         text: str = _compiled(template).render(**variables)
-    except TemplateError as error:  # in the words of the template
-        raise isolated.Refused(str(error)) from error
+    except TemplateError as error:
+        if type(error) is TemplateError:  # of raise_exception: the template's own words
+            raise isolated.Refused(str(error)) from error
+        raise
     return text
 
 

@@ -40,6 +40,7 @@ class Options:
     allow_oom: bool = False  # start although the plan says that it does not fit
     memory_bytes: int | None = None  # the user's --memory; caps the GPU
     checkpoint_disk_bytes: int | None = None  # disk that downloaded models share
+    self_check: bool = True  # every training checks itself
     verbose: bool = False  # folders on the screen, which else only the log names
 
 
@@ -65,7 +66,12 @@ def start(plan: Plan, root: Path, options: Options, console: Console, measures: 
     if held_bytes is None and plan.device.kind == "cpu" and not options.allow_oom:
         held_bytes = plan.budget_bytes  # what was free when the run was planned
     job_options = JobOptions(
-        plan.device.kind, options.checkpoint_every_s, options.keep, held_bytes, options.checkpoint_disk_bytes
+        plan.device.kind,
+        options.checkpoint_every_s,
+        options.keep,
+        held_bytes,
+        options.self_check,
+        options.checkpoint_disk_bytes,
     )
     progress = ProgressReporter(console, stop, root / layout.RUN_LOG, options.verbose)
     with lock.exclusive(root):
