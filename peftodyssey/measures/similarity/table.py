@@ -64,7 +64,8 @@ CORRELATION: Columns = {
     "p": ("float64", "two-sided p-value from permutations of the texts, within their groups under within"),
     "p_holm": (
         "float64",
-        "the same after Holm's correction over the measures; Spearman's of mmd2 over all texts, named in advance, has p",
+        "the same after Holm's correction over the measures; Spearman's of mmd2 over all texts, which was named in "
+        "advance, has p",
     ),
     "left_out_lo": ("float64", "smallest coefficient when one text is left out"),
     "left_out_hi": ("float64", "largest coefficient when one text is left out"),
