@@ -24,6 +24,7 @@ METHODS = {
     "bitfit": "BitFit",
     "ia3": "IA3",
     "last_layers": "Training the last layers",
+    "truncate": "The truncated full update",
 }
 # Rows that agree in these columns and in their label differ in learning rate or seed only.
 SETTING = ("run", "model", "revision", "domain", "newline", "objective", "budget", "context", "score_tokens")
@@ -292,9 +293,7 @@ def _missing(rows: Sequence[Row]) -> list[str]:
 
 def _versions(rows: Sequence[Row]) -> list[str]:
     versions = {row["versions"] for row in rows if row.get("versions")}
-    if len(versions) < 2:
-        return []
     return [
         f"The cells were trained with {len(versions)} different sets of library versions; `run --refresh stale` "
         "retrains the older ones."
-    ]
+    ] * (len(versions) > 1)

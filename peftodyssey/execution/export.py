@@ -192,6 +192,11 @@ def _weights(folder: Path, entry: Mapping[str, Any]) -> Path:
         return weights
     if weights is not None:
         return weights
+    if entry["coordinates"]["method"] == "truncate":
+        raise StoreError(
+            f"{entry['slug']} is scored and not kept: it is the update of a `full` cell, cut to a rank",
+            "export that cell",
+        )
     dropped = written.get("facts", {}).get("weights") == "dropped"
     raise StoreError(
         f"{entry['slug']} has no weights on disk"

@@ -96,8 +96,8 @@ def _lr(task: CellTask) -> float:
 
 
 def stopped(task: CellTask, root: Path) -> dict[str, Any] | None:
-    """When and why a cell was stopped; None where it was not, or where the recipe no longer uses halving."""
-    return manifest.stop(root / task.folder) if task.cell.train.halving else None
+    """When and why a cell, or the one it is made from, was stopped; None where it was not, or without halving now."""
+    return manifest.stop(root / (task.source or task.folder)) if task.cell.train.halving else None
 
 
 def _mark(task: CellTask, root: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from peftodyssey.execution.weight_sources import to_train
 from peftodyssey.jobs import cell_inputs
 from peftodyssey.plan.tasks import CellTask, IndexTask, MeasureTask, Plan, ScoreTask
 from peftodyssey.store import manifest
@@ -28,6 +29,11 @@ def finished(task: CellTask, root: Path) -> bool:
     return not left or cell_inputs.weights_of(task, root) is None  # nothing is left to measure them from
 
 
+def is_complete(folder: str, root: Path) -> bool:
+    """Whether the result of a folder is whole."""
+    return manifest.read(root / folder) is not None
+
+
 def required_folders(task: CellTask) -> Iterator[str]:
     """The folders of texts, columns and tasks that a cell's row is made of."""
     yield from task.required
@@ -48,9 +54,9 @@ def missing_indexes(
 
     Those from which others are kept apart come first.
     """
-    training = [task for task in todo if task.train_index and manifest.read(root / task.folder) is None]
+    training = to_train(plan, todo, root)
     wanted = {folder for task in training for folder in training_inputs(task)}
-    wanted |= {folder for task in todo for folder in required_folders(task)}
+    wanted |= {folder for task in (*todo, *training) for folder in required_folders(task)}
     wanted |= {need for task in (*standalone, *(one for cell in todo for one in cell.measures)) for need in task.needs}
     wanted |= set(read)
     missing = [index for index in plan.indexes if manifest.read(root / index.folder) is None]

@@ -21,6 +21,8 @@ from peftodyssey.store import layout, manifest, parquet, tables
 from peftodyssey.store.versions import versions
 from peftodyssey.training.settings import TrainResult
 
+KEPT, NEEDED, DROPPED = "kept", "needed", "dropped"  # what becomes of a cell's weights; needed: by other cells
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -127,13 +129,24 @@ def _multi_lora_facts(folder: Path, trained: Trained | None) -> dict[str, Any]:
 def _commit(task: CellTask, root: Path, facts: dict[str, Any], keep: str) -> None:
     """Commits the cell; full-size weights that are not kept go before, so that the manifest lists what is there."""
     folder = root / task.folder
-    drop = (folder / layout.WEIGHTS).is_dir() and keep == "adapters"
-    if drop:
+    facts["weights"] = _fate_of_weights(task, root, keep)
+    if facts["weights"] == DROPPED:
         manifest.remove(folder / layout.WEIGHTS)
-    facts["weights"] = "dropped" if drop else "kept"
     payload = {"kind": "cell", "hash": task.hash, "identity": task.identity, "status": "done", "facts": facts}
     manifest.commit(folder, payload, leave_out=(layout.CHECKPOINT,))
     manifest.remove(folder / layout.CHECKPOINT)
     if task.stem and not task.stem.continues:  # the largest budget: nothing starts from the stem any more
         manifest.remove(root / task.stem.folder)
     progress_file.remove(folder)
+
+
+def _fate_of_weights(task: CellTask, root: Path, keep: str) -> str:
+    """Full-size weights are kept if asked for, or until the cells that are made from them are finished."""
+    if keep != "adapters" or not (root / task.folder / layout.WEIGHTS).is_dir():
+        return KEPT
+    return DROPPED if is_read(task, root) else NEEDED
+
+
+def is_read(task: CellTask, root: Path) -> bool:
+    """Whether every cell that is made from the weights of `task` is finished."""
+    return all(manifest.read(root / folder) is not None for folder in task.read_by)

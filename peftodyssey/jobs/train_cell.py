@@ -38,9 +38,16 @@ def train_cell(task: CellTask, base: PreTrainedModel, tokenizer: TextTokenizer, 
     manifest.prepare_dir(context.root / task.folder, keep=(layout.CHECKPOINT,))
     if context.options.self_check:
         self_check.remember_base(base)
-    with cell_handle(task, base, tokenizer) as handle:
+    weights = None if task.train_index else weights_of(task, context.root)
+    with cell_handle(task, base, tokenizer, weights) as handle:
         trained = train(task, handle, context) if task.train_index else None
         finish(task, handle, trained, context)
+
+
+def adapt(task: CellTask, base: PreTrainedModel, tokenizer: TextTokenizer, context: JobContext) -> None:
+    """`train_cell`, or `rescore` where the cell is finished and its weights are there."""
+    is_trained = manifest.read(context.root / task.folder) is not None and weights_of(task, context.root)
+    (rescore if is_trained else train_cell)(task, base, tokenizer, context)
 
 
 def train_until(

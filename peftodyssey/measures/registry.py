@@ -13,6 +13,7 @@ import sys
 
 from peftodyssey.measures.contrast import MethodContrast
 from peftodyssey.measures.degradation import Degradation
+from peftodyssey.measures.divergence import PredictionDivergence
 from peftodyssey.measures.forgetting import Forgetting
 from peftodyssey.measures.geometry import Geometry
 from peftodyssey.measures.learning_curves import LearningCurves
@@ -23,6 +24,7 @@ from peftodyssey.measures.multiple_choice import MultipleChoice
 from peftodyssey.measures.newlines import Newlines
 from peftodyssey.measures.noise import WeightNoise
 from peftodyssey.measures.overlap import TextOverlap
+from peftodyssey.measures.predictors import Predictors
 from peftodyssey.measures.sensitivity import Sensitivity
 from peftodyssey.measures.similarity import TextSimilarity
 from peftodyssey.measures.tokens import Tokens
@@ -43,6 +45,8 @@ MEASURES: tuple[Measure, ...] = (
     Sensitivity(),
     MultipleChoice(),
     Geometry(),
+    PredictionDivergence(),
+    Predictors(),
     WiseFt(),
     TextSimilarity(),
     TextOverlap(),

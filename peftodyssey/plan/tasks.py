@@ -126,6 +126,8 @@ class CellTask:
     columns: tuple[ScoreTask, ...] = ()  # every column of the trained cell, each once, those of measures included
     measures: tuple[MeasureTask, ...] = ()  # of the trained cell
     required: tuple[str, ...] = ()  # folders of texts and base models without which its row cannot be made
+    source: str | None = None  # folder of the cell whose trained weights it changes and scores
+    read_by: tuple[str, ...] = ()  # folders of the cells that do so with its own
     stem: Stem | None = None  # None: it is trained from its start
     reads: tuple[str, ...] = ()  # folders that the report reads beside these; where one fails the cell does not
 

@@ -58,7 +58,7 @@ class QuantSpec:
 class MethodSpec:
     """One constraint on the update with all its numbers."""
 
-    method: str  # full | lora | qlora | bitfit | last_layers | ia3 | peft | saved
+    method: str  # full | lora | qlora | bitfit | last_layers | ia3 | peft | truncate | saved
     label: str  # what tables and legends print, e.g. "lora r=8"
     lr: float | None = None  # None for saved
     tuned: bool = False  # lr is one of a tuned set: selected on validation
@@ -70,7 +70,8 @@ class MethodSpec:
     quant: QuantSpec | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     # the method's further fields: rslora, dora, init (lora, qlora); layers (last_layers); peft_type and config (peft);
-    # path (saved); master_weights (full). Further constraints, absent at their defaults: l2_sp, norm_ball, replay
+    # path (saved); master_weights, dropout (full); those and vectors (truncate). Further constraints, absent at their
+    # defaults: l2_sp, norm_ball, replay
     # (numbers), early_stop (its fields), wise_ft (shares of the update that are scored)
 
 

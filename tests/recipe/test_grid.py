@@ -281,7 +281,7 @@ OTHER = {
     **{
         f"{kind.__name__}.lr": (name, ["methods[0].lr=1e-6"])
         for name, kind in METHOD_CLASSES.items()
-        if name != "saved"
+        if name not in ("saved", "truncate")
     },
     **{
         f"{kind.__name__}.{key}": (name, [f"methods[0].{key}={value}", *more])
@@ -320,6 +320,10 @@ OTHER = {
     "Ia3.targets": ("ia3", ["methods[0].targets=all-linear"]),
     "Peft.peft_type": ("peft", ["methods[0].peft_type=LOKR"]),
     "Peft.config": ("peft", ["methods[0].config={r: 4}"]),
+    "Truncate.label": (FULL, ["methods=[full, {method: truncate, label: x}]"]),
+    "Truncate.method": (FULL, ["methods=[full, truncate]"]),
+    "Truncate.rank": (FULL, ["methods=[full, {method: truncate, rank: 3}]"]),
+    "Truncate.vectors": (FULL, ["methods=[full, {method: truncate, vectors: in}]"]),
     "Saved.path": ("saved", ["methods[0].path=other"]),
 }
 NEEDED = {"peft": {"peft_type": "VERA"}, "saved": {"path": "here"}}

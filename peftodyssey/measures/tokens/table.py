@@ -43,8 +43,9 @@ TERMS: Columns = {
     "place": ("int32", "order of the term, highest z first"),
     "word": ("string", "the word, compared without case"),
     "log_odds": ("float64", "log-odds ratio of the word in the domain against general text, with an informative prior"),
-    "z": ("float64", "log_odds divided by its standard deviation"),
+    "z": ("float64", "log_odds divided by its standard deviation over documents"),
     "domain_count": ("int64", "occurrences in the training text that was counted"),
+    "domain_documents": ("int64", "files, papers or articles of it that have the word"),
     "general_count": ("int64", "occurrences in the general text"),
 }
 
