@@ -114,11 +114,11 @@ def _find_files(path: Path) -> tuple[list[Path], Path]:
             f"there is no {path}", f"{near}give a file, a folder, a pattern, bundled/..., m2d2/... or hub:..."
         )
     present = sorted(p for p in entries if p.is_file())
-    if root != path:
-        for file in present:
+    if root != path and present:
+        chosen = _of_one_kind(present)
+        for file in chosen:
             _require_text(file)
-        if present:
-            return _of_one_kind(present), root
+        return chosen, root
     files = [p for p in present if format_of(p)]
     if not files:
         endings = Counter(p.suffix for p in present if p.suffix)
@@ -132,14 +132,15 @@ def _find_files(path: Path) -> tuple[list[Path], Path]:
 
 
 def _of_one_kind(files: list[Path]) -> list[Path]:
-    """The jsonl and parquet files, else the plain text, else the CSV and TSV files.
+    """The JSON and parquet files, else the plain text, else the CSV and TSV files.
 
-    A CSV beside plain text often describes it (metadata.csv), and a readme beside CSV describes that.
+    A CSV beside plain text often describes it (metadata.csv), and a readme beside CSV describes that. Files of other
+    endings, which a pattern may match, are plain text where there are no rows.
     """
     tables = [path for path in files if format_of(path) in SEPARATORS]
     plain = [path for path in files if is_plain(path)]
     if tables:
-        plain = [path for path in plain if bare(path).stem.lower() != "readme"]
+        plain = [path for path in plain if bare(path).stem.lower() != "readme" and format_of(path)]
     return [path for path in files if format_of(path) in ("json", "parquet")] or plain or tables
 
 

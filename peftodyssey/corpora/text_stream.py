@@ -38,8 +38,11 @@ def open_bytes(path: Path) -> IO[bytes]:
             kind = compression_of(file.read(16))
         if kind == "zst":
             return io.BufferedReader(_ZstdFile(path.open("rb")), PIECE_BYTES)
-        opened = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open, None: open}[kind](path, "rb")
-        return cast(IO[bytes], opened)
+        if kind == "gz":
+            return cast(IO[bytes], gzip.open(path, "rb"))
+        if kind == "bz2":
+            return bz2.open(path, "rb")
+        return lzma.open(path, "rb") if kind == "xz" else path.open("rb")
     except OSError as error:
         raise CorpusError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from error
 

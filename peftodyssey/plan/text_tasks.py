@@ -12,11 +12,12 @@ from peftodyssey.plan.chat_template import chat_identity
 from peftodyssey.plan.sources import Sources
 from peftodyssey.plan.tasks import BaseModelKey, IndexTask, ScoreTask, TrainedCell
 from peftodyssey.recipe import identity
-from peftodyssey.recipe.cell import Cell, CorpusSpec, ModelSpec
+from peftodyssey.recipe.cell import Cell, CorpusSpec, ModelSpec, TrainSpec
 from peftodyssey.store import layout
 
 SAMPLE_TOKENS_CAP = 2_000_000  # tokens that are counted of the pretraining text
-TRAIN_TOKENS_CAP = 20_000_000  # tokens indexed of a training split, unless the budget is larger
+TRAIN_TOKENS_CAP = 20_000_000  # tokens indexed of a training split where the budget is in epochs
+SAMPLED_TOKENS_CAP = 4_000_000  # where it is in tokens or steps, unless that is more: memory follows it
 
 
 UNCAPPED_TOKENS = 1_000_000  # scored, about, where the recipe sets no cap
@@ -25,6 +26,13 @@ UNCAPPED_TOKENS = 1_000_000  # scored, about, where the recipe sets no cap
 def scored_tokens(cap: int | None) -> int:
     """Tokens of a split that are scored at most."""
     return cap if cap is not None else UNCAPPED_TOKENS
+
+
+def train_tokens_cap(train: TrainSpec) -> int:
+    """Tokens of a training split that are indexed at most."""
+    if train.budget_epochs is not None:
+        return TRAIN_TOKENS_CAP
+    return max(SAMPLED_TOKENS_CAP, train.budget_tokens or (train.budget_steps or 0) * train.batch_tokens)
 
 
 def model_slug(model: ModelSpec) -> str:
@@ -115,7 +123,7 @@ class TextTasks:
         held_out = ()
         if spec.dedupe == "train":  # all of them, however much is scored: a cell does not depend on that
             held_out = tuple(self.index(cell, spec, split, TRAIN_TOKENS_CAP) for split in ("valid", "test"))
-        return self.index(cell, spec, "train", max(TRAIN_TOKENS_CAP, cell.train.budget_tokens or 0), held_out)
+        return self.index(cell, spec, "train", train_tokens_cap(cell.train), held_out)
 
     def valid_index(self, cell: Cell, spec: CorpusSpec) -> IndexTask:
         """The validation split of a text, up to half of what is scored of a test split."""

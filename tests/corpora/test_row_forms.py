@@ -262,6 +262,12 @@ def test_any_text_by_a_pattern_or_by_its_name_and_no_binary(tmp_path):
     assert read_as(corpus, survey(corpus)) == "x: read as plain text: 30 files, each a document; 30 documents"
     with pytest.raises(CorpusError, match=r"it holds 30 \.py\n.*by a pattern: .*code/\*\*/\*\.py"):
         resolve(spec(tmp_path / "code"))
+    (tmp_path / "code" / "NOTES.md").write_text("Notes on the code.")
+    assert len(list(documents(resolve(spec(tmp_path / "code" / "**" / "*")), "all"))) == 31
+    for name in ("rows.csv", "log.log"):
+        (tmp_path / "mixed").mkdir(exist_ok=True)
+        (tmp_path / "mixed" / name).write_text("text\na b\nc d\n")
+    assert len(list(documents(resolve(spec(tmp_path / "mixed" / "*")), "all"))) == 2
     (tmp_path / "Makefile").write_text("all:\n\tcc a.c\n")
     assert len(list(documents(resolve(spec(tmp_path / "Makefile")), "all"))) == 1
     for name, content in (("a.docx", b"PK\x03\x04 rest"), ("a.pdf", b"%PDF-1.7"), ("a.bin", b"a\x00b")):
