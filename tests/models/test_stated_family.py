@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import random
+
 import pytest
 import torch
 from support import micro
@@ -10,12 +13,15 @@ from support.peft_adapters import lora_folder
 from support.tiny import tiny
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from peftodyssey import assets
 from peftodyssey.errors import MethodError, ModelError
+from peftodyssey.methods import saved
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.models.load import load
 from peftodyssey.models.shape_from_config import FAMILIES
-from peftodyssey.models.source import planned_config, resolve
+from peftodyssey.models.source import planned_config, resolve, weights_folder
 from peftodyssey.models.stated_family import KNOWN, check_stated_family
+from peftodyssey.scoring.sense import LOADED
 
 SCORE = ("bundled/wiki_general", "--tokens", "1k", "--context", "256", "--device", "cpu")
 
@@ -122,3 +128,38 @@ def test_an_adapter_that_is_not_finite_names_its_tensor(llama, tmp_path):
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(MethodError, match=rf"1 NaN or infinite of .* numbers in {name}"):
         METHODS["saved"].load(load(resolve(str(llama)), precision="fp32"), folder)
+
+
+def test_an_adapter_of_another_base_of_this_shape_is_told(llama, tmp_path):
+    folder = lora_folder(llama, tmp_path / "adapter")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    for name, told in (
+        ("meta-llama/Llama-3.2-1B", True),
+        (None, False),
+        (str(llama), False),
+        (f"unsloth/{llama.name}-bnb-4bit", False),
+    ):
+        (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": name}))
+        assert bool([n for n in saved.notes(folder, str(llama)) if "as its base; here it is put on" in n]) == told
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "x/other"}))
+    ended = micro.invoke("score", llama, *SCORE, "--adapter", folder)
+    assert ended.returncode == 0
+    assert f"its config names x/other as its base; here it is put on {llama}" in " ".join(ended.stderr.split())
+
+
+def test_a_tokenizer_of_another_model_is_seen_in_what_is_predicted(tmp_path):
+    """Every id is another token's: the trained base then predicts no better than its own average."""
+    source = weights_folder(resolve("bundled/odyssey-3m"))
+    folder = variant(source, tmp_path / "permuted")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / file).write_bytes((assets.model_files("odyssey-3m") / file).read_bytes())
+    content = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary, special = content["model"]["vocab"], {token["content"] for token in content["added_tokens"]}
+    words = [word for word in vocabulary if word not in special]
+    ids = [vocabulary[word] for word in words]
+    random.Random(0).shuffle(ids)
+    vocabulary.update(zip(words, ids, strict=True))
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    ended = micro.invoke("score", folder, *SCORE)
+    assert ended.returncode == 0
+    assert LOADED in " ".join(ended.stderr.split())
