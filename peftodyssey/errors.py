@@ -68,6 +68,10 @@ class MethodError(InputError):
 class TrainingError(OdysseyError, RuntimeError):
     """Training of one cell failed: loss not finite, nothing to train on, adapter that did not change."""
 
+
+class NotFinite(TrainingError):
+    """A model gives tokens a likelihood that is NaN or infinite."""
+
     exit_code = EXIT_SOME_FAILED
 
 

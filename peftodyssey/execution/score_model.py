@@ -22,6 +22,7 @@ from peftodyssey.jobs import score as score_job
 from peftodyssey.jobs.context import JobContext, JobOptions
 from peftodyssey.jobs.loaded_models import LoadedModels
 from peftodyssey.memory.device import Device
+from peftodyssey.methods import saved
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.models import source as model_source
 from peftodyssey.models.log_filters import quiet
@@ -185,7 +186,7 @@ class _Scorer:
             return
         spec = MethodSpec("saved", adapter.name, options={"path": str(adapter)})
         attached = METHODS["saved"].load(model, adapter, spec)
-        for note in attached.notes:
+        for note in dict.fromkeys((*attached.notes, *saved.notes(adapter, self.base.source.name))):
             self.progress.note(f"{adapter}: {note}")
         try:
             score_job.score_and_write(task, attached.model, prefix, self.context)

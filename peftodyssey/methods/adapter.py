@@ -166,9 +166,22 @@ def load_adapter_folder(model: PreTrainedModel, folder: Path, spec: MethodSpec) 
             "score it on the base it was made for",
         ) from error
     _check_keys(folder, wrapped, result)
+    _check_finite(folder, wrapped)
     wrapped.requires_grad_(False)
     said = (*adapter_notes(read_adapter(folder)), *notes)
     return AttachedMethod(spec.method, spec, wrapped, model, {}, True, {}, base_weights, said)
+
+
+def _check_finite(folder: Path, wrapped: PeftModel) -> None:
+    """Raises MethodError for a tensor of the adapter that holds NaN or infinity."""
+    from peft import get_peft_model_state_dict
+
+    for name, tensor in get_peft_model_state_dict(wrapped).items():
+        if broken := int((~tensor.isfinite()).sum()):
+            raise MethodError(
+                f"the adapter in {folder} has {broken:,} NaN or infinite of {tensor.numel():,} numbers in {name}",
+                "its training diverged: take an earlier checkpoint, or copy it again",
+            )
 
 
 def changes_base_weights(config: PeftConfig) -> bool:

@@ -112,6 +112,22 @@ def notes(adapter: AdapterFiles) -> list[str]:
     return said
 
 
+def other_base_note(adapter: AdapterFiles, base: str) -> list[str]:
+    """A note where the adapter's config names another base than `base`: models of one shape take each other's adapters.
+
+    The last parts of the names are compared, without what says how a base is stored.
+    """
+    if adapter.base_name is None:
+        return []
+    made_for, here = (
+        QUANTISED_NAME.sub("", name.rstrip("/").rsplit("/", 1)[-1]).strip("-_").lower()
+        for name in (adapter.base_name, base)
+    )
+    if made_for in here or here in made_for:
+        return []
+    return [f"its config names {adapter.base_name} as its base; here it is put on {base}: are these the same weights?"]
+
+
 def changes_nothing(adapter: AdapterFiles) -> bool:
     """Whether every trained tensor is a LoRA matrix and every lora_B is 0, so that nothing is added to the base."""
     lora_b = [name for name in adapter.tensors if LORA_B.search(name)]
