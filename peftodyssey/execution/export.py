@@ -50,7 +50,9 @@ def export_cell(
     """
     folder = run.folder
     row, notes = _find(run, cell)
-    entry = next(entry for entry in run.cells if (entry["cell"], entry["recipe"]) == (row["cell"], row["recipe"]))
+    entry = next((one for one in run.cells if (one["cell"], one["recipe"]) == (row["cell"], row["recipe"])), None)
+    if entry is None:
+        raise StoreError(f"no plan of {folder} names cell {row['cell']}", f"`peftodyssey check {folder}` says why")
     target = to or folder / "export" / entry["slug"]
     with new_folder(target) as writing, quiet():
         weights = _weights(folder, entry)

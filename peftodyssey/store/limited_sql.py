@@ -24,7 +24,10 @@ def sealed_connection() -> duckdb.DuckDBPyConnection:
     """A database in memory that reaches no file, no network and no variable of Python, and cannot be talked into it."""
     import duckdb
 
-    config = {"temp_directory": "", "memory_limit": f"{limits.SQL_BYTES >> 20}MiB"}
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "temp_directory": "",
+        "memory_limit": f"{limits.SQL_BYTES >> 20}MiB",
+    }
     connection = duckdb.connect(":memory:", config=config)
     for setting in ("enable_external_access", "python_enable_replacements"):
         connection.execute(f"set {setting}=false")

@@ -97,7 +97,7 @@ def damage(folder: Path, *, afresh: bool = False) -> dict[str, str]:
     if content is None:
         return {}
     if not _is_manifest(content):
-        return {layout.MANIFEST: "it does not list files with their sha256"}
+        return {layout.MANIFEST: "it does not list files with their sha256, or its facts are of another kind"}
     return verified.wrong_files(folder, content["files"], afresh=afresh)
 
 
@@ -135,5 +135,7 @@ def _whole(path: Path) -> dict[str, Any] | None:
 
 
 def _is_manifest(content: Mapping[str, Any]) -> bool:
-    files = content.get("files")
-    return isinstance(files, dict) and all(isinstance(digest, str) for digest in files.values())
+    files, facts = content.get("files"), content.get("facts", {})
+    if not isinstance(files, dict) or not isinstance(facts, dict):
+        return False
+    return all(isinstance(digest, str) for digest in files.values())

@@ -85,8 +85,22 @@ def _wrong_shape(plan: Mapping[str, Any]) -> str:
             return f"its cell {number} has no coordinates"
         if not isinstance(cell.get("cell"), str) or not isinstance(cell.get("scores"), dict):
             return f"its cell {number} has no name, or no scores"
+        if wrong := _wrong_scores(cell["scores"]):
+            return f"its cell {number}: {wrong}"
         if outside := [name for name in _folders(cell) if not _is_below(name)]:
             return f"its cell {number} names {outside[0]!r}, which is not below the directory"
+    return ""
+
+
+def _wrong_scores(scores: Mapping[str, Any]) -> str:
+    """What is wrong with the texts that a cell's line names; "" where nothing is."""
+    general = scores.get("general")
+    if not isinstance(general, list):
+        return "its general texts are no list"
+    named = ("index", "before", "after")
+    for text in (scores.get("test"), *filter(None, [scores.get("valid")]), *general):
+        if not isinstance(text, dict) or not all(isinstance(text.get(key), str) for key in named):
+            return "a text lacks one of index, before and after"
     return ""
 
 

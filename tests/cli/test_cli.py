@@ -26,8 +26,8 @@ OPTIONS = {
         "--device",
         "--allow-oom",
         "--checkpoint-disk",
-        "--verbose",
         "--selfcheck",
+        "--verbose",
     },
     "check": {"--set", "--show", "--memory", "--device", "--repair"},
     "plan": {

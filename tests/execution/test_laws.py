@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from support import micro
@@ -28,7 +30,7 @@ def test_a_broken_law_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
         nll_nats, rank = original(folder)
         return (nll_nats + np.float32(0.01) if "together" in folder.parts else nll_nats), rank
 
-    monkeypatch.setattr(laws.parquet, "read_nll", shifted)
+    monkeypatch.setattr(laws, "parquet", SimpleNamespace(read_nll=shifted))
     ended = micro.invoke("doctor", "--laws")
     assert ended.returncode == 2
     assert f"problem: {LAW} 3  broken" in ended.stdout

@@ -11,6 +11,8 @@ from peftodyssey.errors import StoreError
 from peftodyssey.measures.registry import MEASURES
 from peftodyssey.store import atomic, layout, lock, manifest, parquet, plans, tables
 
+SCORES = {"test": {"index": "i", "before": "b", "after": "a"}, "valid": None, "general": []}
+
 
 def test_a_manifest_lists_every_file_with_its_hash(tmp_path):
     (tmp_path / "adapter").mkdir()
@@ -85,10 +87,10 @@ def test_the_newest_recipe_names_a_shared_cell(tmp_path):
                 "recipe": name,
                 "created": created,
                 "measure": [],
-                "cells": [{"cell": "x", "scores": {}, "coordinates": {}}],
+                "cells": [{"cell": "x", "scores": SCORES, "coordinates": {}}],
             },
         )
-    assert plans.cells(tmp_path) == [{"cell": "x", "scores": {}, "coordinates": {}, "recipe": "a", "measure": []}]
+    assert plans.cells(tmp_path) == [{"cell": "x", "scores": SCORES, "coordinates": {}, "recipe": "a", "measure": []}]
 
 
 @pytest.mark.parametrize(("parts", "slug"), [(("a/b", None, "r=8"), "a-b-r-8"), (("..", "x"), "x"), (("é" * 3,), "")])
