@@ -14,7 +14,7 @@ from peftodyssey import api
 from peftodyssey.errors import RecipeError
 from peftodyssey.execution.launch import Options
 from peftodyssey.recipe.grid import cells
-from peftodyssey.store import manifest
+from peftodyssey.store import manifest, parquet
 
 METHODS = """methods:
   - {method: full, lr: 1e-3}
@@ -52,6 +52,19 @@ def test_the_ends_are_the_full_update_and_the_base(finished):
     assert whole["lr"] == full["lr"]
     assert (whole["trainable_params"], whole["steps"]) == (0, 0)
     assert rows["truncate r=4096 no vectors"]["nll_after"] != full["nll_after"]
+
+
+@pytest.mark.slow
+def test_updates_cut_to_a_rank_are_rescaled_as_whole_ones_are(tmp_path):
+    """At full rank the rescaled update costs what that of `full` costs."""
+    measure = "measure=[degradation, forgetting, noise: {gammas: 0.2, pairs: 1, updates: true, documents: 8}]"
+    shifts = ["methods[2].rank=[1, 4096]", "methods[2].vectors=in", measure]
+    run(tmp_path / "out", tuple(shifts))
+    rows = parquet.read(tmp_path / "out" / "noise.parquet").to_pylist()
+    rises = {row["label"]: row["rise_nats"] for row in rows if row["kind"] == "update"}
+    assert {"full", "truncate r=1", "truncate r=4096"} <= set(rises)
+    assert rises["truncate r=4096"] == pytest.approx(rises["full"], abs=1e-5)
+    assert rises["truncate r=1"] != pytest.approx(rises["full"], abs=1e-5)
 
 
 def test_weights_are_deleted_when_the_last_cell_that_needs_them_is_done(finished):

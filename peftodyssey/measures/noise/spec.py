@@ -48,8 +48,8 @@ class Noise(RecipeSection):
     )
     updates: Flag = Field(
         default=False,
-        description="Whether the updates of the recipe's full and LoRA cells are measured too: rescaled to the norm "
-        "of the noise, and the smallest step along them that raises the loss; true or false.",
+        description="Whether the updates of the recipe's full, truncated and LoRA cells are measured too: rescaled to "
+        "the norm of the noise, and the smallest step along them that raises the loss; true or false.",
     )
     tensors: Annotated[tuple[Literal["blocks", "embeddings", "head"], ...], OrList()] = Field(
         default=("blocks",),

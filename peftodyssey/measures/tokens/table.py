@@ -35,6 +35,18 @@ CONCENTRATION: Columns = {
     "share_for_50pct": ("float64", "smallest share of the units that accounts for half of rise_nats"),
     "share_for_90pct": ("float64", "smallest share of the units that accounts for 90 % of rise_nats"),
     "gini": ("float64", "Gini coefficient of the changes above 0: 0 if spread evenly, towards 1 for a single unit"),
+    "fall_share_for_50pct": ("float64", "beside it: the same of what fell"),
+    "fall_gini": ("float64", "the same of what fell"),
+    "frequency_share_for_50pct": (
+        "float64",
+        "beside it: the same if every token had risen equally",
+    ),
+    "frequency_gini": ("float64", "the same if every token had risen equally"),
+    "seed_share_for_50pct": (
+        "float64",
+        "beside it: the same of the loss of the next seed's cell less this one's, which is chance; empty without one",
+    ),
+    "seed_gini": ("float64", "the same of the next seed's loss less this one's"),
 }
 
 TERMS: Columns = {
