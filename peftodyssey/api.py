@@ -49,13 +49,13 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return load_recipe(recipe, overrides, measures=SPECS)
 
 
-def new_recipe(to: str | Path, model: str, domains: Sequence[str]) -> Path:
-    """Write a commented recipe for `model` and the texts `domains`, which passes `check` as it is; returns its path."""
-    from peftodyssey.corpora.local import first_row
-    from peftodyssey.plan.model_facts import model_facts
+def new_recipe(to: str | Path, model: str | Sequence[str], domains: Sequence[str]) -> Path:
+    """Write a commented recipe for models and the texts `domains`, from what is in these; returns its path."""
+    from peftodyssey.plan.new_recipe_facts import model_facts, text_facts
     from peftodyssey.recipe import bundled
 
-    return bundled.new(to, model, list(domains), first_row, model_facts(model))
+    models = [model] if isinstance(model, str) else list(model)
+    return bundled.new(to, models, [text_facts(text, models) for text in domains], [model_facts(m) for m in models])
 
 
 def plan(
@@ -158,18 +158,18 @@ def run_plan(
     from peftodyssey.execution import prune_weights
     from peftodyssey.execution.launch import Options
     from peftodyssey.execution.rounds import run_rounds
-    from peftodyssey.store import layout
+    from peftodyssey.store import table_record
 
     prepare_allocator()
     options, root = options or Options(), Path(out or DEFAULT_ROOT / planned.recipe.name)
     planned, outcome = run_rounds(planned, root, options, console or RichConsole(stderr=True), MEASURES_BY_NAME)
     if outcome.interrupted:
         return None, outcome, root
-    if outcome.worked or not layout.is_reported(root):
+    if outcome.worked or not table_record.is_current(root, root):
         report([root])
     opened = open(root)
-    if options.keep == "best":
-        prune_weights.prune(root, planned.cells, opened.results.to_pylist())
+    if options.keep == "best" and prune_weights.prune(root, planned.cells, opened.results.to_pylist()):
+        table_record.renew(root, root)
     return opened, outcome, root
 
 
@@ -204,12 +204,11 @@ def report(
 ) -> Path:
     """Rebuild tables, figures and page of one run, or one page that compares several; returns the page's path.
 
-    `options` are those of `report.publish`: with_text (False: no word of a document), zip (a file to pack it in), watch.
+    `options` are those of `report.publish`: with_text (False: no word of a document), zip (a file to pack it in).
     """
     from peftodyssey.report.publish import publish
 
-    runs = [Path(folder) for folder in folders]
-    return publish(runs, Path(out) if out else None, measures=MEASURES, scoring=scoring, **options)
+    return publish([*map(Path, folders)], Path(out) if out else None, measures=MEASURES, scoring=scoring, **options)
 
 
 def open(folder: str | Path, *, scoring: str | None = None) -> Run:
@@ -248,7 +247,7 @@ def score(
     """Per-token NLL of a model on a text, alone and with each adapter, with 95 % intervals of the differences.
 
     `settings` are the other fields of `ScoreRequest`: revision, split, quant, context, stride, tokens, first_token,
-    mode and field.
+    mode, field and chat_template.
     """
     from peftodyssey.execution.score_model import ScoreRequest, score_model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 SPLITS = ("train", "valid", "test")
 
-# Files of text: the endings that are read, and their formats. Each may be compressed as well.
+# Files of text: the endings that are read, and their formats. Each may be compressed as well, which its bytes tell.
 TEXT_FORMATS = {
     ".txt": "txt",
     ".md": "txt",
@@ -15,7 +15,7 @@ TEXT_FORMATS = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
-TEXT_COMPRESSION = (".gz", ".zst")
+TEXT_COMPRESSION = (".gz", ".zst", ".bz2", ".xz")
 
 # Files of a token index: written by `corpora`, found by `store`.
 INDEX_FILE = "index.parquet"
@@ -36,6 +36,7 @@ TOKEN_CLASSES = (
 
 # Defaults of a scoring pass, by kind of device: `scoring` uses them, `memory` reckons with them.
 SCORE_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}  # on a CPU 8192 no longer fit the cache and take 1.5 times as long
+HELD_STATES_BYTES = 256 << 20  # of a base's last states that are kept while its tuned model computes the same tokens
 SCORE_CHUNK_BYTES = {
     "cpu": 4 << 20,
     "cuda": 256 << 20,

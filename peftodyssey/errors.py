@@ -52,12 +52,25 @@ class CorpusError(InputError):
     """A corpus cannot be found, read or used: empty, not UTF-8, smaller than one sequence, field missing."""
 
 
+class RowError(CorpusError):
+    """One row of a corpus cannot be used; `reason` says why without its place, so that rows can be counted by it."""
+
+    def __init__(self, place: str, reason: str, next_step: str) -> None:
+        super().__init__(f"{place}: {reason}", next_step)
+        self.reason = reason
+        self.args = (place, reason, next_step)
+
+
 class MethodError(InputError):
     """A method cannot be applied to this model: rank too large, no biases, no matching target."""
 
 
 class TrainingError(OdysseyError, RuntimeError):
     """Training of one cell failed: loss not finite, nothing to train on, adapter that did not change."""
+
+
+class NotFinite(TrainingError):
+    """A model gives tokens a likelihood that is NaN or infinite."""
 
     exit_code = EXIT_SOME_FAILED
 

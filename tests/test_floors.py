@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "peftodyssey"
 
 FLOORS = (
-    ("recipe", "errors", "constants", "_version", "model_shape", "memory_settings", "assets"),
+    ("recipe", "errors", "constants", "_version", "model_shape", "memory_settings", "assets", "untrusted"),
     ("methods", "models", "corpora", "store"),
     ("training", "scoring"),
     ("multi_lora", "memory"),
@@ -52,6 +52,7 @@ SHARED = {
     "model_shape",
     "memory_settings",
     "assets",
+    "untrusted",
 }  # floor 0: `recipe` may import them
 FACADE = "peftodyssey"  # the root: hands out the functions of `api` and is above everything; nothing imports it
 MAX_FILE_LINES = 300

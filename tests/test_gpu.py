@@ -103,7 +103,7 @@ def test_a_7b_shape_trains_in_four_bits(tmp_path: Path) -> None:
 def test_a_step_captured_as_a_graph_ends_where_its_launches_end(
     tmp_path: Path, multi_lora: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from peftodyssey.training import cuda_graphs
+    from peftodyssey.training import capturable, cuda_graphs
 
     used: list[int] = []
     replay = cuda_graphs.Graph.replay
@@ -118,8 +118,8 @@ def test_a_step_captured_as_a_graph_ends_where_its_launches_end(
     ).results.to_pylist()
     assert used, console.export_text()
     assert "without CUDA graphs" not in console.export_text()
-    monkeypatch.setattr(cuda_graphs, "FAMILIES", frozenset())
-    monkeypatch.setattr(cuda_graphs, "EAGER_FAMILIES", frozenset({"llama"}))
+    monkeypatch.setattr(capturable, "FAMILIES", frozenset())
+    monkeypatch.setattr(capturable, "EAGER_FAMILIES", frozenset({"llama"}))
     without = api.run(
         micro.write(tmp_path, text), tmp_path / "launches", device="cuda", console=Console(quiet=True)
     ).results.to_pylist()
@@ -197,3 +197,45 @@ def test_lean_forms_on_the_gpu_score_what_the_cpu_scores(layout: str, tmp_path: 
     ]
     assert means[1] == pytest.approx(means[0], abs=1e-4)
     assert means[2] == pytest.approx(means[0], abs=2e-2)
+
+
+def test_products_of_bf16_factors_are_not_rounded_to_bf16() -> None:
+    import torch
+
+    from peftodyssey.models.autograd_functions import product
+
+    generator = torch.Generator("cuda").manual_seed(0)
+    for shape in ((64, 512), (3, 64, 512)):
+        a, b = (torch.randn(shape, generator=generator, device="cuda").bfloat16() for _ in range(2))
+        exact = a.double() @ b.double().transpose(-1, -2)
+        error = (product(a, b.transpose(-1, -2), torch.float32).double() - exact).norm() / exact.norm()
+        assert error < 1e-5  # rounded to bf16 it is 2e-3
+
+
+def test_a_capture_that_fails_leaves_stream_memory_and_gradients_as_they_were() -> None:
+    import torch
+
+    from peftodyssey.training.cuda_graphs import CudaGraphCache
+
+    weight, notes = torch.nn.Parameter(torch.ones(3, device="cuda")), []
+
+    def waits_while_captured(x: torch.Tensor) -> torch.Tensor:
+        loss = (weight * x).sum()
+        loss.backward()
+        if torch.cuda.is_current_stream_capturing():
+            loss.item()
+        return loss.detach()[None]
+
+    cache = CudaGraphCache(lambda: [weight.grad], notes.append)
+    stream = torch.cuda.current_stream()
+    for step in range(4):
+        if step:
+            weight.grad.zero_()
+        cache.run([torch.full((3,), 2.0, device="cuda")], True, waits_while_captured)
+        assert torch.equal(weight.grad, torch.full((3,), 2.0, device="cuda"))
+        assert torch.cuda.current_stream() == stream
+    assert len(notes) == 1
+    assert not cache.holds_graphs
+    before = torch.cuda.memory_allocated()
+    torch.ones(1 << 20, device="cuda").sum().item()
+    assert torch.cuda.memory_allocated() == before

@@ -10,12 +10,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from peftodyssey.cli.check import check, name_damage
+from peftodyssey.cli.doctor import doctor
 from peftodyssey.cli.export import export
 from peftodyssey.cli.options import (
+    CheckpointDiskOpt,
     DeviceOpt,
     DirArg,
     MemoryOpt,
     RecipeArg,
+    SelfCheckOpt,
     SetOpt,
     VerboseOpt,
     console,
@@ -24,15 +28,14 @@ from peftodyssey.cli.options import (
     prepare_process,
     say,
     starting,
-    usage,
 )
 from peftodyssey.cli.plan import plan
 from peftodyssey.cli.query import query
 from peftodyssey.cli.report import report
 from peftodyssey.cli.score import score
 from peftodyssey.cli.subcommands import ladder_app, recipes_app
+from peftodyssey.cli.unexpected import DEBUG, debug_asked, quiet_threads, sentence
 from peftodyssey.errors import (
-    EXIT_DOES_NOT_FIT,
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
     EXIT_USER,
@@ -48,7 +51,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done; 1 some cells failed; 2 wrong input; 3 does not fit; 130 interrupted and resumable.",
+    epilog="Exit codes: 0 done; 1 some cells failed, or an unexpected error; "
+    "2 wrong input; 3 does not fit; 130 interrupted and resumable.",
 )
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(ladder_app, name="ladder")
@@ -56,7 +60,11 @@ app.add_typer(ladder_app, name="ladder")
 
 @app.callback(invoke_without_command=True)
 def _root(
-    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[  # taken off the command line by `main`, and here to be listed
+        bool, typer.Option(DEBUG, help="Print the traceback of an unexpected error; anywhere on the line.")
+    ] = False,
 ) -> None:
     if version:
         from peftodyssey._version import __version__
@@ -80,17 +88,12 @@ def run(
         str | None, typer.Option("--refresh", help="`stale`: recompute results made with other library versions.")
     ] = None,
     checkpoint_every: Annotated[str, typer.Option("--checkpoint-every", help="Time between checkpoints.")] = "10m",
-    checkpoint_disk: Annotated[
-        str | None,
-        typer.Option(
-            "--checkpoint-disk",
-            help="Limit for downloaded models, e.g. 50GB; finished ones are deleted to make room.",
-        ),
-    ] = None,
+    checkpoint_disk: CheckpointDiskOpt = None,
     device: DeviceOpt = "auto",
     allow_oom: Annotated[
         bool, typer.Option("--allow-oom", help="Start although the plan says it does not fit.")
     ] = False,
+    self_check: SelfCheckOpt = True,
     verbose: VerboseOpt = False,
 ) -> None:
     """Train and score what is missing of a recipe, then write the report. A second run resumes, or does nothing."""
@@ -111,6 +114,7 @@ def run(
         allow_oom=allow_oom,
         memory_bytes=size_bytes(memory),
         checkpoint_disk_bytes=size_bytes(checkpoint_disk, "--checkpoint-disk"),
+        self_check=self_check,
         verbose=verbose,
     )
     loaded = api.load(recipe, set_ or ())
@@ -130,32 +134,7 @@ def run(
     raise typer.Exit(EXIT_SOME_FAILED if outcome.failed else 0)
 
 
-@app.command()
-def check(
-    recipe: RecipeArg,
-    set_: SetOpt = None,
-    show: Annotated[int, typer.Option("--show", min=0, help="Print so many documents as tokens.")] = 0,
-    memory: MemoryOpt = None,
-    device: DeviceOpt = "auto",
-) -> None:
-    """Validate a recipe; print its grid, memory, disk and every warning. Loads no weights."""
-    from peftodyssey import api
-    from peftodyssey.execution.time_left import time_line
-    from peftodyssey.plan import host_and_disk
-    from peftodyssey.recipe.load_ladder import is_ladder
-    from peftodyssey.report import console_output, ladder_output
-
-    if is_ladder(recipe):
-        for part in ladder_output.plan(api.plan_ladder(recipe, set_ or (), device=device)):
-            console().print(part)
-        return
-    loaded = api.load(recipe, set_ or ())
-    root = api.DEFAULT_ROOT / loaded.name
-    plan = api.plan(loaded, device=device, memory=memory, out=root)
-    for part in (*console_output.check(plan, root), *console_output.documents(plan, show)):
-        console().print(part)
-    say(time_line(plan, root, recipe))
-    raise typer.Exit(EXIT_DOES_NOT_FIT if plan.too_large or host_and_disk.problems(plan, root) else 0)
+app.command()(check)
 
 
 app.command()(plan)
@@ -169,7 +148,9 @@ def status(folder: DirArg) -> None:
     from peftodyssey.execution.time_left import status_line
     from peftodyssey.report import console_output
 
-    for line in (*console_output.status(read(folder)), *lines(folder), status_line(folder)):
+    cells = read(folder)
+    name_damage([folder])
+    for line in (*console_output.status(cells), *lines(folder), status_line(folder)):
         console().print(line, soft_wrap=True)
 
 
@@ -196,35 +177,14 @@ def schema() -> None:
     print(json.dumps(json_schema(SPECS), indent=2))
 
 
-@app.command()
-def doctor(
-    adapter: Annotated[Path | None, typer.Option("--adapter", help="Examine this adapter folder; with --base.")] = None,
-    base: Annotated[str | None, typer.Option("--base", help="The base of the adapter, as `score` takes it.")] = None,
-    revision: Annotated[str | None, typer.Option("--revision", help="Revision of the base.")] = None,
-    device: DeviceOpt = "auto",
-) -> None:
-    """Environment, versions, GPU, and what will not work; or whether an adapter belongs to a base and what it does."""
-    from peftodyssey.execution.doctor import PROBLEM, examine
-
-    if (adapter is None) != (base is None):
-        raise usage("--adapter and --base belong together")
-    lines, all_well = examine(), "everything needed is there"
-    if adapter is not None and base is not None:
-        from peftodyssey.execution.adapter_doctor import examine_adapter
-
-        starting(f"Examining {adapter} on {base}")
-        lines, all_well = examine_adapter(adapter, base, revision, device), "the adapter belongs to this base"
-    n_problems = 0
-    for line in lines:
-        n_problems += line.startswith(PROBLEM)
-        say(line)
-    say(f"{n_problems} problem{'s' * (n_problems > 1)}" if n_problems else all_well)
-    raise typer.Exit(EXIT_USER if n_problems else 0)
+app.command()(doctor)
 
 
 def main() -> None:
-    """Entry point: user mistakes become a message and an exit code, never a traceback."""
+    """Entry point: whatever goes wrong becomes a message and an exit code, never a traceback but under --debug."""
+    debug = debug_asked()
     prepare_process()
+    quiet_threads(debug)
     errors = Console(stderr=True, highlight=False)
     try:
         app()
@@ -239,6 +199,11 @@ def main() -> None:
     except KeyboardInterrupt:
         errors.print("interrupted; start the same command again, it resumes", markup=False)
         sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        if debug:
+            raise
+        errors.print(sentence(error), markup=False, soft_wrap=True)
+        sys.exit(EXIT_SOME_FAILED)
 
 
 if __name__ == "__main__":

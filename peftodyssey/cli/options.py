@@ -27,6 +27,17 @@ SetOpt = Annotated[
 MemoryOpt = Annotated[str | None, typer.Option("--memory", help="Budget such as 22GiB; default: what is free.")]
 DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 VerboseOpt = Annotated[bool, typer.Option("--verbose", help="Print the folder of every task, which else run.log has.")]
+CheckpointDiskOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint-disk",
+        help="Limit for downloaded models, e.g. 50GB; finished ones are deleted to make room.",
+    ),
+]
+SelfCheckOpt = Annotated[
+    bool,
+    typer.Option("--selfcheck/--no-selfcheck", help="Every training checks itself; the figures are in its manifest."),
+]
 ScoringOpt = Annotated[
     str | None,
     typer.Option("--scoring", metavar="NAME", help="Another way of scoring than the newest; the report names them."),

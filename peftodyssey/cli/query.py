@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from peftodyssey.cli.options import ScoringOpt, console, say, usage
+from peftodyssey.recipe.option_values import seconds
+from peftodyssey.untrusted import limits
 
 
 def query(
@@ -22,6 +24,7 @@ def query(
     columns: Annotated[
         str | None, typer.Option("--columns", metavar="VIEW", help="List the columns of a view.")
     ] = None,
+    timeout: Annotated[str, typer.Option("--timeout", help="Time after which the query is stopped.")] = "60s",
     scoring: ScoringOpt = None,
 ) -> None:
     """SQL (DuckDB) over results and tokens; without SQL, the views and example queries for this run."""
@@ -41,7 +44,9 @@ def query(
             console().print(part, soft_wrap=True)
         return
     table = (
-        columns_of(columns, views) if columns is not None else ask(folders[:-1] if sql else folders, str(sql), views)
+        columns_of(columns, views)
+        if columns is not None
+        else ask(folders[:-1] if sql else folders, str(sql), views, seconds(timeout) or limits.SQL_SECONDS)
     )
     if csv:
         sys.stdout.write(query_output.as_csv(table))

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from peftodyssey.cli.check import name_damage
 from peftodyssey.cli.options import ScoringOpt, say, starting, usage
+from peftodyssey.errors import EXIT_SOME_FAILED
 
 
 def report(
@@ -34,3 +36,4 @@ def report(
     say(f"Report: {page}")
     if zip is not None:
         say(f"Packed: {zip}")
+    raise typer.Exit(EXIT_SOME_FAILED if name_damage(folders) else 0)

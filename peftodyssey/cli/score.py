@@ -28,7 +28,10 @@ def score(
     first_token: Annotated[str, typer.Option("--first-token", help="bos or skip.")] = "bos",
     mode: Annotated[str, typer.Option("--mode", help="documents or stream.")] = "documents",
     quant: Annotated[str | None, typer.Option("--quant", help="nf4, fp4 or int8.")] = None,
-    field: Annotated[str | None, typer.Option("--field", help="Text field of jsonl, csv, parquet or Hub rows.")] = None,
+    field: Annotated[str | None, typer.Option("--field", help="Text field of rows, or a template over them.")] = None,
+    chat_template: Annotated[
+        str | None, typer.Option("--chat-template", help="Of conversations: plain, or a Jinja file.")
+    ] = None,
     device: DeviceOpt = "auto",
 ) -> None:
     """Per-token NLL and perplexity of a model, and of adapters on it, on a text; default: test split, 50k tokens."""
@@ -52,6 +55,7 @@ def score(
         first_token=first_token,
         mode=mode,
         field=field,
+        chat_template=chat_template,
     )
     for part in console_output.scored(scored):
         console().print(part)

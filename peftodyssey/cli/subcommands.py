@@ -94,10 +94,10 @@ def recipes_copy(name: str, to: Path) -> None:
 @recipes_app.command("new")
 def recipes_new(
     to: Path,
-    model: Annotated[str, typer.Option("--model", help="Model name.")],
+    model: Annotated[list[str], typer.Option("--model", help="Model name; may be repeated.")],
     domain: Annotated[list[str], typer.Option("--domain", help="Your text; may be repeated.")],
 ) -> None:
-    """Write a commented recipe for your model and text, ready to check and run."""
+    """Write a commented recipe for your models and texts, ready to check and run: its keys follow what is in them."""
     from peftodyssey import api
 
     say(f"Written: {api.new_recipe(to, model, domain)}\nNext: peftodyssey check {to}")

@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from peftodyssey.errors import CorpusError
+from peftodyssey.corpora.messages import CORRECT, calls_as_text
+from peftodyssey.errors import CorpusError, RowError
+from peftodyssey.untrusted import isolated, limits
 
 Spans = tuple[tuple[int, int], ...]  # [start, end) in characters, ascending
 # `train.chat_template: plain`: roles and contents, every answer followed by the eos token.
@@ -38,6 +40,7 @@ class Chat:
     special: Mapping[str, str] = field(default_factory=dict)
     start_added: bool = False  # by `with_one_start`
     control: re.Pattern[str] | None = None  # what spells a control token, and is text in a message; None: parsed
+    tools: Any = None  # of one row: the tools that its conversation may call
 
 
 class Rendered(NamedTuple):
@@ -63,9 +66,10 @@ def with_one_start(chat: Chat) -> Chat:
     return replace(chat, template="{{ bos_token }}" + chat.template, start_added=True)
 
 
-def render_messages(messages: Any, chat: Chat | None, where: str) -> Rendered:
+def render_messages(messages: Any, chat: Chat | None, where: str, tools: Any = None) -> Rendered:
     """A conversation that ends with an answer, as text; every answer is a span.
 
+    `tools` are what the template is told of them. One that knows no tool calls gets them as JSON in the contents.
     Raises CorpusError naming `where` for an invalid conversation, without a template, where the template refuses the
     conversation or marks nothing, or where it marks no answers and renders a prompt differently with its answer.
     """
@@ -75,6 +79,9 @@ def render_messages(messages: Any, chat: Chat | None, where: str) -> Rendered:
             f"{where}: the model has no chat template, so a conversation cannot be rendered",
             "add chat_template.jinja to its tokenizer, or set train.chat_template: plain (or the path of a Jinja file)",
         )
+    if "tool_calls" not in chat.template:
+        messages = calls_as_text(messages)
+    chat = replace(chat, tools=_tools(tools))
     rendered = _render(messages, chat, False, where)
     if not re.search(GENERATION, chat.template):
         answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
@@ -82,8 +89,9 @@ def render_messages(messages: Any, chat: Chat | None, where: str) -> Rendered:
             answers=tuple(_added(messages, index, chat, rendered.text, where) for index in answers)
         )
     if not any(end > start for start, end in rendered.answers):
-        raise CorpusError(
-            f"{where}: the chat template marks no word of this conversation as the assistant's",
+        raise RowError(
+            where,
+            "the chat template marks no word of this conversation as the assistant's",
             "put {% generation %} ... {% endgeneration %} around the answers in the template",
         )
     return rendered
@@ -93,13 +101,23 @@ def _check(messages: Any, where: str) -> None:
     if not isinstance(messages, list) or not all(
         isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages
     ):
-        raise CorpusError(f"{where}: messages must be a list of objects with role and content", "correct the line")
-    if not messages or messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
-        last = messages[-1]["role"] if messages else "nothing"
-        raise CorpusError(
-            f"{where}: messages end with {last!r}, not with an answer of 'assistant'",
-            "end every conversation with the answer to learn, or remove it",
-        )
+        raise RowError(where, "messages must be a list of objects with role and content", CORRECT)
+    last = messages[-1] if messages else {"role": "nothing"}
+    if last["role"] != "assistant":
+        reason = f"messages end with {last['role']!r}, not with an answer of 'assistant'"
+        raise RowError(where, reason, f"end every conversation with the answer to learn; {CORRECT}")
+    if not last["content"].strip() and not last.get("tool_calls"):
+        raise RowError(where, "the answer is empty", CORRECT)
+
+
+def _tools(tools: Any) -> Any:
+    """What a row says of tools, for a template; None where it says nothing that could be read."""
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except (ValueError, RecursionError):
+            return None
+    return tools or None
 
 
 def _added(messages: list[dict[str, Any]], index: int, chat: Chat, text: str, where: str) -> tuple[int, int]:
@@ -107,8 +125,9 @@ def _added(messages: list[dict[str, Any]], index: int, chat: Chat, text: str, wh
     prompt = _render(messages[:index], chat, True, where).text
     with_answer = _render(messages[: index + 1], chat, False, where).text
     if not (text.startswith(prompt) and text.startswith(with_answer)):
-        raise CorpusError(
-            f"{where}: the chat template renders the prompt differently once the answer follows",
+        raise RowError(
+            where,
+            "the chat template renders the prompt differently once the answer follows",
             "put {% generation %} ... {% endgeneration %} around the answers in a copy of the template and name it "
             "with train.chat_template, or render prompt and completion yourself, into fields with these names",
         )
@@ -133,21 +152,48 @@ def _without_marks(marked: str) -> Rendered:
 
 
 def _render(messages: list[dict[str, Any]], chat: Chat, add_generation_prompt: bool, where: str) -> Rendered:
-    from jinja2 import TemplateError
-
     special = {"bos_token": "", "eos_token": "", **chat.special}
     if chat.control is not None:
         mark = f"{SPELT}\\g<0>{SPELT_END}"
-        messages = [{**message, "content": chat.control.sub(mark, message["content"])} for message in messages]
+        messages = [_with_marks(message, chat.control, mark) for message in messages]
+    variables = {
+        **special,
+        "messages": messages,
+        "tools": chat.tools,
+        "add_generation_prompt": add_generation_prompt,
+    }
     try:
-        template = _compiled(chat.template)
-        return _without_marks(
-            template.render(**special, messages=messages, add_generation_prompt=add_generation_prompt)
-        )
-    except TemplateError as error:
-        raise CorpusError(
-            f"{where}: the chat template refuses this conversation: {error}", "correct its roles"
+        text = isolated.worker(__name__, render.__name__).ask([chat.template, variables], limits.TEMPLATE_SECONDS)
+    except isolated.Refused as error:
+        raise RowError(
+            where, f"the chat template refuses this conversation: {error}", "correct its roles, or the template"
         ) from error
+    return _without_marks(text)
+
+
+def _with_marks(value: Any, control: re.Pattern[str], mark: str) -> Any:
+    """A message with marks around control tokens in its texts, wherever they stand; roles and keys stay."""
+    if isinstance(value, str):
+        return control.sub(mark, value)
+    if isinstance(value, list):
+        return [_with_marks(item, control, mark) for item in value]
+    if isinstance(value, dict):
+        return {key: item if key == "role" else _with_marks(item, control, mark) for key, item in value.items()}
+    return value
+
+
+def render(request: tuple[str, dict[str, Any]]) -> str:
+    """The text of a template with its variables; runs in a process with limits, raises what the template raises."""
+    from jinja2 import TemplateError
+
+    template, variables = request
+    try:
+        text: str = _compiled(template).render(**variables)
+    except TemplateError as error:
+        if type(error) is TemplateError:  # of raise_exception: the template's own words
+            raise isolated.Refused(str(error)) from error
+        raise
+    return text
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,10 +1,13 @@
-"""Which documents an index takes under a cap on tokens: whole documents, in the order of their hash."""
+"""Which documents an index takes under a cap on tokens: whole documents, in the order of their hash.
+
+One that is longer than the cap is cut at it.
+"""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -13,9 +16,9 @@ import numpy as np
 from peftodyssey.corpora.documents import Document
 
 BATCH_DOCUMENTS = 256
-# Characters kept in memory per token of the cap during the search for the smallest hashes. Text has about four
-# characters a token; only text of very long runs of spaces could need more, and would then stay below its cap.
-MAX_CHARACTERS_PER_TOKEN = 32
+# Characters kept in memory per token of the cap during the search for the smallest hashes, and of a document. Text has
+# about four characters a token; only text of long runs of spaces could need more, and would then stay below its cap.
+MAX_CHARACTERS_PER_TOKEN = 12
 TYPICAL_CHARACTERS_PER_TOKEN = 4  # decides how much is tokenised at once until the cap is reached
 
 
@@ -37,10 +40,10 @@ def choose_documents(
     max_tokens: int | None,
     counts: dict[str, Any],
 ) -> Iterator[TokenizedDocument]:
-    """The documents of an index, tokenised, in source order; adds `dropped`, sets `truncated` in `counts`.
+    """The documents of an index, tokenised, in source order; adds `dropped` and `cut`, sets `truncated` in `counts`.
 
     Without a cap they pass through one batch at a time. With a cap, no more text is kept in memory than
-    `MAX_CHARACTERS_PER_TOKEN` times the cap and one document.
+    `MAX_CHARACTERS_PER_TOKEN` times the cap and one document, and a document of more tokens is cut to as many.
     """
     if max_tokens is None:
         return _tokenized(documents, tokenize, counts)
@@ -66,6 +69,7 @@ def _smallest(documents: Iterable[Document], max_tokens: int, counts: dict[str, 
     heap: list[tuple[int, int, Document]] = []
     characters = 0
     for position, document in enumerate(documents):
+        document = beginning(document, max_tokens * MAX_CHARACTERS_PER_TOKEN)
         heapq.heappush(heap, (-int(document.key, 16), -position, document))
         characters += len(document.text)
         while len(heap) > 1 and characters - len(heap[0][2].text) >= max_tokens * MAX_CHARACTERS_PER_TOKEN:
@@ -87,12 +91,34 @@ def _until(
                 break
             taken += 1
             if len(tokenized.ids):
-                chosen.append((position, tokenized))
-                tokens += len(tokenized.ids)
+                chosen.append((position, cut_at(tokenized, max_tokens, counts)))
+                tokens += min(len(tokenized.ids), max_tokens)
             else:
                 counts["dropped"] += 1
     counts["truncated"] |= taken < len(numbered)
     return chosen
+
+
+def beginning(document: Document, characters: int) -> Document:
+    """The document up to so many characters, under its own hash; answers and places beyond are gone."""
+    if len(document.text) <= characters:
+        return document
+    answers, spelt = (
+        tuple((start, min(end, characters)) for start, end in spans if start < characters)
+        for spans in (document.answers, document.spelt)
+    )
+    prompt_chars = min(document.prompt_chars, characters)
+    return replace(document, text=document.text[:characters], prompt_chars=prompt_chars, answers=answers, spelt=spelt)
+
+
+def cut_at(tokenized: TokenizedDocument, max_tokens: int, counts: dict[str, Any]) -> TokenizedDocument:
+    """The document up to its token `max_tokens`, and `cut` in `counts` one more where it had more."""
+    if len(tokenized.ids) <= max_tokens:
+        return tokenized
+    counts["cut"] += 1
+    ids, offsets = tokenized.ids[:max_tokens], tokenized.offsets[:max_tokens]
+    end = int(offsets[:, 1].max()) if len(offsets) else len(tokenized.document.text)
+    return TokenizedDocument(beginning(tokenized.document, end), ids, offsets)
 
 
 def _first_characters(numbered: list[tuple[int, Document]], characters: int) -> list[tuple[int, Document]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,12 @@ from peftodyssey import assets
 from peftodyssey.constants import SPLITS
 from peftodyssey.corpora import hub, local, m2d2
 from peftodyssey.corpora.chat import Chat
-from peftodyssey.corpora.readers import format_of, json_rows, lines, open_bytes
-from peftodyssey.corpora.row_schema import RowSchema, document_text
+from peftodyssey.corpora.json_values import json_rows
+from peftodyssey.corpora.row_schema import document_text
 from peftodyssey.corpora.source import Corpus
 from peftodyssey.corpora.splits import shares_of, split_of_key
-from peftodyssey.errors import CorpusError
+from peftodyssey.corpora.text_stream import lines, open_bytes
+from peftodyssey.errors import CorpusError, RowError
 
 # Text without document marks is cut into pieces, which are used as documents.
 MIN_PIECE_CHARACTERS = 2_000  # a piece ends at the first blank line after these
@@ -53,18 +55,20 @@ def text_key(text: str) -> str:
     return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
 
 
-def documents(corpus: Corpus, split: str, chat: Chat | None = None) -> Iterator[Document]:
+def documents(
+    corpus: Corpus, split: str, chat: Chat | None = None, left_out: Counter[str] | None = None
+) -> Iterator[Document]:
     """The documents of one split (`train`, `valid`, `test`) or of `all`, in source order, read lazily.
 
     A split that the source has is taken as it is. A split that it lacks is cut out of its train split by the hash of
     the text, in the shares of the recipe, so copies of a text stay together. Documents of white space alone are left
-    out. `all` is every split of the source, one after the other. `chat` renders conversations.
-    Raises CorpusError where there is no such split.
+    out. `all` is every split of the source, one after the other. `chat` renders conversations. `left_out` counts the
+    rows of the source that are left out, by reason. Raises CorpusError where there is no such split.
     """
     assert split in (*SPLITS, "all"), split
     if split == "all":
         for name in corpus.source_splits:
-            yield from (document for document in read_split(corpus, name, chat) if document.text.strip())
+            yield from read_split(corpus, name, chat, left_out)
         return
     available = set(corpus.source_splits)
     if split not in available and "train" not in available:
@@ -74,8 +78,8 @@ def documents(corpus: Corpus, split: str, chat: Chat | None = None) -> Iterator[
         )
     shares = {name: share for name, share in shares_of(corpus.spec.split).items() if name not in available}
     is_whole = split in available and split != "train"
-    for document in read_split(corpus, split if split in available else "train", chat):
-        if document.text.strip() and (is_whole or split_of_key(document.key, shares) == split):
+    for document in read_split(corpus, split if split in available else "train", chat, left_out):
+        if is_whole or split_of_key(document.key, shares) == split:
             yield document
 
 
@@ -88,7 +92,7 @@ def check_splits(corpus: Corpus, splits: Iterable[str], chat: Chat | None = None
     if not empty:
         return
     source = empty[0] if empty[0] in corpus.source_splits else "train"
-    count = sum(1 for document in read_split(corpus, source, chat) if document.text.strip())
+    count = sum(1 for _ in read_split(corpus, source, chat))
     if count == 0:
         raise CorpusError(f"{corpus.name}: the {source} split holds no text", "put text into its files")
     cut = {name: share for name, share in shares_of(corpus.spec.split).items() if name not in corpus.source_splits}
@@ -104,22 +108,36 @@ def check_splits(corpus: Corpus, splits: Iterable[str], chat: Chat | None = None
     )
 
 
-def read_split(corpus: Corpus, split: str, chat: Chat | None = None) -> Iterator[Document]:
-    """The documents of one split of the source, in its order. Raises CorpusError."""
+def read_split(
+    corpus: Corpus, split: str, chat: Chat | None = None, left_out: Counter[str] | None = None
+) -> Iterator[Document]:
+    """The documents of one split of the source that have text, in its order. Raises CorpusError.
+
+    `left_out` counts the rows without: null, empty, and with `bad_rows: drop` those that cannot be used, by reason.
+    """
     entries, spec = corpus.source_splits[split], corpus.spec
+    counts: Counter[str] = Counter() if left_out is None else left_out
     if corpus.kind == "bundled":
         stream = assets.open_corpus(spec.source.partition("/")[2], entries[0])
         rows = json_rows(stream, f"{spec.source}:{entries[0]}")
-        return (replace(d, cluster=source_file(d.id)) for d in _from_rows(rows, corpus.row_schema, chat))
-    if corpus.kind == "hub":
+        found: Iterable[Document] = (
+            replace(d, cluster=source_file(d.id)) for d in _from_rows(rows, corpus, chat, counts)
+        )
+    elif corpus.kind == "hub":
         assert corpus.commit is not None, "resolve sets the commit"
         rows = hub.rows(spec, corpus.commit, entries[0], corpus.row_schema.columns)
-        return _capped(_from_rows(rows, corpus.row_schema, chat))
-    if corpus.kind == "m2d2":
+        found = _capped(_from_rows(rows, corpus, chat, counts))
+    elif corpus.kind == "m2d2":
         config, copy = entries
         pieces = join_lines(m2d2.rows(config, split, copy, spec.revision))
-        return _capped(Document(f"{config}/{split}:{number}", text) for number, text in enumerate(pieces))
-    return (document for path in entries for document in _from_file(path, corpus.row_schema, len(entries) == 1, chat))
+        found = _capped(Document(f"{config}/{split}:{number}", text) for number, text in enumerate(pieces))
+    else:
+        found = (d for path in entries for d in _from_file(path, corpus, len(entries) == 1, chat, counts))
+    for document in found:
+        if document.text.strip():
+            yield document
+        else:
+            counts["empty"] += 1
 
 
 def source_file(document_id: str) -> str:
@@ -131,17 +149,30 @@ def source_file(document_id: str) -> str:
 
 
 def cut_at_paragraphs(text_lines: Iterable[str]) -> Iterator[str]:
-    """Pieces of a text that end at paragraph borders; together they are the text, character for character."""
+    """Pieces of a text that end at paragraph borders; together they are the text, character for character.
+
+    A line that is longer than a piece is cut behind a space.
+    """
     pending: list[str] = []
     size = 0
-    for line in text_lines:
-        pending.append(line)
-        size += len(line)
-        if size >= MAX_PIECE_CHARACTERS or (size >= MIN_PIECE_CHARACTERS and not line.strip()):
+    for part in (part for line in text_lines for part in cut_at_spaces(line)):
+        pending.append(part)
+        size += len(part)
+        if size >= MAX_PIECE_CHARACTERS or (size >= MIN_PIECE_CHARACTERS and not part.strip()):
             yield "".join(pending)
             pending, size = [], 0
     if pending:
         yield "".join(pending)
+
+
+def cut_at_spaces(line: str) -> Iterator[str]:
+    """A line in parts of at most MAX_PIECE_CHARACTERS that end behind a space, where there is one."""
+    start = 0
+    while len(line) - start > MAX_PIECE_CHARACTERS:
+        end = line.rfind(" ", start, start + MAX_PIECE_CHARACTERS) + 1 or start + MAX_PIECE_CHARACTERS
+        yield line[start:end]
+        start = end
+    yield line[start:]
 
 
 def join_lines(rows: Iterable[str]) -> Iterator[str]:
@@ -158,10 +189,12 @@ def join_lines(rows: Iterable[str]) -> Iterator[str]:
         yield "\n".join(pending)
 
 
-def _from_file(path: Path, schema: RowSchema, is_only_file: bool, chat: Chat | None) -> Iterator[Document]:
+def _from_file(
+    path: Path, corpus: Corpus, is_only_file: bool, chat: Chat | None, left_out: Counter[str]
+) -> Iterator[Document]:
     """Documents of a file of rows; a text file is one document, or is cut into pieces where it is the only file."""
-    if format_of(path) != "txt":
-        yield from _from_rows(local.rows(path, schema.columns), schema, chat)
+    if not local.is_plain(path):
+        yield from _from_rows(local.rows(path, corpus.row_schema.columns), corpus, chat, left_out)
     elif is_only_file:
         for number, piece in enumerate(cut_at_paragraphs(lines(open_bytes(path), str(path)))):
             yield Document(f"{path.name}:{number}", piece)
@@ -170,12 +203,22 @@ def _from_file(path: Path, schema: RowSchema, is_only_file: bool, chat: Chat | N
 
 
 def _from_rows(
-    rows: Iterable[tuple[str, Mapping[str, Any]]], schema: RowSchema, chat: Chat | None
+    rows: Iterable[tuple[str, Mapping[str, Any]]], corpus: Corpus, chat: Chat | None, left_out: Counter[str]
 ) -> Iterator[Document]:
+    schema = corpus.row_schema
     for place, row in rows:
-        (text, answers, spelt), prompt_chars = document_text(place, row, schema, chat)
-        if not text.isascii():
-            _refuse_surrogates(place, text)
+        if schema.turns is None and schema.field in row and row[schema.field] is None:
+            left_out["null"] += 1
+            continue
+        try:
+            (text, answers, spelt), prompt_chars = document_text(place, row, schema, chat)
+            if not text.isascii():
+                _refuse_surrogates(place, text)
+        except RowError as error:
+            if corpus.spec.bad_rows != "drop":
+                raise
+            left_out[error.reason] += 1
+            continue
         name, cluster = (str(row[key]) if isinstance(row.get(key), str | int) else "" for key in ("id", "cluster"))
         yield Document(name or Path(place).name, text, prompt_chars, answers, cluster=cluster, spelt=spelt)
 
@@ -184,9 +227,10 @@ def _refuse_surrogates(place: str, text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise CorpusError(
-            f"{place}: half of a surrogate pair (\\u{ord(text[error.start]):04x}) at character {error.start:,}",
-            "write the whole character, or remove the row",
+        raise RowError(
+            place,
+            f"half of a surrogate pair (\\u{ord(text[error.start]):04x}) at character {error.start:,}",
+            "write the whole character, or leave such rows out: `bad_rows: drop`",
         ) from error
 
 

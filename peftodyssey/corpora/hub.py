@@ -69,7 +69,7 @@ def inspect(spec: CorpusSpec, commit: str) -> tuple[dict[str, str], RowSchema]:
     row = next(iter(dataset[next(iter(names.values()))]), None)
     if row is None:
         raise CorpusError(f"{where} is empty", "choose another config or split")
-    return names, infer_schema(row, spec.field, where)
+    return names, infer_schema(row, spec.field, where, spec.columns)
 
 
 def split_names(spec: CorpusSpec, commit: str) -> list[str]:

@@ -88,14 +88,14 @@ def build_index(
     parse_special: bool = False,
 ) -> dict[str, Any]:
     """Write index.parquet and documents.parquet into `folder`; returns counts: documents, tokens, bytes, truncated,
-    dropped, control_tokens (places in the text that spell one and are characters).
+    dropped, cut (documents longer than `max_tokens`), control_tokens (places that spell one and are characters).
 
     With `max_tokens`, whole documents are taken in the order of their hash until it is reached (the last may exceed
-    it), so the choice is the same for every recipe; rows keep the order of the source. Documents
-    without a token are dropped and counted. `newline` is keep, strip or collapse (`policy_of`). Raises
+    it; a longer one is cut at it), so the choice is the same for every recipe; rows keep the order of the source.
+    Documents without a token are dropped and counted. `newline` is keep, strip or collapse (`policy_of`). Raises
     CorpusError where fewer than two tokens are left.
     """
-    counts = {"documents": 0, "tokens": 0, "bytes": 0, "truncated": False, "dropped": 0, "control_tokens": 0}
+    counts = {"documents": 0, "tokens": 0, "bytes": 0, "truncated": False, "dropped": 0, "cut": 0, "control_tokens": 0}
     pattern = None if parse_special else control_token_pattern(tokenizer.backend)
     prepared = (with_newlines(document, newline) for document in documents)
 
@@ -140,7 +140,7 @@ def estimate_token_counts(
             for d in batch
         ]
 
-    counts = {"dropped": 0, "truncated": False}
+    counts = {"dropped": 0, "cut": 0, "truncated": False}
     return [len(d.ids) for d in choose_documents(chain(first, remaining), estimate, max_tokens, counts)]
 
 
@@ -158,6 +158,21 @@ def read_index(folder: Path) -> Index:
     columns = {name.replace("class", "token_class"): table[name].to_numpy() for name in COLUMNS}
     first = np.flatnonzero(np.diff(columns["document"], prepend=-1))
     return Index(folder, **columns, starts=np.append(first, table.num_rows).astype(np.int64))
+
+
+def indexed_texts(folder: Path) -> Iterator[tuple[str, str]]:
+    """(key, text) of the documents of the index in `folder`, a batch in memory at a time. Raises CorpusError."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(folder / DOCUMENTS_FILE) as file:
+            for batch in file.iter_batches(columns=["sha256", "text"]):
+                yield from zip(batch["sha256"].to_pylist(), batch["text"].to_pylist(), strict=True)
+    except (OSError, pa.ArrowException) as error:
+        raise CorpusError(
+            f"cannot read {folder / DOCUMENTS_FILE}: {error}", "delete its folder and run the recipe again"
+        ) from error
 
 
 def first_windows(index: Index, documents: int, tokens: int) -> Index:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from peftodyssey import assets
 from peftodyssey.corpora import fingerprint, hub, local
 from peftodyssey.corpora.documents import text_key
-from peftodyssey.corpora.readers import json_rows
+from peftodyssey.corpora.json_values import json_rows
 from peftodyssey.corpora.splits import did_you_mean, match_splits
 from peftodyssey.errors import CorpusError
 from peftodyssey.recipe.cell import CorpusSpec, TaskSpec

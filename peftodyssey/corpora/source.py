@@ -1,8 +1,7 @@
 """What a recipe names as a text: found, inspected and given a fingerprint, before any of it is read.
 
-`bundled/<name>` (shipped), `m2d2/<config>`, `hub:<dataset>`, or a path: a file, folder or pattern of txt, md, jsonl,
-csv, tsv or parquet, plain, .gz or .zst, or a tarball `<config>.tar.gz` laid out like M2D2's. Nothing large is
-downloaded here.
+`bundled/<name>` (shipped), `m2d2/<config>`, `hub:<dataset>`, or a path: a file, folder or pattern of text, JSON, csv,
+tsv or parquet, plain or compressed, or a tarball `<config>.tar.gz` laid out like M2D2's. Nothing large is downloaded.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 from peftodyssey import assets
 from peftodyssey.constants import SPLITS
 from peftodyssey.corpora import fingerprint, hub, local, m2d2
-from peftodyssey.corpora.readers import format_of, json_rows
+from peftodyssey.corpora.json_values import json_rows
 from peftodyssey.corpora.row_schema import RowSchema, infer_schema
 from peftodyssey.corpora.splits import did_you_mean, match_splits, named_splits, refuse_shares, shares_of
 from peftodyssey.errors import CorpusError
@@ -74,19 +73,13 @@ def resolve(spec: CorpusSpec) -> Corpus:
 
 
 def check_objective(corpus: Corpus, objective: str) -> None:
-    """Raises CorpusError where the rows of `corpus` and the objective do not belong together."""
-    turns = corpus.row_schema.turns
-    if objective == "text" and turns is not None:
-        fields = "messages" if turns == "messages" else "prompt and completion"
-        alternative = ", or name the text to train on: `field: text`" if "text" in corpus.fields else ""
+    """Raises CorpusError where there are no answers to train on alone."""
+    if objective == "sft" and corpus.row_schema.turns is None:
+        held = f" it has the columns {', '.join(corpus.fields)}," if corpus.fields else ""
         raise CorpusError(
-            f"{corpus.name} has {fields}, but the objective is text",
-            f"add the line `train: {{objective: sft}}` to train on the answers only{alternative}",
-        )
-    if objective == "sft" and turns is None:
-        raise CorpusError(
-            f"{corpus.name} has neither prompt and completion nor messages, but the objective is sft",
-            "add these fields, or remove `objective: sft` to train on the whole text",
+            f"{corpus.name} is read as {corpus.row_schema.described()},{held} and the objective is sft, which trains "
+            "on answers alone",
+            "name prompt and answer: `columns: {prompt: COLUMN, completion: COLUMN}`, or remove `objective: sft`",
         )
 
 
@@ -108,8 +101,8 @@ def _bundled(spec: CorpusSpec, name: str) -> Corpus:
     names = match_splits(assets.splits(name), spec.split, spec.source)
     with assets.open_corpus(name, next(iter(names.values()))) as stream:
         _, row = next(json_rows(stream, spec.source))
-    schema = infer_schema(row, spec.field, spec.source)
-    digest = _digest({key: [assets.sha256(name, split)] for key, split in names.items()}, schema, "document")
+    schema = infer_schema(row, spec.field, spec.source, spec.columns)
+    digest = _digest(spec, {key: [assets.sha256(name, split)] for key, split in names.items()}, schema, "document")
     size = sum(assets.corpus_bytes(name, split) for split in names.values())
     source_splits = {key: (split,) for key, split in names.items()}
     return Corpus(spec.name, spec, "bundled", digest, source_splits, schema, "document", size)
@@ -119,10 +112,10 @@ def _local(spec: CorpusSpec) -> Corpus:
     if spec.config is not None:
         raise CorpusError(f"{spec.source} is a path, and paths have no config", "remove `config:`")
     files = local.find_splits(spec.source, spec.split)
-    schema = local.inspect(files, spec.field)
-    unit = "block" if any(len(f) == 1 and format_of(f[0]) == "txt" for f in files.values()) else "document"
+    schema = local.inspect(files, spec)
+    unit = "block" if any(len(f) == 1 and local.is_plain(f[0]) for f in files.values()) else "document"
     size = sum(path.stat().st_size for paths in files.values() for path in paths)
-    digest = _digest(local.content_hashes(files), schema, unit)
+    digest = _digest(spec, local.content_hashes(files), schema, unit)
     source_splits = {key: tuple(paths) for key, paths in files.items()}
     return Corpus(spec.name, spec, "local", digest, source_splits, schema, unit, size)
 
@@ -131,22 +124,24 @@ def _hub(spec: CorpusSpec) -> Corpus:
     commit = hub.commit_of(spec)
     names, schema = hub.inspect(spec, commit)
     dataset = [] if Path(hub.dataset_name(spec)).is_dir() else [hub.dataset_name(spec)]
-    digest = _digest(
-        {key: [*dataset, commit, str(spec.config), name] for key, name in names.items()}, schema, "document"
-    )
+    content = {key: [*dataset, commit, str(spec.config), name] for key, name in names.items()}
+    digest = _digest(spec, content, schema, "document")
     source_splits = {key: (name,) for key, name in names.items()}
     return Corpus(spec.name, spec, "hub", digest, source_splits, schema, "document", None, commit)
 
 
 def _m2d2(spec: CorpusSpec, config: str, copy: Path | None) -> Corpus:
-    if spec.field is not None or named_splits(spec.split):
-        raise CorpusError(f"{spec.name}: M2D2 has lines and fixed splits", "remove `field:` and the names of splits")
+    if spec.field is not None or spec.columns or named_splits(spec.split):
+        next_step = "remove `field:`, `columns:` and the names of splits"
+        raise CorpusError(f"{spec.name}: M2D2 has lines and fixed splits", next_step)
     refuse_shares(spec.split, SPLITS, spec.source)
     content, size = m2d2.identity(config, copy, spec.revision)
-    schema = RowSchema(())
-    digest = _digest({split: [content] for split in SPLITS}, schema, "block")
+    schema = RowSchema((), name="lines of M2D2")
+    digest = _digest(spec, {split: [content] for split in SPLITS}, schema, "block")
     return Corpus(spec.name, spec, "m2d2", digest, dict.fromkeys(SPLITS, (config, copy)), schema, "block", size)
 
 
-def _digest(content: Mapping[str, list[str]], schema: RowSchema, unit: str) -> str:
-    return fingerprint.of_splits(content, field=schema.field, turns=schema.turns, unit=unit)
+def _digest(spec: CorpusSpec, content: Mapping[str, list[str]], schema: RowSchema, unit: str) -> str:
+    dropped = {"bad_rows": spec.bad_rows} if spec.bad_rows != "error" else {}
+    options = {"field": schema.field, "turns": schema.turns, "unit": unit, **schema.options, **dropped}
+    return fingerprint.of_splits(content, **options)

@@ -23,6 +23,7 @@ METHODS = {
     "bitfit": "BitFit",
     "ia3": "IA3",
     "last_layers": "Training the last layers",
+    "truncate": "The truncated full update",
 }
 # Rows that agree in these columns and in their label differ in learning rate or seed only.
 SETTING = ("run", "model", "revision", "domain", "newline", "objective", "budget", "context", "score_tokens")

@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from peftodyssey.store import layout, manifest, parquet, plans
+from peftodyssey.corpora.overlap import WARNED_SHARE, Overlap, sentence
+from peftodyssey.store import layout, manifest, parquet, plans, table_record
 
 Row = dict[str, Any]
 CellKey = tuple[str, str]  # (cell, recipe)
@@ -42,7 +43,8 @@ class ReportSources:
 
     def table_of(self, folder: Path, name: str) -> list[Row]:
         """The rows of one run."""
-        rows: list[Row] = parquet.read(layout.tables_folder(folder, self.scoring) / name).to_pylist()
+        table = table_record.read(layout.tables_folder(folder, self.scoring), name, f"`peftodyssey report {folder}`")
+        rows: list[Row] = table.to_pylist()
         return [{**row, "run": self.runs[folder]} for row in rows] if self.runs[folder] else rows
 
     def rows_of(self, folder: Path) -> list[Row]:
@@ -56,10 +58,11 @@ class ReportSources:
     def remarks(self) -> list[str]:
         """What the store says of the runs beside their tables.
 
-        Other ways of scoring than the one shown; bases that predict no better than their own average; remarks on how
-        adapters were loaded.
+        Other ways of scoring than the one shown; scored text that stands in the training text; bases that predict no
+        better than their own average; remarks on how adapters were loaded.
         """
         found = [text for folder in self.runs if (text := _other_scorings(folder, self.scoring))]
+        found += [text for folder in self.runs for text in _overlaps(layout.tables_folder(folder, self.scoring))]
         for folder in self.runs:
             for cell in plans.cells(folder, self.scoring):
                 found += [*_senseless_bases(folder, cell), *_method_notes(folder, cell)]
@@ -76,6 +79,15 @@ def _other_scorings(folder: Path, shown: str | None) -> str:
         f"{folder.name} holds {len(known)} ways of scoring; this is {shown} ({known[shown]}). "
         f"`peftodyssey report DIR --scoring NAME` shows another one: {others}."
     )
+
+
+def _overlaps(tables: Path) -> Iterator[str]:
+    """Texts of whose documents more than WARNED_SHARE stand in another one."""
+    if (tables / layout.TEXT_OVERLAP).is_file():
+        for row in parquet.read(tables / layout.TEXT_OVERLAP).to_pylist():
+            if row["share"] > WARNED_SHARE:
+                found = Overlap(row["documents"], row["exact"], row["near"])
+                yield f"{sentence(row['text'], row['other'], found)}: losses on them are no losses on new text."
 
 
 def _senseless_bases(folder: Path, cell: Mapping[str, Any]) -> Iterator[str]:

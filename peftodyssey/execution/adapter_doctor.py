@@ -12,6 +12,7 @@ from peftodyssey.memory.device import detect
 from peftodyssey.methods import adapter_files
 from peftodyssey.methods.adapter_files import AdapterFiles, read_adapter
 from peftodyssey.methods.attached import AttachedMethod
+from peftodyssey.store import manifest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,6 +28,7 @@ def examine_adapter(folder: Path, base: str, revision: str | None, device: str) 
     """Lines to print, each as soon as it is known; what does not fit begins with PROBLEM. MethodError for no adapter,
     ModelError for a base that cannot be loaded.
     """
+    manifest.refuse_damaged(folder)
     adapter = read_adapter(folder)
     yield f"adapter        {folder}: {_described(adapter)}"
     yield f"made for       {adapter.base_name or 'not stated in its config'}; examined on {base}"

@@ -12,7 +12,8 @@ from pathlib import Path
 from peftodyssey import assets
 from peftodyssey.errors import OdysseyError
 from peftodyssey.execution import cpu_bf16
-from peftodyssey.memory.device import detect, torch_has_cuda
+from peftodyssey.memory import cuda_driver
+from peftodyssey.memory.device import detect
 from peftodyssey.models.log_filters import hide_kernels_advice
 from peftodyssey.store.versions import versions
 
@@ -63,7 +64,7 @@ def _device_line() -> str:
         bf16 = "bf16" if device.bf16 else "no bf16: fp16 is used"
         free_gib, total_gib = device.free_bytes / 2**30, device.total_bytes / 2**30
         return f"device         {device.name}, {free_gib:.1f} of {total_gib:.1f} GiB free, {bf16}"
-    why = "no NVIDIA GPU was found" if torch_has_cuda() else "the installed torch has no CUDA"
+    why = cuda_driver.why_unusable()
     return f"device         CPU, {device.free_bytes / 2**30:.1f} GiB free ({why}); 4-bit bases work here too"
 
 

@@ -50,7 +50,9 @@ def export_cell(
     """
     folder = run.folder
     row, notes = _find(run, cell)
-    entry = next(entry for entry in run.cells if (entry["cell"], entry["recipe"]) == (row["cell"], row["recipe"]))
+    entry = next((one for one in run.cells if (one["cell"], one["recipe"]) == (row["cell"], row["recipe"])), None)
+    if entry is None:
+        raise StoreError(f"no plan of {folder} names cell {row['cell']}", f"`peftodyssey check {folder}` says why")
     target = to or folder / "export" / entry["slug"]
     with new_folder(target) as writing, quiet():
         weights = _weights(folder, entry)
@@ -134,9 +136,10 @@ def _results_of(row: Mapping[str, Any]) -> str:
 
 def _find(run: Run, cell: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """The row that a hash, `best` or `column=value,...` names, and remarks on better cells without weights."""
-    rows = [row for row in run.results.to_pylist() if row["status"] == "done"]
+    rows = run.results.to_pylist()
     if cell == "best":
-        return _best(run, rows)
+        return _best(run, [row for row in rows if row["status"] == "done"])
+    rows = [row for row in rows if row["status"] in ("done", "damaged")]  # what is damaged is refused by its name
     if "=" in cell:
         return one_row(rows, dict(part.split("=", 1) for part in cell.split(",") if "=" in part)), ()
     matching = [row for row in rows if row["cell"].startswith(cell)]
@@ -179,6 +182,11 @@ def _weights_folder(folder: Path, entry: Mapping[str, Any]) -> Path | None:
 
 def _weights(folder: Path, entry: Mapping[str, Any]) -> Path:
     weights = _weights_folder(folder, entry)
+    if wrong := manifest.damage(folder / entry["folder"]):
+        raise StoreError(
+            f"{folder / entry['folder']} is damaged: {manifest.in_words(wrong)}",
+            "run the recipe again: it trains this cell again",
+        )
     written = manifest.read(folder / entry["folder"]) or {}
     if entry.get("saved"):
         if weights is None or saved_fingerprint(weights) != written.get("identity", {}).get("facts", {}).get("saved"):
@@ -186,6 +194,11 @@ def _weights(folder: Path, entry: Mapping[str, Any]) -> Path:
         return weights
     if weights is not None:
         return weights
+    if entry["coordinates"]["method"] == "truncate":
+        raise StoreError(
+            f"{entry['slug']} is scored and not kept: it is the update of a `full` cell, cut to a rank",
+            "export that cell",
+        )
     dropped = written.get("facts", {}).get("weights") == "dropped"
     raise StoreError(
         f"{entry['slug']} has no weights on disk"

@@ -54,21 +54,8 @@ def _sweep(target: Path) -> None:
             continue
         process = int(match["process"])
         own = process == os.getpid()  # a number that was given out again
-        if match["name"] == target.name if own else not _is_running(process):
+        if match["name"] == target.name if own else not atomic.is_running(process):
             shutil.rmtree(path)
-
-
-def _is_running(process: int) -> bool:
-    """Whether there is a process of this number; always on Windows, where signal 0 is no question."""
-    if os.name == "nt":
-        return True
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _sync(folder: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from peftodyssey.jobs import eval_callback
 from peftodyssey.plan.tasks import CellTask
 from peftodyssey.stats.lr_selection import neighbours
-from peftodyssey.store import atomic, layout, manifest
+from peftodyssey.store import layout, manifest, sealed
 
 TuningGroup = tuple[CellTask, ...]
 
@@ -75,7 +75,7 @@ def prune_trailing(group: TuningGroup, eval_index: int, root: Path) -> list[Cell
             "reason": f"stopped at {points(group)[eval_index]:.0%} of its budget: {losses[_lr(task)]:.4f} nats/token "
             f"on validation, {losses[best]:.4f} at lr {best:g}",
         }
-        atomic.write_text(_mark(task, root), manifest.to_json(mark))
+        sealed.write(_mark(task, root), mark)
     return marked
 
 
@@ -96,8 +96,8 @@ def _lr(task: CellTask) -> float:
 
 
 def stopped(task: CellTask, root: Path) -> dict[str, Any] | None:
-    """When and why a cell was stopped; None where it was not, or where the recipe no longer uses halving."""
-    return manifest.stop(root / task.folder) if task.cell.train.halving else None
+    """When and why a cell, or the one it is made from, was stopped; None where it was not, or without halving now."""
+    return manifest.stop(root / (task.source or task.folder)) if task.cell.train.halving else None
 
 
 def _mark(task: CellTask, root: Path) -> Path:

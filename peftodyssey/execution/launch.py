@@ -13,7 +13,7 @@ from rich.console import Console
 from peftodyssey.errors import DoesNotFit, InputError
 from peftodyssey.execution import interrupt
 from peftodyssey.execution.outcome import Outcome
-from peftodyssey.execution.pending import matches
+from peftodyssey.execution.pending import forget_damaged, matches
 from peftodyssey.execution.progress import ProgressReporter
 from peftodyssey.execution.scheduler import execute
 from peftodyssey.jobs.context import JobContext, JobOptions, RunMeasure
@@ -22,7 +22,7 @@ from peftodyssey.memory.memory_plan import CUDA_CONTEXT_BYTES
 from peftodyssey.models.log_filters import quiet
 from peftodyssey.plan import host_and_disk
 from peftodyssey.plan.tasks import CellTask, Plan
-from peftodyssey.store import atomic, layout, lock, plans
+from peftodyssey.store import atomic, layout, lock, plans, survey
 
 LARGE_STEP_BYTES = 1 << 30  # in host memory: what gaps add to smaller steps matters less than the time of fresh pages
 
@@ -40,6 +40,7 @@ class Options:
     allow_oom: bool = False  # start although the plan says that it does not fit
     memory_bytes: int | None = None  # the user's --memory; caps the GPU
     checkpoint_disk_bytes: int | None = None  # disk that downloaded models share
+    self_check: bool = True  # every training checks itself
     verbose: bool = False  # folders on the screen, which else only the log names
 
 
@@ -65,17 +66,25 @@ def start(plan: Plan, root: Path, options: Options, console: Console, measures: 
     if held_bytes is None and plan.device.kind == "cpu" and not options.allow_oom:
         held_bytes = plan.budget_bytes  # what was free when the run was planned
     job_options = JobOptions(
-        plan.device.kind, options.checkpoint_every_s, options.keep, held_bytes, options.checkpoint_disk_bytes
+        plan.device.kind,
+        options.checkpoint_every_s,
+        options.keep,
+        held_bytes,
+        options.self_check,
+        options.checkpoint_disk_bytes,
     )
     progress = ProgressReporter(console, stop, root / layout.RUN_LOG, options.verbose)
     with lock.exclusive(root):
-        new_plan = record(plan, root)
+        survey.sweep(root)
+        for path in plans.set_aside_damaged(root):
+            progress.note(f"a damaged plan was set aside as {path}; if it was another recipe's, run that one again")
+        record(plan, root)
+        for line in forget_damaged(cells, root):
+            progress.note(line)
         limit_memory(plan, options.memory_bytes)
         context = JobContext(root, job_options, progress, measures)
         with interrupt.listening(stop, progress.say), quiet():
-            outcome = execute(plan, cells, context, progress, options.refresh)
-    outcome.new_plan = new_plan
-    return outcome
+            return execute(plan, cells, context, progress, options.refresh)
 
 
 def nothing_matches(plan: Plan, only: Mapping[str, str]) -> InputError:
@@ -117,12 +126,12 @@ def refuse_without_room(plan: Plan, root: Path, tasks: list[CellTask], options: 
         )
 
 
-def record(plan: Plan, root: Path) -> bool:
-    """Write what was asked and what was understood, before the first task; whether the recipe's plan is another one."""
+def record(plan: Plan, root: Path) -> None:
+    """Write what was asked and what was understood, before the first task."""
     recipe = plan.recipe
     atomic.write_text(root / layout.RECIPE, recipe.source_text)
     atomic.write_text(root / layout.RESOLVED, resolved(plan))
-    return plans.write(
+    plans.write(
         root,
         recipe.name,
         plan.digest,

@@ -22,7 +22,6 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)  # tasks in words, by folder
     interrupted: str = ""
-    new_plan: bool = False  # the recipe's plan is another one than before, so tables are made again
     searches: tuple[str, ...] = ()  # for learning rates: each in a line
 
     def then(self, later: Outcome) -> Outcome:
@@ -35,13 +34,12 @@ class Outcome:
             {**self.failed, **later.failed},
             {**self.names, **later.names},
             later.interrupted,
-            self.new_plan or later.new_plan,
         )
 
     @property
     def worked(self) -> bool:
         """Whether anything on disk changed."""
-        return bool(self.done or self.failed or self.inputs or self.stopped or self.new_plan)
+        return bool(self.done or self.failed or self.inputs or self.stopped)
 
 
 class DependencyFailed(OdysseyError):

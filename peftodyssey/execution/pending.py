@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from peftodyssey.execution.weight_sources import to_train
 from peftodyssey.jobs import cell_inputs
 from peftodyssey.plan.tasks import CellTask, IndexTask, MeasureTask, Plan, ScoreTask
 from peftodyssey.store import manifest
@@ -28,6 +29,11 @@ def finished(task: CellTask, root: Path) -> bool:
     return not left or cell_inputs.weights_of(task, root) is None  # nothing is left to measure them from
 
 
+def is_complete(folder: str, root: Path) -> bool:
+    """Whether the result of a folder is whole."""
+    return manifest.read(root / folder) is not None
+
+
 def required_folders(task: CellTask) -> Iterator[str]:
     """The folders of texts, columns and tasks that a cell's row is made of."""
     yield from task.required
@@ -44,13 +50,19 @@ def standalone_measures(plan: Plan, cells: Iterable[CellTask], root: Path) -> li
 def missing_indexes(
     plan: Plan, todo: Sequence[CellTask], standalone: Sequence[MeasureTask], read: Iterable[str], root: Path
 ) -> list[IndexTask]:
-    """The texts to tokenise for the cells `todo`, for tasks of measures, and for the folders `read` by the report."""
-    training = [task for task in todo if task.train_index and manifest.read(root / task.folder) is None]
+    """The texts to tokenise for the cells `todo`, for tasks of measures, and for the folders `read` by the report.
+
+    Those from which others are kept apart come first.
+    """
+    training = to_train(plan, todo, root)
     wanted = {folder for task in training for folder in training_inputs(task)}
-    wanted |= {folder for task in todo for folder in required_folders(task)}
+    wanted |= {folder for task in (*todo, *training) for folder in required_folders(task)}
     wanted |= {need for task in (*standalone, *(one for cell in todo for one in cell.measures)) for need in task.needs}
     wanted |= set(read)
-    return [index for index in plan.indexes if index.folder in wanted and manifest.read(root / index.folder) is None]
+    missing = [index for index in plan.indexes if manifest.read(root / index.folder) is None]
+    needed = {folder for index in missing if index.folder in wanted for folder in index.apart_from}
+    todo_indexes = [index for index in missing if index.folder in wanted | needed]
+    return sorted(todo_indexes, key=lambda index: bool(index.apart_from))
 
 
 def missing_inputs(plan: Plan, todo: Iterable[CellTask], root: Path) -> list[ScoreTask | MeasureTask]:
@@ -78,3 +90,20 @@ def forget_stale(cells: list[CellTask], root: Path) -> None:
                 manifest.prepare_dir(root / folder)
             if task.stem:
                 manifest.remove(root / task.stem.folder)
+
+
+def forget_damaged(cells: Sequence[CellTask], root: Path) -> Iterator[str]:
+    """Forget what was made from damaged weights; yields a line for each damaged folder that `cells` need.
+
+    A damaged folder counts as not there, so that it is made again. Columns and measures of a cell that is trained
+    again are those of its new weights.
+    """
+    inputs = {folder for task in cells for folder in (*training_inputs(task), *required_folders(task), *task.reads)}
+    own = {task.folder: task for task in cells}
+    for folder in sorted(inputs | set(own) | {measure.folder for task in cells for measure in task.measures}):
+        if not (wrong := manifest.damage(root / folder)):
+            continue
+        yield f"{folder} is damaged and is made again: {manifest.in_words(wrong)}"
+        if (task := own.get(folder)) is not None and task.train_index:
+            for made in (*task.columns, *task.measures):
+                manifest.prepare_dir(root / made.folder)

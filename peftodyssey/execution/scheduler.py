@@ -16,6 +16,7 @@ from peftodyssey.execution.outcome import DependencyFailed, Outcome, reason_of
 from peftodyssey.execution.pending import (
     finished,
     forget_stale,
+    is_complete,
     missing_indexes,
     missing_inputs,
     required_folders,
@@ -24,12 +25,12 @@ from peftodyssey.execution.pending import (
 )
 from peftodyssey.execution.progress import ProgressReporter
 from peftodyssey.execution.task_names import task_names
+from peftodyssey.execution.weight_sources import after_their_sources, missing_source, release
 from peftodyssey.jobs import group_record
 from peftodyssey.jobs import index as index_job
 from peftodyssey.jobs import score as score_job
 from peftodyssey.jobs import train_cell as train_job
 from peftodyssey.jobs import train_multi_lora as multi_lora_job
-from peftodyssey.jobs.cell_inputs import weights_of
 from peftodyssey.jobs.context import JobContext
 from peftodyssey.jobs.handle import BaseHandle
 from peftodyssey.jobs.loaded_models import LoadedModels
@@ -55,6 +56,7 @@ def execute(
         with progress.showing(runner.count(todo), runner.clock(todo)):
             runner.indexes(todo)
             runner.bases(todo)
+        release(cells, root)
     except Interrupted as stop:
         outcome.interrupted = str(stop)
     return outcome
@@ -129,7 +131,8 @@ class _Runner:
 
     def _cells(self, tasks: list[CellTask]) -> None:
         """Run cells to their ends, by multi-LoRA where that is possible."""
-        todo = [task for task in tasks if not self._is_complete(task.folder)]
+        todo = [task for task in tasks if not is_complete(task.folder, self.root)]
+        tasks = after_their_sources(tasks)
         groups = group_record.groups(self.plan, todo, 1.0, self.root)
         group_of = {task.folder: group for group in groups for task in group}
         for task in tasks:
@@ -139,6 +142,7 @@ class _Runner:
                     del group_of[member.folder]
             if task.folder not in self.ended:
                 self._cell(task, partial(self._adapt, task))
+            release([other for other in tasks if other.folder == task.source], self.root)
 
     def _run_halving_rounds(self, cells: list[CellTask]) -> None:
         """Cells of which some are stopped early, up to the last evaluation at which they are compared."""
@@ -180,11 +184,7 @@ class _Runner:
                 self.models.drop()
 
     def _train_until(self, task: CellTask, share: float) -> None:
-        base, tokenizer = self.models.get(task.base), self.models.tokenizer(task.base)
-        train_job.train_until(task, share, base, tokenizer, self.context)
-
-    def _is_complete(self, folder: str) -> bool:
-        return manifest.read(self.root / folder) is not None
+        train_job.train_until(task, share, self.models.get(task.base), self.models.tokenizer(task.base), self.context)
 
     def _prepare_input(self, folder: str, act: Callable[[], None]) -> None:
         """Make an input of cells: if that fails, they fail with its reason."""
@@ -270,11 +270,11 @@ class _Runner:
         self._stop_if_asked()
         name = self.names[task.folder]
         self.progress.task(name, task.folder)
-        was_complete = self._is_complete(task.folder)
+        was_complete = is_complete(task.folder, self.root)
         why = self._failed_dependency(task) or reason_of(act)
         self.ended.add(task.folder)
         if why:
-            if not (was_complete and self._is_complete(task.folder)):  # it keeps its weights if a column fails
+            if not (was_complete and is_complete(task.folder, self.root)):  # it keeps its weights if a column fails
                 manifest.prepare_dir(self.root / task.folder)
                 manifest.fail(self.root / task.folder, why, task.folder)
             self.outcome.failed[task.folder] = why
@@ -287,10 +287,11 @@ class _Runner:
         self.progress.finished(name, "failed" if why else "done", line, task.folder)
 
     def _adapt(self, task: CellTask) -> None:
-        base, tokenizer = self.models.get(task.base), self.models.tokenizer(task.base)
-        is_trained = self._is_complete(task.folder) and weights_of(task, self.root)
-        job = train_job.rescore if is_trained else train_job.train_cell
-        job(task, base, tokenizer, self.context)
+        if source := missing_source(task, self.plan, self.root):
+            if why := self.outcome.failed.get(source.folder):
+                raise DependencyFailed(why)
+            self._adapt(source)
+        train_job.adapt(task, self.models.get(task.base), self.models.tokenizer(task.base), self.context)
 
     def _stop_if_asked(self) -> None:
         if self.progress.should_stop():

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from peftodyssey.constants import TEXT_COMPRESSION, TEXT_FORMATS
 from peftodyssey.corpora import source as corpus_source
 from peftodyssey.errors import InputError
 from peftodyssey.execution import interrupt
@@ -23,6 +22,7 @@ from peftodyssey.jobs import score as score_job
 from peftodyssey.jobs.context import JobContext, JobOptions
 from peftodyssey.jobs.loaded_models import LoadedModels
 from peftodyssey.memory.device import Device
+from peftodyssey.methods import saved
 from peftodyssey.methods.registry import METHODS
 from peftodyssey.models import source as model_source
 from peftodyssey.models.log_filters import quiet
@@ -32,12 +32,13 @@ from peftodyssey.plan.chat_template import chat_identity, chat_of
 from peftodyssey.plan.tasks import BaseModelKey, IndexTask, ScoreTask
 from peftodyssey.recipe import identity
 from peftodyssey.recipe.cell import CorpusSpec, MethodSpec, QuantSpec, ScoreSpec
+from peftodyssey.recipe.corpus_names import corpus_name
 from peftodyssey.recipe.numbers import parse_count
+from peftodyssey.recipe.schema_texts import Corpus
 from peftodyssey.stats.bootstrap import Interval, paired_bootstrap
 from peftodyssey.store import layout, manifest, parquet, plans
 
 DEFAULT_CONTEXT = 1024
-SUFFIXES = (*TEXT_COMPRESSION, ".tar", *TEXT_FORMATS)  # not part of a text's name
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,14 @@ class ScoreRequest:
     first_token: str = "bos"  # bos or skip
     mode: str = "documents"  # documents or stream
     field: str | None = None  # of rows, that holds the text
+    chat_template: str | None = None  # of conversations: plain, or a Jinja file; None: the model's own
 
 
 def score_model(request: ScoreRequest, *, device: Device, out: Path | None, console: Console | None) -> Scored:
     """Score the model alone and with each adapter on one split of the text; columns are kept in `out` if given."""
     source = model_source.resolve(request.model, request.revision)
+    for weights in (*([source.folder] if source.folder else []), *request.adapters):
+        manifest.refuse_damaged(weights)
     trained = training_length(source)
     corpus = corpus_source.resolve(CorpusSpec(name=_name(request.corpus), source=request.corpus, field=request.field))
     spec = _score_spec(request, source, trained)
@@ -114,7 +118,9 @@ def score_model(request: ScoreRequest, *, device: Device, out: Path | None, cons
         if trained and spec.context > trained.tokens:
             progress.note(too_long_note(source.name, trained, spec.context))
         tokenizer = models.tokenizer(base)
-        chat = chat_of(corpus, None, source, tokenizer)
+        chat = chat_of(corpus, request.chat_template, source, tokenizer)
+        if corpus.row_schema.turns is not None:
+            progress.note(f"{corpus.name}: read as {corpus.row_schema.described()}; prompts are scored like answers")
         spec = replace(spec, first_token="skip") if chat else spec  # the template writes the first token
         index_identity = chat_identity(chat) | {
             "text": corpus.fingerprint,
@@ -180,7 +186,7 @@ class _Scorer:
             return
         spec = MethodSpec("saved", adapter.name, options={"path": str(adapter)})
         attached = METHODS["saved"].load(model, adapter, spec)
-        for note in attached.notes:
+        for note in dict.fromkeys((*attached.notes, *saved.notes(adapter, self.base.source.name))):
             self.progress.note(f"{adapter}: {note}")
         try:
             score_job.score_and_write(task, attached.model, prefix, self.context)
@@ -246,10 +252,8 @@ def _quant(kind: str | None) -> QuantSpec | None:
 
 
 def _name(corpus: str) -> str:
-    name = Path(corpus).name
-    while Path(name).suffix in SUFFIXES:
-        name = Path(name).stem
-    return layout.slug(name.removeprefix("hub:")) or "text"
+    name = corpus_name(Corpus.model_validate({"source": corpus}))
+    return layout.slug(name.removesuffix(".tar")) or "text"
 
 
 def _fingerprint(adapter: Path) -> str:

@@ -11,7 +11,7 @@ from peftodyssey.store import manifest, plans
 
 @dataclass(frozen=True)
 class CellStatus:
-    """One cell: done, failed, stopped (early), started or pending, and a remark (reason, or how far it is)."""
+    """One cell: done, damaged, failed, stopped (early), started or pending, and a remark (reason, or how far it is)."""
 
     folder: str
     recipe: str
@@ -30,7 +30,10 @@ def _one(folder: Path, entry: dict) -> CellStatus:
     state, remark = "pending", ""
     if (written := manifest.read(where)) is not None:
         state = "done"
-        remark = f"{written['facts']['seconds']:.0f} s of training" if written["facts"]["steps"] else "scored"
+        facts = written.get("facts", {})
+        remark = f"{facts['seconds']:.0f} s of training" if facts.get("steps") else "scored"
+    elif wrong := manifest.damage(where):
+        state, remark = "damaged", f"{manifest.in_words(wrong)}; the next run makes it again"
     elif (failure := manifest.failure(where)) is not None:
         state, remark = "failed", failure["reason"]
     elif (stop := manifest.stop(where)) is not None:

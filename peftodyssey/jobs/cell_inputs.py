@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def weights_of(task: CellTask, root: Path) -> Path | None:
-    """The folder of a finished cell's trained weights, None where they were dropped."""
-    if task.train_index is None:
+    """The folder of the trained weights that a finished cell is made from, None where they were dropped."""
+    if "path" in task.cell.method.options:
         return Path(task.cell.method.options["path"])
-    folders = (root / task.folder / name for name in (layout.ADAPTER, layout.WEIGHTS))
+    folders = (root / (task.source or task.folder) / name for name in (layout.ADAPTER, layout.WEIGHTS))
     return next((folder for folder in folders if folder.is_dir()), None)
 
 

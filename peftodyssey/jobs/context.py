@@ -42,6 +42,7 @@ class JobOptions:
     checkpoint_every_s: float
     keep: str  # adapters | best | all
     memory_bytes: int | None  # caps a GPU, or what is resident on a CPU: --memory or what is free; None: no limit
+    self_check: bool = True  # every training checks itself
     checkpoint_disk_bytes: int | None = None  # disk that downloaded models share; None: no limit
 
     @property

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftodyssey.jobs import eval_callback, group_record, progress_file, score
+from peftodyssey.jobs import eval_callback, group_record, progress_file, score, self_check
 from peftodyssey.jobs.context import JobContext
 from peftodyssey.jobs.handle import CellHandle
+from peftodyssey.jobs.self_check import SelfCheck
 from peftodyssey.methods.registry import METHODS
+from peftodyssey.methods.weights import max_change
 from peftodyssey.models import bin_conversion
 from peftodyssey.plan.host_and_disk import planned_bytes
 from peftodyssey.plan.tasks import CellTask, MeasureTask
 from peftodyssey.store import layout, manifest, parquet, tables
 from peftodyssey.store.versions import versions
 from peftodyssey.training.settings import TrainResult
+
+KEPT, NEEDED, DROPPED = "kept", "needed", "dropped"  # what becomes of a cell's weights; needed: by other cells
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,8 @@ class Trained:
 
     result: TrainResult
     peak_bytes: int
+    planned_steps: int
+    check: SelfCheck | None = None  # None: --no-selfcheck
 
 
 def finish(task: CellTask, handle: CellHandle, trained: Trained | None, context: JobContext) -> None:
@@ -40,9 +47,28 @@ def finish(task: CellTask, handle: CellHandle, trained: Trained | None, context:
         name = layout.ADAPTER if attached.is_adapter else layout.WEIGHTS
         METHODS[task.cell.method.method].export(attached, folder / name, task.cell.model.name)
         parquet.write_rows(folder / layout.LOG, [vars(record) for record in trained.result.log], tables.LOG)
+    moved = max_change(attached) if trained and trained.check else 0.0
     measure_missing(task, handle, context)
+    if trained:
+        facts["self_checks"] = _self_checks(task, handle, trained, moved, context) if trained.check else self_check.OFF
     eval_callback.write(folder, task, context.root, trained.result if trained else None)
     _commit(task, context.root, facts, context.options.keep)
+
+
+def _self_checks(
+    task: CellTask, handle: CellHandle, trained: Trained, moved: float, context: JobContext
+) -> dict[str, Any]:
+    """What the cell's checks of itself found. Raises TrainingError where one is broken."""
+    check, result, prefix = trained.check, trained.result, handle.tokenizer.prefix_id
+    assert check is not None
+    with check.timed():
+        check.add("largest_weight_change", moved, math.isfinite(moved))
+        planned = result.steps == trained.planned_steps or result.stopped_at_step is not None
+        steps = f"{result.steps} of {trained.planned_steps}"
+        check.add("steps", steps, planned)
+        self_check.check_columns(check, task, prefix, context)
+        self_check.check_end(check, task, handle.base(), prefix, context)
+    return check.facts()
 
 
 def measure_missing(task: CellTask, handle: CellHandle, context: JobContext) -> None:
@@ -103,13 +129,24 @@ def _multi_lora_facts(folder: Path, trained: Trained | None) -> dict[str, Any]:
 def _commit(task: CellTask, root: Path, facts: dict[str, Any], keep: str) -> None:
     """Commits the cell; full-size weights that are not kept go before, so that the manifest lists what is there."""
     folder = root / task.folder
-    drop = (folder / layout.WEIGHTS).is_dir() and keep == "adapters"
-    if drop:
+    facts["weights"] = _fate_of_weights(task, root, keep)
+    if facts["weights"] == DROPPED:
         manifest.remove(folder / layout.WEIGHTS)
-    facts["weights"] = "dropped" if drop else "kept"
     payload = {"kind": "cell", "hash": task.hash, "identity": task.identity, "status": "done", "facts": facts}
     manifest.commit(folder, payload, leave_out=(layout.CHECKPOINT,))
     manifest.remove(folder / layout.CHECKPOINT)
     if task.stem and not task.stem.continues:  # the largest budget: nothing starts from the stem any more
         manifest.remove(root / task.stem.folder)
     progress_file.remove(folder)
+
+
+def _fate_of_weights(task: CellTask, root: Path, keep: str) -> str:
+    """Full-size weights are kept if asked for, or until the cells that are made from them are finished."""
+    if keep != "adapters" or not (root / task.folder / layout.WEIGHTS).is_dir():
+        return KEPT
+    return DROPPED if is_read(task, root) else NEEDED
+
+
+def is_read(task: CellTask, root: Path) -> bool:
+    """Whether every cell that is made from the weights of `task` is finished."""
+    return all(manifest.read(root / folder) is not None for folder in task.read_by)

@@ -105,7 +105,9 @@ def _prepare(plan: LadderPlan, context: JobContext) -> LadderTraining:
         seed=recipe.seed,
     )
     stream = Stream(torch.from_numpy(text.tokens).to(device), settings.seq_len, settings.seed)
-    prepared = training.prepare(init_model(plan.config, recipe.seed).to(device), stream, settings)
+    prepared = training.prepare(
+        init_model(plan.config, recipe.seed).to(device), stream, settings, context.callbacks.note
+    )
     resume_digest = digest({**plan.identity, "tokenizer": text.tokenizer.fingerprint})
     work = LadderTraining(plan, text, prepared, resume_digest, context)
     write_ladder(plan, context.root, work)

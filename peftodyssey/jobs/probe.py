@@ -85,6 +85,22 @@ def probe(task: CellTask, base: PreTrainedModel, load_seconds: float, device: st
     )
 
 
+@dataclass(frozen=True)
+class StepCost:
+    """What some steps took."""
+
+    step_seconds: tuple[float, ...]  # of each optimiser step, in order; the first one warms up
+    peak_bytes: int  # reserved on a GPU, resident on a CPU
+
+
+def probe_steps(task: CellTask, base: PreTrainedModel, device: str) -> StepCost:
+    """Times the training steps of `task` by itself; `base` is afterwards what it was before. Raises TrainingError."""
+    run = _CellProbe(task, base, device, None, RandomText.of(task, base))
+    with attached_method(task, base) as attached, track_peak(device) as peak:
+        seconds = run.train(attached, {})
+    return StepCost(seconds, peak.peak_bytes)
+
+
 def probe_multi_lora(
     tasks: Sequence[CellTask], micro_batch_size: int, base: PreTrainedModel, device: str
 ) -> MultiLoraProbe:

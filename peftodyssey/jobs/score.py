@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from peftodyssey.errors import ModelError, NotFinite
 from peftodyssey.jobs.context import JobContext
 from peftodyssey.jobs.index import opened
 from peftodyssey.models import bin_conversion
+from peftodyssey.models.broken_numbers import broken_numbers
 from peftodyssey.plan.tasks import ScoreTask
 from peftodyssey.scoring.nll import ScoreResult, mean_nats, score_adapters
 from peftodyssey.scoring.sense import sense
@@ -30,8 +32,28 @@ def score_and_write(task: ScoreTask, model: nn.Module, prefix: int | None, conte
 
 def score_base_and_write(task: ScoreTask, model: nn.Module, prefix: int | None, context: JobContext) -> None:
     """`score_and_write` of a base as it was loaded, with a note where it does not predict as trained weights do."""
-    result = scored(task, model, prefix, context)
+    try:
+        result = scored(task, model, prefix, context)
+    except NotFinite as error:
+        raise _broken_base(task, error) from error
     commit(task, context.root, prefix, result._replace(facts={**result.facts, **_sense(task, model, prefix, context)}))
+
+
+def _broken_base(task: ScoreTask, error: NotFinite) -> ModelError:
+    """The error that names the tensors of a base which are not finite, or says that its activations overflow."""
+    name, precision = task.base.source.name, task.base.precision
+    if broken := broken_numbers(task.base.source):
+        return ModelError(
+            f"{error.message}: weights of {name} are not finite: {broken}",
+            "download or save the model again; where it was trained like that, take an earlier checkpoint",
+        )
+    wider = "fp32" if precision == "bf16" else "bf16 or fp32"
+    return ModelError(
+        f"{error.message}: the stored weights of {name} are all finite, so its activations overflow in {precision}",
+        f"score it in {wider}, or look for layers whose weights are far too large"
+        if precision != "fp32"
+        else "look for layers whose weights are far too large: float32 does not hold what they compute",
+    )
 
 
 def _sense(task: ScoreTask, model: nn.Module, prefix: int | None, context: JobContext) -> dict[str, object]:

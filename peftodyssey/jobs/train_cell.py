@@ -10,12 +10,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from peftodyssey.errors import Interrupted, TrainingError
-from peftodyssey.jobs import eval_callback, progress_file, score
+from peftodyssey.jobs import eval_callback, progress_file, score, self_check
 from peftodyssey.jobs.cell_inputs import sequences_of, settings_of, stem_of, truncate, weights_of
 from peftodyssey.jobs.context import START_AGAIN, JobContext
 from peftodyssey.jobs.finish import Trained, finish, measure_missing
 from peftodyssey.jobs.handle import CellHandle, cell_handle
+from peftodyssey.jobs.index import opened
 from peftodyssey.jobs.peak_memory import track_peak
+from peftodyssey.jobs.self_check import SelfCheck
 from peftodyssey.models.tokenizer import TextTokenizer
 from peftodyssey.plan.tasks import CellTask
 from peftodyssey.store import layout, manifest
@@ -34,9 +36,18 @@ def train_cell(task: CellTask, base: PreTrainedModel, tokenizer: TextTokenizer, 
     Raises TrainingError, MethodError or CorpusError where the cell cannot be done, Interrupted where the user stops.
     """
     manifest.prepare_dir(context.root / task.folder, keep=(layout.CHECKPOINT,))
-    with cell_handle(task, base, tokenizer) as handle:
+    if context.options.self_check:
+        self_check.remember_base(base)
+    weights = None if task.train_index else weights_of(task, context.root)
+    with cell_handle(task, base, tokenizer, weights) as handle:
         trained = train(task, handle, context) if task.train_index else None
         finish(task, handle, trained, context)
+
+
+def adapt(task: CellTask, base: PreTrainedModel, tokenizer: TextTokenizer, context: JobContext) -> None:
+    """`train_cell`, or `rescore` where the cell is finished and its weights are there."""
+    is_trained = manifest.read(context.root / task.folder) is not None and weights_of(task, context.root)
+    (rescore if is_trained else train_cell)(task, base, tokenizer, context)
 
 
 def train_until(
@@ -67,6 +78,7 @@ def train(task: CellTask, handle: CellHandle, context: JobContext, share: float 
     settings = truncate(settings_of(task, sequences.target_sequences), share)
     settings = replace(settings, budget_bytes=options.resident_bytes)
     progress_file.note_repeated_work(folder, context.callbacks)
+    check = started_check(task, attached, context)
     with track_peak(options.device) as peak:
         result = run(
             attached.model,
@@ -91,7 +103,17 @@ def train(task: CellTask, handle: CellHandle, context: JobContext, share: float 
         )
     elif share >= 1 and not settings.l2_sp_cancels_update:  # a part of a training may lie within the warm-up
         require_weights_changed(task, attached)
-    return Trained(result, peak.peak_bytes)
+    return Trained(result, peak.peak_bytes, settings.steps, check)
+
+
+def started_check(task: CellTask, attached: AttachedMethod, context: JobContext) -> SelfCheck | None:
+    """The checks of a cell that begins, with those of its start; None with --no-selfcheck."""
+    if not context.options.self_check:
+        return None
+    check = SelfCheck()
+    with check.timed():
+        self_check.check_start(check, attached, opened(context.root / str(task.train_index)))
+    return check
 
 
 def _train_callbacks(

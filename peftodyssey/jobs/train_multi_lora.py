@@ -12,13 +12,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from peftodyssey.errors import DoesNotFit, Interrupted, TrainingError
-from peftodyssey.jobs import eval_callback, group_record, progress_file, score
+from peftodyssey.jobs import eval_callback, group_record, progress_file, score, self_check
 from peftodyssey.jobs.cell_inputs import sequences_of, settings_of, stem_of, truncate
 from peftodyssey.jobs.context import START_AGAIN, JobContext
 from peftodyssey.jobs.finish import Trained, finish
 from peftodyssey.jobs.handle import cell_handle
 from peftodyssey.jobs.peak_memory import track_peak
-from peftodyssey.jobs.train_cell import on_step_of, require_weights_changed
+from peftodyssey.jobs.self_check import SelfCheck
+from peftodyssey.jobs.train_cell import on_step_of, require_weights_changed, started_check
 from peftodyssey.models.tokenizer import TextTokenizer
 from peftodyssey.plan.tasks import CellTask, ScoreTask
 from peftodyssey.recipe.cell import ScoreSpec
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from peftodyssey.multi_lora.adapters import Adapter
     from peftodyssey.multi_lora.trainer import Member
 
+Checks = dict[str, SelfCheck]  # by the cell's folder
 OnEnd = Callable[[Sequence[tuple[CellTask, Callable[[], None]]]], None]  # cells that ended, and what finishes each
 
 
@@ -57,7 +59,8 @@ def train_multi_lora(
     from peftodyssey.multi_lora.trainer import train_adapters
 
     options, callbacks = context.options, context.callbacks
-    members = [_member(task, micro_batch_size, share, base, tokenizer, context) for task in tasks]
+    checks, loaded = Checks(), (base, tokenizer)
+    members = [_member(task, micro_batch_size, share, loaded, context, checks) for task in tasks]
     longest = max(members, key=lambda member: member.settings.steps)
     for member, task in zip(members, tasks, strict=True):
         member.on_step = on_step_of(task, member.settings, context, report=member is longest)
@@ -75,7 +78,7 @@ def train_multi_lora(
                 return
             pairs = [(task_of[id(member)], member) for member in ended]
             _score(pairs, base, tokenizer, context)
-            on_end([(t, partial(_finish, t, m, peak.peak_bytes, base, tokenizer, context)) for t, m in pairs])
+            on_end([(t, partial(_finish, t, m, peak.peak_bytes, loaded, checks, context)) for t, m in pairs])
             host_memory.release_memory(torch.device(options.device))  # later steps have what the plan gives them
 
     with group_record.recorded(tasks, share, context.root) as record, track_peak(options.device) as peak:
@@ -98,18 +101,19 @@ def _finish(
     task: CellTask,
     member: Member,
     peak_bytes: int,
-    base: PreTrainedModel,
-    tokenizer: TextTokenizer,
+    loaded: tuple[PreTrainedModel, TextTokenizer],
+    checks: Checks,
     context: JobContext,
 ) -> None:
-    """Saves, scores, measures and commits one member; `base` is afterwards what it was before."""
+    """Saves, scores, measures and commits one member; the base is afterwards what it was before."""
     from peftodyssey.multi_lora.adapters import copy_adapter_into
 
-    with cell_handle(task, base, tokenizer) as handle:
+    with cell_handle(task, *loaded) as handle:
         attached = handle.adapted()
         copy_adapter_into(member.weights, attached.model)
         require_weights_changed(task, attached)
-        finish(task, handle, Trained(member.result(), peak_bytes), context)
+        trained = Trained(member.result(), peak_bytes, member.settings.steps, checks.get(task.folder))
+        finish(task, handle, trained, context)
 
 
 def _score(
@@ -150,14 +154,17 @@ def _member(
     task: CellTask,
     micro_batch_size: int,
     share: float,
-    base: PreTrainedModel,
-    tokenizer: TextTokenizer,
+    loaded: tuple[PreTrainedModel, TextTokenizer],
     context: JobContext,
+    checks: Checks,
 ) -> Member:
     from peftodyssey.multi_lora.adapters import adapter_of, copy_adapter_into
     from peftodyssey.multi_lora.trainer import Member
     from peftodyssey.training.loop import resume_digest, stem_digest
 
+    base, tokenizer = loaded
+    if context.options.self_check:
+        self_check.remember_base(base)
     sequences = sequences_of(task, context.root, tokenizer)
     settings = replace(
         truncate(settings_of(task, sequences.target_sequences), share),
@@ -169,6 +176,8 @@ def _member(
     with cell_handle(task, base, tokenizer) as handle:
         attached = handle.adapted()
         start, digest = adapter_of(attached.model), resume_digest(attached.trainable, sequences, settings)
+        if (check := started_check(task, attached, context)) is not None:
+            checks[task.folder] = check
         of_stem = stem_digest(attached.trainable, sequences, settings) if task.stem else ""
 
     def on_eval(index: int, step: int, tokens: int, adapter: Adapter) -> None:

@@ -13,6 +13,7 @@ import sys
 
 from peftodyssey.measures.contrast import MethodContrast
 from peftodyssey.measures.degradation import Degradation
+from peftodyssey.measures.divergence import PredictionDivergence
 from peftodyssey.measures.forgetting import Forgetting
 from peftodyssey.measures.geometry import Geometry
 from peftodyssey.measures.learning_curves import LearningCurves
@@ -22,6 +23,8 @@ from peftodyssey.measures.measure import Measure
 from peftodyssey.measures.multiple_choice import MultipleChoice
 from peftodyssey.measures.newlines import Newlines
 from peftodyssey.measures.noise import WeightNoise
+from peftodyssey.measures.overlap import TextOverlap
+from peftodyssey.measures.predictors import Predictors
 from peftodyssey.measures.sensitivity import Sensitivity
 from peftodyssey.measures.similarity import TextSimilarity
 from peftodyssey.measures.tokens import Tokens
@@ -42,8 +45,11 @@ MEASURES: tuple[Measure, ...] = (
     Sensitivity(),
     MultipleChoice(),
     Geometry(),
+    PredictionDivergence(),
+    Predictors(),
     WiseFt(),
     TextSimilarity(),
+    TextOverlap(),
     Transfer(),
     Newlines(),
     Tokens(),

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import ctypes.util
-import importlib.util
 import os
-import re
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from peftodyssey.errors import InputError
-from peftodyssey.memory import cpu_bf16
+from peftodyssey.memory import cpu_bf16, cuda_driver
 from peftodyssey.memory.gpu_table import find_gpu
 
 CHOICES = ("auto", "cpu", "cuda")
@@ -56,9 +52,13 @@ def detect(choice: str = "auto") -> Device:
         raise InputError(f"--device {choice}: no such device", f"one of {', '.join(CHOICES)}")
     if choice == "cpu":
         return _cpu()
-    card = _card() if torch_has_cuda() else None
+    why = cuda_driver.why_unusable()
+    card = None if why else _card()
     if card is None and choice == "cuda":
-        raise InputError(f"--device cuda: {_why_no_card()}", "`peftodyssey doctor` says more; `--device cpu` works")
+        raise InputError(
+            f"--device cuda: {why or 'no NVIDIA card was found'}",
+            "`peftodyssey doctor` says more; `--device cpu` works",
+        )
     return card or _cpu()
 
 
@@ -118,20 +118,6 @@ def return_large_tensors() -> None:
             library.mallopt(M_TRIM_THRESHOLD, TRIM_BYTES)
 
 
-def torch_has_cuda() -> bool:
-    """Whether the installed torch was built for CUDA, read from its version file without importing it."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        return False
-    version = Path(spec.origin).with_name("version.py")
-    text = version.read_text(encoding="utf-8") if version.is_file() else ""
-    return re.search(r"^cuda\b[^=]*=\s*['\"]", text, re.MULTILINE) is not None
-
-
-def _why_no_card() -> str:
-    return "no NVIDIA card or driver was found" if torch_has_cuda() else "the installed torch has no CUDA in it"
-
-
 def _cpu() -> Device:
     import psutil
 
@@ -143,45 +129,15 @@ def _cpu() -> Device:
 
 def _card() -> Device | None:
     """The first visible card, as the CUDA driver describes it; None where there is none."""
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        cuda = ctypes.CDLL(library)
-    except OSError:
+    card = cuda_driver.first_card()
+    if card is None:
         return None
-    count, handle = ctypes.c_int(), ctypes.c_int()
-    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-        return None
-    if cuda.cuDeviceGet(ctypes.byref(handle), 0):
-        return None
-    name = ctypes.create_string_buffer(128)
-    total, major, minor = ctypes.c_size_t(), ctypes.c_int(), ctypes.c_int()
-    cuda.cuDeviceGetName(name, len(name), handle)
-    cuda.cuDeviceTotalMem_v2(ctypes.byref(total), handle)
-    cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, handle)  # compute capability, major
-    cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, handle)  # and minor
     return Device(
         "cuda",
-        name.value.decode(),
-        total.value,
-        _free_on_card(total.value),
-        major.value >= 8,
-        capability=(major.value, minor.value),
+        card.name,
+        card.total_bytes,
+        card.free_bytes,
+        card.capability >= (8, 0),
+        capability=card.capability,
         host_free_bytes=_cpu().free_bytes,
     )
-
-
-def _free_on_card(total_bytes: int) -> int:
-    """Bytes free on the first card by NVML, which needs no context; all of them where NVML is missing."""
-
-    class Memory(ctypes.Structure):
-        _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
-
-    try:
-        nvml = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
-    except OSError:
-        return total_bytes
-    device, memory = ctypes.c_void_p(), Memory()
-    if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(device)):
-        return total_bytes
-    failed = nvml.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory))
-    return total_bytes if failed else min(total_bytes, memory.free)

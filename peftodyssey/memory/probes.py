@@ -24,7 +24,7 @@ from peftodyssey.store import atomic
 from peftodyssey.store.versions import versions
 
 STEPS = 6  # optimiser steps of a probe: the first one warms up, the others are steady
-NO_EFFECT = ("label", "lr", "tuned")  # fields of a method that change neither memory nor speed
+NO_EFFECT = ("label", "lr", "tuned", "max_cells")  # fields of a method that change neither memory nor speed
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def probe_key(cell: Cell, step: StepSpec, model_fingerprint: str, device: Device
         "versions": _versions(),
         "model": model_fingerprint,
         "positions": cell.model.max_position_embeddings,
-        "method": _plain(method),
-        "step": _plain(asdict(step)),
+        "method": plain(method),
+        "step": plain(asdict(step)),
         "batch_tokens": cell.train.batch_tokens,
         "context": cell.score.context,
         "stride": cell.score.stride,
@@ -78,12 +78,12 @@ def _versions() -> dict[str, str]:
     return versions()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The value with its mappings and sequences as JSON has them."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return value
 
 

@@ -20,6 +20,7 @@ from peftodyssey.methods.adapter_files import notes as adapter_notes
 from peftodyssey.methods.adapter_layouts import as_peft_reads_it
 from peftodyssey.methods.attached import AttachedMethod
 from peftodyssey.methods.modules import linear_modules
+from peftodyssey.methods.patterns import check_patterns
 from peftodyssey.methods.peft_errors import as_method_error
 from peftodyssey.methods.tied_head import UNTIED, part_head, tie_or_untie
 from peftodyssey.methods.weights import snapshot, stored_as
@@ -71,6 +72,7 @@ def attach_adapter(model: PreTrainedModel, config: PeftConfig, spec: MethodSpec,
     """
     from peft import get_peft_model
 
+    check_patterns(vars(config), [name for name, _ in model.named_modules()])
     base_weights = _weights_to_restore(model, config)
     model.requires_grad_(False)
     with (
@@ -151,6 +153,7 @@ def load_adapter_folder(model: PreTrainedModel, folder: Path, spec: MethodSpec) 
         config = PeftConfig.from_pretrained(str(readable))
         config.inference_mode = True
         reject_prompt_learning(config, folder)
+        check_patterns(vars(config), [name for name, _ in model.named_modules()])
         base_weights = _weights_to_restore(model, config)
         with seeded(model, 0), preserve_training_flags(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -163,9 +166,22 @@ def load_adapter_folder(model: PreTrainedModel, folder: Path, spec: MethodSpec) 
             "score it on the base it was made for",
         ) from error
     _check_keys(folder, wrapped, result)
+    _check_finite(folder, wrapped)
     wrapped.requires_grad_(False)
     said = (*adapter_notes(read_adapter(folder)), *notes)
     return AttachedMethod(spec.method, spec, wrapped, model, {}, True, {}, base_weights, said)
+
+
+def _check_finite(folder: Path, wrapped: PeftModel) -> None:
+    """Raises MethodError for a tensor of the adapter that holds NaN or infinity."""
+    from peft import get_peft_model_state_dict
+
+    for name, tensor in get_peft_model_state_dict(wrapped).items():
+        if broken := int((~tensor.isfinite()).sum()):
+            raise MethodError(
+                f"the adapter in {folder} has {broken:,} NaN or infinite of {tensor.numel():,} numbers in {name}",
+                "its training diverged: take an earlier checkpoint, or copy it again",
+            )
 
 
 def changes_base_weights(config: PeftConfig) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from peftodyssey.errors import MethodError
+from peftodyssey.untrusted import limits
+from peftodyssey.untrusted.safetensors_header import METADATA, read_header
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -57,24 +58,18 @@ def read_adapter(folder: Path) -> AdapterFiles:
     weights = next((folder / name for name in (WEIGHTS, MLX_WEIGHTS) if (folder / name).is_file()), None)
     if weights is None:
         raise _no_weights(folder)
-    size = weights.stat().st_size
-    with weights.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        try:
-            header = json.loads(stream.read(length)) if length <= size - 8 else {}
-            tensors = {name: dict(entry) for name, entry in header.items() if name != "__metadata__"}
-            end = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise MethodError(f"{weights} is damaged: its header is not JSON of tensors", "copy it again") from error
-    if end != size:
-        raise MethodError(f"{weights} is truncated or damaged: it has {size} bytes, not {end}", "copy it again")
+    try:
+        header, begin = read_header(weights)
+    except ValueError as error:
+        raise MethodError(f"{weights} is truncated or damaged: {error}", "copy it again") from error
+    tensors = {name: dict(entry) for name, entry in header.items() if name != METADATA}
     if empty := [name for name, entry in tensors.items() if 0 in entry["shape"]]:
         raise MethodError(
             f"{len(empty)} of {len(tensors)} tensors in {weights} are empty, first {empty[0]}: sharded training "
             "(DeepSpeed ZeRO-3, FSDP) saved them without gathering them",
             "save again with stage3_gather_16bit_weights_on_model_save, or with a full state dict under FSDP",
         )
-    return AdapterFiles(folder, config, weights, tensors, 8 + length)
+    return AdapterFiles(folder, config, weights, tensors, begin)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -85,7 +80,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"give one of the adapters in it: {', '.join(below[:5])}" if below else "give the folder that holds it",
         )
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = limits.parse_json(limits.read_bytes(folder / CONFIG, limits.CONFIG_BYTES))
     except ValueError as error:
         raise MethodError(f"{folder / CONFIG} is not JSON: {error}", "copy or save the adapter again") from error
     if not isinstance(config, dict):
@@ -115,6 +110,22 @@ def notes(adapter: AdapterFiles) -> list[str]:
     if adapter.base_name and QUANTISED_NAME.search(adapter.base_name):
         said.append(f"was trained on {adapter.base_name}, a quantised base: on another storage its losses differ")
     return said
+
+
+def other_base_note(adapter: AdapterFiles, base: str) -> list[str]:
+    """A note where the adapter's config names another base than `base`: models of one shape take each other's adapters.
+
+    The last parts of the names are compared, without what says how a base is stored.
+    """
+    if adapter.base_name is None:
+        return []
+    made_for, here = (
+        QUANTISED_NAME.sub("", name.rstrip("/").rsplit("/", 1)[-1]).strip("-_").lower()
+        for name in (adapter.base_name, base)
+    )
+    if made_for in here or here in made_for:
+        return []
+    return [f"its config names {adapter.base_name} as its base; here it is put on {base}: are these the same weights?"]
 
 
 def changes_nothing(adapter: AdapterFiles) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import MethodError
 from peftodyssey.methods.adapter import peft_type_name
+from peftodyssey.methods.patterns import check_patterns
 from peftodyssey.methods.peft_errors import as_method_error
 from peftodyssey.methods.targets import ALL_LINEAR, CONV1D_FAMILIES, shortest_target_modules
 from peftodyssey.model_shape import LinearShape, ModelShape
@@ -30,6 +31,7 @@ def count_on_empty_model(config: Any, shape: ModelShape) -> int:
         config.init_lora_weights = "mica" if config.init_lora_weights == "mica" else True
     if getattr(config, "target_modules", None) == ALL_LINEAR:
         config.target_modules = shortest_target_modules([m.name for m in shape.linears], [])
+    check_patterns(vars(config), [linear.name for linear in shape.linears])
     with as_method_error(f"PEFT cannot put {peft_type_name(config)} on this model", "change its fields"):
         try:
             return _count_trainable(deepcopy(config), empty_model(shape, "meta"))

@@ -12,8 +12,9 @@ from peftodyssey.methods.method import Method
 from peftodyssey.methods.peft import PEFT
 from peftodyssey.methods.saved import SAVED
 from peftodyssey.methods.targets import did_you_mean
+from peftodyssey.methods.truncate import TRUNCATE
 
-METHODS: dict[str, Method] = {m.name: m for m in (FULL, LORA, QLORA, BITFIT, LAST_LAYERS, IA3, PEFT, SAVED)}
+METHODS: dict[str, Method] = {m.name: m for m in (FULL, LORA, QLORA, BITFIT, LAST_LAYERS, IA3, PEFT, TRUNCATE, SAVED)}
 
 
 def method(name: str) -> Method:

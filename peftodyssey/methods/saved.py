@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftodyssey.errors import MethodError
-from peftodyssey.methods.adapter_files import CONFIG, read_adapter
+from peftodyssey.methods.adapter_files import CONFIG, other_base_note, read_adapter
 from peftodyssey.methods.adapter_files import notes as adapter_notes
 from peftodyssey.methods.attached import AttachedMethod
 from peftodyssey.methods.method import Method
@@ -50,9 +50,15 @@ def _model_problems(folder: Path, spec: MethodSpec, shape: ModelShape) -> list[s
     return problems
 
 
-def notes(folder: Path) -> list[str]:
-    """What must be said of an adapter wherever it is used, such as that it changes nothing; none of a whole model."""
-    return adapter_notes(read_adapter(folder)) if (folder / CONFIG).exists() else []
+def notes(folder: Path, base: str | None = None) -> list[str]:
+    """What must be said of an adapter wherever it is used, such as that it changes nothing; none of a whole model.
+
+    With `base`, the name of the model that it is put on, also that it was made for another one.
+    """
+    if not (folder / CONFIG).exists():
+        return []
+    adapter = read_adapter(folder)
+    return [*adapter_notes(adapter), *(other_base_note(adapter, base) if base else [])]
 
 
 def count(spec: MethodSpec, shape: ModelShape) -> int:

@@ -36,6 +36,24 @@ def singular_values(matrix: torch.Tensor) -> torch.Tensor:
     return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(0)
 
 
+def of_rank(matrix: torch.Tensor, rank: int) -> torch.Tensor:
+    """The nearest matrix of at most `rank` to a matrix [out, in] in the Frobenius norm (Eckart and Young 1936).
+
+    The matrix itself, the same object, where its rank cannot be larger; zeros for rank 0.
+    """
+    import torch
+
+    if rank >= min(matrix.shape):
+        return matrix
+    if rank == 0:
+        return torch.zeros_like(matrix)
+    wide = matrix.double()
+    tall = wide.shape[0] > wide.shape[1]
+    vectors = torch.linalg.eigh(wide.T @ wide if tall else wide @ wide.T).eigenvectors[:, -rank:]
+    nearest = (wide @ vectors) @ vectors.T if tall else vectors @ (vectors.T @ wide)
+    return nearest.to(matrix.dtype)
+
+
 def low_rank_singular_values(lora_B: torch.Tensor, lora_A: torch.Tensor) -> torch.Tensor:
     """The singular values, descending, float64, of `lora_B` [out, r] @ `lora_A` [r, in]; the product is not made."""
     import torch

@@ -53,12 +53,12 @@ def iter_updates(attached: AttachedMethod) -> Iterator[WeightUpdate]:
 
 
 def is_additive(spec: MethodSpec) -> bool:
-    """Whether the method adds something to the base weights: full fine-tuning, LoRA on an unquantised base.
+    """Whether the method adds something to the base weights: full fine-tuning (cut to a rank or not), LoRA.
 
     DoRA is not additive, nor is an `init` that moves a part of the base into the adapter, nor a quantised base.
     """
     plain = not spec.options.get("dora") and not str(spec.options.get("init", "")).startswith(BASE_MODIFYING_INITS)
-    return spec.quant is None and (spec.method == "full" or (spec.method == "lora" and plain))
+    return spec.quant is None and (spec.method in ("full", "truncate") or (spec.method == "lora" and plain))
 
 
 def additive_deltas(attached: AttachedMethod, names: Collection[str]) -> dict[str, torch.Tensor]:

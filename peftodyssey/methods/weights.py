@@ -80,8 +80,13 @@ def stored_as(parameters: Iterable[torch.nn.Parameter]) -> str:
     return "+".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters}))
 
 
-def load_model_folder(model: PreTrainedModel, folder: Path, spec: MethodSpec) -> AttachedMethod:
-    """The weights in `folder` on `model`, in place, for scoring; they must have the model's names and shapes."""
+def load_model_folder(
+    model: PreTrainedModel, folder: Path, spec: MethodSpec, *, as_stored: bool = False
+) -> AttachedMethod:
+    """The weights in `folder` on `model`, in place, for scoring; they must have the model's names and shapes.
+
+    They take the model's data type, or keep their own with `as_stored`.
+    """
     if getattr(model, "is_quantized", False):
         raise MethodError(f"{folder} holds a whole model, which a quantised base cannot take", "remove `quant` for it")
     parameters = dict(model.named_parameters())
@@ -89,7 +94,8 @@ def load_model_folder(model: PreTrainedModel, folder: Path, spec: MethodSpec) ->
     _check_names_and_shapes(folder, parameters, loaded)
     before = snapshot(parameters)
     for name, parameter in parameters.items():
-        parameter.data = loaded[name].detach().to(parameter.device, parameter.dtype)
+        stored = loaded[name].detach()
+        parameter.data = stored.to(parameter.device, stored.dtype if as_stored else parameter.dtype)
     model.requires_grad_(False)
     return AttachedMethod(
         spec.method, spec, model, model, {}, is_adapter=False, initial_weights=before, base_weights=before

@@ -10,11 +10,21 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from peftodyssey.methods.adapter import ADAPTER_NAME
+from peftodyssey.methods.adapter import ADAPTER_NAME, BASE_MODIFYING_INITS
 from peftodyssey.methods.attached import AttachedMethod
 from peftodyssey.methods.weights import snapshot
+from peftodyssey.recipe.cell import MethodSpec
 
 SetShare = Callable[[float], None]
+
+
+def can_be_scaled(spec: MethodSpec) -> bool:
+    """Whether a share of the update is the base plus that share: trained weights, and LoRA without DoRA that starts at
+    the base's own weights.
+    """
+    if spec.method in ("lora", "qlora"):
+        return not spec.options.get("dora") and not str(spec.options.get("init", "")).startswith(BASE_MODIFYING_INITS)
+    return spec.method in ("full", "truncate", "last_layers", "bitfit")
 
 
 @contextlib.contextmanager

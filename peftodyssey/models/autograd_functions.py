@@ -70,9 +70,9 @@ class _LoRALinear(torch.autograd.Function):
         needs_x, needs_dropped, needs_A, needs_B = ctx.needs_input_grad[:4]
         grad_no = _rows(grad).to(adapter_in_ni.dtype)
         grad_x = grad_no @ base.weight_oi() if needs_x else None
-        grad_B = (grad_no.T @ low_rank_nr).to(lora_B_or.dtype).mul_(scaling) if needs_B else None
+        grad_B = product(grad_no.T, low_rank_nr, lora_B_or.dtype).mul_(scaling) if needs_B else None
         grad_low_rank_nr = (grad_no @ lora_B_or.to(grad_no.dtype)).mul_(scaling)
-        grad_A = (grad_low_rank_nr.T @ adapter_in_ni).to(lora_A_ri.dtype) if needs_A else None
+        grad_A = product(grad_low_rank_nr.T, adapter_in_ni, lora_A_ri.dtype) if needs_A else None
         grad_dropped = None
         if dropped_dtype is None:
             if grad_x is not None:
@@ -81,6 +81,19 @@ class _LoRALinear(torch.autograd.Function):
             grad_dropped = (grad_low_rank_nr @ lora_A_ri.to(grad_no.dtype)).to(dropped_dtype).view(shape)
         grad_x = None if grad_x is None else grad_x.to(x_dtype).view(shape)
         return grad_x, grad_dropped, grad_A, grad_B, None, None
+
+
+def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """`a @ b` in `dtype`, of matrices or of batches of matrices.
+
+    On a GPU a product of 16-bit factors in float32 is the sum as the GPU forms it, which is rounded to 16 bits
+    otherwise. torch has this for CUDA only.
+    """
+    if a.is_cuda and dtype == torch.float32 and a.dtype in (torch.bfloat16, torch.float16):
+        multiply = torch.mm if a.dim() == 2 else torch.bmm
+        result: Tensor = multiply(a, b, out_dtype=dtype)
+        return result
+    return (a @ b).to(dtype)
 
 
 def linear(x: Tensor, weight_oi: Tensor, bias_o: Tensor | None, compute: torch.dtype) -> Tensor:
@@ -107,7 +120,7 @@ class _Linear(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_no = _rows(grad).to(x_ni.dtype)
         grad_x = (grad_no @ weight_oi.to(x_ni.dtype)).to(x_dtype).view(shape) if needs_x else None
-        grad_weight = (grad_no.T @ x_ni).to(weight_oi.dtype) if needs_weight else None
+        grad_weight = product(grad_no.T, x_ni, weight_oi.dtype) if needs_weight else None
         grad_bias = grad_no.sum(0, dtype=bias_o.dtype) if bias_o is not None and needs_bias else None
         return grad_x, grad_weight, grad_bias, None
 

@@ -14,7 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peftodyssey.models import host_memory
+
 MIN_WIDTH = 1024  # of a row; below it, launching the kernel costs more than it saves
+MAX_VARIANTS = 64  # of a kernel in a process: each width and dtype of each model has its own
 _broken: set[str] = set()  # names of functions that could not be compiled
 
 
@@ -23,6 +26,10 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.cache
     def compiled() -> Callable[..., Any]:
+        from torch._dynamo import config
+
+        # beyond its limit the function runs as it is written, with all its temporaries
+        config.recompile_limit = max(config.recompile_limit, MAX_VARIANTS)
         return torch.compile(function)
 
     @functools.wraps(function)
@@ -32,6 +39,8 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return compiled()(*inputs)
         except Exception as error:  # no compiler, or one that does not support this GPU
+            if host_memory.is_out_of_memory(error):
+                raise  # the step is tried again with less memory; the kernel is not at fault
             _broken.add(function.__name__)
             warnings.warn(f"torch.compile failed for {function.__name__}: {str(error).splitlines()[0]}", stacklevel=2)
             return None

@@ -15,9 +15,11 @@ from peftodyssey.errors import ModelError
 from peftodyssey.models.ladder_file import LADDER_FILE, Rung, read_rungs
 from peftodyssey.models.rung_names import parse_rung
 from peftodyssey.models.weight_files import SAFETENSORS, check_weights, read_header
+from peftodyssey.untrusted import limits
 
 CONFIG_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 
 
 def looks_local(name: str) -> bool:
@@ -81,11 +83,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(f"{folder} holds no config.json", _hint(folder))
     try:
-        config = json.loads(path.read_text(encoding="utf-8"), object_hook=_special_float)
+        config = limits.parse_json(limits.read_bytes(path, limits.CONFIG_BYTES), _special_float)
     except ValueError as error:
         raise ModelError(f"{path} is not JSON: {error}", "download or save the model again") from error
     if not isinstance(config, dict) or not config.get("model_type"):
         raise ModelError(f"{path} names no model_type", "save the model with transformers' save_pretrained")
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key in ATTENTION_KEYS:
+            if "/" in str(part.get(key, "")):  # transformers would fetch such a kernel and run it
+                raise ModelError(
+                    f"{path} has {key}: {part[key]!r:.80}, code of a repository, which is not run here",
+                    f"remove {key} from config.json",
+                )
     return config
 
 
@@ -132,4 +141,5 @@ def _link(files: Mapping[Path, str], fingerprint: str) -> Path:
 
 def _special_float(value: dict[str, Any]) -> Any:
     """transformers writes infinity and NaN as `{"__float__": "Infinity"}`, because JSON has no number for them."""
-    return float(value["__float__"]) if set(value) == {"__float__"} else value
+    special = value.get("__float__") if set(value) == {"__float__"} else None
+    return float(special) if special in ("Infinity", "-Infinity", "NaN") else value

@@ -11,6 +11,7 @@ from typing import Any
 
 from peftodyssey.errors import ModelError
 from peftodyssey.model_shape import LinearShape, ModelShape
+from peftodyssey.untrusted import limits
 
 # One decoder layer: (name inside the layer, out_features, in_features, bias), in module order.
 Linears = list[tuple[str, int, int, bool]]
@@ -91,9 +92,13 @@ def _check_sizes(config: Mapping[str, Any]) -> None:
     """Raises ModelError for a size that is stated and is not a whole number above 0."""
     for key in SIZE_KEYS:
         value = config.get(key)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        if value is None:
+            continue
+        largest = LARGEST.get(key, limits.WIDTH)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
+            got = f"{value!r:.40}"
             raise ModelError(
-                f"config.json has {key}: {value!r}, which must be a whole number above 0",
+                f"config.json has {key}: {got}, which must be a whole number from 1 to {largest:,}",
                 f"correct {key} in config.json, or download it again",
             )
 
@@ -228,6 +233,13 @@ SIZE_KEYS = (
     *("hidden_size", "n_embd", "num_attention_heads", "n_head", "num_hidden_layers", "n_layer", "vocab_size"),
     *("max_position_embeddings", "n_positions", "num_key_value_heads", "head_dim", "intermediate_size", "n_inner"),
 )
+LARGEST = {
+    "num_hidden_layers": limits.LAYERS,
+    "n_layer": limits.LAYERS,
+    "vocab_size": limits.VOCABULARY,
+    "max_position_embeddings": limits.POSITIONS,
+    "n_positions": limits.POSITIONS,
+}  # of the other sizes limits.WIDTH
 _UNGROUPED = ("llama", "olmo", "olmo2", "phi", "phi3", "gpt2", "gpt_neox")  # num_key_value_heads is optional: all heads
 
 FAMILIES: dict[str, _Family] = {

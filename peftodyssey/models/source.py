@@ -18,6 +18,7 @@ from peftodyssey.errors import ModelError
 from peftodyssey.models import bin_conversion, hub, hub_refs, local_model, shapes, stored_tensors, weight_files
 from peftodyssey.models.ladder_file import LADDER_FILE, read_rungs
 from peftodyssey.models.rung_names import parse_rung
+from peftodyssey.models.stated_family import check_stated_family
 from peftodyssey.models.stored_quant import check_parts, stored_quant
 from peftodyssey.models.stored_quant import note as quantised_note
 from peftodyssey.recipe.cell import QuantSpec
@@ -74,7 +75,7 @@ def resolve(
         source = _local(name, revision, weights)
     else:
         source = _hub(name, revision, weights)
-    _check_causal(source.name, source.config)
+    source = dataclasses.replace(source, notes=(*source.notes, *_check_causal(source.name, source.config)))
     return source if source.stored_quant is None else _quantised_base(source, source.stored_quant)
 
 
@@ -280,8 +281,8 @@ def _hub(name: str, revision: str | None, weights: str) -> ModelSource:
     )
 
 
-def _check_causal(name: str, config: Mapping[str, Any]) -> None:
-    """Raises ModelError for encoders, encoder-decoders and unknown quantised formats, as config.json says."""
+def _check_causal(name: str, config: Mapping[str, Any]) -> list[str]:
+    """Notes about the family; ModelError for encoders, encoder-decoders, unknown quantised formats, two families."""
     heads = config.get("architectures") or []
     if config.get("is_encoder_decoder") or any(head.endswith("MaskedLM") for head in heads):
         raise ModelError(
@@ -289,6 +290,7 @@ def _check_causal(name: str, config: Mapping[str, Any]) -> None:
             "choose a decoder that predicts the next token: Llama, GPT-2, GPT-NeoX, OLMo, Qwen, Gemma, ...",
         )
     stored_quant(name, config)
+    return check_stated_family(name, config)
 
 
 def did_you_mean(got: str, allowed: Iterable[str], what: str) -> str:

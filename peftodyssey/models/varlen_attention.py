@@ -23,7 +23,7 @@ from peftodyssey.models.attention_dropout import attention_with_dropout
 from peftodyssey.models.shape_from_config import FAMILIES
 
 NAME = VARLEN_ATTENTION
-MAX_FLASH_HEAD_DIM = 256  # of FlashAttention 2
+MAX_FLASH_HEAD_DIM, FLASH_HEAD_DIM_MULTIPLE = 256, 8  # of FlashAttention 2
 MIN_VARLEN_TOKENS_CPU = 512  # tokens of a row on a CPU: in shorter ones a mask is faster
 LENGTH_BUCKET = 64  # tokens: documents are computed together if their lengths round up to the same multiple
 MAX_RELATIVE_ERROR = 0.05  # of the kernel's check: a few roundings in bf16
@@ -59,7 +59,8 @@ def supports_varlen(model: nn.Module, device: torch.device, row_tokens: int) -> 
     if device.type == "cpu":
         return row_tokens >= MIN_VARLEN_TOKENS_CPU
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return head_dim <= MAX_FLASH_HEAD_DIM and _cuda_compute_dtype(model) == torch.bfloat16 and flash_works(device)
+    fits = head_dim <= MAX_FLASH_HEAD_DIM and head_dim % FLASH_HEAD_DIM_MULTIPLE == 0
+    return fits and _cuda_compute_dtype(model) == torch.bfloat16 and flash_works(device)
 
 
 def _cuda_compute_dtype(model: nn.Module) -> torch.dtype:

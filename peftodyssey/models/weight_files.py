@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peftodyssey.errors import MissingWeights, ModelError
+from peftodyssey.untrusted import safetensors_header
 
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")  # one file, or the index of shards
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -84,20 +85,10 @@ def read_header(path: Path) -> dict[str, Any]:
 
     Raises ModelError if the file's length is not what the header says.
     """
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise _damaged(path, f"it has {size} bytes, its header alone takes {8 + length}")
-        try:
-            header: dict[str, Any] = json.loads(stream.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _damaged(path, f"its header is not JSON of tensors ({error})") from error
-    expected = 8 + length + max(ends, default=0)
-    if size != expected:
-        raise _damaged(path, f"it has {size} bytes, its header says {expected}")
-    return header
+    try:
+        return safetensors_header.read_header(path)[0]
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
 
 
 def _damaged(path: Path, what: str) -> ModelError:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from peftodyssey.models.autograd_functions import product
 from peftodyssey.models.patching import patch_model_on_cuda
 from peftodyssey.models.quantised import dequantized_weight_fn
 from peftodyssey.multi_lora.adapters import Adapter, InitialState
@@ -150,10 +151,11 @@ class _MultiLoraLinear(torch.autograd.Function):
         grad_lora_x = grad_x if shared else torch.zeros_like(lora_x_kni) if ctx.needs_input_grad[1] else None
         for (bucket, rows), product_knr in zip(banks.rows(), products, strict=True):
             lora_B_kor = bucket.lora_B(linear.target, bucket.compute_params)
-            bucket.lora_B(linear.target, bucket.grads).add_(torch.bmm(grad_kno[rows].transpose(1, 2), product_knr))
+            grads = bucket.grads.dtype
+            bucket.lora_B(linear.target, bucket.grads).add_(product(grad_kno[rows].transpose(1, 2), product_knr, grads))
             grad_product_knr = torch.bmm(grad_kno[rows], lora_B_kor)
             grad_product_knr *= bucket.scaling[linear.target].to(grad_product_knr.dtype)
-            grad_lora_A = torch.bmm(grad_product_knr.transpose(1, 2), lora_x_kni[rows])
+            grad_lora_A = product(grad_product_knr.transpose(1, 2), lora_x_kni[rows], grads)
             bucket.lora_A(linear.target, bucket.grads).add_(grad_lora_A)
             if grad_lora_x is not None:
                 grad_lora_x[rows].baddbmm_(grad_product_knr, bucket.lora_A(linear.target, bucket.compute_params))

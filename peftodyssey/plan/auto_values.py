@@ -5,12 +5,14 @@ from __future__ import annotations
 from peftodyssey.errors import InputError
 from peftodyssey.memory.device import Device
 from peftodyssey.recipe.cell import Cell
+from peftodyssey.recipe.method_grid import source_of
 
 
 def resolve_auto(cell: Cell, device: Device) -> dict[str, str | None]:
     """The resolved settings of one cell; InputError where the device cannot do what the recipe says."""
     precision = _precision(cell.train.precision, device)
-    master = cell.method.options.get("master_weights", "fp32") if cell.method.method == "full" else "fp32"
+    method = source_of(cell.method)
+    master = method.options.get("master_weights", "fp32") if method.method == "full" else "fp32"
     _check_master_weights(master, precision, device)
     optimizer = "adamw" if cell.train.optimizer == "auto" else cell.train.optimizer
     state = "fp32" if master == "fp32" else precision

@@ -27,13 +27,16 @@ from peftodyssey.plan.rungs import resolve_rungs
 from peftodyssey.plan.sources import Sources, problem_at, resolve_sources
 from peftodyssey.plan.stems import with_stems
 from peftodyssey.plan.tasks import BaseModelKey, CellTask, IndexTask, Plan, TrainedCell
+from peftodyssey.plan.text_notes import text_notes
 from peftodyssey.plan.text_tasks import TextTasks, model_slug
 from peftodyssey.plan.time_estimate import training_steps
 from peftodyssey.plan.validate import check_cells
+from peftodyssey.plan.weight_sources import with_sources
 from peftodyssey.recipe import grid, identity
 from peftodyssey.recipe.cell import Cell
+from peftodyssey.recipe.method_grid import source_of
 from peftodyssey.recipe.schema import Recipe
-from peftodyssey.store import layout
+from peftodyssey.store import layout, manifest
 
 
 def build(
@@ -62,6 +65,7 @@ def build(
     budget_bytes = device.budget_bytes if budget_bytes is None else budget_bytes
     builder = _Builder(sources, device, budget_bytes)
     tasks = tuple(builder.cell_task(cell) for cell in cells)
+    tasks = with_sources(tasks)
     tasks = with_stems(tasks, partial(training_steps, builder.texts.indexes.values()))
     sample = grid.pretraining_text_spec(recipe)
     context = PlanContext(recipe, tasks, builder.texts, sources, device, budget_bytes, sample)
@@ -79,6 +83,7 @@ def build(
         warnings=(*rung_warnings, *sources.warnings, *_model_warnings(sources, cells), *_tokenizer_warnings(sources)),
         digest=identity.digest({"cells": [task.entry for task in tasks], "measure": list(recipe.measured)}),
         searches=searches(tasks),
+        notes=text_notes(cells, sources),
     )
 
 
@@ -148,7 +153,8 @@ class _Builder:
         texts, method = self.texts, METHODS[cell.method.method]
         shape = self.sources.shapes[cell.model]
         stored = self.sources.models[cell.model].stored_quant
-        as_stored = replace(cell, method=replace(cell.method, quant=stored)) if stored else cell  # what memory it takes
+        source = source_of(cell.method)  # what memory it takes is that of the training, which may be done again
+        as_stored = replace(cell, method=replace(source, quant=stored) if stored else source)
         auto_values = resolve_auto(as_stored, self.device)
         base = BaseModelKey(self.sources.models[cell.model], str(auto_values["precision"]), cell.method.quant)
         train = texts.train_index(cell, cell.domain) if method.trains else None
@@ -160,7 +166,7 @@ class _Builder:
         facts = self._facts(cell, auto_values) | _constraint_facts(cell, replay, early_stop)
         cell_identity = identity.identity(cell, facts)
         cell_hash = identity.digest(cell_identity)
-        trainable = method.count(cell.method, shape)
+        trainable = METHODS[source.method].count(source, shape)
         fingerprint = base.source.fingerprint
         step, memory = cell_step(as_stored, shape, trainable, auto_values, fingerprint, self.device, self.budget_bytes)
         pass_tokens, scoring_bytes = scoring_batch(shape, step, cell.score.context, self.budget_bytes)
@@ -174,7 +180,7 @@ class _Builder:
             identity=cell_identity,
             base=base,
             shape=shape,
-            trainable=trainable,
+            trainable=method.count(cell.method, shape),
             train_index=train.folder if train else None,
             valid_index=valid.folder,
             general_indexes=tuple(index.folder for _, index in general),
@@ -204,6 +210,7 @@ class _Builder:
             else corpus.fingerprint,
         }
         if cell.method.method == "saved":
+            manifest.refuse_damaged(Path(cell.method.options["path"]))
             facts["saved"] = saved_fingerprint(Path(cell.method.options["path"]))
         return facts
 

@@ -10,6 +10,7 @@ from peftodyssey.corpora.source import Corpus
 from peftodyssey.errors import CorpusError
 from peftodyssey.models.source import ModelSource
 from peftodyssey.models.tokenizer import TextTokenizer, chat_template
+from peftodyssey.untrusted import limits
 
 
 def chat_of(corpus: Corpus, named: str | None, source: ModelSource, tokenizer: TextTokenizer) -> Chat | None:
@@ -25,8 +26,8 @@ def chat_of(corpus: Corpus, named: str | None, source: ModelSource, tokenizer: T
     if template is None:
         raise CorpusError(
             f"{corpus.name} has conversations, and {source.name} has no chat template to turn them into text",
-            "name one: train: {chat_template: plain}, or the path of a Jinja file; or put chat_template.jinja beside "
-            "its tokenizer",
+            "name one: train: {chat_template: plain} (`score --chat-template plain`), or the path of a Jinja file; or "
+            "put chat_template.jinja beside its tokenizer",
         )
     ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
     chat = Chat(
@@ -44,8 +45,8 @@ def chat_identity(chat: Chat | None) -> dict[str, str]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return limits.read_bytes(path, limits.TEMPLATE_BYTES).decode("utf-8")
+    except (OSError, ValueError) as error:
         raise CorpusError(
             f"the chat template {path} cannot be read: {error}", "set train.chat_template to `plain` or to a Jinja file"
         ) from error

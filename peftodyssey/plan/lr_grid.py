@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from peftodyssey.plan.plan_file import group_of
@@ -16,6 +17,7 @@ from peftodyssey.plan.tasks import CellTask
 from peftodyssey.recipe import grid
 from peftodyssey.recipe.cell import Cell, MethodSpec
 from peftodyssey.recipe.lr_scale import rate_of, step_of
+from peftodyssey.recipe.method_grid import source_of
 from peftodyssey.recipe.schema import Recipe
 
 # Of full fine-tuning, by width: 5e-5 at 2,000, falling with its power of 0.775; adapters have ten times as much ("LoRA
@@ -49,6 +51,7 @@ def at_rates(
         shape = sources.shapes.get(cell.model)
         if shape is None:  # a base that cannot be read, which is a problem of its own, or one that is left out
             return ()
+        cell = replace(cell, method=source_of(cell.method))
         return (rates or {}).get(group_of(cell)) or first_rates(cell.method, shape.hidden)
 
     return grid.cells(recipe, rates_of)
@@ -59,7 +62,7 @@ def searches(tasks: Sequence[CellTask]) -> dict[str, dict[str, Any]]:
     found = {}
     for task in tasks:
         method = task.cell.method
-        if method.max_cells is not None:
+        if method.max_cells is not None and task.train_index:
             first = list(first_rates(method, task.shape.hidden))
             found[task.entry["group"]] = {"first_rates": first, "max_cells": method.max_cells}
     return found

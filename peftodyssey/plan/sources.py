@@ -11,6 +11,7 @@ from peftodyssey.corpora.chat import Chat
 from peftodyssey.corpora.multiple_choice import Questions
 from peftodyssey.corpora.multiple_choice import resolve as resolve_questions
 from peftodyssey.corpora.source import Corpus
+from peftodyssey.corpora.survey import Survey
 from peftodyssey.errors import MissingWeights, OdysseyError, Problem
 from peftodyssey.model_shape import ModelShape
 from peftodyssey.models import source as model_source
@@ -24,6 +25,7 @@ from peftodyssey.recipe import grid
 from peftodyssey.recipe.cell import Cell, CorpusSpec, ModelSpec, TaskSpec
 from peftodyssey.recipe.grid import model_name
 from peftodyssey.recipe.schema import Recipe
+from peftodyssey.store import manifest
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Sources:
     tokenizers: dict[ModelSpec, TextTokenizer] = field(default_factory=dict)
     corpora: dict[str, Corpus] = field(default_factory=dict)  # by CorpusSpec.name
     questions: dict[TaskSpec, Questions] = field(default_factory=dict)
+    surveys: dict[str, Survey] = field(default_factory=dict)  # of local texts, by CorpusSpec.name
     left_out: dict[ModelSpec, str] = field(default_factory=dict)  # rungs without weights, each with the reason
     warnings: list[str] = field(default_factory=list)
 
@@ -71,6 +74,8 @@ def _resolve_models(
         with collect_problem(recipe, "model", problems):
             try:
                 source = model_source.resolve(model.name, model.revision, model.max_position_embeddings, model.weights)
+                if source.folder is not None:
+                    manifest.refuse_damaged(source.folder)
             except MissingWeights as error:
                 if is_one_of_several(model, models):
                     missing.append(error)

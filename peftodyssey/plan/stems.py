@@ -42,10 +42,11 @@ def with_stems(tasks: Sequence[CellTask], steps: Callable[[CellTask], int]) -> t
 
 
 def _folder(task: CellTask) -> str:
-    """The folder of the stem, by the identity of the cell without its budget."""
+    """The folder of the stem, by the identity of the cell without its budget, and by the text that it reads."""
     science = task.identity["science"]
     train = {name: value for name, value in science["train"].items() if not name.startswith("budget_")}
-    return f"{layout.STEMS}/{digest({**task.identity, 'science': {**science, 'train': train}})[:16]}"
+    shared = {**task.identity, "science": {**science, "train": train}, "text": task.train_index}
+    return f"{layout.STEMS}/{digest(shared)[:16]}"
 
 
 def _decay_start(task: CellTask, steps: int) -> int:

@@ -45,6 +45,7 @@ class IndexTask:
     objective: str
     identity: dict[str, Any]
     chat: Chat | None = None  # the template that turns conversations into text
+    apart_from: tuple[str, ...] = ()  # folders of indexes; what stands in them, or holds what does, is left out
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ class CellTask:
     columns: tuple[ScoreTask, ...] = ()  # every column of the trained cell, each once, those of measures included
     measures: tuple[MeasureTask, ...] = ()  # of the trained cell
     required: tuple[str, ...] = ()  # folders of texts and base models without which its row cannot be made
+    source: str | None = None  # folder of the cell whose trained weights it changes and scores
+    read_by: tuple[str, ...] = ()  # folders of the cells that do so with its own
     stem: Stem | None = None  # None: it is trained from its start
     reads: tuple[str, ...] = ()  # folders that the report reads beside these; where one fails the cell does not
 
@@ -157,6 +160,7 @@ class Plan:
     measure_entries: dict[str, Any]  # what the store's plan file says of these, by measure
     warnings: tuple[str, ...]
     digest: str
+    notes: tuple[str, ...] = ()  # how each text is read
     searches: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # of learning rates; see `plan.lr_grid`
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,11 +12,12 @@ from peftodyssey.plan.chat_template import chat_identity
 from peftodyssey.plan.sources import Sources
 from peftodyssey.plan.tasks import BaseModelKey, IndexTask, ScoreTask, TrainedCell
 from peftodyssey.recipe import identity
-from peftodyssey.recipe.cell import Cell, CorpusSpec, ModelSpec
+from peftodyssey.recipe.cell import Cell, CorpusSpec, ModelSpec, TrainSpec
 from peftodyssey.store import layout
 
 SAMPLE_TOKENS_CAP = 2_000_000  # tokens that are counted of the pretraining text
-TRAIN_TOKENS_CAP = 20_000_000  # tokens indexed of a training split, unless the budget is larger
+TRAIN_TOKENS_CAP = 20_000_000  # tokens indexed of a training split where the budget is in epochs
+SAMPLED_TOKENS_CAP = 4_000_000  # where it is in tokens or steps, unless that is more: memory follows it
 
 
 UNCAPPED_TOKENS = 1_000_000  # scored, about, where the recipe sets no cap
@@ -24,6 +26,13 @@ UNCAPPED_TOKENS = 1_000_000  # scored, about, where the recipe sets no cap
 def scored_tokens(cap: int | None) -> int:
     """Tokens of a split that are scored at most."""
     return cap if cap is not None else UNCAPPED_TOKENS
+
+
+def train_tokens_cap(train: TrainSpec) -> int:
+    """Tokens of a training split that are indexed at most."""
+    if train.budget_epochs is not None:
+        return TRAIN_TOKENS_CAP
+    return max(SAMPLED_TOKENS_CAP, train.budget_tokens or (train.budget_steps or 0) * train.batch_tokens)
 
 
 def model_slug(model: ModelSpec) -> str:
@@ -70,8 +79,15 @@ class TextTasks:
         self.indexes: dict[str, IndexTask] = {}
         self.base_scores: dict[str, ScoreTask] = {}
 
-    def index(self, cell: Cell, spec: CorpusSpec, split: str, max_tokens: int | None) -> IndexTask:
-        """The index of one split of a text with the tokenizer of the cell's model."""
+    def index(
+        self,
+        cell: Cell,
+        spec: CorpusSpec,
+        split: str,
+        max_tokens: int | None,
+        apart_from: Sequence[IndexTask] = (),
+    ) -> IndexTask:
+        """The index of one split of a text with the tokenizer of the cell's model, without what stands in others."""
         corpus = self.sources.corpora[spec.name]
         chat = self.sources.chat(cell, corpus)
         newline = policy_of(spec.newline, split)
@@ -85,6 +101,7 @@ class TextTasks:
             "objective": cell.train.objective,
             **({"special_tokens": "parse"} if spec.special_tokens == "parse" else {}),
             **chat_identity(chat),
+            **({"apart_from": [other.folder for other in apart_from]} if apart_from else {}),
         }
         folder = f"{layout.CORPORA}/{layout.folder_name(f'{spec.name}-{split}', identity.digest(facts))}"
         task = IndexTask(
@@ -97,21 +114,29 @@ class TextTasks:
             objective=cell.train.objective,
             identity=facts,
             chat=chat,
+            apart_from=tuple(other.folder for other in apart_from),
         )
         return self.indexes.setdefault(folder, task)
 
     def train_index(self, cell: Cell, spec: CorpusSpec) -> IndexTask:
-        """The train split of a text."""
-        return self.index(cell, spec, "train", max(TRAIN_TOKENS_CAP, cell.train.budget_tokens or 0))
+        """The train split of a text; with `dedupe: train` without what its held-out splits share with it."""
+        held_out = ()
+        if spec.dedupe == "train":  # all of them, however much is scored: a cell does not depend on that
+            held_out = tuple(self.index(cell, spec, split, TRAIN_TOKENS_CAP) for split in ("valid", "test"))
+        return self.index(cell, spec, "train", train_tokens_cap(cell.train), held_out)
 
     def valid_index(self, cell: Cell, spec: CorpusSpec) -> IndexTask:
         """The validation split of a text, up to half of what is scored of a test split."""
         cap = cell.score.tokens
-        return self.index(cell, spec, "valid", None if cap is None else max(1, cap // 2))
+        return self.index(cell, spec, "valid", None if cap is None else max(1, cap // 2), self._trained(cell, spec))
 
     def test_index(self, cell: Cell, spec: CorpusSpec) -> IndexTask:
         """The test split of a domain."""
-        return self.index(cell, spec, "test", cell.score.tokens)
+        return self.index(cell, spec, "test", cell.score.tokens, self._trained(cell, spec))
+
+    def _trained(self, cell: Cell, spec: CorpusSpec) -> tuple[IndexTask, ...]:
+        """What `dedupe: test` keeps held-out splits apart from."""
+        return (self.train_index(cell, spec),) if spec.dedupe == "test" else ()
 
     def general_indexes(self, cell: Cell) -> list[tuple[CorpusSpec, IndexTask]]:
         """The general texts of a cell."""

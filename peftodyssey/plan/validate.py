@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from peftodyssey.corpora.documents import check_splits
 from peftodyssey.corpora.source import Corpus
 from peftodyssey.errors import InputError, OdysseyError, Problem
 from peftodyssey.memory.device import Device
@@ -13,6 +12,7 @@ from peftodyssey.methods.registry import METHODS
 from peftodyssey.models.more_positions import more_positions
 from peftodyssey.plan.auto_values import resolve_auto
 from peftodyssey.plan.sources import Sources, problem_at
+from peftodyssey.plan.text_notes import shared_files, survey_texts
 from peftodyssey.recipe.cell import Cell
 from peftodyssey.recipe.schema import Recipe
 
@@ -20,8 +20,10 @@ from peftodyssey.recipe.schema import Recipe
 def check_cells(recipe: Recipe, cells: Sequence[Cell], sources: Sources, device: Device) -> list[Problem]:
     """Everything that is wrong with the cells of a recipe, each message once."""
     first_by_message: dict[str, Problem] = {}
-    for error in _empty_splits(cells, sources):
-        first_by_message.setdefault(error.message, problem_at(recipe, "domains", error))
+    for key, error in survey_texts(cells, sources):
+        first_by_message.setdefault(error.message, problem_at(recipe, key, error))
+    for error in shared_files(cells, sources):
+        first_by_message.setdefault(error.message, problem_at(recipe, "general", error))
     for cell in cells:
         for key, error in _errors(cell, sources, device):
             first_by_message.setdefault(error.message, problem_at(recipe, key, error))
@@ -64,19 +66,6 @@ def _errors(cell: Cell, sources: Sources, device: Device) -> Iterator[tuple[str,
             sources.chat(cell, sources.corpora[spec.name])
     except OdysseyError as error:
         yield "train", error
-
-
-def _empty_splits(cells: Sequence[Cell], sources: Sources) -> Iterator[OdysseyError]:
-    """Files of a dataset that leave a split without a document; other sources are large, and some not here yet."""
-    trained = {cell.domain.name for cell in cells if METHODS[cell.method.method].trains}
-    for cell in {cell.domain.name: cell for cell in cells}.values():
-        corpus = sources.corpora[cell.domain.name]
-        if corpus.kind == "local":
-            wanted = [split for split in corpus.splits if split != "train" or cell.domain.name in trained]
-            try:
-                check_splits(corpus, wanted, sources.chat(cell, corpus))
-            except OdysseyError as error:
-                yield error
 
 
 def _text_errors(cell: Cell, corpora: Mapping[str, Corpus]) -> Iterator[InputError]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peftodyssey.errors import InputError
 
 if TYPE_CHECKING:
-    from peftodyssey.recipe.template import ModelFacts
+    from peftodyssey.recipe.template import ModelFacts, TextFacts
 
 
 def folder() -> Path:
@@ -82,18 +82,9 @@ def _write(target: Path, text: str) -> Path:
     return target
 
 
-def new(
-    to: str | Path,
-    model: str,
-    domains: list[str],
-    first_row: Callable[[Path], dict[str, Any] | None],
-    facts: ModelFacts | None = None,
-) -> Path:
-    """Write a commented recipe for `model` and the texts `domains` that loads as it is.
-
-    `first_row` gives the first row of a file, None for plain text; `facts` is what is known of the model.
-    """
-    from peftodyssey.recipe.template import ModelFacts, recipe_text
+def new(to: str | Path, models: Sequence[str], texts: Sequence[TextFacts], facts: Sequence[ModelFacts]) -> Path:
+    """Write a commented recipe for `models` and `texts`, from what was found of them; returns its path."""
+    from peftodyssey.recipe.template import recipe_text
 
     target = Path(to).expanduser()
-    return _write(target, recipe_text(target, model, domains, first_row, facts or ModelFacts()))
+    return _write(target, recipe_text(target, models, texts, facts))

@@ -35,6 +35,10 @@ class CorpusSpec:
     newline: str = "keep"  # keep | strip | collapse | mismatch (train stripped, score kept)
     revision: str | None = None  # revision of a Hub dataset
     special_tokens: str = "text"  # text | parse: how control tokens that the text spells out are read
+    # columns of prompt and completion, or of messages, by these names; {}: known by their names
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    bad_rows: str = "error"  # error | drop: rows that hold no text or no answer
+    dedupe: str = "off"  # off | test | train: which side loses documents that training and held-out splits share
 
     @property
     def display_name(self) -> str:
@@ -54,7 +58,7 @@ class QuantSpec:
 class MethodSpec:
     """One constraint on the update with all its numbers."""
 
-    method: str  # full | lora | qlora | bitfit | last_layers | ia3 | peft | saved
+    method: str  # full | lora | qlora | bitfit | last_layers | ia3 | peft | truncate | saved
     label: str  # what tables and legends print, e.g. "lora r=8"
     lr: float | None = None  # None for saved
     tuned: bool = False  # lr is one of a tuned set: selected on validation
@@ -66,7 +70,8 @@ class MethodSpec:
     quant: QuantSpec | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     # the method's further fields: rslora, dora, init (lora, qlora); layers (last_layers); peft_type and config (peft);
-    # path (saved); master_weights (full). Further constraints, absent at their defaults: l2_sp, norm_ball, replay
+    # path (saved); master_weights, dropout (full); those and vectors (truncate). Further constraints, absent at their
+    # defaults: l2_sp, norm_ball, replay
     # (numbers), early_stop (its fields), wise_ft (shares of the update that are scored)
 
 

@@ -14,7 +14,8 @@ from peftodyssey.recipe.checks_learning_rates import check_halving, check_learni
 from peftodyssey.recipe.checks_names import check_corpora, check_models, check_tasks
 from peftodyssey.recipe.checks_training import check_batch, check_budgets, check_select
 from peftodyssey.recipe.schema import Recipe
-from peftodyssey.recipe.schema_methods import Lora, Qlora, Saved
+from peftodyssey.recipe.schema_constraints import constraint_grid
+from peftodyssey.recipe.schema_methods import Full, Lora, Qlora, Saved, Truncate
 
 
 def problems(recipe: Recipe) -> Iterator[Problem]:
@@ -99,6 +100,19 @@ def _measures(recipe: Recipe) -> Iterator[Problem]:
             )
 
 
+def _truncated(recipe: Recipe) -> Iterator[Problem]:
+    full = [method for method in recipe.methods if isinstance(method, Full)]
+    plain = any(constraints.keys() <= {"wise_ft"} for method in full for constraints in constraint_grid(method))
+    for index, method in enumerate(recipe.methods):
+        if isinstance(method, Truncate) and not plain:
+            yield recipe.problem(
+                ("methods", index),
+                "truncate cuts the update of full fine-tuning, and the recipe has no `full` without constraints",
+                next_step="add {method: full, lr: ...}",
+                depends_on=(("methods",),),
+            )
+
+
 def _saved_only(recipe: Recipe) -> Iterator[Problem]:
     if "train" in recipe.data and all(isinstance(method, Saved) for method in recipe.methods):
         what = "nothing is trained: every method is `saved`"
@@ -120,15 +134,14 @@ def _master_weights(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _sft_only(recipe: Recipe) -> Iterator[Problem]:
-    for key in ("too_long", "chat_template"):
-        if key in recipe.train.model_fields_set and recipe.train.objective != "sft":
-            yield recipe.problem(
-                ("train", key),
-                "this applies only to examples with answers",
-                got=str(getattr(recipe.train, key)),
-                next_step="add objective: sft, or remove the key",
-                depends_on=(("train", "objective"),),
-            )
+    if "too_long" in recipe.train.model_fields_set and recipe.train.objective != "sft":
+        yield recipe.problem(
+            ("train", "too_long"),
+            "this applies only to examples with answers",
+            got=str(recipe.train.too_long),
+            next_step="add objective: sft, or remove the key",
+            depends_on=(("train", "objective"),),
+        )
 
 
 def _engine(recipe: Recipe) -> Iterator[Problem]:
@@ -154,6 +167,7 @@ CHECKS: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     check_models,
     _measures,
     _saved_only,
+    _truncated,
     _master_weights,
     _engine,
     check_select,

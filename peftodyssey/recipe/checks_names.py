@@ -42,6 +42,13 @@ def corpus_problems(document: RecipeDocument, texts: Mapping[str, Sequence[Corpu
                     got=", ".join(corpus.newline),
                     next_step="name one policy",
                 )
+            if key != "domains" and corpus.dedupe != "off":
+                yield document.problem(
+                    (*path, "dedupe"),
+                    "nothing is trained on this text",
+                    got=corpus.dedupe,
+                    next_step="write it beside a text of `domains`",
+                )
             name, source = corpus_name(corpus), corpus_source(corpus)
             first_path, first = seen.setdefault(name, (path, corpus))
             if first_path != path and (repr(first) != repr(corpus) or first_path[0] == key):

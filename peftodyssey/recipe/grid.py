@@ -12,7 +12,6 @@ from typing import Any
 from peftodyssey.recipe.cell import (
     Cell,
     CorpusSpec,
-    MethodSpec,
     ModelSpec,
     QuantSpec,
     ScoreSpec,
@@ -23,28 +22,13 @@ from peftodyssey.recipe.checks_training import step_tokens, steps_of
 from peftodyssey.recipe.corpus_names import absolute, absolute_source, corpus_name
 from peftodyssey.recipe.document import RecipeDocument
 from peftodyssey.recipe.identity import canonical, digest, hashed_fields
-from peftodyssey.recipe.labels import labelled
-from peftodyssey.recipe.numbers import parse_alpha
+from peftodyssey.recipe.method_grid import method_specs
 from peftodyssey.recipe.schema import Recipe
-from peftodyssey.recipe.schema_constraints import constraint_grid
-from peftodyssey.recipe.schema_methods import (
-    AnyMethod,
-    Bitfit,
-    Full,
-    Ia3,
-    LastLayers,
-    Lora,
-    MethodSection,
-    Peft,
-    Qlora,
-    Saved,
-)
 from peftodyssey.recipe.schema_rungs import Rungs
 from peftodyssey.recipe.schema_texts import Corpus
 from peftodyssey.recipe.schema_training import Budget
 
 NAMED = ("bundled/", "random/")
-SEARCHED_RATES = 8  # that a search (`tune: auto`) may take unless the recipe says otherwise
 
 
 def cells(recipe: Recipe, rates_of: Callable[[Cell], Sequence[float]] | None = None) -> list[Cell]:
@@ -157,21 +141,17 @@ def corpus_specs(corpus: Corpus, recipe: RecipeDocument) -> Iterator[CorpusSpec]
             newline=newline,
             revision=corpus.revision,
             special_tokens=corpus.special_tokens,
+            columns={} if corpus.columns is None else corpus.columns.model_dump(exclude_none=True),
+            bad_rows=corpus.bad_rows,
+            dedupe=corpus.dedupe,
         )
 
 
 def task_specs(recipe: Recipe) -> tuple[TaskSpec, ...]:
     """The tasks of the recipe with their short names and absolute paths."""
     return tuple(
-        TaskSpec(
-            corpus_name(task),
-            absolute_source(task, recipe.folder),
-            task.split,
-            task.examples,
-            task.config,
-            task.revision,
-        )
-        for task in recipe.tasks
+        TaskSpec(corpus_name(t), absolute_source(t, recipe.folder), t.split, t.examples, t.config, t.revision)
+        for t in recipe.tasks
     )
 
 
@@ -240,61 +220,3 @@ def score_spec(recipe: Recipe) -> ScoreSpec:
     context = score.context or recipe.train.seq_len
     stride = score.stride or (context if score.mode == "stream" else max(1, context // 2))
     return ScoreSpec(context, stride, score.tokens, score.first_token, score.mode)
-
-
-def method_specs(recipe: Recipe) -> list[MethodSpec]:
-    """Each method at each value of its axes, labelled, in the recipe's order."""
-    specs = [spec for method in recipe.methods for spec in _expand(method, recipe)]
-    return labelled(specs)
-
-
-def _expand(method: AnyMethod, recipe: Recipe) -> Iterator[MethodSpec]:
-    if isinstance(method, Saved):
-        yield MethodSpec("saved", method.label or "", options={"path": absolute(method.path, recipe.folder)})
-        return
-    for spec, constraints in product(AXES[type(method)](method), constraint_grid(method)):
-        spec = replace(spec, label=method.label or "", options={**spec.options, **constraints})
-        if method.lr.auto:
-            yield replace(spec, tuned=True, max_cells=method.lr.max_cells or SEARCHED_RATES * len(set(recipe.seeds)))
-        for rate in method.lr.tune or method.lr.fixed or ():
-            yield replace(spec, lr=rate, tuned=len(set(method.lr.tune or ())) > 1)
-
-
-def _low_rank_axes(method: Lora | Qlora) -> Iterator[MethodSpec]:
-    for quant, double, rank, alpha, targets, dropout, rslora, dora, init in product(
-        method.quant or (None,),
-        method.double_quant,
-        method.rank,
-        method.alpha,
-        method.targets,
-        method.dropout,
-        method.rslora,
-        method.dora,
-        method.init,
-    ):
-        four_bits = quant in ("nf4", "fp4")
-        yield MethodSpec(
-            method="qlora" if four_bits else "lora",
-            label="",
-            rank=rank,
-            alpha=parse_alpha(alpha, rank),
-            targets=targets,
-            dropout=dropout,
-            quant=QuantSpec(quant, double if four_bits else False) if quant else None,
-            options={"rslora": rslora, "dora": dora, "init": init},
-        )
-
-
-# Each method at each value of its axes, before its label, learning rates and further constraints.
-AXES: dict[type[MethodSection], Callable[[Any], Iterator[MethodSpec]]] = {
-    Full: lambda m: (
-        MethodSpec("full", "", options={"master_weights": weights, "dropout": dropout})
-        for weights, dropout in product(m.master_weights, m.dropout)
-    ),
-    Lora: _low_rank_axes,
-    Qlora: _low_rank_axes,
-    Bitfit: lambda m: iter([MethodSpec("bitfit", "")]),
-    LastLayers: lambda m: (MethodSpec("last_layers", "", options={"layers": layers}) for layers in m.layers),
-    Ia3: lambda m: (MethodSpec("ia3", "", targets=targets) for targets in m.targets or (None,)),
-    Peft: lambda m: iter([MethodSpec("peft", "", options={"peft_type": m.peft_type, "config": m.config})]),
-}

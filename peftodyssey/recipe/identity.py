@@ -39,7 +39,16 @@ EXCLUDED_OPTIONS = frozenset({"path", "wise_ft"})  # facts["saved"] is the conte
 DEFAULTS: dict[type, dict[str, Any]] = {
     Cell: {},
     ModelSpec: {"max_position_embeddings": None},
-    CorpusSpec: {"field": None, "config": None, "split": {}, "newline": "keep", "special_tokens": "text"},
+    CorpusSpec: {
+        "field": None,
+        "config": None,
+        "split": {},
+        "newline": "keep",
+        "special_tokens": "text",
+        "columns": {},
+        "bad_rows": "error",
+        "dedupe": "off",
+    },
     MethodSpec: {
         "lr": None,
         "rank": None,

@@ -22,6 +22,7 @@ DISTINGUISHING = (
     "init",
     "master_weights",
     "layers",
+    "vectors",
     "l2_sp",
     "norm_ball",
     "replay",
@@ -45,6 +46,7 @@ def plain_label(spec: MethodSpec) -> str:
     if "layers" in options:
         words.append(str(options["layers"]))
     words += [key for key in ("rslora", "dora") if options.get(key)]
+    words += ["no vectors"] if options.get("vectors") == "out" else []
     if options.get("init", "default") != "default":
         words.append(options["init"])
     return " ".join([*words, *constraint_words(options)])
@@ -111,6 +113,8 @@ def _added(label: str, name: str, value: Any) -> str:
     if isinstance(value, bool):
         word = name if value else f"no {name}"
         return label if name in label.split() or (not value and name != "double_quant") else f"{label} {word}"
+    if name == "vectors":  # the plain label has it
+        return label if "no vectors" in label or value == "in" else f"{label} no vectors"
     if name in ("quant", "init"):
         return label if str(value) in label.split() or value == "default" else f"{label} {value}"
     if name == "rank":

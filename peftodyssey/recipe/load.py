@@ -18,6 +18,7 @@ from peftodyssey.recipe.overrides import apply as apply_overrides
 from peftodyssey.recipe.schema import Recipe, recipe_class
 from peftodyssey.recipe.schema_texts import NAME
 from peftodyssey.recipe.yaml_tree import Path, Tree, holds, read_tree
+from peftodyssey.untrusted import limits
 
 ROUNDS = 20  # wrong values are taken out and the rest is checked again, at most so often
 Document = TypeVar("Document", bound=RecipeDocument)
@@ -75,7 +76,7 @@ def _read_text(path_or_text: str | FilePath, where: str | None) -> tuple[str, st
     if not path.exists() and str(path_or_text) in bundled.every_name():
         path = bundled.path(str(path_or_text))
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = limits.read_bytes(path, limits.RECIPE_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not UTF-8: byte {error.start} cannot be read", "save the file as UTF-8 text"
@@ -89,6 +90,8 @@ def _read_text(path_or_text: str | FilePath, where: str | None) -> tuple[str, st
         raise InputError(f"there is no recipe {path}", hint) from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", "check the file's permissions") from error
+    except ValueError as error:
+        raise InputError(f"{path} cannot be a recipe: {error}", "name a YAML file") from error
     return text, where or str(path_or_text), str(path.resolve().parent)
 
 

@@ -10,6 +10,7 @@ from peftodyssey.recipe import bundled
 from peftodyssey.recipe.checks_names import corpus_problems
 from peftodyssey.recipe.load import check_document, read_document
 from peftodyssey.recipe.schema_ladder import LadderRecipe
+from peftodyssey.untrusted import limits
 
 UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"), (1, ""))
 
@@ -22,8 +23,9 @@ def is_ladder(recipe: str | FilePath) -> bool:
     if text in dict(bundled.ladders()) and not FilePath(text).exists():
         return True
     try:
-        return bundled.is_ladder(FilePath(text).expanduser().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
+        content = limits.read_bytes(FilePath(text).expanduser(), limits.RECIPE_BYTES)
+        return bundled.is_ladder(content.decode("utf-8"))
+    except (OSError, ValueError):
         return False
 
 

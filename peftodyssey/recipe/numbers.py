@@ -11,12 +11,12 @@ import math
 import re
 from typing import Any
 
-COUNT = r"^\s*\+?\d[\d_]*(\.\d+)?([eE][+-]?\d+)?\s*([kKmMbBgGtT])?\s*$"
-NUMBER = r"^\s*[+-]?(\d[\d_]*(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*$"
-SHARE = r"^\s*\d+(\.\d*)?([eE][+-]?\d+)?\s*%?\s*$"
-BYTES = r"^\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)([iI]?)([bB]?)\s*$"
-DURATION = r"^\s*(?:\d+(?:\.\d+)?\s*(?:d|h|m|min|s)\s*)+$"
-ALPHA = r"^\s*(\d+(?:\.\d*)?|\.\d+)?\s*\*?\s*[rR]\s*$"
+COUNT = r"^\s*\+?[0-9][0-9_]*(\.[0-9]+)?([eE][+-]?[0-9]+)?\s*([kKmMbBgGtT])?\s*$"
+NUMBER = r"^\s*[+-]?([0-9][0-9_]*(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
+SHARE = r"^\s*[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?\s*%?\s*$"
+BYTES = r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([kKmMgGtT]?)([iI]?)([bB]?)\s*$"
+DURATION = r"^\s*(?:[0-9]+(?:\.[0-9]+)?\s*(?:d|h|m|min|s)\s*)+$"
+ALPHA = r"^\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)?\s*\*?\s*[rR]\s*$"
 
 _THOUSANDS = {"": 0, "k": 1, "m": 2, "b": 3, "g": 3, "t": 4}
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "min": 60, "s": 1}
@@ -35,7 +35,10 @@ def parse_number(value: Any, allowed: str = "a number such as 0.001 or 1e-3") ->
     if (isinstance(value, (int, float)) and not isinstance(value, bool)) or (
         isinstance(value, str) and re.match(NUMBER, value) and not re.match(r"^\s*[+-]?0\d", value)
     ):
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number of more than 308 digits
+            number = math.inf
     else:
         raise _refuse(value, allowed)
     if not math.isfinite(number):
@@ -83,7 +86,7 @@ def parse_bytes(value: Any) -> int:
     if match is None:
         raise _refuse(value, allowed)
     number, prefix, binary, _ = match.groups()
-    return int(float(number) * (1024 if binary else 1000) ** _THOUSANDS[prefix.lower()])
+    return int(parse_number(number, allowed) * (1024 if binary else 1000) ** _THOUSANDS[prefix.lower()])
 
 
 def parse_duration(value: Any) -> float:
@@ -91,7 +94,7 @@ def parse_duration(value: Any) -> float:
     allowed = "a time such as 90s, 10m, 8h or 1h30m"
     if isinstance(value, str) and re.match(DURATION, value):
         pieces = re.findall(r"(\d+(?:\.\d+)?)\s*(min|d|h|m|s)", value)
-        return sum(float(number) * _SECONDS[unit] for number, unit in pieces)
+        return sum(parse_number(number, allowed) * _SECONDS[unit] for number, unit in pieces)
     seconds = parse_number(value, allowed)
     if seconds < 0:
         raise ValueError(f"a time cannot be negative; write {allowed}")

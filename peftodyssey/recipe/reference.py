@@ -18,7 +18,7 @@ from peftodyssey.recipe.schema_ladder import LadderModel, LadderRecipe, LadderRu
 from peftodyssey.recipe.schema_measures import options_class
 from peftodyssey.recipe.schema_methods import METHOD_CLASSES
 from peftodyssey.recipe.schema_rungs import Rungs
-from peftodyssey.recipe.schema_texts import Corpus, Model, Split, Task
+from peftodyssey.recipe.schema_texts import Columns, Corpus, Model, Split, Task
 from peftodyssey.recipe.schema_training import Budget, Score, Select, Train
 
 SECTIONS: tuple[tuple[str, type[RecipeSection]], ...] = (
@@ -26,6 +26,7 @@ SECTIONS: tuple[tuple[str, type[RecipeSection]], ...] = (
     ("`revisions` of a model, by tokens", Rungs),
     ("`domains`, `general` and `pretraining_text`", Corpus),
     ("`split` of a dataset", Split),
+    ("`columns` of a dataset", Columns),
     *((f"`methods`: `{name}`", part) for name, part in METHOD_CLASSES.items()),
     ("`early_stop` of a method", EarlyStop),
     ("`train`", Train),

@@ -22,7 +22,7 @@ from peftodyssey.recipe.field_syntax import (
     Ranks,
     Targets,
 )
-from peftodyssey.recipe.field_types import NonEmptyStr, refuse
+from peftodyssey.recipe.field_types import NonEmptyStr, NonNegativeInt, refuse
 from peftodyssey.recipe.schema_constraints import MethodSection, Regularized, ReplayAndEarlyStop
 
 INITS = ("default", "gaussian", "pissa", "olora", "orthogonal")
@@ -193,6 +193,25 @@ class Peft(ReplayAndEarlyStop):
     )
 
 
+class Truncate(MethodSection):
+    """The update of full fine-tuning cut to a rank after training: it is scored, not trained."""
+
+    method: Literal["truncate"] = Field(
+        description="The update of every `full` of the recipe without further constraints, at each of its learning "
+        "rates and seeds, cut to a rank by singular value decomposition; a word."
+    )
+    rank: Annotated[tuple[NonNegativeInt, ...], OrList()] = Field(
+        default=(8,),
+        description="Rank to which the update of every matrix is cut, embeddings and head included; 0 removes it; "
+        "axis, a count.",
+    )
+    vectors: Annotated[tuple[Literal["in", "out"], ...], OrList()] = Field(
+        default=("in", "out"),
+        description="Whether the update of norms and biases, which have no rank, stays in or is left out; axis, a "
+        "word. Default: both.",
+    )
+
+
 class Saved(MethodSection):
     """An adapter or a model that exists already: it is scored, not trained."""
 
@@ -213,6 +232,7 @@ AnyMethod = Annotated[
     | Annotated[LastLayers, Tag("last_layers")]
     | Annotated[Ia3, Tag("ia3")]
     | Annotated[Peft, Tag("peft")]
+    | Annotated[Truncate, Tag("truncate")]
     | Annotated[Saved, Tag("saved")],
     Discriminator(_which),
 ]

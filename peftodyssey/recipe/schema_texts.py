@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from peftodyssey.recipe import numbers
 from peftodyssey.recipe.field_syntax import OrList, Shorthand
@@ -85,6 +85,26 @@ class Split(RecipeSection):
     )
 
 
+class Columns(RecipeSection):
+    """Where rows have a prompt and its answer, or a conversation; each a column or a template such as `Q: {question}`.
+
+    A paragraph of a template whose columns are all empty is left out.
+    """
+
+    prompt: NonEmptyStr | None = Field(default=None, description="The prompt: a column or a template; text.")
+    completion: NonEmptyStr | None = Field(default=None, description="Its answer: a column or a template; text.")
+    messages: NonEmptyStr | None = Field(
+        default=None, description="The column of a conversation, in place of the other two; a word."
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Columns:
+        if (self.messages is None) == (self.prompt is None or self.completion is None):
+            allowed = "{prompt: COLUMN, completion: COLUMN} or {messages: COLUMN}"
+            raise refuse("columns are those of prompt and completion, or that of messages", allowed)
+        return self
+
+
 class Corpus(RecipeSection):
     """One dataset of text and how it is read."""
 
@@ -102,7 +122,24 @@ class Corpus(RecipeSection):
     )
     field: NonEmptyStr | None = Field(
         default=None,
-        description="Text field of each row; a word. Default: `text`, or the only field that holds text.",
+        description="Text field of each row: a column, or a template such as `{title}: {body}`; text. Default: the "
+        "columns of a form that is known by their names, else `text`, or the only field that holds text.",
+    )
+    columns: Columns | None = Field(
+        default=None,
+        description="Prompt and answer, or conversation, of each row; a mapping. Default: known by their names "
+        "(`check` says as what).",
+    )
+    bad_rows: Literal["error", "drop"] = Field(
+        default="error",
+        description="Rows without an answer, or whose text is no text: error refuses them, drop leaves them out and "
+        "counts them; a word.",
+    )
+    dedupe: Literal["off", "test", "train"] = Field(
+        default="off",
+        description="Documents of validation and test that stand in the training split, word for word or for the most "
+        "part: off keeps and counts them, test takes them out of these two, train takes what they stand in out of the "
+        "training split; a word; of a domain.",
     )
     split: Split | None = Field(
         default=None,
@@ -123,6 +160,12 @@ class Corpus(RecipeSection):
     revision: NonEmptyStr | None = Field(
         default=None, description="Revision of a Hub dataset: a branch, tag or commit; text."
     )
+
+    @model_validator(mode="after")
+    def _one_way_to_read(self) -> Corpus:
+        if self.field is not None and self.columns is not None:
+            raise refuse("a row is read by `field` or by `columns`, not by both", next_step="remove one of the two")
+        return self
 
 
 class Task(RecipeSection):

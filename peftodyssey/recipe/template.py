@@ -1,25 +1,23 @@
-"""The commented recipe that `peftodyssey recipes new` writes for a model and texts."""
+"""The commented recipe that `peftodyssey recipes new` writes for models and texts, from what was found of them."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from peftodyssey.errors import InputError
-from peftodyssey.recipe.corpus_names import PREFIXES, corpus_name
-from peftodyssey.recipe.schema_texts import NAME, Corpus
-
-FirstRow = Callable[[Path], dict[str, Any] | None]
-TEXT_FIELDS = ("text", "content", "document", "article", "body", "code", "abstract")
+from peftodyssey.recipe.corpus_names import PREFIXES
+from peftodyssey.recipe.schema_texts import NAME
 
 SKIP_FIRST = "  first_token: skip         # the start token {marker} marks turns of a chat, not the start of a text\n"
+TOO_LONG = "  too_long: drop            # examples longer than seq_len are left out; truncate cuts their ends\n"
+PLAIN_CHAT = "  chat_template: plain      # the model has none; or name a Jinja file\n"
 TEMPLATE = """\
-# What does fine-tuning {model} on {names} gain, and what does it forget, by full fine-tuning, LoRA and QLoRA?
+# What does fine-tuning {models} on {names} gain, and what does it forget, by full fine-tuning, LoRA and QLoRA?
 # Check before you run:  peftodyssey check {file}      then:  peftodyssey run {file}
 version: 1
 name: {name}
@@ -32,82 +30,131 @@ domains:                    # datasets to fine-tune on, each by itself
 
 general: [bundled/wiki_general]       # where forgetting is measured: text that is not trained on
 
-methods:                    # tune: the learning rate with the lowest validation loss is reported on test
-  - {{method: full, lr: {{tune: [3e-5, 1e-4, 3e-4]}}}}
-  - {{method: lora, rank: [4, 16], alpha: 2r, lr: {{tune: [3e-4, 1e-3, 3e-3]}}}}
-  - {{method: qlora, rank: 16, lr: {{tune: [3e-4, 1e-3, 3e-3]}}}}         # the base in 4 bits
+methods:                    # tune: auto looks for the learning rate with the lowest validation loss, in rounds
+{methods}
 
 train:
-  budget: 200k tokens       # the same for every cell; or `2 epochs`, `300 steps`
+  budget: {budget}       # the same for every cell; or `200k tokens`, `2 epochs`, `300 steps`
   seq_len: {seq_len}              # sequence length of training, in tokens
   batch_tokens: {batch}         # tokens of one optimiser step; the micro-batch size is chosen by memory
   schedule: cosine          # learning rate schedule: constant | linear | cosine | wsd
   warmup: 3%
   objective: {objective}           # text: loss on every token; sft: on the answers only
-  eval_at: [50%, 100%]     # fractions of the budget after which held-out text is scored
+{more}  eval_at: [50%, 100%]     # fractions of the budget after which held-out text is scored
 
 score:
-  context: {seq_len}              # tokens of a window
+  context: {context}              # tokens of a window
 {first_token}  tokens: 50k               # of each split at most this many, by whole documents
 
 measure: [degradation, forgetting, tokens]
 """
+METHODS = """\
+  - {method: full, lr: {tune: auto}}
+  - {method: lora, rank: [4, 16], alpha: 2r, lr: {tune: auto}}
+  - {method: qlora, rank: 16, lr: {tune: auto}}         # the base in 4 bits"""
+STORED_QUANTISED = "  - {method: lora, rank: [4, 16], alpha: 2r, lr: {tune: auto}}      # the base is stored quantised"
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a new recipe heeds of the model; unknown where the model cannot be looked at."""
+    """What a new recipe heeds of a model; unknown where the model cannot be looked at."""
 
     training_length: int | None = None  # tokens that it was trained on at once
     chat_marker: str | None = None  # its start token, where that marks turns of a chat
+    has_chat_template: bool = True
+    stored_quantised: bool = False
 
 
-def recipe_text(target: Path, model: str, domains: list[str], first_row: FirstRow, facts: ModelFacts) -> str:
-    """The recipe's text; raises InputError where a path does not exist or no text is given."""
-    if not domains:
+@dataclass(frozen=True)
+class TextFacts:
+    """What a new recipe heeds of a text: how it is read, and how long it is under the first model's tokenizer."""
+
+    name: str
+    source: str  # as it was given
+    keys: tuple[tuple[str, str], ...] = ()  # further keys of the text, as YAML
+    remarks: tuple[str, ...] = ()  # sentences above its line
+    has_answers: bool = False
+    is_chat: bool = False
+    lengths: tuple[int, ...] = field(default=(), repr=False)  # tokens of the first training documents
+    train_tokens: int | None = None  # of its training split, about; None: not known, or large
+
+
+def recipe_text(target: Path, models: Sequence[str], texts: Sequence[TextFacts], facts: Sequence[ModelFacts]) -> str:
+    """The recipe's text; raises InputError where no text is given or texts want different objectives."""
+    if not texts:
         raise InputError(
             "no text is given", "name one: --domain data/notes.jsonl or --domain bundled/wiki_history_events"
         )
-    folder = target.resolve().parent
-    lines, names, sft = _domain_lines(domains, folder, first_row)
-    if len(set(sft)) > 1:
+    if len({text.has_answers for text in texts}) > 1:
         raise InputError(
             "some of the texts are prompts with answers, some are plain text",
             "make one recipe for each kind: they are trained with different objectives",
         )
-    small = model.startswith("bundled/")
+    folder = target.resolve().parent
+    small = all(model.startswith("bundled/") for model in models)
+    longest = min(fact.training_length or 512 for fact in facts)
+    seq_len, too_long = _seq_len(texts, min(256 if small else 512, longest), longest)
+    marker = next((fact.chat_marker for fact in facts if fact.chat_marker), None)
+    plain = any(text.is_chat for text in texts) and not all(fact.has_chat_template for fact in facts)
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", target.stem).strip("-._")
+    names = [quoted(_local(model, folder)) for model in models]
+    budget, batch = _budget(texts, seq_len, small)
     return TEMPLATE.format(
-        model=model,
-        model_yaml=_quoted(_local(model, folder)),
-        names=" and ".join(names),
+        models=" and ".join(models),
+        model_yaml=names[0] if len(names) == 1 else f"[{', '.join(names)}]",
+        names=" and ".join(text.name for text in texts),
         file=target.name,
-        name=_quoted(stem if re.match(NAME, stem) else "my-recipe"),
-        domains="\n".join(lines),
-        seq_len=min(256 if small else 512, facts.training_length or 512),
-        batch="4k" if small else "16k",
-        first_token=SKIP_FIRST.format(marker=facts.chat_marker) if facts.chat_marker else "",
-        objective="sft" if sft[0] else "text",
+        name=quoted(stem if re.match(NAME, stem) else "my-recipe"),
+        domains="\n".join(_domain_lines(texts, folder)),
+        methods=STORED_QUANTISED if any(fact.stored_quantised for fact in facts) else METHODS,
+        budget=budget,
+        seq_len=seq_len,
+        batch=batch,
+        context=min(256 if small else 512, longest),
+        first_token=SKIP_FIRST.format(marker=marker) if marker else "",
+        objective="sft" if texts[0].has_answers else "text",
+        more=(TOO_LONG if too_long else "") + (PLAIN_CHAT if plain else ""),
     )
 
 
-def _domain_lines(domains: Iterable[str], folder: Path, first_row: FirstRow) -> tuple[list[str], list[str], list[bool]]:
+def _seq_len(texts: Sequence[TextFacts], usual: int, most: int) -> tuple[int, bool]:
+    """The sequence length in tokens, and whether examples are longer: as long as most documents, in powers of two.
+
+    Examples with answers are not divided, so all of them have to fit, up to `most`; other text is, up to `usual`.
+    """
+    lengths = sorted(length for text in texts for length in text.lengths)
+    if not lengths:
+        return usual, False
+    if not texts[0].has_answers:
+        return max(64, min(usual, _power(lengths[int(0.9 * (len(lengths) - 1))]))), False
+    length = min(max(64, _power(lengths[-1] + lengths[-1] // 8)), most)
+    return length, lengths[-1] + 2 > length
+
+
+def _power(tokens: int) -> int:
+    return 1 << max(tokens - 1, 1).bit_length()
+
+
+def _budget(texts: Sequence[TextFacts], seq_len: int, small: bool) -> tuple[str, str]:
+    """Three epochs of a small text, at most 200k tokens; and the tokens of a step, so that there are some dozens."""
+    known = [text.train_tokens for text in texts if text.train_tokens is not None]
+    few = len(known) == len(texts) and max(known) * 3 < 200_000
+    budget, tokens = ("3 epochs", max(known) * 3) if few else ("200k tokens", 200_000)
+    wanted = min(4_096 if small else 16_384, max(tokens // 30, seq_len))
+    return budget, str(max(1, wanted // seq_len) * seq_len)
+
+
+def _domain_lines(texts: Sequence[TextFacts], folder: Path) -> list[str]:
     lines: list[str] = []
-    names: list[str] = []
-    sft: list[bool] = []
-    for text in domains:
-        name = corpus_name(Corpus.model_validate({"source": text}))
-        same = names.count(name)
-        if text.startswith(PREFIXES):
-            field, is_sft, entry = None, False, f"source: {_quoted(text)}"
-        else:
-            field, is_sft = look_at(Path(text).expanduser(), first_row)
-            entry = f"path: {_quoted(_relative(text, folder))}"
-        more = f", field: {_quoted(field)}" if field and field != "text" else ""
-        lines.append(f"  - {{name: {_quoted(f'{name}-{same + 1}' if same else name)}, {entry}{more}}}")
-        names.append(name)
-        sft.append(is_sft)
-    return lines, names, sft
+    for number, text in enumerate(texts):
+        same = sum(other.name == text.name for other in texts[:number])
+        name = quoted(f"{text.name}-{same + 1}" if same else text.name)
+        is_name = text.source.startswith(PREFIXES)
+        entry = f"source: {quoted(text.source)}" if is_name else f"path: {quoted(_relative(text.source, folder))}"
+        more = "".join(f", {key}: {value}" for key, value in text.keys)
+        lines += [f"  # {remark}" for remark in text.remarks]
+        lines.append(f"  - {{name: {name}, {entry}{more}}}")
+    return lines
 
 
 def _local(model: str, folder: Path) -> str:
@@ -124,34 +171,7 @@ def _relative(text: str, folder: Path) -> str:
     return "./" + path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """`text` as a scalar of YAML that reads back as this text, inside of a flow mapping too."""
     plain = re.fullmatch(r"[A-Za-z./~][A-Za-z0-9._/~:-]*", text) and not re.fullmatch(r"(?i)null|true|false|~", text)
     return text if plain else json.dumps(text, ensure_ascii=False)
-
-
-def look_at(path: Path, first_row: FirstRow) -> tuple[str | None, bool]:
-    """The text field of the rows of `path` (None for plain text), and whether they are prompts with answers."""
-    files = _files(path)
-    row = first_row(files[0])
-    if row is None:
-        return None, False
-    if "messages" in row or {"prompt", "completion"} <= row.keys():
-        return None, True
-    usual = [name for name in TEXT_FIELDS if isinstance(row.get(name), str)]
-    by_length = sorted((n for n, v in row.items() if isinstance(v, str)), key=lambda n: -len(row[n]))
-    if not by_length:
-        raise InputError(
-            f"{files[0]} has no field of text; its fields are: {', '.join(row)}", "name a file whose rows have one"
-        )
-    return (usual or by_length)[0], False
-
-
-def _files(path: Path) -> list[Path]:
-    if any(c in "*?[" for c in str(path)):
-        root = Path(path.anchor or ".")
-        files = sorted(root.glob(str(path.relative_to(path.anchor) if path.anchor else path)))
-    else:
-        files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
-    if not files or not files[0].exists():
-        raise InputError(f"there is no text at {path}", "give a file, a folder or a pattern such as 'data/*.jsonl'")
-    return files

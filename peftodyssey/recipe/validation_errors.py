@@ -21,6 +21,7 @@ MISPLACED = {
     ("full", "quant"): _QUANTISED_FULL,
     ("full", "double_quant"): _QUANTISED_FULL,
     ("full", "rank"): "full fine-tuning has no rank: use lora",
+    ("truncate", "lr"): "`truncate` has the learning rates of `full`: remove lr",
     ("saved", "lr"): "`saved` is scored, not trained: remove lr",
     ("saved", "rank"): "the rank is read from the saved adapter: remove it",
     ("lora", "layers"): "use `targets` to choose modules, or the method last_layers",

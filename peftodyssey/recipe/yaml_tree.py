@@ -14,10 +14,12 @@ from typing import Any
 import yaml
 
 from peftodyssey.errors import Problem
+from peftodyssey.untrusted.limits import RECIPE_NODES
 
 Path = tuple[Any, ...]
-MAX_NODES = 50_000  # an alias of an alias of an alias can stand for more values than memory holds
 
+SURROGATE = re.compile("[\ud800-\udfff]")  # JSON's \\uD800 alone is half of a character
+NUMBER_DIGITS = 40  # a longer number is text, and refused where a number is needed
 _INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)$")
 _FLOAT = re.compile(r"[-+]?((0|[1-9][0-9_]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$")
 _WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
@@ -100,6 +102,8 @@ def scalar(text: str) -> Any:
     """The value of an unquoted scalar by YAML 1.2's core rules."""
     if text in _WORDS:
         return _WORDS[text]
+    if len(text) > NUMBER_DIGITS:
+        return text
     if _INT.match(text):
         return int(text.replace("_", ""))
     return float(text.replace("_", "")) if _FLOAT.match(text) else text
@@ -126,6 +130,9 @@ def read_tree(text: str, where: str, folder: str = ".") -> Tree:
         )
     except yaml.MarkedYAMLError as error:
         tree.problems.append(_syntax_problem(error, where))
+    except _TooManyNodes as error:
+        what, next_step = f"more than {RECIPE_NODES:,} values", "a recipe has a few dozen; is this file one?"
+        tree.data, tree.problems = None, [Problem(where, error.line, 1, "", what, next_step=next_step)]
     except RecursionError:
         what, next_step = "lists or mappings are nested too deeply", "a recipe is five levels deep at most"
         tree.data, tree.problems = None, [Problem(where, 1, 1, "", what, next_step=next_step)]
@@ -149,21 +156,43 @@ def _syntax_problem(error: yaml.MarkedYAMLError, where: str) -> Problem:
     return Problem(where, line, column, "", f"not valid YAML: {what}", next_step=next_step)
 
 
+class _TooManyNodes(Exception):
+    """There are more values than a recipe may have; `line` is where the first one too many is."""
+
+    def __init__(self, line: int) -> None:
+        super().__init__(line)
+        self.line = line
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's reader, which stops where there are more nodes than a recipe may have."""
+
+    nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.nodes += 1
+        if self.nodes > 2 * RECIPE_NODES:  # keys are nodes too
+            raise _TooManyNodes(self.line + 1)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+
 class _Reader:
     """Converts YAML nodes to plain values and records in `tree` the place of each and every problem."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree, self.nodes = tree, 0
-        self.loader = yaml.SafeLoader(tree.text)
+        self.loader = _Loader(tree.text)
 
     def value(self, node: yaml.Node, path: Path, ancestors: tuple[int, ...]) -> Any:
         """The value of `node`; `ancestors` are the ids of the nodes around it."""
         self.tree.values[path] = self.place(node)
         self.nodes += 1
-        if id(node) in ancestors or self.nodes > MAX_NODES:
-            if self.nodes <= MAX_NODES + 1:
-                next_step = "write the values out instead of using anchors"
-                self.refuse(node, path, "an alias that repeats without end", next_step)
+        if self.nodes > RECIPE_NODES:  # an alias of an alias of an alias stands for more values than memory holds
+            raise _TooManyNodes(node.start_mark.line + 1)
+        if id(node) in ancestors:
+            next_step = "write the values out instead of using anchors"
+            self.refuse(node, path, "an alias that repeats without end", next_step)
             return None
         ancestors = (*ancestors, id(node))
         if self.tagged(node):
@@ -173,6 +202,9 @@ class _Reader:
             return [self.value(child, (*path, i), ancestors) for i, child in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path, ancestors)
+        if SURROGATE.search(node.value):
+            self.refuse(node, path, "half of a character, which is no text", r"write the character itself, not \uD800")
+            return None
         return node.value if node.style else scalar(node.value)
 
     def mapping(self, node: yaml.MappingNode, path: Path, ancestors: tuple[int, ...]) -> dict[str, Any]:
@@ -184,7 +216,8 @@ class _Reader:
                 for parent in _merged(value_node):
                     merged = {**self.value(parent, path, ancestors), **merged}
                 continue
-            if not isinstance(key_node, yaml.ScalarNode) or self.tagged(key_node):
+            is_word = isinstance(key_node, yaml.ScalarNode) and not SURROGATE.search(key_node.value)
+            if not is_word or self.tagged(key_node):
                 self.refuse(key_node, path, "a key must be a plain word", "write `key: value`")
                 continue
             key, child = key_node.value, (*path, key_node.value)

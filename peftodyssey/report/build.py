@@ -14,7 +14,7 @@ from peftodyssey.display.section import Section
 from peftodyssey.display.sources import ReportSources
 from peftodyssey.report import charts, page, page_data, run_facts, summary, tradeoff
 from peftodyssey.report.collect import CollectMeasure, collect
-from peftodyssey.store import layout, plans
+from peftodyssey.store import layout, plans, table_record, tables
 
 PAGE = "index.html"
 SUMMARY = "summary.md"
@@ -74,7 +74,12 @@ def build(
     data.drawn.update(chart_style.save(figures, report / FIGURES))
     _remove_other_figures(report / FIGURES, {figure.name for figure in figures})
     summary.write(data, report / SUMMARY)
-    return page.write(data, report / PAGE)
+    written = page.write(data, report / PAGE)
+    if out is None:
+        own = layout.tables_folder(folders[0], scoring)
+        pages = (f"{layout.REPORT}/{name}" for name in (PAGE, SUMMARY))
+        table_record.write(own, folders[0], (*tables.tables_of(measures), *pages))
+    return written
 
 
 def _remove_other_figures(folder: Path, names: set[str]) -> None:

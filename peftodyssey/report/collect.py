@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from peftodyssey.recipe.measure_spec import MeasureSpec
 from peftodyssey.stats import lr_selection
-from peftodyssey.store import layout, manifest, parquet, tables
+from peftodyssey.store import layout, manifest, parquet, table_record, tables
 from peftodyssey.store.collected import RESULTS, Collected
 from peftodyssey.store.stored_run import Cell, StoredRun, stored_run
 
@@ -71,6 +71,7 @@ def collect(folder: Path, measures: Sequence[CollectMeasure], scoring: str | Non
         name: parquet.write_rows(out / name, collected.get(name, ()), columns)
         for name, columns in tables.tables_of(measures).items()
     }
+    table_record.write(out, folder, written)
     return written[layout.RESULTS].to_pylist()
 
 
@@ -119,9 +120,13 @@ def _columns(cell: Cell) -> list[str]:
 
 
 def _why_not_done(folder: Path, cell: Cell) -> Row:
-    """Status and reason of an incomplete cell: its own failure, or that of a column or text it depends on."""
+    """Status and reason of an incomplete cell: what is damaged or failed of it, or of a text or column it needs."""
     train = [cell["train_index"]] if cell.get("train_index") else []
-    for name in (cell["folder"], *train, *_columns(cell)):
+    names = (cell["folder"], *train, *_columns(cell))
+    for name in names:
+        if wrong := manifest.damage(folder / name):
+            return {"status": "damaged", "reason": f"{name}: {manifest.in_words(wrong)}"}
+    for name in names:
         if manifest.read(folder / name) is None and (failure := manifest.failure(folder / name)):
             where = f" ({failure['where']})" if failure.get("where") else ""
             return {"status": "failed", "reason": f"{failure['reason']}{where}"}

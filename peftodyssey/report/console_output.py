@@ -15,6 +15,7 @@ from peftodyssey.display.counts import format_count
 from peftodyssey.display.result_text import format_lr
 from peftodyssey.plan import cpu_precision, host_and_disk
 from peftodyssey.plan.tasks import CellTask, Plan
+from peftodyssey.plan.text_overlap import overlap_lines
 from peftodyssey.report import sample_size
 from peftodyssey.report.multi_lora_output import group_lines
 from peftodyssey.report.search_output import search_lines
@@ -38,6 +39,8 @@ def check(plan: Plan, root: Path) -> Iterator[Any]:
         yield Text(precision)
     yield _host(plan)
     yield _disk(plan)
+    yield from map(Text, plan.notes)
+    yield from map(Text, overlap_lines(plan))
     yield from map(Text, _answers(plan))
     yield from map(Text, _control_tokens(plan))
     for warning in (*(str(problem) for problem in plan.recipe.warnings), *plan.warnings):
@@ -156,7 +159,7 @@ def status(cells: Sequence[Any]) -> Iterator[Text]:
     """How many cells are in each state, then one line per cell: its state, its name, a remark."""
     counts = {
         state: sum(cell.state == state for cell in cells)
-        for state in ("done", "failed", "stopped", "started", "pending")
+        for state in ("done", "damaged", "failed", "stopped", "started", "pending")
     }
     yield Text(", ".join(f"{count} {state}" for state, count in counts.items() if count))
     for cell in cells:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from peftodyssey.store.views import NAMED
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def as_table(table: pa.Table, width: int, limit: int = 200) -> RenderableType:
@@ -49,37 +52,39 @@ def views(overview: tuple[list[tuple[str, str]], list[str]]) -> Iterator[Any]:
 
 
 def as_csv(table: pa.Table) -> str:
-    """A query's answer as CSV."""
+    """A query's answer as CSV; a text that a spreadsheet would take for a formula begins with an apostrophe."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.csv
 
+    for number, field in enumerate(table.schema):
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            texts = pc.replace_substring_regex(table[number], r"\A([=+@\t\r-])", r"'\1")
+            table = table.set_column(number, field, texts)
     out = io.BytesIO()
     pyarrow.csv.write_csv(table, out)
     return out.getvalue().decode()
 
 
 def as_json(table: pa.Table) -> str:
-    """A query's answer as a JSON array, an object a row; of two columns of one name the second is `name_2`."""
-    return json.dumps(distinct(table).to_pylist(), indent=1, ensure_ascii=False, default=str) + "\n"
+    """A query's answer as a JSON array, an object a row."""
+    return json.dumps(table.to_pylist(), indent=1, ensure_ascii=False, default=str) + "\n"
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
-    """A query's answer as a parquet file, whole or not at all; columns are named as in JSON."""
+    """A query's answer as a parquet file, whole or not at all."""
     import pyarrow.parquet as pq
 
     with atomic.io_errors_as_store_error(path.parent), atomic.atomic_write(path) as temporary:
-        pq.write_table(distinct(table), temporary, compression="zstd")
-
-
-def distinct(table: pa.Table) -> pa.Table:
-    """The table with a number behind the second and further names of a column."""
-    names: list[str] = []
-    for name in table.column_names:
-        taken = sum(other == name for other in table.column_names[: len(names)])
-        names.append(f"{name}_{taken + 1}" if taken else name)
-    return table.rename_columns(names)
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def _plain(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+    return f"{value:.5g}" if isinstance(value, float) else printable(str(value))
+
+
+def printable(text: str) -> str:
+    """`text` with control characters, which a terminal would obey, spelt out; line breaks and tabs stay."""
+    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

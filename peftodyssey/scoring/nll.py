@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from peftodyssey.constants import SCORE_CHUNK_BYTES, SCORE_MIN_CHUNK_ROWS
-from peftodyssey.errors import DoesNotFit, InputError, TrainingError
+from peftodyssey.errors import DoesNotFit, InputError, NotFinite
 from peftodyssey.models import host_memory
 from peftodyssey.models.lm_head import split_lm_head
 from peftodyssey.models.packed_inputs import packed_inputs, to_device
@@ -70,7 +70,7 @@ def score_adapters(
     one block after the other. `prefix` is the token before every text under first_token bos. `on_progress(tokens
     scored, tokens in all)` is called after every batch. Every module has its own mode again afterwards. Raises
     InputError for a context longer than the model's positions, DoesNotFit where one window does not fit the memory,
-    TrainingError where the model's logits are not finite.
+    NotFinite where the model's logits are not finite.
     """
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions and spec.context > positions:
@@ -144,7 +144,7 @@ def scoring_context(model: nn.Module, settings: ScoreSettings) -> Iterator[None]
 def _check_finite(nll_nats: np.ndarray, scored: int) -> None:
     bad = scored - int(np.isfinite(nll_nats).sum())
     if bad:
-        raise TrainingError(
+        raise NotFinite(
             f"the model gives no finite likelihood to {bad} of {scored} tokens",
             "the weights have diverged or overflowed: lower the learning rate, or use bf16 or fp32 instead of fp16",
         )

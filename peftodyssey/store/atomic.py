@@ -58,6 +58,19 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def is_running(process: int) -> bool:
+    """Whether there is a process of this number; always on Windows, where signal 0 is no question."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path`, complete or not at all."""
     with atomic_write(path) as temporary:

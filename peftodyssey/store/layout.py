@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 from peftodyssey.constants import DOCUMENTS_FILE, INDEX_FILE
-from peftodyssey.errors import StoreError
 
 RECIPE = "recipe.yaml"
 RESOLVED = "resolved.yaml"
 RESULTS = "results.parquet"
 LEARNING_CURVES = "learning_curves.parquet"
+TEXT_OVERLAP = "text_overlap.parquet"
 PLANS = "plans"
 CELLS = "cells"
 SCORES = "scores"
@@ -23,6 +23,7 @@ RUN_LOG = "run.log"  # which task, in which folder, began and ended when; every 
 TIMES = "times.json"  # the work of every task, and the rates at which finished ones were done
 
 MANIFEST = "manifest.json"
+LADDER = "ladder.json"  # beside the rungs of a ladder
 FAILURE = "failure.json"
 ADAPTER = "adapter"
 WEIGHTS = "weights"
@@ -57,11 +58,3 @@ def tables_folder(folder: Path, scoring: str | None) -> Path:
 def is_store(folder: Path) -> bool:
     """Whether `folder` is an output directory of this tool."""
     return (folder / PLANS).is_dir()
-
-
-def is_reported(folder: Path) -> bool:
-    """Whether tables and page of the run are there. Raises StoreError where the folder cannot be read."""
-    try:
-        return all((folder / name).is_file() for name in (RESULTS, LEARNING_CURVES, f"{REPORT}/index.html"))
-    except OSError as error:
-        raise StoreError(f"cannot read {folder}: {error}", "check the path") from error

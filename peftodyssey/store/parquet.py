@@ -22,7 +22,13 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: tables.Co
     unknown = {key for row in rows for key in row} - set(columns)
     assert not unknown, f"columns that no table defines: {sorted(unknown)}"
     filled = [{name: row.get(name) for name in columns} for row in rows]
-    table = pa.Table.from_pylist(filled, schema=tables.schema(columns))
+    try:
+        table = pa.Table.from_pylist(filled, schema=tables.schema(columns))
+    except (pa.ArrowException, OverflowError) as error:
+        raise StoreError(
+            f"{path.name} cannot be made: a manifest or a plan holds a value of another kind ({error})",
+            f"`peftodyssey check {path.parent}` lists what is damaged",
+        ) from error
     with atomic.atomic_write(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
     return table

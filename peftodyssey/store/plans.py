@@ -8,35 +8,114 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from peftodyssey.errors import InputError, StoreError
-from peftodyssey.store import atomic, layout, manifest
+from peftodyssey.store import atomic, layout, manifest, sealed
 
 # Cells of one recipe that agree in these are the same line of it, whatever it said of their training and scoring.
 WRITTEN_ALIKE = ("label", "method", "model", "revision", "domain", "newline", "objective", "lr", "seed")
+DAMAGED_SUFFIX = ".damaged"  # of the name of a plan that was set aside
 
 
-def write(folder: Path, name: str, digest: str, plan: Mapping[str, Any]) -> bool:
-    """Write a plan under the recipe's name and the hash of its content; whether it differs from the recipe's last one.
-
-    Tables are made of the newest plan of each recipe, so they are to be made again where it differs.
-    """
-    path = folder / layout.PLANS / f"{layout.folder_name(name, digest)}.json"
-    created = {old: json.loads(old.read_text(encoding="utf-8")) for old in path.parent.glob("*.json")}
-    own = [old for old, content in created.items() if content["recipe"] == name]
-    newest = max(own, key=lambda old: created[old]["created"], default=None)
-    atomic.write_text(path, manifest.to_json(plan))
-    return newest != path
+def write(folder: Path, name: str, digest: str, plan: Mapping[str, Any]) -> None:
+    """Write a plan under the recipe's name and the hash of its content."""
+    sealed.write(folder / layout.PLANS / f"{layout.folder_name(name, digest)}.json", plan)
 
 
 def read_all(folder: Path) -> list[dict[str, Any]]:
-    """Every plan of the directory, the oldest first; StoreError where it is not an output directory."""
+    """Every plan of the directory, the oldest first.
+
+    Raises StoreError where it is not an output directory, a plan is damaged, or cells are there and no plan.
+    """
     if not layout.is_store(folder):
         raise StoreError(f"{folder} holds no results", "give the directory that `peftodyssey run` wrote, see its --out")
-    plans = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / layout.PLANS).glob("*.json"))]
+    plans = [plan for path in paths(folder) if (plan := _read(path)) is not None]
+    if not plans and (lost := list((folder / layout.CELLS).glob(f"*/{layout.MANIFEST}"))):
+        raise StoreError(
+            f"{folder / layout.PLANS} holds no plan, and {len(lost)} finished cells lie in {folder / layout.CELLS}",
+            f"`peftodyssey run {folder / layout.RECIPE} --out {folder}` writes the plan of the last recipe again",
+        )
     return sorted(plans, key=lambda plan: plan["created"])
+
+
+def paths(folder: Path) -> list[Path]:
+    """The files of the plans."""
+    return sorted((folder / layout.PLANS).glob("*.json"))
+
+
+def damage(path: Path) -> str:
+    """What is wrong with the file of a plan; "" where it is whole."""
+    try:
+        _read(path)
+    except sealed.Damaged as damaged:
+        return damaged.what
+    return ""
+
+
+def set_aside_damaged(folder: Path) -> list[Path]:
+    """Rename damaged plans, so that the others are read; returns their new names.
+
+    A run writes the plan of its own recipe again.
+    """
+    aside = []
+    for path in paths(folder):
+        if damage(path):
+            with atomic.io_errors_as_store_error(path):
+                aside.append(path.rename(path.with_name(path.name + DAMAGED_SUFFIX)))
+    return aside
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    plan = sealed.read(path)
+    if plan is not None and (wrong := _wrong_shape(plan)):
+        raise sealed.Damaged(path, wrong)
+    return plan
+
+
+def _wrong_shape(plan: Mapping[str, Any]) -> str:
+    """Why a JSON object is no plan; "" where it is one."""
+    kinds = {"recipe": str, "created": str, "measure": list, "cells": list}
+    for key, kind in kinds.items():
+        if not isinstance(plan.get(key), kind):
+            return f"its `{key}` is missing or of another type"
+    for number, cell in enumerate(plan["cells"]):
+        if not isinstance(cell, dict) or not isinstance(cell.get("coordinates"), dict):
+            return f"its cell {number} has no coordinates"
+        if not isinstance(cell.get("cell"), str) or not isinstance(cell.get("scores"), dict):
+            return f"its cell {number} has no name, or no scores"
+        if wrong := _wrong_scores(cell["scores"]):
+            return f"its cell {number}: {wrong}"
+        if outside := [name for name in _folders(cell) if not _is_below(name)]:
+            return f"its cell {number} names {outside[0]!r}, which is not below the directory"
+    return ""
+
+
+def _wrong_scores(scores: Mapping[str, Any]) -> str:
+    """What is wrong with the texts that a cell's line names; "" where nothing is."""
+    general = scores.get("general")
+    if not isinstance(general, list):
+        return "its general texts are no list"
+    named = ("index", "before", "after")
+    for text in (scores.get("test"), *filter(None, [scores.get("valid")]), *general):
+        if not isinstance(text, dict) or not all(isinstance(text.get(key), str) for key in named):
+            return "a text lacks one of index, before and after"
+    return ""
+
+
+def _folders(cell: Mapping[str, Any]) -> list[Any]:
+    """Every folder that a cell's line names."""
+    scores = cell["scores"]
+    texts = [scores.get("test"), scores.get("valid"), *(scores.get("general") or ())]
+    named = [
+        text.get(key) for text in texts if isinstance(text, dict) for key in ("index", "before", "quantised", "after")
+    ]
+    return [name for name in (cell.get("folder"), cell.get("train_index"), *named) if name is not None]
+
+
+def _is_below(name: object) -> bool:
+    return isinstance(name, str) and not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
 
 
 def of_scoring(folder: Path, scoring: str | None = None) -> list[dict[str, Any]]:

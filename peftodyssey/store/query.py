@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from peftodyssey.constants import TOKEN_CLASSES
 from peftodyssey.errors import InputError, StoreError
-from peftodyssey.store import layout, manifest, parquet, plans, tables
+from peftodyssey.store import layout, manifest, parquet, plans, table_record, tables
+from peftodyssey.store.limited_sql import answer, sealed_connection
 from peftodyssey.store.views import CELLS, N_EXAMPLES, RUN_COLUMN, TOKENS, Views
+from peftodyssey.untrusted import limits
 
 READING = ("SELECT", "EXPLAIN")  # DESCRIBE and SUMMARIZE are parsed as SELECT
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
+
+AGAIN = "`peftodyssey run RECIPE --out {root}` makes it again"
 
 
 def overview(folders: Sequence[Path], views: Views) -> tuple[list[tuple[str, str]], list[str]]:
@@ -45,15 +49,14 @@ def columns_of(view: str, views: Views) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def query(folders: Sequence[Path], sql: str, views: Views) -> pa.Table:
+def query(folders: Sequence[Path], sql: str, views: Views, timeout_s: float = limits.SQL_SECONDS) -> pa.Table:
     """The answer to one SELECT, DESCRIBE or EXPLAIN over the runs in `folders`; or to a query, or view, by its name.
 
-    Raises InputError with DuckDB's message where the SQL is wrong, StoreError where a folder holds no run.
+    Raises InputError with DuckDB's message where the SQL is wrong, or exceeds `timeout_s` or the limit of memory,
+    StoreError where a folder holds no run.
     """
-    import duckdb
-
     sql = views.named.get(sql.strip(), f"from {sql}" if sql.strip() in views.by_name else sql)
-    with _sealed() as connection:
+    with sealed_connection() as connection:
         _check(connection, sql)
         for name in _with_read(_named(sql, views), views):
             view = views.by_name[name]
@@ -61,24 +64,7 @@ def query(folders: Sequence[Path], sql: str, views: Views) -> pa.Table:
                 connection.execute(f"create temp view {name} as {view.sql}")
             else:
                 connection.register(name, _load(name, views, folders))
-        try:
-            return _answer(connection, sql)
-        except duckdb.Error as error:
-            raise InputError(
-                f"DuckDB cannot answer: {error}",
-                "`peftodyssey query DIR` lists the views, `--columns VIEW` the columns of one",
-            ) from error
-
-
-def _sealed() -> duckdb.DuckDBPyConnection:
-    """A database in memory that reaches no file, no network and no variable of Python, and cannot be talked into it."""
-    import duckdb
-
-    connection = duckdb.connect(":memory:", config={"temp_directory": ""})
-    for setting in ("enable_external_access", "python_enable_replacements"):
-        connection.execute(f"set {setting}=false")
-    connection.execute("set lock_configuration=true")
-    return connection
+        return answer(connection, sql, timeout_s)
 
 
 def _check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
@@ -97,18 +83,11 @@ def _check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         )
 
 
-def _answer(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
-    import pyarrow as pa
-
-    relation = connection.sql(sql)
-    return relation.to_arrow_table() if relation is not None else pa.table({})
-
-
 def _named(sql: str, views: Views) -> list[str]:
     """The views that `sql` reads; all of them where DuckDB cannot tell, so that its own message is the answer."""
     import duckdb
 
-    with _sealed() as empty:
+    with sealed_connection() as empty:
         try:
             named = {name.split(".")[-1].strip('"').lower() for name in empty.get_table_names(sql)}
         except duckdb.ParserException:
@@ -144,10 +123,8 @@ def _load(name: str, views: Views, folders: Sequence[Path]) -> pa.Table:
     again = "" if scoring is None else f" --scoring {scoring}"
 
     def read(folder: Path) -> pa.Table:
-        path = layout.tables_folder(folder, scoring) / file
-        if not path.is_file():
-            raise StoreError(f"{folder} holds no {file}", f"run `peftodyssey report {folder}{again}` first")
-        return parquet.read(path).select(columns)
+        tables_folder, next_step = layout.tables_folder(folder, scoring), f"run `peftodyssey report {folder}{again}`"
+        return table_record.read(tables_folder, file, next_step).select(columns)
 
     return _concatenated(folders, read)
 
@@ -186,11 +163,23 @@ def _token_rows(folder: Path, scoring: str | None) -> pa.Table:
     parts = [tables.schema(TOKENS).empty_table()]
     for cell in plans.cells(folder, scoring):
         for split, name, score in texts(cell):
-            if all(manifest.read(folder / score[key]) for key in ("index", "before", "after")):
+            folders = [score[key] for key in ("index", "before", "after")]
+            if all(manifest.read(folder / one) for one in folders):
                 if score["index"] not in pieces:
                     pieces[score["index"]] = token_pieces(folder / score["index"])
                 parts.append(_scored(folder, cell, name, split, score, pieces[score["index"]]))
+            else:
+                _refuse_damaged(folder, folders)
     return pa.concat_tables(parts)
+
+
+def _refuse_damaged(root: Path, folders: Sequence[str]) -> None:
+    """StoreError where a folder is damaged: without it sums over tokens would be others."""
+    for name in folders:
+        if wrong := manifest.damage(root / name):
+            raise StoreError(
+                f"{root / name} is damaged: {manifest.in_words(wrong)}", f"{AGAIN.format(root=root)}, or read `results`"
+            )
 
 
 def texts(cell: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:

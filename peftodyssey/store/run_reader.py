@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftodyssey.errors import InputError, StoreError
-from peftodyssey.store import layout, manifest, parquet, plans
+from peftodyssey.store import layout, manifest, parquet, plans, table_record
 from peftodyssey.store.query import query, texts
 from peftodyssey.store.views import Views
 
@@ -58,11 +58,9 @@ class Run:
 
     def _collected(self, name: str) -> pa.Table:
         scoring = self.views.scoring
-        path = layout.tables_folder(self.folder, scoring) / name
-        if not path.is_file():
-            again = "" if scoring is None else f" --scoring {scoring}"
-            raise StoreError(f"{self.folder} holds no {name}", f"run `peftodyssey report {self.folder}{again}` first")
-        return parquet.read(path)
+        again = "" if scoring is None else f" --scoring {scoring}"
+        next_step = f"run `peftodyssey report {self.folder}{again}`"
+        return table_record.read(layout.tables_folder(self.folder, scoring), name, next_step)
 
     def query(self, sql: str) -> pa.Table:
         """The answer to one SELECT over this run."""
@@ -87,7 +85,9 @@ class Run:
         score = self._score(self._cell(cell, coordinates), split, corpus)
         for key in ("index", "before", "after"):
             if manifest.read(self.folder / score[key]) is None:
-                raise StoreError(f"{score[key]} is not complete", "run the recipe again: it resumes")
+                wrong = manifest.in_words(manifest.damage(self.folder / score[key]))
+                state = f"is damaged: {wrong}" if wrong else "is not complete"
+                raise StoreError(f"{score[key]} {state}", "run the recipe again: it makes what is missing")
         index = parquet.read(self.folder / score["index"] / layout.INDEX)
         columns = {name: index[name].to_numpy() for name in ("document", "position", "token")}
         before, _ = parquet.read_nll(self.folder / score["before"])

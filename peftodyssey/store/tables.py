@@ -50,7 +50,7 @@ RESULTS: Columns = {  # of every cell; measures add their own
     "tokens_per_second": ("float64", "tokens trained on per second of training"),
     "peak_memory_bytes": ("int64", "peak memory of the process (CPU) or of the allocator (GPU) during training"),
     "planned_memory_bytes": ("int64", "peak memory that the plan expected"),
-    "status": ("string", "done, failed, stopped (early, by successive halving), pending"),
+    "status": ("string", "done, damaged, failed, stopped (early, by successive halving), pending"),
     "reason": ("string", "why it failed, or a warning such as too few documents"),
     "lr_edge": (
         "string",

@@ -14,7 +14,7 @@ RUN_COLUMN = {"run": ("string", "name of the output directory")}
 CELLS: tables.Columns = {
     "cell": ("string", "first 16 hex digits of the cell's identity"),
     "folder": ("string", "where the cell lies below the output directory"),
-    "status": ("string", "done, failed, stopped (early, by successive halving), pending"),
+    "status": ("string", "done, damaged, failed, stopped (early, by successive halving), pending"),
     "manifest": ("string", "the cell's manifest as JSON; DuckDB reads into it: manifest->>'$.facts.seconds'"),
 }
 TOKENS: tables.Columns = {

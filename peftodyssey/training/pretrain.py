@@ -22,8 +22,9 @@ from torch.nn import functional as F
 from peftodyssey.corpora.packing import epoch_permutation
 from peftodyssey.errors import TrainingError
 from peftodyssey.memory_settings import MemorySettings
+from peftodyssey.models import host_memory
 from peftodyssey.training import checkpoint, optim
-from peftodyssey.training.settings import StepRecord, TrainSettings
+from peftodyssey.training.settings import OnNote, StepRecord, TrainSettings
 from peftodyssey.training.small_llama import SmallLlama
 from peftodyssey.training.wsd_phases import Phase, lr_factor
 
@@ -105,8 +106,11 @@ class Training:
         return dict(self.model.named_parameters())
 
 
-def prepare(model: SmallLlama, stream: Stream, settings: PretrainSettings) -> Training:
-    """The model with its optimiser and its loss, compiled where the settings say so."""
+def prepare(model: SmallLlama, stream: Stream, settings: PretrainSettings, on_note: OnNote) -> Training:
+    """The model with its optimiser and its loss, compiled where the settings say so.
+
+    Where it cannot be compiled, `on_note` is given a sentence at the first step.
+    """
     adamw_settings = TrainSettings(
         lr=settings.peak_lr,
         steps=1,
@@ -120,8 +124,27 @@ def prepare(model: SmallLlama, stream: Stream, settings: PretrainSettings) -> Tr
         logits_btv = model(tokens_bt[:, :-1])
         return F.cross_entropy(logits_btv.float().flatten(0, 1), tokens_bt[:, 1:].flatten())
 
-    loss = torch.compile(mean_nats, dynamic=False, fullgraph=True) if settings.compiled else mean_nats
+    loss = _compiled_or_plain(mean_nats, on_note) if settings.compiled else mean_nats
     return Training(model, optimizer, stream, settings, loss)
+
+
+def _compiled_or_plain(loss: Callable[[Tensor], Tensor], on_note: OnNote) -> Callable[[Tensor], Tensor]:
+    """`loss` compiled at its first call; as it is, with a note, where it cannot be (no Triton, no C compiler)."""
+    current = torch.compile(loss, dynamic=False, fullgraph=True)
+
+    def call(tokens_bt: Tensor) -> Tensor:
+        nonlocal current
+        try:
+            return current(tokens_bt)
+        except Exception as error:
+            if current is loss or host_memory.is_out_of_memory(error):
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            on_note(f"the steps run without torch.compile, which makes them slower ({reason})")
+            current = loss
+            return loss(tokens_bt)
+
+    return call
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -26,9 +26,10 @@ OPTIONS = {
         "--device",
         "--allow-oom",
         "--checkpoint-disk",
+        "--selfcheck",
         "--verbose",
     },
-    "check": {"--set", "--show", "--memory", "--device"},
+    "check": {"--set", "--show", "--memory", "--device", "--repair"},
     "plan": {
         "--set",
         "--model",
@@ -51,7 +52,7 @@ OPTIONS = {
     },
     "status": set(),
     "report": {"--out", "--no-text", "--zip", "--watch", "--scoring"},
-    "query": {"--csv", "--json", "--parquet", "--columns", "--scoring"},
+    "query": {"--csv", "--json", "--parquet", "--columns", "--scoring", "--timeout"},
     "score": {
         "--adapter",
         "--out",
@@ -64,11 +65,12 @@ OPTIONS = {
         "--mode",
         "--quant",
         "--field",
+        "--chat-template",
         "--device",
     },
     "export": {"--to", "--merge", "--into", "--max-drift", "--force", "--push", "--scoring", "--device"},
     "schema": set(),
-    "doctor": {"--adapter", "--base", "--revision", "--device"},
+    "doctor": {"--adapter", "--base", "--revision", "--device", "--laws"},
     "ladder list": set(),
     "ladder train": {"--out", "--set", "--stop-after", "--checkpoint-every", "--device"},
     "recipes list": set(),
@@ -110,7 +112,7 @@ def peftodyssey(*arguments: object) -> subprocess.CompletedProcess[str]:
 )
 def test_planning_imports_no_torch(arguments: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "plans").mkdir()
-    (tmp_path / "plans/a.json").write_text('{"created": "2026", "recipe": "a", "cells": []}')
+    (tmp_path / "plans/a.json").write_text('{"created": "2026", "recipe": "a", "measure": [], "cells": []}')
     arguments = tuple(str(tmp_path) if argument == "RUN" else argument for argument in arguments)
     code = (
         "import sys; sys.argv[0] = 'peftodyssey'\n"
@@ -214,7 +216,7 @@ def test_wrong_input_is_a_sentence_and_exit_2(case: str, tmp_path: Path) -> None
         ("one.txt", b"a", "1 document"),
         ("small.txt", b"Two sentences. Nothing more.\n\nAnd one.", "1 document"),
         ("bad.jsonl", b'{"text": "fine"}\n{"text": \n', "bad.jsonl"),
-        ("fields.jsonl", b'{"prompt": "2+2?", "completion": "4"}\n' * 50, "sft"),
+        ("fields.jsonl", b'{"title": "2+2?", "n": "4"}\n' * 50, "no field 'text'"),
     ],
 )
 def test_wrong_text_is_a_sentence_and_nothing_is_lost(name: str, content: bytes, word: str, tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_cap_beyond_the_text_takes_all(tmp_path):
 def test_cap_holds_little_text_while_it_looks(monkeypatch):
     monkeypatch.setattr(choose, "MAX_CHARACTERS_PER_TOKEN", 4)
     texts = [Document(str(i), f"{i:010d}") for i in range(1000)]
-    counts = {"truncated": False, "dropped": 0}
+    counts = {"truncated": False, "dropped": 0, "cut": 0}
     candidates = choose._smallest(texts, 100, counts)
     assert 400 <= sum(len(d.text) for _, d in candidates) <= 410
     assert {d.key for _, d in candidates} == set(sorted(t.key for t in texts)[: len(candidates)])
@@ -277,3 +277,33 @@ def test_tokenizer_json_of_the_tests_is_plain(tmp_path):
     assert json.loads(unigram().backend.to_str())["normalizer"] == {"type": "NFKC"}
     encoding = unigram().backend.encode("ﬁne ①", add_special_tokens=False)
     assert "".join(encoding.tokens).startswith("▁fi")
+
+
+def test_a_document_longer_than_the_cap_is_cut_at_it(tmp_path):
+    long = Document("long", "word " * 50_000, prompt_chars=10, answers=((10, 100), (200, 249_000), (249_500, 249_600)))
+    counts = index.build_index([long], byte_level(), tmp_path, max_tokens=100)
+    assert (counts["cut"], counts["tokens"], counts["truncated"]) == (1, 100, False)
+    read = index.read_index(tmp_path)
+    [cut] = read.documents.to_pylist()
+    assert long.text.startswith(cut["text"])
+    assert cut["bytes"] == len(cut["text"]) == read.end[-1] < 400
+    assert cut["sha256"] == long.key
+    assert 0 < read.trained.sum() < 100  # characters 10 to 100, and from 200
+    shortened = choose.beginning(long, 210)
+    assert shortened.answers == ((10, 100), (200, 210))
+    assert choose.beginning(long, 10**6) is long
+
+
+def test_a_cap_takes_the_documents_that_sorting_all_of_them_would(tmp_path):
+    texts = [Document(str(i), f"{i} " * (i % 40 + 1)) for i in range(500)]
+    ordered = sorted(texts, key=lambda document: document.key)
+    lengths = {d.id: len(byte_level().backend.encode(d.text, add_special_tokens=False).ids) for d in texts}
+    for cap in (60, 400, 3000):
+        taken, total = [], 0
+        for document in ordered:
+            if total >= cap:
+                break
+            taken.append(document.id)
+            total += lengths[document.id]
+        index.build_index(texts, byte_level(), tmp_path / str(cap), max_tokens=cap)
+        assert sorted(index.read_index(tmp_path / str(cap)).documents["id"].to_pylist()) == sorted(taken)

@@ -51,7 +51,7 @@ PHASES = {
     "evaluation": ("peftodyssey.jobs.eval_callback:EvalCallback.__call__", "after", 1),
     "adapter write": ("peftodyssey.methods.adapter:_set_base_model_name", "before", 1),
     "column of a cell": ("peftodyssey.store.parquet:write_nll", "after", 6),
-    "manifest, before its rename": ("peftodyssey.store.manifest:to_json", "after", 9),
+    "manifest, before its rename": ("peftodyssey.store.sealed:write", "before", 9),
     "manifest, after its rename": ("peftodyssey.store.manifest:commit", "after", 8),
     "collecting": ("peftodyssey.report.collect:_with_selection", "before", 1),
     "report": ("peftodyssey.report.summary:write", "before", 1),

@@ -18,7 +18,7 @@ from peftodyssey.errors import DoesNotFit, InputError, StoreError
 from peftodyssey.execution.launch import Options
 from peftodyssey.execution.outcome import Outcome
 from peftodyssey.measures.multiple_choice import collect as collect_tasks
-from peftodyssey.store import layout, lock, manifest, parquet, tables
+from peftodyssey.store import layout, lock, manifest, parquet, sealed, tables
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_manifests_name_their_files_and_weights_were_dropped(done: Path) -> None
     for folder in (done / layout.CELLS).iterdir():
         written = manifest.read(folder)
         assert written is not None
-        assert manifest.damaged(folder) == []
+        assert manifest.damage(folder, afresh=True) == {}
         full = "-full-" in folder.name
         assert written["facts"]["weights"] == ("dropped" if full else "kept")
         assert (folder / layout.WEIGHTS).exists() is False
@@ -165,9 +165,10 @@ def test_only_runs_what_is_named(lora_alone: tuple[Path, Outcome]) -> None:
 def test_other_versions_are_retrained_only_when_asked(done: Path, tmp_path: Path) -> None:
     before = results(done)
     folder = next(f for f in (done / layout.CELLS).iterdir() if "-qlora-" in f.name)
-    written = json.loads((folder / "manifest.json").read_text())
+    written = sealed.read(folder / "manifest.json")
+    assert written is not None
     written["facts"]["versions"]["peft"] = "0.0.1"
-    (folder / "manifest.json").write_text(json.dumps(written))
+    sealed.write(folder / "manifest.json", written)
     plan = api.plan(micro.write(tmp_path))
     assert api.run_plan(plan, done, console=quiet())[1].done == 0
     assert api.run_plan(plan, done, options=Options(refresh=True), console=quiet())[1].done == 1

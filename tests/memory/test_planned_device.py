@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from peftodyssey.errors import InputError
-from peftodyssey.memory import device
+from peftodyssey.memory import cuda_driver, device
 from peftodyssey.memory.device import Device, planned_device
 from peftodyssey.memory.gpu_table import GPUS, find_gpu, smallest_gpu
 
@@ -21,7 +21,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(*_: object) -> None:
         raise AssertionError("a named device was looked for")
 
-    monkeypatch.setattr(device, "torch_has_cuda", asked)
+    monkeypatch.setattr(cuda_driver, "why_unusable", asked)
     monkeypatch.setattr(device, "_card", asked)
 
 
@@ -38,11 +38,11 @@ def test_a_named_gpu_is_looked_for_nowhere() -> None:
 
 
 def test_memory_alone_means_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "torch_has_cuda", lambda: False)
+    monkeypatch.setattr(cuda_driver, "why_unusable", lambda: "the installed torch has no CUDA in it")
     assert planned_device(memory_bytes=12 * GIB).kind == "cuda"
     assert planned_device().kind == "cpu"
     turing = Device("cuda", "T4", 14 * GIB, 14 * GIB, False, (7, 5))
-    monkeypatch.setattr(device, "torch_has_cuda", lambda: True)
+    monkeypatch.setattr(cuda_driver, "why_unusable", lambda: "")
     monkeypatch.setattr(device, "_card", lambda: turing)
     assert planned_device(memory_bytes=12 * GIB) == turing, "the GPU that is here, where there is one"
 

@@ -26,7 +26,11 @@ from peftodyssey.recipe.schema_methods import METHOD_CLASSES
 
 
 def test_the_laws_run_over_every_method():
-    others = {"qlora", "saved"}  # qlora: test_qlora.py; saved: attaches what was trained elsewhere
+    others = {
+        "qlora",
+        "truncate",
+        "saved",
+    }  # test_qlora.py, test_truncate.py; saved: attaches what was trained elsewhere
     assert {spec.method for spec in SPECS.values()} | others == set(METHODS) == set(METHOD_CLASSES)
     assert {name for _, name in CASES} == set(SPECS)
 

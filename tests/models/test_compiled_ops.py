@@ -81,3 +81,33 @@ def test_where_nothing_can_be_compiled_the_chunks_do_it(monkeypatch: pytest.Monk
         fallback = value_and_gradients(norm, False)
     for one, other in zip(fallback, expected, strict=True):
         assert torch.equal(one, other)
+
+
+def test_out_of_memory_in_a_kernel_does_not_end_its_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(compiled_ops, "should_compile", lambda rows: True)
+    monkeypatch.setattr(compiled_ops, "_broken", set())
+    monkeypatch.setattr(torch, "compile", lambda function: no_memory)
+    kernel = compiled_ops._compiled(compiled_ops.rms_norm.__wrapped__)
+    with pytest.raises(torch.OutOfMemoryError):
+        kernel(torch.ones(2, 8), torch.ones(8), 1e-6, False, torch.float32)
+    assert compiled_ops._broken == set()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with a C++ compiler, and there is none")
+def test_many_models_in_a_process_keep_their_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More widths and dtypes than torch's own limit of variants, after which functions run as they are written."""
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(compiled_ops, "should_compile", lambda rows: True)
+    counters.clear()
+    kernel = compiled_ops._compiled(compiled_ops.rms_norm.__wrapped__)
+    for width in (16, 24, 32, 40, 48, 56, 64):
+        for dtype in (torch.float32, torch.bfloat16):
+            weight = torch.ones(width, dtype=dtype)
+            assert kernel(torch.ones(3, width, dtype=dtype), weight, 1e-6, width > 40, dtype) is not None
+    assert "recompile_limit" not in str(counters["graph_break"]) + str(counters["unimplemented"])
+    assert counters["stats"]["unique_graphs"] >= 4

@@ -167,3 +167,12 @@ def test_without_a_gpu_its_kernel_is_not_asked(tmp_path) -> None:
     assert varlen_attention.supports_varlen(model, CPU, 512)
     assert not varlen_attention.supports_varlen(model, CPU, 256)
     assert not varlen_attention.supports_varlen(model, torch.device("cuda"), 512)
+
+
+def test_a_head_dim_that_the_kernel_does_not_take_is_separated_by_masks(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(varlen_attention, "flash_works", lambda device: True)
+    model = load(resolve(str(tiny("llama", tmp_path))), precision="bf16")
+    cuda = torch.device("cuda")
+    for head_dim, fits in ((64, True), (100, False), (256, True), (264, False)):  # OpenLLaMA-3B has 100
+        model.config.head_dim = head_dim
+        assert varlen_attention.supports_varlen(model, cuda, 512) is fits

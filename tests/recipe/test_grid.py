@@ -230,6 +230,12 @@ OTHER = {
     "Corpus.source": (FULL, ["domains[0].source=hub:x/y"]),
     "Corpus.path": (FULL, ["domains[0]={path: x}"]),
     "Corpus.field": (FULL, ["domains[0].field=body"]),
+    "Corpus.columns": (FULL, ["domains[0].columns={messages: talk}"]),
+    "Columns.prompt": (FULL, ["domains[0].columns={prompt: q, completion: a}"]),
+    "Columns.completion": (FULL, ["domains[0].columns={prompt: a, completion: q}"]),
+    "Columns.messages": (FULL, ["domains[0].columns={messages: talk}"]),
+    "Corpus.bad_rows": (FULL, ["domains[0].bad_rows=drop"]),
+    "Corpus.dedupe": (FULL, ["domains[0].dedupe=test"]),
     "Corpus.split": (FULL, ["domains[0].split={test: 5%}"]),
     "Corpus.newline": (FULL, ["domains[0].newline=strip"]),
     "Corpus.config": (FULL, ["domains[0].config=en"]),
@@ -275,7 +281,7 @@ OTHER = {
     **{
         f"{kind.__name__}.lr": (name, ["methods[0].lr=1e-6"])
         for name, kind in METHOD_CLASSES.items()
-        if name != "saved"
+        if name not in ("saved", "truncate")
     },
     **{
         f"{kind.__name__}.{key}": (name, [f"methods[0].{key}={value}", *more])
@@ -314,6 +320,10 @@ OTHER = {
     "Ia3.targets": ("ia3", ["methods[0].targets=all-linear"]),
     "Peft.peft_type": ("peft", ["methods[0].peft_type=LOKR"]),
     "Peft.config": ("peft", ["methods[0].config={r: 4}"]),
+    "Truncate.label": (FULL, ["methods=[full, {method: truncate, label: x}]"]),
+    "Truncate.method": (FULL, ["methods=[full, truncate]"]),
+    "Truncate.rank": (FULL, ["methods=[full, {method: truncate, rank: 3}]"]),
+    "Truncate.vectors": (FULL, ["methods=[full, {method: truncate, vectors: in}]"]),
     "Saved.path": ("saved", ["methods[0].path=other"]),
 }
 NEEDED = {"peft": {"peft_type": "VERA"}, "saved": {"path": "here"}}

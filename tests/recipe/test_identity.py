@@ -82,6 +82,9 @@ ANOTHER = {
         "split": {"test": 0.1},
         "newline": "strip",
         "special_tokens": "parse",
+        "columns": {"messages": "talk"},
+        "bad_rows": "drop",
+        "dedupe": "test",
     },
     MethodSpec: {
         "method": "lora",

@@ -26,6 +26,7 @@ from peftodyssey.recipe.grid import cells
 
 HUB = {
     "odyssey-gpt2": ["model=[random/gpt2, random/gpt2-large, random/gpt2-xl]"],
+    "odyssey-olmo1b": ["model=random/olmo-1b"],
     "odyssey-llama7b": ["model.name=random/llama-7b"],
 }
 NAMES = ["odyssey", "odyssey-quick", *HUB]
@@ -110,6 +111,27 @@ def test_m2d2_is_spelt_as_published() -> None:
         assert {"m2d2/General_referece", "m2d2/Human_activites"} <= sources
 
 
+@pytest.mark.parametrize("name", ["odyssey-gpt2", "odyssey-olmo1b"])
+def test_twenty_texts_are_half_from_wikipedia_and_half_from_s2orc(name: str) -> None:
+    configs = [str(corpus.source).removeprefix("m2d2/") for corpus in load_recipe(name).domains]
+    assert len(set(configs)) == len(configs) == 20
+    assert set(configs) <= set(m2d2.L1)
+    assert sum(config in m2d2.WIKIPEDIA for config in configs) == 10
+
+
+@pytest.mark.parametrize("name", ["odyssey-gpt2", "odyssey-olmo1b"])
+def test_the_general_texts_that_it_offers_are_read(name: str) -> None:
+    lines = bundled.read(name).splitlines()
+    offered = lines.index("# general:")
+    text = "\n".join(line.removeprefix("# ") for line in lines[offered : offered + 4])
+    rest = "\n".join(line for line in lines if not line.startswith("general:"))
+    assert [str(corpus.source) for corpus in load_recipe(f"{rest}\n{text}\n").general] == [
+        "bundled/wiki_general",
+        "hub:allenai/c4",
+        "hub:NeelNanda/pile-10k",
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_end_to_end_in_small(name: str, texts: Path, tmp_path: Path) -> None:
@@ -125,7 +147,11 @@ def test_it_runs_end_to_end_in_small(name: str, texts: Path, tmp_path: Path) -> 
         "methods[1].lr=1e-2",
         "train.eval_at=100%",
     ]
-    tiny = {"odyssey-gpt2": "model=[random/tiny-gpt2]", "odyssey-llama7b": "model.name=random/tiny-llama"}
+    tiny = {
+        "odyssey-gpt2": "model=[random/tiny-gpt2]",
+        "odyssey-olmo1b": "model=random/tiny-olmo",
+        "odyssey-llama7b": "model.name=random/tiny-llama",
+    }
     two = (
         "domains=[m2d2/General_referece, m2d2/Art]"
         if name in HUB

@@ -5,6 +5,8 @@ download.
 from __future__ import annotations
 
 import pytest
+from support.gpus import GIB, gpu
+from support.plans import build
 
 from peftodyssey import api, assets
 from peftodyssey.recipe.bundled import names
@@ -15,6 +17,7 @@ SHAPES = {
     "overtraining-smollm2-135m": "random/smollm2-135m",
     "overtraining-pythia-410m": "random/pythia-410m",
     "overtraining-olmo2-7b": "random/olmo-2-7b",
+    "overtraining-amber": "random/llama-7b",
 }
 
 
@@ -45,3 +48,16 @@ def test_the_public_ones_stand_and_can_be_rehearsed(name: str) -> None:
     plan = api.plan(api.load(name, [f"model={{name: {SHAPES[name]}}}"]), device="cpu", memory="200GiB")
     assert {task.cell.method.method for task in plan.cells} <= {"full", "lora", "qlora"}
     assert any(task.measure == "noise" for task in plan.measures)
+    assert any(task.measure == "noise" for cell in plan.cells for task in cell.measures), "trained updates, rescaled"
+
+
+@pytest.mark.parametrize("name", ["overtraining-olmo2-7b", "overtraining-amber"])
+def test_7b_is_compared_between_full_lora_and_qlora_on_24_gb(name: str) -> None:
+    plan = build(api.load(name, [f"model={{name: {SHAPES[name]}}}"]), gpu(24, host_gib=48), 22 * GIB)
+    assert {task.cell.method.method for task in plan.cells} == {"full", "lora", "qlora"}
+    assert plan.too_large == ()
+
+
+def test_olmo_1b_has_the_rungs_that_the_paper_compares() -> None:
+    (model,) = api.load("overtraining-olmo1b").model
+    assert {2_300_000_000_000, 3_000_000_000_000} <= set(model.revisions.tokens)

@@ -3,6 +3,8 @@
 import gzip
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support.plans import load_recipe
 
@@ -85,23 +87,29 @@ def rows(path, *objects):
     return str(path)
 
 
+TALK = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+
 @pytest.mark.parametrize(
     ("name", "row", "field", "objective"),
     [
         ("a.jsonl", {"id": "a long name indeed", "text": "hi"}, None, "text"),
         ("a.jsonl.gz", {"id": "x", "body": "hi"}, "body", "text"),
-        ("a.jsonl", {"id": "x", "words": "more than one", "n": 3}, "words", "text"),
+        ("a.jsonl", {"id": "q", "words": "more than one hi", "n": "q"}, "words", "text"),
         ("a.jsonl", {"prompt": "q", "completion": "a"}, None, "sft"),
-        ("a.jsonl", {"messages": [{"role": "user", "content": "q"}]}, None, "sft"),
+        ("a.jsonl", {"instruction": "q", "input": "", "output": "a"}, None, "sft"),
+        ("a.jsonl", {"messages": TALK}, None, "sft"),
+        ("a.jsonl", {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, None, "sft"),
         ("it's 5: odd #1.txt", None, None, "text"),
     ],
 )
 def test_a_written_recipe_loads_as_it_is(tmp_path, name, row, field, objective):
     text = tmp_path / name
     if row is None:
-        text.write_text("plain")
+        text.write_text("".join(f"Number {i}. {'plain ' * 400}\n\n" for i in range(60)))
     else:
-        rows(text, row)
+        written = json.dumps(row)
+        rows(text, *(json.loads(written.replace('"q"', f'"q{i}"').replace("hi", f"hi {i}")) for i in range(60)))
     recipe = load_recipe(api.new_recipe(tmp_path / "my.yaml", "gpt2", [str(text)]))
     assert recipe.warnings == ()
     all_cells = cells(recipe)
@@ -112,33 +120,51 @@ def test_a_written_recipe_loads_as_it_is(tmp_path, name, row, field, objective):
     }
 
 
-def test_a_written_recipe_takes_parquet_folders_patterns_and_names(tmp_path, monkeypatch):
-    (tmp_path / "p.parquet").write_bytes(b"PAR1")
-    (tmp_path / "d").mkdir()
-    rows(tmp_path / "d" / "one.jsonl", {"text": "x"})
-    (tmp_path / "m").mkdir()
+def test_a_written_recipe_takes_parquet_folders_patterns_names_and_several_models(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "elsewhere").mkdir()
-    path = bundled.new(
-        "elsewhere/r.yaml",
-        "m",
-        ["p.parquet", "d", "d/*.jsonl", "bundled/arxiv_cs.CL"],
-        lambda file: {"n": 1, "passage": "w"} if file.suffix == ".parquet" else None,
+    table = pa.table(
+        {"n": list(range(60)), "passage": [f"w {i}" for i in range(60)], "id": [str(i) for i in range(60)]}
     )
-    all_cells = cells(load_recipe(path))
+    pq.write_table(table, tmp_path / "p.parquet")
+    (tmp_path / "d").mkdir()
+    rows(tmp_path / "d" / "one.jsonl", *({"text": f"x {i}"} for i in range(60)))
+    (tmp_path / "m").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    domains = ["p.parquet", "d", "d/*.jsonl", "bundled/arxiv_cs.CL"]
+    all_cells = cells(load_recipe(api.new_recipe("elsewhere/r.yaml", ["m", "gpt2"], domains)))
     assert {(c.domain.name, c.domain.source, c.domain.field) for c in all_cells} == {
         ("p", str(tmp_path / "p.parquet"), "passage"),
         ("d", str(tmp_path / "d"), None),
         ("d-2", str(tmp_path / "d/*.jsonl"), None),
         ("arxiv_cs.CL", "bundled/arxiv_cs.CL", None),
     }
-    assert {c.model.name for c in all_cells} == {str(tmp_path / "m")}
+    assert {c.model.name for c in all_cells} == {str(tmp_path / "m"), "gpt2"}
+
+
+def test_a_written_recipe_follows_what_is_in_the_text(tmp_path):
+    answers = [
+        {"messages": [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "a " * i}]}
+        for i in range(40)
+    ]
+    text = rows(tmp_path / "a.jsonl", *answers)
+    path = api.new_recipe(tmp_path / "my.yaml", "bundled/odyssey-3m", [text])
+    recipe = load_recipe(path)
+    assert 'left out: 1 with "the answer is empty"' in path.read_text()
+    assert (recipe.domains[0].bad_rows, recipe.train.chat_template) == ("drop", "plain")
+    assert recipe.train.seq_len == 64  # answers of up to 39 words, and roles
+    plan = api.plan(recipe, device="cpu")
+    assert len(plan.cells) == 12
+    assert all(cell.cell.method.tuned for cell in plan.cells)
+    few = rows(tmp_path / "few.jsonl", *({"text": f"{i} " * 300} for i in range(9)))
+    wider = api.new_recipe(tmp_path / "few.yaml", "bundled/odyssey-3m", [few])
+    assert "split: {valid: 15%, test: 25%}" in wider.read_text()
+    assert api.plan(wider, device="cpu").cells
 
 
 def test_a_written_recipe_needs_text_that_exists(tmp_path):
     plain, answers = (
-        rows(tmp_path / "t.jsonl", {"text": "x"}),
-        rows(tmp_path / "q.jsonl", {"prompt": "q", "completion": "a"}),
+        rows(tmp_path / "t.jsonl", *({"text": f"x {i}"} for i in range(60))),
+        rows(tmp_path / "q.jsonl", *({"prompt": f"q {i}", "completion": "a"} for i in range(60))),
     )
     numbers, broken = rows(tmp_path / "n.jsonl", {"n": 1}), tmp_path / "b.jsonl"
     broken.write_text("{")

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support.demo_store import MEASURED, Fit, write_run
+from support.demo_store import MEASURED, Fit, write_run, write_score
 from support.plans import collect
 
 from peftodyssey.measures.measure import Measure
@@ -181,7 +181,7 @@ def test_rows_that_are_not_scored_count_nowhere(tmp_path):
     for key in ("before", "after"):
         nll, rank = (column.copy() for column in parquet.read_nll(run / test[key]))
         nll[::50], rank[::50] = np.nan, -1
-        parquet.write_nll(run / test[key], nll, rank)
+        write_score(run / test[key], nll, rank)
     row = collect(run)[0]
     after = parquet.read_nll(run / test["after"])[0].astype(float)
     assert row["nll_after"] == pytest.approx(np.nanmean(after), rel=1e-12)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +15,7 @@ from peftodyssey.measures.contrast.table import TABLE
 from peftodyssey.measures.registry import MEASURES
 from peftodyssey.report.build import build
 from peftodyssey.report.collect import collect
-from peftodyssey.store import layout, manifest, parquet, plans
+from peftodyssey.store import layout, manifest, parquet, plans, sealed
 
 FULL = {1e-4: (0.10, 0.06), 3e-4: (0.24, 0.16), 1e-3: (0.20, 0.30)}  # learning and forgetting at each rate
 LORA = {1e-3: (0.09, 0.01), 3e-3: (0.20, 0.05), 1e-2: (0.17, 0.16)}
@@ -48,13 +46,13 @@ def planted(folder, methods, seeds=(0, 1, 2), spread=0.004, options=None, docume
     ]
     write_run(folder, fits=lambda *_: fits, domains=domains, rungs=(64,), seeds=seeds, documents=documents)
     for path in (folder / layout.PLANS).glob("*.json"):
-        plan = json.loads(path.read_text())
+        plan = sealed.read(path)
         for cell in plan["cells"]:
             cell["measures"] = {"contrast": {"pairs": [], "margin": 0.01, **(options or {})}}
             x, y = methods[cell["coordinates"]["label"]][cell["coordinates"]["lr"]]
             share = (budgets or {}).get(cell["coordinates"].get("budget"), 1.0)
             _plant(folder, cell, (share * x, share**2 * y), spread)
-        path.write_text(json.dumps(plan))
+        sealed.write(path, plan)
     return folder
 
 
@@ -193,8 +191,10 @@ def test_verdicts_of_planted_differences(three_methods):
 
 def test_pairs_that_are_not_named_have_their_verdict_by_all_pairs_together(three_methods):
     for path in (three_methods / layout.PLANS).glob("*.json"):
-        text = path.read_text()
-        path.write_text(text.replace('"pairs": []', '"pairs": [["lora", "full"]]'))
+        text, plan = path.read_text(), sealed.read(path)
+        for cell in plan["cells"]:
+            cell["measures"]["contrast"]["pairs"] = [["lora", "full"]]
+        sealed.write(path, plan)
     try:
         rows = rows_of(three_methods)
     finally:
@@ -292,6 +292,7 @@ def test_pieces_of_one_file_are_drawn_together(tmp_path):
         table = parquet.read(path)
         names = [f"file {i // 2}" for i in range(table.num_rows)]
         pq.write_table(table.set_column(table.column_names.index("cluster"), "cluster", pa.array(names)), path)
+        manifest.commit(path.parent, manifest.read(path.parent) or {"kind": "index"})
     merged = row(rows_of(folder), "own best rate")
     assert (single["clusters"], merged["clusters"]) == (120, 60)
     assert merged["estimate"] == pytest.approx(single["estimate"], abs=1e-12)

@@ -94,12 +94,12 @@ def test_the_rank_says_what_of_it_is_used() -> None:
         row(f"lora r={rank}", rank=rank, alpha=2.0 * rank, **{**MEASURED, "effective_rank_mean": 0.8 * rank})
         for rank in (1, 4, 16)
     ]
-    (said,) = ranks.section(rows, collect_ranks.rows(rows)).statements
+    (said,) = ranks.section(rows, collect_ranks.rows(rows, {})).statements
     assert "Effective rank, mean over matrices: 0.8 of 1, 3.2 of 4, 12.8 of 16." in said
     rows[1]["effective_rank_mean"] = None
-    assert "0.8 of 1, not measured of 4" in ranks.section(rows, collect_ranks.rows(rows)).statements[0]
+    assert "0.8 of 1, not measured of 4" in ranks.section(rows, collect_ranks.rows(rows, {})).statements[0]
     assert (
-        ranks.section([{**r, "effective_rank_mean": None} for r in rows], collect_ranks.rows(rows))
+        ranks.section([{**r, "effective_rank_mean": None} for r in rows], collect_ranks.rows(rows, {}))
         .statements[0]
         .endswith("Effective rank: not measured.")
     )

@@ -40,7 +40,7 @@ CHANGES = {1: -0.1, 4: -0.299, 16: -0.3}
 
 
 def statements(rows: list[dict]) -> list[str]:
-    return list(ranks.section(rows, collect.rows(rows)).statements)
+    return list(ranks.section(rows, collect.rows(rows, {})).statements)
 
 
 def of_seeds(seeds: tuple[int, ...], **more: object) -> list[dict]:
@@ -59,7 +59,7 @@ def test_the_smallest_rank_that_is_enough_is_named() -> None:
     assert "rank 4 is the smallest that is enough: it loses at most 0.001" in said
     assert "rank 1 is clearly worse" in said
     assert [figure.name for figure in ranks.figures(rows)] == ["rank", "rank_forgetting"]
-    table = collect.rows(rows)
+    table = collect.rows(rows, {})
     assert [(line["rank"], line["verdict"]) for line in table] == [(1, "worse"), (4, "enough"), (16, "enough")]
     assert table[1]["loss_to_best"] == pytest.approx(0.001)
     assert table[1]["degrees_of_freedom"] == 4
@@ -94,7 +94,7 @@ def test_a_rate_at_the_edge_is_said_with_what_to_add_and_not_compared() -> None:
 
 def test_two_ranks_are_no_trend() -> None:
     rows = [row(rank, 0, -0.1, 2.0 * rank) for rank in (1, 4)]
-    assert ranks.section(rows, collect.rows(rows)) is None
+    assert ranks.section(rows, collect.rows(rows, {})) is None
     assert ranks.figures(rows) == []
 
 

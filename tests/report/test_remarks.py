@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from support.demo_store import Fit, write_run
 from peftodyssey.measures.registry import MEASURES
 from peftodyssey.report.build import build
 from peftodyssey.scoring.sense import Sense
-from peftodyssey.store import manifest, plans
+from peftodyssey.store import plans, sealed
 
 SENSE = Sense(256, 8.2, 8.1, 0.1)
 
@@ -26,8 +25,9 @@ def run(tmp_path: Path) -> Path:
 def state(folder: Path, **facts: object) -> None:
     """Adds facts to a manifest."""
     path = folder / "manifest.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(manifest.to_json({**content, "facts": {**content.get("facts", {}), **facts}}), encoding="utf-8")
+    content = sealed.read(path)
+    assert content is not None
+    sealed.write(path, {**content, "facts": {**content.get("facts", {}), **facts}})
 
 
 def limits(run: Path) -> str:

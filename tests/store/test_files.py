@@ -11,6 +11,8 @@ from peftodyssey.errors import StoreError
 from peftodyssey.measures.registry import MEASURES
 from peftodyssey.store import atomic, layout, lock, manifest, parquet, plans, tables
 
+SCORES = {"test": {"index": "i", "before": "b", "after": "a"}, "valid": None, "general": []}
+
 
 def test_a_manifest_lists_every_file_with_its_hash(tmp_path):
     (tmp_path / "adapter").mkdir()
@@ -29,7 +31,7 @@ def test_a_result_whose_file_is_missing_is_not_complete(tmp_path):
     manifest.commit(tmp_path, {"kind": "score"})
     assert manifest.read(tmp_path) is not None
     (tmp_path / "a.bin").write_bytes(b"abd")
-    assert manifest.damaged(tmp_path) == ["a.bin"]
+    assert list(manifest.damage(tmp_path)) == ["a.bin"]
     (tmp_path / "a.bin").unlink()
     assert manifest.read(tmp_path) is None
 
@@ -85,10 +87,10 @@ def test_the_newest_recipe_names_a_shared_cell(tmp_path):
                 "recipe": name,
                 "created": created,
                 "measure": [],
-                "cells": [{"cell": "x", "scores": {}, "coordinates": {}}],
+                "cells": [{"cell": "x", "scores": SCORES, "coordinates": {}}],
             },
         )
-    assert plans.cells(tmp_path) == [{"cell": "x", "scores": {}, "coordinates": {}, "recipe": "a", "measure": []}]
+    assert plans.cells(tmp_path) == [{"cell": "x", "scores": SCORES, "coordinates": {}, "recipe": "a", "measure": []}]
 
 
 @pytest.mark.parametrize(("parts", "slug"), [(("a/b", None, "r=8"), "a-b-r-8"), (("..", "x"), "x"), (("é" * 3,), "")])

@@ -137,12 +137,12 @@ def test_named_queries_views_describe_and_explain_are_answered(run):
 
 
 def test_columns_of_one_name_are_all_shown(run, tmp_path):
-    """Of a table every column; JSON and parquet number the second."""
+    """In every form, with a number behind the second name."""
     found = query([run], "select label, label, 1 as n from results order by 1")
     out = io.StringIO()
     Console(file=out, width=80).print(query_output.as_table(found, 80))
-    assert out.getvalue().split()[:6] == ["label", "label", "n", "full", "full", "1"]
-    assert query_output.as_csv(found).splitlines()[0] == '"label","label","n"'
+    assert out.getvalue().split()[:6] == ["label", "label_2", "n", "full", "full", "1"]
+    assert query_output.as_csv(found).splitlines()[0] == '"label","label_2","n"'
     rows = json.loads(query_output.as_json(found))
     assert rows[0] == {"label": "full", "label_2": "full", "n": 1}
     query_output.write_parquet(found, tmp_path / "answer.parquet")

@@ -39,11 +39,11 @@ def environment() -> dict[str, str]:
 
 
 def invoke(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """`peftodyssey` in this process, which has imported torch already; an unexpected exception goes through."""
+    """`peftodyssey` in this process, which has imported torch already; with --debug, so that exceptions go through."""
     from peftodyssey.cli.main import main
 
     out, errors, code = io.StringIO(), io.StringIO(), 0
-    argv, sys.argv = sys.argv, ["peftodyssey", *map(str, arguments)]
+    argv, sys.argv = sys.argv, ["peftodyssey", "--debug", *map(str, arguments)]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
             main()

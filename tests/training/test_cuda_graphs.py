@@ -96,3 +96,158 @@ def test_only_a_gpu_and_known_families_are_captured() -> None:
     assert cuda_graphs.graph_cache(model, SETTINGS, cuda, list, notes.append) is None
     assert len(notes) == 1
     assert "never_seen" in notes[0]
+
+
+class StubCuda:
+    """torch.cuda as `cuda_graphs` sees it, on a CPU: a graph that runs its pass again, and a capture that may fail."""
+
+    def __init__(self, fails: bool = False, drift: float = 0.0) -> None:
+        self.fails, self.drift, self.stream, self.calls = fails, drift, "default", []
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stub = self
+
+        class Captured:
+            def replay(self) -> None:
+                losses = self.run_pass(*self.static)
+                self.losses.copy_(losses)
+                if stub.drift:
+                    stub.grads()[-1].mul_(1 + stub.drift)
+
+        class capturing:
+            def __init__(self, graph: Captured, pool: object) -> None:
+                stub.calls.append(("pool", pool))
+
+            def __enter__(self) -> None:
+                stub.stream = "side"
+
+            def __exit__(self, *error: object) -> None:
+                if stub.fails:
+                    raise RuntimeError("operation failed due to a previous error during capture")
+                stub.stream = "default"
+
+        def undo(name: str):
+            return lambda device, pool: stub.calls.append((name, pool))
+
+        def captured(static, run_pass, pool):
+            before = [grad.clone() for grad in stub.grads()]
+            try:
+                graph = cuda_graphs_captured(static, run_pass, pool)
+            finally:
+                for grad, kept in zip(stub.grads(), before, strict=True):  # a capture runs nothing
+                    grad.copy_(kept)
+            graph.graph.run_pass, graph.graph.static, graph.graph.losses = run_pass, static, graph.losses
+            return graph
+
+        cuda_graphs_captured = cuda_graphs._captured
+        monkeypatch.setattr(cuda_graphs, "_captured", captured)
+        for name, value in {
+            "CUDAGraph": Captured,
+            "graph": capturing,
+            "graph_pool_handle": lambda: (0, 1),
+            "current_stream": lambda: stub.stream,
+            "set_stream": lambda stream: setattr(stub, "stream", stream),
+            "current_device": lambda: 0,
+            "get_sync_debug_mode": lambda: 0,
+            "set_sync_debug_mode": lambda mode: None,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+            monkeypatch.setattr(torch._C, name, undo(name), raising=False)
+
+
+def stub_steps(stub: StubCuda, monkeypatch: pytest.MonkeyPatch, steps: int):
+    """Steps of one pass under the stub: the sums of the gradients after each, and what was said."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    tiny = torch.nn.Parameter(torch.ones(3))
+    notes: list[str] = []
+
+    def forward_backward(x: torch.Tensor) -> torch.Tensor:
+        loss = (weight * x).sum() + 1e-4 * (tiny * x).sum()
+        loss.backward()
+        return loss.detach()[None]
+
+    stub.grads = lambda: [p.grad for p in (weight, tiny)]
+    stub.install(monkeypatch)
+    cache = cuda_graphs.CudaGraphCache(stub.grads, notes.append)
+    found = []
+    for step in range(steps):
+        if step:
+            weight.grad.zero_()
+            tiny.grad.zero_()
+        cache.run([torch.full((3,), float(step + 1))], True, forward_backward)
+        found.append([p.grad.clone() for p in (weight, tiny)])
+    return cache, found, notes
+
+
+def expected_grads(steps: int) -> list[torch.Tensor]:
+    return [torch.full((3,), float(step + 1)) for step in range(steps)]
+
+
+def test_a_capture_that_cannot_be_ended_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = StubCuda(fails=True)
+    cache, found, notes = stub_steps(stub, monkeypatch, 5)
+    assert stub.stream == "default"
+    assert {name for name, _ in stub.calls} == {"pool", "_cuda_endAllocateToPool", "_cuda_releasePool"}
+    assert not cache.holds_graphs
+    assert len(notes) == 1
+    assert "previous error during capture" in notes[0]
+    for (large, small), expected in zip(found, expected_grads(5), strict=True):
+        assert torch.equal(large, expected)
+        assert torch.allclose(small, 1e-4 * expected)
+
+
+def test_graphs_share_a_pool_and_are_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = StubCuda()
+    checks = []
+    keep = cuda_graphs.CudaGraphCache._keep_if_same
+    monkeypatch.setattr(
+        cuda_graphs.CudaGraphCache, "_keep_if_same", lambda *arguments: checks.append(1) or keep(*arguments)
+    )
+    cache, found, notes = stub_steps(stub, monkeypatch, 20)
+    assert cache.holds_graphs
+    assert notes == []
+    assert len(checks) == 2
+    for (large, _), expected in zip(found, expected_grads(20), strict=True):
+        assert torch.equal(large, expected)
+
+
+def test_a_small_gradient_that_differs_is_seen_and_the_eager_one_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = StubCuda(drift=0.5)  # of the gradient that is 1e-4 of the other: within 2 % of their joint norm
+    cache, found, notes = stub_steps(stub, monkeypatch, 4)
+    assert not cache.holds_graphs
+    assert notes == ["this training's steps run without CUDA graphs (a replay differs from the pass)"]
+    for (_, small), expected in zip(found, expected_grads(4), strict=True):
+        assert torch.allclose(small, 1e-4 * expected)
+
+
+def test_a_check_without_memory_is_no_step_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    clone = torch.Tensor.clone
+    calls = []
+
+    def failing(tensor: torch.Tensor, *more: object, **options: object) -> torch.Tensor:
+        calls.append(tensor)
+        if len(calls) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return clone(tensor, *more, **options)
+
+    monkeypatch.setattr(cuda_graphs.CudaGraphCache, "_disable", recorded := Recorder())
+    weight = torch.nn.Parameter(torch.ones(3))
+    weight.grad = torch.ones(3)
+    cache = cuda_graphs.CudaGraphCache(lambda: [weight.grad], lambda note: None)
+    monkeypatch.setattr(torch.Tensor, "clone", failing)
+    calls += [weight] * 4
+    cache._keep_if_same(cuda_graphs.Graph(None, (), weight), "shape", [], weight)
+    assert recorded.reasons == ["there is no memory to check a replay with"]
+    assert torch.equal(weight.grad, torch.ones(3))
+    assert not cache.holds_graphs
+
+
+class Recorder:
+    """Stands for `_disable` and keeps the reasons."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def __call__(self, reason: str) -> None:
+        self.reasons.append(reason)

@@ -134,7 +134,7 @@ def test_an_epoch_visits_every_sequence_once():
 
 def trained(settings, steps=6):
     model = init_model(config(), seed=1)
-    work = pretrain.prepare(model, Stream(TOKENS, 16, settings.seed), settings)
+    work = pretrain.prepare(model, Stream(TOKENS, 16, settings.seed), settings, lambda note: None)
     log = []
     assert pretrain.run_phase(
         work,
@@ -207,3 +207,28 @@ def test_held_out_loss_is_the_mean_over_sequences():
         rows = torch.stack([TOKENS[b * 16 : b * 16 + 17] for b in range(11)]).long()
         expected = torch.nn.functional.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
     assert nats == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_without_a_compiler_the_steps_run_as_they_are_and_say_so_once(monkeypatch) -> None:
+    def refuses(tokens: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("Cannot find a working triton installation\nmore")
+
+    model, notes = init_model(config(), seed=1), []
+    plain = pretrain.prepare(model, Stream(TOKENS, 16, 3), SETTINGS, notes.append)
+    monkeypatch.setattr(torch, "compile", lambda loss, **options: refuses)
+    settings = replace(SETTINGS, compiled=True)
+    training = pretrain.prepare(model, Stream(TOKENS, 16, 3), settings, notes.append)
+    tokens = TOKENS[:34].long().reshape(2, 17)
+    for _ in range(2):
+        assert torch.equal(training.loss(tokens), plain.loss(tokens))
+    assert notes == [
+        "the steps run without torch.compile, which makes them slower (Cannot find a working triton installation)"
+    ]
+
+    def no_memory(tokens: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "compile", lambda loss, **options: no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        pretrain.prepare(model, Stream(TOKENS, 16, 3), settings, notes.append).loss(tokens)
+    assert len(notes) == 1

@@ -8,7 +8,7 @@ from itertools import combinations
 
 from peftodyssey.store.stored_run import Cell
 
-FREE, LORA, QLORA = "full", "lora", "qlora"
+FREE, LORA, QLORA, TRUNCATE = "full", "lora", "qlora", "truncate"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Pair:
 
 
 def pairs_of(methods: Sequence[MethodCells], asked: Sequence[Sequence[str]]) -> list[Pair]:
-    """The pairs that a recipe names, or else constrained against free, and qlora against lora; then all others."""
+    """The pairs that a recipe names, or else constrained against free, qlora against lora and lora
+    against the full update cut to its rank; then all others."""
     wanted = asked or _default_pairs(methods)
     named = {
         (first.label, second.label): Pair(first, second, True)
@@ -71,7 +72,7 @@ def pairs_of(methods: Sequence[MethodCells], asked: Sequence[Sequence[str]]) -> 
 def _default_pairs(methods: Sequence[MethodCells]) -> list[tuple[str, str]]:
     names = list(dict.fromkeys(method.method for method in methods))
     against_full = [(name, FREE) for name in names if name != FREE]
-    return [*against_full, (QLORA, LORA)]
+    return [*against_full, (QLORA, LORA), (LORA, TRUNCATE)]
 
 
 def _options(method: MethodCells) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 from peftodyssey.display.result_text import grouped
 from peftodyssey.measures.lora_ranks.compute import MARGIN_NATS, RankVerdict, Trial, rank_verdicts
 from peftodyssey.measures.lora_ranks.families import Family, families
-from peftodyssey.measures.lora_ranks.table import COORDINATES, TABLE
-from peftodyssey.store import layout
+from peftodyssey.measures.lora_ranks.table import COORDINATES, SOLO, TABLE
+from peftodyssey.store import layout, manifest
 from peftodyssey.store.collected import Collected
 from peftodyssey.store.stored_run import StoredRun
 
@@ -19,23 +19,31 @@ Row = dict[str, Any]
 
 def collect(run: StoredRun, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Collected:
     """The rows of `ranks.parquet`, from the rows of results."""
-    return Collected({TABLE: rows(tables[layout.RESULTS])})
+    solo = {cell["cell"]: _solo(run, folder) for cell, folder in run.done_entries("lora_ranks")}
+    return Collected({TABLE: rows(tables[layout.RESULTS], solo)})
 
 
-def rows(results: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """The rows of all families, from the rows of results; recipes are apart."""
+def _solo(run: StoredRun, folder: str) -> Row:
+    """What the steps of a rank by itself took; nothing where they were not measured."""
+    written = manifest.read(run.folder / folder)
+    return {} if written is None else {name: written["facts"][name] for name in SOLO}
+
+
+def rows(results: Sequence[Mapping[str, Any]], solo: Mapping[str, Row]) -> list[Row]:
+    """The rows of all families, from the rows of results and costs by cell; recipes are apart."""
     by_recipe = grouped((dict(row) for row in results), lambda row: row.get("recipe"))
-    return [row for own in by_recipe.values() for family in families(own) for row in _of_family(family)]
+    return [row for own in by_recipe.values() for family in families(own) for row in _of_family(family, solo)]
 
 
-def _of_family(family: Family) -> Iterator[Row]:
+def _of_family(family: Family, solo: Mapping[str, Row]) -> Iterator[Row]:
     trials = [
         Trial(row["rank"], row["seed"], change, not row.get("lr_edge"))
         for row in family.rows
         if (change := _valid_change(row)) is not None
     ]
     for rank, verdict in rank_verdicts(trials).items():
-        yield _row(family, [row for row in family.rows if row["rank"] == rank], verdict)
+        cells = [row for row in family.rows if row["rank"] == rank]
+        yield {**_row(family, cells, verdict), **solo.get(str(cells[0].get("cell")), {})}
 
 
 def _row(family: Family, cells: Sequence[Mapping[str, Any]], verdict: RankVerdict) -> Row:
@@ -56,6 +64,7 @@ def _row(family: Family, cells: Sequence[Mapping[str, Any]], verdict: RankVerdic
         "pooled": verdict.pooled,
         "verdict": verdict.verdict,
         "reason": verdict.reason or None,
+        "shared_tokens_per_second": _mean([cell.get("tokens_per_second") for cell in cells]),
         "margin": MARGIN_NATS,
     }
 

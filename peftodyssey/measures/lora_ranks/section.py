@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import altair as alt
 
 from peftodyssey.display.chart_style import Figure, chart_of, colour_by, panels
+from peftodyssey.display.counts import format_bytes
 from peftodyssey.display.result_text import (
     NO_NUMBER,
     UNIT,
@@ -25,10 +26,23 @@ from peftodyssey.display.sources import ReportSources
 from peftodyssey.measures.lora_ranks.families import Family, families
 from peftodyssey.measures.lora_ranks.table import COORDINATES, ENOUGH, NOT_COMPARABLE, TABLE, WORSE
 
-HEADINGS = ("text", "method", "rank", "change on validation", "change on test", "loss to the best", "bounds", "verdict")
+HEADINGS = (
+    "text",
+    "method",
+    "rank",
+    "change on validation",
+    "change on test",
+    "loss to the best",
+    "bounds",
+    "verdict",
+    "tokens/s alone",
+    "memory alone",
+    "tokens/s in the run",
+)
 TABLE_CAPTION = (
     "Change of NLL, nats per token, mean over seeds. Ranks are compared on validation: the bounds of the loss to the "
-    "best of the other ranks hold for all ranks together with 95 %, over seeds, given these texts."
+    "best of the other ranks hold for all ranks together with 95 %, over seeds, given these texts. Alone: the median "
+    "of five steps of this rank by itself. In the run: cells that were trained together share the work on the base."
 )
 CAPTION = (
     "against the rank at the selected learning rate; points are seeds, lines their mean; hollow: the learning rate "
@@ -119,7 +133,20 @@ def _line(row: Row, ranks: Sequence[Row]) -> list[str]:
         signed(row["loss_to_best"], 4) if known else NO_NUMBER,
         ends(row["loss_lo"], row["loss_hi"], 4) if known else NO_NUMBER,
         str(row["verdict"]) + (f" ({row['reason']})" if row["reason"] else ""),
+        *_cost(row),
     ]
+
+
+def _cost(row: Row) -> tuple[str, str, str]:
+    """Speed and memory of the rank alone, and its cells' share of the speed of the run."""
+    alone, memory, shared = (
+        row.get(name) for name in ("solo_tokens_per_second", "solo_memory_bytes", "shared_tokens_per_second")
+    )
+    return (
+        NO_NUMBER if alone is None else f"{alone:,.0f}",
+        NO_NUMBER if memory is None else format_bytes(memory),
+        NO_NUMBER if shared is None else f"{shared:,.0f}",
+    )
 
 
 def _effective_ranks(family: Family) -> str:

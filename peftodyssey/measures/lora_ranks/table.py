@@ -5,6 +5,7 @@ from __future__ import annotations
 from peftodyssey.store.columns import MODEL, RECIPE, REVISION, Columns
 
 TABLE = "ranks.parquet"
+SOLO = ("solo_step_seconds", "solo_tokens_per_second", "solo_memory_bytes")
 COORDINATES = (
     "recipe",
     "model",
@@ -52,5 +53,18 @@ RANKS: Columns = {
         "undecided; not comparable",
     ),
     "reason": ("string", "why the rank is not comparable"),
+    "solo_step_seconds": (
+        "float64",
+        "seconds of one optimiser step of this rank trained by itself, median of five steps on random tokens",
+    ),
+    "solo_tokens_per_second": ("float64", "tokens per second of this rank trained by itself"),
+    "solo_memory_bytes": (
+        "int64",
+        "peak memory of these steps: reserved on a GPU, resident in the process on a CPU",
+    ),
+    "shared_tokens_per_second": (
+        "float64",
+        "tokens per second of the rank's cells in the run, mean; of cells trained by multi-LoRA each one's share",
+    ),
     "margin": ("float64", "the largest loss to the best with which a rank is enough, nats per token"),
 }

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from peftodyssey.errors import ModelError
+from peftodyssey.measures.noise.published_init import published_sigmas
 from peftodyssey.models.shape_from_meta_model import linear_shape
 from peftodyssey.models.weight_matrices import weight_matrices
 
@@ -36,9 +37,9 @@ def sigmas(
 ) -> dict[str, float]:
     """The standard deviation that gamma multiplies, of each tensor.
 
-    `scale`: initializer (the configuration's initializer_range), fan_in (1/sqrt of a map's inputs), earliest_rung
-    (`reference`, by name), relative (the tensor's own root mean square). Raises ModelError where the configuration
-    names no initializer_range.
+    `scale`: initializer (the configuration's initializer_range), published (`published_init`), fan_in (1/sqrt of a
+    map's inputs), earliest_rung (`reference`, by name), relative (the tensor's own root mean square). Raises ModelError
+    where the configuration names no initializer_range, and where no initialisation was published.
     """
     if scale == "initializer":
         std = getattr(model.config.get_text_config(), "initializer_range", None)  # type: ignore[union-attr, operator]
@@ -47,6 +48,9 @@ def sigmas(
                 "the model's configuration has no initializer_range", "set scale of noise to fan_in or earliest_rung"
             )
         return dict.fromkeys(tensors, float(std))
+    if scale == "published":
+        inputs = {name: _fan_in(model, name) for name in tensors}
+        return published_sigmas(model.config.get_text_config(), inputs, tensors)  # type: ignore[union-attr, operator]
     if scale == "fan_in":
         return {name: 1 / math.sqrt(_fan_in(model, name)) for name in tensors}
     if scale == "earliest_rung":

@@ -58,7 +58,7 @@ def plan(noise: Noise, context: PlanContext) -> MeasurePlan:
             base_tasks[task.folder] = replace(known, host_bytes=needed)
             entries.setdefault(task.folder, entry)
         updates = []
-        if noise.updates and cell.train_index and is_additive(cell.cell.method):
+        if noise.updates and is_additive(cell.cell.method):
             updates = [planner.task(cell, name, index, along_update=True) for name, index in texts]
         reads = (folder for task, _ in own for folder in (*task.needs, task.folder))
         by_cell[cell.folder] = CellMeasure(

@@ -44,10 +44,15 @@ UNMEASURED = (
 )
 SCALES = {
     "initializer": "the configuration's initial standard deviation",
+    "published": "the published initial standard deviation of each tensor",
     "fan_in": "1/sqrt(fan_in)",
     "earliest_rung": "the root mean square of the earliest rung",
     "relative": "the root mean square of the current weights (relative noise)",
 }
+ISOTROPIC = (
+    " Low-rank noise is isotropic as Gaussian noise is, so to second order both cost the same: it checks that "
+    "prediction, and says nothing about constrained updates."
+)
 LADDER = ("run", "recipe", "model", "arm", "corpus")
 RISE = ("rise_nats", "lo", "hi")
 
@@ -108,8 +113,13 @@ def _noise_sentences(
         costs = ", ".join(f"{shift_name(row)} {interval(row, RISE, 4)}" for row in others)
         yield (
             f"{last['corpus']}, {rung_name(last)}, at the same Frobenius norm ({last['norm']:.3g}): gaussian "
-            f"{signed(last['rise_nats'], 4)}, {costs} {UNIT}."
+            f"{signed(last['rise_nats'], 4)}, {costs} {UNIT}.{_isotropic(others)}"
         )
+
+
+def _isotropic(rows: Sequence[Row]) -> str:
+    """What low-rank noise can say, where there is any."""
+    return ISOTROPIC if any(row["kind"] == "low_rank" for row in rows) else ""
 
 
 def _trend(row: Row, slopes: Sequence[Row], steps: Sequence[Row]) -> str:

@@ -34,11 +34,12 @@ class Noise(RecipeSection):
         description="Antithetic pairs (+eps and -eps) of each size; their numbers are the seeds. "
         "An interval over pairs and a verdict need 3; 5 give a good one.",
     )
-    scale: Literal["initializer", "fan_in", "earliest_rung", "relative"] = Field(
+    scale: Literal["initializer", "published", "fan_in", "earliest_rung", "relative"] = Field(
         default="initializer",
-        description="Standard deviation that gamma multiplies: the config's initializer_range, 1/sqrt(fan_in), or the "
-        "root mean square of the tensor, on the earliest rung of the recipe or (relative) on the base itself, which "
-        "ignores the growth of the weights over pretraining; a word.",
+        description="Standard deviation that gamma multiplies: the config's initializer_range, that of each tensor in "
+        "the published initialisation (OLMo, GPT-NeoX and Pythia, GPT-2), 1/sqrt(fan_in), or the root mean square of "
+        "the tensor, on the earliest rung of the recipe or (relative) on the base itself, which ignores the growth of "
+        "the weights over pretraining; a word.",
     )
     ranks: Annotated[tuple[RankOrFull, ...], OrList(empty=True)] = Field(
         default=(),
@@ -47,8 +48,8 @@ class Noise(RecipeSection):
     )
     updates: Flag = Field(
         default=False,
-        description="Whether the updates of the recipe's full and LoRA cells are measured too: rescaled to the norm "
-        "of the noise, and the smallest step along them that raises the loss; true or false.",
+        description="Whether the updates of the recipe's full, truncated and LoRA cells are measured too: rescaled to "
+        "the norm of the noise, and the smallest step along them that raises the loss; true or false.",
     )
     tensors: Annotated[tuple[Literal["blocks", "embeddings", "head"], ...], OrList()] = Field(
         default=("blocks",),

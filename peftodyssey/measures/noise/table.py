@@ -35,7 +35,7 @@ NOISE: Columns = {
     ),
     "scale": (
         "string",
-        "what gamma multiplies: initializer, fan_in, earliest_rung, or relative (the current weights)",
+        "what gamma multiplies: initializer, published, fan_in, earliest_rung, or relative (the current weights)",
     ),
     "sigma": ("float64", "that standard deviation, as a root mean square over all perturbed weights"),
     "gamma": ("float64", "size of the noise; of an update the gamma of noise with the same norm"),

@@ -22,7 +22,7 @@ from peftodyssey.display.chart_style import (
 )
 from peftodyssey.display.result_text import Row, base_name
 from peftodyssey.measures.similarity.collect_correlation import TextChange, families
-from peftodyssey.measures.similarity.compute import MEASURES
+from peftodyssey.measures.similarity.compute import CORRELATED, MEASURES
 from peftodyssey.measures.similarity.correlation import centred
 
 MAX_BASES = 3  # of more, only the first and the last are drawn; all are in the table
@@ -54,7 +54,7 @@ def figures(rows: Sequence[Row], similar: Sequence[Row]) -> list[Figure]:
 
 def _chart(methods: Methods) -> alt.TopLevelMixin:
     texts = [text for group in methods.values() for text in group]
-    names = [name for name in MEASURES if len({text.text[name] for text in texts} - {None}) > 1]
+    names = [name for name in CORRELATED if len({text.text[name] for text in texts} - {None}) > 1]
     values = [_value(label, text) for label, group in methods.items() for text in group]
     charts = [_panel(name, values, methods) for name in names]
     spacing = {"row": 24, "column": 30}
@@ -67,7 +67,7 @@ def _value(label: str, text: TextChange) -> dict[str, Any]:
     first = text.rows[0]
     lower, upper = (first.get("delta_lo"), first.get("delta_hi")) if len(changes) == 1 else (min(changes), max(changes))
     value = {"label": label, "group": text.text["group"], "change": text.change, "lo": lower, "hi": upper}
-    return value | {name: text.text[name] for name in MEASURES}
+    return value | {name: text.text[name] for name in CORRELATED}
 
 
 def _panel(name: str, values: Sequence[Mapping[str, Any]], methods: Methods) -> alt.LayerChart | alt.FacetChart:

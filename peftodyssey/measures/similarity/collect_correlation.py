@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftodyssey.display.result_text import Row, columns_of, format_lr, grouped, selected_cells
-from peftodyssey.measures.similarity.compute import MEASURES
+from peftodyssey.measures.similarity.compute import CORRELATED, PRIMARY
 from peftodyssey.measures.similarity.correlation import correlation, holm_adjusted
 
 SETTING = ("run", "recipe", "model", "revision", "newline")  # links rows of results and of similarity
@@ -69,14 +69,23 @@ def families(results: Sequence[Row], similar: Sequence[Row]) -> dict[tuple[Any, 
 
 
 def _of_family(texts: Sequence[TextChange]) -> list[dict[str, Any]]:
-    """A row per scope, statistic and measure; p-values are adjusted over the measures of one scope and statistic."""
+    """A row per scope, statistic and measure; p-values are adjusted over the measures of one scope and statistic.
+
+    That of the primary test stands alone.
+    """
     lines = []
     for scope in SCOPES:
         for statistic in STATISTICS:
-            found = [_row(texts, measure, statistic, scope) for measure in MEASURES]
-            adjusted = holm_adjusted([row["p"] for row in found])
-            lines += [{**row, "p_holm": p} for row, p in zip(found, adjusted, strict=True)]
+            found = [_row(texts, measure, statistic, scope) for measure in CORRELATED]
+            family = [row for row in found if not _is_primary(row)]
+            adjusted = holm_adjusted([row["p"] for row in family])
+            lines += [{**row, "p_holm": row["p"]} for row in found if _is_primary(row)]
+            lines += [{**row, "p_holm": p} for row, p in zip(family, adjusted, strict=True)]
     return lines
+
+
+def _is_primary(row: Row) -> bool:
+    return (row["measure"], row["statistic"], row["scope"]) == PRIMARY
 
 
 def _row(texts: Sequence[TextChange], measure: str, statistic: str, scope: str) -> dict[str, Any]:

@@ -33,6 +33,11 @@ MEASURES: dict[str, Measure] = {
     "base_bpb": Measure("NLL of the base", "bits per byte", -1),
 }
 
+# Those that are correlated with degradation. Not the Fréchet distance, which is biased by the number of documents, and
+# not the base's loss, of which the change is a part: noise in it alone would correlate the two.
+CORRELATED = ("mmd2", "js_bits", "ngram_overlap", "near_duplicate_share")
+PRIMARY = ("mmd2", "spearman", "pooled")  # measure, statistic and scope of the test that was named in advance
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -40,8 +40,9 @@ SIMILARITY_CAPTION = (
 )
 CORRELATION_CAPTION = (
     "Change of test NLL against each measure; each text is a point. Within: only differences within groups of texts. "
-    "Brackets are 95 % intervals (Fisher's z); p is from permutations and adjusted for all measures (Holm); leave "
-    "one out: the range when any one text is left out."
+    "Brackets are 95 % intervals (Fisher's z); p is from permutations and adjusted over the measures (Holm), but for "
+    "Spearman's with MMD² over all texts, which was named in advance; leave one out: the range when any one "
+    "text is left out."
 )
 
 
@@ -118,8 +119,8 @@ def _correlation_sentence(rows: Sequence[Row], correlations: Sequence[Row]) -> s
     )
     return (
         f"{rows[0]['label']}{_where(rows[0], correlations)}, {pooled['domains']} texts: Spearman's correlation of the "
-        f"change on test with MMD² from the pretraining text is {_coefficient(pooled)} ({_p(pooled['p_holm'])}, "
-        f"Holm-adjusted over the measures); within groups it {within_groups}: {outcome}.{also} {groups}"
+        f"change on test with MMD² from the pretraining text is {_coefficient(pooled)} ({_p(pooled['p'])}, the "
+        f"one test named in advance); within groups it {within_groups}: {outcome}.{also} {groups}"
     )
 
 

@@ -58,11 +58,15 @@ CORRELATION: Columns = {
     "groups": ("int64", "groups with more than one text; 1 where pooled"),
     "r": (
         "float64",
-        "the coefficient; below 0 for mmd2, frechet, js_bits, base_bpb, above 0 for shares: similar texts degrade more",
+        "the coefficient; below 0 for mmd2 and js_bits, above 0 for shares: similar texts degrade more",
     ),
     **interval("", "r (Fisher's z)"),
     "p": ("float64", "two-sided p-value from permutations of the texts, within their groups under within"),
-    "p_holm": ("float64", "the same after Holm's correction over the measures"),
+    "p_holm": (
+        "float64",
+        "the same after Holm's correction over the measures; Spearman's of mmd2 over all texts, which was named in "
+        "advance, has p",
+    ),
     "left_out_lo": ("float64", "smallest coefficient when one text is left out"),
     "left_out_hi": ("float64", "largest coefficient when one text is left out"),
     "note": ("string", "why a value is missing"),

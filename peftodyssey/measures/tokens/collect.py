@@ -38,6 +38,7 @@ def collect(run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
     pretraining_counts = functools.cache(functools.partial(_token_counts, run))
     breakdowns: list[Row] = []
     concentrations: list[Row] = []
+    other_seed = _other_seeds(cells)
     ranks: list[Row] = []
     for cell in cells:
         paths, identity = cell["scores"]["test"], {"cell": cell["cell"], "recipe": cell["recipe"]}
@@ -46,8 +47,9 @@ def collect(run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
         types = list(_types(text, before, after))
         parts = _partitions(text, before, is_term, pretraining_counts(_sample_index(cell)))
         breakdowns += [{**identity, **row} for row in (*_groups(text, before, after, parts), *types)]
-        units = {"types": [row["sum_nats"] for row in types], "tokens": _scored(after - before)}
-        concentrations += [{**identity, **_concentration(unit, changes)} for unit, changes in units.items()]
+        other = other_seed.get(cell["number"])
+        between = None if other is None else run.read(other["scores"]["test"]["after"], "nll_nats") - after
+        concentrations += [{**identity, **row} for row in _concentrations(text, after - before, between)]
         ranks += [{**identity, **row} for row in collect_terms.ranks(run, paths, text, is_term)]
     return Collected(
         {
@@ -126,9 +128,38 @@ def _types(text: Text, before: np.ndarray, after: np.ndarray) -> Iterator[Row]:
         }
 
 
-def _concentration(unit: str, changes: Any) -> Row:
-    numbers = dataclasses.asdict(concentration.concentration(changes))
-    return {"unit": unit, **{name: finite(value) for name, value in numbers.items()}}
+def _other_seeds(cells: Sequence[Cell]) -> dict[int, Cell]:
+    """For each cell the one with the next seed that differs in nothing else, by number; none where there is none."""
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in cells:
+        key = (cell["recipe"], cell.get("setting"), cell["coordinates"].get("lr"), cell["scores"]["test"]["index"])
+        groups.setdefault(key, []).append(cell)
+    return {
+        cell["number"]: other
+        for own in groups.values()
+        if len(own) > 1
+        for cell, other in zip(own, (*own[1:], own[0]), strict=True)
+    }
+
+
+def _concentrations(text: Text, change: np.ndarray, between_seeds: np.ndarray | None) -> Iterator[Row]:
+    """Rows for token types and for single tokens, each with the concentration of what is not a rise of this cell."""
+    scored = ~np.isnan(change)
+    _, type_of = np.unique(text.token[scored], return_inverse=True)
+    for unit in ("types", "tokens"):
+
+        def summed(values: np.ndarray, unit: str = unit) -> np.ndarray:
+            return np.bincount(type_of, values) if unit == "types" else values
+
+        own = concentration.concentration(summed(change[scored]))
+        nulls = {"fall": -change[scored], "frequency": np.ones(int(scored.sum()))}
+        if between_seeds is not None and not np.isnan(between_seeds[scored]).any():
+            nulls["seed"] = between_seeds[scored]
+        row = {name: finite(value) for name, value in dataclasses.asdict(own).items()}
+        for name, values in nulls.items():
+            null = concentration.concentration(summed(values))
+            row |= {f"{name}_share_for_50pct": finite(null.share_for_50pct), f"{name}_gini": finite(null.gini)}
+        yield {"unit": unit, **row}
 
 
 def _scored(delta: np.ndarray) -> np.ndarray:

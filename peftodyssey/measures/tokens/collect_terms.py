@@ -14,7 +14,7 @@ import numpy as np
 from peftodyssey.corpora import words
 from peftodyssey.display.token_text import Text
 from peftodyssey.measures.tokens import groups as token_groups
-from peftodyssey.measures.tokens.terms import RECALLS, Term, domain_terms, rank_statistics
+from peftodyssey.measures.tokens.terms import RECALLS, Term, WordCounts, domain_terms, rank_statistics, word_counts
 from peftodyssey.stats import bootstrap
 from peftodyssey.store import layout, parquet
 from peftodyssey.store.stored_run import Cell, StoredRun
@@ -83,13 +83,18 @@ def _rank_columns(before: np.ndarray, after: np.ndarray, document: np.ndarray) -
     return {**row, "recall_10_delta": change.estimate, **change.ends("recall_10")}
 
 
-def _word_counts(run: StoredRun, indexes: Sequence[str]) -> Mapping[str, int]:
-    """Word counts of these indexes' documents, in the order of their hash, up to COUNTED_CHARACTERS."""
-    documents = [row for name in indexes for row in parquet.read(run.folder / name / layout.DOCUMENTS).to_pylist()]
-    texts, characters = [], 0
-    for row in sorted(documents, key=lambda row: row["sha256"]):
+def _word_counts(run: StoredRun, indexes: Sequence[str]) -> WordCounts:
+    """Words of these indexes' documents by cluster, in the order of the documents' hash, up to COUNTED_CHARACTERS."""
+    clusters: dict[tuple[str, Any], list[str]] = {}
+    characters = 0
+    documents = [
+        (row, (name, row.get("cluster") or row["id"]))
+        for name in indexes
+        for row in parquet.read(run.folder / name / layout.DOCUMENTS).to_pylist()
+    ]
+    for row, cluster in sorted(documents, key=lambda one: one[0]["sha256"]):
         if characters >= COUNTED_CHARACTERS:
             break
-        texts.append(row["text"])
+        clusters.setdefault(cluster, []).append(row["text"])
         characters += len(row["text"])
-    return words.counts(texts)
+    return word_counts([words.counts(texts) for texts in clusters.values()])

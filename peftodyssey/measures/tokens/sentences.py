@@ -119,7 +119,16 @@ def _concentration(entries: Sequence[Row]) -> str:
     if not rose:
         return "No token type rose."
     half, most = (percent(statistics.fmean(entry[f"share_for_{p}pct"] for entry in rose)) for p in (50, 90))
-    return f"Half of the total rise is on {half} of the token types, 90 % of it on {most}."
+    return f"Half of the total rise is on {half} of the token types, 90 % of it on {most}; {_nulls(rose)}."
+
+
+def _nulls(entries: Sequence[Row]) -> str:
+    """The same share where it says nothing of what rose."""
+    words = {"fall": "of what fell", "frequency": "of an equal rise of every token", "seed": "between two seeds"}
+    shares = {name: [entry.get(f"{name}_share_for_50pct") for entry in entries] for name in words}
+    known = {name: [share for share in own if share is not None] for name, own in shares.items()}
+    said = [f"{words[name]} on {percent(statistics.fmean(own))}" for name, own in known.items() if own]
+    return f"for comparison, half {', '.join(said)}"
 
 
 def _recall(entries: Sequence[Row]) -> str:

@@ -36,6 +36,18 @@ CONCENTRATION: Columns = {
     "share_for_50pct": ("float64", "smallest share of the units that accounts for half of rise_nats"),
     "share_for_90pct": ("float64", "smallest share of the units that accounts for 90 % of rise_nats"),
     "gini": ("float64", "Gini coefficient of the changes above 0: 0 if spread evenly, towards 1 for a single unit"),
+    "fall_share_for_50pct": ("float64", "beside it: the same of what fell"),
+    "fall_gini": ("float64", "the same of what fell"),
+    "frequency_share_for_50pct": (
+        "float64",
+        "beside it: the same if every token had risen equally",
+    ),
+    "frequency_gini": ("float64", "the same if every token had risen equally"),
+    "seed_share_for_50pct": (
+        "float64",
+        "beside it: the same of the loss of the next seed's cell less this one's, which is chance; empty without one",
+    ),
+    "seed_gini": ("float64", "the same of the next seed's loss less this one's"),
 }
 
 TERMS: Columns = {
@@ -44,8 +56,9 @@ TERMS: Columns = {
     "place": ("int32", "order of the term, highest z first"),
     "word": ("string", "the word, compared without case"),
     "log_odds": ("float64", "log-odds ratio of the word in the domain against general text, with an informative prior"),
-    "z": ("float64", "log_odds divided by its standard deviation"),
+    "z": ("float64", "log_odds divided by its standard deviation over documents"),
     "domain_count": ("int64", "occurrences in the training text that was counted"),
+    "domain_documents": ("int64", "files, papers or articles of it that have the word"),
     "general_count": ("int64", "occurrences in the general text"),
 }
 

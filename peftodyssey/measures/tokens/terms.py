@@ -1,12 +1,15 @@
 """The words that distinguish a domain from general text, and statistics of the rank of the true token.
 
 Terms have a high log-odds ratio with an informative Dirichlet prior (Monroe, Colaresi & Quinn 2008, equations 16, 18,
-19 and 22). Ranks complement perplexity, because a few uninformative tokens can dominate a mean of losses.
+19 and 22), whose variance is that over documents: words come in bursts, so occurrences are no independent draws. Ranks
+complement perplexity, because a few uninformative tokens can dominate a mean of losses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +17,9 @@ import numpy as np
 from peftodyssey.corpora.token_classes import FUNCTION_WORDS
 
 PRIOR_WORDS = 10_000  # weight of the prior: about the words of a default recipe's general text
-MIN_Z = 1.96
+FDR = 0.05  # share of the terms that chance alone may have made
 MIN_COUNT = 3  # occurrences in the domain
+MIN_DOCUMENTS = 3  # of the domain that have the word
 MIN_LETTERS = 3
 MAX_TERMS = 1000
 TRIM = 0.1  # share of the ranks that is cut at either end
@@ -28,8 +32,9 @@ class Term:
 
     word: str
     log_odds: float
-    z: float  # log-odds divided by its standard deviation
+    z: float  # log-odds divided by its standard deviation over documents
     domain_count: int
+    domain_documents: int
     general_count: int
 
 
@@ -43,25 +48,78 @@ class RankStatistics:
     recall: dict[int, float]  # k -> share of the positions whose true token is among the first k
 
 
-def domain_terms(domain: Mapping[str, int], general: Mapping[str, int]) -> list[Term]:
-    """The terms of a domain from word counts, the highest z first: z >= MIN_Z, MIN_COUNT occurrences, MIN_LETTERS.
+@dataclass(frozen=True)
+class WordCounts:
+    """The words of one text: occurrences, documents that have it, and dispersion over documents, by word.
+
+    The dispersion of a word is the variance of its rate over documents in units of what independent occurrences would
+    have, at least 1: a topic word that one document repeats ten times has about 10 (ratio estimator, Cochran 1977).
+    """
+
+    counts: Mapping[str, int]
+    documents: Mapping[str, int]
+    dispersion: Mapping[str, float]
+
+
+def word_counts(documents: Sequence[Mapping[str, int]]) -> WordCounts:
+    """From the word counts of each document; files or articles that documents were cut from count as one."""
+    sizes = [sum(document.values()) for document in documents]
+    total, n = sum(sizes), len(documents)
+    counts, having, squares, products = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    for document, size in zip(documents, sizes, strict=True):
+        for word, count in document.items():
+            counts[word] += count
+            having[word] += 1
+            squares[word] += count * count
+            products[word] += count * size
+    size_squares = sum(size * size for size in sizes)
+    dispersion = {}
+    for word, count in counts.items():
+        rate = count / total
+        residuals = squares[word] - 2 * rate * products[word] + rate * rate * size_squares
+        dispersion[word] = max(1.0, residuals * n / ((n - 1) * count)) if n > 1 else float(count)
+    return WordCounts(counts, having, dispersion)
+
+
+def domain_terms(domain: WordCounts, general: WordCounts) -> list[Term]:
+    """The terms of a domain, the highest z first: words of MIN_DOCUMENTS documents, MIN_COUNT and MIN_LETTERS or more
+    whose z is significant at a false discovery rate of FDR among all such words.
 
     Function words are left out. Empty if either text is empty.
     """
-    words = sorted({*domain, *general})
-    scores = zip(words, *log_odds([domain.get(w, 0) for w in words], [general.get(w, 0) for w in words]), strict=True)
+    words = sorted({*domain.counts, *general.counts})
+    in_domain, in_general = ([text.counts.get(word, 0) for word in words] for text in (domain, general))
+    dispersions = [[text.dispersion.get(word, 1.0) for word in words] for text in (domain, general)]
+    scores = zip(words, *log_odds(in_domain, in_general, *dispersions), strict=True)
     terms = [
-        Term(word, float(odds), float(z), domain[word], general.get(word, 0))
+        Term(word, float(odds), float(z), domain.counts[word], domain.documents[word], general.counts.get(word, 0))
         for word, odds, z in scores
-        if z >= MIN_Z and domain.get(word, 0) >= MIN_COUNT and len(word) >= MIN_LETTERS and word not in FUNCTION_WORDS
+        if domain.documents.get(word, 0) >= MIN_DOCUMENTS
+        and domain.counts[word] >= MIN_COUNT
+        and len(word) >= MIN_LETTERS
+        and word not in FUNCTION_WORDS
+        and np.isfinite(z)
     ]
-    return sorted(terms, key=lambda term: (-term.z, term.word))[:MAX_TERMS]
+    terms = sorted(terms, key=lambda term: (-term.z, term.word))
+    return terms[: min(_discoveries([term.z for term in terms]), MAX_TERMS)]
 
 
-def log_odds(domain: np.ndarray | list[int], general: np.ndarray | list[int]) -> tuple[np.ndarray, np.ndarray]:
+def _discoveries(z: Sequence[float]) -> int:
+    """How many of these z, descending, are significant one-sided (Benjamini and Hochberg 1995)."""
+    p_values = [0.5 * math.erfc(value / math.sqrt(2)) for value in z]
+    significant = (k for k, p in enumerate(p_values, 1) if p <= FDR * k / len(z))
+    return max(significant, default=0)
+
+
+def log_odds(
+    domain: Sequence[int],
+    general: Sequence[int],
+    domain_dispersion: Sequence[float] | float = 1.0,
+    general_dispersion: Sequence[float] | float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
     """(log-odds ratio, z) of each word from its counts in both texts, whose pooled words are the prior.
 
-    NaN if either text is empty.
+    Variances are multiplied by the dispersions; at 1 they are those of the paper. NaN if either text is empty.
     """
     y_i, y_j = np.asarray(domain, np.float64), np.asarray(general, np.float64)
     n_i, n_j = y_i.sum(), y_j.sum()
@@ -70,7 +128,8 @@ def log_odds(domain: np.ndarray | list[int], general: np.ndarray | list[int]) ->
     prior = PRIOR_WORDS * (y_i + y_j) / (n_i + n_j)
     odds_i, odds_j = ((y + prior) / (n + PRIOR_WORDS - y - prior) for y, n in ((y_i, n_i), (y_j, n_j)))
     ratio = np.log(odds_i) - np.log(odds_j)
-    return ratio, ratio / np.sqrt(1 / (y_i + prior) + 1 / (y_j + prior))
+    variance = np.asarray(domain_dispersion) / (y_i + prior) + np.asarray(general_dispersion) / (y_j + prior)
+    return ratio, ratio / np.sqrt(variance)
 
 
 def rank_statistics(rank: np.ndarray) -> RankStatistics:

@@ -90,7 +90,7 @@ def pairs(rows: Sequence[Row], wise: Sequence[Row]) -> list[list[Pair]]:
     for row in filter(is_constrained, selected_cells(rows)):
         reference = unconstrained.get(key(row))
         if reference is not None and row.get("forgetting") is not None:
-            curve = [(point["delta_nll"], point["forgetting"]) for point in wise_curve(reference, wise)]
+            curve = [(point["share"], point["delta_nll"], point["forgetting"]) for point in wise_curve(reference, wise)]
             found.append(Pair(row, reference, forgetting_at_change(curve, row["delta_nll"])))
     return list(grouped(found, lambda pair: seed_key(pair.constrained)).values())
 
