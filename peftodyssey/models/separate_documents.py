@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peftodyssey.errors import MethodError
 from peftodyssey.models.scoring_mode import scoring_mode
 from peftodyssey.models.shape_from_config import FAMILIES
 
@@ -24,14 +25,14 @@ LENGTH_BUCKET = 32  # tokens: documents pass together if their lengths round up 
 MIXERS = re.compile(r"mamba|ssm|conv1d|shortconv|delta|rwkv|recurrent|retention|linearattention|lightning")
 PROBE_TOKENS = (5, 7)  # two documents in one row
 MAX_RELATIVE_ERROR = {torch.float32: 1e-4, torch.float64: 1e-8}  # others: a few roundings in 16 bits
-_CACHE = "_odyssey_separate_documents"
+_CACHE, _CHECKED = "_odyssey_separate_documents", "_odyssey_separate_documents_checked"
 
 
 def takes_separate_documents(model: nn.Module, masked_inputs: Callable[..., dict[str, Any]]) -> bool:
     """Whether the documents of a row have to pass as rows of their own; the first call finds out and installs that.
 
     They need not where no layer mixes tokens but by attention, and where two documents under `masked_inputs(input_ids,
-    position_ids, segments)` give what each gives alone.
+    position_ids, segments)` give what each gives alone. Raises MethodError where dropout is on and they have to.
     """
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     if vars(base).get(_CACHE) is None:
@@ -43,7 +44,20 @@ def takes_separate_documents(model: nn.Module, masked_inputs: Callable[..., dict
                     functools.partial(_forward, part.forward), part.forward
                 )
         vars(base)[_CACHE] = separate
+    if vars(base)[_CACHE] and model.training and _CHECKED not in vars(model):
+        _check_dropout(model, base.config.get_text_config().model_type)
+        vars(model)[_CHECKED] = True
     return bool(vars(base)[_CACHE])
+
+
+def _check_dropout(model: nn.Module, family: str) -> None:
+    """Raises MethodError for dropout, whose masks belong to the rows of a batch as it was drawn."""
+    if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
+        raise MethodError(
+            f"dropout cannot be trained with on a {family} model: its documents pass in rows of their own, and "
+            "masks of dropout belong to rows of a batch",
+            "leave dropout out",
+        )
 
 
 def has_mixer(model: nn.Module) -> bool:

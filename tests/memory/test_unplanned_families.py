@@ -13,6 +13,7 @@ from support import micro
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from peftodyssey import assets
+from peftodyssey.errors import MethodError
 from peftodyssey.memory.memory_plan import estimate
 from peftodyssey.memory.step_spec import StepSpec
 from peftodyssey.memory.step_trace import _cached, trace_step
@@ -88,6 +89,15 @@ def test_documents_of_a_row_are_predicted_as_each_is_alone(family: str, tmp_path
     torch.testing.assert_close(together.log_softmax(-1), alone.log_softmax(-1), rtol=1e-4, atol=1e-4)
     names = [linear.name for linear in shape_from_config(resolve(str(folder)).config).linears]
     assert linear_names(model) == names
+
+
+def test_dropout_is_refused_where_documents_pass_alone(tmp_path: Path) -> None:
+    """Its masks belong to rows of the batch, of which there are others then."""
+    model = load(resolve(str(folder_of("mamba", tmp_path / "mamba"))), precision="fp32")
+    attached = METHODS["lora"].attach(model, MethodSpec("lora", "lora", rank=2, dropout=0.1), 0)
+    ids = torch.ones(1, 8, dtype=torch.long)
+    with pytest.raises(MethodError, match="dropout cannot be trained with on a mamba model"):
+        packed_inputs(attached.model.train(), ids, torch.arange(8)[None], torch.zeros_like(ids))
 
 
 @pytest.mark.parametrize("family", sorted(set(CONFIGS) - {"rwkv", "mamba"}))  # loops over tokens: slow
