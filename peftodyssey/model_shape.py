@@ -54,6 +54,8 @@ class ModelShape:
     head_parameters: int  # 0 where tied
     norm_parameters: int  # norms, scales and their biases, in total
     norm_parameters_by_layer: int  # those of one decoder layer
+    expert_parameters: int = 0  # of experts stored in one tensor, which are no linear layers; counted as norms too
+    traced_config: str = ""  # config.json as JSON, of a family whose step is traced and not simulated; else empty
     hidden_dropout: bool = field(default=False, compare=False)  # the config states dropout of hidden states
     attention_dropout: bool = field(default=False, compare=False)  # and of attention probabilities
 
@@ -66,3 +68,9 @@ class ModelShape:
             + self.head_parameters
             + self.norm_parameters
         )
+
+    @property
+    def quantised_share(self) -> float:
+        """Share of the decoder layers' matrices that bitsandbytes quantises: it leaves fused experts as they are."""
+        linear = sum(m.in_features * m.out_features for m in self.linears)
+        return linear / max(1, linear + self.expert_parameters)

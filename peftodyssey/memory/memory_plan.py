@@ -13,6 +13,7 @@ from peftodyssey.memory.allocator import Allocator
 from peftodyssey.memory.autograd_simulator import OverBudget, Tape
 from peftodyssey.memory.step_simulator import StepSimulator
 from peftodyssey.memory.step_spec import StepSpec
+from peftodyssey.memory.traced_simulator import TracedStepSimulator
 from peftodyssey.model_shape import ModelShape
 
 CUDA_CONTEXT_BYTES = 500 << 20  # kernels and driver, outside of PyTorch's allocator
@@ -106,10 +107,14 @@ def simulate_step(
     """
     on_card = step.device == "cuda"
     tape = Tape(Allocator(expandable=step.engine == "native") if on_card else None, budget_bytes)
-    simulator = StepSimulator(shape, step, tape, kernel_workspace and on_card)
+    simulator = _simulator(shape)(shape, step, tape, kernel_workspace and on_card)
     simulator.allocate_persistent()
     simulator.run()
     return tape
+
+
+def _simulator(shape: ModelShape) -> type[StepSimulator]:
+    return TracedStepSimulator if shape.traced_config else StepSimulator
 
 
 def scoring_tokens(shape: ModelShape, step: StepSpec, context: int, budget_bytes: int, max_tokens: int) -> int | None:
@@ -127,7 +132,7 @@ def scoring_bytes(shape: ModelShape, step: StepSpec, tokens: int) -> int:
     """Device bytes of one scoring pass of `tokens` tokens, beside the adapters and optimiser states of `step`."""
     tape = Tape(None)
     one_block = replace(step, micro_batch_size=1, seq_len=tokens, packed=False, gradient_checkpointing="none")
-    simulator = StepSimulator(shape, one_block, tape, kernel_workspace=False)
+    simulator = _simulator(shape)(shape, one_block, tape, kernel_workspace=False)
     simulator.allocate_persistent()
     simulator.score()
     runtime_bytes = CUDA_CONTEXT_BYTES + CUBLAS_BYTES if step.device == "cuda" else CPU_RUNTIME_BYTES

@@ -16,13 +16,20 @@ from peftodyssey.methods.adapter import attach_adapter
 from peftodyssey.methods.attached import AttachedMethod
 from peftodyssey.methods.method import Method
 from peftodyssey.methods.modules import fan_in_fan_out, target_module_names
-from peftodyssey.methods.targets import CONV1D_FAMILIES, shortest_target_modules, target_linears, target_problems
+from peftodyssey.methods.targets import (
+    CONV1D_FAMILIES,
+    EXPERT_MAPS,
+    shortest_target_modules,
+    target_linears,
+    target_problems,
+)
 from peftodyssey.model_shape import LinearShape, ModelShape
 from peftodyssey.recipe.cell import MethodSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+MIN_QUANTISED_SHARE = 0.9  # of the decoder's matrices
 INIT_LORA_WEIGHTS = ("default", "gaussian", "orthogonal", "pissa", "olora", "mica")
 DATA_DRIVEN_INITS = ("eva", "corda", "lora_ga", "loftq")
 
@@ -37,6 +44,17 @@ def check(spec: MethodSpec, shape: ModelShape) -> list[str]:
     problems = target_problems([m.name for m in shape.linears], spec.targets)
     if spec.method == "qlora" and (spec.quant is None or spec.quant.kind not in ("nf4", "fp4")):
         problems.append("qlora needs a base in 4 bits: quant nf4 or fp4")
+    if spec.quant and shape.quantised_share < MIN_QUANTISED_SHARE:
+        problems.append(
+            f"bitsandbytes would store {shape.quantised_share:.0%} of the decoder's matrices in {spec.quant.kind}: it "
+            f"leaves the fused experts of {shape.family} as they are ({shape.expert_parameters:,} parameters); use lora"
+        )
+    expert_maps = {m.leaf for m in target_linears(shape, spec.targets)} & set(EXPERT_MAPS)
+    if shape.expert_parameters and expert_maps:
+        problems.append(
+            f"PEFT takes {', '.join(sorted(expert_maps))} for the fused experts of {shape.family}, on which "
+            "adapters are not supported; name the targets of attention"
+        )
     if spec.rank is None or spec.rank < 1:
         return [*problems, f"{spec.method} needs a rank of at least 1, not {spec.rank}"]
     return problems + _rank_problems(spec.rank, target_linears(shape, spec.targets)) + _init_problems(spec, shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from peftodyssey.models import varlen_attention
+from peftodyssey.models.separate_documents import takes_separate_documents
 
 
 def packed_inputs(
@@ -24,7 +26,8 @@ def packed_inputs(
 
     The arrays are on the host; `position_ids_bt` restart at 0 in each segment. A model with `varlen_attention` gets
     cu_seqlens as its attention mask; families for which transformers derives segments from the positions get no mask;
-    others get a boolean (b, 1, t, t) mask, True where a token may attend.
+    others get a boolean (b, 1, t, t) mask, True where a token may attend; and where that does not keep documents apart,
+    cu_seqlens by which `separate_documents` gives each a row of its own.
     """
     device = device or torch.device("cpu")
     position_ids = to_device(position_ids_bt, device)
@@ -34,15 +37,34 @@ def packed_inputs(
     if allow_varlen and varlen_attention.supports_varlen(model, device, segments.shape[1]):
         cu_seqlens = torch.from_numpy(varlen_attention.cu_seqlens(segments))
         return {**inputs, "attention_mask": cu_seqlens.to(device, non_blocking=True)}
+    if takes_separate_documents(model, functools.partial(masked_inputs, model, device=device)):
+        cu_seqlens = torch.from_numpy(varlen_attention.cu_seqlens(segments))
+        return {"input_ids": inputs["input_ids"], "use_cache": False, "attention_mask": cu_seqlens.to(device)}
     derives_segments = config.model_type in varlen_attention.FAMILIES
     if derives_segments and _positions_encode_segments(np.asarray(position_ids_bt), segments):
         return inputs
+    return masked_inputs(model, input_ids_bt, position_ids_bt, segments, device)
+
+
+def masked_inputs(
+    model: nn.Module,
+    input_ids_bt: np.ndarray | Tensor,
+    position_ids_bt: np.ndarray | Tensor,
+    segments_bt: np.ndarray | Tensor,
+    device: torch.device | None = None,
+) -> dict[str, Any]:
+    """The inputs with a boolean mask of documents, as families take it that know no other way."""
+    config, device = varlen_attention.text_config(model), device or torch.device("cpu")
+    ids, positions, segments = (to_device(array, device) for array in (input_ids_bt, position_ids_bt, segments_bt))
     dtype = next(p.dtype for p in model.parameters() if p.dtype.is_floating_point)
-    return {**inputs, "attention_mask": _mask(config, position_ids, to_device(segments, device), dtype)}
+    mask = _mask(config, positions, segments, dtype)
+    return {"input_ids": ids, "position_ids": positions, "use_cache": False, "attention_mask": mask}
 
 
 def to_device(array: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """The array as int64 on `device`, copied asynchronously."""
+    if isinstance(array, Tensor):
+        return array.to(device, torch.int64, non_blocking=True)
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device, non_blocking=True)
 
 

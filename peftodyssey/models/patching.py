@@ -32,13 +32,14 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def patch_model(
-    model: nn.Module, compute: torch.dtype | None, lora_dropout: LoraDropout | None = None
+    model: nn.Module, compute: torch.dtype | None, lora_dropout: LoraDropout | None = None, *, probe: bool = True
 ) -> Iterator[bool]:
     """Patches `model` in the body; yields whether products still need autocast to `compute` (None: the weights' dtype).
 
     `lora_dropout(x, module_name, p)` is the dropout of LoRA modules; by default they use their own.
+    With `probe` False only modules are patched that need no comparison of outputs.
     """
-    patcher = _Patcher(model, compute, lora_dropout)
+    patcher = _Patcher(model, compute, lora_dropout, probe)
     with scoring_mode(model):
         forwards = [
             (module, patcher.forward_of(name, module))
@@ -73,8 +74,10 @@ def _is_all_in_dtype(model: nn.Module, patched: list[nn.Module], compute: torch.
 class _Patcher:
     """The forwards for the modules of one model. Each class of modules is probed once."""
 
-    def __init__(self, model: nn.Module, compute: torch.dtype | None, lora_dropout: LoraDropout | None) -> None:
-        self.compute, self.lora_dropout = compute, lora_dropout
+    def __init__(
+        self, model: nn.Module, compute: torch.dtype | None, lora_dropout: LoraDropout | None, probe: bool
+    ) -> None:
+        self.compute, self.lora_dropout, self.probe = compute, lora_dropout, probe
         self.like = next(p for p in model.parameters() if p.is_floating_point())  # has the dtype and device of probes
         self.probe_cache: dict[type, Any] = {}
 
@@ -88,6 +91,8 @@ class _Patcher:
             return self.attention_dropout(name, module)
         if type(module) is nn.Linear or hasattr(module, "nf"):
             return _trained_linear(module, self.compute)
+        if not self.probe:
+            return None
         kind = type(module).__name__
         if kind.endswith("Attention"):
             return self.attention(module)

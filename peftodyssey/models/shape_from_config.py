@@ -63,7 +63,7 @@ def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
         return _shape(config, family, sizes)
     from peftodyssey.models.shape_from_meta_model import shape_from_meta_model
 
-    return shape_from_meta_model(config)
+    return shape_from_meta_model(config, traced=family is None)
 
 
 def _sizes(config: Mapping[str, Any], family: _Family) -> _Sizes | None:

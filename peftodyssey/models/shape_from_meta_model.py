@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,10 @@ from peftodyssey.models.transformers_config import config_error, first_line
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
+
+
+POSITION_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "context_length", "max_seq_len")
+UNLIMITED_POSITIONS = 1 << 20  # of models without positions, such as state-space models
 
 
 def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
@@ -46,22 +51,24 @@ def linear_shape(name: str, module: Any) -> LinearShape:
     return LinearShape(name, rows, columns, module.bias is not None, layer_index(name))
 
 
-def shape_from_meta_model(config: Mapping[str, Any]) -> ModelShape:
+def shape_from_meta_model(config: Mapping[str, Any], traced: bool = False) -> ModelShape:
     """The shape of the model of `config`. All that is neither linear map, embedding nor head counts as norm.
+
+    `traced`: the planner does not know the family, and traces its steps.
 
     Raises ModelError if transformers has no such causal model, or if its layers have a form that cannot be described.
     """
     model = meta_model(config)
     try:
-        return _shape_of(model)
+        return _shape_of(model, config, traced)
     except Exception as error:  # sizes that differ by layer, families without heads: kinds differ between versions
         raise ModelError(
             f"models of the family {config.get('model_type')!r} cannot be planned: {first_line(error)}",
-            "`peftodyssey score` scores them; training needs decoder layers of equal shape with attention heads",
+            "`peftodyssey score` scores them; please report the family",
         ) from error
 
 
-def _shape_of(model: PreTrainedModel) -> ModelShape:
+def _shape_of(model: PreTrainedModel, config: Mapping[str, Any], traced: bool) -> ModelShape:
     from torch import nn
 
     text = model.config.get_text_config()
@@ -78,18 +85,18 @@ def _shape_of(model: PreTrainedModel) -> ModelShape:
     counted = {f"{m.name}." for m in linears}
     norms = {name: p for name, p in model.named_parameters() if not name.startswith(tuple(counted))}
     norm_total = sum(p.numel() for p in norms.values()) - embedding - head_parameters
-    heads = text.num_attention_heads
-    intermediate = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * text.hidden_size
+    heads = _stated(text, "num_attention_heads") or 1  # a state-space model has none
+    numbers = [number for name in modules if (number := layer_index(name)) is not None]
     return ModelShape(
         family=text.model_type,
         vocabulary=text.vocab_size,
         hidden=text.hidden_size,
-        layers=text.num_hidden_layers,
+        layers=max(numbers, default=text.num_hidden_layers - 1) + 1,
         heads=heads,
-        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
-        intermediate=intermediate,
-        positions=getattr(text, "max_position_embeddings", 0),
+        kv_heads=_stated(text, "num_key_value_heads") or heads,
+        head_dim=_stated(text, "head_dim") or text.hidden_size // heads,
+        intermediate=_stated(text, "intermediate_size", "n_inner") or 4 * text.hidden_size,
+        positions=_stated(text, *POSITION_KEYS) or UNLIMITED_POSITIONS,
         tied=tied,
         gated=any("gate" in m.leaf for m in linears),
         linears=linears,
@@ -97,4 +104,18 @@ def _shape_of(model: PreTrainedModel) -> ModelShape:
         head_parameters=head_parameters,
         norm_parameters=norm_total,
         norm_parameters_by_layer=sum(p.numel() for name, p in norms.items() if layer_index(name) == 0),
+        expert_parameters=sum(p.numel() for name, p in norms.items() if p.ndim == 3 and "expert" in name),
+        traced_config=json.dumps(config, sort_keys=True) if traced else "",
     )
+
+
+def _stated(config: Any, *keys: str) -> int | None:
+    """The first of these sizes that the config states as one number; some differ by layer (Gemma 4's heads)."""
+    for key in keys:
+        try:
+            value = getattr(config, key, None)
+        except Exception:  # transformers' own, for a size that differs by layer
+            continue
+        if isinstance(value, int) and value > 0:
+            return value
+    return None

@@ -16,6 +16,7 @@ from peftodyssey.memory.device import Device
 from peftodyssey.memory.search import cell_step, scoring_batch
 from peftodyssey.methods import saved
 from peftodyssey.methods.registry import METHODS
+from peftodyssey.methods.targets import adapter_share
 from peftodyssey.models.training_length import too_long_note, training_length
 from peftodyssey.models.weight_files import saved_fingerprint
 from peftodyssey.plan import plan_file
@@ -127,8 +128,12 @@ def _model_warnings(sources: Sources, cells: list[Cell]) -> list[str]:
         trained = training_length(sources.models[cell.model])
         if trained and cell.score.context > trained.tokens:
             warnings.append(too_long_note(cell.model.name, trained, cell.score.context))
-    paths = dict.fromkeys(Path(c.method.options["path"]) for c in cells if c.method.method == "saved")
-    warnings += [f"{path}: {note}" for path in paths for note in saved.notes(path)]
+        shape = sources.shapes[cell.model]
+        if shape.traced_config and cell.method.rank:  # of families known to the planner every matrix can have one
+            share = adapter_share(shape, cell.method.targets)
+            warnings.append(f"{cell.method.label} on {cell.model.name}: {share}")
+    put_on = dict.fromkeys((Path(c.method.options["path"]), c.model.name) for c in cells if c.method.method == "saved")
+    warnings += [f"{path}: {note}" for path, base in put_on for note in saved.notes(path, base)]
     return list(dict.fromkeys(warnings))
 
 

@@ -36,6 +36,8 @@ def why_not_batched(task: CellTask) -> str:
         return f"init {init} changes the base model or trains a part of the adapter"
     if method.quant and method.quant.kind not in ("nf4", "fp4"):
         return f"{method.quant.kind} uses a kernel of its own"
+    if task.shape.traced_config:
+        return f"documents of a {task.shape.family} model may pass in rows of their own"
     if task.base.source.stored_quant:
         return "its base is stored quantised"
     if constraint := next((reason for name, reason in NOT_BATCHED.items() if method.options.get(name)), ""):
