@@ -14,7 +14,7 @@ from peftodyssey.display.section import Section
 from peftodyssey.display.sources import ReportSources
 from peftodyssey.report import charts, page, page_data, run_facts, summary, tradeoff
 from peftodyssey.report.collect import CollectMeasure, collect
-from peftodyssey.store import layout, plans, table_record, tables
+from peftodyssey.store import layout, plans, table_record
 
 PAGE = "index.html"
 SUMMARY = "summary.md"
@@ -77,8 +77,7 @@ def build(
     written = page.write(data, report / PAGE)
     if out is None:
         own = layout.tables_folder(folders[0], scoring)
-        pages = (f"{layout.REPORT}/{name}" for name in (PAGE, SUMMARY))
-        table_record.write(own, folders[0], (*tables.tables_of(measures), *pages))
+        table_record.add(own, [f"{layout.REPORT}/{name}" for name in (PAGE, SUMMARY)])
     return written
 
 

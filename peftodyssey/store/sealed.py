@@ -71,9 +71,12 @@ def to_json(content: Mapping[str, Any]) -> str:
 
 
 def checksum(content: Mapping[str, Any]) -> str:
-    """SHA-256 of the content as `to_json` writes it."""
+    """SHA-256 of the content as JSON with sorted keys and no spaces."""
     try:
-        return hashlib.sha256(to_json(content).encode()).hexdigest()
+        text = json.dumps(
+            content, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
     except (ValueError, TypeError, RecursionError):  # such as NaN or a lone surrogate, which `write` never wrote
         return "none"
 

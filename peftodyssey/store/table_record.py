@@ -25,6 +25,15 @@ def write(out: Path, root: Path, names: Iterable[str]) -> None:
     verified.remember(out, files)
 
 
+def add(out: Path, names: Iterable[str]) -> None:
+    """Record that the files `names` of `out` were made of the tables there."""
+    record, _ = _record(out)
+    assert record is not None, "the tables were recorded before"
+    files = {**record["files"], **{name: atomic.sha256(out / name) for name in names}}
+    sealed.write(out / RECORD, {**record, "files": files})
+    verified.remember(out, files)
+
+
 def renew(out: Path, root: Path) -> None:
     """Record that the tables in `out` hold for the store in `root` as it is now."""
     record, wrong = _record(out)
@@ -63,7 +72,7 @@ def sources(root: Path) -> str:
     digest = hashlib.sha256(__version__.encode())
     for plan in plans.read_all(root):
         told = {key: value for key, value in plan.items() if key != "created"}
-        digest.update(sealed.to_json(told).encode())
+        digest.update(sealed.checksum(told).encode())
     for kind in sorted(path for path in root.iterdir() if path.is_dir() and path.name not in UNREAD):
         for folder in sorted(path for path in kind.iterdir() if path.is_dir()):
             for name in (layout.MANIFEST, layout.FAILURE, layout.STOPPED):
