@@ -207,7 +207,7 @@ def _from_rows(
 ) -> Iterator[Document]:
     schema = corpus.row_schema
     for place, row in rows:
-        if schema.turns is None and schema.field in row and row[schema.field] is None:
+        if schema.turns is None and schema.field is not None and row.get(schema.field, "") is None:
             left_out["null"] += 1
             continue
         try:

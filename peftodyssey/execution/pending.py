@@ -105,5 +105,5 @@ def forget_damaged(cells: Sequence[CellTask], root: Path) -> Iterator[str]:
             continue
         yield f"{folder} is damaged and is made again: {manifest.in_words(wrong)}"
         if (task := own.get(folder)) is not None and task.train_index:
-            for made in (*task.columns, *task.measures):
-                manifest.prepare_dir(root / made.folder)
+            for made in (*(column.folder for column in task.columns), *(one.folder for one in task.measures)):
+                manifest.prepare_dir(root / made)

@@ -68,7 +68,8 @@ def has_mixer(model: nn.Module) -> bool:
 
 def _mask_works(model: nn.Module, masked_inputs: Callable[..., dict[str, Any]]) -> bool:
     lengths, device = PROBE_TOKENS, next(model.parameters()).device
-    ids_t = torch.arange(7, 7 + sum(lengths)) % model.config.get_text_config().vocab_size  # type: ignore[union-attr]
+    config: Any = model.config
+    ids_t = torch.arange(7, 7 + sum(lengths)) % config.get_text_config().vocab_size
     positions_t = torch.cat([torch.arange(n) for n in lengths])
     segments_t = torch.cat([torch.full((n,), number) for number, n in enumerate(lengths)])
     with scoring_mode(model):

@@ -120,7 +120,7 @@ class TextTasks:
 
     def train_index(self, cell: Cell, spec: CorpusSpec) -> IndexTask:
         """The train split of a text; with `dedupe: train` without what its held-out splits share with it."""
-        held_out = ()
+        held_out: tuple[IndexTask, ...] = ()
         if spec.dedupe == "train":  # all of them, however much is scored: a cell does not depend on that
             held_out = tuple(self.index(cell, spec, split, TRAIN_TOKENS_CAP) for split in ("valid", "test"))
         return self.index(cell, spec, "train", train_tokens_cap(cell.train), held_out)

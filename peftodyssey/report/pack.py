@@ -30,8 +30,8 @@ def pack(folders: Sequence[Path], page: Path, out: Path, *, with_text: bool = Tr
         atomic.atomic_write(out) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as packed,
     ):
-        for name, path in sorted(entries.items()):
-            packed.writestr(zipfile.ZipInfo(name, DATE), path.read_bytes(), zipfile.ZIP_DEFLATED)
+        for entry, path in sorted(entries.items()):
+            packed.writestr(zipfile.ZipInfo(entry, DATE), path.read_bytes(), zipfile.ZIP_DEFLATED)
     return out
 
 

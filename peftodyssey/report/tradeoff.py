@@ -58,7 +58,7 @@ def _key(row: Row) -> tuple[Any, ...]:
 def _point(group: Sequence[Row]) -> Row:
     first = group[0]
     bases = {"text": text_name(first), "base": base_name(first), "label": first["label"], "lr": first["lr"]}
-    ends = {}
+    ends: dict[str, float | None] = {}
     for names in (DELTA, FORGETTING):
         mean = seeds_mean(group, names)
         ends |= dict(zip(names, (mean.estimate, mean.lower, mean.upper), strict=True))

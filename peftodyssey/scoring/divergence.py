@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,7 +57,8 @@ def divergence(
     columns = np.full((2, len(index.token)), np.nan, np.float32)
     rows, total, done = rows_of_windows(table, "padded"), int(table.scored.sum()), 0
     parts = split_lm_head(model)
-    width = parts[1].in_features if parts else model.config.get_text_config().vocab_size
+    config: Any = model.config
+    width = parts[1].in_features if parts else config.get_text_config().vocab_size
     while rows:
         held: list[Batch] = []
         while rows and 4 * width * sum(len(one.position) for one in held) < HELD_STATES_BYTES:

@@ -16,9 +16,8 @@ def collect(run: StoredRun, tables: Mapping[str, Sequence[Row]]) -> Collected:
 
 
 def _of_cell(run: StoredRun, entry: Mapping[str, Any]) -> Row:
-    target, *general = (
-        (manifest.read(run.folder / folder) or {}).get("facts") for folder in (entry["target"], *entry["general"])
-    )
+    read = (manifest.read(run.folder / folder) for folder in (entry["target"], *entry["general"]))
+    target, *general = ({} if written is None else written["facts"] for written in read)
     row = {"kl_target": target["kl_nats"], "changed_guesses_target": target["changed"]} if target else {}
     if general and all(general):
         names = {"kl_general": "kl_nats", "changed_guesses_general": "changed"}
