@@ -102,7 +102,8 @@ def run(
     from peftodyssey.execution.outcome import summary
     from peftodyssey.execution.shorter import shorter_lines
     from peftodyssey.execution.time_left import time_line
-    from peftodyssey.report import console_table
+    from peftodyssey.measures.contrast.section import headlines
+    from peftodyssey.report import answers, console_table
     from peftodyssey.report.search_output import search_lines
 
     options = Options(
@@ -129,7 +130,10 @@ def run(
     if opened is None:
         say(f"Interrupted: {outcome.interrupted}")
         raise typer.Exit(EXIT_INTERRUPTED)
-    console().print(console_table.table(opened.results.to_pylist()))
+    rows = opened.results.to_pylist()
+    console().print(console_table.table(rows))
+    for line in (*answers.lines(rows), *headlines(opened.query("select * from contrast").to_pylist())):
+        say(line)
     say(summary(outcome, root))
     raise typer.Exit(EXIT_SOME_FAILED if outcome.failed else 0)
 

@@ -70,6 +70,11 @@ def answers(rows: Sequence[Row]) -> list[Answer]:
     ]
 
 
+def lines(rows: Sequence[Row]) -> list[str]:
+    """The answers as lines of text."""
+    return [f"{answer.place}: {answer.advice}" for answer in answers(rows)]
+
+
 def _line(group: Sequence[Row]) -> Line:
     first = group[0]
     change = seeds_mean(group, DELTA)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftodyssey.display import caveats, result_text
-from peftodyssey.report import console_table
-from peftodyssey.report.page import ReportData, notes
+from peftodyssey.display.section import Section
+from peftodyssey.report import answers, console_table
+from peftodyssey.report.page import CONTRAST, ReportData, notes
 from peftodyssey.store import atomic
 
 
@@ -21,16 +22,24 @@ def markdown(data: ReportData) -> str:
     """The summary's text; numbers that differ between two runs of one recipe (time, memory) are only in the table."""
     statements = result_text.statements(data.rows) or ["No cell is finished yet."]
     headings, lines = console_table.cells(data.rows)
+    first = [section for section in data.shown if section.name == CONTRAST]
     parts = [
         f"# {_text(', '.join(data.recipes))}",
         f"Base: {_text(', '.join(data.models))}. Changes are after minus before: negative is better. 95 % intervals.",
+        _list(answers.lines(data.rows)),
+        *(part for section in first for part in _section(section)),
+        "## What did each method change?",
         _list(statements),
         _table(headings, lines) if lines else "",
-        *(part for section in data.shown for part in (f"## {section.title}", _list(section.statements))),
+        *(part for section in data.shown if section not in first for part in _section(section)),
         "## Limits",
         _list([*data.limits, *caveats.caveats(data.rows), *notes(data)]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _section(section: Section) -> tuple[str, str]:
+    return f"## {section.title}", _list(section.statements)
 
 
 def _list(items: Sequence[str]) -> str:

@@ -49,6 +49,12 @@ def section(rows: Sequence[Row]) -> Section | None:
     return Section("contrast", title, said, headings=HEADINGS, table=table, caption=CAPTION)
 
 
+def headlines(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each named pair and text that has a verdict at equal learning."""
+    equal = [row for row in _main(rows) if row["named"] and row["compared_at"] == EQUAL_LEARNING]
+    return [sentences.sentence(row, _place(row, rows)) for row in equal if row["verdict"] != NOT_COMPARABLE]
+
+
 def _main(rows: Sequence[Row]) -> list[Row]:
     """The rows that are said in words: the mean over levels of learning, and own best rates at the largest budget."""
     of_pairs = grouped(
