@@ -90,7 +90,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("what", STORES)
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=[pytest.mark.slow] * (number % 8 != 0)) for number, what in enumerate(STORES)]
+)
 def test_every_verb_says_what_is_wrong(what: str, whole: Path, tmp_path: Path) -> None:
     for verb, arguments in VERBS.items():
         store = tmp_path / "store"

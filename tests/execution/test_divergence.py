@@ -35,6 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]
     return out, api.run(recipe, out, console=Console(quiet=True)).results.to_pylist()
 
 
+@pytest.mark.slow
 def test_forgetting_is_slope_and_curvature_where_the_update_is_small(finished) -> None:
     _, rows = finished
     (row,) = [row for row in rows if (row["method"], row["lr"]) == ("full", 2e-5)]
@@ -44,6 +45,7 @@ def test_forgetting_is_slope_and_curvature_where_the_update_is_small(finished) -
     assert row["forgetting_slope"] + row["forgetting_curvature"] == pytest.approx(measured, rel=0.05)
 
 
+@pytest.mark.slow
 def test_kl_and_changed_guesses_grow_with_the_rate(finished) -> None:
     _, rows = finished
     lora = sorted((row for row in rows if row["method"] == "lora"), key=lambda row: row["lr"])
@@ -53,6 +55,7 @@ def test_kl_and_changed_guesses_grow_with_the_rate(finished) -> None:
         assert values[0] > 0
 
 
+@pytest.mark.slow
 def test_the_base_of_qlora_is_the_quantised_one(finished) -> None:
     _, rows = finished
     (row,) = [row for row in rows if row["method"] == "qlora"]
@@ -60,6 +63,7 @@ def test_the_base_of_qlora_is_the_quantised_one(finished) -> None:
     assert row["forgetting_slope"] + row["forgetting_curvature"] == pytest.approx(by_training, rel=0.25, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_predictors_are_compared_over_methods(finished) -> None:
     out, _ = finished
     rows = parquet.read(out / "predictors.parquet").to_pylist()

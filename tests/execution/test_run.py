@@ -81,12 +81,21 @@ def test_every_cell_is_done_and_every_promised_column_filled(done: Path) -> None
         "early_stop",
         "stopped_at_step",
     }  # constraints that no cell has
+    divergence_columns = {
+        "kl_target",
+        "kl_general",
+        "changed_guesses_target",
+        "changed_guesses_general",
+        "forgetting_slope",
+        "forgetting_curvature",
+    }  # not asked for
     quantised_columns = {"nll_quantised", "general_nll_quantised", "delta_storage", "forgetting_storage"}
     optional = (
         {"rank", "alpha", "targets", "quant", "lr_edge", *quantised_columns}
         | ends
         | set(collect_tasks.RESULT_COLUMNS)
         | geometry_columns
+        | divergence_columns
         | constraint_columns
     )
     for row in rows:

@@ -39,6 +39,7 @@ def rows_of(result):
     return {row["label"]: row for row in result.results.to_pylist()}
 
 
+@pytest.mark.slow
 def test_the_ends_are_the_full_update_and_the_base(finished):
     _, result = finished
     rows = rows_of(result)
@@ -67,6 +68,7 @@ def test_updates_cut_to_a_rank_are_rescaled_as_whole_ones_are(tmp_path):
     assert rises["truncate r=1"] != pytest.approx(rises["full"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_weights_are_deleted_when_the_last_cell_that_needs_them_is_done(finished):
     out, result = finished
     assert not list(out.glob("cells/*/weights"))
