@@ -33,7 +33,8 @@ from peftodyssey.display.result_text import (
     text_name,
 )
 
-NEAR = 0.06  # of the range of a panel: labels that are nearer are moved apart
+HEIGHT, DRAWN_HEIGHT = 230, 190  # of a panel, and of what it shows without its padding, in pixels
+LABEL_HEIGHT, BELOW_POINT = 14, 13
 
 
 def figure(rows: Rows) -> Figure | None:
@@ -72,21 +73,19 @@ def _point(group: Sequence[Row]) -> Row:
 
 
 def _placed(points: Sequence[Row]) -> list[dict[str, Any]]:
-    """Points with the side of their label, so that near ones do not overlap: above and below in turn."""
+    """Points with the side and the height of their label, so that labels of near points stand above each other."""
     placed = []
     for own in grouped(points, columns_of("text")).values():
-        low, high = (side(point["forgetting"] for point in own) for side in (min, max))
+        low, high = (side(0.0, *(point["forgetting"] for point in own)) for side in (min, max))
+        pixels = DRAWN_HEIGHT / max(high - low, 1e-9)  # of one nat
         centre = statistics.fmean(point["delta_nll"] for point in own)
-        last = -float("inf")
-        below = False
+        free = float("inf")  # lowest place that is not taken, in pixels from the top
         for point in sorted(own, key=lambda point: point["forgetting"]):
-            if not point["selected"]:
-                placed.append({**point, "left": False, "below": False})
-                continue
-            near = point["forgetting"] - last < NEAR * max(high - low, 1e-9)
-            below = not below if near else True
-            last = point["forgetting"]
-            placed.append({**point, "left": point["delta_nll"] > centre, "below": below and not near})
+            height = (high - point["forgetting"]) * pixels
+            at = min(height + BELOW_POINT, free)
+            if point["selected"]:
+                free = at - LABEL_HEIGHT
+            placed.append({**point, "left": point["delta_nll"] > centre, "dy": round(at - height)})
     return placed
 
 
@@ -107,16 +106,13 @@ def _chart(points: Rows, rows: Rows) -> alt.TopLevelMixin:
     )
     path = chart.mark_line(strokeWidth=1, opacity=0.4).encode(x=x, y=y, color=colour, detail="base:N", order="lr:Q")
     labels = [
-        selected.transform_filter(f"{'' if left else '!'}datum.left && {'' if below else '!'}datum.below")
-        .mark_text(
-            align="right" if left else "left", dx=-9 if left else 9, dy=12 if below else -9, fontSize=12, color=INK
-        )
+        selected.transform_filter(f"{'' if left else '!'}datum.left && datum.dy == {dy}")
+        .mark_text(align="right" if left else "left", dx=-9 if left else 9, dy=dy, fontSize=12, color=INK)
         .encode(x=x, y=y, text="name:N")
-        for left in (False, True)
-        for below in (False, True)
+        for left, dy in sorted({(point["left"], point["dy"]) for point in points if point["selected"]})
     ]
     layers = [*dashed_zero_lines(chart, "xy"), path, *frontier_bars(selected, x, y, colour), marks, *labels]
-    return panels(layers, points, (420, 230), by="text", independent="xy")
+    return panels(layers, points, (420, HEIGHT), by="text", independent="xy")
 
 
 def plot_specification() -> dict[str, Any]:

@@ -186,7 +186,7 @@ def test_verdicts_of_planted_differences(three_methods):
     said = said_of(rows)
     assert said[0].startswith("notes: at equal learning (paths over learning rates) LoRA r=8 forgets 0.0")
     assert "less than full fine-tuning [0.0" in said[0]
-    assert "; 95 %, over clusters and seeds]. Learning is the fall of test NLL" in said[0]
+    assert said[0].endswith("; 95 %, over clusters and seeds].")
 
 
 def test_pairs_that_are_not_named_have_their_verdict_by_all_pairs_together(three_methods):

@@ -43,10 +43,9 @@ def section(rows: Sequence[Row]) -> Section | None:
             _places(rows),
         ),
     ]
-    said[0] = f"{said[0]} {SIGNS}"
     table = [_line(row, rows) for row in rows if row["named"] or row in main]
     title = "How do the methods compare with each other?"
-    return Section("contrast", title, said, headings=HEADINGS, table=table, caption=CAPTION)
+    return Section("contrast", title, said, headings=HEADINGS, table=table, caption=f"{SIGNS} {CAPTION}")
 
 
 def headlines(rows: Sequence[Row]) -> list[str]:
