@@ -71,7 +71,7 @@ def overlap_lines(plan: Plan) -> Iterator[str]:
     above = [one for one in found if one[2].share > WARNED_SHARE]
     clean = [f"{text} in {other}" for text, other, overlap in found if overlap.share <= WARNED_SHARE]
     if clean:
-        yield f"overlap: at most {WARNED_SHARE:.0%} of the documents of {'; '.join(clean)}"
+        yield f"overlap: at most {WARNED_SHARE:.0%} of the documents stand in another text ({'; '.join(clean)})"
     for text, other, overlap in above:
         yield f"warning: {sentence(text, other, overlap)}{_way_out(plan, text, other)}"
 

@@ -63,7 +63,7 @@ def test_planted_copies_are_counted_within_a_point_and_warned_of(tmp_path):
     }
     assert {overlap.share for overlap in found.values()} == {0.0}
     clean, warning = overlap_lines(plan(tmp_path))
-    assert clean.startswith("overlap: at most 1% of the documents of mine, valid in mine, train")
+    assert clean.startswith("overlap: at most 1% of the documents stand in another text (mine, valid in mine, train")
     assert warning.startswith("warning: mine, test: 5.0% of 200 documents stand in mine, train (5 word for word, 5 for")
     assert "`dedupe: test`" in warning
 
