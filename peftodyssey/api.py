@@ -158,14 +158,14 @@ def run_plan(
     from peftodyssey.execution import prune_weights
     from peftodyssey.execution.launch import Options
     from peftodyssey.execution.rounds import run_rounds
-    from peftodyssey.store import table_record
+    from peftodyssey.store import layout, table_record
 
     prepare_allocator()
     options, root = options or Options(), Path(out or DEFAULT_ROOT / planned.recipe.name)
     planned, outcome = run_rounds(planned, root, options, console or RichConsole(stderr=True), MEASURES_BY_NAME)
     if outcome.interrupted:
         return None, outcome, root
-    if outcome.worked or not table_record.is_current(root, root):
+    if outcome.worked or not (table_record.is_current(root, root) and layout.page(root).is_file()):
         report([root])
     opened = open(root)
     if options.keep == "best" and prune_weights.prune(root, planned.cells, opened.results.to_pylist()):

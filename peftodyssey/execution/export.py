@@ -187,7 +187,9 @@ def _weights(folder: Path, entry: Mapping[str, Any]) -> Path:
             f"{folder / entry['folder']} is damaged: {manifest.in_words(wrong)}",
             "run the recipe again: it trains this cell again",
         )
-    written = manifest.read(folder / entry["folder"]) or {}
+    written = manifest.read(folder / entry["folder"])
+    if written is None:
+        raise StoreError(f"{folder / entry['folder']} has no manifest: it is not finished", "run the recipe again")
     if entry.get("saved"):
         if weights is None or saved_fingerprint(weights) != written.get("identity", {}).get("facts", {}).get("saved"):
             raise StoreError(f"{entry['saved']} is not there as it was scored", "run the recipe again: it scores it")

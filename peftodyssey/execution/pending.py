@@ -58,7 +58,7 @@ def missing_indexes(
     wanted = {folder for task in training for folder in training_inputs(task)}
     wanted |= {folder for task in (*todo, *training) for folder in required_folders(task)}
     wanted |= {need for task in (*standalone, *(one for cell in todo for one in cell.measures)) for need in task.needs}
-    wanted |= set(read)
+    wanted |= set(read) | {index.folder for index in plan.indexes if manifest.damage(root / index.folder)}
     missing = [index for index in plan.indexes if manifest.read(root / index.folder) is None]
     needed = {folder for index in missing if index.folder in wanted for folder in index.apart_from}
     todo_indexes = [index for index in missing if index.folder in wanted | needed]

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 TOKENS = 256  # of the document that is scored again
 SAMPLES = 1024  # bytes of each weight
 # Mean difference per token between two ways of computing one loss, nats: float32 in another order of batches, half
-# precision in another order of batches.
+# precision in another order of batches; int8 products round activations by the outliers of the whole batch.
 TOLERANCE_NATS = {"fp32": 1e-4, "bf16": 0.05, "fp16": 0.02}
+TOLERANCE_INT8_NATS = 0.05
 OFF = "off"
 
 _digests: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()  # of base models, as they were first seen
@@ -138,7 +139,9 @@ def check_end(check: SelfCheck, task: CellTask, base: PreTrainedModel, prefix: i
     stored = parquet.read_nll(context.root / column.folder)[0][rows]
     both = ~np.isnan(again) & ~np.isnan(stored)
     difference = float(np.abs(again[both] - stored[both]).mean()) if both.any() else 0.0
-    held = math.isfinite(difference) and difference <= TOLERANCE_NATS[task.base.precision]
+    int8 = any(type(module).__name__ == "Linear8bitLt" for module in base.modules())
+    tolerance = TOLERANCE_INT8_NATS if int8 else TOLERANCE_NATS[task.base.precision]
+    held = math.isfinite(difference) and difference <= tolerance
     check.add("reloaded_loss_difference", difference, held)
 
 

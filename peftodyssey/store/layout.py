@@ -39,6 +39,11 @@ DOCUMENTS = DOCUMENTS_FILE
 SLUG_LIMIT = 72  # characters; keeps paths usable on file systems with 255-byte names
 
 
+def page(root: Path) -> Path:
+    """The page of the report of a run."""
+    return root / REPORT / "index.html"
+
+
 def slug(*parts: object) -> str:
     """A readable, file-system-safe name made of the parts that are not None."""
     text = "-".join(str(p) for p in parts if p is not None)

@@ -81,7 +81,10 @@ def test_it_dies_anywhere_and_the_next_start_ends_it(
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("manifest.json")}
     with crashing(tmp_path):
         ended = micro.invoke(*command)
-        assert ended.returncode == 0, ended.stderr
+        if verb == "export" and "is not empty" in ended.stderr:  # it died when the adapter was whole
+            assert ended.returncode == 2
+        else:
+            assert ended.returncode == 0, ended.stderr
         again = micro.invoke("run", recipe, "--out", out)
         assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in finished} == finished

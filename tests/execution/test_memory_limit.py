@@ -42,11 +42,11 @@ score: {context: 64, stride: 32, tokens: 2k}
 """
 BALLAST = """\
 import sys
-buffer = bytearray(256 << 20)
+buffer = bytearray(192 << 20)
 buffer[:: 4096] = b"1" * len(buffer[:: 4096])
 from peftodyssey.cli.main import main
 main()
-"""  # a process that holds 256 MiB of which no plan knows
+"""  # a process that holds 192 MiB of which no plan knows
 
 
 def facts(root: Path, method: str) -> dict[str, Any]:
